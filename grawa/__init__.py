@@ -1,0 +1,43 @@
+"""Train deep networks on several workers that rarely talk; see README.md."""
+
+from grawa.averager import Averager
+from grawa.errors import CommunicationError, DivergedError, UserError
+from grawa.guard import Guard
+from grawa.protocols import Communicator, Round, Score, State, Strategy
+from grawa.round_report import RoundReport
+from grawa.scores import GradientNorms, ProbeGradientNorms, TrainingLoss
+from grawa.stack import Leaves, Stack, by_model, by_tensor
+from grawa.strategies import EASGD, GRAWA, LGRAWA, LSGD, MGRAWA, DataParallel, DiLoCo, LocalSGD
+from grawa.strategies.center import OuterNesterov
+from grawa.version import __version__
+
+__all__ = [
+    "EASGD",
+    "GRAWA",
+    "LGRAWA",
+    "LSGD",
+    "MGRAWA",
+    "Averager",
+    "CommunicationError",
+    "Communicator",
+    "DataParallel",
+    "DiLoCo",
+    "DivergedError",
+    "GradientNorms",
+    "Guard",
+    "Leaves",
+    "LocalSGD",
+    "OuterNesterov",
+    "ProbeGradientNorms",
+    "Round",
+    "RoundReport",
+    "Score",
+    "Stack",
+    "State",
+    "Strategy",
+    "TrainingLoss",
+    "UserError",
+    "__version__",
+    "by_model",
+    "by_tensor",
+]

@@ -1,0 +1,294 @@
+"""The driver: it hangs on the user's optimizer and leaves the training loop alone."""
+
+import re
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Literal, Self
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from grawa.comm import DistributedCommunicator, InProcessCommunicator
+from grawa.comm.distributed import DEFAULT_TIMEOUT
+from grawa.errors import UserError
+from grawa.guard import Guard
+from grawa.protocols import Communicator, Strategy
+from grawa.replicas import Replicas
+from grawa.round_report import RoundReport
+from grawa.rounds import Calls, Outcome, Roll, Rounds
+from grawa.schedule import Every
+from grawa.start import check_alike
+
+OnRound = Callable[[RoundReport], None]
+
+
+class Averager:
+    """Trains with other workers: counts optimizer steps and runs a round every so many of them.
+
+    The loop, the scheduler, gradient accumulation, AMP and closures stay your own. Start the
+    script with `torchrun` and initialise a process group (`grawa.init_distributed` does both the
+    right backend and the device); without one it runs as a single worker and does no harm. Every
+    process must make the same calls of this object. Construction gives every worker the
+    parameters and buffers of worker 0.
+
+    Args:
+        model: the model, where it is to train; or K models, if this process hosts K workers.
+        optimizer: holds the model's trainable parameters; or K optimizers. With K of them, do all
+            backward passes before the first optimizer's step, and the steps in order.
+        strategy: how workers are pulled together, such as `grawa.LGRAWA()`.
+        sync_every: optimizer steps between rounds.
+        guard: keeps workers that go wrong from ruining the others; `None` turns it off.
+        buffers: "average" averages floating-point buffers with equal weights and takes the
+            maximum of the others, at each round; "local" leaves them to each worker.
+        process_group: who averages; all processes by default. Where a worker is itself a group of
+            processes, these are the processes of the same place in each group.
+        timeout: how long a message may wait for the others before the run fails.
+        measure_distance: whether round reports carry the consensus distance, for one more pass
+            over the parameters per round.
+        on_round: called with a `RoundReport` after each round.
+
+    Raises:
+        UserError: if something does not fit, on every process alike.
+
+    >>> import grawa
+    >>> model = nn.Linear(2, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> with Averager(model, optimizer, grawa.LGRAWA(), sync_every=2) as averager:
+    ...     for _ in range(4):
+    ...         optimizer.zero_grad(); model(torch.ones(1, 2)).sum().backward(); optimizer.step()
+    >>> averager.round
+    2
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Sequence[nn.Module],
+        optimizer: Optimizer | Sequence[Optimizer],
+        strategy: Strategy,
+        *,
+        sync_every: int = 32,
+        guard: Guard | None = Guard(),
+        buffers: Literal["average", "local"] = "average",
+        process_group: dist.ProcessGroup | None = None,
+        timeout: timedelta = DEFAULT_TIMEOUT,
+        measure_distance: bool = False,
+        on_round: Sequence[OnRound] = (),
+    ) -> None:
+        if buffers not in ("average", "local"):
+            raise UserError(f'buffers must be "average" or "local", got {buffers!r}')
+        models = [model] if isinstance(model, nn.Module) else list(model)
+        optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+        self._schedule = Every(sync_every)
+        self._comm = _communicator(process_group, len(models), timeout)
+        options = f"{strategy} {sync_every} {guard} {buffers} {measure_distance}"
+        options = re.sub(r" at 0x[0-9a-f]+", "", options)  # functions' addresses differ
+        replicas = check_alike(self._comm, lambda: Replicas(models, optimizers), models, options)
+        self._rounds = Rounds(
+            replicas,
+            strategy,
+            self._comm,
+            guard,
+            average_buffers=buffers == "average",
+            measure_distance=measure_distance,
+        )
+        self._replicas = replicas
+        self._on_round = list(on_round)
+        self._handles: list[RemovableHandle] = []
+        self._notes_gradients = strategy.score is not None and strategy.score.needs_gradients
+        self._needs_losses = strategy.score is not None and strategy.score.needs_losses
+        self._recorded = False
+        self.step = 0
+        self.round = 0
+        self._bytes_reported = self._comm.bytes_sent
+        self._round_ended = time.perf_counter()
+
+    @property
+    def strategy(self) -> Strategy:
+        """How workers are pulled together."""
+        return self._rounds.strategy
+
+    @property
+    def num_workers(self) -> int:
+        """N."""
+        return self._comm.num_workers
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes of payload that this process has sent."""
+        return self._comm.bytes_sent
+
+    def __enter__(self) -> Self:
+        self.attach()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.detach()
+        else:
+            self._remove_hooks()
+
+    def attach(self) -> None:
+        """Starts to count the optimizer's steps.
+
+        Raises:
+            UserError: if it is attached already.
+        """
+        if self._handles:
+            raise UserError("this Averager is attached already; detach() it first")
+        optimizers = self._replicas.optimizers
+        if self.strategy.shares_gradients(0):
+            self._handles.append(optimizers[0].register_step_pre_hook(self._before_step))
+        self._handles.append(optimizers[-1].register_step_post_hook(self._after_step))
+        self._round_ended = time.perf_counter()
+
+    def detach(self) -> None:
+        """Waits for the others' last rounds, taking part in them, and lets the optimizer go.
+
+        Workers may have made different numbers of steps, because their data ran out or because a
+        `GradScaler` skipped some: who has finished goes on taking part until all have.
+        """
+        self._remove_hooks()
+        while True:
+            roll = self._call(Calls.LEAVING)
+            if bool((roll.calls == Calls.LEAVING).all()):
+                return
+            if bool((roll.calls == Calls.GRADIENTS).any()):
+                self._rounds.share_gradients(roll, self.step)
+            self._run_round(roll)
+
+    def _remove_hooks(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def record_loss(self, loss: Tensor) -> None:
+        """Tells the worker's training loss of this local step; before `optimizer.step()`.
+
+        `LSGD` needs it, and so does the guard's loss gate. Nothing is moved between devices.
+
+        Args:
+            loss: a scalar; or (K,), the hosted workers' losses.
+        """
+        self._rounds.note_losses(loss.detach().reshape(self._comm.num_hosted))
+        self._recorded = True
+
+    def synchronize(self) -> None:
+        """Runs a round now; every process must call it."""
+        self._run_round(self._call(Calls.ROUND))
+
+    def consensus(self) -> dict[str, Tensor]:
+        """The one model to evaluate, save and serve, as a state dict; every process must call it.
+
+        Returns:
+            The first hosted model's `state_dict()`, copied, with the consensus's parameters.
+        """
+        with torch.no_grad():
+            leaves = self._rounds.consensus()
+        model = self._replicas.models[0]
+        by_id = {id(p): name for name, p in model.named_parameters()}
+        state: dict[str, Tensor] = {}
+        for key, value in model.state_dict(keep_vars=True).items():
+            name = by_id.get(id(value), "")
+            state[key] = leaves.get(name, value.detach()).clone()
+        return state
+
+    @contextmanager
+    def consensus_applied(self) -> Generator[nn.Module]:
+        """The first hosted model with the consensus's parameters, for an evaluation.
+
+        Every process must enter it. The worker's own parameters are back afterwards.
+
+        Yields:
+            The model.
+        """
+        model = self._replicas.models[0]
+        own = {key: value.clone() for key, value in model.state_dict().items()}
+        model.load_state_dict(self.consensus())
+        try:
+            yield model
+        finally:
+            model.load_state_dict(own)
+
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if not self.strategy.shares_gradients(self.step):
+            return
+        if args[1:] or kwargs.get("closure") is not None:
+            raise UserError(
+                "this strategy averages gradients before the optimizer's step, which an optimizer "
+                "that calls a closure makes inside it: call backward() first, and step() without"
+            )
+        with torch.no_grad():
+            self._rounds.share_gradients(self._call(Calls.GRADIENTS), self.step)
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        with torch.no_grad():
+            rounds = self._rounds
+            if self._notes_gradients and rounds.tracker is not None:
+                rounds.tracker.note_gradients(self._replicas.gradient_norms())
+            self.step += 1
+            rounds.drift(self._schedule.share)
+            if self._schedule.is_due(self.step):
+                self._run_round(self._call(Calls.ROUND))
+
+    def _call(self, purpose: Calls) -> Roll:
+        if purpose is Calls.ROUND and self._needs_losses and not self._recorded:
+            raise UserError(
+                f"{type(self.strategy).__name__} ranks workers by their training loss: call "
+                "averager.record_loss(loss) before optimizer.step()"
+            )
+        self._call_began = time.perf_counter()
+        with torch.no_grad():
+            roll = self._rounds.call(purpose)
+        self._call_ended = time.perf_counter()
+        return roll
+
+    def _run_round(self, roll: Roll) -> None:
+        with torch.no_grad():
+            outcome = self._rounds.run(roll)
+        self.round += 1
+        report = self._report(roll, outcome)
+        for callback in self._on_round:
+            callback(report)
+
+    def _report(self, roll: Roll, outcome: Outcome) -> RoundReport:
+        now = time.perf_counter()
+        report = RoundReport(
+            round=self.round,
+            step=self.step,
+            weights=outcome.weights,
+            scores=roll.health.scores,
+            losses=roll.health.losses,
+            consensus_distance=outcome.consensus_distance,
+            left_out=outcome.verdict.left_out,
+            bytes_sent=self._comm.bytes_sent - self._bytes_reported,
+            compute_seconds=self._call_began - self._round_ended,
+            wait_seconds=self._call_ended - self._call_began,
+            round_seconds=now - self._call_began,
+        )
+        self._bytes_reported = self._comm.bytes_sent
+        self._round_ended = now
+        return report
+
+    def state_dict(self) -> dict[str, Any]:
+        """What this process must save, beside model and optimizer, to resume bit for bit."""
+        return {"step": self.step, "round": self.round, **self._rounds.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave, from the same strategy; else raises `UserError`."""
+        self.step, self.round = state["step"], state["round"]
+        self._recorded = state["losses"][1] > 0 or self.step > 0
+        self._rounds.load_state_dict(state)
+
+
+def _communicator(
+    group: dist.ProcessGroup | None, num_hosted: int, timeout: timedelta
+) -> Communicator:
+    if not (dist.is_available() and dist.is_initialized()):
+        return InProcessCommunicator(num_hosted)
+    ranks = None if group is None else dist.get_process_group_ranks(group)
+    return DistributedCommunicator(ranks, num_hosted, timeout)

@@ -1,0 +1,7 @@
+"""Communicators: how N workers talk, whichever processes they live in."""
+
+from grawa.comm.distributed import DistributedCommunicator
+from grawa.comm.in_process import InProcessCommunicator
+from grawa.comm.participants import Participants
+
+__all__ = ["DistributedCommunicator", "InProcessCommunicator", "Participants"]

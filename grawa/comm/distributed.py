@@ -1,0 +1,221 @@
+"""Workers in several processes, over `torch.distributed` (gloo on the CPU, NCCL on GPUs)."""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import chain
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from grawa.comm.in_process import (
+    InProcessCommunicator,
+    check_split,
+    mean_of_rows,
+    new_leaves,
+    weights_per_leaf,
+)
+from grawa.comm.plan import Piece, Plan, plan_of, section
+from grawa.errors import CommunicationError, UserError
+from grawa.math.mean import RunningMean
+from grawa.protocols import Team
+from grawa.stack import Leaves, Stack, in_memory_order
+
+DEFAULT_TIMEOUT = timedelta(minutes=10)
+"""Long enough for a straggler's round, short enough to notice a lost worker the same morning."""
+
+
+class DistributedCommunicator:
+    """The communicator of P processes that host K workers each; process p hosts pK .. pK+K-1.
+
+    It talks over a process group of its own, so that its traffic can't be mistaken for the
+    model's.
+
+    Args:
+        ranks: the processes that take part, by global rank; all of them by default.
+        num_hosted: K, the same on every process.
+        timeout: how long a call may wait for the others before it raises `CommunicationError`.
+
+    Source: the weighted mean is the reduce-scatter and all-gather of Rabenseifner (2004), with
+    direct messages; see `grawa.comm.plan`.
+    """
+
+    def __init__(
+        self,
+        ranks: Sequence[int] | None = None,
+        num_hosted: int = 1,
+        timeout: timedelta = DEFAULT_TIMEOUT,
+    ) -> None:
+        members = list(range(dist.get_world_size()) if ranks is None else ranks)
+        created = dist.new_group(members, timeout=timeout, use_local_synchronization=True)
+        assert isinstance(created, dist.ProcessGroup), "this process belongs to the group"
+        self._group = created
+        self._members = members
+        self._process = members.index(dist.get_rank())
+        self._num_hosted = num_hosted
+        on_gpu = dist.get_backend(self._group) == "nccl"
+        self._device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else None
+        self._timeout = timeout
+        self._teams: dict[int, list[Team]] = {}
+        self._bytes = 0
+
+    @property
+    def num_workers(self) -> int:
+        """N = P K."""
+        return len(self._members) * self._num_hosted
+
+    @property
+    def num_hosted(self) -> int:
+        """K."""
+        return self._num_hosted
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes of payload this process has sent."""
+        return self._bytes + sum(team.comm.bytes_sent for team in chain(*self._teams.values()))
+
+    def close(self) -> None:
+        """Gives the process group back."""
+        dist.destroy_process_group(self._group)
+
+    def gather(self, rows: Tensor) -> Callable[[], Tensor]:
+        """See `Communicator.gather`."""
+        row = rows.detach().to(self._device or "cpu", torch.float64).contiguous()
+        everyone = row.new_empty(len(self._members), *row.shape)
+        self._bytes += (len(self._members) - 1) * row.nbytes
+        with self._contact("gather scores"):
+            work = dist.all_gather(list(everyone.unbind(0)), row, group=self._group, async_op=True)
+
+        def wait() -> Tensor:
+            with self._contact("gather scores"):
+                work.wait()
+                return everyone.flatten(0, 1).cpu()
+
+        return wait
+
+    def hosted(self, rows: Tensor) -> Tensor:
+        """See `Communicator.hosted`."""
+        first = self._process * self._num_hosted
+        return rows[first : first + self._num_hosted]
+
+    def weighted_mean(self, rows: Stack, weights: Tensor, out: Leaves | None = None) -> Leaves:
+        """See `Communicator.weighted_mean`."""
+        processes = len(self._members)
+        mean = new_leaves(rows, processes) if out is None else out
+        masses = weights_per_leaf(
+            weights.view(processes, self._num_hosted, -1).sum(dim=1), len(rows)
+        )
+        mine = self._row(rows, weights)
+        plan = plan_of(mean, processes)
+        with self._contact("average parameters"):
+            self._send_rows(plan, mine, masses, mean)
+            self._share_sections(mean)
+        return mean
+
+    def split(self, size: int) -> Sequence[Team]:
+        """See `Communicator.split`."""
+        if size not in self._teams:
+            self._teams[size] = self._new_teams(size)
+        return self._teams[size]
+
+    def _new_teams(self, size: int) -> list[Team]:
+        check_split(self.num_workers, size)
+        hosted = self._num_hosted
+        first = self._process * hosted
+        if hosted % size == 0:
+            teams = InProcessCommunicator(hosted).split(size)
+            return [
+                team._replace(workers=slice(first + team.hosted.start, first + team.hosted.stop))
+                for team in teams
+            ]
+        if size % hosted:
+            raise UserError(
+                f"teams of {size} don't fit processes that host {hosted} workers each: one must "
+                "be a multiple of the other"
+            )
+        start = first // size * size
+        ranks = self._members[start // hosted : (start + size) // hosted]
+        comm = DistributedCommunicator(ranks, hosted, self._timeout)
+        return [Team(slice(start, start + size), slice(0, hosted), comm)]
+
+    def _row(self, rows: Stack, weights: Tensor) -> list[Tensor]:
+        """The hosted workers' own weighted mean, L flat tensors; with K=1 the row itself."""
+        if self._num_hosted == 1:
+            return [in_memory_order(leaf[0]) for leaf in rows.values()]
+        means = Leaves.like(rows)
+        hosted = self.hosted(weights).expand(-1, len(rows)).tolist()
+        mean_of_rows(rows, hosted, means)
+        return [in_memory_order(leaf) for leaf in means.values()]
+
+    def _send_rows(
+        self, plan: Plan, row: list[Tensor], masses: list[list[float]], mean: Leaves
+    ) -> None:
+        """Phase one: everyone's values to each section's owner, who takes their mean."""
+        me, processes = self._process, len(self._members)
+        own = plan.pieces[me]
+        arrived: dict[int, list[Tensor]] = {me: [_part(row, piece) for piece in own]}
+        transfers: list[dist.P2POp] = []
+        # Process p posts to p+1, p+2, ... so that not all send to process 0 first.
+        for peer in ((me + hop) % processes for hop in range(1, processes)):
+            arrived[peer] = [_waiting_place(mean, piece, me, peer, processes) for piece in own]
+            transfers += [
+                self._send(_part(row, piece), peer)
+                for piece in plan.pieces[peer]
+                if masses[me][piece.leaf] > 0
+            ]
+            transfers += [
+                self._receive(place, peer)
+                for place, piece in zip(arrived[peer], own, strict=True)
+                if masses[peer][piece.leaf] > 0
+            ]
+        _run(transfers)
+        running = RunningMean([mean.flats[piece.flat][piece.start : piece.stop] for piece in own])
+        for peer in range(processes):
+            running.add(arrived[peer], [masses[peer][piece.leaf] for piece in own])
+
+    def _share_sections(self, mean: Leaves) -> None:
+        """Phase two: each owner's section of the mean to everyone."""
+        me, processes = self._process, len(self._members)
+        transfers: list[dist.P2POp] = []
+        for flat in mean.flats:
+            for peer in ((me + hop) % processes for hop in range(1, processes)):
+                transfers.append(self._send(section(flat, me, processes), peer))
+                transfers.append(self._receive(section(flat, peer, processes), peer))
+        _run(transfers)
+
+    def _send(self, values: Tensor, peer: int) -> dist.P2POp:
+        self._bytes += values.nbytes
+        return dist.P2POp(dist.isend, values, group=self._group, group_peer=peer)
+
+    def _receive(self, place: Tensor, peer: int) -> dist.P2POp:
+        return dist.P2POp(dist.irecv, place, group=self._group, group_peer=peer)
+
+    @contextmanager
+    def _contact(self, purpose: str) -> Generator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise CommunicationError(
+                f"rank {dist.get_rank()} lost contact with the others while trying to {purpose}: "
+                f"{str(error).splitlines()[0]}. Another rank failed, or was silent for longer than "
+                "the timeout; look at the first error among all ranks' outputs."
+            ) from error
+
+
+def _part(row: list[Tensor], piece: Piece) -> Tensor:
+    """A piece of this process's own values."""
+    return row[piece.leaf][piece.start_in_leaf : piece.start_in_leaf + piece.size]
+
+
+def _waiting_place(mean: Leaves, piece: Piece, me: int, peer: int, processes: int) -> Tensor:
+    """Where a peer's values of one of my pieces wait: at the same place in the peer's section."""
+    flat = mean.flats[piece.flat]
+    shift = (peer - me) * (flat.numel() // processes)
+    return flat[piece.start + shift : piece.stop + shift]
+
+
+def _run(transfers: list[dist.P2POp]) -> None:
+    if transfers:
+        for work in dist.batch_isend_irecv(transfers):
+            work.wait()

@@ -1,0 +1,36 @@
+"""The outer optimizer: a step of the center against the pseudo-gradient."""
+
+import torch
+
+from grawa.stack import Leaves
+
+
+def nesterov_(
+    center: Leaves, momentum: Leaves, mean: Leaves, *, lr: float, momentum_decay: float
+) -> None:
+    """Steps the center with Nesterov momentum on the pseudo-gradient d = center - mean.
+
+        m <- momentum_decay m + d
+        center <- center - lr (d + momentum_decay m)
+
+    Args:
+        center: the center of the last round, moved in place.
+        momentum: m, zero before the first round, updated in place.
+        mean: the workers' mean; overwritten with d.
+        lr: the outer learning rate.
+        momentum_decay: of the outer momentum, in [0, 1).
+
+    >>> c, m, x = (Leaves.copy_of({"x": torch.tensor([[v]])}) for v in (1.0, 0.0, 0.5))
+    >>> nesterov_(c, m, x, lr=1.0, momentum_decay=0.0)
+    >>> c["x"]
+    tensor([0.5000])
+
+    Source: Douillard et al. (2023), "DiLoCo", algorithm 1, with the Nesterov momentum of
+    Sutskever et al. (2013) as `torch.optim.SGD` writes it.
+    """
+    torch._foreach_sub_(mean.flats, center.flats)
+    torch._foreach_neg_(mean.flats)
+    torch._foreach_mul_(momentum.flats, momentum_decay)
+    torch._foreach_add_(momentum.flats, mean.flats)
+    torch._foreach_add_(center.flats, mean.flats, alpha=-lr)
+    torch._foreach_add_(center.flats, momentum.flats, alpha=-lr * momentum_decay)

@@ -1,0 +1,179 @@
+"""The hosted workers' models and optimizers, seen as stacks."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from grawa.errors import UserError
+from grawa.stack import Leaves, Stack, host
+
+
+class Replicas:
+    """K models with an optimizer each.
+
+    Args:
+        models: K models with the same parameters and buffers.
+        optimizers: K optimizers; each holds all of its model's trainable parameters, and nothing
+            else.
+
+    Attributes:
+        params: what is trained and averaged, name -> (K, *shape): the parameters that the
+            optimizers hold. A parameter that two modules share is there once.
+
+    Raises:
+        UserError: if models and optimizers don't fit each other.
+    """
+
+    def __init__(self, models: Sequence[nn.Module], optimizers: Sequence[Optimizer]) -> None:
+        if len(models) != len(optimizers) or not models:
+            raise UserError(
+                f"each model needs an optimizer, got {len(models)} models and "
+                f"{len(optimizers)} optimizers"
+            )
+        self.models = list(models)
+        self.optimizers = list(optimizers)
+        forms = {fingerprint(model) for model in models}
+        if len(forms) > 1:
+            raise UserError("the hosted models differ in names, shapes or dtypes of parameters")
+        held = [held_names(m, o) for m, o in zip(models, optimizers, strict=True)]
+        names = held[0]
+        self.params = host(models, names)
+        self._params = [
+            [dict(model.named_parameters())[name] for name in names] for model in models
+        ]
+        dtypes = {rows.dtype for rows in self.params.values()}
+        wide = len(dtypes) == 1 and dtypes <= {torch.float32, torch.float64}
+        self._norm_dtype = None if wide else torch.float32
+
+    @property
+    def names(self) -> list[str]:
+        """The leaves' names, in order."""
+        return list(self.params)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first parameter lives; scores are computed there."""
+        return self._params[0][0].device
+
+    def check_unmoved(self) -> None:
+        """Notices parameters that were replaced, or moved to other memory.
+
+        Raises:
+            UserError: naming the first such parameter.
+        """
+        for k, model in enumerate(self.models):
+            current = dict(model.named_parameters())
+            for name, rows in self.params.items():
+                if name not in current or current[name].data_ptr() != rows[k].data_ptr():
+                    raise UserError(
+                        f"parameter {name!r} was moved or replaced after the Averager was made; "
+                        "move, convert and wrap the model first, then make its optimizer and the "
+                        "Averager"
+                    )
+
+    def finite(self) -> Tensor:
+        """Which models' parameters are all finite: (K,), bool."""
+        rows = [row for leaf in self.params.values() for row in leaf.unbind(0)]
+        # A sum of squares is finite only if every term is; overflow counts as divergence.
+        norms = self._norms(rows).view(-1, len(self.models))
+        return torch.isfinite(norms.sum(dim=0))
+
+    def gradient_norms(self) -> Tensor:
+        """L2 norm of each parameter's gradient: (K, L); zero where there is no gradient."""
+        grads = [p.grad for params in self._params for p in params]
+        return self._norms(grads).view(len(self.models), -1)
+
+    def _norms(self, tensors: Sequence[Tensor | None]) -> Tensor:
+        present = [tensor for tensor in tensors if tensor is not None]
+        if not present:
+            return torch.zeros(len(tensors), device=self.device)
+        norms = [n.to(self.device) for n in torch._foreach_norm(present, dtype=self._norm_dtype)]
+        if len(present) < len(tensors):
+            found = iter(norms)
+            zero = torch.zeros_like(norms[0])
+            norms = [zero if tensor is None else next(found) for tensor in tensors]
+        return torch.stack(norms)
+
+    def has_gradient(self) -> Tensor:
+        """Which parameters have a gradient: (K, L), bool."""
+        return torch.tensor([[p.grad is not None for p in params] for params in self._params])
+
+    def gradients(self) -> Stack:
+        """The gradients as a stack, zero where there is none."""
+        columns = zip(self.names, zip(*self._params, strict=True), strict=True)
+        return {
+            name: torch.stack([_grad_or_zero(p) for p in column])
+            if len(column) > 1
+            else _grad_or_zero(column[0]).unsqueeze(0)
+            for name, column in columns
+        }
+
+    def zeros(self) -> Tensor:
+        """A number per hosted worker, (K,), as wide as the norms are."""
+        dtype = next(iter(self.params.values())).dtype
+        return torch.zeros(len(self.models), device=self.device, dtype=self._norm_dtype or dtype)
+
+    def set_gradients(self, mean: Leaves, wanted: Sequence[bool]) -> None:
+        """Gives every model the same gradient, for the leaves that are wanted."""
+        for params in self._params:
+            for parameter, leaf, take in zip(params, mean.values(), wanted, strict=True):
+                if take and parameter.grad is None:
+                    parameter.grad = leaf.clone()
+                elif take and parameter.grad is not None:
+                    parameter.grad.copy_(leaf)
+
+    def reset(self, worker: int, target: Leaves) -> None:
+        """Puts a hosted worker on the target and makes its optimizer forget the past."""
+        torch._foreach_copy_([rows[worker] for rows in self.params.values()], list(target.values()))
+        self.optimizers[worker].state.clear()
+
+    def others(self) -> Stack:
+        """The frozen parameters that no optimizer holds: the same everywhere from the start."""
+        names = [n for n, _ in self.models[0].named_parameters() if n not in self.params]
+        return host(self.models, names)
+
+    def buffers(self, wanted: Callable[[Tensor], bool]) -> Stack:
+        """The buffers that are wanted, as a stack."""
+        names = [name for name, buffer in self.models[0].named_buffers() if wanted(buffer)]
+        return host(self.models, names)
+
+
+def _grad_or_zero(parameter: nn.Parameter) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+def held_names(model: nn.Module, optimizer: Optimizer) -> list[str]:
+    """The names of the model's parameters that its optimizer holds.
+
+    Returns:
+        The names, in the model's order.
+
+    Raises:
+        UserError: if the optimizer holds something else, or not every trainable parameter.
+    """
+    named = dict(model.named_parameters())
+    if not named:
+        raise UserError("the model has no parameters, so there is nothing to average")
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    missing = [name for name, p in named.items() if p.requires_grad and id(p) not in held]
+    if missing or not held <= {id(p) for p in named.values()}:
+        what = (
+            f"does not hold the model's parameter {missing[0]!r}"
+            if missing
+            else "holds parameters that are not the model's"
+        )
+        raise UserError(
+            f"the optimizer {what}; make the optimizer from this model's parameters(), after the "
+            "model is built, and freeze (requires_grad=False) what is not to be trained"
+        )
+    return [name for name, p in named.items() if id(p) in held]
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A digest of the names, shapes, strides and dtypes of a model's parameters and buffers."""
+    named: Mapping[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    lines = [f"{n} {tuple(t.shape)} {t.stride()} {t.dtype}" for n, t in named.items()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

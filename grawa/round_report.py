@@ -1,0 +1,53 @@
+"""What a round tells the outside: callbacks, logs, progress and plots."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundReport:
+    """One round, as every process saw it; seconds and bytes are this process's own.
+
+    Attributes:
+        round: its number, from 1.
+        step: local steps made by then.
+        weights: (N, G), columns sum to 1; `None` where the workers count equally.
+        scores: (N, G), as reported; `None` where the strategy asks for none.
+        losses: (N,), mean training loss since the last round; NaN where it is not known.
+        consensus_distance: root mean square over the workers that take part of the L2 distance
+            to the round's center, before the pull; `None` if it is not measured.
+        left_out: worker -> why it has no part in the center.
+        bytes_sent: by this process, in this round and in the steps before it.
+        compute_seconds: since the end of the last round.
+        wait_seconds: from the start of the round until the last worker had joined it.
+        round_seconds: the whole round, with the wait.
+    """
+
+    round: int
+    step: int
+    weights: Tensor | None
+    scores: Tensor | None
+    losses: Tensor
+    consensus_distance: float | None
+    left_out: dict[int, str]
+    bytes_sent: int
+    compute_seconds: float
+    wait_seconds: float
+    round_seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain numbers, lists and strings; what is not finite becomes `None`."""
+        plain = {name: _plain(value) for name, value in vars(self).items()}
+        return {**plain, "left_out": {str(k): why for k, why in self.left_out.items()}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return _plain(value.tolist())
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not (abs(value) < float("inf")):
+        return None
+    return value

@@ -1,0 +1,261 @@
+"""What workers report about themselves before a round."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grawa.errors import UserError
+from grawa.math.ema import Ema
+
+TRAINING_DECAY = 0.85
+"""Per local step; reproduces the published variant. 0.95 measured a little better."""
+
+PROBE_DECAY = 0.9**8
+"""Per round; the published 0.9 per probe batch with eight batches a round."""
+
+Probe = Callable[[], Tensor]
+"""Gradient norms of the hosted workers on one batch, the same for all N workers: (K, L)."""
+
+
+def _check_decay(decay: float) -> None:
+    if not 0.0 <= decay < 1.0:
+        raise UserError(f"decay must lie in [0, 1), got {decay}")
+
+
+def sum_groups(norms: Tensor, groups: Sequence[int]) -> Tensor:
+    """The norm of each group: the sum of its tensors' norms.
+
+    Args:
+        norms: (K, L).
+        groups: the group of each of the L tensors, numbered from 0.
+
+    Returns:
+        (K, G).
+
+    >>> sum_groups(torch.tensor([[3.0, 4.0, 1.0]]), (0, 0, 1))
+    tensor([[7., 1.]])
+
+    Source: Dimlioglu and Choromanska (2024), section 4: a model's gradient norm is the sum over
+    its tensors.
+    """
+    index = torch.tensor(groups, device=norms.device)
+    sums = norms.new_zeros(norms.shape[0], max(groups) + 1)
+    return sums.index_add_(1, index, norms)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientNorms:
+    """Norms of the training gradients, averaged over the local steps since the last round.
+
+    They cost no extra pass. They compare workers fairly only where the workers' data are alike: a
+    worker whose shard is easier has smaller gradients. Use `ProbeGradientNorms` for shards that
+    differ in kind.
+
+    Args:
+        decay: how much of the average is kept at each local step.
+
+    Source: Dimlioglu and Choromanska (2024), section 4; `docs/decisions.md` for the decay.
+    """
+
+    decay: float = TRAINING_DECAY
+
+    def __post_init__(self) -> None:
+        _check_decay(self.decay)
+
+    @property
+    def is_norm(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
+    def needs_losses(self) -> bool:
+        """No."""
+        return False
+
+    def tracker(self, groups: Sequence[int], num_hosted: int) -> "TrainingNormTracker":
+        """See `Score.tracker`."""
+        return TrainingNormTracker(self.decay, groups)
+
+
+class TrainingNormTracker:
+    """The running norms behind `GradientNorms`."""
+
+    def __init__(self, decay: float, groups: Sequence[int]) -> None:
+        self._ema = Ema(decay)
+        self._groups = tuple(groups)
+
+    def note_gradients(self, norms: Tensor) -> None:
+        """See `Tracker.note_gradients`."""
+        self._ema.update(norms)
+
+    def note_losses(self, losses: Tensor) -> None:
+        """Losses don't count."""
+
+    def read(self) -> Tensor:
+        """See `Tracker.read`."""
+        return sum_groups(self._ema.value(), self._groups)
+
+    def restart(self) -> None:
+        """Each round averages its own local steps."""
+        self._ema.restart()
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Tracker.state_dict`."""
+        return self._ema.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Tracker.load_state_dict`."""
+        self._ema.load_state_dict(state)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeGradientNorms:
+    """Norms of the gradient on a probe batch that is the same for every worker, new each round.
+
+    It costs one forward and backward pass a round. The batch must be drawn from all the training
+    data; 64 samples or more. See `grawa.probe.GradientProbe` for one that works with any model.
+
+    Args:
+        probe: computes the hosted workers' norms, (K, L), when a round is due.
+        decay: how much of the average is kept at each round.
+
+    Source: Dimlioglu and Choromanska (2024), section 4.
+    Deviation: the authors' probe ran in train mode and so moved the BatchNorm statistics; ours
+    runs in eval mode and changes nothing.
+    """
+
+    probe: Probe
+    decay: float = PROBE_DECAY
+
+    def __post_init__(self) -> None:
+        _check_decay(self.decay)
+
+    @property
+    def is_norm(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
+    def needs_gradients(self) -> bool:
+        """No: the probe has gradients of its own."""
+        return False
+
+    @property
+    def needs_losses(self) -> bool:
+        """No."""
+        return False
+
+    def tracker(self, groups: Sequence[int], num_hosted: int) -> "ProbeNormTracker":
+        """See `Score.tracker`."""
+        return ProbeNormTracker(self.probe, self.decay, groups)
+
+
+class ProbeNormTracker:
+    """The running norms behind `ProbeGradientNorms`."""
+
+    def __init__(self, probe: Probe, decay: float, groups: Sequence[int]) -> None:
+        self._probe = probe
+        self._ema = Ema(decay)
+        self._groups = tuple(groups)
+
+    def note_gradients(self, norms: Tensor) -> None:
+        """Training gradients don't count."""
+
+    def note_losses(self, losses: Tensor) -> None:
+        """Losses don't count."""
+
+    def read(self) -> Tensor:
+        """Runs the probe and returns the average with it."""
+        self._ema.update(sum_groups(self._probe(), self._groups))
+        return self._ema.value()
+
+    def restart(self) -> None:
+        """The average goes on over rounds."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Tracker.state_dict`."""
+        return self._ema.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Tracker.load_state_dict`."""
+        self._ema.load_state_dict(state)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingLoss:
+    """The mean of the last training losses.
+
+    Args:
+        window: how many local steps.
+
+    Source: Teng et al. (2019), section 2, which picks the leader by its loss; the window of 4 is
+    in `docs/decisions.md`.
+    """
+
+    window: int = 4
+
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise UserError(f"window must be at least 1, got {self.window}")
+
+    @property
+    def is_norm(self) -> bool:
+        """No."""
+        return False
+
+    @property
+    def needs_gradients(self) -> bool:
+        """No."""
+        return False
+
+    @property
+    def needs_losses(self) -> bool:
+        """Yes."""
+        return True
+
+    def tracker(self, groups: Sequence[int], num_hosted: int) -> "LossTracker":
+        """See `Score.tracker`."""
+        if max(groups) > 0:
+            raise UserError("a training loss belongs to the whole model: use one group")
+        return LossTracker(self.window, num_hosted)
+
+
+class LossTracker:
+    """The last losses of each hosted worker."""
+
+    def __init__(self, window: int, num_hosted: int) -> None:
+        self._window = window
+        self._num_hosted = num_hosted
+        self._last: list[Tensor] = []
+
+    def note_gradients(self, norms: Tensor) -> None:
+        """Gradients don't count."""
+
+    def note_losses(self, losses: Tensor) -> None:
+        """See `Tracker.note_losses`."""
+        self._last = [*self._last, losses][-self._window :]
+
+    def read(self) -> Tensor:
+        """The means, (K, 1); before the first loss all are zero, so that nobody is ahead."""
+        if not self._last:
+            return torch.zeros(self._num_hosted, 1)
+        return torch.stack(self._last).mean(dim=0).unsqueeze(1)
+
+    def restart(self) -> None:
+        """The window goes on over rounds."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The losses in the window."""
+        return {"last": self._last}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Tracker.load_state_dict`."""
+        self._last = list(state["last"])

@@ -1,0 +1,61 @@
+"""What all processes check together before the first step."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from grawa.errors import UserError
+from grawa.protocols import Communicator
+from grawa.replicas import Replicas, fingerprint
+
+_DIGITS = 12  # of a hex digest: 48 bits, which float64 holds exactly
+
+
+def check_alike(
+    comm: Communicator, build: Callable[[], Replicas], models: Sequence[nn.Module], options: str
+) -> Replicas:
+    """Builds the hosted workers and makes sure that all processes built the same.
+
+    Args:
+        comm: the other workers.
+        build: makes the hosted workers.
+        models: the hosted models.
+        options: everything else that must be the same everywhere, in words.
+
+    Returns:
+        What was built.
+
+    Raises:
+        UserError: on every process, if the building failed on one, or models or options differ.
+    """
+    replicas: Replicas | None = None
+    failure: UserError | None = None
+    try:
+        replicas = build()
+    except UserError as error:
+        failure = error
+    row = [float(replicas is not None), _number(fingerprint(models[0])), _number(options)]
+    rows = comm.gather(torch.tensor([row] * comm.num_hosted, dtype=torch.float64))()
+    if failure is not None:
+        raise failure
+    for column, what in enumerate((
+        "could not be set up",
+        "has another model",
+        "has other options",
+    )):
+        different = torch.where(rows[:, column] != (1.0 if column == 0 else rows[0, column]))[0]
+        if len(different):
+            raise UserError(
+                f"worker {int(different[0])} {what}"
+                + (" than worker 0" if column else "; see its own message")
+                + "; every process must make the same model (names, shapes, dtypes), strategy and "
+                "options before the Averager"
+            )
+    assert replicas is not None
+    return replicas
+
+
+def _number(text: str) -> float:
+    return float(int(hashlib.sha256(text.encode()).hexdigest()[:_DIGITS], 16))

@@ -1,0 +1,33 @@
+"""Data parallel: one model, trained on the mean of all workers' gradients."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from grawa.protocols import Communicator, Round, State, Strategy
+from grawa.stack import Leaves, Stack
+from grawa.strategies.center import mean_of_workers
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataParallel(Strategy):
+    """Every step uses the mean of the workers' gradients, so that the workers stay equal.
+
+    For comparisons under the same driver. On its own, PyTorch's `DistributedDataParallel` is the
+    better tool: it sends gradients while the backward pass goes on.
+
+    Source: Li et al. (2020), "PyTorch Distributed: Experiences on Accelerating Data Parallel
+    Training", section 2.
+    """
+
+    def shares_gradients(self, step: int) -> bool:
+        """Always."""
+        return True
+
+    def sync(self, params: Stack, scores: Tensor | None, state: State, comm: Communicator) -> Round:
+        """The workers are equal already; a round only reports."""
+        return Round(state, None)
+
+    def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:
+        """The mean of the workers, which are equal."""
+        return mean_of_workers(params, comm)

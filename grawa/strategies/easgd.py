@@ -1,0 +1,57 @@
+"""EASGD: workers and a center are tied by springs."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from grawa.math.motion import blend_, pull_
+from grawa.math.weights import uniform
+from grawa.protocols import Communicator, Round, State, Strategy
+from grawa.stack import Leaves, Stack
+from grawa.strategies.center import first_center
+from grawa.strategies.checks import check_fraction
+
+
+@dataclass(frozen=True, kw_only=True)
+class EASGD(Strategy):
+    """Elastic averaging, synchronous.
+
+        x_i    <- (1 - elasticity/N) x_i + (elasticity/N) center
+        center <- (1 - elasticity) center + elasticity mean(x)
+
+    Both with the parameters and the center of before the round.
+
+    Args:
+        elasticity: beta in the paper, in [0, 1].
+        prox: as in GRAWA, toward the center.
+
+    Source: Zhang, Choromanska and LeCun (2015), "Deep Learning with Elastic Averaging SGD",
+    equations 5 and 6; beta 0.9 and the pull beta/N are of its section 5.
+    """
+
+    elasticity: float = 0.9
+    prox: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_fraction("elasticity", self.elasticity)
+        check_fraction("prox", self.prox)
+
+    def init(self, params: Stack, comm: Communicator) -> State:
+        """The common initial parameters are the first center."""
+        state = first_center(params, comm, None)
+        return {**state, "mean": state["center"].zeros_like()}
+
+    def sync(self, params: Stack, scores: Tensor | None, state: State, comm: Communicator) -> Round:
+        """See `Strategy.sync`."""
+        mean = comm.weighted_mean(params, uniform(comm.num_workers), state["mean"])
+        pull_(params, state["center"], self.elasticity / comm.num_workers)
+        blend_(state["center"], mean, self.elasticity)
+        return Round(state, None)
+
+    def drift(self, params: Stack, state: State, share: float) -> None:
+        """The proximal pull to the center."""
+        pull_(params, state["center"], self.prox * share)
+
+    def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:
+        """The center."""
+        return state["center"]

@@ -1,0 +1,105 @@
+"""GRAWA: a center in which a worker counts more the smaller its gradient norm is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from grawa.errors import UserError
+from grawa.math.motion import pull_
+from grawa.math.weights import inverse_norm
+from grawa.protocols import Communicator, Round, Score, State, Strategy
+from grawa.scores import GradientNorms
+from grawa.stack import Grouping, Leaves, Stack, by_model, by_tensor
+from grawa.strategies.center import OuterNesterov, first_center, next_center
+from grawa.strategies.checks import check_fraction, check_not_negative
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRAWA(Strategy):
+    """Pull to the gradient-weighted average.
+
+        beta_i = (1 / ||g_i||) / sum_j (1 / ||g_j||)
+        x_C    = sum_i beta_i x_i
+        x_i   <- (1 - pull) x_i + pull x_C                            at a round
+        x_i   <- (1 - prox/sync_every) x_i + (prox/sync_every) x_C    after each local step
+
+    Args:
+        pull: how far workers move to the center at a round.
+        prox: how far they move to it over the local steps of a round, all together.
+        norms: where the gradient norms come from.
+        power: weights are proportional to norm^-power.
+        outer: if given, the center is not the weighted average itself but steps toward it with
+            this optimizer, as DiLoCo's does.
+        group_by: which parameters share a weight: `by_model`, `by_tensor`, or your own.
+
+    Source: Dimlioglu and Choromanska (2024), algorithms 1 and 2.
+    Deviation: `outer`, and a power other than 1, are ours.
+    """
+
+    pull: float = 0.5
+    prox: float = 0.01
+    norms: Score = field(default_factory=GradientNorms)
+    power: float = 1.0
+    outer: OuterNesterov | None = None
+    group_by: Grouping = by_model
+
+    def __post_init__(self) -> None:
+        check_fraction("pull", self.pull)
+        check_fraction("prox", self.prox)
+        check_not_negative("power", self.power)
+
+    @property
+    def score(self) -> Score:
+        """Gradient norms per group."""
+        return self.norms
+
+    def groups(self, names: Sequence[str]) -> tuple[int, ...]:
+        """As `group_by` says."""
+        groups = self.group_by(names)
+        if len(groups) != len(names) or set(groups) != set(range(max(groups) + 1)):
+            raise UserError(
+                f"group_by must give each of the {len(names)} parameters a group numbered from 0 "
+                f"without gaps, got {groups}"
+            )
+        return groups
+
+    def init(self, params: Stack, comm: Communicator) -> State:
+        """The common initial parameters are the first center."""
+        return first_center(params, comm, self.outer)
+
+    def sync(self, params: Stack, scores: Tensor | None, state: State, comm: Communicator) -> Round:
+        """See `Strategy.sync`."""
+        assert scores is not None, "the driver gathers what `score` asks for"
+        weights = inverse_norm(scores, self.power)
+        per_leaf = weights[:, list(self.groups(list(params)))]
+        pull_(params, next_center(params, per_leaf, state, comm, self.outer), self.pull)
+        return Round(state, weights)
+
+    def drift(self, params: Stack, state: State, share: float) -> None:
+        """The proximal pull to the last center."""
+        pull_(params, state["center"], self.prox * share)
+
+    def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:
+        """The center."""
+        return state["center"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MGRAWA(GRAWA):
+    """GRAWA at model level: one weight per worker, from the sum of its tensors' gradient norms.
+
+    Source: Dimlioglu and Choromanska (2024), algorithm 1.
+    """
+
+    group_by: Grouping = by_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class LGRAWA(GRAWA):
+    """GRAWA at layer level: one weight per worker and parameter tensor, from its gradient norm.
+
+    Source: Dimlioglu and Choromanska (2024), algorithm 2.
+    """
+
+    group_by: Grouping = by_tensor

@@ -1,0 +1,58 @@
+"""LocalSGD: workers are replaced by their mean."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from grawa.math.motion import pull_
+from grawa.math.weights import uniform
+from grawa.protocols import Communicator, Round, State, Strategy
+from grawa.stack import Leaves, Stack
+from grawa.strategies.center import first_center, mean_of_workers, next_center
+from grawa.strategies.checks import check_fraction, check_not_negative
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalSGD(Strategy):
+    """Pull to the plain mean: x_i <- (1 - pull) x_i + pull mean(x).
+
+    Args:
+        pull: 1 is LocalSGD; less is a soft pull, the control for GRAWA's weights.
+        prox: as in GRAWA, toward the last mean.
+        warmup_steps: this many first steps share gradients, as data parallel does (post-local
+            SGD).
+
+    Source: Stich (2019), "Local SGD Converges Fast and Communicates Little", algorithm 1; Lin et
+    al. (2020), "Don't Use Large Mini-Batches, Use Local SGD", for post-local SGD.
+    """
+
+    pull: float = 1.0
+    prox: float = 0.0
+    warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        check_fraction("pull", self.pull)
+        check_fraction("prox", self.prox)
+        check_not_negative("warmup_steps", self.warmup_steps)
+
+    def shares_gradients(self, step: int) -> bool:
+        """During the warm-up."""
+        return step < self.warmup_steps
+
+    def init(self, params: Stack, comm: Communicator) -> State:
+        """The common initial parameters are the first mean."""
+        return first_center(params, comm, None)
+
+    def sync(self, params: Stack, scores: Tensor | None, state: State, comm: Communicator) -> Round:
+        """See `Strategy.sync`."""
+        center = next_center(params, uniform(comm.num_workers), state, comm, None)
+        pull_(params, center, self.pull)
+        return Round(state, None)
+
+    def drift(self, params: Stack, state: State, share: float) -> None:
+        """The proximal pull to the last mean."""
+        pull_(params, state["center"], self.prox * share)
+
+    def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:
+        """The mean of the workers as they are now."""
+        return mean_of_workers(params, comm)

@@ -1,0 +1,104 @@
+"""LSGD: workers are pulled to whoever has the smallest loss."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from grawa.errors import UserError
+from grawa.math.motion import pull_
+from grawa.math.weights import one_hot_smallest
+from grawa.protocols import Communicator, Round, Score, State, Strategy
+from grawa.scores import TrainingLoss
+from grawa.stack import Leaves, Stack
+from grawa.strategies.center import first_center, mean_of_workers, next_center
+from grawa.strategies.checks import check_fraction
+
+
+@dataclass(frozen=True, kw_only=True)
+class LSGD(Strategy):
+    """Pull to the leader, the worker with the smallest recent training loss.
+
+        x_i <- (1 - pull) x_i + pull x_leader
+
+    With `team_size`, consecutive workers (those of one machine, say) form teams with leaders of
+    their own. Every round pulls to the team's leader by `team_pull`; every `leader_every`-th
+    round pulls to the leader of all by `pull` as well. Team leaders are exchanged within teams
+    only, so the slow link between machines is used in every `leader_every`-th round.
+
+    Args:
+        pull: how far workers move to the leader of all.
+        prox: as in GRAWA, toward the last leader of all.
+        team_size: workers per team; `None` for one level.
+        team_pull: how far workers move to their team's leader.
+        leader_every: rounds between pulls to the leader of all; needs `team_size`.
+        loss: how recent the loss is.
+
+    Source: Teng et al. (2019), "Leader Stochastic Gradient Descent for Distributed Training of
+    Deep Learning Models", algorithm 1, local and global leaders.
+    """
+
+    pull: float = 0.1
+    prox: float = 0.0
+    team_size: int | None = None
+    team_pull: float = 0.1
+    leader_every: int = 1
+    loss: TrainingLoss = field(default_factory=TrainingLoss)
+
+    def __post_init__(self) -> None:
+        for name in ("pull", "prox", "team_pull"):
+            check_fraction(name, getattr(self, name))
+        if self.team_size is not None and self.team_size < 2:
+            raise UserError(f"team_size must be at least 2, got {self.team_size}")
+        if self.leader_every < 1 or (self.leader_every > 1 and self.team_size is None):
+            raise UserError(
+                f"leader_every must be 1, or more with a team_size, got {self.leader_every}"
+            )
+
+    @property
+    def score(self) -> Score:
+        """Recent training loss."""
+        return self.loss
+
+    def init(self, params: Stack, comm: Communicator) -> State:
+        """The common initial parameters are the first leader's."""
+        state = first_center(params, comm, None)
+        if self.team_size is not None:
+            comm.split(self.team_size)
+            state["rounds"] = Leaves.copy_of({"rounds": torch.zeros(1)})
+        return state
+
+    def sync(self, params: Stack, scores: Tensor | None, state: State, comm: Communicator) -> Round:
+        """See `Strategy.sync`."""
+        assert scores is not None, "the driver gathers what `score` asks for"
+        weights = one_hot_smallest(scores)
+        if self._is_leaders_turn(state):
+            next_center(params, weights, state, comm, None)
+        if self.team_size is not None:
+            self._follow_team(params, scores, comm, self.team_size)
+        if self._is_leaders_turn(state):
+            pull_(params, state["center"], self.pull)
+        if self.team_size is not None:
+            state["rounds"]["rounds"] += 1
+        return Round(state, weights)
+
+    def _is_leaders_turn(self, state: State) -> bool:
+        if self.team_size is None:
+            return True
+        return (int(state["rounds"]["rounds"]) + 1) % self.leader_every == 0
+
+    def _follow_team(
+        self, params: Stack, scores: Tensor, comm: Communicator, team_size: int
+    ) -> None:
+        for team in comm.split(team_size):
+            members = {name: rows[team.hosted] for name, rows in params.items()}
+            leader = team.comm.weighted_mean(members, one_hot_smallest(scores[team.workers]))
+            pull_(members, leader, self.team_pull)
+
+    def drift(self, params: Stack, state: State, share: float) -> None:
+        """The proximal pull to the last leader of all."""
+        pull_(params, state["center"], self.prox * share)
+
+    def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:
+        """The mean of the workers as they are now."""
+        return mean_of_workers(params, comm)
