@@ -3,6 +3,7 @@
 from grawa.averager import Averager
 from grawa.errors import CommunicationError, DivergedError, UserError
 from grawa.guard import Guard
+from grawa.probe import GradientProbe
 from grawa.protocols import Communicator, Round, Score, State, Strategy
 from grawa.round_report import RoundReport
 from grawa.scores import GradientNorms, ProbeGradientNorms, TrainingLoss
@@ -24,6 +25,7 @@ __all__ = [
     "DiLoCo",
     "DivergedError",
     "GradientNorms",
+    "GradientProbe",
     "Guard",
     "Leaves",
     "LocalSGD",

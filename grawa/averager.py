@@ -119,7 +119,7 @@ class Averager:
 
     @property
     def bytes_sent(self) -> int:
-        """Bytes of payload that this process has sent."""
+        """Bytes of payload that have been sent, per hosted worker."""
         return self._comm.bytes_sent
 
     def __enter__(self) -> Self:
@@ -176,6 +176,10 @@ class Averager:
         """
         self._rounds.note_losses(loss.detach().reshape(self._comm.num_hosted))
         self._recorded = True
+
+    def barrier(self) -> None:
+        """Waits until every process has called it."""
+        self._comm.gather(torch.zeros(self._comm.num_hosted, 1))()
 
     def synchronize(self) -> None:
         """Runs a round now; every process must call it."""

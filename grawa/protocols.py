@@ -42,7 +42,7 @@ class Communicator(Protocol):
 
     @property
     def bytes_sent(self) -> int:
-        """Bytes of payload that this process has sent; if it hosts all workers, see there."""
+        """Bytes of payload that have been sent, per hosted worker."""
         ...
 
     def gather(self, rows: Tensor) -> Callable[[], Tensor]:

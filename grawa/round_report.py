@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class RoundReport:
-    """One round, as every process saw it; seconds and bytes are this process's own.
+    """One round, as every process saw it; seconds are this process's own.
 
     Attributes:
         round: its number, from 1.
@@ -19,7 +19,7 @@ class RoundReport:
         consensus_distance: root mean square over the workers that take part of the L2 distance
             to the round's center, before the pull; `None` if it is not measured.
         left_out: worker -> why it has no part in the center.
-        bytes_sent: by this process, in this round and in the steps before it.
+        bytes_sent: in this round and in the steps before it, per hosted worker.
         compute_seconds: since the end of the last round.
         wait_seconds: from the start of the round until the last worker had joined it.
         round_seconds: the whole round, with the wait.

@@ -16,8 +16,8 @@ TRAINING_DECAY = 0.85
 PROBE_DECAY = 0.9**8
 """Per round; the published 0.9 per probe batch with eight batches a round."""
 
-Probe = Callable[[], Tensor]
-"""Gradient norms of the hosted workers on one batch, the same for all N workers: (K, L)."""
+Probe = Callable[[int], Tensor]
+"""Gradient norms of the hosted workers on the i-th probe batch, the same for all N: (K, L)."""
 
 
 def _check_decay(decay: float) -> None:
@@ -121,10 +121,11 @@ class ProbeGradientNorms:
     """Norms of the gradient on a probe batch that is the same for every worker, new each round.
 
     It costs one forward and backward pass a round. The batch must be drawn from all the training
-    data; 64 samples or more. See `grawa.probe.GradientProbe` for one that works with any model.
+    data; 64 samples or more. `grawa.GradientProbe` is one that works with any model.
 
     Args:
-        probe: computes the hosted workers' norms, (K, L), when a round is due.
+        probe: computes the hosted workers' norms, (K, L), when a round is due; it is given how
+            many probes there were before.
         decay: how much of the average is kept at each round.
 
     Source: Dimlioglu and Choromanska (2024), section 4.
@@ -165,6 +166,7 @@ class ProbeNormTracker:
         self._probe = probe
         self._ema = Ema(decay)
         self._groups = tuple(groups)
+        self._count = 0
 
     def note_gradients(self, norms: Tensor) -> None:
         """Training gradients don't count."""
@@ -174,7 +176,8 @@ class ProbeNormTracker:
 
     def read(self) -> Tensor:
         """Runs the probe and returns the average with it."""
-        self._ema.update(sum_groups(self._probe(), self._groups))
+        self._ema.update(sum_groups(self._probe(self._count), self._groups))
+        self._count += 1
         return self._ema.value()
 
     def restart(self) -> None:
@@ -182,11 +185,12 @@ class ProbeNormTracker:
 
     def state_dict(self) -> dict[str, Any]:
         """See `Tracker.state_dict`."""
-        return self._ema.state_dict()
+        return {**self._ema.state_dict(), "probes": self._count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Tracker.load_state_dict`."""
         self._ema.load_state_dict(state)
+        self._count = state["probes"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,8 +72,9 @@ class DistributedCommunicator:
 
     @property
     def bytes_sent(self) -> int:
-        """Bytes of payload this process has sent."""
-        return self._bytes + sum(team.comm.bytes_sent for team in chain(*self._teams.values()))
+        """Bytes of payload this process has sent, divided by K."""
+        in_teams = sum(team.comm.bytes_sent for team in chain(*self._teams.values()))
+        return self._bytes // self._num_hosted + in_teams
 
     def close(self) -> None:
         """Gives the process group back."""

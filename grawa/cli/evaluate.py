@@ -1,0 +1,41 @@
+"""`grawa evaluate`: the metric of a run's model, from its folder alone."""
+
+from pathlib import Path
+
+import torch
+import tyro
+from rich.console import Console
+
+from grawa.cli import names
+from grawa.errors import UserError
+from grawa.experiments.run_folder import RunFolder
+from grawa.probe import evaluating
+from grawa.report.console import metric_text
+from grawa.train.loop import load
+
+
+def evaluate_command(run: tyro.conf.Positional[Path]) -> None:
+    """Measure the model that a run has saved, on the run's test data.
+
+    Args:
+        run: The run's folder.
+
+    Raises:
+        UserError: if the saved model does not fit the run's task.
+    """
+    folder = RunFolder.open(run)
+    config = folder.config()
+    task = names.task(config.task)
+    data = load(task, config.settings(), torch.device("cpu"))
+    model = task.model(config.seed).to(getattr(torch, config.dtype))
+    try:
+        model.load_state_dict(folder.load_model())
+    except RuntimeError as error:
+        raise UserError(
+            f"{run}/model.safetensors is not a model of {config.task}: "
+            f"{str(error).splitlines()[-1].strip()}"
+        ) from None
+    with evaluating(model):
+        error_rate = task.measure(model, data)
+    measured = {"metric": task.metric, "error": error_rate}
+    Console().print(f"{task.metric} of {run}/model.safetensors: {metric_text(measured)}")

@@ -1,0 +1,115 @@
+"""From names on the command line to objects: the only place that knows both."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass, replace
+from functools import partial
+from types import NoneType
+from typing import Any, TypeVar, cast, get_args, get_type_hints
+
+from grawa.errors import UserError
+from grawa.protocols import Strategy
+from grawa.strategies import EASGD, LGRAWA, LSGD, MGRAWA, DataParallel, DiLoCo, LocalSGD
+from grawa.strategies.center import OuterNesterov
+from grawa.tasks import Digits, Logistic, Quadratic, Task
+
+STRATEGIES: dict[str, Callable[[], Strategy]] = {
+    "mgrawa": MGRAWA,
+    "lgrawa": LGRAWA,
+    "easgd": EASGD,
+    "lsgd": LSGD,
+    "local_sgd": LocalSGD,
+    "diloco": DiLoCo,
+    "data_parallel": DataParallel,
+    "uniform": partial(LocalSGD, pull=0.5, prox=0.01),
+    "lgrawa_nesterov": partial(LGRAWA, outer=OuterNesterov()),
+}
+
+TASKS: dict[str, Callable[[], Task]] = {
+    "digits": Digits,
+    "quadratic": Quadratic,
+    "logistic": Logistic,
+}
+
+Made = TypeVar("Made")
+
+
+def strategy(text: str) -> Strategy:
+    """The strategy written as `name` or `name:option=value:option=value`."""
+    return _make("strategy", STRATEGIES, text)
+
+
+def task(text: str) -> Task:
+    """The task written in the same way."""
+    return _make("task", TASKS, text)
+
+
+def _make(what: str, known: Mapping[str, Callable[[], Made]], text: str) -> Made:
+    name, *options = text.split(":")
+    if name not in known:
+        raise UserError(f"there is no {what} {name!r}; there are {', '.join(known)}")
+    made = known[name]()
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise UserError(f"write options of a {what} as {name}:option=value, got {option!r}")
+        made = _with_option(made, key.split("."), value, f"{what} {name}")
+    return made
+
+
+def _with_option(made: Made, path: list[str], value: str, where: str) -> Made:
+    """A copy of a dataclass value with one option, or an option's option, set."""
+    names = [field.name for field in fields(cast(Any, made)) if _is_settable(made, field.name)]
+    if path[0] not in names:
+        raise UserError(f"{where} has no option {path[0]!r}; it has {', '.join(names) or 'none'}")
+    kind = _kind(made, path[0])
+    if is_dataclass(kind):
+        inner = getattr(made, path[0])
+        inner = cast(type, kind)() if inner is None else inner
+        if len(path) == 1:
+            options = ", ".join(f"{path[0]}.{field.name}" for field in fields(kind))
+            raise UserError(f"set {path[0]!r} of {where} by its own options: {options}")
+        setting: Any = _with_option(inner, path[1:], value, where)
+    else:
+        setting = _parse(value, kind, path[0], where)
+    return cast(Made, replace(cast(Any, made), **{path[0]: setting}))
+
+
+def _is_settable(made: object, name: str) -> bool:
+    kind = _kind(made, name)
+    return kind in (bool, int, float) or is_dataclass(kind)
+
+
+def _kind(made: object, name: str) -> Any:
+    """The type of an option: of its value, or of what it may be instead of `None`."""
+    value = getattr(made, name)
+    if is_dataclass(value):
+        return type(value)
+    hint = get_type_hints(type(made))[name]
+    return next((kind for kind in get_args(hint) if kind is not NoneType), hint)
+
+
+def _parse(value: str, kind: Any, key: str, where: str) -> Any:
+    try:
+        return {"true": True, "false": False}[value] if kind is bool else kind(value)
+    except (KeyError, ValueError):
+        raise UserError(f"{key} of {where} must be a {kind.__name__}, got {value!r}") from None
+
+
+def describe(made: object) -> tuple[str, str, str]:
+    """What a list shows of a strategy or task: its first line, its options, its source."""
+    text = inspect.getdoc(type(made)) or ""
+    paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
+    sources = [part.removeprefix("Source: ") for part in paragraphs if part.startswith("Source: ")]
+    return paragraphs[0], ", ".join(_options(made)), "".join(sources[:1])
+
+
+def _options(made: object, prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for field in fields(cast(Any, made)):
+        value = getattr(made, field.name)
+        if is_dataclass(value):
+            found += _options(value, f"{prefix}{field.name}.")
+        elif _is_settable(made, field.name):
+            found.append(f"{prefix}{field.name}={value}")
+    return found

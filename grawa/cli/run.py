@@ -1,0 +1,163 @@
+"""`grawa train`, `grawa resume`: from a configuration to a run folder."""
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from rich.console import Console
+from torch import Tensor, nn
+
+from grawa.cli import names
+from grawa.errors import UserError
+from grawa.experiments.config import TrainConfig
+from grawa.experiments.run_folder import RunFolder
+from grawa.integrations.tensorboard import TensorBoardRounds, require_tensorboard
+from grawa.probe import GradientProbe
+from grawa.protocols import Strategy
+from grawa.report.console import RoundProgress, summary
+from grawa.round_report import RoundReport
+from grawa.scores import ProbeGradientNorms
+from grawa.seeding import generator
+from grawa.strategies import GRAWA
+from grawa.tasks import Data, Task
+from grawa.train.checkpoint import latest, step_of
+from grawa.train.launch import is_first_process, launch, process_group, under_launcher
+from grawa.train.loop import Event, deal, load, pick_device, train
+from grawa.train.worker import Worker
+
+
+def train_command(
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")],
+    out: Path | None = None,
+) -> None:
+    """Train a task on several workers.
+
+    Args:
+        config: the run.
+        out: The run's folder, which must not exist; by default a new one in runs/.
+    """
+    check(config)
+    path = out or Path("runs") / f"{_file_name(config)}-{datetime.now():%Y%m%d-%H%M%S}"
+    if is_first_process():
+        RunFolder.create(path, config)
+    _run(config, path)
+
+
+def resume_command(run: tyro.conf.Positional[Path]) -> None:
+    """Go on with a run from its last checkpoint, as if it had not been interrupted.
+
+    Args:
+        run: The run's folder.
+
+    Raises:
+        UserError: if there is nothing to go on from.
+    """
+    folder = RunFolder.open(run)
+    found = latest(folder.checkpoints)
+    if found is None:
+        raise UserError(f"{run} has no checkpoint; train with --checkpoint-every")
+    if (folder.path / "model.safetensors").exists():
+        raise UserError(f"{run} has finished; `grawa evaluate {run}` measures its model")
+    if is_first_process():
+        folder.forget_after(step_of(found))
+    _run(folder.config(), run)
+
+
+def check(config: TrainConfig) -> None:
+    """Finds what is wrong with a configuration before anything is started or written.
+
+    Raises:
+        UserError: if anything is.
+    """
+    config.num_processes()
+    task, strategy = names.task(config.task), names.strategy(config.strategy)
+    if config.norms == "probe" and not isinstance(strategy, GRAWA):
+        raise UserError(f"--norms probe is for strategies with gradient norms, not {strategy}")
+    if config.probe_size < 1:
+        raise UserError(f"probe_size must be at least 1, got {config.probe_size}")
+    if config.tensorboard:
+        require_tensorboard()
+    settings = config.settings()
+    deal(task, load(task, settings, torch.device("cpu")), settings)
+    pick_device(config.device)
+
+
+def _run(config: TrainConfig, path: Path) -> None:
+    processes = config.num_processes()
+    if under_launcher():
+        run_process(config, path)
+    elif processes == 1:
+        _host(config, path)
+    else:
+        launch(run_process, (config, path), processes)
+    if is_first_process():
+        finished = RunFolder(path).events()[-1]
+        Console().print(summary(finished, f"{config.task}, {config.strategy}: {path}"))
+
+
+def run_process(config: TrainConfig, path: Path) -> None:
+    """What each of several processes does."""
+    with process_group(config.device, config.settings().timeout):
+        _host(config, path)
+
+
+def _host(config: TrainConfig, path: Path) -> None:
+    """Trains the workers of this process; the first one keeps the run folder."""
+    task = names.task(config.task)
+    folder = RunFolder(path)
+    checkpoints = folder.checkpoints if config.checkpoint_every else None
+    events = train(task, partial(strategy_for, config), config.settings(), checkpoints)
+    if is_first_process():
+        keep(events, config, task, folder)
+    else:
+        for _ in events:
+            pass
+
+
+def strategy_for(config: TrainConfig, task: Task, data: Data, workers: list[Worker]) -> Strategy:
+    """The configured strategy, with a probe if it is to have one."""
+    strategy = names.strategy(config.strategy)
+    if config.norms == "training" or not isinstance(strategy, GRAWA):
+        return strategy
+
+    def batch(index: int) -> tuple[Tensor, Tensor]:
+        random = generator(config.seed, "probe", index)
+        picked = torch.randperm(len(data.train_inputs), generator=random)[: config.probe_size]
+        picked = picked.to(data.train_inputs.device)
+        return data.train_inputs[picked], data.train_targets[picked]
+
+    def loss(model: nn.Module, samples: tuple[Tensor, Tensor]) -> Tensor:
+        return task.loss(model, *samples)
+
+    models = [worker.model for worker in workers]
+    probe = GradientProbe(models, [worker.optimizer for worker in workers], batch, loss)
+    return replace(strategy, norms=ProbeGradientNorms(probe=probe))
+
+
+def keep(events: Iterable[Event], config: TrainConfig, task: Task, folder: RunFolder) -> None:
+    """Shows a run's events and keeps them in its folder."""
+    with ExitStack() as stack:
+        progress = stack.enter_context(RoundProgress(config.steps, Console()))
+        board = TensorBoardRounds(folder.path / "tensorboard") if config.tensorboard else None
+        if board is not None:
+            stack.callback(board.close)
+        for event in events:
+            if isinstance(event, RoundReport):
+                folder.append("round", event.as_json())
+                progress.show(event)
+                if board is not None:
+                    board(event)
+            else:
+                folder.save_model(event.consensus)
+                folder.append("finished", {"metric": task.metric, **event.as_json()})
+
+
+def _file_name(config: TrainConfig) -> str:
+    words = f"{config.task}-{config.strategy}-seed{config.seed}"
+    return "".join(c if c.isalnum() or c in "-._" else "-" for c in words)

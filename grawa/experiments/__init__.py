@@ -1,0 +1,1 @@
+"""Runs: how they are configured, and the folder each leaves behind."""

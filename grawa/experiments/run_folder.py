@@ -1,0 +1,167 @@
+"""The folder of a run: everything that is known of it afterwards."""
+
+import json
+import platform
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from grawa.errors import UserError
+from grawa.experiments.config import TrainConfig
+from grawa.files import replacing, write_text
+
+SCHEMA = 1
+"""Version of the lines in `events.jsonl`; raised when a field changes its meaning."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`config.toml`, `environment.json`, `events.jsonl`, `checkpoints/`, `model.safetensors`.
+
+    Args:
+        path: the folder.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, config: TrainConfig) -> "RunFolder":
+        """A new folder with its configuration and environment.
+
+        Returns:
+            The folder.
+
+        Raises:
+            UserError: if there is something at that path already, or it can't be written.
+        """
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            raise UserError(
+                f"{path} exists already, and nothing is overwritten: choose another --out, or "
+                "remove it"
+            ) from None
+        except OSError as error:
+            raise UserError(f"can't make the run folder {path}: {error.strerror}") from None
+        folder = cls(path)
+        write_text(path / "config.toml", tomli_w.dumps(config.as_toml()))
+        write_text(path / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        (path / "events.jsonl").touch()
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """An existing folder.
+
+        Returns:
+            The folder.
+
+        Raises:
+            UserError: if it is not a run's.
+        """
+        if not (path / "config.toml").is_file():
+            raise UserError(f"{path} is not a run folder: it has no config.toml")
+        return cls(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints are kept."""
+        return self.path / "checkpoints"
+
+    def config(self) -> TrainConfig:
+        """The run's configuration.
+
+        Returns:
+            As it was given.
+
+        Raises:
+            UserError: if the file can't be read.
+        """
+        path = self.path / "config.toml"
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} can't be read: {error}") from None
+        return TrainConfig.from_toml(table, path)
+
+    def append(self, kind: str, event: Mapping[str, Any]) -> None:
+        """Adds a line to `events.jsonl`, flushed at once."""
+        line = json.dumps({"schema": SCHEMA, "kind": kind, **event}, allow_nan=False)
+        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def events(self) -> list[dict[str, Any]]:
+        """All whole lines of `events.jsonl`; a last line that a crash cut short is left out."""
+        text = (self.path / "events.jsonl").read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def forget_after(self, step: int) -> None:
+        """Drops the events of later steps, before a run goes on from a checkpoint."""
+        kept = [event for event in self.events() if event.get("step", 0) <= step]
+        lines = (json.dumps(event, allow_nan=False) + "\n" for event in kept)
+        write_text(self.path / "events.jsonl", "".join(lines))
+
+    def save_model(self, state: Mapping[str, Tensor]) -> None:
+        """Writes `model.safetensors`."""
+        with replacing(self.path / "model.safetensors") as temporary:
+            save_file({key: value.contiguous() for key, value in state.items()}, temporary)
+
+    def load_model(self) -> dict[str, Tensor]:
+        """Reads `model.safetensors`.
+
+        Returns:
+            The state dict.
+
+        Raises:
+            UserError: if it is missing or broken.
+        """
+        path = self.path / "model.safetensors"
+        if not path.is_file():
+            raise UserError(f"{path} is missing: the run has not finished; see `grawa resume`")
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise UserError(f"{path} is not a whole safetensors file: {error}") from None
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine, command and time, for the record."""
+    packages = ("grawa", "torch", "numpy", "scikit-learn")
+    return {
+        "command": sys.argv,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+        "git": _git_hash(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+    }
+
+
+def _git_hash() -> str | None:
+    """The commit of the code that runs, if it lies in a checkout."""
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None

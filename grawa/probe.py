@@ -1,0 +1,86 @@
+"""A probe: the gradient norms of hosted models on a batch that all workers share."""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from grawa.replicas import held_names
+
+Batch = TypeVar("Batch")
+
+
+class GradientProbe(Generic[Batch]):
+    """Computes gradient norms on one batch and leaves no trace.
+
+    The model runs in eval mode, so that BatchNorm and dropout change nothing; `.grad`, buffers,
+    modes and the random number generators are as they were afterwards.
+
+    Args:
+        model: the model, or the K hosted models.
+        optimizer: its optimizer, or theirs.
+        batch: makes the i-th probe batch. It must be the same on every worker, so draw it from
+            all the training data with a generator seeded by i; 64 samples or more.
+        loss: the loss of a model on a batch, a scalar.
+
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> probe = GradientProbe(model, optimizer, lambda i: torch.ones(1, 2), lambda m, x: m(x).sum())
+    >>> probe(0)
+    tensor([[1.4142]])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Sequence[nn.Module],
+        optimizer: Optimizer | Sequence[Optimizer],
+        batch: Callable[[int], Batch],
+        loss: Callable[[nn.Module, Batch], Tensor],
+    ) -> None:
+        self._models = [model] if isinstance(model, nn.Module) else list(model)
+        first = optimizer if isinstance(optimizer, Optimizer) else optimizer[0]
+        self._names = held_names(self._models[0], first)
+        self._batch = batch
+        self._loss = loss
+
+    def __call__(self, index: int) -> Tensor:
+        """The norms on the `index`-th probe batch, (K, L); zero for what has no gradient."""
+        batch = self._batch(index)
+        return torch.stack([self._norms(model, batch) for model in self._models])
+
+    def _norms(self, model: nn.Module, batch: Batch) -> Tensor:
+        named = dict(model.named_parameters())
+        params = [named[name] for name in self._names]
+        trained = [p for p in params if p.requires_grad]
+        with evaluating(model), torch.enable_grad(), _same_random_numbers(params[0].device):
+            grads = torch.autograd.grad(self._loss(model, batch), trained, allow_unused=True)
+        by_id = {id(p): g for p, g in zip(trained, grads, strict=True) if g is not None}
+        found = dict(zip(by_id, torch._foreach_norm(list(by_id.values())), strict=True))
+        zero = torch.zeros((), device=params[0].device, dtype=params[0].dtype)
+        return torch.stack([found.get(id(p), zero).to(zero) for p in params])
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Generator[None]:
+    """The model in eval mode; each module is back in its own mode afterwards.
+
+    Yields:
+        Nothing.
+    """
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def _same_random_numbers(device: torch.device) -> Generator[None]:
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        yield

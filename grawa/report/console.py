@@ -1,0 +1,125 @@
+"""Progress while a run goes on, and the table at its end."""
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from grawa.round_report import RoundReport
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_LINES = 10  # of progress where there is no terminal to redraw
+
+
+class RoundProgress:
+    """A progress bar over local steps that shows the last round; lines where there is no terminal.
+
+    Args:
+        steps: local steps of the whole run.
+        console: where to show it.
+    """
+
+    def __init__(self, steps: int, console: Console) -> None:
+        self._steps = steps
+        self._console = console
+        self._bytes = 0
+        self._shown = 0
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=16),
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("waiting for the first round", total=steps)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, report: RoundReport) -> None:
+        """Shows a round."""
+        self._bytes += report.bytes_sent
+        line = describe_round(report, self._bytes)
+        self._progress.update(self._task, completed=report.step, description=line)
+        for worker, why in report.left_out.items():
+            self._console.print(f"round {report.round}: worker {worker} left out: {why}")
+        due = report.step * _LINES // self._steps > self._shown * _LINES // self._steps
+        if not self._console.is_terminal and due:
+            self._console.print(f"step {report.step}/{self._steps}  {line}")
+            self._shown = report.step
+
+
+def describe_round(report: RoundReport, bytes_sent: int) -> str:
+    """A round in a few words: number, loss, each worker's weight, distance, bytes."""
+    parts = [f"round {report.round}", f"loss {float(report.losses.nanmean()):.3f}"]
+    if report.weights is not None:
+        parts.append(f"weights {weight_bars(report.weights.mean(dim=1).tolist())}")
+    if report.consensus_distance is not None:
+        parts.append(f"distance {report.consensus_distance:.2f}")
+    parts.append(f"sent {bytes_text(bytes_sent)}")
+    return "  ".join(parts)
+
+
+def weight_bars(weights: Sequence[float]) -> str:
+    """One bar per worker, half as high as can be at the equal weight 1/N.
+
+    Returns:
+        One character per worker.
+
+    >>> weight_bars([0.25, 0.25, 0.5, 0.0])
+    '▅▅█▁'
+    """
+    top = len(_BLOCKS) - 1
+    return "".join(_BLOCKS[min(top, int(w * len(weights) * top / 2 + 0.5))] for w in weights)
+
+
+def bytes_text(count: float) -> str:
+    """A number of bytes in decimal units.
+
+    Returns:
+        Number and unit.
+
+    >>> bytes_text(1234567)
+    '1.2 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def summary(finished: Mapping[str, Any], title: str) -> Table:
+    """The table at the end of a run, from its event "finished"."""
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_row(f"{finished['metric']} of the consensus", metric_text(finished))
+    table.add_row("rounds", str(finished["rounds"]))
+    table.add_row("local steps per worker", str(finished["steps"]))
+    table.add_row("sent per worker", bytes_text(finished["bytes_sent"]))
+    table.add_row("seconds in training", f"{finished['compute_seconds']:.2f}")
+    table.add_row("seconds in rounds", f"{finished['round_seconds']:.2f}")
+    return table
+
+
+def metric_text(measured: Mapping[str, Any]) -> str:
+    """A metric's value: in percent if it is an error rate.
+
+    Returns:
+        The value of "error" in `measured`, whose name is "metric".
+
+    >>> metric_text({"metric": "test error", "error": 0.0417})
+    '4.17%'
+    """
+    value: float = measured["error"]
+    return f"{value:.2%}" if measured["metric"].endswith("error") else f"{value:.4g}"

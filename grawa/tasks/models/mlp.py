@@ -1,0 +1,20 @@
+"""Multilayer perceptrons."""
+
+from itertools import pairwise
+
+from torch import nn
+
+
+def mlp(*sizes: int) -> nn.Sequential:
+    """Linear layers of these sizes with a ReLU between any two.
+
+    Returns:
+        From `sizes[0]` inputs to `sizes[-1]` outputs.
+
+    >>> sum(p.numel() for p in mlp(64, 64, 10).parameters())
+    4810
+    """
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])

@@ -1,0 +1,1 @@
+"""Training: workers, the loop, checkpoints, and starting processes."""

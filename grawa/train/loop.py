@@ -1,0 +1,203 @@
+"""The training loop of one process, which hosts one or more workers, as a stream of events."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from grawa.averager import Averager
+from grawa.errors import UserError
+from grawa.probe import evaluating
+from grawa.protocols import Strategy
+from grawa.round_report import RoundReport
+from grawa.tasks import Data, Task
+from grawa.train.batches import shard
+from grawa.train.checkpoint import latest, restore, save
+from grawa.train.settings import Settings
+from grawa.train.worker import Worker
+
+StrategyFor = Callable[[Task, Data, list[Worker]], Strategy]
+"""Makes the strategy, once data and hosted workers are there for its probe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """The end of a run.
+
+    Attributes:
+        error: the task's metric of the consensus.
+        consensus: its state dict.
+        steps: local steps made.
+        rounds: rounds made.
+        bytes_sent: per hosted worker, the start included.
+        compute_seconds: local steps, in this process.
+        round_seconds: rounds, with waiting for the others.
+    """
+
+    error: float
+    consensus: dict[str, Tensor]
+    steps: int
+    rounds: int
+    bytes_sent: int
+    compute_seconds: float
+    round_seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Its numbers, without the consensus."""
+        return {name: value for name, value in vars(self).items() if name != "consensus"}
+
+
+Event = RoundReport | Finished
+
+
+def train(
+    task: Task, strategy_for: StrategyFor, settings: Settings, checkpoints: Path | None
+) -> Iterator[Event]:
+    """Trains the workers hosted by this process, together with the other processes.
+
+    Args:
+        task: what is learnt.
+        strategy_for: makes the strategy.
+        settings: how.
+        checkpoints: the folder for checkpoints, where training goes on if there is one already.
+
+    Yields:
+        A report after each round, and at the end what came of it.
+
+    Raises:
+        UserError: if the number of workers is not a multiple of the number of processes.
+    """
+    processes, process = _world()
+    if settings.workers % processes:
+        raise UserError(
+            f"{settings.workers} workers can't be spread evenly over {processes} processes"
+        )
+    hosted = settings.workers // processes
+    device = pick_device(settings.device)
+    data = load(task, settings, device)
+    shards = deal(task, data, settings)
+    indices = range(process * hosted, (process + 1) * hosted)
+    workers = [Worker(i, task, data, shards[i], settings, device) for i in indices]
+    reports: list[RoundReport] = []
+    averager = Averager(
+        [worker.model for worker in workers],
+        [worker.optimizer for worker in workers],
+        strategy_for(task, data, workers),
+        sync_every=settings.sync_every,
+        guard=settings.guard,
+        buffers=settings.buffers,
+        timeout=settings.timeout,
+        measure_distance=True,
+        on_round=[reports.append],
+    )
+    found = latest(checkpoints) if checkpoints else None
+    if found:
+        restore(found, workers, averager, process)
+    compute_seconds = round_seconds = 0.0
+    with averager:
+        while averager.step < settings.steps:
+            _step(workers, averager)
+            if averager.step == settings.steps and settings.steps % settings.sync_every:
+                averager.synchronize()  # so that no local step is lost to the consensus
+            for report in reports:
+                compute_seconds += report.compute_seconds
+                round_seconds += report.round_seconds
+                if checkpoints and _is_due(report.round, settings.checkpoint_every):
+                    save(checkpoints, workers, averager, process)
+                yield report
+            reports.clear()
+    yield Finished(
+        error=consensus_error(averager, task, data),
+        consensus=averager.consensus(),
+        steps=averager.step,
+        rounds=averager.round,
+        bytes_sent=averager.bytes_sent,
+        compute_seconds=compute_seconds,
+        round_seconds=round_seconds,
+    )
+
+
+def _step(workers: list[Worker], averager: Averager) -> None:
+    """One local step of every hosted worker; a round follows it when one is due."""
+    losses = [worker.backward(averager.step + 1) for worker in workers]
+    averager.record_loss(torch.stack(losses))
+    for worker in workers:
+        worker.move()
+
+
+def _is_due(round_number: int, every: int) -> bool:
+    return every > 0 and round_number % every == 0
+
+
+def deal(task: Task, data: Data, settings: Settings) -> list[Tensor]:
+    """Each worker's samples, checked to be enough; and faults, checked to suit the task.
+
+    Returns:
+        N index tensors.
+
+    Raises:
+        UserError: if a worker has fewer samples than a batch, or a fault needs labels.
+    """
+    if any(fault.kind == "wrong-labels" for fault in settings.faults) and task.num_classes < 2:
+        raise UserError("the fault wrong-labels needs a task with labels")
+    targets = data.train_targets.cpu()
+    shards = shard(targets, settings.workers, settings.shards, settings.seed)
+    for index, samples in enumerate(shards):
+        if len(samples) < settings.batch_size:
+            raise UserError(
+                f"worker {index} would have {len(samples)} training samples, fewer than a batch "
+                f"of {settings.batch_size}; take fewer workers, smaller batches or more samples"
+            )
+    return shards
+
+
+def consensus_error(averager: Averager, task: Task, data: Data) -> float:
+    """The task's metric of the consensus; every process must call it."""
+    with averager.consensus_applied() as model, evaluating(model):
+        return task.measure(model, data)
+
+
+def load(task: Task, settings: Settings, device: torch.device) -> Data:
+    """The task's data, floating-point tensors in the run's dtype, on the device."""
+    dtype = getattr(torch, settings.dtype)
+    return Data(
+        *(
+            tensor.to(device, dtype if tensor.is_floating_point() else None)
+            for tensor in task.data(settings.seed)
+        )
+    )
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of this process.
+
+    Args:
+        name: "auto" for a GPU if there is one, or a device's name.
+
+    Returns:
+        The device; one GPU of its own for each process of a machine.
+
+    Raises:
+        UserError: if there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError("device cuda was asked for, but this machine has no usable GPU")
+        return torch.device("cuda", torch.cuda.current_device())
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"there is no device {name!r}: use auto, cpu or cuda") from error
+
+
+def _world() -> tuple[int, int]:
+    """Number of processes, and which of them this is."""
+    if not dist.is_initialized():
+        return 1, 0
+    return dist.get_world_size(), dist.get_rank()

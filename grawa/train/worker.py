@@ -1,0 +1,98 @@
+"""One worker: a model, an optimizer and a stream of batches of its own."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
+
+from grawa.seeding import generator
+from grawa.tasks import Data, Task
+from grawa.train.batches import Batches
+from grawa.train.settings import Settings
+
+
+class Worker:
+    """A worker of a training run.
+
+    Args:
+        index: which of the N workers.
+        task: what it learns.
+        data: the whole data; the worker trains on its own samples only.
+        samples: indices of its samples.
+        settings: how it trains.
+        device: where its model lives; `data` is there already.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        task: Task,
+        data: Data,
+        samples: Tensor,
+        settings: Settings,
+        device: torch.device,
+    ) -> None:
+        self._task = task
+        self._faults = [fault for fault in settings.faults if fault.worker == index]
+        self._inputs = data.train_inputs
+        self._targets = data.train_targets
+        batch_size = settings.batch_size
+        for fault in self._faults:
+            self._targets = fault.labels(self._targets, task.num_classes, settings.seed)
+            batch_size = fault.batch_size(batch_size)
+        self._batches = Batches(samples, batch_size, generator(settings.seed, "batches", index))
+        dtype = getattr(torch, settings.dtype)
+        self.model = task.model(settings.seed).to(device, dtype)
+        self.optimizer = _optimizer(self.model, settings)
+        for fault in self._faults:
+            fault.scale_lr(self.optimizer)
+        self._scheduler = _scheduler(self.optimizer, settings)
+
+    def backward(self, step: int) -> Tensor:
+        """The gradient of one batch; local step `step`, from 1.
+
+        Returns:
+            The loss, a scalar.
+        """
+        for fault in self._faults:
+            fault.strike(self.model, step)
+        batch = self._batches.next().to(self._inputs.device)
+        self.optimizer.zero_grad()
+        loss = self._task.loss(self.model, self._inputs[batch], self._targets[batch])
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def move(self) -> None:
+        """The optimizer's step."""
+        self.optimizer.step()
+        self._scheduler.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must be saved so that training resumes bit for bit."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self._scheduler.state_dict(),
+            "batches": self._batches.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._scheduler.load_state_dict(state["scheduler"])
+        self._batches.load_state_dict(state["batches"])
+
+
+def _optimizer(model: torch.nn.Module, settings: Settings) -> Optimizer:
+    if settings.optimizer == "adamw":
+        return AdamW(model.parameters(), lr=settings.lr)
+    return SGD(model.parameters(), lr=settings.lr, momentum=0.9, nesterov=True, weight_decay=1e-4)
+
+
+def _scheduler(optimizer: Optimizer, settings: Settings) -> LRScheduler:
+    if settings.lr_schedule == "cosine":
+        return CosineAnnealingLR(optimizer, settings.steps)
+    return LambdaLR(optimizer, lambda _: 1.0)
