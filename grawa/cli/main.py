@@ -2,6 +2,9 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from functools import partial, wraps
+from io import StringIO
 from typing import Any, NoReturn
 
 import tyro
@@ -13,7 +16,7 @@ from grawa.errors import CommunicationError, DivergedError, UserError
 from grawa.train.launch import WorkerFailedError
 from grawa.version import __version__
 
-_COMMANDS: dict[str, Callable[..., Any]] = {
+_COMMANDS: dict[str, Callable[..., None]] = {
     "train": train_command,
     "resume": resume_command,
     "evaluate": evaluate_command,
@@ -29,12 +32,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         args: the command line; by default the process's own.
     """
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            _COMMANDS,
-            prog="grawa",
-            description=f"Train deep networks on several workers that rarely talk ({__version__}).",
-            args=args,
-        )
+        _parse(args)()
     except UserError as error:
         _end(2, str(error))
     except (WorkerFailedError, DivergedError, CommunicationError) as error:
@@ -42,6 +40,48 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         _end(130, "interrupted")
     sys.exit(0)
+
+
+def _parse(args: Sequence[str] | None) -> Callable[[], None]:
+    """The command that is asked for, ready to run."""
+    complaint = StringIO()
+    later: dict[str, Callable[..., Any]] = {name: _later(run) for name, run in _COMMANDS.items()}
+    try:
+        with redirect_stderr(complaint):
+            chosen: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
+                later,
+                prog="grawa",
+                description=f"Train deep networks on workers that rarely talk ({__version__}).",
+                args=args,
+            )
+            return chosen
+    except SystemExit as stop:
+        if stop.code == 0:
+            raise
+        _end(2, _one_line(complaint.getvalue()))
+
+
+def _later(run: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """The same command, which is only prepared when it is called."""
+
+    @wraps(run)
+    def prepare(*args: Any, **kwargs: Any) -> Callable[[], None]:
+        return partial(run, *args, **kwargs)
+
+    return prepare
+
+
+def _one_line(box: str) -> str:
+    """What a framed message of tyro's says, up to its first rule, in one line."""
+    lines = [line.strip("│╭╮╰╯ \n") for line in box.splitlines()]
+    said = [line for line in lines if line]
+    title = said[0].strip("─ ") if said else "the command line can't be understood"
+    body: list[str] = []
+    for line in said[1:]:
+        if set(line) == {"─"}:
+            break
+        body.append(line)
+    return f"{' '.join(body) or title}; see grawa --help"
 
 
 def _end(code: int, message: str) -> NoReturn:

@@ -1,8 +1,9 @@
 """`grawa train`, `grawa resume`: from a configuration to a run folder."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 import tyro
 from rich.console import Console
 from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from grawa.cli import names
 from grawa.errors import UserError
@@ -27,8 +29,14 @@ from grawa.seeding import generator
 from grawa.strategies import GRAWA
 from grawa.tasks import Data, Task
 from grawa.train.checkpoint import latest, step_of
-from grawa.train.launch import is_first_process, launch, process_group, under_launcher
-from grawa.train.loop import Event, deal, load, pick_device, train
+from grawa.train.launch import (
+    is_first_process,
+    launch,
+    process_group,
+    under_launcher,
+    while_parent_lives,
+)
+from grawa.train.loop import Event, Finished, Started, deal, load, pick_device, train
 from grawa.train.worker import Worker
 
 
@@ -45,7 +53,7 @@ def train_command(
     check(config)
     path = out or Path("runs") / f"{_file_name(config)}-{datetime.now():%Y%m%d-%H%M%S}"
     if is_first_process():
-        RunFolder.create(path, config)
+        RunFolder.check_new(path)
     _run(config, path)
 
 
@@ -75,6 +83,7 @@ def check(config: TrainConfig) -> None:
     Raises:
         UserError: if anything is.
     """
+    settings = config.settings()
     config.num_processes()
     task, strategy = names.task(config.task), names.strategy(config.strategy)
     if config.norms == "probe" and not isinstance(strategy, GRAWA):
@@ -83,7 +92,6 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"probe_size must be at least 1, got {config.probe_size}")
     if config.tensorboard:
         require_tensorboard()
-    settings = config.settings()
     deal(task, load(task, settings, torch.device("cpu")), settings)
     pick_device(config.device)
 
@@ -95,14 +103,15 @@ def _run(config: TrainConfig, path: Path) -> None:
     elif processes == 1:
         _host(config, path)
     else:
-        launch(run_process, (config, path), processes)
+        launch(["-m", "grawa.cli.worker", json.dumps(asdict(config)), str(path)], processes)
     if is_first_process():
         finished = RunFolder(path).events()[-1]
         Console().print(summary(finished, f"{config.task}, {config.strategy}: {path}"))
 
 
+@record
 def run_process(config: TrainConfig, path: Path) -> None:
-    """What each of several processes does."""
+    """What each of several processes does; it leaves its error where the launcher finds it."""
     with process_group(config.device, config.settings().timeout):
         _host(config, path)
 
@@ -110,11 +119,12 @@ def run_process(config: TrainConfig, path: Path) -> None:
 def _host(config: TrainConfig, path: Path) -> None:
     """Trains the workers of this process; the first one keeps the run folder."""
     task = names.task(config.task)
-    folder = RunFolder(path)
-    checkpoints = folder.checkpoints if config.checkpoint_every else None
+    checkpoints = RunFolder(path).checkpoints if config.checkpoint_every else None
     events = train(task, partial(strategy_for, config), config.settings(), checkpoints)
+    if under_launcher():
+        events = while_parent_lives(events)
     if is_first_process():
-        keep(events, config, task, folder)
+        keep(events, config, task, path)
     else:
         for _ in events:
             pass
@@ -140,8 +150,12 @@ def strategy_for(config: TrainConfig, task: Task, data: Data, workers: list[Work
     return replace(strategy, norms=ProbeGradientNorms(probe=probe))
 
 
-def keep(events: Iterable[Event], config: TrainConfig, task: Task, folder: RunFolder) -> None:
-    """Shows a run's events and keeps them in its folder."""
+def keep(events: Iterator[Event], config: TrainConfig, task: Task, path: Path) -> None:
+    """Shows a run's events and keeps them in its folder, which is made when all have started."""
+    started = next(events)
+    assert isinstance(started, Started)
+    folder = RunFolder.create(path, config) if started.step == 0 else RunFolder.open(path)
+    folder.append("started", asdict(started))
     with ExitStack() as stack:
         progress = stack.enter_context(RoundProgress(config.steps, Console()))
         board = TensorBoardRounds(folder.path / "tensorboard") if config.tensorboard else None
@@ -153,7 +167,7 @@ def keep(events: Iterable[Event], config: TrainConfig, task: Task, folder: RunFo
                 progress.show(event)
                 if board is not None:
                     board(event)
-            else:
+            elif isinstance(event, Finished):
                 folder.save_model(event.consensus)
                 folder.append("finished", {"metric": task.metric, **event.as_json()})
 

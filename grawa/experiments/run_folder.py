@@ -45,13 +45,9 @@ class RunFolder:
         Raises:
             UserError: if there is something at that path already, or it can't be written.
         """
+        cls.check_new(path)
         try:
             path.mkdir(parents=True)
-        except FileExistsError:
-            raise UserError(
-                f"{path} exists already, and nothing is overwritten: choose another --out, or "
-                "remove it"
-            ) from None
         except OSError as error:
             raise UserError(f"can't make the run folder {path}: {error.strerror}") from None
         folder = cls(path)
@@ -59,6 +55,19 @@ class RunFolder:
         write_text(path / "environment.json", json.dumps(environment(), indent=2) + "\n")
         (path / "events.jsonl").touch()
         return folder
+
+    @staticmethod
+    def check_new(path: Path) -> None:
+        """Makes sure that nothing would be overwritten.
+
+        Raises:
+            UserError: if there is something at that path.
+        """
+        if path.exists():
+            raise UserError(
+                f"{path} exists already, and nothing is overwritten: choose another --out, or "
+                "remove it"
+            )
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":

@@ -1,14 +1,16 @@
 """Starting the processes of a run on this machine, and saying which one failed."""
 
 import logging
-import multiprocessing
 import os
+import signal
+import socket
+import sys
 import time
 import uuid
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,7 +19,9 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from grawa.errors import CommunicationError, UserError
 
-_GRACE_SECONDS = 3.0
+Event = TypeVar("Event")
+
+_GRACE_SECONDS = 1.0
 """How long a worker that lost another holds back its own error, so that the cause is named."""
 
 _SHUTDOWN_SECONDS = 5
@@ -38,16 +42,15 @@ def is_first_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def launch(entry: Callable[..., None], args: Sequence[Any], processes: int) -> None:
-    """Runs `entry(*args)` in several new processes and waits for them.
+def launch(command: Sequence[str], processes: int) -> None:
+    """Runs a command in several new processes of this machine and waits for them.
 
-    The processes are started by torch's elastic launcher and see its environment variables;
-    `entry` must be importable and opens the process group with `process_group`. When one fails,
-    all are ended.
+    The processes are started by torch's elastic launcher, as torchrun would, and see its
+    environment variables. When one fails, all are ended. A process should run its work in
+    `process_group`, decorated with `torch.distributed.elastic`'s `record`.
 
     Args:
-        entry: what each process runs.
-        args: its arguments, which can be pickled.
+        command: arguments for the Python interpreter.
         processes: how many.
 
     Raises:
@@ -57,7 +60,6 @@ def launch(entry: Callable[..., None], args: Sequence[Any], processes: int) -> N
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     # Its warnings and tracebacks would come before, and hide, the one line that we print.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    multiprocessing.set_forkserver_preload([entry.__module__])
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -66,17 +68,25 @@ def launch(entry: Callable[..., None], args: Sequence[Any], processes: int) -> N
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
-        start_method="forkserver",
         shutdown_timeout=_SHUTDOWN_SECONDS,
     )
     try:
-        elastic_launch(config, entry)(*args)
+        elastic_launch(config, sys.executable)(*command)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        name, _, text = _cause(failure).partition(": ")
+        rank, cause = _first_cause(error.failures)
+        name, _, text = cause.partition(": ")
         if name == UserError.__name__:
             raise UserError(text) from None
-        raise WorkerFailedError(f"rank {rank} failed: {_cause(failure)}") from None
+        raise WorkerFailedError(f"rank {rank} failed: {cause}") from None
+
+
+def _first_cause(failures: Mapping[int, ProcessFailure]) -> tuple[int, str]:
+    """The rank that failed of itself, and why; not one that only lost contact with another."""
+    causes = {rank: _cause(failure) for rank, failure in failures.items()}
+    ranks = sorted(causes, key=lambda rank: failures[rank].timestamp)
+    own = [rank for rank in ranks if not causes[rank].startswith(CommunicationError.__name__)]
+    rank = (own or ranks)[0]
+    return rank, causes[rank]
 
 
 def _cause(failure: ProcessFailure) -> str:
@@ -85,7 +95,7 @@ def _cause(failure: ProcessFailure) -> str:
         return str(details["message"])
     if failure.exitcode < 0:
         return f"killed by {failure.signal_name()}"
-    return f"exit code {failure.exitcode}"
+    return f"exit code {failure.exitcode}; see its output above"
 
 
 @contextmanager
@@ -100,17 +110,53 @@ def process_group(device: str, timeout: timedelta) -> Generator[None]:
         Nothing.
 
     Raises:
-        CommunicationError: as the body did.
+        CommunicationError: as the body did, or if not all processes came.
     """
     gpu = device != "cpu" and torch.cuda.is_available()
     if gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    dist.init_process_group("nccl" if gpu else "gloo", timeout=timeout)
+    try:
+        dist.init_process_group("nccl" if gpu else "gloo", timeout=timeout)
+    except RuntimeError as error:
+        raise CommunicationError(f"not all processes came together: {error}") from error
+    neighbours = _neighbours()
     try:
         yield
     except CommunicationError:
+        _wake(neighbours)
         # The process that failed first is to be found first.
         time.sleep(_GRACE_SECONDS)
         raise
     finally:
         dist.destroy_process_group()
+
+
+def _neighbours() -> list[int]:
+    """The processes of the group that live on this machine."""
+    everyone: list[tuple[str, int]] = [("", 0)] * dist.get_world_size()
+    here = socket.gethostname()
+    dist.all_gather_object(everyone, (here, os.getpid()))
+    return [pid for host, pid in everyone if host == here]
+
+
+def _wake(pids: Sequence[int]) -> None:
+    """Lets stopped processes go on, since a signal to end reaches a process only awake."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def while_parent_lives(events: Iterator[Event]) -> Iterator[Event]:
+    """The same events, as long as the process lives that started this one and would end it.
+
+    Yields:
+        The events.
+
+    Raises:
+        WorkerFailedError: if the parent is gone.
+    """
+    parent = os.getppid()
+    for event in events:
+        if os.getppid() != parent:
+            raise WorkerFailedError("the process that started this worker is gone")
+        yield event

@@ -25,6 +25,25 @@ StrategyFor = Callable[[Task, Data, list[Worker]], Strategy]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Started:
+    """All workers are ready to train.
+
+    Attributes:
+        step: 0, or the step of the checkpoint at which training goes on.
+        workers: N.
+        processes: how many processes they live in.
+        parameters: of the model, those that are trained.
+        device: where this process trains.
+    """
+
+    step: int
+    workers: int
+    processes: int
+    parameters: int
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finished:
     """The end of a run.
 
@@ -51,7 +70,7 @@ class Finished:
         return {name: value for name, value in vars(self).items() if name != "consensus"}
 
 
-Event = RoundReport | Finished
+Event = Started | RoundReport | Finished
 
 
 def train(
@@ -66,7 +85,7 @@ def train(
         checkpoints: the folder for checkpoints, where training goes on if there is one already.
 
     Yields:
-        A report after each round, and at the end what came of it.
+        That it has started, a report after each round, and at the end what came of it.
 
     Raises:
         UserError: if the number of workers is not a multiple of the number of processes.
@@ -97,6 +116,13 @@ def train(
     found = latest(checkpoints) if checkpoints else None
     if found:
         restore(found, workers, averager, process)
+    yield Started(
+        step=averager.step,
+        workers=settings.workers,
+        processes=processes,
+        parameters=sum(p.numel() for p in workers[0].model.parameters() if p.requires_grad),
+        device=str(device),
+    )
     compute_seconds = round_seconds = 0.0
     with averager:
         while averager.step < settings.steps:
