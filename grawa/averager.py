@@ -22,6 +22,7 @@ from grawa.replicas import Replicas
 from grawa.round_report import RoundReport
 from grawa.rounds import Calls, Outcome, Roll, Rounds
 from grawa.schedule import Every
+from grawa.stack import local
 from grawa.start import check_alike
 
 OnRound = Callable[[RoundReport], None]
@@ -45,8 +46,10 @@ class Averager:
         guard: keeps workers that go wrong from ruining the others; `None` turns it off.
         buffers: "average" averages floating-point buffers with equal weights and takes the
             maximum of the others, at each round; "local" leaves them to each worker.
-        process_group: who averages; all processes by default. Where a worker is itself a group of
-            processes, these are the processes of the same place in each group.
+        process_group: who averages; all processes by default.
+        worker_group: the processes that this worker is made of, if they are several, because the
+            model is wrapped in DDP or FSDP. They then share the worker's loss and fate; who
+            averages are the processes of the same place in each worker's group.
         timeout: how long a message may wait for the others before the run fails.
         measure_distance: whether round reports carry the consensus distance, for one more pass
             over the parameters per round.
@@ -75,6 +78,7 @@ class Averager:
         guard: Guard | None = Guard(),
         buffers: Literal["average", "local"] = "average",
         process_group: dist.ProcessGroup | None = None,
+        worker_group: dist.ProcessGroup | None = None,
         timeout: timedelta = DEFAULT_TIMEOUT,
         measure_distance: bool = False,
         on_round: Sequence[OnRound] = (),
@@ -87,12 +91,15 @@ class Averager:
         self._comm = _communicator(process_group, len(models), timeout)
         options = f"{strategy} {sync_every} {guard} {buffers} {measure_distance}"
         options = re.sub(r" at 0x[0-9a-f]+", "", options)  # functions' addresses differ
-        replicas = check_alike(self._comm, lambda: Replicas(models, optimizers), models, options)
+        replicas = check_alike(
+            self._comm, lambda: Replicas(models, optimizers, worker_group), models, options
+        )
         self._rounds = Rounds(
             replicas,
             strategy,
             self._comm,
             guard,
+            worker=_worker(worker_group, len(models), timeout),
             average_buffers=buffers == "average",
             measure_distance=measure_distance,
         )
@@ -197,8 +204,9 @@ class Averager:
         by_id = {id(p): name for name, p in model.named_parameters()}
         state: dict[str, Tensor] = {}
         for key, value in model.state_dict(keep_vars=True).items():
-            name = by_id.get(id(value), "")
-            state[key] = leaves.get(name, value.detach()).clone()
+            state[key] = value.detach().clone()
+            if (name := by_id.get(id(value), "")) in leaves:
+                local(state[key]).copy_(leaves[name])
         return state
 
     @contextmanager
@@ -287,6 +295,16 @@ class Averager:
         self.step, self.round = state["step"], state["round"]
         self._recorded = state["losses"][1] > 0 or self.step > 0
         self._rounds.load_state_dict(state)
+
+
+def _worker(
+    group: dist.ProcessGroup | None, num_hosted: int, timeout: timedelta
+) -> Communicator | None:
+    if group is None:
+        return None
+    if num_hosted > 1:
+        raise UserError("a worker that is a group of processes can't share a process: host one")
+    return DistributedCommunicator(dist.get_process_group_ranks(group), 1, timeout)
 
 
 def _communicator(

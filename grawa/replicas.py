@@ -4,11 +4,12 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from grawa.errors import UserError
-from grawa.stack import Leaves, Stack, host
+from grawa.stack import Leaves, Stack, host, local
 
 
 class Replicas:
@@ -18,6 +19,8 @@ class Replicas:
         models: K models with the same parameters and buffers.
         optimizers: K optimizers; each holds all of its model's trainable parameters, and nothing
             else.
+        worker_group: the processes that a worker is made of, if its parameters are sharded over
+            them (DTensor): gradient norms are taken over all shards.
 
     Attributes:
         params: what is trained and averaged, name -> (K, *shape): the parameters that the
@@ -27,7 +30,12 @@ class Replicas:
         UserError: if models and optimizers don't fit each other.
     """
 
-    def __init__(self, models: Sequence[nn.Module], optimizers: Sequence[Optimizer]) -> None:
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        optimizers: Sequence[Optimizer],
+        worker_group: dist.ProcessGroup | None = None,
+    ) -> None:
         if len(models) != len(optimizers) or not models:
             raise UserError(
                 f"each model needs an optimizer, got {len(models)} models and "
@@ -44,6 +52,13 @@ class Replicas:
         self._params = [
             [dict(model.named_parameters())[name] for name in names] for model in models
         ]
+        sharded = any(hasattr(p, "to_local") for p in self._params[0])
+        if sharded and (worker_group is None or len(models) > 1):
+            raise UserError(
+                "the model's parameters are sharded: host one worker per process, and pass the "
+                "processes that hold its shards as worker_group"
+            )
+        self._shards = worker_group if sharded else None
         dtypes = {rows.dtype for rows in self.params.values()}
         wide = len(dtypes) == 1 and dtypes <= {torch.float32, torch.float64}
         self._norm_dtype = None if wide else torch.float32
@@ -67,7 +82,7 @@ class Replicas:
         for k, model in enumerate(self.models):
             current = dict(model.named_parameters())
             for name, rows in self.params.items():
-                if name not in current or current[name].data_ptr() != rows[k].data_ptr():
+                if name not in current or local(current[name]).data_ptr() != rows[k].data_ptr():
                     raise UserError(
                         f"parameter {name!r} was moved or replaced after the Averager was made; "
                         "move, convert and wrap the model first, then make its optimizer and the "
@@ -84,7 +99,12 @@ class Replicas:
     def gradient_norms(self) -> Tensor:
         """L2 norm of each parameter's gradient: (K, L); zero where there is no gradient."""
         grads = [p.grad for params in self._params for p in params]
-        return self._norms(grads).view(len(self.models), -1)
+        norms = self._norms([None if grad is None else local(grad) for grad in grads])
+        if self._shards is not None:
+            squares = norms.square()
+            dist.all_reduce(squares, group=self._shards)
+            norms = squares.sqrt()
+        return norms.view(len(self.models), -1)
 
     def _norms(self, tensors: Sequence[Tensor | None]) -> Tensor:
         present = [tensor for tensor in tensors if tensor is not None]
@@ -123,7 +143,7 @@ class Replicas:
                 if take and parameter.grad is None:
                     parameter.grad = leaf.clone()
                 elif take and parameter.grad is not None:
-                    parameter.grad.copy_(leaf)
+                    local(parameter.grad).copy_(leaf)
 
     def reset(self, worker: int, target: Leaves) -> None:
         """Puts a hosted worker on the target and makes its optimizer forget the past."""
@@ -142,7 +162,8 @@ class Replicas:
 
 
 def _grad_or_zero(parameter: nn.Parameter) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    return local(grad)
 
 
 def held_names(model: nn.Module, optimizer: Optimizer) -> list[str]:

@@ -51,6 +51,7 @@ class Rounds:
         strategy: how workers are pulled together.
         comm: the other workers.
         guard: who takes part; `None` for everyone, whatever their state.
+        worker: the processes that this worker is made of, if they are several.
         average_buffers: whether buffers are averaged too.
         measure_distance: whether consensus distances are measured; one more pass over the
             parameters and one more small message a round.
@@ -63,6 +64,7 @@ class Rounds:
         comm: Communicator,
         guard: Guard | None,
         *,
+        worker: Communicator | None,
         average_buffers: bool,
         measure_distance: bool,
     ) -> None:
@@ -70,6 +72,7 @@ class Rounds:
         self.strategy = strategy
         self.comm = comm
         self._guard = guard
+        self._worker = worker
         self._average_buffers = average_buffers
         self._measure_distance = measure_distance
         self._groups = strategy.groups(replicas.names)
@@ -121,7 +124,7 @@ class Rounds:
 
     def call(self, purpose: Calls) -> Roll:
         """Calls all workers together; a message of a few numbers each."""
-        row = self._row(purpose)
+        row = self._agreed(self._row(purpose))
         rows = self.comm.gather(row)()
         num_scores = row.shape[1] - 3 - (len(self._groups) if self._shares else 0)
         scores = rows[:, 3 : 3 + num_scores] if self.tracker is not None else None
@@ -141,6 +144,15 @@ class Rounds:
         if self._shares:
             columns.append(self.replicas.has_gradient().to(losses))
         return torch.cat(columns, dim=1)
+
+    def _agreed(self, row: Tensor) -> Tensor:
+        """What a worker of several processes says with one voice: sound only if all are."""
+        if self._worker is None:
+            return row
+        rows = self._worker.gather(row)()
+        agreed = rows.mean(dim=0, keepdim=True)
+        agreed[:, 1] = rows[:, 1].amin()
+        return agreed
 
     def _mean_losses(self) -> Tensor:
         """Since the last round, (K,): NaN where none was noted, infinite where not finite."""

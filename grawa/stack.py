@@ -111,8 +111,9 @@ def host(models: Sequence[nn.Module], names: Iterable[str]) -> dict[str, Tensor]
     >>> models[1].weight.abs().sum().item()
     0.0
     """
-    tables: list[dict[str, Tensor]] = [
-        {**dict(model.named_parameters()), **dict(model.named_buffers())} for model in models
+    tables = [
+        {name: local(t) for name, t in (*model.named_parameters(), *model.named_buffers())}
+        for model in models
     ]
     stack: dict[str, Tensor] = {}
     for name in names:
@@ -151,6 +152,12 @@ def _restack(rows: Sequence[Tensor]) -> Tensor:
         row.copy_(parameter.detach())
         parameter.data = row
     return stacked
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor: a shard's values if it is sharded (a DTensor), else all."""
+    part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return part
 
 
 def is_dense(tensor: Tensor) -> bool:

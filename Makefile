@@ -1,0 +1,51 @@
+# Two commands: `make demo` and `make test`. Each makes .venv if it is missing.
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := runs/demo
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint types imports tests examples format benchmarks clean
+
+demo: .venv/installed
+	rm -rf $(RUN)
+	$(BIN)/grawa train digits --strategy lgrawa --workers 4 --out $(RUN)
+	$(BIN)/grawa evaluate $(RUN)
+
+test: lint types imports tests examples
+
+lint: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: .venv/installed
+	$(BIN)/mypy
+
+imports: .venv/installed
+	$(BIN)/lint-imports
+
+tests: .venv/installed
+	$(BIN)/pytest
+
+examples: .venv/installed
+	$(BIN)/python examples/own_loop.py
+	$(BIN)/torchrun --standalone --nproc-per-node=4 examples/own_loop.py
+	$(BIN)/torchrun --standalone --nproc-per-node=2 examples/amp_accumulation.py
+	$(BIN)/python examples/new_strategy.py
+
+benchmarks: .venv/installed
+	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/sync.py
+	$(BIN)/python benchmarks/local_step.py
+
+format: .venv/installed
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache runs
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,tensorboard]'
+	touch $@
