@@ -111,7 +111,7 @@ class Averager:
         self._recorded = False
         self.step = 0
         self.round = 0
-        self._bytes_reported = self._comm.bytes_sent
+        self._bytes_reported = 0
         self._round_ended = time.perf_counter()
 
     @property

@@ -19,7 +19,7 @@ class RoundReport:
         consensus_distance: root mean square over the workers that take part of the L2 distance
             to the round's center, before the pull; `None` if it is not measured.
         left_out: worker -> why it has no part in the center.
-        bytes_sent: in this round and in the steps before it, per hosted worker.
+        bytes_sent: since the last round, or the start, and in this round; per hosted worker.
         compute_seconds: since the end of the last round.
         wait_seconds: from the start of the round until the last worker had joined it.
         round_seconds: the whole round, with the wait.

@@ -1,6 +1,7 @@
 """From names on the command line to objects: the only place that knows both."""
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
@@ -100,8 +101,9 @@ def describe(made: object) -> tuple[str, str, str]:
     """What a list shows of a strategy or task: its first line, its options, its source."""
     text = inspect.getdoc(type(made)) or ""
     paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
-    sources = [part.removeprefix("Source: ") for part in paragraphs if part.startswith("Source: ")]
-    return paragraphs[0], ", ".join(_options(made)), "".join(sources[:1])
+    source = next((part for part in paragraphs if part.startswith("Source: ")), "Source: ")
+    short = re.match(r"Source: (.*?\(\d{4}\)|.*)", source)
+    return paragraphs[0], ", ".join(_options(made)), short[1] if short else ""
 
 
 def _options(made: object, prefix: str = "") -> list[str]:

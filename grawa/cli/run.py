@@ -1,13 +1,14 @@
 """`grawa train`, `grawa resume`: from a configuration to a run folder."""
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -103,10 +104,13 @@ def _run(config: TrainConfig, path: Path) -> None:
     elif processes == 1:
         _host(config, path)
     else:
-        launch(["-m", "grawa.cli.worker", json.dumps(asdict(config)), str(path)], processes)
+        launch(
+            ["-m", "grawa.cli.worker", json.dumps(asdict(config)), str(path), *sys.argv], processes
+        )
     if is_first_process():
-        finished = RunFolder(path).events()[-1]
-        Console().print(summary(finished, f"{config.task}, {config.strategy}: {path}"))
+        console = Console()
+        console.print(summary(RunFolder(path).events()[-1]))
+        console.print(f"{path}: the run's folder; `grawa evaluate {path}` measures its model")
 
 
 @record
@@ -169,7 +173,20 @@ def keep(events: Iterator[Event], config: TrainConfig, task: Task, path: Path) -
                     board(event)
             elif isinstance(event, Finished):
                 folder.save_model(event.consensus)
-                folder.append("finished", {"metric": task.metric, **event.as_json()})
+                folder.append("finished", _totals(event, task, folder))
+
+
+def _totals(finished: Finished, task: Task, folder: RunFolder) -> dict[str, Any]:
+    """What came of a run; sums over all its rounds, also those before it was resumed."""
+    rounds = [event for event in folder.events() if event["kind"] == "round"]
+    summed = ("bytes_sent", "compute_seconds", "round_seconds")
+    return {
+        "metric": task.metric,
+        "error": finished.error,
+        "step": finished.step,
+        "round": finished.round,
+        **{name: sum(event[name] for event in rounds) for name in summed},
+    }
 
 
 def _file_name(config: TrainConfig) -> str:

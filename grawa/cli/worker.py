@@ -1,4 +1,7 @@
-"""One process of `grawa train`, as `grawa.train.launch` starts it; the launcher reports errors."""
+"""One process of `grawa train`, as `grawa.train.launch` starts it; the launcher reports errors.
+
+Arguments: the configuration as JSON, the run's folder, and the command that the user gave.
+"""
 
 import json
 import sys
@@ -10,7 +13,9 @@ from grawa.experiments.config import TrainConfig
 
 if __name__ == "__main__":
     table = json.loads(sys.argv[1])
+    path = Path(sys.argv[2])
+    sys.argv = sys.argv[3:]  # for the record
     try:
-        run_process(TrainConfig.from_toml(table, Path("command line")), Path(sys.argv[2]))
+        run_process(TrainConfig.from_toml(table, Path("command line")), path)
     except (UserError, DivergedError, CommunicationError):
         sys.exit(1)

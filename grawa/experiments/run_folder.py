@@ -1,6 +1,7 @@
 """The folder of a run: everything that is known of it afterwards."""
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -155,7 +156,8 @@ def environment() -> dict[str, Any]:
         "versions": {name: version(name) for name in packages},
         "git": _git_hash(),
         "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
     }
 
 

@@ -100,12 +100,12 @@ def bytes_text(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def summary(finished: Mapping[str, Any], title: str) -> Table:
+def summary(finished: Mapping[str, Any]) -> Table:
     """The table at the end of a run, from its event "finished"."""
-    table = Table(title=title, show_header=False, title_justify="left")
+    table = Table(show_header=False)
     table.add_row(f"{finished['metric']} of the consensus", metric_text(finished))
-    table.add_row("rounds", str(finished["rounds"]))
-    table.add_row("local steps per worker", str(finished["steps"]))
+    table.add_row("rounds", str(finished["round"]))
+    table.add_row("local steps per worker", str(finished["step"]))
     table.add_row("sent per worker", bytes_text(finished["bytes_sent"]))
     table.add_row("seconds in training", f"{finished['compute_seconds']:.2f}")
     table.add_row("seconds in rounds", f"{finished['round_seconds']:.2f}")

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -50,24 +49,14 @@ class Finished:
     Attributes:
         error: the task's metric of the consensus.
         consensus: its state dict.
-        steps: local steps made.
-        rounds: rounds made.
-        bytes_sent: per hosted worker, the start included.
-        compute_seconds: local steps, in this process.
-        round_seconds: rounds, with waiting for the others.
+        step: local steps made.
+        round: rounds made.
     """
 
     error: float
     consensus: dict[str, Tensor]
-    steps: int
-    rounds: int
-    bytes_sent: int
-    compute_seconds: float
-    round_seconds: float
-
-    def as_json(self) -> dict[str, Any]:
-        """Its numbers, without the consensus."""
-        return {name: value for name, value in vars(self).items() if name != "consensus"}
+    step: int
+    round: int
 
 
 Event = Started | RoundReport | Finished
@@ -123,15 +112,12 @@ def train(
         parameters=sum(p.numel() for p in workers[0].model.parameters() if p.requires_grad),
         device=str(device),
     )
-    compute_seconds = round_seconds = 0.0
     with averager:
         while averager.step < settings.steps:
             _step(workers, averager)
             if averager.step == settings.steps and settings.steps % settings.sync_every:
                 averager.synchronize()  # so that no local step is lost to the consensus
             for report in reports:
-                compute_seconds += report.compute_seconds
-                round_seconds += report.round_seconds
                 if checkpoints and _is_due(report.round, settings.checkpoint_every):
                     save(checkpoints, workers, averager, process)
                 yield report
@@ -139,11 +125,8 @@ def train(
     yield Finished(
         error=consensus_error(averager, task, data),
         consensus=averager.consensus(),
-        steps=averager.step,
-        rounds=averager.round,
-        bytes_sent=averager.bytes_sent,
-        compute_seconds=compute_seconds,
-        round_seconds=round_seconds,
+        step=averager.step,
+        round=averager.round,
     )
 
 
