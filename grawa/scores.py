@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -60,25 +60,14 @@ class GradientNorms:
     Source: Dimlioglu and Choromanska (2024), section 4; `docs/decisions.md` for the decay.
     """
 
+    is_norm: ClassVar[bool] = True
+    needs_gradients: ClassVar[bool] = True
+    needs_losses: ClassVar[bool] = False
+
     decay: float = TRAINING_DECAY
 
     def __post_init__(self) -> None:
         _check_decay(self.decay)
-
-    @property
-    def is_norm(self) -> bool:
-        """Yes."""
-        return True
-
-    @property
-    def needs_gradients(self) -> bool:
-        """Yes."""
-        return True
-
-    @property
-    def needs_losses(self) -> bool:
-        """No."""
-        return False
 
     def tracker(self, groups: Sequence[int], num_hosted: int) -> "TrainingNormTracker":
         """See `Score.tracker`."""
@@ -133,26 +122,15 @@ class ProbeGradientNorms:
     runs in eval mode and changes nothing.
     """
 
+    is_norm: ClassVar[bool] = True
+    needs_gradients: ClassVar[bool] = False
+    needs_losses: ClassVar[bool] = False
+
     probe: Probe
     decay: float = PROBE_DECAY
 
     def __post_init__(self) -> None:
         _check_decay(self.decay)
-
-    @property
-    def is_norm(self) -> bool:
-        """Yes."""
-        return True
-
-    @property
-    def needs_gradients(self) -> bool:
-        """No: the probe has gradients of its own."""
-        return False
-
-    @property
-    def needs_losses(self) -> bool:
-        """No."""
-        return False
 
     def tracker(self, groups: Sequence[int], num_hosted: int) -> "ProbeNormTracker":
         """See `Score.tracker`."""
@@ -204,26 +182,15 @@ class TrainingLoss:
     in `docs/decisions.md`.
     """
 
+    is_norm: ClassVar[bool] = False
+    needs_gradients: ClassVar[bool] = False
+    needs_losses: ClassVar[bool] = True
+
     window: int = 4
 
     def __post_init__(self) -> None:
         if self.window < 1:
             raise UserError(f"window must be at least 1, got {self.window}")
-
-    @property
-    def is_norm(self) -> bool:
-        """No."""
-        return False
-
-    @property
-    def needs_gradients(self) -> bool:
-        """No."""
-        return False
-
-    @property
-    def needs_losses(self) -> bool:
-        """Yes."""
-        return True
 
     def tracker(self, groups: Sequence[int], num_hosted: int) -> "LossTracker":
         """See `Score.tracker`."""
