@@ -1,7 +1,6 @@
 """The driver: it hangs on the user's optimizer and leaves the training loop alone."""
 
 import re
-import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,17 +12,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from grawa.comm import DistributedCommunicator, InProcessCommunicator
 from grawa.comm.distributed import DEFAULT_TIMEOUT
 from grawa.errors import UserError
 from grawa.guard import Guard
-from grawa.protocols import Communicator, Strategy
+from grawa.protocols import Strategy
 from grawa.replicas import Replicas
-from grawa.round_report import RoundReport
-from grawa.rounds import Calls, Outcome, Roll, Rounds
+from grawa.roll import Calls, Roll, RollCall
+from grawa.round_report import Reporter, RoundReport
+from grawa.rounds import Rounds
 from grawa.schedule import Every
-from grawa.stack import local
-from grawa.start import check_alike
+from grawa.start import check_alike, connect
 
 OnRound = Callable[[RoundReport], None]
 
@@ -87,37 +85,40 @@ class Averager:
             raise UserError(f'buffers must be "average" or "local", got {buffers!r}')
         models = [model] if isinstance(model, nn.Module) else list(model)
         optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+        if worker_group is not None and len(models) > 1:
+            raise UserError("a process that is one of a worker's several hosts that worker only")
+        self.strategy = strategy
         self._schedule = Every(sync_every)
-        self._comm = _communicator(process_group, len(models), timeout)
+        self._comm = connect(process_group, len(models), timeout)
         options = f"{strategy} {sync_every} {guard} {buffers} {measure_distance}"
-        options = re.sub(r" at 0x[0-9a-f]+", "", options)  # functions' addresses differ
-        replicas = check_alike(
-            self._comm, lambda: Replicas(models, optimizers, worker_group), models, options
+        self._replicas = check_alike(
+            self._comm,
+            lambda: Replicas(models, optimizers, worker_group),
+            models,
+            re.sub(r" at 0x[0-9a-f]+", "", options),  # functions' addresses differ
+        )
+        self._roll_call = RollCall(
+            self._replicas,
+            self._comm,
+            None if worker_group is None else connect(worker_group, 1, timeout),
+            score=strategy.score,
+            groups=strategy.groups(self._replicas.names),
+            shares_gradients=strategy.shares_gradients(0),
         )
         self._rounds = Rounds(
-            replicas,
+            self._replicas,
             strategy,
             self._comm,
             guard,
-            worker=_worker(worker_group, len(models), timeout),
-            average_buffers=buffers == "average",
+            with_buffers=buffers == "average",
             measure_distance=measure_distance,
         )
-        self._replicas = replicas
+        self._reporter = Reporter(self._comm)
         self._on_round = list(on_round)
         self._handles: list[RemovableHandle] = []
-        self._notes_gradients = strategy.score is not None and strategy.score.needs_gradients
-        self._needs_losses = strategy.score is not None and strategy.score.needs_losses
-        self._recorded = False
+        self._knows_losses = strategy.score is None or not strategy.score.needs_losses
         self.step = 0
         self.round = 0
-        self._bytes_reported = 0
-        self._round_ended = time.perf_counter()
-
-    @property
-    def strategy(self) -> Strategy:
-        """How workers are pulled together."""
-        return self._rounds.strategy
 
     @property
     def num_workers(self) -> int:
@@ -151,7 +152,7 @@ class Averager:
         if self.strategy.shares_gradients(0):
             self._handles.append(optimizers[0].register_step_pre_hook(self._before_step))
         self._handles.append(optimizers[-1].register_step_post_hook(self._after_step))
-        self._round_ended = time.perf_counter()
+        self._reporter.local_steps_begin()
 
     def detach(self) -> None:
         """Waits for the others' last rounds, taking part in them, and lets the optimizer go.
@@ -181,8 +182,8 @@ class Averager:
         Args:
             loss: a scalar; or (K,), the hosted workers' losses.
         """
-        self._rounds.note_losses(loss.detach().reshape(self._comm.num_hosted))
-        self._recorded = True
+        self._roll_call.note_losses(loss.detach().reshape(self._comm.num_hosted))
+        self._knows_losses = True
 
     def barrier(self) -> None:
         """Waits until every process has called it."""
@@ -192,22 +193,14 @@ class Averager:
         """Runs a round now; every process must call it."""
         self._run_round(self._call(Calls.ROUND))
 
-    def consensus(self) -> dict[str, Tensor]:
+    def consensus(self) -> dict[str, Any]:
         """The one model to evaluate, save and serve, as a state dict; every process must call it.
 
         Returns:
             The first hosted model's `state_dict()`, copied, with the consensus's parameters.
         """
         with torch.no_grad():
-            leaves = self._rounds.consensus()
-        model = self._replicas.models[0]
-        by_id = {id(p): name for name, p in model.named_parameters()}
-        state: dict[str, Tensor] = {}
-        for key, value in model.state_dict(keep_vars=True).items():
-            state[key] = value.detach().clone()
-            if (name := by_id.get(id(value), "")) in leaves:
-                local(state[key]).copy_(leaves[name])
-        return state
+            return self._replicas.state_dict_of(self._rounds.consensus())
 
     @contextmanager
     def consensus_applied(self) -> Generator[nn.Module]:
@@ -239,78 +232,45 @@ class Averager:
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         with torch.no_grad():
-            rounds = self._rounds
-            if self._notes_gradients and rounds.tracker is not None:
-                rounds.tracker.note_gradients(self._replicas.gradient_norms())
+            self._roll_call.note_gradients()
             self.step += 1
-            rounds.drift(self._schedule.share)
-            if self._schedule.is_due(self.step):
-                self._run_round(self._call(Calls.ROUND))
+            self._rounds.drift(self._schedule.share)
+        if self._schedule.is_due(self.step):
+            self._run_round(self._call(Calls.ROUND))
 
     def _call(self, purpose: Calls) -> Roll:
-        if purpose is Calls.ROUND and self._needs_losses and not self._recorded:
+        if purpose is Calls.ROUND and not self._knows_losses:
             raise UserError(
                 f"{type(self.strategy).__name__} ranks workers by their training loss: call "
                 "averager.record_loss(loss) before optimizer.step()"
             )
-        self._call_began = time.perf_counter()
+        self._reporter.round_begins()
         with torch.no_grad():
-            roll = self._rounds.call(purpose)
-        self._call_ended = time.perf_counter()
+            roll = self._roll_call.call(purpose)
+        self._reporter.all_are_there()
         return roll
 
     def _run_round(self, roll: Roll) -> None:
         with torch.no_grad():
             outcome = self._rounds.run(roll)
+            self._roll_call.restart()
         self.round += 1
-        report = self._report(roll, outcome)
+        report = self._reporter.report(self.round, self.step, roll, outcome)
         for callback in self._on_round:
             callback(report)
 
-    def _report(self, roll: Roll, outcome: Outcome) -> RoundReport:
-        now = time.perf_counter()
-        report = RoundReport(
-            round=self.round,
-            step=self.step,
-            weights=outcome.weights,
-            scores=roll.health.scores,
-            losses=roll.health.losses,
-            consensus_distance=outcome.consensus_distance,
-            left_out=outcome.verdict.left_out,
-            bytes_sent=self._comm.bytes_sent - self._bytes_reported,
-            compute_seconds=self._call_began - self._round_ended,
-            wait_seconds=self._call_ended - self._call_began,
-            round_seconds=now - self._call_began,
-        )
-        self._bytes_reported = self._comm.bytes_sent
-        self._round_ended = now
-        return report
-
     def state_dict(self) -> dict[str, Any]:
         """What this process must save, beside model and optimizer, to resume bit for bit."""
-        return {"step": self.step, "round": self.round, **self._rounds.state_dict()}
+        return {
+            "step": self.step,
+            "round": self.round,
+            "strategy": self._rounds.state_dict(),
+            "roll": self._roll_call.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` gave, from the same strategy; else raises `UserError`."""
+        self._rounds.load_state_dict(state["strategy"])
+        self._roll_call.load_state_dict(state["roll"])
         self.step, self.round = state["step"], state["round"]
-        self._recorded = state["losses"][1] > 0 or self.step > 0
-        self._rounds.load_state_dict(state)
-
-
-def _worker(
-    group: dist.ProcessGroup | None, num_hosted: int, timeout: timedelta
-) -> Communicator | None:
-    if group is None:
-        return None
-    if num_hosted > 1:
-        raise UserError("a worker that is a group of processes can't share a process: host one")
-    return DistributedCommunicator(dist.get_process_group_ranks(group), 1, timeout)
-
-
-def _communicator(
-    group: dist.ProcessGroup | None, num_hosted: int, timeout: timedelta
-) -> Communicator:
-    if not (dist.is_available() and dist.is_initialized()):
-        return InProcessCommunicator(num_hosted)
-    ranks = None if group is None else dist.get_process_group_ranks(group)
-    return DistributedCommunicator(ranks, num_hosted, timeout)
+        self._knows_losses |= self.step > 0

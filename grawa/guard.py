@@ -102,7 +102,7 @@ class Guard:
     def _loses_too_much(self, losses: Tensor, sound: Tensor, reasons: dict[int, str]) -> Tensor:
         known = torch.where(sound, losses, torch.nan)
         median = known.nanquantile(0.5)
-        limit = self.loss_ratio * median + self.loss_margin
+        limit = median + (self.loss_ratio - 1.0) * median.abs() + self.loss_margin
         above = known > limit  # false where a loss, or every loss, is unknown
         for i in torch.where(above)[0]:
             reasons[int(i)] = f"loss {known[i]:.3g} is above {limit:.3g} (median {median:.3g})"

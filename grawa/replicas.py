@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -49,6 +51,8 @@ class Replicas:
         held = [held_names(m, o) for m, o in zip(models, optimizers, strict=True)]
         names = held[0]
         self.params = host(models, names)
+        self._rows = [row for leaf in self.params.values() for row in leaf.unbind(0)]
+        self._on_one_device = len({row.device for row in self._rows}) == 1
         self._params = [
             [dict(model.named_parameters())[name] for name in names] for model in models
         ]
@@ -91,9 +95,8 @@ class Replicas:
 
     def finite(self) -> Tensor:
         """Which models' parameters are all finite: (K,), bool."""
-        rows = [row for leaf in self.params.values() for row in leaf.unbind(0)]
         # A sum of squares is finite only if every term is; overflow counts as divergence.
-        norms = self._norms(rows).view(-1, len(self.models))
+        norms = self._norms(self._rows).view(-1, len(self.models))
         return torch.isfinite(norms.sum(dim=0))
 
     def gradient_norms(self) -> Tensor:
@@ -110,7 +113,9 @@ class Replicas:
         present = [tensor for tensor in tensors if tensor is not None]
         if not present:
             return torch.zeros(len(tensors), device=self.device)
-        norms = [n.to(self.device) for n in torch._foreach_norm(present, dtype=self._norm_dtype)]
+        norms = list(torch._foreach_norm(present, dtype=self._norm_dtype))
+        if not self._on_one_device:
+            norms = [norm.to(self.device) for norm in norms]
         if len(present) < len(tensors):
             found = iter(norms)
             zero = torch.zeros_like(norms[0])
@@ -150,6 +155,20 @@ class Replicas:
         torch._foreach_copy_([rows[worker] for rows in self.params.values()], list(target.values()))
         self.optimizers[worker].state.clear()
 
+    def state_dict_of(self, leaves: Leaves) -> dict[str, Any]:
+        """The first model's state dict, copied, with these leaves in place of its parameters."""
+        model = self.models[0]
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        state: dict[str, Any] = {}
+        for key, value in model.state_dict(keep_vars=True).items():
+            if not isinstance(value, Tensor):  # a module's extra state
+                state[key] = deepcopy(value)
+                continue
+            state[key] = value.detach().clone()
+            if (name := names.get(id(value), "")) in leaves:
+                local(state[key]).copy_(leaves[name])
+        return state
+
     def others(self) -> Stack:
         """The frozen parameters that no optimizer holds: the same everywhere from the start."""
         names = [n for n, _ in self.models[0].named_parameters() if n not in self.params]
@@ -158,7 +177,7 @@ class Replicas:
     def buffers(self, wanted: Callable[[Tensor], bool]) -> Stack:
         """The buffers that are wanted, as a stack."""
         names = [name for name, buffer in self.models[0].named_buffers() if wanted(buffer)]
-        return host(self.models, names)
+        return host(self.models, names) if names else {}
 
 
 def _grad_or_zero(parameter: nn.Parameter) -> Tensor:

@@ -1,9 +1,14 @@
 """What a round tells the outside: callbacks, logs, progress and plots."""
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+
+from grawa.protocols import Communicator
+from grawa.roll import Roll
+from grawa.rounds import Outcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,3 +56,49 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not (abs(value) < float("inf")):
         return None
     return value
+
+
+class Reporter:
+    """Keeps time and counts bytes between round reports.
+
+    Args:
+        comm: what counts the bytes.
+    """
+
+    def __init__(self, comm: Communicator) -> None:
+        self._comm = comm
+        self._bytes_before = 0
+        self.local_steps_begin()
+
+    def local_steps_begin(self) -> None:
+        """The workers train by themselves from now on."""
+        self._training_since = time.perf_counter()
+
+    def round_begins(self) -> None:
+        """The roll is about to be called."""
+        self._called = time.perf_counter()
+
+    def all_are_there(self) -> None:
+        """Every worker has answered."""
+        self._answered = time.perf_counter()
+
+    def report(self, round_number: int, step: int, roll: Roll, outcome: Outcome) -> RoundReport:
+        """The report of a round that has just ended; local steps begin."""
+        now = time.perf_counter()
+        sent = self._comm.bytes_sent
+        report = RoundReport(
+            round=round_number,
+            step=step,
+            weights=outcome.weights,
+            scores=roll.health.scores,
+            losses=roll.health.losses,
+            consensus_distance=outcome.consensus_distance,
+            left_out=outcome.verdict.left_out,
+            bytes_sent=sent - self._bytes_before,
+            compute_seconds=self._called - self._training_since,
+            wait_seconds=self._answered - self._called,
+            round_seconds=now - self._called,
+        )
+        self._bytes_before = sent
+        self.local_steps_begin()
+        return report

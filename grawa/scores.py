@@ -71,38 +71,45 @@ class GradientNorms:
 
     def tracker(self, groups: Sequence[int], num_hosted: int) -> "TrainingNormTracker":
         """See `Score.tracker`."""
-        return TrainingNormTracker(self.decay, groups)
+        return TrainingNormTracker(self.decay, groups, num_hosted)
 
 
 class TrainingNormTracker:
     """The running norms behind `GradientNorms`."""
 
-    def __init__(self, decay: float, groups: Sequence[int]) -> None:
+    def __init__(self, decay: float, groups: Sequence[int], num_hosted: int) -> None:
         self._ema = Ema(decay)
         self._groups = tuple(groups)
+        self._steps = 0
+        self._last = torch.zeros(num_hosted, max(groups) + 1)
 
     def note_gradients(self, norms: Tensor) -> None:
         """See `Tracker.note_gradients`."""
         self._ema.update(norms)
+        self._steps += 1
 
     def note_losses(self, losses: Tensor) -> None:
         """Losses don't count."""
 
     def read(self) -> Tensor:
-        """See `Tracker.read`."""
-        return sum_groups(self._ema.value(), self._groups)
+        """See `Tracker.read`; the last round's scores if no step was made since, zeros at first."""
+        if self._steps > 0:
+            self._last = sum_groups(self._ema.value(), self._groups)
+        return self._last
 
     def restart(self) -> None:
         """Each round averages its own local steps."""
         self._ema.restart()
+        self._steps = 0
 
     def state_dict(self) -> dict[str, Any]:
         """See `Tracker.state_dict`."""
-        return self._ema.state_dict()
+        return {**self._ema.state_dict(), "steps": self._steps, "last": self._last}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Tracker.load_state_dict`."""
         self._ema.load_state_dict(state)
+        self._steps, self._last = state["steps"], state["last"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,10 +2,13 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
+from grawa.comm import DistributedCommunicator, InProcessCommunicator
 from grawa.errors import UserError
 from grawa.protocols import Communicator
 from grawa.replicas import Replicas, fingerprint
@@ -55,6 +58,23 @@ def check_alike(
             )
     assert replicas is not None
     return replicas
+
+
+def connect(group: dist.ProcessGroup | None, num_hosted: int, timeout: timedelta) -> Communicator:
+    """A communicator for the processes of a group, or for this one if there is no group at all.
+
+    Args:
+        group: who takes part; `None` for all processes, if there are several.
+        num_hosted: workers per process.
+        timeout: how long a message may wait for the others.
+
+    Returns:
+        The communicator.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return InProcessCommunicator(num_hosted)
+    ranks = None if group is None else dist.get_process_group_ranks(group)
+    return DistributedCommunicator(ranks, num_hosted, timeout)
 
 
 def _number(text: str) -> float:

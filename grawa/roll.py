@@ -1,0 +1,136 @@
+"""The roll call before a round: what every worker says of itself, in one small message."""
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from grawa.guard import Health
+from grawa.protocols import Communicator, Score
+from grawa.replicas import Replicas
+
+
+class Calls(IntEnum):
+    """What a worker calls the others together for."""
+
+    ROUND = 0
+    GRADIENTS = 1
+    LEAVING = 2
+
+
+class Roll(NamedTuple):
+    """What all workers said."""
+
+    calls: Tensor
+    """(N,)"""
+    health: Health
+    has_gradient: Tensor
+    """(N, L), or (N, 0) for a strategy that never shares gradients."""
+
+
+class RollCall:
+    """Collects what the hosted workers will say while they train, and calls the roll.
+
+    Args:
+        replicas: the hosted workers.
+        comm: all workers.
+        worker: the processes that the one hosted worker is made of, if they are several.
+        score: what the strategy asks for, if anything.
+        groups: the group of each leaf.
+        shares_gradients: whether the strategy ever shares gradients.
+    """
+
+    def __init__(
+        self,
+        replicas: Replicas,
+        comm: Communicator,
+        worker: Communicator | None,
+        *,
+        score: Score | None,
+        groups: Sequence[int],
+        shares_gradients: bool,
+    ) -> None:
+        self._replicas = replicas
+        self._comm = comm
+        self._worker = worker
+        self._score = score
+        self._num_scores = max(groups) + 1 if score else 0
+        self._shares = shares_gradients
+        self._tracker = score.tracker(groups, comm.num_hosted) if score else None
+        self._loss_sum = replicas.zeros()
+        self._num_losses = 0
+
+    def note_gradients(self) -> None:
+        """Takes the gradients of a local step, if the score is made of them."""
+        if self._tracker is not None and self._score is not None and self._score.needs_gradients:
+            self._tracker.note_gradients(self._replicas.gradient_norms())
+
+    def note_losses(self, losses: Tensor) -> None:
+        """Takes the hosted workers' losses of a local step, (K,)."""
+        self._loss_sum += losses
+        self._num_losses += 1
+        if self._tracker is not None:
+            self._tracker.note_losses(losses)
+
+    def call(self, purpose: Calls) -> Roll:
+        """Calls all workers together; each process must do so, for whatever purpose."""
+        rows = self._comm.gather(self._agreed(self._rows(purpose)))()
+        calls, finite, losses = rows[:, 0], rows[:, 1] > 0, rows[:, 2]
+        scores, has_gradient = rows[:, 3:].tensor_split([self._num_scores], dim=1)
+        is_norm = self._score is not None and self._score.is_norm
+        health = Health(finite, losses, scores if self._num_scores else None, is_norm)
+        return Roll(calls, health, has_gradient)
+
+    def restart(self) -> None:
+        """Called after each round."""
+        self._loss_sum.zero_()
+        self._num_losses = 0
+        if self._tracker is not None:
+            self._tracker.restart()
+
+    def _rows(self, purpose: Calls) -> Tensor:
+        """What the hosted workers say: purpose, soundness, loss, scores, gradients: (K, C)."""
+        finite = self._replicas.finite()
+        if purpose is Calls.GRADIENTS:
+            finite = finite & torch.isfinite(self._replicas.gradient_norms().sum(dim=1))
+        losses = self._mean_losses()
+        purposes = torch.full_like(losses, float(purpose))
+        columns = [torch.stack([purposes, finite.to(losses), losses], dim=1)]
+        if self._tracker is not None:
+            columns.append(self._tracker.read().to(losses))
+        if self._shares:
+            columns.append(self._replicas.has_gradient().to(losses))
+        return torch.cat(columns, dim=1)
+
+    def _mean_losses(self) -> Tensor:
+        """Since the last round, (K,): NaN where none was noted, infinite where not finite."""
+        if self._num_losses == 0:
+            return torch.full_like(self._loss_sum, torch.nan)
+        means = self._loss_sum / self._num_losses
+        return torch.where(torch.isfinite(means), means, torch.inf)
+
+    def _agreed(self, rows: Tensor) -> Tensor:
+        """What a worker of several processes says with one voice: sound only if all are."""
+        if self._worker is None:
+            return rows
+        said = self._worker.gather(rows)()
+        agreed = said.mean(dim=0, keepdim=True)
+        agreed[:, 1] = said[:, 1].amin()
+        return agreed
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must be saved so that training resumes bit for bit."""
+        return {
+            "tracker": self._tracker.state_dict() if self._tracker else None,
+            "loss_sum": self._loss_sum,
+            "num_losses": self._num_losses,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+        if self._tracker is not None:
+            self._tracker.load_state_dict(state["tracker"])
+        self._loss_sum.copy_(state["loss_sum"])
+        self._num_losses = state["num_losses"]
