@@ -212,7 +212,7 @@ class Averager:
             The model.
         """
         model = self._replicas.models[0]
-        own = {key: value.clone() for key, value in model.state_dict().items()}
+        own = self._replicas.state_dict_of({})
         model.load_state_dict(self.consensus())
         try:
             yield model

@@ -155,8 +155,8 @@ class Replicas:
         torch._foreach_copy_([rows[worker] for rows in self.params.values()], list(target.values()))
         self.optimizers[worker].state.clear()
 
-    def state_dict_of(self, leaves: Leaves) -> dict[str, Any]:
-        """The first model's state dict, copied, with these leaves in place of its parameters."""
+    def state_dict_of(self, leaves: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The first model's state dict, copied, with these leaves in place of its own."""
         model = self.models[0]
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         state: dict[str, Any] = {}
