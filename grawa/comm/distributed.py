@@ -1,7 +1,6 @@
 """Workers in several processes, over `torch.distributed` (gloo on the CPU, NCCL on GPUs)."""
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from itertools import chain
 
@@ -16,8 +15,9 @@ from grawa.comm.in_process import (
     new_leaves,
     weights_per_leaf,
 )
+from grawa.comm.messages import Messages
 from grawa.comm.plan import Piece, Plan, plan_of, section
-from grawa.errors import CommunicationError, UserError
+from grawa.errors import UserError
 from grawa.math.mean import RunningMean
 from grawa.protocols import Team
 from grawa.stack import Leaves, Stack, in_memory_order
@@ -84,16 +84,24 @@ class DistributedCommunicator:
         """See `Communicator.gather`."""
         row = rows.detach().to(self._device or "cpu", torch.float64).contiguous()
         everyone = row.new_empty(len(self._members), *row.shape)
-        self._bytes += (len(self._members) - 1) * row.nbytes
-        with self._contact("gather scores"):
-            work = dist.all_gather(list(everyone.unbind(0)), row, group=self._group, async_op=True)
+        everyone[self._process] = row
+        messages = Messages(self._group, "gather scores")
+        for peer in self._peers():
+            messages.send(row, peer)
+            messages.receive(everyone[peer], peer)
+        messages.start()
+        self._bytes += messages.bytes_sent
 
         def wait() -> Tensor:
-            with self._contact("gather scores"):
-                work.wait()
-                return everyone.flatten(0, 1).cpu()
+            messages.wait()
+            return everyone.flatten(0, 1).cpu()
 
         return wait
+
+    def _peers(self) -> list[int]:
+        """The other processes, p+1, p+2, ..., so that not all talk to process 0 first."""
+        processes = len(self._members)
+        return [(self._process + hop) % processes for hop in range(1, processes)]
 
     def hosted(self, rows: Tensor) -> Tensor:
         """See `Communicator.hosted`."""
@@ -109,9 +117,8 @@ class DistributedCommunicator:
         )
         mine = self._row(rows, weights)
         plan = plan_of(mean, processes)
-        with self._contact("average parameters"):
-            self._send_rows(plan, mine, masses, mean)
-            self._share_sections(mean)
+        self._send_rows(plan, mine, masses, mean)
+        self._share_sections(mean)
         return mean
 
     def split(self, size: int) -> Sequence[Team]:
@@ -156,21 +163,17 @@ class DistributedCommunicator:
         me, processes = self._process, len(self._members)
         own = plan.pieces[me]
         arrived: dict[int, list[Tensor]] = {me: [_part(row, piece) for piece in own]}
-        transfers: list[dist.P2POp] = []
-        # Process p posts to p+1, p+2, ... so that not all send to process 0 first.
-        for peer in ((me + hop) % processes for hop in range(1, processes)):
+        messages = Messages(self._group, "average parameters")
+        for peer in self._peers():
             arrived[peer] = [_waiting_place(mean, piece, me, peer, processes) for piece in own]
-            transfers += [
-                self._send(_part(row, piece), peer)
-                for piece in plan.pieces[peer]
-                if masses[me][piece.leaf] > 0
-            ]
-            transfers += [
-                self._receive(place, peer)
-                for place, piece in zip(arrived[peer], own, strict=True)
-                if masses[peer][piece.leaf] > 0
-            ]
-        _run(transfers)
+            for piece in plan.pieces[peer]:
+                if masses[me][piece.leaf] > 0:
+                    messages.send(_part(row, piece), peer)
+            for place, piece in zip(arrived[peer], own, strict=True):
+                if masses[peer][piece.leaf] > 0:
+                    messages.receive(place, peer)
+        messages.start().wait()
+        self._bytes += messages.bytes_sent
         running = RunningMean([mean.flats[piece.flat][piece.start : piece.stop] for piece in own])
         for peer in range(processes):
             running.add(arrived[peer], [masses[peer][piece.leaf] for piece in own])
@@ -178,30 +181,13 @@ class DistributedCommunicator:
     def _share_sections(self, mean: Leaves) -> None:
         """Phase two: each owner's section of the mean to everyone."""
         me, processes = self._process, len(self._members)
-        transfers: list[dist.P2POp] = []
+        messages = Messages(self._group, "share the average")
         for flat in mean.flats:
-            for peer in ((me + hop) % processes for hop in range(1, processes)):
-                transfers.append(self._send(section(flat, me, processes), peer))
-                transfers.append(self._receive(section(flat, peer, processes), peer))
-        _run(transfers)
-
-    def _send(self, values: Tensor, peer: int) -> dist.P2POp:
-        self._bytes += values.nbytes
-        return dist.P2POp(dist.isend, values, group=self._group, group_peer=peer)
-
-    def _receive(self, place: Tensor, peer: int) -> dist.P2POp:
-        return dist.P2POp(dist.irecv, place, group=self._group, group_peer=peer)
-
-    @contextmanager
-    def _contact(self, purpose: str) -> Generator[None]:
-        try:
-            yield
-        except RuntimeError as error:
-            raise CommunicationError(
-                f"rank {dist.get_rank()} lost contact with the others while trying to {purpose}: "
-                f"{str(error).splitlines()[0]}. Another rank failed, or was silent for longer than "
-                "the timeout; look at the first error among all ranks' outputs."
-            ) from error
+            for peer in self._peers():
+                messages.send(section(flat, me, processes), peer)
+                messages.receive(section(flat, peer, processes), peer)
+        messages.start().wait()
+        self._bytes += messages.bytes_sent
 
 
 def _part(row: list[Tensor], piece: Piece) -> Tensor:
@@ -214,9 +200,3 @@ def _waiting_place(mean: Leaves, piece: Piece, me: int, peer: int, processes: in
     flat = mean.flats[piece.flat]
     shift = (peer - me) * (flat.numel() // processes)
     return flat[piece.start + shift : piece.stop + shift]
-
-
-def _run(transfers: list[dist.P2POp]) -> None:
-    if transfers:
-        for work in dist.batch_isend_irecv(transfers):
-            work.wait()

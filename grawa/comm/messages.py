@@ -1,0 +1,72 @@
+"""Messages between the processes of a group, all under way at once, none waited for forever."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import torch.distributed as dist
+from torch import Tensor
+
+from grawa.errors import CommunicationError
+
+
+class Messages:
+    """A batch of messages from this process to others and from others to this one.
+
+    Args:
+        group: the processes; its timeout bounds every wait.
+        purpose: what they are for, for an error's message.
+
+    Attributes:
+        bytes_sent: by this process, in this batch.
+    """
+
+    def __init__(self, group: dist.ProcessGroup, purpose: str) -> None:
+        self._group = group
+        self._purpose = purpose
+        self._transfers: list[dist.P2POp] = []
+        self._works: list[dist.Work] = []
+        self.bytes_sent = 0
+
+    def send(self, values: Tensor, peer: int) -> None:
+        """Adds a message to a peer, by its rank in the group."""
+        self._transfers.append(dist.P2POp(dist.isend, values, group=self._group, group_peer=peer))
+        self.bytes_sent += values.nbytes
+
+    def receive(self, place: Tensor, peer: int) -> None:
+        """Adds a message from a peer."""
+        self._transfers.append(dist.P2POp(dist.irecv, place, group=self._group, group_peer=peer))
+
+    def start(self) -> "Messages":
+        """Sets them on their way.
+
+        Returns:
+            These messages.
+        """
+        if self._transfers:
+            with self._contact(None):
+                self._works = list(dist.batch_isend_irecv(self._transfers))
+        return self
+
+    def wait(self) -> None:
+        """Waits until all have arrived.
+
+        Raises:
+            CommunicationError: if one does not within the group's timeout; it names the peer.
+        """
+        one_each = len(self._works) == len(self._transfers)  # NCCL has one for all
+        for i, work in enumerate(self._works):
+            with self._contact(self._transfers[i].group_peer if one_each else None):
+                work.wait()
+
+    @contextmanager
+    def _contact(self, peer: int | None) -> Generator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            ranks = dist.get_process_group_ranks(self._group)
+            whom = "the others" if peer is None else f"rank {ranks[peer]}"
+            cause = str(error).splitlines()[0]
+            raise CommunicationError(
+                f"rank {dist.get_rank()} lost contact with {whom} while trying to "
+                f"{self._purpose}: it failed, or was silent for longer than the timeout ({cause})"
+            ) from error
