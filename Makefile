@@ -34,7 +34,7 @@ examples: .venv/installed
 	$(BIN)/python examples/new_strategy.py
 
 benchmarks: .venv/installed
-	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
+	$(BIN)/pip install -qq -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/sync.py
 	$(BIN)/python benchmarks/local_step.py
 
@@ -47,5 +47,5 @@ clean:
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev,tensorboard]'
+	$(BIN)/pip install -qq -c constraints.txt -e '.[dev,tensorboard]'
 	touch $@

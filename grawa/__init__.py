@@ -10,6 +10,7 @@ from grawa.scores import GradientNorms, ProbeGradientNorms, TrainingLoss
 from grawa.stack import Leaves, Stack, by_model, by_tensor
 from grawa.strategies import EASGD, GRAWA, LGRAWA, LSGD, MGRAWA, DataParallel, DiLoCo, LocalSGD
 from grawa.strategies.center import OuterNesterov
+from grawa.train.launch import distributed
 from grawa.version import __version__
 
 __all__ = [
@@ -42,4 +43,5 @@ __all__ = [
     "__version__",
     "by_model",
     "by_tensor",
+    "distributed",
 ]

@@ -30,8 +30,8 @@ class Averager:
     """Trains with other workers: counts optimizer steps and runs a round every so many of them.
 
     The loop, the scheduler, gradient accumulation, AMP and closures stay your own. Start the
-    script with `torchrun` and initialise a process group (`grawa.init_distributed` does both the
-    right backend and the device); without one it runs as a single worker and does no harm. Every
+    script with `torchrun` and open its process group with `grawa.distributed()` or your own
+    way; without one it runs as a single worker and does no harm. Every
     process must make the same calls of this object. Construction gives every worker the
     parameters and buffers of worker 0.
 
@@ -81,12 +81,17 @@ class Averager:
         measure_distance: bool = False,
         on_round: Sequence[OnRound] = (),
     ) -> None:
+        if not isinstance(strategy, Strategy):
+            raise UserError(f"strategy must be a value such as grawa.LGRAWA(), got {strategy!r}")
         if buffers not in ("average", "local"):
             raise UserError(f'buffers must be "average" or "local", got {buffers!r}')
         models = [model] if isinstance(model, nn.Module) else list(model)
         optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
-        if worker_group is not None and len(models) > 1:
-            raise UserError("a process that is one of a worker's several hosts that worker only")
+        if worker_group is not None and (len(models) > 1 or process_group is None):
+            raise UserError(
+                "where a worker is several processes, each hosts that worker only, and "
+                "process_group must say who averages: the processes of the same place in each"
+            )
         self.strategy = strategy
         self._schedule = Every(sync_every)
         self._comm = connect(process_group, len(models), timeout)
@@ -155,7 +160,7 @@ class Averager:
         self._reporter.local_steps_begin()
 
     def detach(self) -> None:
-        """Waits for the others' last rounds, taking part in them, and lets the optimizer go.
+        """Takes part in the others' last rounds, and in one for the last steps of all.
 
         Workers may have made different numbers of steps, because their data ran out or because a
         `GradScaler` skipped some: who has finished goes on taking part until all have.
@@ -163,11 +168,13 @@ class Averager:
         self._remove_hooks()
         while True:
             roll = self._call(Calls.LEAVING)
-            if bool((roll.calls == Calls.LEAVING).all()):
-                return
             if bool((roll.calls == Calls.GRADIENTS).any()):
-                self._rounds.share_gradients(roll, self.step)
-            self._run_round(roll)
+                self._rounds.share_gradients(roll, self.step)  # says who has stopped
+            all_leave = bool((roll.calls == Calls.LEAVING).all())
+            if not all_leave or bool((roll.new_steps > 0).any()):
+                self._run_round(roll)
+            if all_leave:
+                return
 
     def _remove_hooks(self) -> None:
         for handle in self._handles:
@@ -181,7 +188,15 @@ class Averager:
 
         Args:
             loss: a scalar; or (K,), the hosted workers' losses.
+
+        Raises:
+            UserError: if it is something else.
         """
+        if not isinstance(loss, Tensor) or loss.numel() != self._comm.num_hosted:
+            raise UserError(
+                f"record_loss takes a tensor with one loss for each of the "
+                f"{self._comm.num_hosted} hosted workers, got {loss!r}"
+            )
         self._roll_call.note_losses(loss.detach().reshape(self._comm.num_hosted))
         self._knows_losses = True
 
@@ -196,11 +211,15 @@ class Averager:
     def consensus(self) -> dict[str, Any]:
         """The one model to evaluate, save and serve, as a state dict; every process must call it.
 
+        Workers whose parameters are not finite have no part in it. With `buffers="local"`, and
+        between rounds, buffers are this worker's own, so let one process save it.
+
         Returns:
             The first hosted model's `state_dict()`, copied, with the consensus's parameters.
         """
+        roll = self._call(Calls.CONSENSUS)
         with torch.no_grad():
-            return self._replicas.state_dict_of(self._rounds.consensus())
+            return self._replicas.state_dict_of(self._rounds.consensus(roll))
 
     @contextmanager
     def consensus_applied(self) -> Generator[nn.Module]:
@@ -232,7 +251,7 @@ class Averager:
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         with torch.no_grad():
-            self._roll_call.note_gradients()
+            self._roll_call.note_step()
             self.step += 1
             self._rounds.drift(self._schedule.share)
         if self._schedule.is_due(self.step):

@@ -64,8 +64,8 @@ class Replicas:
             )
         self._shards = worker_group if sharded else None
         dtypes = {rows.dtype for rows in self.params.values()}
-        wide = len(dtypes) == 1 and dtypes <= {torch.float32, torch.float64}
-        self._norm_dtype = None if wide else torch.float32
+        wide = torch.float64 if torch.float64 in dtypes else torch.float32
+        self._norm_dtype = None if dtypes == {wide} else wide
 
     @property
     def names(self) -> list[str]:

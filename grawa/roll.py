@@ -18,6 +18,7 @@ class Calls(IntEnum):
     ROUND = 0
     GRADIENTS = 1
     LEAVING = 2
+    CONSENSUS = 3
 
 
 class Roll(NamedTuple):
@@ -25,6 +26,8 @@ class Roll(NamedTuple):
 
     calls: Tensor
     """(N,)"""
+    new_steps: Tensor
+    """(N,), local steps since the last round."""
     health: Health
     has_gradient: Tensor
     """(N, L), or (N, 0) for a strategy that never shares gradients."""
@@ -61,9 +64,11 @@ class RollCall:
         self._tracker = score.tracker(groups, comm.num_hosted) if score else None
         self._loss_sum = replicas.zeros()
         self._num_losses = 0
+        self._new_steps = 0
 
-    def note_gradients(self) -> None:
-        """Takes the gradients of a local step, if the score is made of them."""
+    def note_step(self) -> None:
+        """Counts a local step, and takes its gradients if the score is made of them."""
+        self._new_steps += 1
         if self._tracker is not None and self._score is not None and self._score.needs_gradients:
             self._tracker.note_gradients(self._replicas.gradient_norms())
 
@@ -77,27 +82,29 @@ class RollCall:
     def call(self, purpose: Calls) -> Roll:
         """Calls all workers together; each process must do so, for whatever purpose."""
         rows = self._comm.gather(self._agreed(self._rows(purpose)))()
-        calls, finite, losses = rows[:, 0], rows[:, 1] > 0, rows[:, 2]
-        scores, has_gradient = rows[:, 3:].tensor_split([self._num_scores], dim=1)
+        calls, finite, losses, new_steps = rows[:, :4].unbind(dim=1)
+        scores, has_gradient = rows[:, 4:].tensor_split([self._num_scores], dim=1)
         is_norm = self._score is not None and self._score.is_norm
-        health = Health(finite, losses, scores if self._num_scores else None, is_norm)
-        return Roll(calls, health, has_gradient)
+        health = Health(finite > 0, losses, scores if self._num_scores else None, is_norm)
+        return Roll(calls, new_steps, health, has_gradient)
 
     def restart(self) -> None:
         """Called after each round."""
         self._loss_sum.zero_()
         self._num_losses = 0
+        self._new_steps = 0
         if self._tracker is not None:
             self._tracker.restart()
 
     def _rows(self, purpose: Calls) -> Tensor:
-        """What the hosted workers say: purpose, soundness, loss, scores, gradients: (K, C)."""
+        """What the hosted workers say, each a row: (K, C)."""
         finite = self._replicas.finite()
         if purpose is Calls.GRADIENTS:
             finite = finite & torch.isfinite(self._replicas.gradient_norms().sum(dim=1))
         losses = self._mean_losses()
         purposes = torch.full_like(losses, float(purpose))
-        columns = [torch.stack([purposes, finite.to(losses), losses], dim=1)]
+        steps = torch.full_like(losses, float(self._new_steps))
+        columns = [torch.stack([purposes, finite.to(losses), losses, steps], dim=1)]
         if self._tracker is not None:
             columns.append(self._tracker.read().to(losses))
         if self._shares:
@@ -126,6 +133,7 @@ class RollCall:
             "tracker": self._tracker.state_dict() if self._tracker else None,
             "loss_sum": self._loss_sum,
             "num_losses": self._num_losses,
+            "new_steps": self._new_steps,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -134,3 +142,4 @@ class RollCall:
             self._tracker.load_state_dict(state["tracker"])
         self._loss_sum.copy_(state["loss_sum"])
         self._num_losses = state["num_losses"]
+        self._new_steps = state["new_steps"]

@@ -114,9 +114,10 @@ class Rounds:
         wanted = (roll.has_gradient > 0).any(dim=0).tolist()
         self._replicas.set_gradients(self._gradient_mean, wanted)
 
-    def consensus(self) -> Leaves:
-        """See `Strategy.consensus`; collective."""
-        return self._strategy.consensus(self._replicas.params, self._state, self._comm)
+    def consensus(self, roll: Roll) -> Leaves:
+        """The strategy's consensus of the workers that are well."""
+        others = Participants(self._comm, self._judge(roll.health).active)
+        return self._strategy.consensus(self._replicas.params, self._state, others)
 
     def state_dict(self) -> dict[str, Any]:
         """What must be saved so that training resumes bit for bit."""

@@ -19,8 +19,8 @@ class Every:
     steps: int
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UserError(f"sync_every must be at least 1, got {self.steps}")
+        if not isinstance(self.steps, int) or self.steps < 1:
+            raise UserError(f"sync_every must be a whole number, at least 1, got {self.steps}")
 
     def is_due(self, step: int) -> bool:
         """Whether a round follows the `step`-th local step, counted from 1."""

@@ -1,6 +1,7 @@
 """`grawa strategies`, `grawa tasks`: what there is."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from rich.console import Console
 from rich.table import Table
@@ -23,7 +24,11 @@ def _show(what: str, known: Mapping[str, Callable[[], object]]) -> None:
     for heading in (what, "what it is", "options and defaults", "source"):
         table.add_column(heading, overflow="fold")
     for name, make in known.items():
-        table.add_row(name, *names.describe(make()))
+        what_it_is, options, source = names.describe(make())
+        if isinstance(make, partial):
+            fixed = ", ".join(f"{key}={value}" for key, value in make.keywords.items())
+            what_it_is = f"{make.func.__name__} with {fixed}."
+        table.add_row(name, what_it_is, options, source)
     console = Console()
     console.print(table)
     console.print(f"Options are written as {next(iter(known))}:option=value:option=value")

@@ -31,6 +31,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     Args:
         args: the command line; by default the process's own.
     """
+    if (sys.argv[1:] if args is None else list(args)) == ["--version"]:
+        print(f"grawa {__version__}")
+        sys.exit(0)
     try:
         _parse(args)()
     except UserError as error:

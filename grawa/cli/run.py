@@ -31,13 +31,15 @@ from grawa.strategies import GRAWA
 from grawa.tasks import Data, Task
 from grawa.train.checkpoint import latest, step_of
 from grawa.train.launch import (
+    distributed,
+    from_first,
     is_first_process,
     launch,
-    process_group,
+    pick_device,
     under_launcher,
     while_parent_lives,
 )
-from grawa.train.loop import Event, Finished, Started, deal, load, pick_device, train
+from grawa.train.loop import Event, Finished, Started, deal, load, train
 from grawa.train.worker import Worker
 
 
@@ -99,10 +101,8 @@ def check(config: TrainConfig) -> None:
 
 def _run(config: TrainConfig, path: Path) -> None:
     processes = config.num_processes()
-    if under_launcher():
+    if under_launcher() or processes == 1:
         run_process(config, path)
-    elif processes == 1:
-        _host(config, path)
     else:
         launch(
             ["-m", "grawa.cli.worker", json.dumps(asdict(config)), str(path), *sys.argv], processes
@@ -115,16 +115,22 @@ def _run(config: TrainConfig, path: Path) -> None:
 
 @record
 def run_process(config: TrainConfig, path: Path) -> None:
-    """What each of several processes does; it leaves its error where the launcher finds it."""
-    with process_group(config.device, config.settings().timeout):
-        _host(config, path)
+    """What each process does; it leaves its error where a launcher finds it."""
+    with distributed(config.device, config.settings().timeout) as device:
+        _host(config, from_first(path), device)
 
 
-def _host(config: TrainConfig, path: Path) -> None:
+def _host(config: TrainConfig, path: Path, device: torch.device) -> None:
     """Trains the workers of this process; the first one keeps the run folder."""
     task = names.task(config.task)
     checkpoints = RunFolder(path).checkpoints if config.checkpoint_every else None
-    events = train(task, partial(strategy_for, config), config.settings(), checkpoints)
+    events = train(
+        task,
+        partial(strategy_for, config),
+        config.settings(),
+        device=device,
+        checkpoints=checkpoints,
+    )
     if under_launcher():
         events = while_parent_lives(events)
     if is_first_process():

@@ -48,11 +48,7 @@ class Messages:
         return self
 
     def wait(self) -> None:
-        """Waits until all have arrived.
-
-        Raises:
-            CommunicationError: if one does not within the group's timeout; it names the peer.
-        """
+        """Waits until all have arrived; else raises `CommunicationError`, naming the peer."""
         one_each = len(self._works) == len(self._transfers)  # NCCL has one for all
         for i, work in enumerate(self._works):
             with self._contact(self._transfers[i].group_peer if one_each else None):

@@ -12,17 +12,19 @@ from grawa.guard import Guard
 from grawa.train.faults import FAULTS_HELP, Fault
 from grawa.train.settings import Settings
 
+_LONGEST_TIMEOUT = 1e9  # seconds, some thirty years
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Train a task on several workers.
 
-    By default each worker is a process of its own on this machine. Under torchrun or srun, the
-    processes are those that were started. The run leaves a folder with its configuration, its
+    By default each worker is a process of its own on this machine. Under torchrun, the processes
+    are those that it started. The run leaves a folder with its configuration, its
     events and `model.safetensors`; `grawa evaluate RUN` measures that model.
     """
 
-    task: tyro.conf.Positional[str]
+    task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
     """What to learn, with options: digits, digits:train_size=400. `grawa tasks` lists them."""
 
     strategy: str = "lgrawa"
@@ -69,7 +71,10 @@ class TrainConfig:
     """How samples are dealt out: iid, or dirichlet:A (A small: each worker sees few labels)."""
 
     fault: Annotated[
-        tuple[str, ...], tyro.conf.arg(help=f"What goes wrong on purpose: {FAULTS_HELP}.")
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(
+            metavar="FAULT", help=f"What goes wrong on purpose; may be repeated: {FAULTS_HELP}."
+        ),
     ] = ()
 
     dtype: Literal["float32", "float64"] = "float32"
@@ -91,7 +96,16 @@ class TrainConfig:
     """Write TensorBoard's files into the run folder too; needs the extra [tensorboard]."""
 
     def settings(self) -> Settings:
-        """What the training loop needs to know of it."""
+        """What the training loop needs to know of it.
+
+        Returns:
+            The settings.
+
+        Raises:
+            UserError: if a value is out of range.
+        """
+        if not 0.0 < self.timeout < _LONGEST_TIMEOUT:
+            raise UserError(f"timeout must be positive and finite, got {self.timeout}")
         return Settings(
             workers=self.workers,
             steps=self.steps,
@@ -105,7 +119,6 @@ class TrainConfig:
             shards=self.shards,
             faults=tuple(Fault.parse(text) for text in self.fault),
             dtype=self.dtype,
-            device=self.device,
             seed=self.seed,
             timeout=timedelta(seconds=self.timeout),
             checkpoint_every=self.checkpoint_every,

@@ -27,6 +27,7 @@ class RoundProgress:
         self._console = console
         self._bytes = 0
         self._shown = 0
+        self._left_out: set[int] = set()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=16),
@@ -52,12 +53,20 @@ class RoundProgress:
         self._bytes += report.bytes_sent
         line = describe_round(report, self._bytes)
         self._progress.update(self._task, completed=report.step, description=line)
-        for worker, why in report.left_out.items():
-            self._console.print(f"round {report.round}: worker {worker} left out: {why}")
+        self._show_left_out(report)
         due = report.step * _LINES // self._steps > self._shown * _LINES // self._steps
         if not self._console.is_terminal and due:
             self._console.print(f"step {report.step}/{self._steps}  {line}")
             self._shown = report.step
+
+    def _show_left_out(self, report: RoundReport) -> None:
+        """Says when a worker is first left out, and when it is back."""
+        for worker, why in report.left_out.items():
+            if worker not in self._left_out:
+                self._console.print(f"round {report.round}: worker {worker} left out: {why}")
+        for worker in self._left_out - set(report.left_out):
+            self._console.print(f"round {report.round}: worker {worker} takes part again")
+        self._left_out = set(report.left_out)
 
 
 def describe_round(report: RoundReport, bytes_sent: int) -> str:

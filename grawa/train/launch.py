@@ -17,9 +17,11 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from grawa.comm.distributed import DEFAULT_TIMEOUT
 from grawa.errors import CommunicationError, UserError
 
 Event = TypeVar("Event")
+Value = TypeVar("Value")
 
 _GRACE_SECONDS = 1.0
 """How long a worker that lost another holds back its own error, so that the cause is named."""
@@ -47,7 +49,7 @@ def launch(command: Sequence[str], processes: int) -> None:
 
     The processes are started by torch's elastic launcher, as torchrun would, and see its
     environment variables. When one fails, all are ended. A process should run its work in
-    `process_group`, decorated with `torch.distributed.elastic`'s `record`.
+    `distributed`, decorated with `torch.distributed.elastic`'s `record`.
 
     Args:
         command: arguments for the Python interpreter.
@@ -99,29 +101,32 @@ def _cause(failure: ProcessFailure) -> str:
 
 
 @contextmanager
-def process_group(device: str, timeout: timedelta) -> Generator[None]:
-    """The default process group of a launched process, closed at the end.
+def distributed(
+    device: str = "auto", timeout: timedelta = DEFAULT_TIMEOUT
+) -> Generator[torch.device]:
+    """The process group of a script that torchrun started; nothing for one that was not.
 
     Args:
         device: "cpu" for gloo, "cuda" for NCCL, "auto" for what the machine has.
         timeout: how long a message may wait for the others.
 
     Yields:
-        Nothing.
+        The device of this process: with GPUs, one for each process of a machine.
 
     Raises:
         CommunicationError: as the body did, or if not all processes came.
     """
-    gpu = device != "cpu" and torch.cuda.is_available()
-    if gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    place = pick_device(device)
+    if not under_launcher():
+        yield place
+        return
     try:
-        dist.init_process_group("nccl" if gpu else "gloo", timeout=timeout)
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timeout)
     except RuntimeError as error:
         raise CommunicationError(f"not all processes came together: {error}") from error
     neighbours = _neighbours()
     try:
-        yield
+        yield place
     except CommunicationError:
         _wake(neighbours)
         # The process that failed first is to be found first.
@@ -129,6 +134,41 @@ def process_group(device: str, timeout: timedelta) -> Generator[None]:
         raise
     finally:
         dist.destroy_process_group()
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of this process.
+
+    Args:
+        name: "auto" for a GPU if there is one, or a device's name.
+
+    Returns:
+        The device; a GPU is made the current one.
+
+    Raises:
+        UserError: if there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError("device cuda was asked for, but this machine has no usable GPU")
+        index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+        torch.cuda.set_device(index)
+        return torch.device("cuda", index)
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"there is no device {name!r}: use auto, cpu or cuda") from error
+
+
+def from_first(value: Value) -> Value:
+    """What rank 0 has, on every rank; collective where there is a process group."""
+    if not dist.is_initialized():
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
 
 
 def _neighbours() -> list[int]:
@@ -142,7 +182,7 @@ def _neighbours() -> list[int]:
 def _wake(pids: Sequence[int]) -> None:
     """Lets stopped processes go on, since a signal to end reaches a process only awake."""
     for pid in pids:
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGCONT)
 
 

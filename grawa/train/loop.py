@@ -63,7 +63,12 @@ Event = Started | RoundReport | Finished
 
 
 def train(
-    task: Task, strategy_for: StrategyFor, settings: Settings, checkpoints: Path | None
+    task: Task,
+    strategy_for: StrategyFor,
+    settings: Settings,
+    *,
+    device: torch.device | None = None,
+    checkpoints: Path | None = None,
 ) -> Iterator[Event]:
     """Trains the workers hosted by this process, together with the other processes.
 
@@ -71,6 +76,7 @@ def train(
         task: what is learnt.
         strategy_for: makes the strategy.
         settings: how.
+        device: where this process trains; the CPU by default.
         checkpoints: the folder for checkpoints, where training goes on if there is one already.
 
     Yields:
@@ -85,7 +91,7 @@ def train(
             f"{settings.workers} workers can't be spread evenly over {processes} processes"
         )
     hosted = settings.workers // processes
-    device = pick_device(settings.device)
+    device = device or torch.device("cpu")
     data = load(task, settings, device)
     shards = deal(task, data, settings)
     indices = range(process * hosted, (process + 1) * hosted)
@@ -115,13 +121,12 @@ def train(
     with averager:
         while averager.step < settings.steps:
             _step(workers, averager)
-            if averager.step == settings.steps and settings.steps % settings.sync_every:
-                averager.synchronize()  # so that no local step is lost to the consensus
             for report in reports:
                 if checkpoints and _is_due(report.round, settings.checkpoint_every):
                     save(checkpoints, workers, averager, process)
                 yield report
             reports.clear()
+    yield from reports  # the round after the last steps
     yield Finished(
         error=consensus_error(averager, task, data),
         consensus=averager.consensus(),
@@ -179,30 +184,6 @@ def load(task: Task, settings: Settings, device: torch.device) -> Data:
             for tensor in task.data(settings.seed)
         )
     )
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of this process.
-
-    Args:
-        name: "auto" for a GPU if there is one, or a device's name.
-
-    Returns:
-        The device; one GPU of its own for each process of a machine.
-
-    Raises:
-        UserError: if there is no such device.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda":
-        if not torch.cuda.is_available():
-            raise UserError("device cuda was asked for, but this machine has no usable GPU")
-        return torch.device("cuda", torch.cuda.current_device())
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"there is no device {name!r}: use auto, cpu or cuda") from error
 
 
 def _world() -> tuple[int, int]:

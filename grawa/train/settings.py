@@ -26,7 +26,6 @@ class Settings:
         shards: as for `grawa.train.batches.shard`.
         faults: what goes wrong.
         dtype: of parameters and data.
-        device: "cpu", "cuda", or "auto" for a GPU if there is one.
         seed: of everything random.
         timeout: how long a message may wait for the others.
         checkpoint_every: rounds between checkpoints, or 0 for none.
@@ -44,7 +43,6 @@ class Settings:
     shards: str
     faults: tuple[Fault, ...]
     dtype: Literal["float32", "float64"]
-    device: str
     seed: int
     timeout: timedelta
     checkpoint_every: int

@@ -61,7 +61,7 @@ class Worker:
         batch = self._batches.next().to(self._inputs.device)
         self.optimizer.zero_grad()
         loss = self._task.loss(self.model, self._inputs[batch], self._targets[batch])
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss.detach()
 
     def move(self) -> None:

@@ -1,0 +1,40 @@
+"""A strategy of your own: run this as it is, or with torchrun; it spreads four workers out."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+import grawa
+from grawa import Communicator, Leaves, Round, Score, Stack, State, Strategy, TrainingLoss
+from grawa.experiments.config import TrainConfig
+from grawa.math.motion import pull_
+from grawa.math.weights import inverse_norm, uniform
+from grawa.tasks import Digits
+from grawa.train.launch import is_first_process
+from grawa.train.loop import Finished, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeighted(Strategy):
+    """Pull to an average in which a worker counts by 1 / (mean of its last training losses)."""
+
+    pull: float = 0.5
+    score: Score = field(default=TrainingLoss(window=16))
+
+    def sync(self, params: Stack, scores: Tensor | None, state: State, comm: Communicator) -> Round:
+        """Moves the hosted workers; `scores` is (N, 1)."""
+        assert scores is not None, "the driver gathers what `score` asks for"
+        weights = inverse_norm(scores)
+        pull_(params, comm.weighted_mean(params, weights), self.pull)
+        return Round(state, weights)
+
+    def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:
+        """The mean of the workers as they are now."""
+        return comm.weighted_mean(params, uniform(comm.num_workers))
+
+
+settings = TrainConfig(task="digits", workers=4).settings()
+with grawa.distributed() as device:
+    *_, end = train(Digits(), lambda *_: LossWeighted(), settings, device=device)
+if is_first_process() and isinstance(end, Finished):
+    print(f"{LossWeighted()}: test error {end.error:.2%} after {end.step} local steps")
