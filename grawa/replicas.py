@@ -102,7 +102,7 @@ class Replicas:
     def gradient_norms(self) -> Tensor:
         """L2 norm of each parameter's gradient: (K, L); zero where there is no gradient."""
         grads = [p.grad for params in self._params for p in params]
-        norms = self._norms([None if grad is None else local(grad) for grad in grads])
+        norms = self._norms([None if grad is None else _values(grad) for grad in grads])
         if self._shards is not None:
             squares = norms.square()
             dist.all_reduce(squares, group=self._shards)
@@ -145,9 +145,9 @@ class Replicas:
         """Gives every model the same gradient, for the leaves that are wanted."""
         for params in self._params:
             for parameter, leaf, take in zip(params, mean.values(), wanted, strict=True):
-                if take and parameter.grad is None:
+                if take and (parameter.grad is None or parameter.grad.is_sparse):
                     parameter.grad = leaf.clone()
-                elif take and parameter.grad is not None:
+                elif take:
                     local(parameter.grad).copy_(leaf)
 
     def reset(self, worker: int, target: Leaves) -> None:
@@ -182,7 +182,12 @@ class Replicas:
 
 def _grad_or_zero(parameter: nn.Parameter) -> Tensor:
     grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-    return local(grad)
+    return grad.to_dense() if grad.is_sparse else local(grad)
+
+
+def _values(grad: Tensor) -> Tensor:
+    """The entries of a gradient that this process holds."""
+    return grad.coalesce().values() if grad.is_sparse else local(grad)
 
 
 def held_names(model: nn.Module, optimizer: Optimizer) -> list[str]:

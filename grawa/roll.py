@@ -106,7 +106,10 @@ class RollCall:
         steps = torch.full_like(losses, float(self._new_steps))
         columns = [torch.stack([purposes, finite.to(losses), losses, steps], dim=1)]
         if self._tracker is not None:
-            columns.append(self._tracker.read().to(losses))
+            # Asking for the consensus must not run a probe, and so change what comes after.
+            asked = purpose is not Calls.CONSENSUS
+            scores = self._tracker.read() if asked else torch.zeros(len(losses), self._num_scores)
+            columns.append(scores.to(losses))
         if self._shares:
             columns.append(self._replicas.has_gradient().to(losses))
         return torch.cat(columns, dim=1)

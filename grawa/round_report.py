@@ -22,7 +22,7 @@ class RoundReport:
         scores: (N, G), as reported; `None` where the strategy asks for none.
         losses: (N,), mean training loss since the last round; NaN where it is not known.
         consensus_distance: root mean square over the workers that take part of the L2 distance
-            to the round's center, before the pull; `None` if it is not measured.
+            to the round's center, before the pull; `None` if not measured, or without a mean.
         left_out: worker -> why it has no part in the center.
         bytes_sent: since the last round, or the start, and in this round; per hosted worker.
         compute_seconds: since the end of the last round.

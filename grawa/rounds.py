@@ -87,12 +87,9 @@ class Rounds:
             self._replicas.reset(int(worker), consensus)
 
     def _distance(self, others: Participants, verdict: Verdict) -> float | None:
-        if not self._measure_distance:
+        if others.distances is None:
             return None
-        own = others.distances
-        if own is None:  # the strategy asked for no mean: the workers are equal
-            own = torch.zeros(self._comm.num_hosted)
-        distances = self._comm.gather(own.unsqueeze(1))()[verdict.active]
+        distances = self._comm.gather(others.distances.unsqueeze(1))()[verdict.active]
         return float(distances.square().mean().sqrt())
 
     def share_gradients(self, roll: Roll, step: int) -> None:

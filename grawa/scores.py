@@ -219,7 +219,8 @@ class LossTracker:
 
     def note_losses(self, losses: Tensor) -> None:
         """See `Tracker.note_losses`."""
-        self._last = [*self._last, losses][-self._window :]
+        kept = [loss.to(losses) for loss in self._last]  # elsewhere only after a load
+        self._last = [*kept, losses][-self._window :]
 
     def read(self) -> Tensor:
         """The means, (K, 1); before the first loss all are zero, so that nobody is ahead."""

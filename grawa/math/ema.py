@@ -33,9 +33,11 @@ class Ema:
 
     def update(self, rows: Tensor) -> None:
         """Takes one row per worker, (K, C)."""
-        if self._mean is None or self._count is None:
+        if self._mean is None or self._count is None or self._mean.dtype != rows.dtype:
             self._mean = torch.zeros_like(rows)
             self._count = torch.zeros_like(rows[:, :1])
+        if self._mean.device != rows.device:  # loaded from a checkpoint
+            self._mean, self._count = self._mean.to(rows.device), self._count.to(rows.device)
         finite = torch.isfinite(rows.sum(dim=1, keepdim=True))
         moved = self._mean.lerp(rows, 1.0 - self.decay)
         self._mean = torch.where(finite, moved, self._mean)
@@ -62,8 +64,12 @@ class Ema:
 
     def state_dict(self) -> dict[str, Any]:
         """The average and its counts."""
-        return {"mean": self._mean, "count": self._count}
+        return {"mean": _copy(self._mean), "count": _copy(self._count)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
-        self._mean, self._count = state["mean"], state["count"]
+        self._mean, self._count = _copy(state["mean"]), _copy(state["count"])
+
+
+def _copy(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.clone()

@@ -1,0 +1,108 @@
+"""Strategies and tasks as they are written on the command line."""
+
+import dataclasses
+
+import pytest
+
+import grawa
+from grawa.cli import names
+from grawa.tasks import Digits, Logistic, Quadratic, Task
+
+WRITTEN: dict[str, grawa.Strategy] = {
+    "mgrawa": grawa.MGRAWA(),
+    "lgrawa": grawa.LGRAWA(),
+    "lgrawa:pull=0.3": grawa.LGRAWA(pull=0.3),
+    "lgrawa:pull=0.3:prox=0": grawa.LGRAWA(pull=0.3, prox=0.0),
+    "lgrawa:pull=.3:pull=1": grawa.LGRAWA(pull=1.0),
+    "lgrawa:power=2e0": grawa.LGRAWA(power=2.0),
+    "lgrawa:norms.decay=0.95": grawa.LGRAWA(norms=grawa.GradientNorms(decay=0.95)),
+    "lgrawa:outer.lr=1": grawa.LGRAWA(outer=grawa.OuterNesterov(lr=1.0)),
+    "mgrawa:outer.lr=1:outer.momentum=0": grawa.MGRAWA(
+        outer=grawa.OuterNesterov(lr=1.0, momentum=0.0)
+    ),
+    "lgrawa_nesterov": grawa.LGRAWA(outer=grawa.OuterNesterov()),
+    "lgrawa_nesterov:outer.momentum=0.5": grawa.LGRAWA(outer=grawa.OuterNesterov(momentum=0.5)),
+    "easgd:elasticity=0.5": grawa.EASGD(elasticity=0.5),
+    "lsgd": grawa.LSGD(),
+    "lsgd:team_size=2:leader_every=4": grawa.LSGD(team_size=2, leader_every=4),
+    "lsgd:loss.window=8": grawa.LSGD(loss=grawa.TrainingLoss(window=8)),
+    "local_sgd": grawa.LocalSGD(),
+    "local_sgd:warmup_steps=100": grawa.LocalSGD(warmup_steps=100),
+    "uniform": grawa.LocalSGD(pull=0.5, prox=0.01),
+    "diloco:outer.lr=0.5": grawa.DiLoCo(outer=grawa.OuterNesterov(lr=0.5)),
+    "data_parallel": grawa.DataParallel(),
+}
+
+
+@pytest.mark.parametrize("text", WRITTEN)
+def test_a_strategy_is_read_as_it_is_written(text: str) -> None:
+    assert names.strategy(text) == WRITTEN[text]
+
+
+TASKS: dict[str, Task] = {
+    "digits": Digits(),
+    "digits:train_size=400": Digits(train_size=400),
+    "quadratic:dimensions=3:noise=0": Quadratic(dimensions=3, noise=0.0),
+    "logistic:ridge=0.1": Logistic(ridge=0.1),
+}
+
+
+@pytest.mark.parametrize("text", TASKS)
+def test_a_task_is_read_as_it_is_written(text: str) -> None:
+    assert names.task(text) == TASKS[text]
+
+
+REFUSED = {
+    "": "there is no strategy ''; there are mgrawa, lgrawa, easgd",
+    "LGRAWA": "there is no strategy 'LGRAWA'",
+    "sgd": "there is no strategy 'sgd'",
+    "lgrawa:": "write options of a strategy as lgrawa:option=value, got ''",
+    "lgrawa:pull": "write options of a strategy as lgrawa:option=value, got 'pull'",
+    "lgrawa:pul=0.3": "strategy lgrawa has no option 'pul'; it has pull, prox",
+    "lgrawa:=1": "has no option ''",
+    "lgrawa:pull=": "pull of strategy lgrawa must be a float, got ''",
+    "lgrawa:pull=half": "pull of strategy lgrawa must be a float, got 'half'",
+    "lgrawa:pull=2": r"pull must lie in \[0, 1\], got 2.0",
+    "lgrawa:pull=nan": r"pull must lie in \[0, 1\], got nan",
+    "lgrawa:group_by=x": "has no option 'group_by'",
+    "lgrawa:outer=1": "set 'outer' of strategy lgrawa by its own options: outer.lr, outer.mom",
+    "lgrawa:outer.x=1": "has no option 'x'; it has lr, momentum",
+    "lgrawa:outer.lr=-1": r"lr .*, got -1\.0",
+    "lgrawa:norms.decay=1": r"decay must lie in \[0, 1\), got 1\.0",
+    "lsgd:team_size=2.5": "team_size of strategy lsgd must be a int, got '2.5'",
+    "lsgd:team_size=1": "team_size must be at least 2, got 1",
+    "lsgd:leader_every=2": "leader_every must be 1, or more with a team_size, got 2",
+    "data_parallel:pull=1": "strategy data_parallel has no option 'pull'; it has none",
+    "local_sgd:pull.x=1": "pull",
+}
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_what_is_no_strategy_is_refused(text: str) -> None:
+    with pytest.raises(grawa.UserError, match=REFUSED[text]):
+        names.strategy(text)
+
+
+@pytest.mark.parametrize("text", ["mnist", "digits:size=3", "digits:train_size=1e3", "quadratic:"])
+def test_what_is_no_task_is_refused(text: str) -> None:
+    with pytest.raises(grawa.UserError, match="task"):
+        names.task(text)
+
+
+@pytest.mark.parametrize("name", names.STRATEGIES)
+def test_what_a_list_shows_can_be_written(name: str) -> None:
+    made = names.STRATEGIES[name]()
+    _, options, _ = names.describe(made)
+    shown = [option for option in options.split(", ") if option and "None" not in option]
+    assert names.strategy(":".join([name, *shown])) == made
+
+
+@pytest.mark.parametrize("name", names.STRATEGIES)
+def test_every_option_that_has_a_default_is_shown(name: str) -> None:
+    made = names.STRATEGIES[name]()
+    what, options, source = names.describe(made)
+    assert what.endswith(".")
+    assert source.startswith("Source") or any(c.isdigit() for c in source)
+    for field in dataclasses.fields(made):
+        if field.name != "group_by":
+            assert field.name in options

@@ -1,0 +1,15 @@
+"""What holds for every test."""
+
+import pytest
+import torch
+from hypothesis import settings
+
+# The same examples in every run, and no assertion on time.
+settings.register_profile("grawa", derandomize=True, deadline=None, database=None)
+settings.load_profile("grawa")
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers() -> None:
+    """A test's random numbers don't depend on the tests before it."""
+    torch.manual_seed(0)

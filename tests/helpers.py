@@ -1,0 +1,192 @@
+"""Workers to train, data to train them on, and the strategies under test."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+from torch.optim import SGD, Optimizer
+
+import grawa
+
+INPUTS, HIDDEN, OUTPUTS, BATCH = 3, 8, 2, 6
+
+STRATEGIES: dict[str, grawa.Strategy] = {
+    "mgrawa": grawa.MGRAWA(),
+    "lgrawa": grawa.LGRAWA(),
+    "lgrawa with outer Nesterov": grawa.LGRAWA(outer=grawa.OuterNesterov()),
+    "easgd": grawa.EASGD(),
+    "easgd with prox": grawa.EASGD(prox=0.05),
+    "lsgd": grawa.LSGD(),
+    "lsgd in teams": grawa.LSGD(team_size=2, leader_every=2, prox=0.05),
+    "local sgd": grawa.LocalSGD(),
+    "local sgd, soft pull with prox": grawa.LocalSGD(pull=0.5, prox=0.05),
+    "local sgd with warm-up": grawa.LocalSGD(warmup_steps=3),
+    "diloco": grawa.DiLoCo(),
+    "data parallel": grawa.DataParallel(),
+}
+"""Every strategy, and the variants that have state or code of their own."""
+
+
+def mlp(dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Module:
+    """A small network, the same for the same seed, whatever the global generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers = nn.Linear(INPUTS, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, OUTPUTS)
+    return nn.Sequential(*layers).to(dtype)
+
+
+def with_batchnorm() -> nn.Module:
+    """A small network with buffers, always the same."""
+    model = nn.Sequential(nn.Linear(INPUTS, 4), nn.BatchNorm1d(4), nn.Linear(4, OUTPUTS)).double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.linspace(-1.0, 1.0, p.numel()).view(p.shape))
+    return model
+
+
+def sgd(model: nn.Module) -> Optimizer:
+    """SGD with everything that keeps state."""
+    return SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-4)
+
+
+def plain_sgd(model: nn.Module) -> Optimizer:
+    """SGD that keeps no state."""
+    return SGD(model.parameters(), lr=0.05)
+
+
+@dataclass(frozen=True)
+class Data:
+    """A batch for each step and worker."""
+
+    inputs: Tensor
+    """(S, N, B, INPUTS)"""
+    targets: Tensor
+    """(S, N, B, OUTPUTS)"""
+
+    def workers(self, order: Sequence[int]) -> "Data":
+        """The batches of some workers, in this order."""
+        return Data(self.inputs[:, list(order)], self.targets[:, list(order)])
+
+    def steps(self, start: int, stop: int) -> "Data":
+        """The batches of some steps."""
+        return Data(self.inputs[start:stop], self.targets[start:stop])
+
+
+def batches(
+    steps: int, workers: int, dtype: torch.dtype = torch.float64, scales: Sequence[float] = ()
+) -> Data:
+    """Different batches of one problem; a worker's inputs and targets may be scaled."""
+    generator = torch.Generator().manual_seed(7)
+    truth = torch.randn(INPUTS, OUTPUTS, generator=generator, dtype=torch.float64)
+    inputs = torch.randn(steps, workers, BATCH, INPUTS, generator=generator, dtype=torch.float64)
+    noise = torch.randn(steps, workers, BATCH, OUTPUTS, generator=generator, dtype=torch.float64)
+    targets = torch.sin(inputs @ truth) + 0.3 * noise
+    scale = torch.tensor(scales or [1.0] * workers, dtype=torch.float64).view(1, workers, 1, 1)
+    return Data((inputs * scale).to(dtype), (targets * scale).to(dtype))
+
+
+class Fleet:
+    """Hosted workers: K models, each with its optimizer."""
+
+    def __init__(
+        self,
+        workers: int,
+        model: Callable[[], nn.Module] = mlp,
+        optimizer: Callable[[nn.Module], Optimizer] = sgd,
+    ) -> None:
+        self.models = [model() for _ in range(workers)]
+        self.optimizers = [optimizer(model) for model in self.models]
+
+    def backward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Fresh gradients on a batch each, (K, B, ...); returns the losses, (K,)."""
+        losses = []
+        for model, optimizer, x, y in zip(
+            self.models, self.optimizers, inputs, targets, strict=True
+        ):
+            optimizer.zero_grad()
+            loss = mse_loss(model(x), y)
+            loss.backward()
+            losses.append(loss.detach())
+        return torch.stack(losses)
+
+    def train(
+        self, data: Data, averager: grawa.Averager | None = None, *, tell_loss: bool = True
+    ) -> None:
+        """Steps over the data, with an averager that is attached already, or without."""
+        for inputs, targets in zip(data.inputs, data.targets, strict=True):
+            losses = self.backward(inputs, targets)
+            if averager is not None and tell_loss:
+                averager.record_loss(losses)
+            for optimizer in self.optimizers:
+                optimizer.step()
+
+    def parameters(self) -> Tensor:
+        """A copy of all parameters, (K, P)."""
+        return torch.stack([flat(model) for model in self.models])
+
+
+def step(model: nn.Module, optimizer: Optimizer, data: Data, index: int) -> None:
+    """One local step of one worker, in the model's dtype."""
+    dtype = next(model.parameters()).dtype
+    optimizer.zero_grad()
+    inputs, targets = data.inputs[index, 0].to(dtype), data.targets[index, 0].to(dtype)
+    mse_loss(model(inputs), targets).backward()
+    optimizer.step()
+
+
+def pair(model: nn.Module) -> tuple[nn.Module, Optimizer]:
+    """A model and its optimizer."""
+    return model, sgd(model)
+
+
+def poison(model: nn.Module) -> None:
+    """Makes the parameters what they are after a step on a NaN."""
+    with torch.no_grad():
+        for p in model.parameters():
+            p.fill_(torch.nan)
+
+
+def flat(model: nn.Module) -> Tensor:
+    """A copy of a model's parameters in one row, (P,)."""
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def flat_state(model: nn.Module, state: dict[str, Tensor]) -> Tensor:
+    """A state dict's parameters in one row, (P,)."""
+    return torch.cat([state[name].flatten() for name, _ in model.named_parameters()])
+
+
+def averaged(
+    strategy: grawa.Strategy,
+    data: Data,
+    *,
+    sync_every: int = 2,
+    guard: grawa.Guard | None = None,
+    optimizer: Callable[[nn.Module], Optimizer] = sgd,
+    on_round: Sequence[Callable[[grawa.RoundReport], None]] = (),
+    tell_loss: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Trains hosted workers on the data; their parameters (N, P) and the consensus's (P,)."""
+    dtype = data.inputs.dtype
+    fleet = Fleet(data.inputs.shape[1], lambda: mlp(dtype), optimizer)
+    averager = grawa.Averager(
+        fleet.models,
+        fleet.optimizers,
+        strategy,
+        sync_every=sync_every,
+        guard=guard,
+        on_round=on_round,
+    )
+    averager.attach()  # without the round that follows the last steps when it is detached
+    fleet.train(data, averager, tell_loss=tell_loss)
+    return fleet.parameters(), flat_state(fleet.models[0], averager.consensus())
+
+
+def alone(data: Data, optimizer: Callable[[nn.Module], Optimizer] = sgd) -> Tensor:
+    """The parameters (N, P) of workers that train on the data and never talk."""
+    dtype = data.inputs.dtype
+    fleet = Fleet(data.inputs.shape[1], lambda: mlp(dtype), optimizer)
+    fleet.train(data)
+    return fleet.parameters()

@@ -1,0 +1,50 @@
+"""The outer Nesterov step, against arithmetic and against torch's own SGD."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from grawa.math.outer import nesterov_
+from grawa.stack import Leaves
+
+
+def leaves(values: Tensor) -> Leaves:
+    return Leaves.copy_of({"x": values.to(torch.float64).unsqueeze(0)})
+
+
+def test_two_steps_by_hand() -> None:
+    center, momentum = leaves(torch.tensor([10.0])), leaves(torch.tensor([0.0]))
+    nesterov_(center, momentum, leaves(torch.tensor([8.0])), lr=0.5, momentum_decay=0.5)
+    # d = 2, m = 2: 10 - 0.5 (2 + 0.5 * 2)
+    assert (center["x"].item(), momentum["x"].item()) == (8.5, 2.0)
+    nesterov_(center, momentum, leaves(torch.tensor([4.5])), lr=0.5, momentum_decay=0.5)
+    # d = 4, m = 1 + 4: 8.5 - 0.5 (4 + 0.5 * 5)
+    assert (center["x"].item(), momentum["x"].item()) == (5.25, 5.0)
+
+
+def test_a_learning_rate_of_one_without_momentum_lands_on_the_mean() -> None:
+    center, mean = torch.randn(100), torch.randn(100)
+    stepped = leaves(center)
+    nesterov_(stepped, leaves(torch.zeros(100)), leaves(mean), lr=1.0, momentum_decay=0.0)
+    torch.testing.assert_close(stepped["x"], mean.to(torch.float64), rtol=0.0, atol=1e-15)
+
+
+def test_a_learning_rate_of_zero_stays_but_gathers_momentum() -> None:
+    center, momentum = leaves(torch.tensor([1.0])), leaves(torch.tensor([0.0]))
+    nesterov_(center, momentum, leaves(torch.tensor([0.25])), lr=0.0, momentum_decay=0.9)
+    assert (center["x"].item(), momentum["x"].item()) == (1.0, 0.75)
+
+
+@pytest.mark.parametrize(("lr", "decay"), [(0.7, 0.9), (1.0, 0.0), (0.1, 0.5)])
+def test_it_is_torchs_nesterov_sgd_on_the_pseudo_gradient(lr: float, decay: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    start = torch.randn(5, dtype=torch.float64, generator=generator)
+    parameter = torch.nn.Parameter(start.clone())
+    sgd = torch.optim.SGD([parameter], lr=lr, momentum=decay, nesterov=decay > 0)
+    center, momentum = leaves(start), leaves(torch.zeros(5))
+    for _ in range(6):
+        mean = torch.randn(5, dtype=torch.float64, generator=generator)
+        parameter.grad = parameter.detach() - mean
+        sgd.step()
+        nesterov_(center, momentum, leaves(mean), lr=lr, momentum_decay=decay)
+    torch.testing.assert_close(center["x"], parameter.detach(), rtol=0.0, atol=1e-14)

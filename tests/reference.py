@@ -1,0 +1,203 @@
+"""The methods as formulas in plain torch, on one row per worker; nothing here comes from grawa.
+
+N workers, P parameters, L parameter tensors, B batch. `x` is (N, P) and the center `c` is (P,).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value, vmap
+
+SHAPES = [(8, 3), (8,), (2, 8), (2,)]
+"""The parameter tensors of a network with one hidden layer."""
+SIZES = [24, 8, 16, 2]
+TAU, LR, MOMENTUM, WEIGHT_DECAY = 5, 0.05, 0.9, 1e-4
+STEP_DECAY, ROUND_DECAY, WINDOW = 0.85, 0.9**8, 4
+
+
+@dataclass
+class Scores:
+    """What is known before a round."""
+
+    norms: Tensor
+    """(N, L)"""
+    losses: Tensor
+    """(N,), infinite for a worker that is left out."""
+    guarded: bool
+
+    def floored(self, norms: Tensor) -> Tensor:
+        """With a guard, no norm lies below half the median of its column."""
+        return norms.maximum(0.5 * norms.quantile(0.5, dim=0)) if self.guarded else norms
+
+
+Round = Callable[[Tensor, Tensor, Scores], tuple[Tensor, Tensor]]
+
+
+def mgrawa(pull: float = 0.5, power: float = 1.0) -> Round:
+    def round_(x: Tensor, c: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+        norms = scores.floored(scores.norms.sum(dim=1, keepdim=True))  # (N, 1)
+        beta = norms**-power / (norms**-power).sum(dim=0)
+        c = (beta * x).sum(dim=0)
+        return (1 - pull) * x + pull * c, c
+
+    return round_
+
+
+def lgrawa(pull: float = 0.5) -> Round:
+    def round_(x: Tensor, c: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+        norms = scores.floored(scores.norms)  # (N, L)
+        beta = (1 / norms) / (1 / norms).sum(dim=0)
+        c = (beta.repeat_interleave(torch.tensor(SIZES), dim=1) * x).sum(dim=0)
+        return (1 - pull) * x + pull * c, c
+
+    return round_
+
+
+def with_outer_nesterov(inner: Round, pull: float, lr: float = 0.7, momentum: float = 0.9) -> Round:
+    velocity: Tensor | float = 0.0
+
+    def round_(x: Tensor, c: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+        nonlocal velocity
+        _, mean = inner(x, c, scores)
+        step = c - mean
+        velocity = momentum * velocity + step
+        c = c - lr * (step + momentum * velocity)
+        return (1 - pull) * x + pull * c, c
+
+    return round_
+
+
+def easgd(elasticity: float = 0.9) -> Round:
+    def round_(x: Tensor, c: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+        share = elasticity / len(x)
+        return (1 - share) * x + share * c, (1 - elasticity) * c + elasticity * x.mean(dim=0)
+
+    return round_
+
+
+def lsgd(pull: float = 0.1) -> Round:
+    def round_(x: Tensor, c: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+        c = x[scores.losses.argmin()]
+        return (1 - pull) * x + pull * c, c
+
+    return round_
+
+
+def lsgd_in_teams(size: int, leader_every: int, team_pull: float = 0.1, pull: float = 0.1) -> Round:
+    rounds = 0
+
+    def round_(x: Tensor, c: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+        nonlocal rounds
+        rounds += 1
+        leader = x[scores.losses.argmin()]
+        teams = []
+        for team, losses in zip(
+            torch.split(x, size), torch.split(scores.losses, size), strict=True
+        ):
+            share = 0.0 if bool((losses == inf).all()) else team_pull
+            teams.append((1 - share) * team + share * team[losses.argmin()])
+        x = torch.cat(teams)
+        if rounds % leader_every:
+            return x, c
+        return (1 - pull) * x + pull * leader, leader
+
+    return round_
+
+
+def local_sgd(pull: float = 1.0) -> Round:
+    def round_(x: Tensor, c: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+        c = x.mean(dim=0)
+        return (1 - pull) * x + pull * c, c
+
+    return round_
+
+
+def nothing(x: Tensor, c: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+    return x, c
+
+
+@dataclass
+class Method:
+    """A method: what happens at a round, and around it."""
+
+    round: Round
+    prox: float = 0.0
+    consensus_is_center: bool = True
+    shared_steps: float = 0
+    """This many first steps use the mean of all workers' gradients."""
+
+
+def gradients(x: Tensor, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Each worker's gradient (N, P) and loss (N,), on its batch."""
+
+    def loss(row: Tensor, batch: Tensor, wanted: Tensor) -> Tensor:
+        w1, b1, w2, b2 = (
+            part.view(shape) for part, shape in zip(torch.split(row, SIZES), SHAPES, strict=True)
+        )
+        return (torch.tanh(batch @ w1.T + b1) @ w2.T + b2 - wanted).square().mean()
+
+    grads, losses = vmap(grad_and_value(loss))(x, inputs, targets)
+    return grads, losses
+
+
+def norms_of(gradient: Tensor) -> Tensor:
+    """L2 norms per parameter tensor, (N, L)."""
+    return torch.stack([part.norm(dim=1) for part in torch.split(gradient, SIZES, dim=1)], dim=1)
+
+
+def train(
+    method: Method,
+    start: Tensor,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    guarded: bool = False,
+    probes: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Trains N workers with Nesterov SGD, with a round after every TAU steps.
+
+    Args:
+        method: what the workers do together.
+        start: (P,), where all workers and the center begin.
+        inputs: (S, N, B, 3), a batch for each step and worker.
+        targets: (S, N, B, 2).
+        guarded: whether norms are floored and high losses are left out.
+        probes: one batch per round, the same for all workers, to take the norms on instead.
+
+    Returns:
+        All workers' parameters (N, P), and the consensus (P,).
+    """
+    workers = inputs.shape[1]
+    x, c, v = start.repeat(workers, 1), start, torch.zeros(workers, len(start), dtype=start.dtype)
+    average = torch.zeros(workers, len(SIZES), dtype=start.dtype)
+    losses: list[Tensor] = []
+    for t in range(1, len(inputs) + 1):
+        g, loss = gradients(x, inputs[t - 1], targets[t - 1])
+        losses.append(loss)
+        if t <= method.shared_steps:
+            g = g.mean(dim=0).expand_as(x)
+        if probes is None:
+            average = STEP_DECAY * average + (1 - STEP_DECAY) * norms_of(g)
+        g = g + WEIGHT_DECAY * x
+        v = MOMENTUM * v + g
+        x = x - LR * (g + MOMENTUM * v)
+        x = (1 - method.prox / TAU) * x + (method.prox / TAU) * c
+        if t % TAU:
+            continue
+        if probes is None:
+            norms = average / (1 - STEP_DECAY**TAU)
+            average = torch.zeros_like(average)
+        else:
+            n = t // TAU
+            probe = [batch[n - 1].expand(workers, -1, -1) for batch in probes]
+            average = ROUND_DECAY * average + (1 - ROUND_DECAY) * norms_of(gradients(x, *probe)[0])
+            norms = average / (1 - ROUND_DECAY**n)
+        recent = torch.stack(losses[-WINDOW:]).mean(dim=0)
+        whole = torch.stack(losses[-TAU:]).mean(dim=0)
+        if guarded:
+            recent = recent.masked_fill(whole > 1.25 * whole.quantile(0.5) + 0.02, inf)
+        x, c = method.round(x, c, Scores(norms, recent, guarded))
+    return x, c if method.consensus_is_center else x.mean(dim=0)

@@ -1,0 +1,163 @@
+"""Every strategy, over real training, against its formulas in plain torch."""
+
+from dataclasses import dataclass
+from math import inf
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+import grawa
+from tests import reference
+from tests.helpers import Data, Fleet, averaged, batches, flat, flat_state, mlp
+from tests.reference import Method
+
+WORKERS, ROUNDS = 4, 4
+STEPS = ROUNDS * reference.TAU
+SCALES = (1.0, 0.15, 1.6, 1.7)
+"""Of the workers' data: worker 1's gradients are below half the median, and the losses of the
+second team are above the guard's gate."""
+
+
+@dataclass
+class Case:
+    strategy: grawa.Strategy
+    method: Method
+    needs_losses: bool = False
+
+
+def cases() -> dict[str, Case]:
+    """Anew for each test, since some methods keep state."""
+    outer = grawa.OuterNesterov()
+    return {
+        "mgrawa": Case(grawa.MGRAWA(prox=0.1), Method(reference.mgrawa(), prox=0.1)),
+        "mgrawa, squared": Case(
+            grawa.MGRAWA(pull=0.3, prox=0.0, power=2.0), Method(reference.mgrawa(0.3, 2.0))
+        ),
+        "lgrawa": Case(grawa.LGRAWA(prox=0.1), Method(reference.lgrawa(), prox=0.1)),
+        "lgrawa with outer Nesterov": Case(
+            grawa.LGRAWA(prox=0.1, outer=outer),
+            Method(reference.with_outer_nesterov(reference.lgrawa(), pull=0.5), prox=0.1),
+        ),
+        "easgd": Case(grawa.EASGD(), Method(reference.easgd())),
+        "easgd with prox": Case(grawa.EASGD(prox=0.1), Method(reference.easgd(), prox=0.1)),
+        "lsgd": Case(
+            grawa.LSGD(prox=0.1),
+            Method(reference.lsgd(), prox=0.1, consensus_is_center=False),
+            needs_losses=True,
+        ),
+        "lsgd in teams": Case(
+            grawa.LSGD(prox=0.1, team_size=2, team_pull=0.2, leader_every=2),
+            Method(
+                reference.lsgd_in_teams(2, leader_every=2, team_pull=0.2),
+                prox=0.1,
+                consensus_is_center=False,
+            ),
+            needs_losses=True,
+        ),
+        "local sgd": Case(
+            grawa.LocalSGD(), Method(reference.local_sgd(), consensus_is_center=False)
+        ),
+        "local sgd, soft pull with prox": Case(
+            grawa.LocalSGD(pull=0.5, prox=0.1),
+            Method(reference.local_sgd(0.5), prox=0.1, consensus_is_center=False),
+        ),
+        "local sgd with warm-up": Case(
+            grawa.LocalSGD(warmup_steps=7),
+            Method(reference.local_sgd(), consensus_is_center=False, shared_steps=7),
+        ),
+        "diloco": Case(
+            grawa.DiLoCo(),
+            Method(reference.with_outer_nesterov(reference.local_sgd(), pull=1.0)),
+        ),
+        "data parallel": Case(
+            grawa.DataParallel(),
+            Method(reference.nothing, consensus_is_center=False, shared_steps=inf),
+        ),
+    }
+
+
+def data_of(dtype: torch.dtype) -> Data:
+    return batches(STEPS, WORKERS, dtype, SCALES)
+
+
+def start(dtype: torch.dtype) -> Tensor:
+    return flat(mlp(dtype))
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+@pytest.mark.parametrize("guarded", [False, True], ids=["no guard", "guard"])
+@pytest.mark.parametrize("name", cases())
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)], ids=str
+)
+def test_training_is_what_the_formulas_say(
+    name: str, guarded: bool, dtype: torch.dtype, tolerance: float
+) -> None:
+    case, data = cases()[name], data_of(dtype)
+    workers, consensus = averaged(
+        case.strategy,
+        data,
+        sync_every=reference.TAU,
+        guard=grawa.Guard() if guarded else None,
+        tell_loss=case.needs_losses,
+    )
+    expected_workers, expected_consensus = reference.train(
+        case.method,
+        start(dtype).double(),
+        data.inputs.double(),
+        data.targets.double(),
+        guarded=guarded,
+    )
+    assert relative_error(workers, expected_workers) <= tolerance
+    assert relative_error(consensus, expected_consensus) <= tolerance
+
+
+@pytest.mark.parametrize("name", ["mgrawa", "lgrawa", "lsgd in teams"])
+def test_the_guard_changes_these_runs(name: str) -> None:
+    data = data_of(torch.float64)
+    with_guard, without = (
+        reference.train(
+            cases()[name].method, start(torch.float64), data.inputs, data.targets, guarded=guarded
+        )[0]
+        for guarded in (True, False)
+    )
+    assert relative_error(with_guard, without) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["mgrawa", "lgrawa"])
+def test_probe_norms_are_what_the_formulas_say(name: str) -> None:
+    data = data_of(torch.float64)
+    probes = batches(ROUNDS + 1, 1)
+    inputs, targets = probes.inputs[:, 0], probes.targets[:, 0]
+
+    def loss(model: nn.Module, index: int) -> Tensor:
+        return mse_loss(model(inputs[index]), targets[index])
+
+    fleet = Fleet(WORKERS)
+    probe = grawa.GradientProbe(fleet.models, fleet.optimizers, lambda index: index, loss)
+    norms = grawa.ProbeGradientNorms(probe=probe)
+    kinds = {"mgrawa": grawa.MGRAWA, "lgrawa": grawa.LGRAWA}
+    averager = grawa.Averager(
+        fleet.models,
+        fleet.optimizers,
+        kinds[name](norms=norms, prox=0.1),
+        sync_every=reference.TAU,
+        guard=None,
+    )
+    averager.attach()
+    fleet.train(data, averager)
+    expected_workers, expected_consensus = reference.train(
+        cases()[name].method,
+        start(torch.float64),
+        data.inputs,
+        data.targets,
+        probes=(inputs, targets),
+    )
+    assert relative_error(fleet.parameters(), expected_workers) <= 1e-12
+    consensus = flat_state(fleet.models[0], averager.consensus())
+    assert relative_error(consensus, expected_consensus) <= 1e-12

@@ -1,0 +1,200 @@
+"""What workers report, against the recursions written out by hand."""
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import grawa
+from grawa.scores import sum_groups
+
+NORMS = torch.tensor(
+    [[[1.0, 2.0], [4.0, 1.0]], [[3.0, 0.5], [2.0, 2.0]], [[2.0, 4.0], [8.0, 0.0]]],
+    dtype=torch.float64,
+)
+"""(steps, K, L)"""
+
+
+def recursion(values: Tensor, decay: float) -> Tensor:
+    """m <- b m + (1 - b) n from zero, divided by 1 - b^steps: (steps, ...) -> (...)."""
+    average = torch.zeros_like(values[0])
+    for value in values:
+        average = decay * average + (1 - decay) * value
+    return average / (1 - decay ** len(values))
+
+
+def test_training_norms_are_the_bias_corrected_average_over_the_local_steps() -> None:
+    tracker = grawa.GradientNorms().tracker((0, 1), 2)
+    for norms in NORMS:
+        tracker.note_gradients(norms)
+    torch.testing.assert_close(tracker.read(), recursion(NORMS, 0.85), rtol=1e-13, atol=0.0)
+
+
+def test_training_norms_start_again_after_each_round() -> None:
+    tracker = grawa.GradientNorms().tracker((0, 1), 2)
+    tracker.note_gradients(100 * NORMS[0])
+    tracker.restart()
+    for norms in NORMS[1:]:
+        tracker.note_gradients(norms)
+    torch.testing.assert_close(tracker.read(), recursion(NORMS[1:], 0.85), rtol=1e-13, atol=0.0)
+
+
+def test_without_a_new_step_the_last_score_holds() -> None:
+    tracker = grawa.GradientNorms().tracker((0, 1), 2)
+    assert tracker.read().tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    tracker.note_gradients(NORMS[0])
+    first = tracker.read()
+    tracker.restart()
+    assert torch.equal(tracker.read(), first)
+    tracker.note_gradients(NORMS[1])
+    torch.testing.assert_close(tracker.read(), NORMS[1], rtol=1e-13, atol=0.0)
+
+
+def test_the_models_norm_is_the_sum_of_its_tensors_norms() -> None:
+    tracker = grawa.GradientNorms(decay=0.5).tracker((0, 0), 2)
+    for norms in NORMS:
+        tracker.note_gradients(norms)
+    expected = recursion(NORMS.sum(dim=2, keepdim=True), 0.5)
+    torch.testing.assert_close(tracker.read(), expected, rtol=1e-13, atol=0.0)
+
+
+def test_groups_may_mix_tensors_in_any_order() -> None:
+    norms = torch.tensor([[1.0, 10.0, 100.0, 1000.0], [2.0, 20.0, 200.0, 2000.0]])
+    assert sum_groups(norms, (1, 0, 1, 2)).tolist() == [[10.0, 101.0, 1000.0], [20.0, 202.0, 2000]]
+
+
+def test_a_step_with_a_gradient_that_is_not_finite_does_not_count() -> None:
+    tracker = grawa.GradientNorms().tracker((0, 0), 2)
+    tracker.note_gradients(torch.tensor([[1.0, 1.0], [3.0, 3.0]]))
+    tracker.note_gradients(torch.tensor([[math.nan, 1.0], [3.0, 3.0]]))
+    torch.testing.assert_close(tracker.read(), torch.tensor([[2.0], [6.0]]))
+
+
+def test_probe_norms_are_averaged_over_rounds() -> None:
+    rounds = iter(NORMS)
+    tracker = grawa.ProbeGradientNorms(probe=lambda _: next(rounds)).tracker((0, 1), 2)
+    for seen in range(1, len(NORMS) + 1):
+        tracker.note_gradients(torch.full((2, 2), 1e6))
+        expected = recursion(NORMS[:seen], 0.9**8)
+        torch.testing.assert_close(tracker.read(), expected, rtol=1e-13, atol=0.0)
+        tracker.restart()
+
+
+def test_each_probe_is_a_new_batch_of_the_same_sequence() -> None:
+    asked: list[int] = []
+
+    def probe(index: int) -> Tensor:
+        asked.append(index)
+        return torch.ones(1, 1)
+
+    first = grawa.ProbeGradientNorms(probe=probe).tracker((0,), 1)
+    first.read()
+    first.read()
+    resumed = grawa.ProbeGradientNorms(probe=probe).tracker((0,), 1)
+    resumed.load_state_dict(saved(first.state_dict()))
+    resumed.read()
+    assert asked == [0, 1, 2]
+
+
+def test_a_probe_that_is_not_finite_does_not_count() -> None:
+    rounds = iter([torch.tensor([[1.0, 2.0]]), torch.tensor([[5.0, math.inf]])])
+    tracker = grawa.ProbeGradientNorms(probe=lambda _: next(rounds)).tracker((0, 0), 1)
+    tracker.read()
+    torch.testing.assert_close(tracker.read(), torch.tensor([[3.0]]))
+
+
+def test_the_loss_is_the_mean_of_the_last_four() -> None:
+    tracker = grawa.TrainingLoss().tracker((0, 0), 2)
+    for loss in (100.0, 1.0, 2.0, 3.0, 6.0):
+        tracker.note_losses(torch.tensor([loss, 10 * loss]))
+    assert tracker.read().tolist() == [[3.0], [30.0]]
+
+
+def test_the_window_of_losses_goes_on_over_rounds() -> None:
+    tracker = grawa.TrainingLoss(window=3).tracker((0,), 1)
+    for loss in (9.0, 1.0, 2.0):
+        tracker.note_losses(torch.tensor([loss]))
+    tracker.restart()
+    tracker.note_losses(torch.tensor([6.0]))
+    assert tracker.read().tolist() == [[3.0]]
+
+
+def test_before_the_first_loss_nobody_is_ahead() -> None:
+    assert grawa.TrainingLoss().tracker((0,), 3).read().tolist() == [[0.0]] * 3
+
+
+def test_fewer_losses_than_the_window_are_averaged_as_they_are() -> None:
+    tracker = grawa.TrainingLoss().tracker((0,), 1)
+    tracker.note_losses(torch.tensor([1.0]))
+    tracker.note_losses(torch.tensor([2.0]))
+    assert tracker.read().tolist() == [[1.5]]
+
+
+def test_losses_and_gradients_are_kept_apart() -> None:
+    norms = grawa.GradientNorms().tracker((0, 0), 1)
+    losses = grawa.TrainingLoss().tracker((0, 0), 1)
+    for tracker in (norms, losses):
+        tracker.note_gradients(torch.tensor([[3.0, 4.0]]))
+        tracker.note_losses(torch.tensor([0.5]))
+    torch.testing.assert_close(norms.read(), torch.tensor([[7.0]]))
+    assert losses.read().tolist() == [[0.5]]
+
+
+@pytest.mark.parametrize(
+    "score", [grawa.GradientNorms(), grawa.TrainingLoss(window=2)], ids=lambda s: type(s).__name__
+)
+def test_a_saved_tracker_goes_on_where_it_was(score: grawa.Score) -> None:
+    first, second = score.tracker((0, 0), 2), score.tracker((0, 0), 2)
+    for norms in NORMS[:2]:
+        first.note_gradients(norms)
+        first.note_losses(norms[:, 0])
+    second.load_state_dict(saved(first.state_dict()))
+    for tracker in (first, second):
+        tracker.note_gradients(NORMS[2])
+        tracker.note_losses(NORMS[2][:, 0])
+    assert torch.equal(first.read(), second.read())
+
+
+def test_a_saved_probe_goes_on_where_it_was() -> None:
+    whole, rest = iter(NORMS), iter(NORMS[2:])
+    first = grawa.ProbeGradientNorms(probe=lambda _: next(whole)).tracker((0, 0), 2)
+    second = grawa.ProbeGradientNorms(probe=lambda _: next(rest)).tracker((0, 0), 2)
+    for _ in range(2):
+        first.read()
+        first.restart()
+    second.load_state_dict(saved(first.state_dict()))
+    assert torch.equal(first.read(), second.read())
+
+
+def saved(state: dict[str, Any]) -> dict[str, Any]:
+    """What a state is after a file."""
+    return copy.deepcopy(state)
+
+
+def test_only_norms_need_gradients_and_only_losses_need_losses() -> None:
+    probe = grawa.ProbeGradientNorms(probe=lambda _: torch.ones(1, 1))
+    scores: list[grawa.Score] = [grawa.GradientNorms(), probe, grawa.TrainingLoss()]
+    assert [score.is_norm for score in scores] == [True, True, False]
+    assert [score.needs_gradients for score in scores] == [True, False, False]
+    assert [score.needs_losses for score in scores] == [False, False, True]
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, math.nan])
+def test_a_decay_that_keeps_everything_is_refused(decay: float) -> None:
+    with pytest.raises(grawa.UserError, match=rf"decay must lie in \[0, 1\), got {decay}"):
+        grawa.GradientNorms(decay=decay)
+    with pytest.raises(grawa.UserError, match=rf"decay must lie in \[0, 1\), got {decay}"):
+        grawa.ProbeGradientNorms(probe=lambda _: torch.ones(1, 1), decay=decay)
+
+
+def test_an_empty_window_is_refused() -> None:
+    with pytest.raises(grawa.UserError, match="window must be at least 1, got 0"):
+        grawa.TrainingLoss(window=0)
+
+
+def test_a_loss_has_no_groups() -> None:
+    with pytest.raises(grawa.UserError, match="use one group"):
+        grawa.TrainingLoss().tracker((0, 1), 1)
