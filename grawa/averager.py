@@ -81,10 +81,6 @@ class Averager:
         measure_distance: bool = False,
         on_round: Sequence[OnRound] = (),
     ) -> None:
-        if not isinstance(strategy, Strategy):
-            raise UserError(f"strategy must be a value such as grawa.LGRAWA(), got {strategy!r}")
-        if buffers not in ("average", "local"):
-            raise UserError(f'buffers must be "average" or "local", got {buffers!r}')
         models = [model] if isinstance(model, nn.Module) else list(model)
         optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
         if worker_group is not None and (len(models) > 1 or process_group is None):
@@ -92,16 +88,24 @@ class Averager:
                 "where a worker is several processes, each hosts that worker only, and "
                 "process_group must say who averages: the processes of the same place in each"
             )
-        self.strategy = strategy
-        self._schedule = Every(sync_every)
         self._comm = connect(process_group, len(models), timeout)
         options = f"{strategy} {sync_every} {guard} {buffers} {measure_distance}"
+
+        def build() -> Replicas:
+            if not isinstance(strategy, Strategy):
+                raise UserError(f"strategy must be a value, grawa.LGRAWA() say, got {strategy!r}")
+            if buffers not in ("average", "local"):
+                raise UserError(f'buffers must be "average" or "local", got {buffers!r}')
+            self._schedule = Every(sync_every)
+            return Replicas(models, optimizers, worker_group)
+
         self._replicas = check_alike(
             self._comm,
-            lambda: Replicas(models, optimizers, worker_group),
+            build,
             models,
             re.sub(r" at 0x[0-9a-f]+", "", options),  # functions' addresses differ
         )
+        self.strategy = strategy
         self._roll_call = RollCall(
             self._replicas,
             self._comm,

@@ -13,8 +13,8 @@ from grawa.math.weights import floor_at_median
 class Health(NamedTuple):
     """What is known of all workers before a round; float64, on the CPU."""
 
-    finite: Tensor
-    """(N,), true where parameters are finite."""
+    sizes: Tensor
+    """(N,), L2 norms of the parameters; not finite where one of them is not."""
     losses: Tensor
     """(N,), mean training loss since the last round; NaN where none was recorded."""
     scores: Tensor | None
@@ -40,26 +40,32 @@ class Verdict(NamedTuple):
 class Guard:
     """Keeps a worker that has gone wrong from ruining the others.
 
-    A worker whose parameters or score are not finite is left out and starts again from the
-    consensus, its optimizer's state cleared. Of the others, norms are floored at a fraction of
-    the group's median, and a worker whose loss is far above the median is left out of the center,
-    but still pulled to it. The floor alone would not do: a dead network has small gradients, and
-    so attracts the weight.
+    A worker is *reset* if its parameters, loss or score are not finite, or its parameters are many
+    times as large as the others': it has no part in the center, starts again from the consensus,
+    and its optimizer forgets the past. Of the others, one whose loss is far above the median is
+    *left out* of the center, but still pulled to it; and norms are floored at a fraction of their
+    group's median. The floor alone would not do: a dead network has small gradients, and so
+    attracts the weight. Medians are the lower of the two middle values, so that of two halves the
+    one with the smaller losses is believed.
 
-    Losses are known in `grawa train`, and to an `Averager` that is told them
-    (`record_loss`); without them that gate stays open.
+    Losses are known in `grawa train`, and to an `Averager` that is told them (`record_loss`);
+    without them that gate stays open. `loss_margin` is in the units of the loss: where losses are
+    far below it, as in many regressions, set it lower.
 
     Args:
         norm_floor: the least norm, as a fraction of the median; 0 turns it off.
         loss_ratio: a loss may be this many times the median ...
         loss_margin: ... plus this much, before its worker is left out; infinity turns it off.
+        size_ratio: parameters may have this many times the median L2 norm before their worker is
+            reset; infinity turns it off.
 
     Source: ours; `docs/decisions.md` has the measurements behind the defaults.
     """
 
     norm_floor: float = 0.5
-    loss_ratio: float = 1.25
-    loss_margin: float = 0.02
+    loss_ratio: float = 2.0
+    loss_margin: float = 0.3
+    size_ratio: float = 3.0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.norm_floor <= 1.0:
@@ -69,6 +75,8 @@ class Guard:
                 "loss_ratio must be at least 1 and loss_margin not negative, got "
                 f"{self.loss_ratio} and {self.loss_margin}"
             )
+        if not self.size_ratio > 1.0:
+            raise UserError(f"size_ratio must be above 1, got {self.size_ratio}")
 
     def judge(self, health: Health) -> Verdict:
         """Decides on a round; a function of what everyone knows, so that all decide alike.
@@ -82,30 +90,36 @@ class Guard:
         Raises:
             DivergedError: if no worker is finite.
         """
-        sound = health.finite & ~torch.isinf(health.losses)
-        reasons = {int(i): "parameters are not finite" for i in torch.where(~health.finite)[0]}
-        if health.scores is not None:
-            scored = torch.isfinite(health.scores).all(dim=1)
-            for i in torch.where(sound & ~scored)[0]:
-                reasons[int(i)] = "score is not finite"
-            sound &= scored
-        for i in torch.where(health.finite & torch.isinf(health.losses))[0]:
-            reasons.setdefault(int(i), "loss is not finite")
+        reasons = _not_finite(health)
+        sound = torch.tensor([i not in reasons for i in range(len(health.sizes))])
         if not bool(sound.any()):
             raise DivergedError(
-                f"all {len(sound)} workers have diverged ({_first(reasons)}); lower the learning "
-                "rate, or resume from an earlier checkpoint"
+                f"all {len(sound)} workers have diverged (worker 0: {reasons[0]}); lower the "
+                "learning rate, or resume from an earlier checkpoint"
             )
-        active = sound & ~self._loses_too_much(health.losses, sound, reasons)
+        sound &= ~self._above(health.sizes, sound, self.size_ratio, 0.0, "parameter norm", reasons)
+        above = self._above(
+            health.losses, sound, self.loss_ratio, self.loss_margin, "loss", reasons
+        )
+        active = sound & ~above
         return Verdict(active, self._believed(health, active), ~sound, reasons)
 
-    def _loses_too_much(self, losses: Tensor, sound: Tensor, reasons: dict[int, str]) -> Tensor:
-        known = torch.where(sound, losses, torch.nan)
-        median = known.nanquantile(0.5)
-        limit = median + (self.loss_ratio - 1.0) * median.abs() + self.loss_margin
-        above = known > limit  # false where a loss, or every loss, is unknown
-        for i in torch.where(above)[0]:
-            reasons[int(i)] = f"loss {known[i]:.3g} is above {limit:.3g} (median {median:.3g})"
+    @staticmethod
+    def _above(
+        values: Tensor,
+        among: Tensor,
+        ratio: float,
+        margin: float,
+        name: str,
+        reasons: dict[int, str],
+    ) -> Tensor:
+        """Whose value is far above the median; (N,), false where a value is not known."""
+        known = torch.where(among, values, torch.nan)
+        median = known.nanmedian()
+        limit = median + (ratio - 1.0) * median.abs() + margin
+        above = (known > limit) & (limit != 0.0)  # half the values are zero: that says nothing
+        for i in torch.where(above)[0].tolist():
+            reasons[i] = f"{name} {known[i]:.3g} is above {limit:.3g} (median {median:.3g})"
         return above
 
     def _believed(self, health: Health, active: Tensor) -> Tensor | None:
@@ -115,12 +129,20 @@ class Guard:
         return floor_at_median(kept, self.norm_floor) if health.are_norms else kept
 
 
-def _first(reasons: dict[int, str]) -> str:
-    worker = min(reasons)
-    return f"worker {worker}: {reasons[worker]}"
+def _not_finite(health: Health) -> dict[int, str]:
+    """Workers of whom something is not finite -> what."""
+    reasons: dict[int, str] = {}
+    checks = [("parameters are", torch.isfinite(health.sizes))]
+    if health.scores is not None:
+        checks.append(("score is", torch.isfinite(health.scores).all(dim=1)))
+    checks.append(("loss is", ~torch.isinf(health.losses)))  # NaN means that it is not known
+    for what, finite in checks:
+        for i in torch.where(~finite)[0].tolist():
+            reasons.setdefault(i, f"{what} not finite")
+    return reasons
 
 
 def trusting(health: Health) -> Verdict:
     """The verdict where there is no guard: everyone takes part, as they are."""
-    everyone = torch.ones_like(health.finite)
+    everyone = torch.ones_like(health.sizes, dtype=torch.bool)
     return Verdict(everyone, health.scores, ~everyone, {})

@@ -93,11 +93,10 @@ class Replicas:
                         "Averager"
                     )
 
-    def finite(self) -> Tensor:
-        """Which models' parameters are all finite: (K,), bool."""
-        # A sum of squares is finite only if every term is; overflow counts as divergence.
+    def sizes(self) -> Tensor:
+        """L2 norm of each model's parameters: (K,); not finite if one of them is not."""
         norms = self._norms(self._rows).view(-1, len(self.models))
-        return torch.isfinite(norms.sum(dim=0))
+        return norms.square().sum(dim=0).sqrt()
 
     def gradient_norms(self) -> Tensor:
         """L2 norm of each parameter's gradient: (K, L); zero where there is no gradient."""
@@ -145,9 +144,11 @@ class Replicas:
         """Gives every model the same gradient, for the leaves that are wanted."""
         for params in self._params:
             for parameter, leaf, take in zip(params, mean.values(), wanted, strict=True):
-                if take and (parameter.grad is None or parameter.grad.is_sparse):
+                if not take:
+                    continue
+                if parameter.grad is None or parameter.grad.is_sparse:
                     parameter.grad = leaf.clone()
-                elif take:
+                else:
                     local(parameter.grad).copy_(leaf)
 
     def reset(self, worker: int, target: Leaves) -> None:

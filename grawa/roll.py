@@ -82,10 +82,10 @@ class RollCall:
     def call(self, purpose: Calls) -> Roll:
         """Calls all workers together; each process must do so, for whatever purpose."""
         rows = self._comm.gather(self._agreed(self._rows(purpose)))()
-        calls, finite, losses, new_steps = rows[:, :4].unbind(dim=1)
+        calls, sizes, losses, new_steps = rows[:, :4].unbind(dim=1)
         scores, has_gradient = rows[:, 4:].tensor_split([self._num_scores], dim=1)
         is_norm = self._score is not None and self._score.is_norm
-        health = Health(finite > 0, losses, scores if self._num_scores else None, is_norm)
+        health = Health(sizes, losses, scores if self._num_scores else None, is_norm)
         return Roll(calls, new_steps, health, has_gradient)
 
     def restart(self) -> None:
@@ -98,13 +98,14 @@ class RollCall:
 
     def _rows(self, purpose: Calls) -> Tensor:
         """What the hosted workers say, each a row: (K, C)."""
-        finite = self._replicas.finite()
+        sizes = self._replicas.sizes()
         if purpose is Calls.GRADIENTS:
-            finite = finite & torch.isfinite(self._replicas.gradient_norms().sum(dim=1))
+            norms = self._replicas.gradient_norms().sum(dim=1)
+            sizes = torch.where(torch.isfinite(norms), sizes, torch.nan)
         losses = self._mean_losses()
         purposes = torch.full_like(losses, float(purpose))
         steps = torch.full_like(losses, float(self._new_steps))
-        columns = [torch.stack([purposes, finite.to(losses), losses, steps], dim=1)]
+        columns = [torch.stack([purposes, sizes.to(losses), losses, steps], dim=1)]
         if self._tracker is not None:
             # Asking for the consensus must not run a probe, and so change what comes after.
             asked = purpose is not Calls.CONSENSUS
@@ -122,13 +123,10 @@ class RollCall:
         return torch.where(torch.isfinite(means), means, torch.inf)
 
     def _agreed(self, rows: Tensor) -> Tensor:
-        """What a worker of several processes says with one voice: sound only if all are."""
+        """What a worker of several processes says with one voice; not finite if one is not."""
         if self._worker is None:
             return rows
-        said = self._worker.gather(rows)()
-        agreed = said.mean(dim=0, keepdim=True)
-        agreed[:, 1] = said[:, 1].amin()
-        return agreed
+        return self._worker.gather(rows)().mean(dim=0, keepdim=True)
 
     def state_dict(self) -> dict[str, Any]:
         """What must be saved so that training resumes bit for bit."""

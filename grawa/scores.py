@@ -223,10 +223,12 @@ class LossTracker:
         self._last = [*kept, losses][-self._window :]
 
     def read(self) -> Tensor:
-        """The means, (K, 1); before the first loss all are zero, so that nobody is ahead."""
+        """The means of finite losses, (K, 1); zero before the first, so that nobody is ahead."""
         if not self._last:
             return torch.zeros(self._num_hosted, 1)
-        return torch.stack(self._last).mean(dim=0).unsqueeze(1)
+        losses = torch.stack(self._last)
+        finite = torch.where(torch.isfinite(losses), losses, torch.nan)
+        return finite.nanmean(dim=0).unsqueeze(1)
 
     def restart(self) -> None:
         """The window goes on over rounds."""

@@ -198,6 +198,6 @@ def train(
         recent = torch.stack(losses[-WINDOW:]).mean(dim=0)
         whole = torch.stack(losses[-TAU:]).mean(dim=0)
         if guarded:
-            recent = recent.masked_fill(whole > 1.25 * whole.quantile(0.5) + 0.02, inf)
+            recent = recent.masked_fill(whole > 2.0 * whole.median() + 0.3, inf)
         x, c = method.round(x, c, Scores(norms, recent, guarded))
     return x, c if method.consensus_is_center else x.mean(dim=0)

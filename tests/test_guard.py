@@ -15,13 +15,15 @@ UNKNOWN = math.nan
 def health(
     *,
     finite: list[bool] | None = None,
+    sizes: list[float] | None = None,
     losses: list[float] | None = None,
     scores: list[list[float]] | None = None,
     are_norms: bool = True,
 ) -> Health:
     """Four workers in good health, unless told otherwise; float64, as from `gather`."""
+    norms = torch.tensor(sizes or [1.0] * 4, dtype=torch.float64)
     return Health(
-        torch.tensor(finite or [True] * 4),
+        torch.where(torch.tensor(finite or [True] * 4), norms, torch.nan),
         torch.tensor(losses or [UNKNOWN] * 4, dtype=torch.float64),
         None if scores is None else torch.tensor(scores, dtype=torch.float64),
         are_norms,
@@ -71,20 +73,37 @@ def test_an_infinite_loss_leaves_a_worker_out_and_resets_it() -> None:
 
 
 def test_a_loss_above_the_gate_leaves_a_worker_out_but_does_not_reset_it() -> None:
-    # The median is 1, so the gate is 1.25 * 1 + 0.02.
-    verdict = Guard().judge(health(losses=[1.0, 1.0, 1.28, 0.5]))
+    # The median is 1, so the gate is 2 * 1 + 0.3.
+    verdict = Guard().judge(health(losses=[1.0, 1.0, 2.31, 0.5]))
     assert out(verdict) == [[2], []]
     assert list(verdict.left_out) == [2]
-    assert "loss 1.28 is above 1.27 (median 1)" in verdict.left_out[2]
+    assert "loss 2.31 is above 2.3 (median 1)" in verdict.left_out[2]
 
 
 def test_a_loss_below_the_gate_takes_part() -> None:
-    assert out(Guard().judge(health(losses=[1.0, 1.0, 1.26, 0.0]))) == [[], []]
+    assert out(Guard().judge(health(losses=[1.0, 1.0, 2.29, 0.0]))) == [[], []]
 
 
 def test_the_margin_protects_losses_near_zero() -> None:
-    assert out(Guard().judge(health(losses=[0.0, 0.0, 0.0, 0.01]))) == [[], []]
-    assert out(Guard().judge(health(losses=[0.0, 0.0, 0.0, 0.03]))) == [[3], []]
+    assert out(Guard().judge(health(losses=[0.0, 0.0, 0.0, 0.29]))) == [[], []]
+    assert out(Guard().judge(health(losses=[0.0, 0.0, 0.0, 0.31]))) == [[3], []]
+
+
+def test_of_two_halves_the_one_with_the_smaller_losses_is_believed() -> None:
+    assert out(Guard().judge(health(losses=[0.1, 2.0, 0.1, 2.0]))) == [[1, 3], []]
+
+
+def test_parameters_many_times_as_large_as_the_others_reset_a_worker() -> None:
+    verdict = Guard().judge(health(sizes=[10.0, 11.0, 9.0, 300.0], losses=[1.0, 1.0, 1.0, 0.0]))
+    assert out(verdict) == [[3], [3]]
+    assert verdict.left_out[3] == "parameter norm 300 is above 30 (median 10)"
+    assert out(Guard().judge(health(sizes=[10.0, 11.0, 9.0, 29.0]))) == [[], []]
+
+
+def test_workers_of_equal_size_zero_take_part() -> None:
+    assert out(Guard().judge(health(sizes=[0.0, 0.0, 0.0, 0.0]))) == [[], []]
+    # A model that starts at zero, and workers of which some have not moved yet.
+    assert out(Guard().judge(health(sizes=[0.0, 0.0, 0.1, 0.2]))) == [[], []]
 
 
 def test_unknown_losses_leave_the_gate_open() -> None:
@@ -166,10 +185,12 @@ def test_when_nobody_is_finite_training_has_diverged(sick: Health, why: str) -> 
         ({"norm_floor": -0.1}, r"norm_floor must lie in \[0, 1\], got -0.1"),
         ({"norm_floor": 1.5}, r"norm_floor must lie in \[0, 1\], got 1.5"),
         ({"norm_floor": math.nan}, r"norm_floor must lie in \[0, 1\], got nan"),
-        ({"loss_ratio": 0.9}, "loss_ratio must be at least 1 .* got 0.9 and 0.02"),
+        ({"loss_ratio": 0.9}, "loss_ratio must be at least 1 .* got 0.9 and 0.3"),
         ({"loss_ratio": math.nan}, "loss_ratio must be at least 1 .* got nan"),
-        ({"loss_margin": -0.1}, "loss_margin not negative, got 1.25 and -0.1"),
-        ({"loss_margin": math.nan}, "loss_margin not negative, got 1.25 and nan"),
+        ({"loss_margin": -0.1}, "loss_margin not negative, got 2.0 and -0.1"),
+        ({"loss_margin": math.nan}, "loss_margin not negative, got 2.0 and nan"),
+        ({"size_ratio": 1.0}, "size_ratio must be above 1, got 1.0"),
+        ({"size_ratio": math.nan}, "size_ratio must be above 1, got nan"),
     ],
 )
 def test_thresholds_out_of_range_are_refused(options: dict[str, float], message: str) -> None:
@@ -196,7 +217,7 @@ def test_a_verdict_does_not_depend_on_the_workers_order() -> None:
         scores=[[0.1], [1.0], [2.0], [4.0]],
     )
     assert well.scores is not None
-    shuffled = Health(well.finite[order], well.losses[order], well.scores[order], True)
+    shuffled = Health(well.sizes[order], well.losses[order], well.scores[order], True)
     first, second = Guard().judge(well), Guard().judge(shuffled)
     pairs: list[tuple[Tensor | None, Tensor | None]] = [
         (first.active, second.active),

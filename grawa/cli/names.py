@@ -71,6 +71,8 @@ def _with_option(made: Made, path: list[str], value: str, where: str) -> Made:
             options = ", ".join(f"{path[0]}.{field.name}" for field in fields(kind))
             raise UserError(f"set {path[0]!r} of {where} by its own options: {options}")
         setting: Any = _with_option(inner, path[1:], value, where)
+    elif len(path) > 1:
+        raise UserError(f"option {path[0]!r} of {where} has no options of its own")
     else:
         setting = _parse(value, kind, path[0], where)
     return cast(Made, replace(cast(Any, made), **{path[0]: setting}))

@@ -4,6 +4,7 @@ Arguments: the configuration as JSON, the run's folder, and the command that the
 """
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from grawa.errors import CommunicationError, DivergedError, UserError
 from grawa.experiments.config import TrainConfig
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher is told, and ends all
     table = json.loads(sys.argv[1])
     path = Path(sys.argv[2])
     sys.argv = sys.argv[3:]  # for the record

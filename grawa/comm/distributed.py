@@ -17,7 +17,7 @@ from grawa.comm.in_process import (
 )
 from grawa.comm.messages import Messages
 from grawa.comm.plan import Piece, Plan, plan_of, section
-from grawa.errors import UserError
+from grawa.errors import CommunicationError, UserError
 from grawa.math.mean import RunningMean
 from grawa.protocols import Team
 from grawa.stack import Leaves, Stack, in_memory_order
@@ -37,6 +37,10 @@ class DistributedCommunicator:
         num_hosted: K, the same on every process.
         timeout: how long a call may wait for the others before it raises `CommunicationError`.
 
+    Raises:
+        CommunicationError: if not all of them come.
+        UserError: if they host different numbers of workers.
+
     Source: the weighted mean is the reduce-scatter and all-gather of Rabenseifner (2004), with
     direct messages; see `grawa.comm.plan`.
     """
@@ -48,7 +52,13 @@ class DistributedCommunicator:
         timeout: timedelta = DEFAULT_TIMEOUT,
     ) -> None:
         members = list(range(dist.get_world_size()) if ranks is None else ranks)
-        created = dist.new_group(members, timeout=timeout, use_local_synchronization=True)
+        try:
+            created = dist.new_group(members, timeout=timeout, use_local_synchronization=True)
+        except RuntimeError as error:
+            raise CommunicationError(
+                f"rank {dist.get_rank()} waited in vain for all of ranks {members} to make their "
+                f"process group ({str(error).splitlines()[0]})"
+            ) from error
         assert isinstance(created, dist.ProcessGroup), "this process belongs to the group"
         self._group = created
         self._members = members
@@ -59,6 +69,22 @@ class DistributedCommunicator:
         self._timeout = timeout
         self._teams: dict[int, list[Team]] = {}
         self._bytes = 0
+        self._check_hosted()
+
+    def _check_hosted(self) -> None:
+        """Makes sure that all processes host as many workers, before any message depends on it."""
+        own = torch.tensor([self._num_hosted], device=self._device)
+        everyone = own.expand(len(self._members)).clone()
+        messages = Messages(self._group, "compare numbers of workers")
+        for peer in self._peers():
+            messages.send(own, peer)
+            messages.receive(everyone[peer : peer + 1], peer)
+        messages.start().wait()
+        if bool((everyone != everyone[0]).any()):
+            raise UserError(
+                f"every process must host as many workers, got {everyone.tolist()} on ranks "
+                f"{self._members}"
+            )
 
     @property
     def num_workers(self) -> int:

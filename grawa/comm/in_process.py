@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from grawa.comm.plan import plan_of
-from grawa.errors import UserError
+from grawa.errors import DivergedError, UserError
 from grawa.math.mean import RunningMean
 from grawa.protocols import Team
 from grawa.stack import Leaves, Stack
@@ -103,13 +103,17 @@ def weights_per_leaf(weights: Tensor, num_leaves: int) -> list[list[float]]:
         N lists of L numbers.
 
     Raises:
-        ValueError: if a weight is negative or not finite, or a column has no positive one.
+        DivergedError: if a weight is not finite.
+        ValueError: if a weight is negative, or a column has no positive one.
     """
-    if not bool((torch.isfinite(weights) & (weights >= 0)).all()) or not bool(
-        (weights.sum(dim=0) > 0).all()
-    ):
+    if not bool(torch.isfinite(weights).all()):
+        raise DivergedError(
+            f"a worker's weight is not finite, because its score is not: {weights.tolist()}; the "
+            "guard keeps such workers out"
+        )
+    if bool((weights < 0).any()) or not bool((weights.sum(dim=0) > 0).all()):
         raise ValueError(
-            "weights must be finite and not negative, with a positive sum in each column, got "
+            "weights must not be negative, and each column needs a positive sum, got "
             f"{weights.tolist()}"
         )
     lists: list[list[float]] = weights.expand(-1, num_leaves).tolist()

@@ -3,9 +3,10 @@
 from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_type_hints
 
 import tyro
+from typeguard import TypeCheckError, check_type
 
 from grawa.errors import UserError
 from grawa.guard import Guard
@@ -150,11 +151,17 @@ class TrainConfig:
             The configuration.
 
         Raises:
-            UserError: naming the first entry that is not an option.
+            UserError: naming the first entry that is not an option, or has no fitting value.
         """
         unknown = set(table) - {field.name for field in fields(cls)}
         if unknown or "task" not in table:
             what = f"has an unknown entry {min(unknown)!r}" if unknown else "names no task"
             raise UserError(f"{path} {what}; it was not written by this version of grawa")
         lists = {key: tuple(v) if isinstance(v, list) else v for key, v in table.items()}
+        hints = get_type_hints(cls)
+        for name, value in lists.items():
+            try:
+                check_type(value, hints[name])
+            except TypeCheckError as error:
+                raise UserError(f"{path}: {name} = {value!r} won't do: {error}") from None
         return cls(**lists)  # type: ignore[arg-type]

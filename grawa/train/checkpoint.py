@@ -6,6 +6,7 @@ all of them have written, so that one that can be seen is whole.
 
 import re
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
 import torch
@@ -46,12 +47,18 @@ def restore(found: Path, workers: "list[Worker]", averager: Averager, process: i
     """Goes back to a checkpoint; every process must call it.
 
     Raises:
-        UserError: if it was made by another number of processes or workers.
+        UserError: if it is broken, or of another number of processes or workers.
     """
     path = _file(found, process)
     if not path.exists():
         raise UserError(f"{found} has no part for process {process}; resume with as many processes")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, UnpicklingError) as error:
+        cause = str(error).splitlines()[0]
+        raise UserError(
+            f"{path} can't be read ({cause}); remove {found} to resume from the one before it"
+        ) from None
     if len(state["workers"]) != len(workers):
         raise UserError(
             f"{found} has {len(state['workers'])} workers per process, not {len(workers)}; resume "

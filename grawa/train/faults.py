@@ -61,6 +61,7 @@ class Fault:
             or not known
             or (found["factor"] is not None) != (kind in _FACTOR)
             or (found["step"] is not None) != (kind in _AT_STEP)
+            or int(found["step"] or 1) < 1
         ):
             raise UserError(f"there is no fault {text!r}; there are {FAULTS_HELP}")
         try:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -58,6 +59,7 @@ def launch(command: Sequence[str], processes: int) -> None:
     Raises:
         UserError: if a process raised one.
         WorkerFailedError: if a process failed otherwise; it names the rank and the cause.
+        KeyboardInterrupt: as it came, after all processes were ended.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     # Its warnings and tracebacks would come before, and hide, the one line that we print.
@@ -74,6 +76,10 @@ def launch(command: Sequence[str], processes: int) -> None:
     )
     try:
         elastic_launch(config, sys.executable)(*command)
+    except SignalException as stop:
+        if stop.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        raise WorkerFailedError(f"ended by {stop.sigval.name}") from None
     except ChildFailedError as error:
         rank, cause = _first_cause(error.failures)
         name, _, text = cause.partition(": ")

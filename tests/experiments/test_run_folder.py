@@ -70,8 +70,6 @@ STEPS = (4, 8, 12)
 EVENTS: list[tuple[str, dict[str, Any]]] = [
     ("round", {"step": step, "loss": 1 / step, "left_out": {}}) for step in STEPS
 ]
-    ("round", {"step": step, "loss": 1 / step, "left_out": {}}) for step in (4, 8, 12)
-]
 
 
 def test_events_come_back_in_order(folder: RunFolder) -> None:
