@@ -1,0 +1,189 @@
+"""The speed of a local step with an `Averager` attached, as a ratio to the bare step.
+
+Run `python benchmarks/local_step.py`; `--help` tells the options. No round falls into the
+measurement: it is norms, proximal pull and counting that are timed, on one thread, in processor
+time, so that other load on the machine does less harm. All variants take turns in one run, in an
+order drawn anew for each turn.
+"""
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from common import Spread, ratios, show, verdict, write_results
+from models import ManyTensors, ResNet20
+from rich.progress import track
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD, AdamW, Optimizer
+
+import grawa
+from grawa.protocols import Strategy
+
+NEVER = 10**9
+"""Local steps between rounds."""
+
+TRAINING_TARGET = 1.03
+OPTIMIZER_TARGET = 1.15
+
+Step = Callable[[], object]
+
+STRATEGIES: Mapping[str, Strategy | None] = {
+    "bare": None,
+    "counting": grawa.LocalSGD(),
+    "norms": grawa.MGRAWA(prox=0.0),
+    "pull": grawa.LocalSGD(prox=0.01),
+    "norms and pull": grawa.MGRAWA(prox=0.01),
+}
+
+EXTRA_TRAFFIC = {"bare": 0, "counting": 0, "norms": 1, "pull": 3, "norms and pull": 4}
+"""Times the parameters' bytes: norms read gradients; the pull reads two and writes one."""
+
+OPTIMIZERS: Mapping[str, tuple[type[SGD] | type[AdamW], dict[str, Any], int]] = {
+    "SGD": (SGD, {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}, 5),
+    "AdamW": (AdamW, {}, 7),
+}
+"""Class, options, and what a step must move at least, in times the parameters' bytes: SGD reads
+parameters, gradients and momentum and writes two of them; AdamW has one more to read and write."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is measured."""
+
+    steps: int = 100
+    """Steps of the optimizer alone, of each variant."""
+    training_steps: int = 25
+    """Steps with forward and backward pass."""
+    batch: int = 128
+    """Images."""
+    parameters: int = 10_000_000
+    """P, float32, of the model for the optimizer alone."""
+    tensors: int = 200
+    """L, of equal size."""
+    output: Path = Path("benchmarks/results/local_step.json")
+    """Where all samples go."""
+
+
+def main(config: Config) -> None:
+    """Measures, writes and prints."""
+    torch.set_num_threads(1)
+    asked = {name: value for name, value in asdict(config).items() if name != "output"}
+    seconds = {"ResNet-20": _training(config)}
+    for optimizer in OPTIMIZERS:
+        for fused in (False, True):
+            name = f"{optimizer}, fused" if fused else optimizer
+            seconds[name] = _optimizer_alone(name, optimizer, fused, config)
+    write_results(config.output, {"config": asked, "seconds": seconds})
+    _show(config, seconds)
+    _judge(seconds)
+    print(f"all samples are in {config.output}")
+
+
+class TrainingStep:
+    """A whole local step of ResNet-20: forward, backward, optimizer."""
+
+    def __init__(self, strategy: Strategy | None, batch: int) -> None:
+        torch.manual_seed(0)
+        self._model = ResNet20()
+        self._optimizer = _make(self._model, "SGD", fused=False)
+        self._images, self._labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
+        _attach(self._model, self._optimizer, strategy)
+
+    def __call__(self) -> None:
+        """Takes the step."""
+        self._optimizer.zero_grad()
+        loss: Tensor = cross_entropy(self._model(self._images), self._labels)
+        loss.backward()
+        self._optimizer.step()
+
+
+def _training(config: Config) -> dict[str, list[float]]:
+    variants = ("bare", "norms and pull")
+    steps = {name: TrainingStep(STRATEGIES[name], config.batch) for name in variants}
+    return _take_turns("ResNet-20", steps, config.training_steps)
+
+
+def _optimizer_alone(
+    title: str, optimizer: str, fused: bool, config: Config
+) -> dict[str, list[float]]:
+    steps: dict[str, Step] = {}
+    for name, strategy in STRATEGIES.items():
+        model = ManyTensors(config.parameters, config.tensors)
+        made = _make(model, optimizer, fused=fused)
+        _attach(model, made, strategy)
+        steps[name] = made.step
+    return _take_turns(title, steps, config.steps)
+
+
+def _make(model: nn.Module, name: str, *, fused: bool) -> Optimizer:
+    kind, options, _ = OPTIMIZERS[name]
+    return kind(model.parameters(), lr=1e-6, fused=fused or None, **options)
+
+
+def _attach(model: nn.Module, optimizer: Optimizer, strategy: Strategy | None) -> None:
+    if strategy is not None:
+        grawa.Averager(model, optimizer, strategy, sync_every=NEVER).attach()
+
+
+def _take_turns(title: str, steps: Mapping[str, Step], turns: int) -> dict[str, list[float]]:
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for step in steps.values():
+        step()  # makes what is made lazily
+    order = random.Random(0)
+    for _ in track(range(turns), f"{title:13}"):
+        for name in order.sample(list(steps), len(steps)):
+            start = time.process_time()
+            steps[name]()
+            seconds[name].append(time.process_time() - start)
+    return seconds
+
+
+def _show(config: Config, seconds: Mapping[str, Mapping[str, list[float]]]) -> None:
+    rows = [
+        _row(title, name, samples, variants["bare"])
+        for title, variants in seconds.items()
+        for name, samples in variants.items()
+    ]
+    columns = ["local step", "attached", "median ms", "ratio", "quartiles", "by traffic"]
+    size = f"{config.parameters:,} parameters in {config.tensors} tensors"
+    show(f"ResNet-20 at batch {config.batch}; optimizers alone on {size}", columns, rows)
+    megabytes = 4 * config.parameters / 1e6
+    print(
+        f"by traffic: were memory the only limit. Norms must read {megabytes:.0f} MB of gradients, "
+        f"the pull must move {3 * megabytes:.0f} MB,\n"
+        + " and ".join(
+            f"a step of {name} at least {times * megabytes:.0f} MB"
+            for name, (_, _, times) in OPTIMIZERS.items()
+        )
+        + "."
+    )
+
+
+def _row(title: str, name: str, samples: list[float], bare: list[float]) -> list[str]:
+    ratio = ratios(samples, bare)
+    own = OPTIMIZERS.get(title.removesuffix(", fused"))
+    return [
+        title,
+        name,
+        f"{Spread.of(samples).median * 1e3:.2f}",
+        f"{ratio.median:.3f}",
+        f"{ratio.low:.3f} - {ratio.high:.3f}",
+        f"{1 + EXTRA_TRAFFIC[name] / own[2]:.2f}" if own else "",
+    ]
+
+
+def _judge(seconds: Mapping[str, Mapping[str, list[float]]]) -> None:
+    for title, variants in seconds.items():
+        target = OPTIMIZER_TARGET if title.startswith(tuple(OPTIMIZERS)) else TRAINING_TARGET
+        ratio = ratios(variants["norms and pull"], variants["bare"])
+        print(verdict(f"{title}, norms and pull", ratio.median, target))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

@@ -1,0 +1,151 @@
+"""The methods whose rounds are measured: ours, and the same service elsewhere."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from common import version
+from torch import nn
+from torch.distributed.algorithms.model_averaging.utils import average_parameters
+from torch.optim import SGD, Optimizer
+
+import grawa
+from grawa.protocols import Strategy
+
+NEVER = 10**9
+"""Local steps between rounds, where rounds are called for by hand."""
+
+QUIETLY = timedelta(minutes=5)
+
+
+def _nothing() -> None:
+    """For a method without preparation, or without anything to close."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A round of a method, on this process."""
+
+    local_step: Callable[[], object]
+    """What comes before a round; not timed."""
+    run: Callable[[], object]
+    """The averaging, and nothing else."""
+    bytes_sent: Callable[[], int] | None = None
+    """By this process so far; `None` where the closed form of an all-reduce must do."""
+    close: Callable[[], object] = _nothing
+
+
+Build = Callable[[nn.Module, Optimizer], Method]
+
+
+def bare_all_reduce(model: nn.Module, optimizer: Optimizer) -> Method:
+    """The yardstick: an all-reduce of a model that is one tensor."""
+    (flat,) = (parameter.detach() for parameter in model.parameters())
+    return Method(local_step=optimizer.step, run=lambda: dist.all_reduce(flat))
+
+
+def ours(model: nn.Module, optimizer: Optimizer, strategy: Strategy) -> Method:
+    """A round as users get it: health checks, scores, guard, exchange, pull, report."""
+    averager = grawa.Averager(model, optimizer, strategy, sync_every=NEVER, timeout=QUIETLY)
+    averager.attach()
+    loss = torch.tensor(1.0 + 0.01 * dist.get_rank())  # alike enough for the guard
+
+    def local_step() -> None:
+        averager.record_loss(loss)
+        optimizer.step()
+
+    return Method(
+        local_step=local_step,
+        run=averager.synchronize,
+        bytes_sent=lambda: averager.bytes_sent,
+        close=averager.detach,
+    )
+
+
+def pytorch(model: nn.Module, optimizer: Optimizer) -> Method:
+    """What `PeriodicModelAverager` and `PostLocalSGDOptimizer` call at a round."""
+    everyone = dist.group.WORLD
+    assert everyone is not None
+    return Method(
+        local_step=optimizer.step,
+        run=lambda: average_parameters(model.parameters(), everyone),
+    )
+
+
+def accelerate(model: nn.Module, optimizer: Optimizer) -> Method:
+    """`accelerate.local_sgd.LocalSGD`, whose `step` does nothing but count and average."""
+    from accelerate import Accelerator
+    from accelerate.local_sgd import LocalSGD
+
+    local_sgd = LocalSGD(Accelerator(cpu=True), model, local_sgd_steps=1)
+    return Method(local_step=optimizer.step, run=local_sgd.step)
+
+
+def torchft(model: nn.Module, optimizer: Optimizer) -> Method:
+    """`torchft.local_sgd.LocalSGD`; each process is a replica group, rank 0 runs the lighthouse."""
+    from torchft import Manager, ProcessGroupGloo
+    from torchft.coordination import LighthouseServer
+    from torchft.local_sgd import LocalSGD
+
+    size, rank = dist.get_world_size(), dist.get_rank()
+    lighthouse = LighthouseServer("[::]:0", size, join_timeout_ms=10_000) if rank == 0 else None
+    address = [lighthouse.address() if lighthouse else ""]
+    dist.broadcast_object_list(address)
+    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    manager = Manager(
+        pg=ProcessGroupGloo(timeout=QUIETLY),
+        load_state_dict=model.load_state_dict,
+        state_dict=model.state_dict,
+        min_replica_size=size,
+        timeout=QUIETLY,
+        rank=0,
+        world_size=1,
+        store_addr="localhost",
+        store_port=store.port,
+        lighthouse_addr=address[0],
+        replica_id=str(rank),
+        hostname="localhost",
+        init_sync=False,
+    )
+    local_sgd = LocalSGD(manager, model, optimizer, sync_every=NEVER)
+
+    def close() -> None:
+        manager.shutdown(wait=False)
+        dist.barrier()
+        if lighthouse is not None:
+            lighthouse.shutdown()
+        assert store.port, "the store has to live as long as its manager"
+
+    return Method(local_step=optimizer.step, run=local_sgd.sync, close=close)
+
+
+BASELINE = "bare all_reduce"
+BROKEN_DOWN = "grawa MGRAWA"
+
+METHODS: Mapping[str, Build] = {
+    BASELINE: bare_all_reduce,
+    "grawa LocalSGD": partial(ours, strategy=grawa.LocalSGD()),
+    "grawa MGRAWA": partial(ours, strategy=grawa.MGRAWA()),
+    "grawa LGRAWA": partial(ours, strategy=grawa.LGRAWA()),
+    "grawa EASGD": partial(ours, strategy=grawa.EASGD()),
+    "grawa LSGD": partial(ours, strategy=grawa.LSGD()),
+    "grawa DiLoCo": partial(ours, strategy=grawa.DiLoCo()),
+    "PyTorch average_parameters": pytorch,
+    "Accelerate LocalSGD": accelerate,
+    "torchft LocalSGD": torchft,
+}
+
+_NEEDS = {"Accelerate LocalSGD": "accelerate", "torchft LocalSGD": "torchft"}
+
+
+def is_installed(method: str) -> bool:
+    """Whether a method's package is there."""
+    return method not in _NEEDS or version(_NEEDS[method]) is not None
+
+
+def sgd(model: nn.Module) -> Optimizer:
+    """The optimizer of the paper's experiments, with steps so small that nothing runs away."""
+    return SGD(model.parameters(), lr=1e-6, momentum=0.9, nesterov=True, weight_decay=1e-4)
