@@ -117,7 +117,7 @@ class Guard:
         known = torch.where(among, values, torch.nan)
         median = known.nanmedian()
         limit = median + (ratio - 1.0) * median.abs() + margin
-        above = (known > limit) & (limit != 0.0)  # half the values are zero: that says nothing
+        above = (known > limit) & (limit.abs() > 0.0)  # half the values are zero: that says nothing
         for i in torch.where(above)[0].tolist():
             reasons[i] = f"{name} {known[i]:.3g} is above {limit:.3g} (median {median:.3g})"
         return above

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.linalg import vector_norm
 from torch.optim import Optimizer
 
 from grawa.errors import UserError
-from grawa.stack import Leaves, Stack, host, local
+from grawa.stack import Leaves, Rows, Stack, host, local
 
 
 class Replicas:
@@ -51,8 +52,7 @@ class Replicas:
         held = [held_names(m, o) for m, o in zip(models, optimizers, strict=True)]
         names = held[0]
         self.params = host(models, names)
-        self._rows = [row for leaf in self.params.values() for row in leaf.unbind(0)]
-        self._on_one_device = len({row.device for row in self._rows}) == 1
+        self._on_one_device = len({rows.device for rows in self.params.values()}) == 1
         self._params = [
             [dict(model.named_parameters())[name] for name in names] for model in models
         ]
@@ -95,8 +95,13 @@ class Replicas:
 
     def sizes(self) -> Tensor:
         """L2 norm of each model's parameters: (K,); not finite if one of them is not."""
-        norms = self._norms(self._rows).view(-1, len(self.models))
-        return norms.square().sum(dim=0).sqrt()
+        if self.params.blocks:
+            norms = [vector_norm(b, dim=1, dtype=self._norm_dtype) for b in self.params.blocks]
+            wide = torch.stack([norm.to(self.device) for norm in norms])
+        else:
+            wide = self._norms([rows[0] for rows in self.params.values()]).unsqueeze(1)
+        size: Tensor = vector_norm(wide, dim=0)
+        return size
 
     def gradient_norms(self) -> Tensor:
         """L2 norm of each parameter's gradient: (K, L); zero where there is no gradient."""
@@ -170,15 +175,15 @@ class Replicas:
                 local(state[key]).copy_(leaves[name])
         return state
 
-    def others(self) -> Stack:
+    def others(self) -> Rows:
         """The frozen parameters that no optimizer holds: the same everywhere from the start."""
         names = [n for n, _ in self.models[0].named_parameters() if n not in self.params]
         return host(self.models, names)
 
-    def buffers(self, wanted: Callable[[Tensor], bool]) -> Stack:
+    def buffers(self, wanted: Callable[[Tensor], bool]) -> Rows:
         """The buffers that are wanted, as a stack."""
         names = [name for name, buffer in self.models[0].named_buffers() if wanted(buffer)]
-        return host(self.models, names) if names else {}
+        return host(self.models, names) if names else Rows()
 
 
 def _grad_or_zero(parameter: nn.Parameter) -> Tensor:

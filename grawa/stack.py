@@ -1,6 +1,7 @@
 """The two containers every method works on: rows of hosted workers, and leaves shared by all."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -89,11 +90,25 @@ class Leaves(dict[str, Tensor]):
         return Leaves([flat.clone() for flat in self.flats], self.places)
 
 
-def host(models: Sequence[nn.Module], names: Iterable[str]) -> dict[str, Tensor]:
+class Rows(dict[str, Tensor]):
+    """A stack whose tensors lie together.
+
+    Attributes:
+        blocks: one (K, P) tensor per dtype and device, in the order of the flat tensors of
+            `Leaves`; none if the memory belongs to somebody else.
+    """
+
+    def __init__(self, *entries: Iterable[tuple[str, Tensor]]) -> None:
+        super().__init__(*entries)
+        self.blocks: list[Tensor] = []
+
+
+def host(models: Sequence[nn.Module], names: Iterable[str]) -> Rows:
     """Named parameters or buffers of hosted models as one stack; the models go on using the rows.
 
-    With one model the rows are views of its parameters and nothing is copied. With several, each
-    parameter is moved into its row, so that what is done to the stack is done to the models.
+    The tensors are moved into one block of memory per dtype and device, so that messages need not
+    go tensor by tensor; tensors that lie so already stay. What is done to the stack is done to
+    the models.
 
     Args:
         models: K models with the same parameters.
@@ -111,47 +126,83 @@ def host(models: Sequence[nn.Module], names: Iterable[str]) -> dict[str, Tensor]
     >>> models[1].weight.abs().sum().item()
     0.0
     """
-    tables = [
-        {name: local(t) for name, t in (*model.named_parameters(), *model.named_buffers())}
-        for model in models
-    ]
-    stack: dict[str, Tensor] = {}
+    tables = [dict((*model.named_parameters(), *model.named_buffers())) for model in models]
+    sharded = any(local(tensor) is not tensor for tensor in tables[0].values())
+    tables = [{name: local(t) for name, t in table.items()} for table in tables]
+    names = list(names)
+    kinds: dict[tuple[torch.dtype, torch.device], list[str]] = {}
     for name in names:
-        rows = [table[name] for table in tables]
-        if len(rows) > 1 and _are_rows(rows):
-            stack[name] = (
-                rows[0]
-                .detach()
-                .as_strided((len(rows), *rows[0].shape), (rows[0].numel(), *rows[0].stride()))
-            )
-            continue
-        if not is_dense(rows[0]):
+        first = tables[0][name]
+        if not is_dense(first):
             raise UserError(
-                f"{name!r} (shape {tuple(rows[0].shape)}, strides {rows[0].stride()}) is "
+                f"{name!r} (shape {tuple(first.shape)}, strides {first.stride()}) is "
                 "not one block of memory; make it so with .contiguous() before training"
             )
-        stack[name] = rows[0].detach().unsqueeze(0) if len(rows) == 1 else _restack(rows)
-    return stack
+        kinds.setdefault((first.dtype, first.device), []).append(name)
+    stack: dict[str, Tensor] = {}
+    blocks: list[Tensor] = []
+    for alike in kinds.values():
+        rows = [[table[name] for name in alike] for table in tables]
+        if sharded:  # their memory belongs to whoever shards them
+            stack.update((name, tables[0][name].detach().unsqueeze(0)) for name in alike)
+        else:
+            parts, block = _in_one_block(rows)
+            stack.update(zip(alike, parts, strict=True))
+            blocks.append(block)
+    ordered = Rows((name, stack[name]) for name in names)
+    ordered.blocks = blocks
+    return ordered
 
 
-def _are_rows(rows: Sequence[Tensor]) -> bool:
-    """Whether tensors are the rows of one stack already."""
+def _in_one_block(rows: Sequence[Sequence[Tensor]]) -> tuple[list[Tensor], Tensor]:
+    """Moves K rows of L tensors of one kind together, unless they are so already.
+
+    Returns:
+        L tensors (K, *shape), and all of them as one (K, P).
+    """
     first = rows[0]
-    step = first.numel() * first.element_size()
-    same_block = {row.untyped_storage().data_ptr() for row in rows}
-    return len(same_block) == 1 and all(
-        row.data_ptr() == first.data_ptr() + k * step for k, row in enumerate(rows)
-    )
+    row_size = sum(tensor.numel() for tensor in first)
+    if not _adjoin([tensor for row in rows for tensor in row]):
+        block = torch.empty(len(rows), row_size, dtype=first[0].dtype, device=first[0].device)
+        for row, target in zip(rows, block, strict=True):
+            parts = target.split([tensor.numel() for tensor in row])
+            for tensor, part, form in zip(row, parts, first, strict=True):
+                place = part.as_strided(form.shape, form.stride())
+                place.copy_(tensor.detach())
+                tensor.data = place
+    parts = [
+        tensor.detach().as_strided((len(rows), *tensor.shape), (row_size, *tensor.stride()))
+        for tensor in first
+    ]
+    return parts, first[0].detach().as_strided((len(rows), row_size), (row_size, 1))
 
 
-def _restack(rows: Sequence[Tensor]) -> Tensor:
-    first = rows[0]
-    block = torch.empty(len(rows), first.numel(), dtype=first.dtype, device=first.device)
-    stacked = block.as_strided((len(rows), *first.shape), (first.numel(), *first.stride()))
-    for row, parameter in zip(stacked, rows, strict=True):
-        row.copy_(parameter.detach())
-        parameter.data = row
-    return stacked
+def _adjoin(tensors: Sequence[Tensor]) -> bool:
+    """Whether dense tensors follow each other in one memory without gaps."""
+    filled = [tensor for tensor in tensors if tensor.numel() > 0]
+    if len({tensor.untyped_storage().data_ptr() for tensor in filled}) > 1:
+        return False
+    return all(a.data_ptr() + a.nbytes == b.data_ptr() for a, b in pairwise(filled))
+
+
+def as_blocks(tensors: Sequence[Tensor]) -> list[Tensor] | None:
+    """Tensors that lie together, as `host` and `Leaves` lay them, seen as flat ones.
+
+    Returns:
+        One per dtype and device, in the order of the first of each; `None` if they lie otherwise.
+
+    >>> as_blocks(list(torch.arange(4).split(2)))
+    [tensor([0, 1, 2, 3])]
+    """
+    kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for tensor in tensors:
+        kinds.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    if not all(map(_adjoin, kinds.values())):
+        return None
+    return [
+        alike[0].as_strided((sum(tensor.numel() for tensor in alike),), (1,))
+        for alike in kinds.values()
+    ]
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -175,18 +226,6 @@ def is_dense(tensor: Tensor) -> bool:
             return False
         expected *= size
     return True
-
-
-def in_memory_order(tensor: Tensor) -> Tensor:
-    """A dense tensor's elements in the order they lie in memory.
-
-    Returns:
-        A view, (numel,).
-
-    >>> in_memory_order(torch.tensor([[1, 2], [3, 4]]).t())
-    tensor([1, 2, 3, 4])
-    """
-    return tensor.as_strided((tensor.numel(),), (1,))
 
 
 def by_model(names: Sequence[str]) -> tuple[int, ...]:

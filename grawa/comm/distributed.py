@@ -16,11 +16,11 @@ from grawa.comm.in_process import (
     weights_per_leaf,
 )
 from grawa.comm.messages import Messages
-from grawa.comm.plan import Piece, Plan, plan_of, section
+from grawa.comm.plan import Piece, Plan, Run, plan_of, runs, section
 from grawa.errors import CommunicationError, UserError
 from grawa.math.mean import RunningMean
 from grawa.protocols import Team
-from grawa.stack import Leaves, Stack, in_memory_order
+from grawa.stack import Leaves, Stack, as_blocks
 
 DEFAULT_TIMEOUT = timedelta(minutes=10)
 """Long enough for a straggler's round, short enough to notice a lost worker the same morning."""
@@ -174,13 +174,14 @@ class DistributedCommunicator:
         return [Team(slice(start, start + size), slice(0, hosted), comm)]
 
     def _row(self, rows: Stack, weights: Tensor) -> list[Tensor]:
-        """The hosted workers' own weighted mean, L flat tensors; with K=1 the row itself."""
+        """The hosted workers' weighted mean, laid out as the result; if K=1, the row itself."""
         if self._num_hosted == 1:
-            return [in_memory_order(leaf[0]) for leaf in rows.values()]
+            # Gradients and shards don't lie together: they are copied.
+            return as_blocks([leaf[0] for leaf in rows.values()]) or Leaves.copy_of(rows).flats
         means = Leaves.like(rows)
         hosted = self.hosted(weights).expand(-1, len(rows)).tolist()
         mean_of_rows(rows, hosted, means)
-        return [in_memory_order(leaf) for leaf in means.values()]
+        return means.flats
 
     def _send_rows(
         self, plan: Plan, row: list[Tensor], masses: list[list[float]], mean: Leaves
@@ -188,16 +189,14 @@ class DistributedCommunicator:
         """Phase one: everyone's values to each section's owner, who takes their mean."""
         me, processes = self._process, len(self._members)
         own = plan.pieces[me]
-        arrived: dict[int, list[Tensor]] = {me: [_part(row, piece) for piece in own]}
+        arrived = {me: [row[piece.flat][piece.start : piece.stop] for piece in own]}
         messages = Messages(self._group, "average parameters")
         for peer in self._peers():
             arrived[peer] = [_waiting_place(mean, piece, me, peer, processes) for piece in own]
-            for piece in plan.pieces[peer]:
-                if masses[me][piece.leaf] > 0:
-                    messages.send(_part(row, piece), peer)
-            for place, piece in zip(arrived[peer], own, strict=True):
-                if masses[peer][piece.leaf] > 0:
-                    messages.receive(place, peer)
+            for run in runs(plan.pieces[peer], masses[me]):
+                messages.send(row[run.flat][run.start : run.stop], peer)
+            for run in runs(own, masses[peer]):
+                messages.receive(_waiting_place(mean, run, me, peer, processes), peer)
         messages.start().wait()
         self._bytes += messages.bytes_sent
         running = RunningMean([mean.flats[piece.flat][piece.start : piece.stop] for piece in own])
@@ -216,13 +215,8 @@ class DistributedCommunicator:
         self._bytes += messages.bytes_sent
 
 
-def _part(row: list[Tensor], piece: Piece) -> Tensor:
-    """A piece of this process's own values."""
-    return row[piece.leaf][piece.start_in_leaf : piece.start_in_leaf + piece.size]
-
-
-def _waiting_place(mean: Leaves, piece: Piece, me: int, peer: int, processes: int) -> Tensor:
-    """Where a peer's values of one of my pieces wait: at the same place in the peer's section."""
-    flat = mean.flats[piece.flat]
+def _waiting_place(mean: Leaves, part: Piece | Run, me: int, peer: int, processes: int) -> Tensor:
+    """Where a peer's values of a part of my section wait: at the same place in the peer's."""
+    flat = mean.flats[part.flat]
     shift = (peer - me) * (flat.numel() // processes)
-    return flat[piece.start + shift : piece.stop + shift]
+    return flat[part.start + shift : part.stop + shift]

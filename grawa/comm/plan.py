@@ -11,6 +11,7 @@ sections of the result that are not yet in use.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -113,6 +114,35 @@ def _plan(
             start = stop
     total = sum(size // processes * itemsize for size, itemsize in sizes)
     return Plan(tuple(tuple(p) for p in pieces), total)
+
+
+class Run(NamedTuple):
+    """Neighbouring pieces, sent as one message."""
+
+    flat: int
+    start: int
+    stop: int
+
+
+def runs(pieces: Sequence[Piece], masses: Sequence[float]) -> list[Run]:
+    """Joins pieces that lie side by side, without those that are not sent.
+
+    Args:
+        pieces: of one section.
+        masses: (L,), the sender's weight of each leaf; what has none is not sent.
+
+    Returns:
+        As few runs as possible; the same for sender and receiver.
+    """
+    joined: list[Run] = []
+    for piece in pieces:
+        if masses[piece.leaf] <= 0:
+            continue
+        if joined and (joined[-1].flat, joined[-1].stop) == (piece.flat, piece.start):
+            joined[-1] = joined[-1]._replace(stop=piece.stop)
+        else:
+            joined.append(Run(piece.flat, piece.start, piece.stop))
+    return joined
 
 
 def section(flat: Tensor, process: int, num_processes: int) -> Tensor:

@@ -1,8 +1,9 @@
 """How parameters move: pulls and copies, in place and for all leaves at once."""
 
 import torch
+from torch import Tensor
 
-from grawa.stack import Leaves, Stack
+from grawa.stack import Leaves, Rows, Stack
 
 
 def pull_(params: Stack, target: Leaves, strength: float) -> None:
@@ -21,12 +22,21 @@ def pull_(params: Stack, target: Leaves, strength: float) -> None:
     if strength >= 1.0:
         put_(params, target)
     elif strength > 0.0:
-        torch._foreach_lerp_(list(params.values()), target.rows, strength)
+        torch._foreach_lerp_(*_in_pairs(params, target), strength)
 
 
 def put_(params: Stack, target: Leaves) -> None:
     """Copies the target into every row."""
-    torch._foreach_copy_(list(params.values()), target.rows)
+    torch._foreach_copy_(*_in_pairs(params, target))
+
+
+def _in_pairs(params: Stack, target: Leaves) -> tuple[list[Tensor], list[Tensor]]:
+    """Rows and what they move to: whole blocks where there are some, else leaf by leaf."""
+    blocks = params.blocks if isinstance(params, Rows) else []
+    if not blocks:
+        return list(params.values()), target.rows
+    flats = zip(blocks, target.flats, strict=True)
+    return blocks, [flat[: block.shape[1]].expand_as(block) for block, flat in flats]
 
 
 def blend_(leaves: Leaves, toward: Leaves, share: float) -> None:
