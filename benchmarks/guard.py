@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 import tyro
-from common import environment, show
 from rich.progress import track
 
+from common import environment, show
 from grawa.cli import names
 from grawa.cli.run import strategy_for
 from grawa.errors import UserError

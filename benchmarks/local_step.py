@@ -15,15 +15,15 @@ from typing import Any
 
 import torch
 import tyro
-from common import Spread, ratios, show, verdict, write_results
-from models import ManyTensors, ResNet20
 from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, AdamW, Optimizer
 
 import grawa
+from common import Spread, ratios, show, verdict, write_results
 from grawa.protocols import Strategy
+from models import ManyTensors, ResNet20
 
 NEVER = 10**9
 """Local steps between rounds."""

@@ -7,12 +7,12 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
-from common import version
 from torch import nn
 from torch.distributed.algorithms.model_averaging.utils import average_parameters
 from torch.optim import SGD, Optimizer
 
 import grawa
+from common import version
 from grawa.protocols import Strategy
 
 NEVER = 10**9

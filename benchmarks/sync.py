@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from torch.multiprocessing.spawn import spawn
+
 from common import Spread, ratios, show, verdict, write_results
 from methods import BASELINE, METHODS, is_installed
 from sync_worker import Task, work
-from torch.multiprocessing.spawn import spawn
 
 TARGET = 1.25
 """Of MGRAWA and LGRAWA."""

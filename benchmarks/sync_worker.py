@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import memory
 import torch
 import torch.distributed as dist
+from rich.progress import track
+
+import memory
 from breakdown import break_down
 from methods import BASELINE, BROKEN_DOWN, METHODS, QUIETLY, Method, is_installed, sgd
 from models import ManyTensors
-from rich.progress import track
 
 Item = TypeVar("Item")
 
