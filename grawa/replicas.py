@@ -51,7 +51,8 @@ class Replicas:
             raise UserError("the hosted models differ in names, shapes or dtypes of parameters")
         held = [held_names(m, o) for m, o in zip(models, optimizers, strict=True)]
         names = held[0]
-        self.params = host(models, names)
+        self.params = host(models, names, together=True)
+        self._buffers: dict[tuple[str, ...], Rows] = {}
         self._on_one_device = len({rows.device for rows in self.params.values()}) == 1
         self._params = [
             [dict(model.named_parameters())[name] for name in names] for model in models
@@ -183,7 +184,15 @@ class Replicas:
     def buffers(self, wanted: Callable[[Tensor], bool]) -> Rows:
         """The buffers that are wanted, as a stack."""
         names = [name for name, buffer in self.models[0].named_buffers() if wanted(buffer)]
-        return host(self.models, names) if names else Rows()
+        found = self._buffers.get(tuple(names), Rows())
+        current = [dict(model.named_buffers()) for model in self.models]
+        if not found or any(
+            table[name].data_ptr() != rows[k].data_ptr()
+            for name, rows in found.items()
+            for k, table in enumerate(current)
+        ):  # a module may put a new buffer in an old one's place
+            found = self._buffers[tuple(names)] = host(self.models, names)
+        return found
 
 
 def _grad_or_zero(parameter: nn.Parameter) -> Tensor:

@@ -1,11 +1,11 @@
 """The two containers every method works on: rows of hosted workers, and leaves shared by all."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.dlpack import from_dlpack
 
 from grawa.errors import UserError
 
@@ -103,16 +103,18 @@ class Rows(dict[str, Tensor]):
         self.blocks: list[Tensor] = []
 
 
-def host(models: Sequence[nn.Module], names: Iterable[str]) -> Rows:
+def host(models: Sequence[nn.Module], names: Iterable[str], *, together: bool = False) -> Rows:
     """Named parameters or buffers of hosted models as one stack; the models go on using the rows.
 
-    The tensors are moved into one block of memory per dtype and device, so that messages need not
-    go tensor by tensor; tensors that lie so already stay. What is done to the stack is done to
-    the models.
+    What is done to the stack is done to the models. With one model the rows are views. With
+    several, or if asked to, the tensors are moved into one block of memory per dtype and device,
+    so that messages and arithmetic need not go tensor by tensor. Each still has a storage of its
+    own, for those who save models and drop what shares a storage.
 
     Args:
         models: K models with the same parameters.
         names: which, as in `named_parameters()` and `named_buffers()`.
+        together: move the tensors of one model too.
 
     Returns:
         name -> (K, *shape).
@@ -143,7 +145,7 @@ def host(models: Sequence[nn.Module], names: Iterable[str]) -> Rows:
     blocks: list[Tensor] = []
     for alike in kinds.values():
         rows = [[table[name] for name in alike] for table in tables]
-        if sharded:  # their memory belongs to whoever shards them
+        if len(models) == 1 and (sharded or not together):  # shards are somebody else's
             stack.update((name, tables[0][name].detach().unsqueeze(0)) for name in alike)
         else:
             parts, block = _in_one_block(rows)
@@ -155,54 +157,25 @@ def host(models: Sequence[nn.Module], names: Iterable[str]) -> Rows:
 
 
 def _in_one_block(rows: Sequence[Sequence[Tensor]]) -> tuple[list[Tensor], Tensor]:
-    """Moves K rows of L tensors of one kind together, unless they are so already.
+    """Moves K rows of L tensors of one kind together.
 
     Returns:
         L tensors (K, *shape), and all of them as one (K, P).
     """
     first = rows[0]
-    row_size = sum(tensor.numel() for tensor in first)
-    if not _adjoin([tensor for row in rows for tensor in row]):
-        block = torch.empty(len(rows), row_size, dtype=first[0].dtype, device=first[0].device)
-        for row, target in zip(rows, block, strict=True):
-            parts = target.split([tensor.numel() for tensor in row])
-            for tensor, part, form in zip(row, parts, first, strict=True):
-                place = part.as_strided(form.shape, form.stride())
-                place.copy_(tensor.detach())
-                tensor.data = place
+    sizes = [tensor.numel() for tensor in first]
+    block = torch.empty(len(rows), sum(sizes), dtype=first[0].dtype, device=first[0].device)
+    for row, target in zip(rows, block, strict=True):
+        for tensor, part, form in zip(row, target.split(sizes), first, strict=True):
+            # The way through DLPack gives the part a storage of its own at the same memory.
+            place = from_dlpack(part).as_strided(form.shape, form.stride())
+            place.copy_(tensor.detach())
+            tensor.data = place
     parts = [
-        tensor.detach().as_strided((len(rows), *tensor.shape), (row_size, *tensor.stride()))
-        for tensor in first
+        part.as_strided((len(rows), *tensor.shape), (block.shape[1], *tensor.stride()))
+        for part, tensor in zip(block.split(sizes, dim=1), first, strict=True)
     ]
-    return parts, first[0].detach().as_strided((len(rows), row_size), (row_size, 1))
-
-
-def _adjoin(tensors: Sequence[Tensor]) -> bool:
-    """Whether dense tensors follow each other in one memory without gaps."""
-    filled = [tensor for tensor in tensors if tensor.numel() > 0]
-    if len({tensor.untyped_storage().data_ptr() for tensor in filled}) > 1:
-        return False
-    return all(a.data_ptr() + a.nbytes == b.data_ptr() for a, b in pairwise(filled))
-
-
-def as_blocks(tensors: Sequence[Tensor]) -> list[Tensor] | None:
-    """Tensors that lie together, as `host` and `Leaves` lay them, seen as flat ones.
-
-    Returns:
-        One per dtype and device, in the order of the first of each; `None` if they lie otherwise.
-
-    >>> as_blocks(list(torch.arange(4).split(2)))
-    [tensor([0, 1, 2, 3])]
-    """
-    kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
-    for tensor in tensors:
-        kinds.setdefault((tensor.dtype, tensor.device), []).append(tensor)
-    if not all(map(_adjoin, kinds.values())):
-        return None
-    return [
-        alike[0].as_strided((sum(tensor.numel() for tensor in alike),), (1,))
-        for alike in kinds.values()
-    ]
+    return parts, block
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from grawa.comm.plan import Piece, Plan, Run, plan_of, runs, section
 from grawa.errors import CommunicationError, UserError
 from grawa.math.mean import RunningMean
 from grawa.protocols import Team
-from grawa.stack import Leaves, Stack, as_blocks
+from grawa.stack import Leaves, Rows, Stack
 
 DEFAULT_TIMEOUT = timedelta(minutes=10)
 """Long enough for a straggler's round, short enough to notice a lost worker the same morning."""
@@ -176,8 +176,9 @@ class DistributedCommunicator:
     def _row(self, rows: Stack, weights: Tensor) -> list[Tensor]:
         """The hosted workers' weighted mean, laid out as the result; if K=1, the row itself."""
         if self._num_hosted == 1:
-            # Gradients and shards don't lie together: they are copied.
-            return as_blocks([leaf[0] for leaf in rows.values()]) or Leaves.copy_of(rows).flats
+            if isinstance(rows, Rows) and rows.blocks:
+                return [block[0] for block in rows.blocks]
+            return Leaves.copy_of(rows).flats  # gradients and shards don't lie together
         means = Leaves.like(rows)
         hosted = self.hosted(weights).expand(-1, len(rows)).tolist()
         mean_of_rows(rows, hosted, means)
