@@ -127,12 +127,7 @@ def train(
                 yield report
             reports.clear()
     yield from reports  # the round after the last steps
-    yield Finished(
-        error=consensus_error(averager, task, data),
-        consensus=averager.consensus(),
-        step=averager.step,
-        round=averager.round,
-    )
+    yield finish(averager, task, data)
 
 
 def _step(workers: list[Worker], averager: Averager) -> None:
@@ -169,10 +164,15 @@ def deal(task: Task, data: Data, settings: Settings) -> list[Tensor]:
     return shards
 
 
-def consensus_error(averager: Averager, task: Task, data: Data) -> float:
-    """The task's metric of the consensus; every process must call it."""
+def finish(averager: Averager, task: Task, data: Data) -> Finished:
+    """Measures the consensus and keeps it; every process must call it."""
     with averager.consensus_applied() as model, evaluating(model):
-        return task.measure(model, data)
+        return Finished(
+            error=task.measure(model, data),
+            consensus={key: value.clone() for key, value in model.state_dict().items()},
+            step=averager.step,
+            round=averager.round,
+        )
 
 
 def load(task: Task, settings: Settings, device: torch.device) -> Data:
