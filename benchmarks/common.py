@@ -1,19 +1,15 @@
-"""What the benchmarks share: where and when they ran, statistics of ratios, files and tables."""
+"""What the benchmarks share: statistics of ratios, files and tables."""
 
 import json
-import os
-import platform
-import shlex
 import statistics
-import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
+
+from grawa.experiments.environment import environment
 
 PACKAGES = ("torch", "numpy", "accelerate", "torchft", "grawa")
 
@@ -36,44 +32,10 @@ def ratios(samples: Sequence[float], baseline: Sequence[float]) -> Spread:
     return Spread.of([s / b for s, b in zip(samples, baseline, strict=True)])
 
 
-def version(package: str) -> str | None:
-    """An installed package's version, or `None`."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def environment() -> dict[str, Any]:
-    """What must be known to judge the numbers: command, date, machine, versions."""
-    return {
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "system": f"{platform.system()} {platform.release()}",
-        },
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in PACKAGES},
-        },
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def write_results(path: Path, results: dict[str, Any]) -> None:
     """Writes the results with the environment they were measured in."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"environment": environment(), **results}, indent=1)
+    text = json.dumps({"environment": environment(PACKAGES), **results}, indent=1)
     path.write_text(text + "\n", encoding="utf-8")
 
 

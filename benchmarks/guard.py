@@ -22,11 +22,12 @@ import torch
 import tyro
 from rich.progress import track
 
-from common import environment, show
+from common import PACKAGES, show
 from grawa.cli import names
 from grawa.cli.run import strategy_for
 from grawa.errors import UserError
 from grawa.experiments.config import TrainConfig
+from grawa.experiments.environment import environment
 from grawa.files import write_text
 from grawa.guard import Guard
 from grawa.round_report import RoundReport
@@ -195,7 +196,7 @@ def main(asked: Config) -> None:
     with ProcessPoolExecutor(asked.jobs, get_context("spawn")) as pool:
         found = list(track(pool.map(run, todo), "training", total=len(todo)))
     results = {
-        "environment": environment(),
+        "environment": environment(PACKAGES),
         "config": {**asdict(asked), "output": str(asked.output)},
         "guard": asdict(thresholds(asked.guard)),
         "runs": [asdict(result) for result in found],

@@ -12,7 +12,7 @@ from torch.distributed.algorithms.model_averaging.utils import average_parameter
 from torch.optim import SGD, Optimizer
 
 import grawa
-from common import version
+from grawa.experiments.environment import version
 from grawa.protocols import Strategy
 
 NEVER = 10**9

@@ -26,7 +26,6 @@ class Piece:
     flat: int
     start: int
     """Where it starts in its flat tensor, in elements."""
-    start_in_leaf: int
     size: int
     itemsize: int
 
@@ -106,7 +105,6 @@ def _plan(
                     leaf=leaf,
                     flat=flat,
                     start=start,
-                    start_in_leaf=start - offset,
                     size=stop - start,
                     itemsize=itemsize,
                 )

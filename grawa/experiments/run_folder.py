@@ -1,15 +1,9 @@
 """The folder of a run: everything that is known of it afterwards."""
 
 import json
-import os
-import platform
-import subprocess
-import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +14,7 @@ from torch import Tensor
 
 from grawa.errors import UserError
 from grawa.experiments.config import TrainConfig
+from grawa.experiments.environment import environment
 from grawa.files import replacing, write_text
 
 SCHEMA = 1
@@ -144,35 +139,3 @@ class RunFolder:
             return load_file(path)
         except SafetensorError as error:
             raise UserError(f"{path} is not a whole safetensors file: {error}") from None
-
-
-def environment() -> dict[str, Any]:
-    """Versions, machine, command and time, for the record."""
-    packages = ("grawa", "torch", "numpy", "scikit-learn")
-    return {
-        "command": sys.argv,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
-        "git": _git_hash(),
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-    }
-
-
-def _git_hash() -> str | None:
-    """The commit of the code that runs, if it lies in a checkout."""
-    here = Path(__file__).parent
-    try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() or None

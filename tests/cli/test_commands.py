@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import tomllib
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ def test_a_run_leaves_its_folder(whole: tuple[Path, str]) -> None:
     config = tomllib.loads((run / "config.toml").read_text())
     assert (config["task"], config["steps"], config["strategy"]) == ("digits", 64, "lgrawa")
     environment = json.loads((run / "environment.json").read_text())
-    assert environment["command"][1:] == [*RUN, "--out", str(run)]
+    assert shlex.split(environment["command"])[1:] == [*RUN, "--out", str(run)]
     events = RunFolder.open(run).events()
     assert [event["kind"] for event in events] == ["started", "round", "round", "finished"]
     assert all(event["schema"] == 1 for event in events)

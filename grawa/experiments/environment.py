@@ -1,0 +1,75 @@
+"""What must be known to judge a number: command, date, machine, versions."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("grawa", "torch", "numpy", "scikit-learn")
+
+
+def environment(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
+    """The environment of a run or a measurement, for the record.
+
+    Args:
+        packages: whose versions count.
+
+    Returns:
+        Plain values; `None` for what can't be found out.
+    """
+    return {
+        "command": shlex.join([_program(), *sys.argv[1:]]),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+        "git": _git_hash(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+    }
+
+
+def version(package: str) -> str | None:
+    """An installed package's version, or `None`."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _program() -> str:
+    """As it was called, without the folders of this machine."""
+    program = Path(sys.argv[0])
+    return program.name if program.is_absolute() else str(program)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _git_hash() -> str | None:
+    """The commit of the code that runs, if it lies in a checkout."""
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None
