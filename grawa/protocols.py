@@ -41,6 +41,16 @@ class Communicator(Protocol):
         ...
 
     @property
+    def num_processes(self) -> int:
+        """P = N / K."""
+        ...
+
+    @property
+    def process(self) -> int:
+        """Which of them this is; it hosts workers K process to K process + K - 1."""
+        ...
+
+    @property
     def bytes_sent(self) -> int:
         """Bytes of payload that have been sent, per hosted worker."""
         ...
@@ -77,6 +87,27 @@ class Communicator(Protocol):
         """
         ...
 
+    def exchange(self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor], sent: int) -> None:
+        """Sends a buffer to each process, and receives one from each.
+
+        Args:
+            outgoing: P buffers, uint8, contiguous; the own one stays.
+            incoming: P buffers of the sizes that the others send; the own one is left alone.
+            sent: bytes to count for it, of all hosted workers together.
+        """
+        ...
+
+    def count(self, steps: int) -> int:
+        """Adds to a count that all processes share. Not collective: nobody waits.
+
+        Args:
+            steps: how many local steps to add.
+
+        Returns:
+            The count, with everything that was added until now.
+        """
+        ...
+
     def split(self, size: int) -> Sequence[Team]:
         """The teams of `size` consecutive workers in which this process hosts workers.
 
@@ -92,11 +123,11 @@ class Tracker(Protocol):
     """What the hosted workers' scores are made of, gathered while they train. No device sync."""
 
     def note_gradients(self, norms: Tensor) -> None:
-        """Takes the L2 norms of a local step's gradients, (K, L)."""
+        """Takes the L2 norms of a local step's gradients, (K, L); NaN for who made none."""
         ...
 
     def note_losses(self, losses: Tensor) -> None:
-        """Takes the losses of a local step, (K,)."""
+        """Takes the losses of a local step, (K,); NaN for who made none, infinite if not finite."""
         ...
 
     def read(self) -> Tensor:

@@ -15,7 +15,7 @@ from grawa.comm.in_process import (
     new_leaves,
     weights_per_leaf,
 )
-from grawa.comm.messages import Messages
+from grawa.comm.messages import Messages, contact
 from grawa.comm.plan import Piece, Plan, Run, plan_of, runs, section
 from grawa.errors import CommunicationError, UserError
 from grawa.math.mean import RunningMean
@@ -61,6 +61,7 @@ class DistributedCommunicator:
             ) from error
         assert isinstance(created, dist.ProcessGroup), "this process belongs to the group"
         self._group = created
+        self._store = created.get_group_store()
         self._members = members
         self._process = members.index(dist.get_rank())
         self._num_hosted = num_hosted
@@ -95,6 +96,16 @@ class DistributedCommunicator:
     def num_hosted(self) -> int:
         """K."""
         return self._num_hosted
+
+    @property
+    def num_processes(self) -> int:
+        """P."""
+        return len(self._members)
+
+    @property
+    def process(self) -> int:
+        """See `Communicator.process`."""
+        return self._process
 
     @property
     def bytes_sent(self) -> int:
@@ -146,6 +157,22 @@ class DistributedCommunicator:
         self._send_rows(plan, mine, masses, mean)
         self._share_sections(mean)
         return mean
+
+    def exchange(self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor], sent: int) -> None:
+        """See `Communicator.exchange`."""
+        messages = Messages(self._group, "exchange buffers")
+        for peer in self._peers():
+            if outgoing[peer].numel():
+                messages.send(outgoing[peer], peer)
+            if incoming[peer].numel():
+                messages.receive(incoming[peer], peer)
+        messages.start().wait()
+        self._bytes += sent
+
+    def count(self, steps: int) -> int:
+        """See `Communicator.count`."""
+        with contact(f"count {steps} local steps"):
+            return int(self._store.add("local steps", steps))
 
     def split(self, size: int) -> Sequence[Team]:
         """See `Communicator.split`."""

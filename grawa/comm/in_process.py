@@ -32,6 +32,7 @@ class InProcessCommunicator:
             raise ValueError(f"there must be at least one worker, got {num_workers}")
         self._num_workers = num_workers
         self._bytes = 0
+        self._count = 0
         self._teams: dict[int, list[Team]] = {}
 
     @property
@@ -43,6 +44,16 @@ class InProcessCommunicator:
     def num_hosted(self) -> int:
         """K, which is N here."""
         return self._num_workers
+
+    @property
+    def num_processes(self) -> int:
+        """One."""
+        return 1
+
+    @property
+    def process(self) -> int:
+        """The only one."""
+        return 0
 
     @property
     def bytes_sent(self) -> int:
@@ -69,6 +80,15 @@ class InProcessCommunicator:
         plan = plan_of(mean, self._num_workers)
         self._bytes += sum(plan.bytes_sent(i, per_leaf) for i in range(self._num_workers))
         return mean
+
+    def exchange(self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor], sent: int) -> None:
+        """Nobody is there to exchange with; the bytes count."""
+        self._bytes += sent
+
+    def count(self, steps: int) -> int:
+        """See `Communicator.count`."""
+        self._count += steps
+        return self._count
 
     def split(self, size: int) -> Sequence[Team]:
         """See `Communicator.split`."""

@@ -43,26 +43,28 @@ class Messages:
             These messages.
         """
         if self._transfers:
-            with self._contact(None):
+            with contact(self._purpose):
                 self._works = list(dist.batch_isend_irecv(self._transfers))
         return self
 
     def wait(self) -> None:
         """Waits until all have arrived; else raises `CommunicationError`, naming the peer."""
+        ranks = dist.get_process_group_ranks(self._group)
         one_each = len(self._works) == len(self._transfers)  # NCCL has one for all
         for i, work in enumerate(self._works):
-            with self._contact(self._transfers[i].group_peer if one_each else None):
+            peer = self._transfers[i].group_peer if one_each else None
+            with contact(self._purpose, "the others" if peer is None else f"rank {ranks[peer]}"):
                 work.wait()
 
-    @contextmanager
-    def _contact(self, peer: int | None) -> Generator[None]:
-        try:
-            yield
-        except RuntimeError as error:
-            ranks = dist.get_process_group_ranks(self._group)
-            whom = "the others" if peer is None else f"rank {ranks[peer]}"
-            cause = str(error).splitlines()[0]
-            raise CommunicationError(
-                f"rank {dist.get_rank()} lost contact with {whom} while trying to "
-                f"{self._purpose}: it failed, or was silent for longer than the timeout ({cause})"
-            ) from error
+
+@contextmanager
+def contact(purpose: str, whom: str = "the others") -> Generator[None]:
+    """Says who was lost, and what for, if torch fails."""
+    try:
+        yield
+    except RuntimeError as error:
+        cause = str(error).splitlines()[0]
+        raise CommunicationError(
+            f"rank {dist.get_rank()} lost contact with {whom} while trying to {purpose}: it "
+            f"failed, or was silent for longer than the timeout ({cause})"
+        ) from error

@@ -40,6 +40,16 @@ class Participants:
         return self._comm.num_hosted
 
     @property
+    def num_processes(self) -> int:
+        """P."""
+        return self._comm.num_processes
+
+    @property
+    def process(self) -> int:
+        """See `Communicator.process`."""
+        return self._comm.process
+
+    @property
     def bytes_sent(self) -> int:
         """See `Communicator.bytes_sent`."""
         return self._comm.bytes_sent
@@ -58,6 +68,14 @@ class Participants:
         if self._measure and self.distances is None:
             self.distances = distances_to(rows, mean)
         return mean
+
+    def exchange(self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor], sent: int) -> None:
+        """See `Communicator.exchange`."""
+        self._comm.exchange(outgoing, incoming, sent)
+
+    def count(self, steps: int) -> int:
+        """See `Communicator.count`."""
+        return self._comm.count(steps)
 
     def split(self, size: int) -> Sequence[Team]:
         """See `Communicator.split`; without teams of which nobody takes part."""

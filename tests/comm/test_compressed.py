@@ -1,0 +1,207 @@
+"""Means in fewer bits: what is read is near what was meant, and the same everywhere."""
+
+import math
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from grawa.comm import DistributedCommunicator, InProcessCommunicator
+from grawa.comm.compressed import Compressed, Precision
+from grawa.errors import DivergedError
+from grawa.stack import Leaves, Rows
+from tests.world import on_ranks, outcomes
+
+EQUAL = torch.full((4, 1), 0.25, dtype=torch.float64)
+PRECISIONS: list[Precision] = ["bf16", "fp16", "int8"]
+FORMS = {"a": ((5, 3), torch.float32), "b": ((7,), torch.float64), "c": ((1,), torch.float32)}
+
+
+def rows_of(step: int, workers: Sequence[int]) -> Rows:
+    """Rows that drift apart from a common start, step after step."""
+    found = {}
+    for name, (shape, dtype) in FORMS.items():
+        start = torch.linspace(-1.0, 1.0, math.prod(shape), dtype=torch.float64).view(shape)
+        moved = [start + 0.01 * step * torch.sin(start * 7.0 + i + step) for i in workers]
+        found[name] = torch.stack(moved).to(dtype)
+    rows = Rows(found.items())
+    twin = rows.twin()
+    for name, value in rows.items():
+        twin[name].copy_(value)
+    return twin
+
+
+def means(
+    precision: Precision, weights: list[Tensor] | None = None, hosted: int = 4
+) -> tuple[list[dict[str, Tensor]], int]:
+    """Three means of growing differences, and the bytes that were sent."""
+    comm: Any = InProcessCommunicator(4)
+    process = 0
+    if dist.is_initialized():
+        comm, process = DistributedCommunicator(num_hosted=hosted), dist.get_rank()
+    compressed = Compressed(comm, precision)
+    workers = range(process * hosted, (process + 1) * hosted)
+    found = []
+    out: Leaves | None = None
+    for step in range(4):
+        weight = EQUAL if weights is None else weights[step]
+        out = compressed.weighted_mean(rows_of(step, workers), weight, out)
+        found.append({name: leaf.clone() for name, leaf in out.items()})
+        if step == 0:
+            before = comm.bytes_sent
+    return found, comm.bytes_sent - before
+
+
+UNEVEN = [EQUAL, *(torch.tensor([[0.1], [0.0], [0.6], [0.3]], dtype=torch.float64),) * 3]
+LEADER = [EQUAL, *(torch.tensor([[0.0], [0.0], [1.0], [0.0]], dtype=torch.float64),) * 3]
+PER_LEAF = [
+    EQUAL,
+    *(torch.tensor([[0.5, 0, 1], [0.5, 0, 0], [0, 0.2, 0], [0, 0.8, 0]], dtype=torch.float64),) * 3,
+]
+
+
+def same(one: list[dict[str, Tensor]], other: list[dict[str, Tensor]]) -> bool:
+    return all(
+        torch.equal(a[name], b[name]) for a, b in zip(one, other, strict=True) for name in FORMS
+    )
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("weights", [None, UNEVEN, LEADER, PER_LEAF], ids=["=", "0", "1", "leaf"])
+def test_means_are_near_the_exact_ones(precision: Precision, weights: list[Tensor] | None) -> None:
+    found, _ = means(precision, weights)
+    exact = InProcessCommunicator(4)
+    for step, mean in enumerate(found):
+        expected = exact.weighted_mean(
+            rows_of(step, range(4)), EQUAL if weights is None else weights[step]
+        )
+        # Differences are at most 0.05; int8 has 127 levels for them, twice.
+        bound = 0.0 if step == 0 else {"bf16": 4e-4, "fp16": 1e-4, "int8": 1.6e-3}[precision]
+        for name in FORMS:
+            torch.testing.assert_close(mean[name], expected[name], rtol=0.0, atol=bound)
+
+
+@pytest.mark.world
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("weights", [None, UNEVEN, LEADER, PER_LEAF], ids=["=", "0", "1", "leaf"])
+def test_the_same_bits_in_every_arrangement(
+    precision: Precision, weights: list[Tensor] | None
+) -> None:
+    alone, said = means(precision, weights)
+    for processes in (4, 2):
+        found = on_ranks(processes, means, precision, weights, 4 // processes)
+        assert all(same(part, alone) for part, _ in found)
+        if processes == 4:
+            assert sum(sent for _, sent in found) == pytest.approx(4 * said, abs=4)
+
+
+def test_the_bytes_are_those_of_the_closed_form() -> None:
+    # 24 numbers in flat tensors of 16 and 8 (padded): sections of 4 and 2. Pieces by section: of
+    # "a" 4, 4, 4 and 3, "c" the last 1; of "b" 2, 2, 2 and 1.
+    sections = [4 + 2, 4 + 2, 4 + 2, 3 + 1 + 1]
+    pieces = [2, 2, 2, 3]
+    for precision, each, scale in (("int8", 1, 4), ("bf16", 2, 0), ("fp16", 2, 0)):
+        size = [each * n + scale * p for n, p in zip(sections, pieces, strict=True)]
+        rows = sum(sum(size) - own for own in size)
+        assert means(precision)[1] == 3 * (rows + 3 * sum(size)) // 4  # type: ignore[arg-type]
+
+
+def constant(precision: Precision, rounds: int) -> tuple[Tensor, Tensor]:
+    """A small number beside a large one that changes sign: the last mean, and the mean of means."""
+    compressed = Compressed(InProcessCommunicator(1), precision)
+    weight = torch.ones(1, 1, dtype=torch.float64)
+    seen = []
+    for step in range(rounds):
+        value = torch.tensor([[100.0 * (-1) ** step, 0.1]]) if step else torch.zeros(1, 2)
+        mean = compressed.weighted_mean({"x": value}, weight)["x"].clone()
+        seen.append(mean)
+    return seen[-1], torch.stack(seen[1:]).mean(dim=0)
+
+
+def test_what_rounding_loses_arrives_in_the_end() -> None:
+    _, few = constant("int8", 9)
+    _, many = constant("int8", 401)
+    # A level is 200/127: on its own 0.1 would be rounded to nothing, round after round.
+    assert abs(float(many[1]) - 0.1) < 0.02
+    assert abs(float(many[1]) - 0.1) < abs(float(few[1]) - 0.1)
+
+
+def test_int8_by_hand() -> None:
+    compressed = Compressed(InProcessCommunicator(2), "int8")
+    half = torch.full((2, 1), 0.5, dtype=torch.float64)
+    compressed.weighted_mean({"x": torch.zeros(2, 2)}, half)
+    mean = compressed.weighted_mean({"x": torch.tensor([[1.0, 0.0], [0.5, 1.27]])}, half)
+    # Each piece is one number here, so its scale makes it exact to rounding.
+    torch.testing.assert_close(mean["x"], torch.tensor([0.75, 0.635]), rtol=1e-6, atol=0.0)
+
+
+def test_a_row_without_weight_may_hold_anything() -> None:
+    compressed = Compressed(InProcessCommunicator(4), "int8")
+    compressed.weighted_mean(rows_of(0, range(4)), EQUAL)
+    rows = rows_of(1, range(4))
+    for value in rows.values():
+        value[1] = math.nan
+    mean = compressed.weighted_mean(rows, UNEVEN[1])
+    assert all(bool(torch.isfinite(leaf).all()) for leaf in mean.values())
+
+
+def average_broken(precision: Precision, value: float) -> None:
+    compressed = Compressed(DistributedCommunicator(), precision)
+    rank = dist.get_rank()
+    compressed.weighted_mean(rows_of(0, [rank]), EQUAL[:2])
+    rows = rows_of(1, [rank])
+    if rank == 1:
+        rows["a"][0, 2, 1] = value
+    compressed.weighted_mean(rows, EQUAL[:2])
+
+
+@pytest.mark.world
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_is_noticed_everywhere(precision: Precision, value: float) -> None:
+    for outcome in outcomes(2, average_broken, precision, value):
+        assert isinstance(outcome, DivergedError)
+
+
+def test_a_difference_beyond_fp16_is_as_large_as_can_be() -> None:
+    compressed = Compressed(InProcessCommunicator(1), "fp16")
+    weight = torch.ones(1, 1, dtype=torch.float64)
+    compressed.weighted_mean({"x": torch.zeros(1, 1)}, weight)
+    mean = compressed.weighted_mean({"x": torch.full((1, 1), 1e6)}, weight)
+    assert torch.equal(mean["x"], torch.tensor([torch.finfo(torch.float16).max]))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_it_goes_on_from_a_saved_state(precision: Precision) -> None:
+    first, second = (Compressed(InProcessCommunicator(4), precision) for _ in range(2))
+    for step in range(3):
+        first.weighted_mean(rows_of(step, range(4)), EQUAL)
+    second.weighted_mean(rows_of(0, range(4)), EQUAL)
+    second.load_state_dict(deepcopy(first.state_dict()))
+    one, two = (c.weighted_mean(rows_of(3, range(4)), EQUAL) for c in (first, second))
+    assert all(torch.equal(one[name], two[name]) for name in FORMS)
+
+
+def test_other_leaves_travel_as_they_are() -> None:
+    compressed = Compressed(InProcessCommunicator(4), "int8")
+    compressed.weighted_mean(rows_of(0, range(4)), EQUAL)
+    other = {"y": torch.tensor([[1.0], [2.0], [4.0], [9.1]])}
+    exact = InProcessCommunicator(4).weighted_mean(other, EQUAL)
+    assert torch.equal(compressed.weighted_mean(other, EQUAL)["y"], exact["y"])
+
+
+def test_teams_have_references_of_their_own() -> None:
+    compressed = Compressed(InProcessCommunicator(4), "bf16")
+    half = EQUAL[:2] * 2
+    for step in range(3):
+        for team in compressed.split(2):
+            members = rows_of(step, range(team.workers.start, team.workers.stop))
+            mean = team.comm.weighted_mean(members, half)
+            exact = InProcessCommunicator(2).weighted_mean(members, half)
+            for name in FORMS:
+                torch.testing.assert_close(mean[name], exact[name], rtol=0.0, atol=4e-4)
+    assert isinstance(compressed.split(2)[0].comm, Compressed)
