@@ -6,6 +6,7 @@ from grawa.guard import Guard
 from grawa.probe import GradientProbe
 from grawa.protocols import Communicator, Round, Score, State, Strategy
 from grawa.round_report import RoundReport
+from grawa.schedule import Every, Quadratic, Schedule, SharedCount, Warmup
 from grawa.scores import GradientNorms, ProbeGradientNorms, TrainingLoss
 from grawa.stack import Leaves, Stack, by_model, by_tensor
 from grawa.strategies import EASGD, GRAWA, LGRAWA, LSGD, MGRAWA, DataParallel, DiLoCo, LocalSGD
@@ -25,6 +26,7 @@ __all__ = [
     "DataParallel",
     "DiLoCo",
     "DivergedError",
+    "Every",
     "GradientNorms",
     "GradientProbe",
     "Guard",
@@ -32,14 +34,18 @@ __all__ = [
     "LocalSGD",
     "OuterNesterov",
     "ProbeGradientNorms",
+    "Quadratic",
     "Round",
     "RoundReport",
+    "Schedule",
     "Score",
+    "SharedCount",
     "Stack",
     "State",
     "Strategy",
     "TrainingLoss",
     "UserError",
+    "Warmup",
     "__version__",
     "by_model",
     "by_tensor",

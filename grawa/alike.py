@@ -1,6 +1,6 @@
 """Keeping workers alike in what no strategy looks after: the start, and buffers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -9,7 +9,8 @@ from grawa.math.motion import put_
 from grawa.math.weights import uniform
 from grawa.protocols import Communicator
 from grawa.replicas import Replicas
-from grawa.stack import Leaves
+from grawa.stack import Leaves, Stack
+from grawa.target import Target
 
 
 def start_alike(replicas: Replicas, comm: Communicator) -> None:
@@ -18,18 +19,17 @@ def start_alike(replicas: Replicas, comm: Communicator) -> None:
         return
     first = torch.zeros(comm.num_workers, 1, dtype=torch.float64)
     first[0] = 1.0
-    floats = replicas.buffers(torch.is_floating_point)
-    for stack in (replicas.params, replicas.others(), floats):
+    for stack in (replicas.params, replicas.others(), replicas.float_buffers()):
         if stack:
             put_(stack, comm.weighted_mean(stack, first))
-    _set_integers(replicas, comm, lambda everyone: everyone[0])
+    _set_others(replicas.other_buffers(), comm, lambda everyone: everyone[0])
 
 
-def average_buffers(replicas: Replicas, comm: Communicator, mean: Leaves | None) -> Leaves | None:
+def average_buffers(target: Target, comm: Communicator, mean: Leaves | None) -> Leaves | None:
     """Floating-point buffers become their mean, all others the workers' maximum.
 
     Args:
-        replicas: the hosted workers.
+        target: whose buffers.
         comm: those who take part.
         mean: where the last mean was put, to be used again.
 
@@ -38,17 +38,30 @@ def average_buffers(replicas: Replicas, comm: Communicator, mean: Leaves | None)
     """
     if comm.num_workers == 1:
         return None
-    floats = replicas.buffers(torch.is_floating_point)
-    if floats:
-        mean = comm.weighted_mean(floats, uniform(comm.num_workers), mean)
-        put_(floats, mean)
-    _set_integers(replicas, comm, lambda everyone: everyone.amax(dim=0))
+    if target.floats:
+        mean = comm.weighted_mean(target.floats, uniform(comm.num_workers), mean)
+        put_(target.floats, mean)
+    _set_others(target.others, comm, lambda everyone: everyone.amax(dim=0))
     return mean
 
 
-def _set_integers(replicas: Replicas, comm: Communicator, pick: Callable[[Tensor], Tensor]) -> None:
-    """Sets the other buffers to what is picked from all workers' values, (N, C)."""
-    stack = replicas.buffers(lambda buffer: not torch.is_floating_point(buffer))
+def mend_buffers(target: Target, comm: Communicator, broken: Sequence[int]) -> None:
+    """Gives hosted workers that start again the mean of the others' buffers; collective.
+
+    Args:
+        target: whose buffers.
+        comm: those who are sound.
+        broken: the hosted workers that start again.
+    """
+    if target.floats:
+        mean = comm.weighted_mean(target.floats, uniform(comm.num_workers))
+        for k in broken:
+            put_(target.floats.worker(k), mean)
+    _set_others(target.others, comm, lambda everyone: everyone.amax(dim=0))
+
+
+def _set_others(stack: Stack, comm: Communicator, pick: Callable[[Tensor], Tensor]) -> None:
+    """Sets buffers that don't hold floats to what is picked from all workers' values, (N, C)."""
     if not stack:
         return
     flat = [rows.reshape(len(rows), -1).to(torch.float64) for rows in stack.values()]

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any, Literal, Self
 
 import torch
@@ -12,16 +13,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from grawa.clock import Clock, WallClock
+from grawa.comm.compressed import Precision
 from grawa.comm.distributed import DEFAULT_TIMEOUT
 from grawa.errors import UserError
 from grawa.guard import Guard
 from grawa.protocols import Strategy
 from grawa.replicas import Replicas
-from grawa.roll import Calls, Roll, RollCall
-from grawa.round_report import Reporter, RoundReport
-from grawa.rounds import Rounds
-from grawa.schedule import Every
+from grawa.round_plan import RoundPlan
+from grawa.round_report import RoundReport
+from grawa.schedule import Schedule
 from grawa.start import check_alike, connect
+from grawa.synchronizer import Synchronizer
 
 OnRound = Callable[[RoundReport], None]
 
@@ -41,6 +44,14 @@ class Averager:
             backward passes before the first optimizer's step, and the steps in order.
         strategy: how workers are pulled together, such as `grawa.LGRAWA()`.
         sync_every: optimizer steps between rounds.
+        schedule: when rounds are due, in place of `sync_every`: `grawa.SharedCount(32)` say.
+        overlap_steps: for how many local steps a round may go on in the background. It runs on a
+            copy of the parameters, and what it would have moved them by is added that many steps
+            later. Takes memory for two copies of the parameters, and for what the strategy keeps.
+        fragments: in how many parts of nearly equal bytes the model is synchronised, one after
+            the other at equal distances: the same bytes in all, a part at a time.
+        comm_dtype: "bf16", "fp16" or "int8": in what parameters travel, as differences from the
+            last center; "int8" carries what is lost over to the next round.
         guard: keeps workers that go wrong from ruining the others; `None` turns it off.
         buffers: "average" averages floating-point buffers with equal weights and takes the
             maximum of the others, at each round; "local" leaves them to each worker.
@@ -52,6 +63,7 @@ class Averager:
         measure_distance: whether round reports carry the consensus distance, for one more pass
             over the parameters per round.
         on_round: called with a `RoundReport` after each round.
+        clock: what time it is for the workers; by default the wall's.
 
     Raises:
         UserError: if something does not fit, on every process alike.
@@ -73,6 +85,10 @@ class Averager:
         strategy: Strategy,
         *,
         sync_every: int = 32,
+        schedule: Schedule | None = None,
+        overlap_steps: int = 0,
+        fragments: int = 1,
+        comm_dtype: Precision | None = None,
         guard: Guard | None = Guard(),
         buffers: Literal["average", "local"] = "average",
         process_group: dist.ProcessGroup | None = None,
@@ -80,6 +96,7 @@ class Averager:
         timeout: timedelta = DEFAULT_TIMEOUT,
         measure_distance: bool = False,
         on_round: Sequence[OnRound] = (),
+        clock: Clock | None = None,
     ) -> None:
         models = [model] if isinstance(model, nn.Module) else list(model)
         optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
@@ -88,46 +105,34 @@ class Averager:
                 "where a worker is several processes, each hosts that worker only, and "
                 "process_group must say who averages: the processes of the same place in each"
             )
-        self._comm = connect(process_group, len(models), timeout)
-        options = f"{strategy} {sync_every} {guard} {buffers} {measure_distance}"
-
-        def build() -> Replicas:
-            if not isinstance(strategy, Strategy):
-                raise UserError(f"strategy must be a value, grawa.LGRAWA() say, got {strategy!r}")
-            if buffers not in ("average", "local"):
-                raise UserError(f'buffers must be "average" or "local", got {buffers!r}')
-            self._schedule = Every(sync_every)
-            return Replicas(models, optimizers, worker_group)
-
-        self._replicas = check_alike(
-            self._comm,
-            build,
+        clock = WallClock() if clock is None else clock
+        comm = clock.meter(connect(process_group, len(models), timeout))
+        options: dict[str, Any] = {
+            "strategy": strategy,
+            "schedule": schedule,
+            "sync_every": sync_every,
+            "guard": guard,
+            "buffers": buffers,
+            "measure_distance": measure_distance,
+            "overlap_steps": overlap_steps,
+            "fragments": fragments,
+            "comm_dtype": comm_dtype,
+            "individually": clock.individual and getattr(schedule, "counts_together", False),
+        }
+        self._replicas, plan = check_alike(
+            comm,
+            lambda: (Replicas(models, optimizers, worker_group), RoundPlan.of(**options)),
             models,
-            re.sub(r" at 0x[0-9a-f]+", "", options),  # functions' addresses differ
+            re.sub(r" at 0x[0-9a-f]+", "", str(options)),  # functions' addresses differ
         )
+        worker = None if worker_group is None else connect(worker_group, 1, timeout)
+        self._rounds = Synchronizer(self._replicas, comm, worker, plan, clock, self._report)
+        self._comm = comm
+        self._individually = plan.individually
         self.strategy = strategy
-        self._roll_call = RollCall(
-            self._replicas,
-            self._comm,
-            None if worker_group is None else connect(worker_group, 1, timeout),
-            score=strategy.score,
-            groups=strategy.groups(self._replicas.names),
-            shares_gradients=strategy.shares_gradients(0),
-        )
-        self._rounds = Rounds(
-            self._replicas,
-            strategy,
-            self._comm,
-            guard,
-            with_buffers=buffers == "average",
-            measure_distance=measure_distance,
-        )
-        self._reporter = Reporter(self._comm)
         self._on_round = list(on_round)
         self._handles: list[RemovableHandle] = []
         self._knows_losses = strategy.score is None or not strategy.score.needs_losses
-        self.step = 0
-        self.round = 0
 
     @property
     def num_workers(self) -> int:
@@ -138,6 +143,40 @@ class Averager:
     def bytes_sent(self) -> int:
         """Bytes of payload that have been sent, per hosted worker."""
         return self._comm.bytes_sent
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps made; with several hosted workers, by the foremost."""
+        return self._rounds.step
+
+    @property
+    def steps(self) -> list[int]:
+        """Optimizer steps made by each hosted worker."""
+        return self._rounds.steps
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of all workers, as far as this process knows."""
+        return self._rounds.total_steps
+
+    @property
+    def round(self) -> int:
+        """Rounds made."""
+        return self._rounds.round
+
+    @property
+    def steps_individually(self) -> bool:
+        """Whether each hosted worker steps by itself, in the order of the clock's times."""
+        return self._individually
+
+    @property
+    def waiting(self) -> list[bool]:
+        """Which hosted workers have joined a round and must not step before it is over.
+
+        Only where they step individually: by a clock that gives each a time of its own, with
+        steps that are counted together.
+        """
+        return self._rounds.waiting
 
     def __enter__(self) -> Self:
         self.attach()
@@ -160,70 +199,80 @@ class Averager:
         optimizers = self._replicas.optimizers
         if self.strategy.shares_gradients(0):
             self._handles.append(optimizers[0].register_step_pre_hook(self._before_step))
-        self._handles.append(optimizers[-1].register_step_post_hook(self._after_step))
-        self._reporter.local_steps_begin()
+        for k, optimizer in enumerate(optimizers):
+            if self._individually:
+                hook = partial(self._after_step, slice(k, k + 1))
+            elif k == len(optimizers) - 1:
+                hook = partial(self._after_step, slice(None))
+            else:
+                continue
+            self._handles.append(optimizer.register_step_post_hook(hook))
+        self._rounds.local_steps_begin()
 
     def detach(self) -> None:
         """Takes part in the others' last rounds, and in one for the last steps of all.
 
         Workers may have made different numbers of steps, because their data ran out or because a
-        `GradScaler` skipped some: who has finished goes on taking part until all have.
+        `GradScaler` skipped some: who has finished goes on taking part until all have. A round
+        that is under way is finished.
         """
         self._remove_hooks()
-        while True:
-            roll = self._call(Calls.LEAVING)
-            if bool((roll.calls == Calls.GRADIENTS).any()):
-                self._rounds.share_gradients(roll, self.step)  # says who has stopped
-            all_leave = bool((roll.calls == Calls.LEAVING).all())
-            if not all_leave or bool((roll.new_steps > 0).any()):
-                self._run_round(roll)
-            if all_leave:
-                return
+        with torch.no_grad():
+            self._rounds.leave()
 
     def _remove_hooks(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
-    def record_loss(self, loss: Tensor) -> None:
+    def record_loss(self, loss: Tensor, worker: int | None = None) -> None:
         """Tells the worker's training loss of this local step; before `optimizer.step()`.
 
         `LSGD` needs it, and so does the guard's loss gate. Nothing is moved between devices.
 
         Args:
             loss: a scalar; or (K,), the hosted workers' losses.
+            worker: the hosted worker whose loss it is, if only one makes this step.
 
         Raises:
             UserError: if it is something else.
         """
-        if not isinstance(loss, Tensor) or loss.numel() != self._comm.num_hosted:
+        who = slice(None) if worker is None else slice(worker, worker + 1)
+        expected = self._comm.num_hosted if worker is None else 1
+        if not isinstance(loss, Tensor) or loss.numel() != expected:
             raise UserError(
-                f"record_loss takes a tensor with one loss for each of the "
-                f"{self._comm.num_hosted} hosted workers, got {loss!r}"
+                f"record_loss takes a tensor with one loss for each of the {expected} hosted "
+                f"workers, got {loss!r}"
             )
-        self._roll_call.note_losses(loss.detach().reshape(self._comm.num_hosted))
+        self._rounds.note_losses(loss.detach().reshape(expected), who)
         self._knows_losses = True
 
     def barrier(self) -> None:
         """Waits until every process has called it."""
-        self._comm.gather(torch.zeros(self._comm.num_hosted, 1))()
+        self.gather(0.0)
+
+    def gather(self, value: float) -> Tensor:
+        """Every worker's value, (N,), float64; every process must call it with one of its own."""
+        return self._rounds.gather(value)
 
     def synchronize(self) -> None:
-        """Runs a round now; every process must call it."""
-        self._run_round(self._call(Calls.ROUND))
+        """Runs a round now, of every fragment; every process must call it."""
+        self._check_losses()
+        with torch.no_grad():
+            self._rounds.make_rounds()
 
     def consensus(self) -> dict[str, Any]:
         """The one model to evaluate, save and serve, as a state dict; every process must call it.
 
         Workers whose parameters are not finite have no part in it. With `buffers="local"`, and
-        between rounds, buffers are this worker's own, so let one process save it.
+        between rounds, buffers are this worker's own, so let one process save it. A round that is
+        under way is finished first.
 
         Returns:
             The first hosted model's `state_dict()`, copied, with the consensus's parameters.
         """
-        roll = self._call(Calls.CONSENSUS)
         with torch.no_grad():
-            return self._replicas.state_dict_of(self._rounds.consensus(roll))
+            return self._replicas.state_dict_of(self._rounds.consensus())
 
     @contextmanager
     def consensus_applied(self) -> Generator[nn.Module]:
@@ -235,8 +284,9 @@ class Averager:
             The model.
         """
         model = self._replicas.models[0]
+        consensus = self.consensus()
         own = self._replicas.state_dict_of({})
-        model.load_state_dict(self.consensus())
+        model.load_state_dict(consensus)
         try:
             yield model
         finally:
@@ -251,49 +301,38 @@ class Averager:
                 "that calls a closure makes inside it: call backward() first, and step() without"
             )
         with torch.no_grad():
-            self._rounds.share_gradients(self._call(Calls.GRADIENTS), self.step)
+            self._rounds.share_gradients()
 
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _after_step(self, who: slice, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._check_losses()
         with torch.no_grad():
-            self._roll_call.note_step()
-            self.step += 1
-            self._rounds.drift(self._schedule.share)
-        if self._schedule.is_due(self.step):
-            self._run_round(self._call(Calls.ROUND))
+            self._rounds.local_step(who)
 
-    def _call(self, purpose: Calls) -> Roll:
-        if purpose is Calls.ROUND and not self._knows_losses:
+    def _check_losses(self) -> None:
+        if not self._knows_losses:
             raise UserError(
                 f"{type(self.strategy).__name__} ranks workers by their training loss: call "
                 "averager.record_loss(loss) before optimizer.step()"
             )
-        self._reporter.round_begins()
-        with torch.no_grad():
-            roll = self._roll_call.call(purpose)
-        self._reporter.all_are_there()
-        return roll
 
-    def _run_round(self, roll: Roll) -> None:
-        with torch.no_grad():
-            outcome = self._rounds.run(roll)
-            self._roll_call.restart()
-        self.round += 1
-        report = self._reporter.report(self.round, self.step, roll, outcome)
+    def _report(self, report: RoundReport) -> None:
         for callback in self._on_round:
             callback(report)
 
     def state_dict(self) -> dict[str, Any]:
-        """What this process must save, beside model and optimizer, to resume bit for bit."""
-        return {
-            "step": self.step,
-            "round": self.round,
-            "strategy": self._rounds.state_dict(),
-            "roll": self._roll_call.state_dict(),
-        }
+        """What this process must save, beside model and optimizer, to resume bit for bit.
+
+        A round that is under way is finished first: call it on every process at the same step, and
+        before you save the model.
+
+        Returns:
+            Plain values and tensors.
+        """
+        with torch.no_grad():
+            return self._rounds.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` gave, from the same strategy; else raises `UserError`."""
-        self._rounds.load_state_dict(state["strategy"])
-        self._roll_call.load_state_dict(state["roll"])
-        self.step, self.round = state["step"], state["round"]
+        with torch.no_grad():
+            self._rounds.load_state_dict(state)
         self._knows_losses |= self.step > 0

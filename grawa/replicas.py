@@ -52,7 +52,7 @@ class Replicas:
         held = [held_names(m, o) for m, o in zip(models, optimizers, strict=True)]
         names = held[0]
         self.params = host(models, names, together=True)
-        self._buffers: dict[tuple[str, ...], Rows] = {}
+        self._hosted_buffers: dict[tuple[str, ...], Rows] = {}
         self._on_one_device = len({rows.device for rows in self.params.values()}) == 1
         self._params = [
             [dict(model.named_parameters())[name] for name in names] for model in models
@@ -94,25 +94,48 @@ class Replicas:
                         "Averager"
                     )
 
-    def sizes(self) -> Tensor:
-        """L2 norm of each model's parameters: (K,); not finite if one of them is not."""
+    def sizes(self, *, with_buffers: bool = False) -> Tensor:
+        """L2 norm of each model's parameters.
+
+        Args:
+            with_buffers: whether buffers must be finite too; they don't count otherwise.
+
+        Returns:
+            (K,); not finite if a parameter, or a buffer, is not.
+        """
         if self.params.blocks:
             norms = [vector_norm(b, dim=1, dtype=self._norm_dtype) for b in self.params.blocks]
             wide = torch.stack([norm.to(self.device) for norm in norms])
         else:
             wide = self._norms([rows[0] for rows in self.params.values()]).unsqueeze(1)
         size: Tensor = vector_norm(wide, dim=0)
-        return size
+        buffers = self.float_buffers() if with_buffers else Rows()
+        if not buffers:
+            return size
+        per_worker = torch._foreach_norm([row for rows in buffers.values() for row in rows])
+        norms = [norm.to(size) for norm in per_worker]
+        return size + 0.0 * torch.stack(norms).view(-1, len(size)).sum(dim=0)
 
-    def gradient_norms(self) -> Tensor:
-        """L2 norm of each parameter's gradient: (K, L); zero where there is no gradient."""
-        grads = [p.grad for params in self._params for p in params]
+    def gradient_norms(self, who: slice = slice(None)) -> Tensor:
+        """L2 norm of each parameter's gradient.
+
+        Args:
+            who: hosted workers.
+
+        Returns:
+            (K, L); zero where there is no gradient, NaN for other workers.
+        """
+        grads = [p.grad for params in self._params[who] for p in params]
         norms = self._norms([None if grad is None else _values(grad) for grad in grads])
         if self._shards is not None:
             squares = norms.square()
             dist.all_reduce(squares, group=self._shards)
             norms = squares.sqrt()
-        return norms.view(len(self.models), -1)
+        norms = norms.view(-1, len(self.names))
+        if len(norms) < len(self.models):
+            some, norms = norms, norms.new_full((len(self.models), len(self.names)), torch.nan)
+            norms[who] = some
+        return norms
 
     def _norms(self, tensors: Sequence[Tensor | None]) -> Tensor:
         present = [tensor for tensor in tensors if tensor is not None]
@@ -157,10 +180,10 @@ class Replicas:
                 else:
                     local(parameter.grad).copy_(leaf)
 
-    def reset(self, worker: int, target: Leaves) -> None:
-        """Puts a hosted worker on the target and makes its optimizer forget the past."""
-        torch._foreach_copy_([rows[worker] for rows in self.params.values()], list(target.values()))
-        self.optimizers[worker].state.clear()
+    def lrs(self) -> Tensor:
+        """The hosted workers' learning rates, of their optimizers' first groups: (K,), float64."""
+        rates = [float(optimizer.param_groups[0]["lr"]) for optimizer in self.optimizers]
+        return torch.tensor(rates, dtype=torch.float64)
 
     def state_dict_of(self, leaves: Mapping[str, Tensor]) -> dict[str, Any]:
         """The first model's state dict, copied, with these leaves in place of its own."""
@@ -181,17 +204,24 @@ class Replicas:
         names = [n for n, _ in self.models[0].named_parameters() if n not in self.params]
         return host(self.models, names)
 
-    def buffers(self, wanted: Callable[[Tensor], bool]) -> Rows:
-        """The buffers that are wanted, as a stack."""
+    def float_buffers(self) -> Rows:
+        """The floating-point buffers, as a stack."""
+        return self._buffers_that(torch.is_floating_point)
+
+    def other_buffers(self) -> Rows:
+        """All other buffers, as a stack."""
+        return self._buffers_that(lambda buffer: not torch.is_floating_point(buffer))
+
+    def _buffers_that(self, wanted: Callable[[Tensor], bool]) -> Rows:
         names = [name for name, buffer in self.models[0].named_buffers() if wanted(buffer)]
-        found = self._buffers.get(tuple(names), Rows())
+        found = self._hosted_buffers.get(tuple(names), Rows())
         current = [dict(model.named_buffers()) for model in self.models]
         if not found or any(
             table[name].data_ptr() != rows[k].data_ptr()
             for name, rows in found.items()
             for k, table in enumerate(current)
         ):  # a module may put a new buffer in an old one's place
-            found = self._buffers[tuple(names)] = host(self.models, names)
+            found = self._hosted_buffers[tuple(names)] = host(self.models, names)
         return found
 
 

@@ -28,6 +28,10 @@ class Roll(NamedTuple):
     """(N,)"""
     new_steps: Tensor
     """(N,), local steps since the last round."""
+    lr: float
+    """The learning rate, by the lower median of what the workers have."""
+    elapsed: float
+    """Seconds since the start, by worker 0's clock."""
     health: Health
     has_gradient: Tensor
     """(N, L), or (N, 0) for a strategy that never shares gradients."""
@@ -42,6 +46,7 @@ class RollCall:
         worker: the processes that the one hosted worker is made of, if they are several.
         score: what the strategy asks for, if anything.
         groups: the group of each leaf.
+        with_buffers: whether buffers must be finite too, since they are averaged.
         shares_gradients: whether the strategy ever shares gradients.
     """
 
@@ -53,9 +58,11 @@ class RollCall:
         *,
         score: Score | None,
         groups: Sequence[int],
+        with_buffers: bool,
         shares_gradients: bool,
     ) -> None:
         self._replicas = replicas
+        self._with_buffers = with_buffers
         self._comm = comm
         self._worker = worker
         self._score = score
@@ -63,49 +70,77 @@ class RollCall:
         self._shares = shares_gradients
         self._tracker = score.tracker(groups, comm.num_hosted) if score else None
         self._loss_sum = replicas.zeros()
-        self._num_losses = 0
-        self._new_steps = 0
+        self._num_losses = [0] * comm.num_hosted
+        self._new_steps = [0] * comm.num_hosted
 
-    def note_step(self) -> None:
-        """Counts a local step, and takes its gradients if the score is made of them."""
-        self._new_steps += 1
-        if self._tracker is not None and self._score is not None and self._score.needs_gradients:
-            self._tracker.note_gradients(self._replicas.gradient_norms())
+    def note_step(self, norms: Tensor | None, who: slice) -> None:
+        """Counts a local step.
 
-    def note_losses(self, losses: Tensor) -> None:
-        """Takes the hosted workers' losses of a local step, (K,)."""
-        self._loss_sum += losses
-        self._num_losses += 1
+        Args:
+            norms: (K, L), of the gradients, if the score is made of them; NaN for who made none.
+            who: the hosted workers that made it.
+        """
+        self._new_steps[who] = [steps + 1 for steps in self._new_steps[who]]
+        if self._tracker is not None and norms is not None:
+            self._tracker.note_gradients(norms)
+
+    def note_losses(self, losses: Tensor, who: slice) -> None:
+        """Takes the losses of a local step of these hosted workers, one each."""
+        self._loss_sum[who] += losses
+        self._num_losses[who] = [count + 1 for count in self._num_losses[who]]
         if self._tracker is not None:
-            self._tracker.note_losses(losses)
+            noted = torch.full_like(self._loss_sum, torch.nan)
+            noted[who] = torch.where(torch.isfinite(losses), losses, torch.inf).to(noted)
+            self._tracker.note_losses(noted)
 
-    def call(self, purpose: Calls) -> Roll:
-        """Calls all workers together; each process must do so, for whatever purpose."""
-        rows = self._comm.gather(self._agreed(self._rows(purpose)))()
-        calls, sizes, losses, new_steps = rows[:, :4].unbind(dim=1)
-        scores, has_gradient = rows[:, 4:].tensor_split([self._num_scores], dim=1)
+    def forget_losses(self, worker: int) -> None:
+        """A hosted worker has started again, so its losses until now say nothing of it."""
+        self._loss_sum[worker] = 0.0
+        self._num_losses[worker] = 0
+
+    def call(self, rows: Tensor) -> Roll:
+        """Calls all workers together; each process must do so, for whatever purpose.
+
+        Args:
+            rows: what the hosted workers say, as `rows` gave it.
+
+        Returns:
+            What all said.
+        """
+        everyone = self._comm.gather(self._agreed(rows))()
+        calls, sizes, losses, new_steps, lrs, elapsed = everyone[:, :6].unbind(dim=1)
+        scores, has_gradient = everyone[:, 6:].tensor_split([self._num_scores], dim=1)
         is_norm = self._score is not None and self._score.is_norm
         health = Health(sizes, losses, scores if self._num_scores else None, is_norm)
-        return Roll(calls, new_steps, health, has_gradient)
+        return Roll(calls, new_steps, float(lrs.median()), float(elapsed[0]), health, has_gradient)
 
     def restart(self) -> None:
         """Called after each round."""
         self._loss_sum.zero_()
-        self._num_losses = 0
-        self._new_steps = 0
+        self._num_losses = [0] * len(self._num_losses)
+        self._new_steps = [0] * len(self._new_steps)
         if self._tracker is not None:
             self._tracker.restart()
 
-    def _rows(self, purpose: Calls) -> Tensor:
-        """What the hosted workers say, each a row: (K, C)."""
-        sizes = self._replicas.sizes()
+    def rows(self, purpose: Calls, elapsed: float) -> Tensor:
+        """What the hosted workers say.
+
+        Args:
+            purpose: what for.
+            elapsed: seconds since the start.
+
+        Returns:
+            A row each, (K, C).
+        """
+        sizes = self._replicas.sizes(with_buffers=self._with_buffers)
         if purpose is Calls.GRADIENTS:
             norms = self._replicas.gradient_norms().sum(dim=1)
             sizes = torch.where(torch.isfinite(norms), sizes, torch.nan)
         losses = self._mean_losses()
         purposes = torch.full_like(losses, float(purpose))
-        steps = torch.full_like(losses, float(self._new_steps))
-        columns = [torch.stack([purposes, sizes.to(losses), losses, steps], dim=1)]
+        times = torch.full_like(losses, elapsed)
+        steps, lrs = losses.new_tensor(self._new_steps), self._replicas.lrs().to(losses)
+        columns = [torch.stack([purposes, sizes.to(losses), losses, steps, lrs, times], dim=1)]
         if self._tracker is not None:
             # Asking for the consensus must not run a probe, and so change what comes after.
             asked = purpose is not Calls.CONSENSUS
@@ -117,10 +152,10 @@ class RollCall:
 
     def _mean_losses(self) -> Tensor:
         """Since the last round, (K,): NaN where none was noted, infinite where not finite."""
-        if self._num_losses == 0:
-            return torch.full_like(self._loss_sum, torch.nan)
-        means = self._loss_sum / self._num_losses
-        return torch.where(torch.isfinite(means), means, torch.inf)
+        counts = self._loss_sum.new_tensor(self._num_losses)
+        means = self._loss_sum / counts
+        finite_or_inf = torch.where(torch.isfinite(means), means, torch.inf)
+        return torch.where(counts > 0, finite_or_inf, torch.nan)
 
     def _agreed(self, rows: Tensor) -> Tensor:
         """What a worker of several processes says with one voice; not finite if one is not."""

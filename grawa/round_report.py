@@ -1,12 +1,10 @@
 """What a round tells the outside: callbacks, logs, progress and plots."""
 
-import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from grawa.protocols import Communicator
 from grawa.roll import Roll
 from grawa.rounds import Outcome
 
@@ -16,31 +14,41 @@ class RoundReport:
     """One round, as every process saw it; seconds are this process's own.
 
     Attributes:
-        round: its number, from 1.
-        step: local steps made by then.
+        round: its number, from 1; each fragment's round counts.
+        fragment: which fragment was synchronised, from 0.
+        step: local steps made when it began; with several hosted workers, by the foremost.
         weights: (N, G), columns sum to 1; `None` where the workers count equally.
         scores: (N, G), as reported; `None` where the strategy asks for none.
         losses: (N,), mean training loss since the last round; NaN where it is not known.
+        steps_made: (N,), local steps of each worker since the last round.
         consensus_distance: root mean square over the workers that take part of the L2 distance
             to the round's center, before the pull; `None` if not measured, or without a mean.
         left_out: worker -> why it has no part in the center.
         bytes_sent: since the last round, or the start, and in this round; per hosted worker.
-        compute_seconds: since the end of the last round.
+        elapsed: seconds since the start, by worker 0's clock, when it began; the same everywhere.
+        compute_seconds: since the last round began, without the time for which that one held
+            local steps up.
         wait_seconds: from the start of the round until the last worker had joined it.
         round_seconds: the whole round, with the wait.
+        exposed_seconds: for how long it held local steps up: all of it, or with `overlap_steps`
+            what could not be hidden.
     """
 
     round: int
+    fragment: int
     step: int
     weights: Tensor | None
     scores: Tensor | None
     losses: Tensor
+    steps_made: Tensor
     consensus_distance: float | None
     left_out: dict[int, str]
     bytes_sent: int
+    elapsed: float
     compute_seconds: float
     wait_seconds: float
     round_seconds: float
+    exposed_seconds: float
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers, lists and strings; what is not finite becomes `None`."""
@@ -58,47 +66,74 @@ def _plain(value: Any) -> Any:
     return value
 
 
+class Done(NamedTuple):
+    """A round that has run, and when; moments are the clock's."""
+
+    roll: Roll
+    outcome: Outcome
+    joined: float
+    """When the last worker had joined."""
+    finished: float
+
+
 class Reporter:
-    """Keeps time and counts bytes between round reports.
+    """Keeps time and counts bytes between round reports."""
 
-    Args:
-        comm: what counts the bytes.
-    """
-
-    def __init__(self, comm: Communicator) -> None:
-        self._comm = comm
+    def __init__(self) -> None:
         self._bytes_before = 0
-        self.local_steps_begin()
+        self._free_since = 0.0
+        self._computed = 0.0
 
-    def local_steps_begin(self) -> None:
+    def local_steps_begin(self, now: float) -> None:
         """The workers train by themselves from now on."""
-        self._training_since = time.perf_counter()
+        self._free_since = now
 
-    def round_begins(self) -> None:
-        """The roll is about to be called."""
-        self._called = time.perf_counter()
+    def local_steps_end(self, now: float) -> None:
+        """They are held up."""
+        self._computed += now - self._free_since
 
-    def all_are_there(self) -> None:
-        """Every worker has answered."""
-        self._answered = time.perf_counter()
+    def report(
+        self,
+        round_number: int,
+        fragment: int,
+        step: int,
+        done: Done,
+        *,
+        began: float,
+        exposed: float,
+        bytes_sent: int,
+    ) -> RoundReport:
+        """The report of a round that is over.
 
-    def report(self, round_number: int, step: int, roll: Roll, outcome: Outcome) -> RoundReport:
-        """The report of a round that has just ended; local steps begin."""
-        now = time.perf_counter()
-        sent = self._comm.bytes_sent
+        Args:
+            round_number: its number.
+            fragment: which fragment.
+            step: local steps made when it began.
+            done: what came of it.
+            began: when this process called for it.
+            exposed: for how many seconds it held local steps up.
+            bytes_sent: by now.
+
+        Returns:
+            The report.
+        """
         report = RoundReport(
             round=round_number,
+            fragment=fragment,
             step=step,
-            weights=outcome.weights,
-            scores=roll.health.scores,
-            losses=roll.health.losses,
-            consensus_distance=outcome.consensus_distance,
-            left_out=outcome.verdict.left_out,
-            bytes_sent=sent - self._bytes_before,
-            compute_seconds=self._called - self._training_since,
-            wait_seconds=self._answered - self._called,
-            round_seconds=now - self._called,
+            weights=done.outcome.weights,
+            scores=done.roll.health.scores,
+            losses=done.roll.health.losses,
+            steps_made=done.roll.new_steps,
+            consensus_distance=done.outcome.consensus_distance,
+            left_out=done.outcome.verdict.left_out,
+            bytes_sent=bytes_sent - self._bytes_before,
+            elapsed=done.roll.elapsed,
+            compute_seconds=self._computed,
+            wait_seconds=done.joined - began,
+            round_seconds=done.finished - began,
+            exposed_seconds=exposed,
         )
-        self._bytes_before = sent
-        self.local_steps_begin()
+        self._bytes_before = bytes_sent
+        self._computed = 0.0
         return report

@@ -1,19 +1,19 @@
-"""A round from the roll call to its end: who is well, who is pulled, who is mended."""
+"""The rounds of a fragment: who is well, who is pulled, and what the strategy keeps."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from grawa.alike import average_buffers, start_alike
+from grawa.alike import average_buffers
 from grawa.comm.participants import Participants
 from grawa.errors import UserError
 from grawa.guard import Guard, Health, Verdict, trusting
-from grawa.math.weights import uniform
 from grawa.protocols import Communicator, Strategy
-from grawa.replicas import Replicas
-from grawa.roll import Calls, Roll
-from grawa.stack import Leaves
+from grawa.roll import Roll
+from grawa.stack import Leaves, Rows
+from grawa.target import Target
 
 
 class Outcome(NamedTuple):
@@ -25,66 +25,74 @@ class Outcome(NamedTuple):
     consensus_distance: float | None
 
 
+def judge(guard: Guard | None, health: Health) -> Verdict:
+    """Who takes part; without a guard everyone, whatever their state."""
+    return trusting(health) if guard is None else guard.judge(health)
+
+
 class Rounds:
-    """Runs the rounds of a strategy over hosted workers; state lives here between rounds.
+    """Runs the rounds of a strategy over some leaves; state lives here between rounds.
 
     Args:
-        replicas: the hosted workers; all workers get the parameters and buffers of worker 0.
+        params: the hosted workers' leaves, which are the same for all workers now.
+        groups: the group of each leaf in the whole model.
         strategy: how workers are pulled together.
         comm: all workers.
-        guard: who takes part; `None` for everyone, whatever their state.
-        with_buffers: whether buffers are averaged too.
+        averaging: all workers, for the strategy's means, if these travel in another way.
+        guard: who takes part.
         measure_distance: whether consensus distances are measured; one more pass over the
             parameters and one more small message a round.
+        in_background: whether rounds run while `drift` is called.
     """
 
     def __init__(
         self,
-        replicas: Replicas,
+        params: Rows,
+        groups: Sequence[int],
         strategy: Strategy,
         comm: Communicator,
+        averaging: Communicator,
         guard: Guard | None,
         *,
-        with_buffers: bool,
         measure_distance: bool,
+        in_background: bool,
     ) -> None:
-        self._replicas = replicas
+        self._columns = columns_of(groups, strategy.groups(list(params)))
         self._strategy = strategy
         self._comm = comm
+        self._averaging = averaging
         self._guard = guard
-        self._with_buffers = with_buffers
         self._measure_distance = measure_distance
         self._buffer_mean: Leaves | None = None
-        self._gradient_mean: Leaves | None = None
-        start_alike(replicas, comm)
-        self._state = strategy.init(replicas.params, comm)
+        self._state = strategy.init(params, averaging)
+        drifts = type(strategy).drift is not Strategy.drift
+        self._seen = {k: v.clone() for k, v in self._state.items()} if drifts else {}
+        self._in_background = in_background
+        if not in_background:
+            self._seen = self._state
 
-    def drift(self, share: float) -> None:
-        """After a local step that makes up `share` of a round."""
-        self._strategy.drift(self._replicas.params, self._state, share)
+    def drift(self, params: Rows, share: float) -> None:
+        """After a local step that makes up `share` of a cycle."""
+        self._strategy.drift(params, self._seen, share)
 
-    def run(self, roll: Roll) -> Outcome:
+    def run(self, roll: Roll, target: Target) -> Outcome:
         """One round with those who answered the roll call."""
-        self._replicas.check_unmoved()
-        verdict = self._judge(roll.health)
-        others = Participants(self._comm, verdict.active, measure=self._measure_distance)
-        done = self._strategy.sync(self._replicas.params, verdict.scores, self._state, others)
+        verdict = judge(self._guard, roll.health)
+        others = Participants(self._averaging, verdict.active, measure=self._measure_distance)
+        scores = None if verdict.scores is None else verdict.scores[:, self._columns]
+        done = self._strategy.sync(target.params, scores, self._state, others)
         self._state = done.state
-        self._mend(verdict, others)
-        if self._with_buffers:
-            self._buffer_mean = average_buffers(self._replicas, others, self._buffer_mean)
+        plain = Participants(self._comm, verdict.active)
+        self._buffer_mean = average_buffers(target, plain, self._buffer_mean)
         return Outcome(done.weights, verdict, self._distance(others, verdict))
 
-    def _judge(self, health: Health) -> Verdict:
-        return trusting(health) if self._guard is None else self._guard.judge(health)
-
-    def _mend(self, verdict: Verdict, others: Communicator) -> None:
-        """Workers that are not finite start again from the consensus."""
-        if not bool(verdict.reset.any()):
+    def settle(self) -> None:
+        """The round is over for the workers too: they drift by its outcome from now on."""
+        if not self._in_background:
+            self._seen = self._state
             return
-        consensus = self._strategy.consensus(self._replicas.params, self._state, others)
-        for worker in torch.where(self._comm.hosted(verdict.reset))[0]:
-            self._replicas.reset(int(worker), consensus)
+        for key, leaves in self._seen.items():
+            torch._foreach_copy_(leaves.flats, self._state[key].flats)
 
     def _distance(self, others: Participants, verdict: Verdict) -> float | None:
         if others.distances is None:
@@ -92,29 +100,9 @@ class Rounds:
         distances = self._comm.gather(others.distances.unsqueeze(1))()[verdict.active]
         return float(distances.square().mean().sqrt())
 
-    def share_gradients(self, roll: Roll, step: int) -> None:
-        """Replaces the hosted workers' gradients by the mean of all workers' gradients.
-
-        Raises:
-            UserError: if some worker has stopped, or is at a round.
-        """
-        elsewhere = torch.where(roll.calls != Calls.GRADIENTS)[0].tolist()
-        if elsewhere:
-            raise UserError(
-                f"workers {elsewhere} were not at step {step} when the others shared gradients; "
-                "sharing gradients needs the same number of optimizer steps on every worker"
-            )
-        others = Participants(self._comm, self._judge(roll.health).active)
-        self._gradient_mean = others.weighted_mean(
-            self._replicas.gradients(), uniform(self._comm.num_workers), self._gradient_mean
-        )
-        wanted = (roll.has_gradient > 0).any(dim=0).tolist()
-        self._replicas.set_gradients(self._gradient_mean, wanted)
-
-    def consensus(self, roll: Roll) -> Leaves:
-        """The strategy's consensus of the workers that are well."""
-        others = Participants(self._comm, self._judge(roll.health).active)
-        return self._strategy.consensus(self._replicas.params, self._state, others)
+    def consensus(self, params: Rows, active: Tensor) -> Leaves:
+        """The strategy's consensus of the workers that are active, (N,)."""
+        return self._strategy.consensus(params, self._state, Participants(self._comm, active))
 
     def state_dict(self) -> dict[str, Any]:
         """What must be saved so that training resumes bit for bit."""
@@ -134,3 +122,29 @@ class Rounds:
         for key, leaves in self._state.items():
             for name, leaf in leaves.items():
                 leaf.copy_(state[key][name])
+        self.settle()
+
+
+def columns_of(groups: Sequence[int], own_groups: Sequence[int]) -> list[int]:
+    """Which of the model's groups is which of a fragment's.
+
+    Args:
+        groups: the group in the model of each of the fragment's leaves.
+        own_groups: the group in the fragment of each.
+
+    Returns:
+        For each group of the fragment, the model's.
+
+    Raises:
+        UserError: if a group of the fragment belongs to several of the model.
+
+    >>> columns_of([2, 2, 3], [0, 0, 1])
+    [2, 3]
+    """
+    columns = dict(zip(own_groups, groups, strict=True))
+    if any(columns[own] != group for own, group in zip(own_groups, groups, strict=True)):
+        raise UserError(
+            "group_by joins parameters of a fragment that it keeps apart in the whole model; "
+            "take fragments=1, or group by name"
+        )
+    return [columns[own] for own in range(len(columns))]

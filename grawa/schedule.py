@@ -1,32 +1,193 @@
 """When a round is due."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from grawa.errors import UserError
 
+LONGEST = 10**9
+"""Local steps between rounds, at most: the end of training comes first."""
+
 
 @dataclass(frozen=True)
-class Every:
-    """A round after every so many local steps.
+class Schedule(ABC):
+    """When rounds are due, in local steps.
 
     Args:
-        steps: tau, at least 1.
+        sync_every: tau, local steps between rounds, at least 1.
+    """
 
-    >>> [step for step in range(1, 9) if Every(4).is_due(step)]
-    [4, 8]
+    counts_together: ClassVar[bool] = False
+    """Whether all workers' local steps are counted, N of them for each that is asked for."""
+
+    sync_every: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.sync_every, int) or self.sync_every < 1:
+            raise UserError(f"sync_every must be a whole number, at least 1, got {self.sync_every}")
+
+    @abstractmethod
+    def interval(self, step: int, lr: float | None) -> int:
+        """Local steps from a round after the `step`-th until the next, at least 1.
+
+        Args:
+            step: local steps made, on average over the workers if they are counted together.
+            lr: the learning rate at the last round; `None` before the first.
+        """
+
+
+@dataclass(frozen=True)
+class Every(Schedule):
+    """A round after every so many local steps.
+
+    >>> Every(32).interval(64, 0.1)
+    32
+    """
+
+    def interval(self, step: int, lr: float | None) -> int:
+        """Always the same."""
+        return self.sync_every
+
+
+@dataclass(frozen=True)
+class SharedCount(Every):
+    """A round after every N `sync_every` local steps of all workers together.
+
+    A worker that is twice as fast makes twice the steps, and nobody waits between rounds: the
+    paper's asynchronous mode.
+
+    Source: Dimlioglu and Choromanska (2024), section 4; Zhang, Choromanska and LeCun (2015) for
+    asynchronous workers.
+    """
+
+    counts_together: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Warmup(Schedule):
+    """A round after every local step at first, then after every `sync_every`.
+
+    Args:
+        steps: how many first local steps.
+
+    >>> [Warmup(32, steps=100).interval(step, None) for step in (0, 99, 100)]
+    [1, 1, 32]
+
+    Source: Lin et al. (2020), "Don't Use Large Mini-Batches, Use Local SGD", section 4.
     """
 
     steps: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or self.steps < 1:
-            raise UserError(f"sync_every must be a whole number, at least 1, got {self.steps}")
+        super().__post_init__()
+        if self.steps < 0:
+            raise UserError(f"warm-up steps must not be negative, got {self.steps}")
 
-    def is_due(self, step: int) -> bool:
-        """Whether a round follows the `step`-th local step, counted from 1."""
-        return step % self.steps == 0
+    def interval(self, step: int, lr: float | None) -> int:
+        """See `Schedule.interval`."""
+        return 1 if step < self.steps else self.sync_every
+
+
+@dataclass(frozen=True)
+class Quadratic(Schedule):
+    """Rounds become rarer as the learning rate falls: max(sync_every, (growth / lr)^2) steps.
+
+    Args:
+        growth: in units of the learning rate; the learning rate at the start times the root of
+            `sync_every` lets the interval grow from the first fall on.
+
+    >>> [Quadratic(4, growth=0.2).interval(0, lr) for lr in (0.1, 0.05, 0.01)]
+    [4, 16, 400]
+
+    Source: Gu, Lyu, Arora and Huang (2024), "A Quadratic Synchronization Rule for Distributed
+    Deep Learning", ICLR, equation 2.
+    """
+
+    growth: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.growth < float("inf"):
+            raise UserError(f"growth must be positive, got {self.growth}")
+
+    def interval(self, step: int, lr: float | None) -> int:
+        """See `Schedule.interval`."""
+        if lr is None:
+            return self.sync_every
+        root = self.growth / lr if lr > 0.0 else float("inf")
+        if root * root >= LONGEST:
+            return LONGEST
+        return max(self.sync_every, int(root * root * (1.0 + 1e-6)))  # lr came as float32
+
+
+class Timetable:
+    """Follows a schedule: which fragment is due, and how far a local step goes toward a round.
+
+    The fragments of a cycle are due at equal distances, the last one at its end.
+
+    Args:
+        schedule: when.
+        num_fragments: P; at most `sync_every`.
+
+    >>> table = Timetable(Every(4), num_fragments=2)
+    >>> [(step, table.taken(None)) for step in range(1, 9) if table.is_due(step)]
+    [(2, 0), (4, 1), (6, 0), (8, 1)]
+    """
+
+    def __init__(self, schedule: Schedule, num_fragments: int = 1) -> None:
+        self._schedule = schedule
+        self._num_fragments = num_fragments
+        self._start = 0
+        self._interval = schedule.interval(0, None)
+        self._passed = 0
+        self.fragment = 0
 
     @property
     def share(self) -> float:
-        """What part of a round one local step makes up."""
-        return 1.0 / self.steps
+        """What part of a cycle one local step makes up."""
+        return 1.0 / self._interval
+
+    def is_due(self, step: float) -> bool:
+        """Whether the next fragment is due, `step` local steps after the start."""
+        return step >= self._due
+
+    @property
+    def _due(self) -> int:
+        return self._start + -(-(self._passed + 1) * self._interval // self._num_fragments)
+
+    def taken(self, lr: float | None) -> int:
+        """What was due is being done.
+
+        Args:
+            lr: the learning rate that all workers know of.
+
+        Returns:
+            The fragment whose turn it is.
+        """
+        self._passed += 1
+        if self._passed == self._num_fragments:
+            self._passed = 0
+            self._start += self._interval
+            self._interval = self._schedule.interval(self._start, lr)
+        return self.turn()
+
+    def turn(self) -> int:
+        """The fragment whose turn it is, for a round that is not due; the next one's turn comes."""
+        fragment = self.fragment
+        self.fragment = (fragment + 1) % self._num_fragments
+        return fragment
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must be saved to go on."""
+        return {
+            "start": self._start,
+            "interval": self._interval,
+            "passed": self._passed,
+            "fragment": self.fragment,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+        self._start, self._interval = state["start"], state["interval"]
+        self._passed, self.fragment = state["passed"], state["fragment"]

@@ -210,25 +210,22 @@ class LossTracker:
     """The last losses of each hosted worker."""
 
     def __init__(self, window: int, num_hosted: int) -> None:
-        self._window = window
-        self._num_hosted = num_hosted
-        self._last: list[Tensor] = []
+        self._last = torch.full((num_hosted, window), torch.nan)
 
     def note_gradients(self, norms: Tensor) -> None:
         """Gradients don't count."""
 
     def note_losses(self, losses: Tensor) -> None:
         """See `Tracker.note_losses`."""
-        kept = [loss.to(losses) for loss in self._last]  # elsewhere only after a load
-        self._last = [*kept, losses][-self._window :]
+        last = self._last.to(losses)
+        shifted = torch.cat([last[:, 1:], losses.unsqueeze(1)], dim=1)
+        self._last = torch.where(losses.isnan().unsqueeze(1), last, shifted)
 
     def read(self) -> Tensor:
         """The means of finite losses, (K, 1); zero before the first, so that nobody is ahead."""
-        if not self._last:
-            return torch.zeros(self._num_hosted, 1)
-        losses = torch.stack(self._last)
-        finite = torch.where(torch.isfinite(losses), losses, torch.nan)
-        return finite.nanmean(dim=0).unsqueeze(1)
+        finite = torch.where(torch.isfinite(self._last), self._last, torch.nan)
+        none_yet = self._last.isnan().all(dim=1)
+        return torch.where(none_yet, 0.0, finite.nanmean(dim=1)).unsqueeze(1)
 
     def restart(self) -> None:
         """The window goes on over rounds."""
@@ -239,4 +236,4 @@ class LossTracker:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Tracker.load_state_dict`."""
-        self._last = list(state["last"])
+        self._last = state["last"]

@@ -1,7 +1,7 @@
 """The two containers every method works on: rows of hosted workers, and leaves shared by all."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,9 @@ from grawa.errors import UserError
 
 Stack = Mapping[str, Tensor]
 """Parameter name -> (K, *shape): one row for each worker hosted by this process."""
+
+Kind = tuple[torch.dtype, torch.device]
+"""Tensors of a kind can lie in one block of memory."""
 
 Grouping = Callable[[Sequence[str]], tuple[int, ...]]
 """Parameter names -> the group of each, numbered from 0; parameters of a group share one weight."""
@@ -59,10 +62,10 @@ class Leaves(dict[str, Tensor]):
         Returns:
             Leaves with the rows' shapes, strides, dtypes and devices.
         """
-        sizes: dict[tuple[torch.dtype, torch.device], int] = {}
+        sizes: dict[Kind, int] = {}
         places: dict[str, Place] = {}
         for name, rows in stack.items():
-            kind = (rows.dtype, rows.device)
+            kind = _kind(rows)
             offset = sizes.setdefault(kind, 0)
             row = rows[0]
             places[name] = Place(list(sizes).index(kind), offset, row.shape, row.stride())
@@ -102,6 +105,76 @@ class Rows(dict[str, Tensor]):
         super().__init__(*entries)
         self.blocks: list[Tensor] = []
 
+    def part(self, names: Sequence[str]) -> "Rows":
+        """Some of the rows, as views.
+
+        Args:
+            names: which; where there are blocks, those that lie next to each other in them.
+
+        Returns:
+            Rows with the matching parts of the blocks.
+        """
+        part = Rows((name, self[name]) for name in names)
+        for block in self.blocks:
+            alike = [rows for rows in part.values() if _kind(rows) == _kind(block)]
+            if alike:
+                start = (alike[0].data_ptr() - block.data_ptr()) // block.element_size()
+                stop = start + sum(rows[0].numel() for rows in alike)
+                part.blocks.append(block[:, start:stop])
+        return part
+
+    def worker(self, k: int) -> "Rows":
+        """One hosted worker's row, as views: name -> (1, *shape)."""
+        row = Rows((name, rows[k : k + 1]) for name, rows in self.items())
+        row.blocks = [block[k : k + 1] for block in self.blocks]
+        return row
+
+    def twin(self) -> "Rows":
+        """Uninitialised rows of the same form, in blocks of their own."""
+        twin = Rows(self.items())
+        for kind, names in names_by_kind(self).items():
+            sizes = [self[name][0].numel() for name in names]
+            dtype, device = kind
+            block = torch.empty(len(self[names[0]]), sum(sizes), dtype=dtype, device=device)
+            forms = [self[name][0] for name in names]
+            twin.update(zip(names, _as_stack(block, forms), strict=True))
+            twin.blocks.append(block)
+        return twin
+
+
+def names_by_kind(stack: Stack) -> dict[Kind, list[str]]:
+    """The names of the tensors of each dtype and device, in order."""
+    kinds: dict[Kind, list[str]] = {}
+    for name, rows in stack.items():
+        kinds.setdefault(_kind(rows), []).append(name)
+    return kinds
+
+
+def copy_(target: Stack, source: Stack) -> None:
+    """Copies one stack into another of the same form."""
+    targets, sources = side_by_side(target, source)
+    torch._foreach_copy_(targets, sources)
+
+
+def side_by_side(*stacks: Stack) -> list[list[Tensor]]:
+    """The tensors of stacks of one form, matched: whole blocks where all have some."""
+    if all(isinstance(stack, Rows) and stack.blocks for stack in stacks):
+        return [list(cast(Rows, stack).blocks) for stack in stacks]
+    return [list(stack.values()) for stack in stacks]
+
+
+def _kind(tensor: Tensor) -> Kind:
+    return tensor.dtype, tensor.device
+
+
+def _as_stack(block: Tensor, forms: Sequence[Tensor]) -> list[Tensor]:
+    """A (K, P) block seen as L tensors (K, *shape) with these shapes and strides."""
+    sizes = [form.numel() for form in forms]
+    return [
+        part.as_strided((len(block), *form.shape), (block.shape[1], *form.stride()))
+        for part, form in zip(block.split(sizes, dim=1), forms, strict=True)
+    ]
+
 
 def host(models: Sequence[nn.Module], names: Iterable[str], *, together: bool = False) -> Rows:
     """Named parameters or buffers of hosted models as one stack; the models go on using the rows.
@@ -132,7 +205,6 @@ def host(models: Sequence[nn.Module], names: Iterable[str], *, together: bool = 
     sharded = any(local(tensor) is not tensor for tensor in tables[0].values())
     tables = [{name: local(t) for name, t in table.items()} for table in tables]
     names = list(names)
-    kinds: dict[tuple[torch.dtype, torch.device], list[str]] = {}
     for name in names:
         first = tables[0][name]
         if not is_dense(first):
@@ -140,10 +212,9 @@ def host(models: Sequence[nn.Module], names: Iterable[str], *, together: bool = 
                 f"{name!r} (shape {tuple(first.shape)}, strides {first.stride()}) is "
                 "not one block of memory; make it so with .contiguous() before training"
             )
-        kinds.setdefault((first.dtype, first.device), []).append(name)
     stack: dict[str, Tensor] = {}
     blocks: list[Tensor] = []
-    for alike in kinds.values():
+    for alike in names_by_kind({name: tables[0][name] for name in names}).values():
         rows = [[table[name] for name in alike] for table in tables]
         if len(models) == 1 and (sharded or not together):  # shards are somebody else's
             stack.update((name, tables[0][name].detach().unsqueeze(0)) for name in alike)
@@ -171,11 +242,7 @@ def _in_one_block(rows: Sequence[Sequence[Tensor]]) -> tuple[list[Tensor], Tenso
             place = from_dlpack(part).as_strided(form.shape, form.stride())
             place.copy_(tensor.detach())
             tensor.data = place
-    parts = [
-        part.as_strided((len(rows), *tensor.shape), (block.shape[1], *tensor.stride()))
-        for part, tensor in zip(block.split(sizes, dim=1), first, strict=True)
-    ]
-    return parts, block
+    return _as_stack(block, first), block
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -11,14 +12,16 @@ from torch import nn
 from grawa.comm import DistributedCommunicator, InProcessCommunicator
 from grawa.errors import UserError
 from grawa.protocols import Communicator
-from grawa.replicas import Replicas, fingerprint
+from grawa.replicas import fingerprint
+
+Built = TypeVar("Built")
 
 _DIGITS = 12  # of a hex digest: 48 bits, which float64 holds exactly
 
 
 def check_alike(
-    comm: Communicator, build: Callable[[], Replicas], models: Sequence[nn.Module], options: str
-) -> Replicas:
+    comm: Communicator, build: Callable[[], Built], models: Sequence[nn.Module], options: str
+) -> Built:
     """Builds the hosted workers and makes sure that all processes built the same.
 
     Args:
@@ -33,13 +36,13 @@ def check_alike(
     Raises:
         UserError: on every process, if the building failed on one, or models or options differ.
     """
-    replicas: Replicas | None = None
+    built: Built | None = None
     failure: UserError | None = None
     try:
-        replicas = build()
+        built = build()
     except UserError as error:
         failure = error
-    row = [float(replicas is not None), _number(fingerprint(models[0])), _number(options)]
+    row = [float(built is not None), _number(fingerprint(models[0])), _number(options)]
     rows = comm.gather(torch.tensor([row] * comm.num_hosted, dtype=torch.float64))()
     if failure is not None:
         raise failure
@@ -56,8 +59,8 @@ def check_alike(
                 + "; every process must make the same model (names, shapes, dtypes), strategy and "
                 "options before the Averager"
             )
-    assert replicas is not None
-    return replicas
+    assert built is not None
+    return built
 
 
 def connect(group: dist.ProcessGroup | None, num_hosted: int, timeout: timedelta) -> Communicator:

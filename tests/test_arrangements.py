@@ -1,5 +1,6 @@
 """The same training in 4 processes of 1 worker, 2 of 2 and 1 of 4: the same numbers."""
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -75,6 +76,7 @@ def train(
     dtype: torch.dtype = torch.float64,
     optimizer: str = "sgd",
     broken: tuple[int, ...] = (),
+    **options: Any,
 ) -> Trained:
     """Trains this process's part of the workers; broken ones are NaN before step 5."""
     processes, process = (
@@ -88,7 +90,7 @@ def train(
         fleet.models,
         fleet.optimizers,
         strategy,
-        sync_every=SYNC_EVERY,
+        **{"sync_every": SYNC_EVERY, **options},
         measure_distance=True,
         on_round=[reports.append],
     ) as averager:
@@ -117,6 +119,12 @@ def together(found: list[Trained], what: str) -> Tensor:
     return torch.cat([getattr(part, what) for part in found])
 
 
+def numbers(distances: list[float | None]) -> Tensor:
+    """Distances, NaN for rounds without a mean."""
+    found = [math.nan if distance is None else distance for distance in distances]
+    return torch.tensor(found, dtype=torch.float64)
+
+
 @every_strategy
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(
@@ -140,10 +148,33 @@ def test_every_arrangement_gives_the_same_numbers(
             close(part.consensus, alone.consensus)
             close(part.losses, alone.losses)
             close(part.weights, alone.weights)
-            close(
-                torch.tensor(part.distances, dtype=dtype),
-                torch.tensor(alone.distances, dtype=dtype),
-            )
+            close(numbers(part.distances), numbers(alone.distances))
+
+
+@every_strategy
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sync_every": 4, "overlap_steps": 2},
+        {"sync_every": 4, "fragments": 2},
+        {"sync_every": 6, "fragments": 3, "overlap_steps": 1},
+        {"schedule": grawa.Warmup(4, steps=5)},
+        {"schedule": grawa.Quadratic(2, growth=0.05)},
+    ],
+    ids=["overlap", "fragments", "both", "warm-up", "quadratic"],
+)
+def test_rounds_in_the_background_and_in_parts_are_the_same_everywhere(
+    strategy: grawa.Strategy, options: dict[str, Any]
+) -> None:
+    close: Any = partial(torch.testing.assert_close, rtol=0.0, atol=1e-12)
+    broken = (1,)  # it starts again from the consensus
+    alone = train(strategy, broken=broken, **options)
+    for processes in (4, 2):
+        found = on_ranks(processes, train, strategy, broken=broken, **options)
+        close(together(found, "params"), alone.params)
+        close(together(found, "buffers"), alone.buffers)
+        assert found[0].rounds == alone.rounds > 2
+        close(found[0].consensus, alone.consensus)
 
 
 @some_strategies

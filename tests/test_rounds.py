@@ -162,3 +162,24 @@ def test_a_worker_whose_loss_is_far_above_is_left_out_but_pulled() -> None:
     assert list(reports[0].left_out) == [2]
     assert reports[0].losses.tolist() == [1.0, 1.0, 9.0]
     assert fleet.optimizers[2].state != {}
+
+
+@pytest.mark.parametrize("fragments", [1, 2])
+def test_a_buffer_that_turned_nan_spreads_to_nobody(fragments: int) -> None:
+    reports: list[grawa.RoundReport] = []
+    fleet = Fleet(3, with_batchnorm)
+    averager = grawa.Averager(
+        fleet.models,
+        fleet.optimizers,
+        grawa.LGRAWA(),
+        sync_every=2,
+        fragments=fragments,
+        on_round=[reports.append],
+    )
+    averager.attach()
+    dict(fleet.models[1].named_buffers())["1.running_mean"].fill_(math.nan)
+    fleet.train(DATA.steps(0, 4), averager)
+    assert list(reports[0].left_out) == [1]
+    assert not any("finite" in why for report in reports[1:] for why in report.left_out.values())
+    for model in fleet.models:
+        assert all(bool(torch.isfinite(buffer).all()) for buffer in model.buffers())

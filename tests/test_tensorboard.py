@@ -84,16 +84,20 @@ def test_a_worker_that_is_left_out_is_counted(tmp_path: Path) -> None:
     board(
         grawa.RoundReport(
             round=1,
+            fragment=0,
             step=8,
             weights=torch.tensor([[1.0], [0.0]]),
             scores=torch.tensor([[2.0], [math.nan]]),
             losses=torch.tensor([0.5, math.nan]),
+            steps_made=torch.tensor([8.0, 8.0]),
             consensus_distance=None,
             left_out={1: "parameters are not finite"},
             bytes_sent=10,
+            elapsed=1.5,
             compute_seconds=1.0,
             wait_seconds=0.0,
             round_seconds=0.5,
+            exposed_seconds=0.5,
         )
     )
     board.close()
