@@ -39,7 +39,7 @@ from grawa.train.launch import (
     under_launcher,
     while_parent_lives,
 )
-from grawa.train.loop import Event, Finished, Started, deal, load, train
+from grawa.train.loop import Evaluated, Event, Finished, Started, deal, load, train
 from grawa.train.worker import Worker
 
 
@@ -167,7 +167,8 @@ def keep(events: Iterator[Event], config: TrainConfig, task: Task, path: Path) -
     folder = RunFolder.create(path, config) if started.step == 0 else RunFolder.open(path)
     folder.append("started", asdict(started))
     with ExitStack() as stack:
-        progress = stack.enter_context(RoundProgress(config.steps, Console()))
+        budget = config.settings().budget
+        progress = stack.enter_context(RoundProgress(started.steps, budget, Console()))
         board = TensorBoardRounds(folder.path / "tensorboard") if config.tensorboard else None
         if board is not None:
             stack.callback(board.close)
@@ -177,6 +178,8 @@ def keep(events: Iterator[Event], config: TrainConfig, task: Task, path: Path) -
                 progress.show(event)
                 if board is not None:
                     board(event)
+            elif isinstance(event, Evaluated):
+                folder.append("evaluated", asdict(event))
             elif isinstance(event, Finished):
                 folder.save_model(event.consensus)
                 folder.append("finished", _totals(event, task, folder))
@@ -185,11 +188,12 @@ def keep(events: Iterator[Event], config: TrainConfig, task: Task, path: Path) -
 def _totals(finished: Finished, task: Task, folder: RunFolder) -> dict[str, Any]:
     """What came of a run; sums over all its rounds, also those before it was resumed."""
     rounds = [event for event in folder.events() if event["kind"] == "round"]
-    summed = ("bytes_sent", "compute_seconds", "round_seconds")
+    summed = ("bytes_sent", "compute_seconds", "round_seconds", "exposed_seconds")
     return {
         "metric": task.metric,
         "error": finished.error,
         "step": finished.step,
+        "elapsed": finished.elapsed,
         "round": finished.round,
         **{name: sum(event[name] for event in rounds) for name in summed},
     }

@@ -1,17 +1,23 @@
 """A training run as it is written on the command line and in `config.toml`."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, get_type_hints
 
 import tyro
 from typeguard import TypeCheckError, check_type
 
+from grawa.clock import VirtualClock
 from grawa.errors import UserError
 from grawa.guard import Guard
+from grawa.network import Link
+from grawa.schedule import Every, Quadratic, Schedule, SharedCount, Warmup
 from grawa.train.faults import FAULTS_HELP, Fault
 from grawa.train.settings import Settings
+from grawa.units import seconds, share
 
 _LONGEST_TIMEOUT = 1e9  # seconds, some thirty years
 
@@ -37,11 +43,38 @@ class TrainConfig:
     processes: int | None = None
     """Processes to spread them over; by default one for each worker."""
 
-    steps: int = 960
-    """Local steps of each worker."""
+    steps: int | None = None
+    """Local steps of each worker; 960 if neither --epochs nor --budget is given."""
+
+    epochs: float | None = None
+    """Passes over the smallest worker's samples, in place of --steps."""
+
+    budget: str | None = None
+    """Time to train for, 90s or 2h: training ends at the round that is nearest. The learning rate
+    falls with the time that is spent."""
+
+    until_error: str | None = None
+    """End when the consensus's error is at most this, 5% say."""
+
+    evaluate_every: int | None = None
+    """Rounds between measurements of the consensus; by default 1 with --until-error, else none."""
 
     sync_every: int = 32
     """Local steps between rounds."""
+
+    schedule: str = "every"
+    """When rounds are due: every; shared-count (all workers' steps are counted together, so that a
+    fast worker makes more of them); warmup:STEPS (after every step at first); quadratic or
+    quadratic:GROWTH (rarer as the learning rate falls)."""
+
+    overlap_steps: int = 0
+    """Local steps for which a round may go on in the background."""
+
+    fragments: int = 1
+    """Parts of the model that are synchronised in turn, each a part of the bytes."""
+
+    comm_dtype: Literal["same", "bf16", "fp16", "int8"] = "same"
+    """In what parameters travel between workers."""
 
     batch_size: int = 16
     """Samples per worker and step."""
@@ -50,7 +83,7 @@ class TrainConfig:
     """Learning rate at the start."""
 
     lr_schedule: Literal["constant", "cosine"] = "cosine"
-    """How it changes: not at all, or down to zero at the last step."""
+    """How it changes: not at all, or down to zero at the end."""
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """sgd has Nesterov momentum 0.9 and weight decay 1e-4; adamw has torch's defaults."""
@@ -93,6 +126,26 @@ class TrainConfig:
     checkpoint_every: int = 0
     """Rounds between checkpoints; 0 for none. `grawa resume RUN` goes on from the last."""
 
+    clock: Literal["wall", "virtual"] = "wall"
+    """virtual: time passes by --step-time and by what rounds would take over --link; all workers
+    live in one process."""
+
+    step_time: str = "50ms"
+    """Virtual clock: how long a local step takes."""
+
+    speeds: str | None = None
+    """Virtual clock: of each worker, 1,1,1,0.5 say; 0.5 takes twice as long."""
+
+    jitter: float = 0.0
+    """Virtual clock: standard deviation of a step's length, as a share of it."""
+
+    link: str | None = None
+    """Virtual clock: bandwidth and latency between workers, 100mbit:20ms say; by default messages
+    take no time."""
+
+    topology: Literal["ring", "mesh", "star"] = "ring"
+    """Virtual clock: how workers are connected."""
+
     tensorboard: bool = False
     """Write TensorBoard's files into the run folder too; needs the extra [tensorboard]."""
 
@@ -109,8 +162,16 @@ class TrainConfig:
             raise UserError(f"timeout must be positive and finite, got {self.timeout}")
         return Settings(
             workers=self.workers,
-            steps=self.steps,
-            sync_every=self.sync_every,
+            steps=960 if (self.steps, self.epochs, self.budget) == (None,) * 3 else self.steps,
+            epochs=self.epochs,
+            budget=_given(self.budget, seconds, "budget"),
+            until_error=_given(self.until_error, share, "until_error"),
+            evaluate_every=self._evaluate_every(),
+            schedule=schedule_of(self.schedule, self.sync_every, self.lr),
+            overlap_steps=self.overlap_steps,
+            fragments=self.fragments,
+            comm_dtype=None if self.comm_dtype == "same" else self.comm_dtype,
+            modelled=self._modelled(),
             batch_size=self.batch_size,
             lr=self.lr,
             lr_schedule=self.lr_schedule,
@@ -125,8 +186,33 @@ class TrainConfig:
             checkpoint_every=self.checkpoint_every,
         )
 
+    def _evaluate_every(self) -> int:
+        if self.evaluate_every is None:
+            return int(self.until_error is not None)
+        return self.evaluate_every
+
+    def _modelled(self) -> Callable[[], VirtualClock] | None:
+        """What makes the clock, if time is modelled; each option is tried here."""
+        usual = {field.name: field.default for field in fields(self)}
+        if self.clock == "wall":
+            for name in ("step_time", "speeds", "jitter", "link", "topology"):
+                if getattr(self, name) != usual[name]:
+                    raise UserError(f"{name} is for --clock virtual")
+            return None
+        make = partial(
+            VirtualClock,
+            seconds(self.step_time, "step_time"),
+            speeds=None if self.speeds is None else speeds_of(self.speeds, self.workers),
+            jitter=self.jitter,
+            link=None if self.link is None else Link.parse(self.link),
+            topology=self.topology,
+            seed=self.seed,
+        )
+        make()
+        return make
+
     def num_processes(self) -> int:
-        """How many processes to start.
+        """How many processes to start; with a virtual clock one, by default.
 
         Returns:
             A divisor of the number of workers.
@@ -134,7 +220,10 @@ class TrainConfig:
         Raises:
             UserError: if the workers can't be spread evenly over them.
         """
-        count = self.workers if self.processes is None else self.processes
+        usual = 1 if self.clock == "virtual" else self.workers
+        count = usual if self.processes is None else self.processes
+        if self.clock == "virtual" and count != 1:
+            raise UserError("a virtual clock needs all workers in one process: --processes 1")
         if count < 1 or self.workers % count:
             raise UserError(f"processes must divide the {self.workers} workers evenly, got {count}")
         return count
@@ -165,3 +254,70 @@ class TrainConfig:
             except TypeCheckError as error:
                 raise UserError(f"{path}: {name} = {value!r} won't do: {error}") from None
         return cls(**lists)  # type: ignore[arg-type]
+
+
+def _given(text: str | None, read: Callable[[str, str], float], what: str) -> float | None:
+    return None if text is None else read(text, what)
+
+
+def schedule_of(text: str, sync_every: int, lr: float) -> Schedule:
+    """The schedule written as `name` or `name:value`.
+
+    Args:
+        text: as in `TrainConfig.schedule`.
+        sync_every: local steps between rounds.
+        lr: at the start; a quadratic schedule grows from the first fall on, by default.
+
+    Returns:
+        The schedule.
+
+    Raises:
+        UserError: if there is no such schedule.
+
+    >>> schedule_of("quadratic", 4, 0.1)
+    Quadratic(sync_every=4, growth=0.2)
+    """
+    name, _, value = text.partition(":")
+    number = _number(value)
+    if text == "every":
+        return Every(sync_every)
+    if text == "shared-count":
+        return SharedCount(sync_every)
+    if name == "warmup" and number is not None and number.is_integer():
+        return Warmup(sync_every, steps=int(number))
+    if text == "quadratic":
+        return Quadratic(sync_every, growth=lr * max(1, sync_every) ** 0.5)
+    if name == "quadratic" and number is not None:
+        return Quadratic(sync_every, growth=number)
+    raise UserError(
+        "schedule must be every, shared-count, warmup:STEPS, quadratic or quadratic:GROWTH, got "
+        f"{text!r}"
+    )
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def speeds_of(text: str, workers: int) -> list[float]:
+    """One speed for each worker, separated by commas.
+
+    Returns:
+        N speeds.
+
+    Raises:
+        UserError: if they are not numbers, or not as many.
+
+    >>> speeds_of("1,0.5", 2)
+    [1.0, 0.5]
+    """
+    try:
+        speeds = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"speeds must be numbers such as 1,1,0.5, got {text!r}") from None
+    if len(speeds) != workers:
+        raise UserError(f"{workers} workers need {workers} speeds, got {len(speeds)}: {text!r}")
+    return speeds

@@ -15,29 +15,31 @@ _LINES = 10  # of progress where there is no terminal to redraw
 
 
 class RoundProgress:
-    """A progress bar over local steps that shows the last round; lines where there is no terminal.
+    """A progress bar that shows the last round; lines where there is no terminal.
 
     Args:
-        steps: local steps of the whole run.
+        steps: local steps after which the run ends; `None` if a budget ends it.
+        budget: seconds after which it ends; `None` if it has none. Then that is shown.
         console: where to show it.
     """
 
-    def __init__(self, steps: int, console: Console) -> None:
-        self._steps = steps
+    def __init__(self, steps: int | None, budget: float | None, console: Console) -> None:
+        self._end = float(steps or 1) if budget is None else budget
+        self._unit = "step" if budget is None else "s"
         self._console = console
         self._bytes = 0
-        self._shown = 0
+        self._shown = 0.0
         self._left_out: set[int] = set()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=16),
-            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            TextColumn(self._unit + " {task.completed:.0f}/{task.total:.0f}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task("waiting for the first round", total=steps)
+        self._task = self._progress.add_task("waiting for the first round", total=self._end)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -52,12 +54,13 @@ class RoundProgress:
         """Shows a round."""
         self._bytes += report.bytes_sent
         line = describe_round(report, self._bytes)
-        self._progress.update(self._task, completed=report.step, description=line)
+        done = report.elapsed if self._unit == "s" else float(report.step)
+        self._progress.update(self._task, completed=done, description=line)
         self._show_left_out(report)
-        due = report.step * _LINES // self._steps > self._shown * _LINES // self._steps
+        due = done * _LINES // self._end > self._shown * _LINES // self._end
         if not self._console.is_terminal and due:
-            self._console.print(f"step {report.step}/{self._steps}  {line}")
-            self._shown = report.step
+            self._console.print(f"{self._unit} {done:.0f}/{self._end:.0f}  {line}")
+            self._shown = done
 
     def _show_left_out(self, report: RoundReport) -> None:
         """Says when a worker is first left out, and when it is back."""
@@ -116,8 +119,10 @@ def summary(finished: Mapping[str, Any]) -> Table:
     table.add_row("rounds", str(finished["round"]))
     table.add_row("local steps per worker", str(finished["step"]))
     table.add_row("sent per worker", bytes_text(finished["bytes_sent"]))
+    table.add_row("seconds in all", f"{finished['elapsed']:.2f}")
     table.add_row("seconds in training", f"{finished['compute_seconds']:.2f}")
     table.add_row("seconds in rounds", f"{finished['round_seconds']:.2f}")
+    table.add_row("of these held up", f"{finished['exposed_seconds']:.2f}")
     return table
 
 

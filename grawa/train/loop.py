@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from grawa.averager import Averager
+from grawa.clock import VirtualClock, WallClock
 from grawa.errors import UserError
 from grawa.probe import evaluating
 from grawa.protocols import Strategy
@@ -16,6 +17,7 @@ from grawa.round_report import RoundReport
 from grawa.tasks import Data, Task
 from grawa.train.batches import shard
 from grawa.train.checkpoint import latest, restore, save
+from grawa.train.ending import Ending
 from grawa.train.settings import Settings
 from grawa.train.worker import Worker
 
@@ -32,6 +34,7 @@ class Started:
         workers: N.
         processes: how many processes they live in.
         parameters: of the model, those that are trained.
+        steps: local steps of each worker, if they end the run.
         device: where this process trains.
     """
 
@@ -39,7 +42,25 @@ class Started:
     workers: int
     processes: int
     parameters: int
+    steps: int | None
     device: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """The consensus was measured after a round.
+
+    Attributes:
+        error: the task's metric.
+        step: local steps made.
+        round: rounds made.
+        elapsed: seconds since the start.
+    """
+
+    error: float
+    step: int
+    round: int
+    elapsed: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +72,17 @@ class Finished:
         consensus: its state dict.
         step: local steps made.
         round: rounds made.
+        elapsed: seconds since the start.
     """
 
     error: float
     consensus: dict[str, Tensor]
     step: int
     round: int
+    elapsed: float
 
 
-Event = Started | RoundReport | Finished
+Event = Started | RoundReport | Evaluated | Finished
 
 
 def train(
@@ -80,62 +103,150 @@ def train(
         checkpoints: the folder for checkpoints, where training goes on if there is one already.
 
     Yields:
-        That it has started, a report after each round, and at the end what came of it.
+        That it has started, a report after each round, what was measured after it, and at the end
+        what came of it.
+    """
+    run = Run(task, strategy_for, settings, device or torch.device("cpu"), checkpoints)
+    yield run.started()
+    with run.averager:
+        while not run.is_over():
+            run.step()
+            yield from run.news()
+    yield from run.news()  # of the rounds after the last steps
+    yield run.finish()
+
+
+class Run:
+    """A training run on this process.
+
+    Args:
+        task: what is learnt.
+        strategy_for: makes the strategy.
+        settings: how.
+        device: where this process trains.
+        checkpoints: the folder for checkpoints, if there are to be some.
 
     Raises:
         UserError: if the number of workers is not a multiple of the number of processes.
     """
-    processes, process = _world()
-    if settings.workers % processes:
-        raise UserError(
-            f"{settings.workers} workers can't be spread evenly over {processes} processes"
+
+    def __init__(
+        self,
+        task: Task,
+        strategy_for: StrategyFor,
+        settings: Settings,
+        device: torch.device,
+        checkpoints: Path | None,
+    ) -> None:
+        processes, self._process = _world()
+        if settings.workers % processes:
+            raise UserError(
+                f"{settings.workers} workers can't be spread evenly over {processes} processes"
+            )
+        self._task, self._settings, self._device = task, settings, device
+        self._processes, self._checkpoints = processes, checkpoints
+        self._data = load(task, settings, device)
+        shards = deal(task, self._data, settings)
+        hosted = settings.workers // processes
+        indices = range(self._process * hosted, (self._process + 1) * hosted)
+        self._workers = [Worker(i, task, self._data, shards[i], settings, device) for i in indices]
+        self._ending = Ending.of(settings, shards)
+        self._news: list[Event] = []
+        self._clock = settings.modelled() if settings.modelled else WallClock()
+        self.averager = self._make_averager(strategy_for(task, self._data, self._workers))
+        found = latest(checkpoints) if checkpoints else None
+        if found:
+            restore(found, self._workers, self.averager, self._process)
+            self._set_lrs(self._workers)
+
+    def _make_averager(self, strategy: Strategy) -> Averager:
+        settings = self._settings
+        return Averager(
+            [worker.model for worker in self._workers],
+            [worker.optimizer for worker in self._workers],
+            strategy,
+            schedule=settings.schedule,
+            overlap_steps=settings.overlap_steps,
+            fragments=settings.fragments,
+            comm_dtype=settings.comm_dtype,
+            guard=settings.guard,
+            buffers=settings.buffers,
+            timeout=settings.timeout,
+            measure_distance=True,
+            on_round=[self._after_round],
+            clock=self._clock,
         )
-    hosted = settings.workers // processes
-    device = device or torch.device("cpu")
-    data = load(task, settings, device)
-    shards = deal(task, data, settings)
-    indices = range(process * hosted, (process + 1) * hosted)
-    workers = [Worker(i, task, data, shards[i], settings, device) for i in indices]
-    reports: list[RoundReport] = []
-    averager = Averager(
-        [worker.model for worker in workers],
-        [worker.optimizer for worker in workers],
-        strategy_for(task, data, workers),
-        sync_every=settings.sync_every,
-        guard=settings.guard,
-        buffers=settings.buffers,
-        timeout=settings.timeout,
-        measure_distance=True,
-        on_round=[reports.append],
-    )
-    found = latest(checkpoints) if checkpoints else None
-    if found:
-        restore(found, workers, averager, process)
-    yield Started(
-        step=averager.step,
-        workers=settings.workers,
-        processes=processes,
-        parameters=sum(p.numel() for p in workers[0].model.parameters() if p.requires_grad),
-        device=str(device),
-    )
-    with averager:
-        while averager.step < settings.steps:
-            _step(workers, averager)
-            for report in reports:
-                if checkpoints and _is_due(report.round, settings.checkpoint_every):
-                    save(checkpoints, workers, averager, process)
-                yield report
-            reports.clear()
-    yield from reports  # the round after the last steps
-    yield finish(averager, task, data)
 
+    def started(self) -> Started:
+        """What is about to be trained."""
+        parameters = self._workers[0].model.parameters()
+        return Started(
+            step=self.averager.step,
+            workers=self._settings.workers,
+            processes=self._processes,
+            parameters=sum(p.numel() for p in parameters if p.requires_grad),
+            steps=self._ending.steps,
+            device=str(self._device),
+        )
 
-def _step(workers: list[Worker], averager: Averager) -> None:
-    """One local step of every hosted worker; a round follows it when one is due."""
-    losses = [worker.backward(averager.step + 1) for worker in workers]
-    averager.record_loss(torch.stack(losses))
-    for worker in workers:
-        worker.move()
+    def is_over(self) -> bool:
+        """Whether the last step has been made."""
+        steps = self._ending.steps
+        return self._ending.is_over or (
+            steps is not None and self.averager.total_steps >= steps * self._settings.workers
+        )
+
+    def step(self) -> None:
+        """A local step of the hosted workers, or of the one whose turn it is."""
+        averager = self.averager
+        if averager.steps_individually:
+            assert isinstance(self._clock, VirtualClock), "only there workers take turns"
+            turn = self._clock.next_worker(averager.waiting)
+            workers, worker = self._workers[turn : turn + 1], turn
+        else:
+            turn, workers, worker = 0, self._workers, None
+        losses = [
+            each.backward(steps + 1)
+            for each, steps in zip(workers, averager.steps[turn:], strict=False)
+        ]
+        averager.record_loss(torch.stack(losses), worker)
+        for each in workers:
+            each.move()
+        self._set_lrs(workers)
+
+    def _set_lrs(self, workers: list[Worker]) -> None:
+        mean_steps = self.averager.total_steps / self._settings.workers
+        progress = self._ending.progress(mean_steps, self._clock.now())
+        for worker in workers:
+            worker.set_lr(progress)
+
+    def news(self) -> Iterator[Event]:
+        """What happened since the last call."""
+        news, self._news = self._news, []
+        yield from news
+
+    def _after_round(self, report: RoundReport) -> None:
+        """In the round itself, so that all processes do the same in the same order."""
+        settings, error = self._settings, None
+        self._news.append(report)
+        if _is_due(report.round, settings.evaluate_every):
+            with self.averager.consensus_applied() as model, evaluating(model):
+                error = self._agreed(self._task.measure(model, self._data))
+            self._news.append(
+                Evaluated(error=error, step=report.step, round=report.round, elapsed=report.elapsed)
+            )
+        self._ending.after_round(report, error)
+        if self._checkpoints and _is_due(report.round, settings.checkpoint_every):
+            save(self._checkpoints, self._workers, self.averager, self._process)
+
+    def _agreed(self, error: float) -> float:
+        """Worker 0's, on every process: what ends a training must be the same everywhere."""
+        return float(self.averager.gather(error)[0])
+
+    def finish(self) -> Finished:
+        """Measures the consensus and keeps it; every process must call it."""
+        elapsed = self._clock.now()
+        return finish(self.averager, self._task, self._data, elapsed)
 
 
 def _is_due(round_number: int, every: int) -> bool:
@@ -164,7 +275,7 @@ def deal(task: Task, data: Data, settings: Settings) -> list[Tensor]:
     return shards
 
 
-def finish(averager: Averager, task: Task, data: Data) -> Finished:
+def finish(averager: Averager, task: Task, data: Data, elapsed: float) -> Finished:
     """Measures the consensus and keeps it; every process must call it."""
     with averager.consensus_applied() as model, evaluating(model):
         return Finished(
@@ -172,6 +283,7 @@ def finish(averager: Averager, task: Task, data: Data) -> Finished:
             consensus={key: value.clone() for key, value in model.state_dict().items()},
             step=averager.step,
             round=averager.round,
+            elapsed=elapsed,
         )
 
 

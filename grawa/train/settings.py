@@ -1,11 +1,15 @@
 """What a training run is told, apart from the task and the strategy."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
+from grawa.clock import VirtualClock
+from grawa.comm.compressed import Precision
 from grawa.errors import UserError
 from grawa.guard import Guard
+from grawa.schedule import Schedule
 from grawa.train.faults import Fault
 
 
@@ -15,11 +19,21 @@ class Settings:
 
     Args:
         workers: N.
-        steps: local steps of each worker.
-        sync_every: local steps between rounds.
+        steps: local steps of each worker, on average over the workers if the schedule counts
+            them together; `None` if a budget ends the training.
+        epochs: passes over the smallest shard, in place of `steps`.
+        budget: seconds after which training ends, at the round that is nearest; `None` for no
+            such end. The learning rate falls with the time that is spent.
+        until_error: the metric at which training ends; `None` for no such end.
+        evaluate_every: rounds between measurements of the consensus; 0 for none.
+        schedule: when rounds are due.
+        overlap_steps: as for `Averager`.
+        fragments: as for `Averager`.
+        comm_dtype: as for `Averager`.
+        modelled: makes the clock, where time is modelled; `None` for the wall's.
         batch_size: samples per worker and step.
         lr: the learning rate at the start.
-        lr_schedule: "constant", or "cosine" down to zero at the last step.
+        lr_schedule: "constant", or "cosine" down to zero at the end.
         optimizer: "sgd" (Nesterov momentum 0.9, weight decay 1e-4) or "adamw" (torch's defaults).
         guard: who takes part in rounds; `None` for everyone.
         buffers: as for `Averager`.
@@ -32,8 +46,16 @@ class Settings:
     """
 
     workers: int
-    steps: int
-    sync_every: int
+    steps: int | None
+    epochs: float | None
+    budget: float | None
+    until_error: float | None
+    evaluate_every: int
+    schedule: Schedule
+    overlap_steps: int
+    fragments: int
+    comm_dtype: Precision | None
+    modelled: Callable[[], VirtualClock] | None
     batch_size: int
     lr: float
     lr_schedule: Literal["constant", "cosine"]
@@ -48,11 +70,22 @@ class Settings:
     checkpoint_every: int
 
     def __post_init__(self) -> None:
-        for name in ("workers", "steps", "sync_every", "batch_size"):
-            if getattr(self, name) < 1:
+        for name in ("workers", "steps", "batch_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.checkpoint_every < 0:
-            raise UserError(f"checkpoint_every must not be negative, got {self.checkpoint_every}")
+        for name in ("checkpoint_every", "evaluate_every"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("epochs", "budget", "until_error"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 < value < float("inf"):
+                raise UserError(f"{name} must be positive, got {value}")
+        if self.steps is not None and self.epochs is not None:
+            raise UserError("give steps or epochs, not both")
+        if (self.steps, self.epochs, self.budget) == (None, None, None):
+            raise UserError("nothing ends the training: give steps, epochs or a budget")
+        if self.until_error is not None and self.evaluate_every == 0:
+            raise UserError("until_error needs the consensus measured: evaluate_every at least 1")
         if not 0.0 < self.lr < float("inf"):
             raise UserError(f"lr must be positive, got {self.lr}")
         if self.timeout <= timedelta(0):

@@ -1,11 +1,12 @@
 """One worker: a model, an optimizer and a stream of batches of its own."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from grawa.seeding import generator
 from grawa.tasks import Data, Task
@@ -48,7 +49,9 @@ class Worker:
         self.optimizer = _optimizer(self.model, settings)
         for fault in self._faults:
             fault.scale_lr(self.optimizer)
-        self._scheduler = _scheduler(self.optimizer, settings)
+        self._progress = 0.0
+        factor = _cosine if settings.lr_schedule == "cosine" else _constant
+        self._scheduler = LambdaLR(self.optimizer, lambda _: factor(self._progress))
 
     def backward(self, step: int) -> Tensor:
         """The gradient of one batch; local step `step`, from 1.
@@ -67,6 +70,14 @@ class Worker:
     def move(self) -> None:
         """The optimizer's step."""
         self.optimizer.step()
+
+    def set_lr(self, progress: float) -> None:
+        """The learning rate for the next step.
+
+        Args:
+            progress: how much of the training is done, in [0, 1].
+        """
+        self._progress = min(1.0, progress)
         self._scheduler.step()
 
     def state_dict(self) -> dict[str, Any]:
@@ -92,7 +103,10 @@ def _optimizer(model: torch.nn.Module, settings: Settings) -> Optimizer:
     return SGD(model.parameters(), lr=settings.lr, momentum=0.9, nesterov=True, weight_decay=1e-4)
 
 
-def _scheduler(optimizer: Optimizer, settings: Settings) -> LRScheduler:
-    if settings.lr_schedule == "cosine":
-        return CosineAnnealingLR(optimizer, settings.steps)
-    return LambdaLR(optimizer, lambda _: 1.0)
+def _cosine(progress: float) -> float:
+    """The learning rate falls to zero along half a wave; Loshchilov and Hutter (2017), SGDR."""
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def _constant(progress: float) -> float:
+    return 1.0

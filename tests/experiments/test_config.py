@@ -4,6 +4,7 @@ import dataclasses
 import tomllib
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomli_w
@@ -38,16 +39,39 @@ OTHER = TrainConfig(
     timeout=3.5,
     checkpoint_every=4,
     tensorboard=True,
+    until_error="5%",
+    evaluate_every=2,
+    schedule="quadratic:0.5",
+    overlap_steps=1,
+    fragments=2,
+    comm_dtype="int8",
 )
-"""Nothing in it is as by default."""
+
+VIRTUAL = TrainConfig(
+    task="digits",
+    epochs=2.5,
+    budget="2m",
+    schedule="shared-count",
+    clock="virtual",
+    step_time="10ms",
+    speeds="1,1,0.5,1",
+    jitter=0.1,
+    link="1gbit:1ms",
+    topology="mesh",
+)
+"""In one of the two nothing is as by default."""
 
 
 def test_every_option_is_other_than_by_default() -> None:
     usual = dataclasses.asdict(TrainConfig(task="digits"))
-    assert not [name for name, value in dataclasses.asdict(OTHER).items() if value == usual[name]]
+    one, other = dataclasses.asdict(OTHER), dataclasses.asdict(VIRTUAL)
+    kept = [name for name in usual if one[name] == usual[name] and other[name] == usual[name]]
+    assert not kept
 
 
-@pytest.mark.parametrize("config", [TrainConfig(task="digits"), OTHER], ids=["defaults", "other"])
+@pytest.mark.parametrize(
+    "config", [TrainConfig(task="digits"), OTHER, VIRTUAL], ids=["defaults", "other", "virtual"]
+)
 def test_a_configuration_comes_back_from_its_file(config: TrainConfig) -> None:
     text = tomli_w.dumps(config.as_toml())
     assert TrainConfig.from_toml(tomllib.loads(text), PATH) == config
@@ -67,12 +91,59 @@ def test_a_configuration_needs_a_task() -> None:
 def test_settings_say_the_same() -> None:
     settings = OTHER.settings()
     for field in dataclasses.fields(settings):
-        if field.name not in {"guard", "faults", "timeout"}:
+        if field.name not in {"guard", "faults", "timeout", "until_error", "schedule", "modelled"}:
             assert getattr(settings, field.name) == getattr(OTHER, field.name)
     assert settings.guard is None
     assert settings.faults == (Fault.parse("nan:0@100"), Fault.parse("lr-x6:3"))
     assert settings.timeout == timedelta(seconds=3.5)
+    assert settings.until_error == pytest.approx(0.05)
+    assert settings.schedule == grawa.Quadratic(2, growth=0.5)
+    assert settings.modelled is None
     assert TrainConfig(task="digits").settings().guard == grawa.Guard()
+
+
+def test_settings_of_modelled_time_say_the_same() -> None:
+    settings = VIRTUAL.settings()
+    assert (settings.steps, settings.epochs, settings.budget) == (None, 2.5, 120.0)
+    assert settings.schedule == grawa.SharedCount(32)
+    assert settings.modelled is not None
+    assert VIRTUAL.num_processes() == 1
+
+
+def test_what_is_measured_follows_from_what_ends_the_run() -> None:
+    assert TrainConfig(task="digits").settings().evaluate_every == 0
+    assert TrainConfig(task="digits", until_error="5%").settings().evaluate_every == 1
+    assert TrainConfig(task="digits").settings().steps == 960
+    assert TrainConfig(task="digits", budget="9s").settings().steps is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"link": "5", "clock": "virtual"}, "write a link as bandwidth:latency"),
+        ({"speeds": "1,1", "clock": "virtual"}, "4 workers need 4 speeds, got 2"),
+        ({"speeds": "1,1,1,x", "clock": "virtual"}, "speeds must be numbers"),
+        ({"speeds": "1,1,1,0", "clock": "virtual"}, "speeds must be positive"),
+        ({"step_time": "50", "clock": "virtual"}, "step_time must be a time with its unit"),
+        ({"step_time": "0ms", "clock": "virtual"}, "time of a step must be positive"),
+        ({"jitter": -1.0, "clock": "virtual"}, "jitter must not be negative"),
+        ({"link": "1gbit"}, "link is for --clock virtual"),
+        ({"budget": "0s"}, "budget must be positive"),
+        ({"budget": "soon"}, "budget must be a time with its unit"),
+        ({"until_error": "-5%"}, "until_error must be a positive number or percentage"),
+        ({"until_error": "5%", "evaluate_every": 0}, "until_error needs the consensus measured"),
+        ({"steps": 5, "epochs": 1.0}, "steps or epochs, not both"),
+        ({"epochs": 0.0}, "epochs must be positive"),
+        ({"schedule": "often"}, "schedule must be every, shared-count"),
+        ({"schedule": "warmup"}, "schedule must be every, shared-count"),
+        ({"schedule": "quadratic:-1"}, "growth must be positive"),
+        ({"sync_every": 0}, "sync_every must be a whole number, at least 1"),
+    ],
+    ids=str,
+)
+def test_what_is_out_of_range_is_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        TrainConfig(task="digits", **options).settings()
 
 
 @pytest.mark.parametrize(
