@@ -36,7 +36,7 @@ def break_down(round_: Callable[[], object]) -> dict[str, float]:
     """
     with _clocks() as seconds:
         _clocked(round_, "round", seconds)()
-    roll_call = seconds["roll call"] - seconds["size of parameters"] - seconds["score read"]
+    roll_call = seconds["roll call"]
     exclusive = {
         "size of parameters": seconds["size of parameters"],
         "score read": seconds["score read"],

@@ -157,6 +157,7 @@ class VirtualClock:
         self._comm: Metered | None = None
         self._free = 0.0
         self._joined = 0.0
+        self._lengths: list[float] = []
         self.times: list[float] = []
 
     def meter(self, comm: Communicator) -> Communicator:
@@ -174,6 +175,7 @@ class VirtualClock:
         if self._speeds is not None and len(self._speeds) != workers:
             raise UserError(f"{workers} workers need {workers} speeds, got {len(self._speeds)}")
         self.times = [0.0] * workers
+        self._lengths = [self._draw(k) for k in range(workers)]
         if self._link is None:
             return comm
         self._comm = Metered(comm, Network(self._link, self._topology, workers))
@@ -184,23 +186,28 @@ class VirtualClock:
         return sum(self.times) / len(self.times)
 
     def next_worker(self, waiting: Sequence[bool]) -> int:
-        """Whose turn it is: of those who don't wait for a round, the one that is the least ahead.
+        """Whose turn it is: of those who don't wait for a round, who is done with a step first.
 
         Args:
             waiting: of each worker.
 
         Returns:
-            Its number; the smallest of those with equal times.
+            Its number; the smallest of several.
         """
         ready = [k for k, waits in enumerate(waiting) if not waits]
-        return min(ready, key=lambda k: self.times[k])
+        return min(ready, key=lambda k: self.times[k] + self._lengths[k])
 
     def stepped(self, who: slice) -> None:
         """See `Clock.stepped`."""
         for k in range(len(self.times))[who]:
-            speed = 1.0 if self._speeds is None else self._speeds[k]
-            factor = math.exp(self._random.gauss(-(self._sigma**2) / 2, self._sigma))
-            self.times[k] += self._step_time / speed * factor
+            self.times[k] += self._lengths[k]
+            self._lengths[k] = self._draw(k)
+
+    def _draw(self, k: int) -> float:
+        """How long a worker's next step will take."""
+        speed = 1.0 if self._speeds is None else self._speeds[k]
+        factor = math.exp(self._random.gauss(-(self._sigma**2) / 2, self._sigma))
+        return self._step_time / speed * factor
 
     def joined(self) -> float:
         """When the last worker got there."""
@@ -225,10 +232,16 @@ class VirtualClock:
 
     def state_dict(self) -> dict[str, Any]:
         """See `Clock.state_dict`."""
-        return {"times": list(self.times), "free": self._free, "random": self._random.getstate()}
+        return {
+            "times": list(self.times),
+            "lengths": list(self._lengths),
+            "free": self._free,
+            "random": self._random.getstate(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Clock.load_state_dict`."""
         self.times, self._free = list(state["times"]), state["free"]
+        self._lengths = list(state["lengths"])
         version, internal, gauss_next = state["random"]
         self._random.setstate((version, tuple(internal), gauss_next))

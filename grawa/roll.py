@@ -11,6 +11,9 @@ from grawa.guard import Health
 from grawa.protocols import Communicator, Score
 from grawa.replicas import Replicas
 
+ROW_LENGTH = 6
+"""Numbers that a worker says before a round, beside its scores: see `Roll`."""
+
 
 class Calls(IntEnum):
     """What a worker calls the others together for."""
@@ -108,8 +111,8 @@ class RollCall:
             What all said.
         """
         everyone = self._comm.gather(self._agreed(rows))()
-        calls, sizes, losses, new_steps, lrs, elapsed = everyone[:, :6].unbind(dim=1)
-        scores, has_gradient = everyone[:, 6:].tensor_split([self._num_scores], dim=1)
+        calls, sizes, losses, new_steps, lrs, elapsed = everyone[:, :ROW_LENGTH].unbind(dim=1)
+        scores, has_gradient = everyone[:, ROW_LENGTH:].tensor_split([self._num_scores], dim=1)
         is_norm = self._score is not None and self._score.is_norm
         health = Health(sizes, losses, scores if self._num_scores else None, is_norm)
         return Roll(calls, new_steps, float(lrs.median()), float(elapsed[0]), health, has_gradient)

@@ -11,6 +11,7 @@ import tyro
 
 from grawa.cli.evaluate import evaluate_command
 from grawa.cli.lists import strategies_command, tasks_command
+from grawa.cli.plan import plan_command
 from grawa.cli.run import resume_command, train_command
 from grawa.errors import CommunicationError, DivergedError, UserError
 from grawa.train.launch import WorkerFailedError
@@ -20,6 +21,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train_command,
     "resume": resume_command,
     "evaluate": evaluate_command,
+    "plan": plan_command,
     "strategies": strategies_command,
     "tasks": tasks_command,
 }

@@ -140,6 +140,16 @@ class DistributedCommunicator:
         processes = len(self._members)
         return [(self._process + hop) % processes for hop in range(1, processes)]
 
+    def _turns(self) -> list[tuple[int, int]]:
+        """To whom and from whom, one turn after the other.
+
+        Returns:
+            Pairs of processes: in each turn everyone sends one flow and receives one. All at once,
+            flows compete at both ends of links, and the last one takes twice as long.
+        """
+        processes, me = len(self._members), self._process
+        return [((me + hop) % processes, (me - hop) % processes) for hop in range(1, processes)]
+
     def hosted(self, rows: Tensor) -> Tensor:
         """See `Communicator.hosted`."""
         first = self._process * self._num_hosted
@@ -160,13 +170,13 @@ class DistributedCommunicator:
 
     def exchange(self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor], sent: int) -> None:
         """See `Communicator.exchange`."""
-        messages = Messages(self._group, "exchange buffers")
-        for peer in self._peers():
-            if outgoing[peer].numel():
-                messages.send(outgoing[peer], peer)
-            if incoming[peer].numel():
-                messages.receive(incoming[peer], peer)
-        messages.start().wait()
+        for to, source in self._turns():
+            messages = Messages(self._group, "exchange buffers")
+            if outgoing[to].numel():
+                messages.send(outgoing[to], to)
+            if incoming[source].numel():
+                messages.receive(incoming[source], source)
+            messages.start().wait()
         self._bytes += sent
 
     def count(self, steps: int) -> int:
@@ -218,15 +228,15 @@ class DistributedCommunicator:
         me, processes = self._process, len(self._members)
         own = plan.pieces[me]
         arrived = {me: [row[piece.flat][piece.start : piece.stop] for piece in own]}
-        messages = Messages(self._group, "average parameters")
-        for peer in self._peers():
-            arrived[peer] = [_waiting_place(mean, piece, me, peer, processes) for piece in own]
-            for run in runs(plan.pieces[peer], masses[me]):
-                messages.send(row[run.flat][run.start : run.stop], peer)
-            for run in runs(own, masses[peer]):
-                messages.receive(_waiting_place(mean, run, me, peer, processes), peer)
-        messages.start().wait()
-        self._bytes += messages.bytes_sent
+        for to, source in self._turns():
+            messages = Messages(self._group, "average parameters")
+            arrived[source] = [_waiting_place(mean, piece, me, source, processes) for piece in own]
+            for run in runs(plan.pieces[to], masses[me]):
+                messages.send(row[run.flat][run.start : run.stop], to)
+            for run in runs(own, masses[source]):
+                messages.receive(_waiting_place(mean, run, me, source, processes), source)
+            messages.start().wait()
+            self._bytes += messages.bytes_sent
         running = RunningMean([mean.flats[piece.flat][piece.start : piece.stop] for piece in own])
         for peer in range(processes):
             running.add(arrived[peer], [masses[peer][piece.leaf] for piece in own])
@@ -234,13 +244,13 @@ class DistributedCommunicator:
     def _share_sections(self, mean: Leaves) -> None:
         """Phase two: each owner's section of the mean to everyone."""
         me, processes = self._process, len(self._members)
-        messages = Messages(self._group, "share the average")
-        for flat in mean.flats:
-            for peer in self._peers():
-                messages.send(section(flat, me, processes), peer)
-                messages.receive(section(flat, peer, processes), peer)
-        messages.start().wait()
-        self._bytes += messages.bytes_sent
+        for to, source in self._turns():
+            messages = Messages(self._group, "share the average")
+            for flat in mean.flats:
+                messages.send(section(flat, me, processes), to)
+                messages.receive(section(flat, source, processes), source)
+            messages.start().wait()
+            self._bytes += messages.bytes_sent
 
 
 def _waiting_place(mean: Leaves, part: Piece | Run, me: int, peer: int, processes: int) -> Tensor:

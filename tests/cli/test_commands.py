@@ -268,7 +268,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "fault without labels": (("train", "quadratic", "--fault", "wrong-labels:0"), "with labels"),
     "no workers": (("train", "digits", "--workers", "0"), "workers must be at least 1, got 0"),
     "no steps": (("train", "digits", "--steps", "-1"), "steps must be at least 1, got -1"),
-    "no sync": (("train", "digits", "--sync-every", "0"), "sync_every must be at least 1"),
+    "no sync": (("train", "digits", "--sync-every", "0"), "sync_every must be a whole number"),
     "no batch": (("train", "digits", "--batch-size", "0"), "batch_size must be at least 1"),
     "no rate": (("train", "digits", "--lr", "0"), "lr must be positive, got 0.0"),
     "rate is nan": (("train", "digits", "--lr", "nan"), "lr must be positive, got nan"),

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import grawa
 from grawa.cli.run import strategy_for
 from grawa.experiments.config import TrainConfig
@@ -76,3 +78,10 @@ def end(found: list[Event]) -> Finished:
     finished = found[-1]
     assert isinstance(finished, Finished)
     return finished
+
+
+def same_model(first: Finished, second: Finished) -> bool:
+    """Whether two runs ended with the same bits."""
+    return first.consensus.keys() == second.consensus.keys() and all(
+        torch.equal(value, second.consensus[name]) for name, value in first.consensus.items()
+    )

@@ -9,8 +9,8 @@ import torch
 import grawa
 from grawa.errors import UserError
 from grawa.train.checkpoint import latest, step_of
-from grawa.train.loop import Finished, Started
-from tests.train.runs import StrategyFor, always, end, events, probing, settings
+from grawa.train.loop import Started
+from tests.train.runs import StrategyFor, always, end, events, probing, same_model, settings
 
 STRATEGIES: dict[str, StrategyFor] = {
     "lgrawa": always(grawa.LGRAWA()),
@@ -21,12 +21,6 @@ STRATEGIES: dict[str, StrategyFor] = {
     "easgd": always(grawa.EASGD()),
     "data parallel": always(grawa.DataParallel()),
 }
-
-
-def same_model(first: Finished, second: Finished) -> bool:
-    return first.consensus.keys() == second.consensus.keys() and all(
-        torch.equal(value, second.consensus[name]) for name, value in first.consensus.items()
-    )
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)

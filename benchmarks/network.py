@@ -1,0 +1,230 @@
+"""Training over a real slow network: four hosts, made of network namespaces on a bridge.
+
+Run `python benchmarks/network.py` as root on Linux with iproute2; `--help` tells the options. Each
+host has one process and a link of the given rate to the bridge, in each direction, by a token
+bucket (`tc tbf`). Latency can't be shaped so: it is that of the machine, some tens of
+microseconds. All hosts share the machine's cores, as they do without communication.
+"""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.progress import track
+
+from common import show, verdict, write_results
+from network_methods import DDP, METHODS, NO_COMMUNICATION
+from network_worker import Task
+from pictures import network_picture
+
+HOSTS = 4
+PORT = 29_700
+BITS = {"1gbit": 1e9, "100mbit": 1e8, "20mbit": 2e7}
+
+TARGETS = (
+    ("100mbit", "LGRAWA, overlap", NO_COMMUNICATION, 0.95),
+    ("100mbit", "LGRAWA, overlap", DDP, 20.0),
+    ("20mbit", "LGRAWA, int8, overlap", NO_COMMUNICATION, 0.90),
+)
+"""At this rate, this method, against that one, at least so many times the samples per second."""
+
+ROUND_TARGET = 0.95
+"""Of the link's own limit, at 100 Mbit/s, for a blocking float32 round of LGRAWA."""
+
+SETUP_FAILED = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is measured."""
+
+    rates: tuple[str, ...] = ("1gbit", "100mbit", "20mbit")
+    """Of the links, as tc writes them."""
+    methods: tuple[str, ...] = ()
+    """Which; all by default."""
+    sync_every: int = 32
+    """Local steps between rounds."""
+    cycles: int = 2
+    """Of so many steps each, that are timed after one that is not."""
+    batch: int = 96
+    """Samples per step and host."""
+    output: Path = Path("benchmarks/results/network.json")
+    """Where everything goes; the picture beside it."""
+
+
+def main(config: Config) -> None:
+    """Measures, writes and prints."""
+    _check_machine()
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    with tempfile.TemporaryDirectory() as folder, hosts() as names:
+        for rate in config.rates:
+            _shape(names, rate)
+            wanted = config.methods or tuple(METHODS)
+            found[rate] = {
+                method: _measure(method, rate, names, config, Path(folder))
+                for method in track(wanted, f"{rate:8}")
+            }
+    write_results(
+        config.output, {"config": {**asdict(config), "output": str(config.output)}, "found": found}
+    )
+    for rate, methods in found.items():
+        _show(rate, methods)
+    _judge(found)
+    picture = config.output.with_suffix(".png")
+    network_picture(found, picture)
+    print(f"all figures are in {config.output}, the picture is {picture}")
+
+
+def _check_machine() -> None:
+    missing = [tool for tool in ("ip", "tc") if shutil.which(tool) is None]
+    if missing or os.geteuid() != 0:
+        why = f"{' and '.join(missing)} (iproute2)" if missing else "root's rights"
+        print(
+            f"benchmarks/network.py needs {why} to make hosts of network namespaces; nothing was "
+            "measured",
+            file=sys.stderr,
+        )
+        sys.exit(SETUP_FAILED)
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"{' '.join(command)}: {done.stderr.strip()}", file=sys.stderr)
+        sys.exit(SETUP_FAILED)
+
+
+@contextmanager
+def hosts() -> Generator[list[str]]:
+    """Four namespaces, each with a link to a bridge in one of its own; gone at the end."""
+    tag = f"gw{os.getpid() % 10_000}"
+    bridge = f"{tag}b"
+    with ExitStack() as undo:
+        for name in (bridge, *(f"{tag}h{i}" for i in range(HOSTS))):
+            _run("ip", "netns", "add", name)
+            undo.callback(_run, "ip", "netns", "del", name)
+        _run("ip", "-n", bridge, "link", "add", "br0", "type", "bridge")
+        _run("ip", "-n", bridge, "link", "set", "br0", "up")
+        for i in range(HOSTS):
+            host = f"{tag}h{i}"
+            far = f"{tag}p{i}"
+            _run("ip", "link", "add", far, "type", "veth", "peer", "name", "eth0", "netns", host)
+            _run("ip", "link", "set", far, "netns", bridge)
+            _run("ip", "-n", bridge, "link", "set", far, "master", "br0", "up")
+            _run("ip", "-n", host, "addr", "add", f"10.77.0.{i + 1}/24", "dev", "eth0")
+            _run("ip", "-n", host, "link", "set", "eth0", "up")
+            _run("ip", "-n", host, "link", "set", "lo", "up")
+        yield [f"{tag}h{i}" for i in range(HOSTS)]
+
+
+def _shape(names: list[str], rate: str) -> None:
+    """Limits what a host sends at its own end, and what it receives at the bridge's."""
+    bridge = names[0][:-2] + "b"
+    bucket = ("root", "tbf", "rate", rate, "burst", "256kb", "latency", "400ms")
+    for i, host in enumerate(names):
+        far = host[:-2] + f"p{i}"
+        _run("tc", "-n", host, "qdisc", "replace", "dev", "eth0", *bucket)
+        _run("tc", "-n", bridge, "qdisc", "replace", "dev", far, *bucket)
+
+
+def _measure(
+    method: str, rate: str, names: list[str], config: Config, folder: Path
+) -> dict[str, Any]:
+    """One method over links of this rate, on all hosts."""
+    global PORT
+    PORT += 1
+    task = Task(
+        method=method,
+        port=PORT,
+        hosts=HOSTS,
+        sync_every=config.sync_every,
+        cycles=config.cycles,
+        batch=config.batch,
+        slow=BITS.get(rate, 1e8) < 5e8,
+        output=str(folder / f"{method}-{rate}.json".replace(" ", "_").replace("/", "_")),
+    )
+    processes = [
+        subprocess.Popen(
+            [
+                *("ip", "netns", "exec", name, sys.executable, "benchmarks/network_worker.py"),
+                json.dumps(asdict(task)),
+                str(rank),
+            ],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "eth0"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, name in enumerate(names)
+    ]
+    errors = [process.communicate()[1] for process in processes]
+    if any(process.returncode for process in processes):
+        return {"failed": next(e for p, e in zip(processes, errors, strict=True) if p.returncode)}
+    return _merge(json.loads(Path(task.output).read_text(encoding="utf-8")))
+
+
+def _merge(ranks: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """Samples of all hosts in the time of the slowest; bytes of a host, on average."""
+    seconds = max(rank["seconds"] for rank in ranks)
+    step = seconds / ranks[0]["steps"]
+    return {
+        "share_of_limit": max(rank["plain_step_seconds"] for rank in ranks) / step,
+        "samples_per_second": sum(rank["samples"] for rank in ranks) / seconds,
+        "bytes_per_step": statistics.mean(rank["wire_bytes"] / rank["steps"] for rank in ranks),
+        "round_seconds": max(rank["round_seconds"] for rank in ranks),
+        "round_bytes": statistics.mean(rank["round_bytes"] for rank in ranks),
+        "exposed_seconds": max(rank["exposed_seconds"] for rank in ranks),
+        "step_seconds": step,
+    }
+
+
+def _show(rate: str, methods: Mapping[str, Mapping[str, Any]]) -> None:
+    rows = []
+    for method, found in methods.items():
+        if "failed" in found:
+            rows.append([method, "failed", "", "", "", ""])
+            continue
+        rows.append([
+            method,
+            f"{found['samples_per_second']:.0f}",
+            f"{found['share_of_limit']:.1%}",
+            f"{found['bytes_per_step'] / 1e6:.2f}",
+            f"{found['round_seconds']:.2f}" if found["round_seconds"] else "",
+            f"{found['exposed_seconds']:.2f}" if found["round_seconds"] else "",
+        ])
+    columns = ["method", "samples/s", "of the limit", "MB sent a step", "round s", "held up s"]
+    show(f"Four hosts, links of {rate}", columns, rows)
+    print(
+        "of the limit: the time of a step without communication, measured before and after in the "
+        "same processes,\nover that of a step with it, rounds included."
+    )
+    for method, found in methods.items():
+        if "failed" in found:
+            print(f"{method} failed: {found['failed'].strip().splitlines()[-1]}")
+
+
+def _judge(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    for rate, method, against, least in TARGETS:
+        pair = [found.get(rate, {}).get(name, {}) for name in (method, against)]
+        if all("share_of_limit" in one for one in pair):
+            ratio = pair[0]["share_of_limit"] / pair[1]["share_of_limit"]
+            met = "meets" if ratio >= least else "MISSES"
+            print(f"{rate}: {method} / {against}: {ratio:.3f} {met} the target of at least {least}")
+    blocking = found.get("100mbit", {}).get("LGRAWA", {})
+    if blocking.get("round_bytes"):
+        limit = blocking["round_bytes"] / (BITS["100mbit"] / 8)
+        share = blocking["round_seconds"] / limit
+        print(verdict("100mbit: a blocking round over the link's limit", share, 1 / ROUND_TARGET))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

@@ -1,0 +1,156 @@
+"""What is trained over the slow network, method by method."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import SGD, Optimizer
+
+import grawa
+from grawa.protocols import Strategy
+
+TIMEOUT = timedelta(minutes=10)
+OVERLAP = 28
+"""Local steps, of 32 between rounds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainee:
+    """A model that is trained by some method."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    after_step: Callable[[], object] = lambda: None
+    """What the method does after the optimizer's step, where no hook does it."""
+    close: Callable[[], object] = lambda: None
+    reports: tuple[list[grawa.RoundReport], ...] = ()
+
+
+def sgd(model: nn.Module) -> Optimizer:
+    """Nesterov momentum, as everywhere."""
+    return SGD(model.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
+
+
+def alone(model: nn.Module, sync_every: int) -> Trainee:
+    """Without any communication: the limit."""
+    return Trainee(model=model, optimizer=sgd(model))
+
+
+def ddp(model: nn.Module, sync_every: int, *, bf16: bool = False) -> Trainee:
+    """PyTorch's own data parallel, which overlaps with the backward pass."""
+    wrapped = DistributedDataParallel(model)
+    if bf16:
+        wrapped.register_comm_hook(None, bf16_compress_hook)
+    return Trainee(model=wrapped, optimizer=sgd(wrapped))
+
+
+def post_local_sgd(model: nn.Module, sync_every: int) -> Trainee:
+    """PyTorch's periodic averager, without warm-up."""
+    averager = PeriodicModelAverager(period=sync_every, warmup_steps=0)
+    parameters = list(model.parameters())
+    averager.step = 1  # it averages at step 0 otherwise, and so before any step was made
+    return Trainee(
+        model=model,
+        optimizer=sgd(model),
+        after_step=lambda: averager.average_parameters(iter(parameters)),
+    )
+
+
+def torchft(model: nn.Module, sync_every: int) -> Trainee:
+    """`torchft.local_sgd.LocalSGD`; each host is a replica group, rank 0 runs the lighthouse."""
+    from torchft import Manager, ProcessGroupGloo
+    from torchft.coordination import LighthouseServer
+    from torchft.local_sgd import LocalSGD
+
+    size, rank = dist.get_world_size(), dist.get_rank()
+    own = f"10.77.0.{rank + 1}"
+    lighthouse = LighthouseServer("[::]:29600", size, join_timeout_ms=10_000) if rank == 0 else None
+    dist.barrier()
+    store = dist.TCPStore(own, 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    manager = Manager(
+        pg=ProcessGroupGloo(timeout=TIMEOUT),
+        load_state_dict=model.load_state_dict,
+        state_dict=model.state_dict,
+        min_replica_size=size,
+        timeout=TIMEOUT,
+        rank=0,
+        world_size=1,
+        store_addr=own,
+        store_port=store.port,
+        lighthouse_addr="http://10.77.0.1:29600",
+        replica_id=str(rank),
+        hostname=own,
+        init_sync=False,
+    )
+    optimizer = sgd(model)
+    local_sgd = LocalSGD(manager, model, optimizer, sync_every=sync_every)
+    local_sgd.__enter__()
+
+    def close() -> None:
+        manager.shutdown(wait=False)
+        dist.barrier()
+        if lighthouse is not None:
+            lighthouse.shutdown()
+        assert store.port, "the store has to live as long as its manager"
+
+    return Trainee(model=model, optimizer=optimizer, close=close)
+
+
+def ours(model: nn.Module, sync_every: int, *, strategy: Strategy, **options: Any) -> Trainee:
+    """As users get it: health checks, scores, guard, exchange, pull, report."""
+    reports: list[grawa.RoundReport] = []
+    optimizer = sgd(model)
+    averager = grawa.Averager(
+        model,
+        optimizer,
+        strategy,
+        sync_every=sync_every,
+        timeout=TIMEOUT,
+        on_round=[reports.append],
+        **options,
+    )
+    averager.attach()
+    loss = torch.tensor(1.0 + 0.01 * dist.get_rank())  # alike enough for the guard
+
+    def hook(*_: object) -> None:
+        averager.record_loss(loss)
+
+    optimizer.register_step_pre_hook(hook)
+    return Trainee(model=model, optimizer=optimizer, close=averager.detach, reports=(reports,))
+
+
+Build = Callable[[nn.Module, int], Trainee]
+
+NO_COMMUNICATION = "no communication"
+DDP = "DDP"
+
+_LGRAWA = partial(ours, strategy=grawa.LGRAWA())
+
+METHODS: Mapping[str, Build] = {
+    NO_COMMUNICATION: alone,
+    DDP: ddp,
+    "DDP, bf16 hook": partial(ddp, bf16=True),
+    "PyTorch PostLocalSGD": post_local_sgd,
+    "torchft LocalSGD": torchft,
+    "LocalSGD": partial(ours, strategy=grawa.LocalSGD()),
+    "EASGD": partial(ours, strategy=grawa.EASGD()),
+    "LSGD": partial(ours, strategy=grawa.LSGD()),
+    "DiLoCo": partial(ours, strategy=grawa.DiLoCo()),
+    "MGRAWA": partial(ours, strategy=grawa.MGRAWA()),
+    "LGRAWA": _LGRAWA,
+    "LGRAWA, overlap": partial(_LGRAWA, overlap_steps=OVERLAP),
+    "LGRAWA, 4 fragments": partial(_LGRAWA, fragments=4),
+    "LGRAWA, 4 fragments, overlap": partial(_LGRAWA, fragments=4, overlap_steps=7),
+    "LGRAWA, bf16": partial(_LGRAWA, comm_dtype="bf16"),
+    "LGRAWA, fp16": partial(_LGRAWA, comm_dtype="fp16"),
+    "LGRAWA, int8": partial(_LGRAWA, comm_dtype="int8"),
+    "LGRAWA, int8, overlap": partial(_LGRAWA, comm_dtype="int8", overlap_steps=OVERLAP),
+}

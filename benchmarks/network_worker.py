@@ -1,0 +1,130 @@
+"""One host of `network.py`: trains by one method, and counts samples, seconds and bytes."""
+
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from grawa.files import write_text
+from network_methods import DDP, METHODS, TIMEOUT, Trainee, sgd
+
+WIDTH = 1024
+PLAIN_STEPS = 16
+"""Steps without communication before and after each measurement, for the limit."""
+
+EVERY_STEP = 4
+"""Steps that are timed of a method that talks in each, over a slow link."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What to measure, and where to leave the results."""
+
+    method: str
+    port: int
+    hosts: int
+    sync_every: int
+    cycles: int
+    batch: int
+    slow: bool
+    output: str
+
+
+def model() -> nn.Module:
+    """Five million parameters in ten tensors."""
+    layers: list[nn.Module] = []
+    for _ in range(5):
+        layers += [nn.Linear(WIDTH, WIDTH), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def work(task: Task, rank: int) -> None:
+    """Measures, together with the other hosts; rank 0 writes down what all found."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    os.environ.setdefault("RUST_LOG", "error")
+    dist.init_process_group(
+        "gloo",
+        init_method=f"tcp://10.77.0.1:{task.port}",
+        rank=rank,
+        world_size=task.hosts,
+        timeout=TIMEOUT,
+    )
+    trainee = METHODS[task.method](model(), task.sync_every)
+    found: list[dict[str, Any]] = [{}] * task.hosts
+    dist.all_gather_object(found, _measure(task, trainee))
+    trainee.close()
+    if rank == 0:
+        write_text(Path(task.output), json.dumps(found))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _measure(task: Task, trainee: Trainee) -> dict[str, Any]:
+    inputs = torch.randn(task.batch, WIDTH)
+    every_step = task.method.startswith(DDP) and task.slow
+    warm_up, steps = (
+        (1, EVERY_STEP)
+        if every_step
+        else (
+            task.sync_every,
+            task.cycles * task.sync_every,
+        )
+    )
+    plain = Trainee(model=(bare := model()), optimizer=sgd(bare))
+    _train(trainee, inputs, warm_up)
+    before = _paced(plain, inputs)
+    for reports in trainee.reports:
+        reports.clear()
+    sent, start = _sent(), time.perf_counter()
+    _train(trainee, inputs, steps)
+    seconds = time.perf_counter() - start
+    bytes_sent = _sent() - sent
+    after = _paced(plain, inputs)
+    reports = [report for kept in trainee.reports for report in kept]
+    rounds = max(1, len(reports))
+    return {
+        "samples": task.batch * steps,
+        "steps": steps,
+        "seconds": seconds,
+        "plain_step_seconds": (before + after) / 2,
+        "wire_bytes": bytes_sent,
+        "round_seconds": sum(r.round_seconds - r.wait_seconds for r in reports) / rounds,
+        "round_bytes": sum(r.bytes_sent for r in reports) / rounds,
+        "exposed_seconds": sum(r.exposed_seconds for r in reports) / rounds,
+    }
+
+
+def _paced(plain: Trainee, inputs: torch.Tensor) -> float:
+    """Seconds of a step without communication, while all hosts make such steps."""
+    dist.barrier()
+    start = time.perf_counter()
+    _train(plain, inputs, PLAIN_STEPS)
+    seconds = (time.perf_counter() - start) / PLAIN_STEPS
+    dist.barrier()
+    return seconds
+
+
+def _train(trainee: Trainee, inputs: torch.Tensor, steps: int) -> None:
+    for _ in range(steps):
+        trainee.optimizer.zero_grad()
+        trainee.model(inputs).square().mean().backward()
+        trainee.optimizer.step()
+        trainee.after_step()
+
+
+def _sent() -> int:
+    """Bytes that have left this host, headers and all, by the interface's own count."""
+    text = Path("/sys/class/net/eth0/statistics/tx_bytes").read_text(encoding="utf-8")
+    return int(text)
+
+
+if __name__ == "__main__":
+    work(Task(**json.loads(sys.argv[1])), int(sys.argv[2]))

@@ -1,0 +1,206 @@
+"""Measuring what predictions are made from."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.optim import SGD, Optimizer
+
+from grawa.averager import Averager
+from grawa.comm import DistributedCommunicator, InProcessCommunicator
+from grawa.errors import UserError
+from grawa.math.weights import uniform
+from grawa.network import Link, Network
+from grawa.planning.predict import Measured, Method
+from grawa.protocols import Strategy
+from grawa.roll import ROW_LENGTH
+from grawa.stack import Rows
+
+LEAST_SECONDS = 1.0
+LEAST_TIMES = 5
+MOST_TIMES = 200
+PROBE_BYTES = 8_000_000
+TRIALS = 16
+LATE = 10**6
+"""A local step after every warm-up."""
+
+Progress = Callable[[str], AbstractContextManager[object]]
+"""Shows what is being measured, while it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is to be trained.
+
+    Attributes:
+        model: on its device.
+        optimizer: of the model.
+        step: makes one whole local step, the optimizer's included.
+        samples: in a step.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    step: Callable[[], object]
+    samples: int
+
+
+def measure(
+    subject: Subject,
+    strategies: Mapping[str, Strategy],
+    network: Network | None,
+    show: Progress,
+) -> Measured:
+    """Measures step, rounds and, between processes, the link.
+
+    Args:
+        subject: what is to be trained.
+        strategies: name -> strategy.
+        network: between the workers; `None` to measure the link between the processes there are.
+        show: progress.
+
+    Returns:
+        What predictions are made from; the same on every process.
+    """
+    with show("a local step"):
+        step_seconds = _agreed(_median(subject.step))
+    if network is None:
+        with show("the link"):
+            network = Network(measure_link(), "mesh", dist.get_world_size())
+    parameters = [p for p in subject.model.parameters() if p.requires_grad]
+    flat = torch.empty(sum(p.numel() for p in parameters), device=parameters[0].device)
+    other = torch.zeros_like(flat)
+    with show("a pass over the parameters"):
+        copy_seconds = _agreed(_median(lambda: flat.copy_(other)))
+    methods = []
+    for name, strategy in strategies.items():
+        with show(f"a round of {name}"):
+            methods.append(_method(name, strategy, flat.numel(), len(parameters), network))
+    return Measured(
+        step_seconds=step_seconds,
+        samples=subject.samples,
+        model_bytes=4.0 * flat.numel(),
+        copy_seconds=copy_seconds,
+        network=network,
+        methods=methods,
+    )
+
+
+def measure_link() -> Link:
+    """Latency and bandwidth between this process and the others, all talking at once.
+
+    A small message and a large exchange are timed; the slowest process counts.
+
+    Returns:
+        The link that a mesh of the processes would need to take as long.
+
+    Raises:
+        UserError: if there is but one process.
+    """
+    if not dist.is_initialized() or dist.get_world_size() < 2:
+        raise UserError(
+            "there is no link to measure between fewer than two processes: give --link, "
+            "100mbit:20ms say, or start this command with torchrun"
+        )
+    comm = DistributedCommunicator()
+    try:
+        row = torch.zeros(1, 1)
+        latency = _agreed(_median(lambda: comm.gather(row)(), together=True))
+        rows = {"x": torch.zeros(1, PROBE_BYTES // 4)}
+        equal = torch.full((comm.num_workers, 1), 1.0 / comm.num_workers, dtype=torch.float64)
+        out = comm.weighted_mean(rows, equal)
+        whole = _agreed(_median(lambda: comm.weighted_mean(rows, equal, out), together=True))
+    finally:
+        comm.close()
+    sent = 2 * (comm.num_workers - 1) / comm.num_workers * PROBE_BYTES
+    return Link(sent / max(whole - 2 * latency, 1e-9), latency)
+
+
+def _method(
+    name: str, strategy: Strategy, parameters: int, tensors: int, network: Network
+) -> Method:
+    """A strategy's round on a model of this size, of one worker: all but the messages."""
+    always_shares = strategy.shares_gradients(LATE)
+    work = 0.0 if always_shares else _agreed(_round_work(strategy, parameters, tensors))
+    groups = strategy.groups([str(i) for i in range(tensors)])
+    return Method(
+        name=name,
+        round_work=work,
+        sent_share=_sent_share(strategy, network.num_workers),
+        shares_gradients=always_shares,
+        row_length=ROW_LENGTH + (max(groups) + 1 if strategy.score else 0),
+    )
+
+
+def _round_work(strategy: Strategy, parameters: int, tensors: int) -> float:
+    sizes = [parameters // tensors] * (tensors - 1)
+    sizes.append(parameters - sum(sizes))
+    model = nn.ParameterList([torch.randn(size) for size in sizes])
+    for parameter in model:
+        parameter.grad = torch.randn_like(parameter)
+    alone = None
+    if _is_many():
+        created = dist.new_group([dist.get_rank()], use_local_synchronization=True)
+        assert isinstance(created, dist.ProcessGroup), "this process belongs to the group"
+        alone = created
+    optimizer = SGD(model.parameters(), lr=0.0)
+    averager = Averager(model, optimizer, strategy, process_group=alone)
+    averager.attach()
+    averager.record_loss(torch.tensor(1.0))
+    optimizer.step()
+    return _median(averager.synchronize)
+
+
+def _sent_share(strategy: Strategy, workers: int) -> float:
+    """Bytes that a worker sends in a round, over those of the parameters, by trying it out."""
+    comm = InProcessCommunicator(workers)
+    rows = Rows({"x": torch.ones(workers, 64 * workers)}.items())
+    if strategy.shares_gradients(LATE):
+        comm.weighted_mean(rows, uniform(workers))
+        return comm.bytes_sent / rows["x"][0].nbytes
+    state = strategy.init(rows, comm)
+    before = comm.bytes_sent
+    scores = torch.ones(workers, 1, dtype=torch.float64) if strategy.score else None
+    for _ in range(TRIALS):
+        state = strategy.sync(rows, scores, state, comm).state
+    return (comm.bytes_sent - before) / TRIALS / rows["x"][0].nbytes
+
+
+def _median(function: Callable[[], object], *, together: bool = False) -> float:
+    """Seconds of a call, after one that does not count.
+
+    Args:
+        function: what is timed.
+        together: the same number of times on every process.
+
+    Returns:
+        The median of several.
+    """
+    function()
+    times: list[float] = []
+    enough = math.inf if together else LEAST_SECONDS
+    most = LEAST_TIMES if together else MOST_TIMES
+    while len(times) < LEAST_TIMES or (sum(times) < enough and len(times) < most):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def _agreed(seconds: float) -> float:
+    """The slowest process's, on all of them."""
+    if not _is_many():
+        return seconds
+    everyone: list[float] = [0.0] * dist.get_world_size()
+    dist.all_gather_object(everyone, seconds)
+    return max(everyone)
+
+
+def _is_many() -> bool:
+    return dist.is_initialized() and dist.get_world_size() > 1

@@ -1,0 +1,110 @@
+"""Every combination of what can be chosen either works, or is refused when it is put together."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import grawa
+from grawa.clock import VirtualClock
+from grawa.network import Link
+from tests.helpers import STRATEGIES, Fleet, batches, with_batchnorm
+from tests.world import on_ranks
+
+STEPS = 13
+DATA = batches(STEPS * 2, 4)
+
+schedules = st.one_of(
+    st.integers(1, 6).map(grawa.Every),
+    st.integers(1, 6).map(grawa.SharedCount),
+    st.tuples(st.integers(1, 6), st.integers(0, 4)).map(lambda t: grawa.Warmup(t[0], steps=t[1])),
+    st.integers(1, 6).map(lambda tau: grawa.Quadratic(tau, growth=0.1)),
+)
+
+combinations = st.fixed_dictionaries({
+    "strategy": st.sampled_from(list(STRATEGIES.values())),
+    "schedule": schedules,
+    "overlap_steps": st.integers(0, 3),
+    "fragments": st.integers(1, 4),
+    "comm_dtype": st.sampled_from([None, "bf16", "fp16", "int8"]),
+    "buffers": st.sampled_from(["average", "local"]),
+    "guard": st.sampled_from([None, grawa.Guard()]),
+})
+
+
+def run(hosted: int, clock: VirtualClock | None = None, **options: Any) -> tuple[str, Any]:
+    """Trains; how it went, and what all processes must agree on."""
+    first = dist.get_rank() * hosted if dist.is_initialized() else 0
+    data = DATA.workers(range(first, first + hosted))
+    fleet = Fleet(hosted, with_batchnorm)
+    try:
+        averager = grawa.Averager(fleet.models, fleet.optimizers, clock=clock, **options)
+    except grawa.UserError as error:
+        return "refused", str(error)
+    with averager:
+        if averager.steps_individually:
+            _take_turns(fleet, averager, clock, data)
+        else:
+            while averager.total_steps < STEPS * 4:
+                fleet.train(data.steps(averager.step, averager.step + 1), averager)
+    consensus = averager.consensus()
+    values = [v for v in consensus.values() if v.is_floating_point()]
+    assert all(bool(torch.isfinite(value).all()) for value in values)
+    assert bool(torch.isfinite(fleet.parameters()).all())
+    names = [name for name, _ in fleet.models[0].named_parameters()]
+    return "trained", (averager.round, torch.cat([consensus[name].flatten() for name in names]))
+
+
+def _take_turns(
+    fleet: Fleet, averager: grawa.Averager, clock: VirtualClock | None, data: Any
+) -> None:
+    assert clock is not None
+    while averager.total_steps < STEPS * 4:
+        k = clock.next_worker(averager.waiting)
+        index = averager.steps[k] % len(data.inputs)
+        fleet.optimizers[k].zero_grad()
+        loss = torch.nn.functional.mse_loss(
+            fleet.models[k](data.inputs[index, k]), data.targets[index, k]
+        )
+        loss.backward()
+        averager.record_loss(loss, k)
+        fleet.optimizers[k].step()
+
+
+def check(outcome: tuple[str, Any]) -> None:
+    kind, found = outcome
+    if kind == "refused":
+        assert len(found) > 20
+        assert "\n" not in found
+    else:
+        rounds, consensus = found
+        assert rounds >= 1
+        assert math.isfinite(float(consensus.sum()))
+
+
+@given(combinations, st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_in_one_process(options: dict[str, Any], modelled: bool) -> None:
+    clock = (
+        VirtualClock(0.1, speeds=[1.0, 0.7, 1.0, 0.5], jitter=0.1, link=Link(1e5, 0.01))
+        if modelled
+        else None
+    )
+    check(run(4, clock, **options))
+
+
+@pytest.mark.world
+@given(combinations, st.sampled_from([2, 4]))
+@settings(max_examples=40, deadline=None)
+def test_in_several_processes(options: dict[str, Any], processes: int) -> None:
+    found = on_ranks(processes, run, 4 // processes, None, **options)
+    for outcome in found:
+        check(outcome)
+        assert outcome[0] == found[0][0]
+        if outcome[0] == "trained":
+            assert outcome[1][0] == found[0][1][0]
+            assert torch.equal(outcome[1][1], found[0][1][1])
