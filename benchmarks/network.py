@@ -22,13 +22,16 @@ from typing import Any
 import tyro
 from rich.progress import track
 
-from common import show, verdict, write_results
+from common import show, write_results
 from network_methods import DDP, METHODS, NO_COMMUNICATION
 from network_worker import Task
 from pictures import network_picture
 
 HOSTS = 4
 PORT = 29_700
+BURST = "1mb"
+"""Of the token bucket; smaller ones throttle: at 256 kB TCP gets but 94% of 100 Mbit/s."""
+
 BITS = {"1gbit": 1e9, "100mbit": 1e8, "20mbit": 2e7}
 
 TARGETS = (
@@ -39,7 +42,8 @@ TARGETS = (
 """At this rate, this method, against that one, at least so many times the samples per second."""
 
 ROUND_TARGET = 0.95
-"""Of the link's own limit, at 100 Mbit/s, for a blocking float32 round of LGRAWA."""
+"""Of the link's own limit, at 100 Mbit/s, for a blocking float32 round of LGRAWA: the time in
+which the link can carry what the round sends, headers and all."""
 
 SETUP_FAILED = 2
 
@@ -130,7 +134,7 @@ def hosts() -> Generator[list[str]]:
 def _shape(names: list[str], rate: str) -> None:
     """Limits what a host sends at its own end, and what it receives at the bridge's."""
     bridge = names[0][:-2] + "b"
-    bucket = ("root", "tbf", "rate", rate, "burst", "256kb", "latency", "400ms")
+    bucket = ("root", "tbf", "rate", rate, "burst", BURST, "latency", "400ms")
     for i, host in enumerate(names):
         far = host[:-2] + f"p{i}"
         _run("tc", "-n", host, "qdisc", "replace", "dev", "eth0", *bucket)
@@ -181,6 +185,7 @@ def _merge(ranks: list[Mapping[str, Any]]) -> dict[str, Any]:
         "samples_per_second": sum(rank["samples"] for rank in ranks) / seconds,
         "bytes_per_step": statistics.mean(rank["wire_bytes"] / rank["steps"] for rank in ranks),
         "round_seconds": max(rank["round_seconds"] for rank in ranks),
+        "steps_per_round": ranks[0]["steps"] / max(1, ranks[0]["rounds"]),
         "round_bytes": statistics.mean(rank["round_bytes"] for rank in ranks),
         "exposed_seconds": max(rank["exposed_seconds"] for rank in ranks),
         "step_seconds": step,
@@ -221,9 +226,13 @@ def _judge(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
             print(f"{rate}: {method} / {against}: {ratio:.3f} {met} the target of at least {least}")
     blocking = found.get("100mbit", {}).get("LGRAWA", {})
     if blocking.get("round_bytes"):
-        limit = blocking["round_bytes"] / (BITS["100mbit"] / 8)
-        share = blocking["round_seconds"] / limit
-        print(verdict("100mbit: a blocking round over the link's limit", share, 1 / ROUND_TARGET))
+        limit = blocking["bytes_per_step"] * blocking["steps_per_round"] / (BITS["100mbit"] / 8)
+        share = limit / blocking["round_seconds"]
+        met = "meets" if share >= ROUND_TARGET else "MISSES"
+        print(
+            f"100mbit: a blocking round of LGRAWA goes at {share:.3f} of the link's limit, headers "
+            f"counted ({met} the target of at least {ROUND_TARGET})"
+        )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from grawa.files import write_text
 from network_methods import DDP, METHODS, TIMEOUT, Trainee, sgd
 
 WIDTH = 1024
-PLAIN_STEPS = 16
+PLAIN_STEPS = 32
 """Steps without communication before and after each measurement, for the limit."""
 
 EVERY_STEP = 4
@@ -91,6 +91,7 @@ def _measure(task: Task, trainee: Trainee) -> dict[str, Any]:
     reports = [report for kept in trainee.reports for report in kept]
     rounds = max(1, len(reports))
     return {
+        "rounds": len(reports),
         "samples": task.batch * steps,
         "steps": steps,
         "seconds": seconds,

@@ -262,18 +262,24 @@ class Synchronizer:
         part = self._parts[fragment]
         rows = part.roll_call.rows(Calls.ROUND, began)
         part.roll_call.restart()
-        live = self._live(part)
-        target = live if part.shadow is None else part.shadow.take(live)
+        live, shadow = self._live(part), part.shadow
+        if shadow is not None:
+            shadow.take(live)
 
         def run() -> Done:
             with torch.no_grad():
                 roll = part.roll_call.call(rows)
-                return self._run(part, roll, self._clock.joined(), target)
+                joined = self._clock.joined()
+                if shadow is None:
+                    return self._run(part, roll, joined, live)
+                done = self._run(part, roll, joined, shadow.target())
+                shadow.finish(self._broken(done))
+                return done
 
-        if part.shadow is None:
+        if shadow is None:
             self._end(Pending(fragment, run, began, self.step, None))
         else:
-            self._pending = Pending(fragment, self._lane.start(run), began, self.step, part.shadow)
+            self._pending = Pending(fragment, self._lane.start(run), began, self.step, shadow)
             self._pending.exposed = self._clock.now() - began
         self._reporter.local_steps_begin(self._clock.now())
 
@@ -313,8 +319,7 @@ class Synchronizer:
         done = pending.wait()
         self._clock.arrive(done.finished)
         part = self._parts[pending.fragment]
-        reset = self._comm.hosted(done.outcome.verdict.reset)
-        broken = [int(k) for k in torch.where(reset)[0]]
+        broken = self._broken(done)
         if pending.shadow is not None:
             pending.shadow.give(self._live(part), broken)
         part.rounds.settle()
@@ -333,6 +338,11 @@ class Synchronizer:
                 bytes_sent=self._comm.bytes_sent,
             )
         )
+
+    def _broken(self, done: Done) -> list[int]:
+        """Hosted workers that are to start again."""
+        reset = self._comm.hosted(done.outcome.verdict.reset)
+        return [int(k) for k in torch.where(reset)[0]]
 
     def _mend(self, verdict: Verdict, broken: Sequence[int]) -> None:
         """Workers that are not sound start again from the consensus; all processes take part."""

@@ -1,8 +1,11 @@
 """Workers in several processes, over `torch.distributed` (gloo on the CPU, NCCL on GPUs)."""
 
+import uuid
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from hashlib import sha256
 from itertools import chain
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -73,19 +76,23 @@ class DistributedCommunicator:
         self._check_hosted()
 
     def _check_hosted(self) -> None:
-        """Makes sure that all processes host as many workers, before any message depends on it."""
-        own = torch.tensor([self._num_hosted], device=self._device)
-        everyone = own.expand(len(self._members)).clone()
+        """Makes sure that all host as many workers; finds out whether they share a machine."""
+        own = torch.tensor([[self._num_hosted, _machine()]], device=self._device)
+        everyone = own.expand(len(self._members), -1).clone()
         messages = Messages(self._group, "compare numbers of workers")
         for peer in self._peers():
             messages.send(own, peer)
-            messages.receive(everyone[peer : peer + 1], peer)
-        messages.start().wait()
-        if bool((everyone != everyone[0]).any()):
+            messages.receive(everyone[peer], peer)
+        messages.run()
+        hosted, machines = everyone.T.tolist()
+        if len(set(hosted)) > 1:
             raise UserError(
-                f"every process must host as many workers, got {everyone.tolist()} on ranks "
-                f"{self._members}"
+                f"every process must host as many workers, got {hosted} on ranks {self._members}"
             )
+        self._in_step = len(set(machines)) > 1 and self._device is None
+
+    def _messages(self, purpose: str) -> Messages:
+        return Messages(self._group, purpose, in_step=self._in_step)
 
     @property
     def num_workers(self) -> int:
@@ -140,16 +147,6 @@ class DistributedCommunicator:
         processes = len(self._members)
         return [(self._process + hop) % processes for hop in range(1, processes)]
 
-    def _turns(self) -> list[tuple[int, int]]:
-        """To whom and from whom, one turn after the other.
-
-        Returns:
-            Pairs of processes: in each turn everyone sends one flow and receives one. All at once,
-            flows compete at both ends of links, and the last one takes twice as long.
-        """
-        processes, me = len(self._members), self._process
-        return [((me + hop) % processes, (me - hop) % processes) for hop in range(1, processes)]
-
     def hosted(self, rows: Tensor) -> Tensor:
         """See `Communicator.hosted`."""
         first = self._process * self._num_hosted
@@ -170,13 +167,13 @@ class DistributedCommunicator:
 
     def exchange(self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor], sent: int) -> None:
         """See `Communicator.exchange`."""
-        for to, source in self._turns():
-            messages = Messages(self._group, "exchange buffers")
-            if outgoing[to].numel():
-                messages.send(outgoing[to], to)
-            if incoming[source].numel():
-                messages.receive(incoming[source], source)
-            messages.start().wait()
+        messages = self._messages("exchange buffers")
+        for peer in self._peers():
+            if outgoing[peer].numel():
+                messages.send(outgoing[peer], peer)
+            if incoming[peer].numel():
+                messages.receive(incoming[peer], peer)
+        messages.run()
         self._bytes += sent
 
     def count(self, steps: int) -> int:
@@ -228,15 +225,15 @@ class DistributedCommunicator:
         me, processes = self._process, len(self._members)
         own = plan.pieces[me]
         arrived = {me: [row[piece.flat][piece.start : piece.stop] for piece in own]}
-        for to, source in self._turns():
-            messages = Messages(self._group, "average parameters")
-            arrived[source] = [_waiting_place(mean, piece, me, source, processes) for piece in own]
-            for run in runs(plan.pieces[to], masses[me]):
-                messages.send(row[run.flat][run.start : run.stop], to)
-            for run in runs(own, masses[source]):
-                messages.receive(_waiting_place(mean, run, me, source, processes), source)
-            messages.start().wait()
-            self._bytes += messages.bytes_sent
+        messages = self._messages("average parameters")
+        for peer in self._peers():
+            arrived[peer] = [_waiting_place(mean, piece, me, peer, processes) for piece in own]
+            for run in runs(plan.pieces[peer], masses[me]):
+                messages.send(row[run.flat][run.start : run.stop], peer)
+            for run in runs(own, masses[peer]):
+                messages.receive(_waiting_place(mean, run, me, peer, processes), peer)
+        messages.run()
+        self._bytes += messages.bytes_sent
         running = RunningMean([mean.flats[piece.flat][piece.start : piece.stop] for piece in own])
         for peer in range(processes):
             running.add(arrived[peer], [masses[peer][piece.leaf] for piece in own])
@@ -244,13 +241,13 @@ class DistributedCommunicator:
     def _share_sections(self, mean: Leaves) -> None:
         """Phase two: each owner's section of the mean to everyone."""
         me, processes = self._process, len(self._members)
-        for to, source in self._turns():
-            messages = Messages(self._group, "share the average")
+        messages = self._messages("share the average")
+        for peer in self._peers():
             for flat in mean.flats:
-                messages.send(section(flat, me, processes), to)
-                messages.receive(section(flat, source, processes), source)
-            messages.start().wait()
-            self._bytes += messages.bytes_sent
+                messages.send(section(flat, me, processes), peer)
+                messages.receive(section(flat, peer, processes), peer)
+        messages.run()
+        self._bytes += messages.bytes_sent
 
 
 def _waiting_place(mean: Leaves, part: Piece | Run, me: int, peer: int, processes: int) -> Tensor:
@@ -258,3 +255,13 @@ def _waiting_place(mean: Leaves, part: Piece | Run, me: int, peer: int, processe
     flat = mean.flats[part.flat]
     shift = (peer - me) * (flat.numel() // processes)
     return flat[part.start + shift : part.stop + shift]
+
+
+def _machine() -> int:
+    """A number for what processes share if they reach each other without a network."""
+    boot, network = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/net")
+    if boot.exists() and network.exists():
+        name = f"{boot.read_text(encoding='ascii')}{network.stat().st_ino}"
+    else:
+        name = f"{uuid.getnode()}"
+    return int.from_bytes(sha256(name.encode()).digest()[:7])

@@ -1,12 +1,25 @@
-"""Messages between the processes of a group, all under way at once, none waited for forever."""
+"""Messages between the processes of a group, none waited for forever."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
+from typing import NamedTuple
 
 import torch.distributed as dist
 from torch import Tensor
 
 from grawa.errors import CommunicationError
+
+PIECE_BYTES = 2**19
+"""Of a large message that leave before the next peer has its turn."""
+
+AHEAD = 2
+"""Turns that may be under way. Both as measured over slow links: docs/decisions.md."""
+
+
+class _Message(NamedTuple):
+    values: Tensor
+    peer: int
 
 
 class Messages:
@@ -15,46 +28,90 @@ class Messages:
     Args:
         group: the processes; its timeout bounds every wait.
         purpose: what they are for, for an error's message.
+        in_step: whether large messages keep in step with the peers, see `run`.
 
     Attributes:
         bytes_sent: by this process, in this batch.
     """
 
-    def __init__(self, group: dist.ProcessGroup, purpose: str) -> None:
+    def __init__(self, group: dist.ProcessGroup, purpose: str, *, in_step: bool = False) -> None:
         self._group = group
+        self._in_step = in_step
         self._purpose = purpose
-        self._transfers: list[dist.P2POp] = []
+        self._leaving: list[_Message] = []
+        self._arriving: list[_Message] = []
         self._works: list[dist.Work] = []
         self.bytes_sent = 0
 
     def send(self, values: Tensor, peer: int) -> None:
         """Adds a message to a peer, by its rank in the group."""
-        self._transfers.append(dist.P2POp(dist.isend, values, group=self._group, group_peer=peer))
+        self._leaving.append(_Message(values, peer))
         self.bytes_sent += values.nbytes
 
     def receive(self, place: Tensor, peer: int) -> None:
         """Adds a message from a peer."""
-        self._transfers.append(dist.P2POp(dist.irecv, place, group=self._group, group_peer=peer))
+        self._arriving.append(_Message(place, peer))
 
-    def start(self) -> "Messages":
-        """Sets them on their way.
-
-        Returns:
-            These messages.
-        """
-        if self._transfers:
+    def start(self) -> None:
+        """Sets all of them on their way at once; for small ones."""
+        transfers = [
+            dist.P2POp(kind, message.values, group=self._group, group_peer=message.peer)
+            for kind, messages in ((dist.irecv, self._arriving), (dist.isend, self._leaving))
+            for message in messages
+        ]
+        if transfers:
             with contact(self._purpose):
-                self._works = list(dist.batch_isend_irecv(self._transfers))
-        return self
+                self._works = list(dist.batch_isend_irecv(transfers))
 
     def wait(self) -> None:
-        """Waits until all have arrived; else raises `CommunicationError`, naming the peer."""
-        ranks = dist.get_process_group_ranks(self._group)
-        one_each = len(self._works) == len(self._transfers)  # NCCL has one for all
+        """Waits until those started have arrived; else `CommunicationError` names the peer."""
+        messages = [*self._arriving, *self._leaving]
+        one_each = len(self._works) == len(messages)  # NCCL has one for all
         for i, work in enumerate(self._works):
-            peer = self._transfers[i].group_peer if one_each else None
-            with contact(self._purpose, "the others" if peer is None else f"rank {ranks[peer]}"):
-                work.wait()
+            self._wait(work, messages[i].peer if one_each else None)
+
+    def run(self) -> None:
+        """Sends and receives all of them, in step with the peers over a network.
+
+        There, flows that leave all at once compete at both ends of links and end at different
+        times, which leaves links idle. So large messages are cut up, each peer gets a piece in
+        turn, and the next turn leaves when the one before the last has come in from everyone.
+        Within a machine, and by NCCL, which sees to it itself, whole messages are faster.
+        """
+        if not self._in_step:
+            self.start()
+            self.wait()
+            return
+        arriving, leaving = _turns(self._arriving), _turns(self._leaving)
+        with contact(self._purpose):
+            awaited = [[(self._group.recv([v], p, 0), p) for v, p in turn] for turn in arriving]
+        sent = []
+        for i, turn in enumerate(leaving):
+            if AHEAD <= i < AHEAD + len(awaited):
+                self._wait_for(awaited[i - AHEAD])
+            with contact(self._purpose):
+                sent.append([(self._group.send([v], p, 0), p) for v, p in turn])
+        for works in (*awaited[max(0, len(leaving) - AHEAD) :], *sent):
+            self._wait_for(works)
+
+    def _wait_for(self, works: Sequence[tuple[dist.Work, int]]) -> None:
+        for work, peer in works:
+            self._wait(work, peer)
+
+    def _wait(self, work: dist.Work, peer: int | None) -> None:
+        ranks = dist.get_process_group_ranks(self._group)
+        with contact(self._purpose, "the others" if peer is None else f"rank {ranks[peer]}"):
+            work.wait()
+
+
+def _turns(messages: Sequence[_Message]) -> list[list[_Message]]:
+    """A piece for each peer, then the next piece for each; cut alike at both ends."""
+    by_peer: dict[int, list[_Message]] = {}
+    for values, peer in messages:
+        length = max(1, PIECE_BYTES // values.element_size())
+        pieces = [_Message(piece, peer) for piece in values.split(length)]
+        by_peer.setdefault(peer, []).extend(pieces)
+    return [list(filter(None, turn)) for turn in zip_longest(*by_peer.values())]
 
 
 @contextmanager

@@ -2,9 +2,12 @@
 
 import math
 import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Literal
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -83,6 +86,22 @@ WEIGHTS = {
 }
 
 
+@contextmanager
+def over_a_network() -> Generator[None]:
+    """As if every process had a machine of its own, and messages were longer than a piece."""
+    with (
+        patch("grawa.comm.distributed._machine", dist.get_rank),
+        patch("grawa.comm.messages.PIECE_BYTES", 100),
+    ):
+        yield
+
+
+def mean_there(weights: Tensor, spoil: bool, repeat: int) -> dict[str, Tensor]:
+    """As `mean_here`, over a network."""
+    with over_a_network():
+        return mean_here(weights, spoil, repeat)
+
+
 def mean_here(weights: Tensor, spoil: bool, repeat: int) -> dict[str, Tensor]:
     """The mean as this process gets it; rows without weight hold NaN and infinity."""
     hosted = hosted_here()
@@ -105,19 +124,20 @@ def mean_here(weights: Tensor, spoil: bool, repeat: int) -> dict[str, Tensor]:
 @pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
 @pytest.mark.parametrize("processes", [1, 2, 4])
 @pytest.mark.parametrize("spoil", [False, True], ids=["finite", "NaN without weight"])
+@pytest.mark.parametrize("mean", [mean_here, mean_there])
 def test_the_mean_is_the_dense_one_and_the_same_bits_everywhere(
-    weights: Tensor, processes: int, spoil: bool
+    weights: Tensor, processes: int, spoil: bool, mean: Callable[..., dict[str, Tensor]]
 ) -> None:
-    found = on_ranks(processes, mean_here, weights, spoil, repeat=1)
+    found = on_ranks(processes, mean, weights, spoil, repeat=1)
     everyone = rows_of(range(WORKERS))
     for leaf, (name, values) in enumerate(everyone.items()):
         column = weights[:, leaf % weights.shape[1]]
         dense = torch.einsum("n...,n->...", values.double(), column / column.sum())
         tolerance = 1e-14 if values.dtype == torch.float64 else 1e-6
-        for mean in found:
-            assert mean[name].dtype == values.dtype
-            assert torch.equal(mean[name], found[0][name])
-            torch.testing.assert_close(mean[name].double(), dense, rtol=0.0, atol=tolerance)
+        for its in found:
+            assert its[name].dtype == values.dtype
+            assert torch.equal(its[name], found[0][name])
+            torch.testing.assert_close(its[name].double(), dense, rtol=0.0, atol=tolerance)
 
 
 def mean_of_equal_rows(dtype: torch.dtype) -> bool:
