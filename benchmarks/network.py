@@ -22,8 +22,8 @@ from typing import Any
 import tyro
 from rich.progress import track
 
-from common import show, write_results
-from network_methods import DDP, METHODS, NO_COMMUNICATION
+from common import show, verdict, write_results
+from network_methods import ALL_REDUCE, DDP, METHODS, NO_COMMUNICATION, PLAN
 from network_worker import Task
 from pictures import network_picture
 
@@ -60,6 +60,8 @@ class Config:
     """Local steps between rounds."""
     cycles: int = 2
     """Of so many steps each, that are timed after one that is not."""
+    repeat: int = 1
+    """Runs of each method; the one in the middle is shown."""
     batch: int = 96
     """Samples per step and host."""
     output: Path = Path("benchmarks/results/network.json")
@@ -70,20 +72,28 @@ def main(config: Config) -> None:
     """Measures, writes and prints."""
     _check_machine()
     found: dict[str, dict[str, dict[str, Any]]] = {}
+    plans: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, hosts() as names:
         for rate in config.rates:
             _shape(names, rate)
             wanted = config.methods or tuple(METHODS)
+            plan = _on_hosts(PLAN, rate, names, config, Path(folder))
+            plans[rate] = plan if isinstance(plan, str) else plan[0]
             found[rate] = {
-                method: _measure(method, rate, names, config, Path(folder))
+                method: _measured(method, rate, names, config, Path(folder))
                 for method in track(wanted, f"{rate:8}")
             }
     write_results(
-        config.output, {"config": {**asdict(config), "output": str(config.output)}, "found": found}
+        config.output,
+        {
+            "config": {**asdict(config), "output": str(config.output)},
+            "found": found,
+            "planned": plans,
+        },
     )
     for rate, methods in found.items():
-        _show(rate, methods)
-    _judge(found)
+        _show(rate, methods, plans[rate])
+    _judge(found, plans)
     picture = config.output.with_suffix(".png")
     network_picture(found, picture)
     print(f"all figures are in {config.output}, the picture is {picture}")
@@ -141,10 +151,24 @@ def _shape(names: list[str], rate: str) -> None:
         _run("tc", "-n", bridge, "qdisc", "replace", "dev", far, *bucket)
 
 
-def _measure(
+def _measured(
     method: str, rate: str, names: list[str], config: Config, folder: Path
 ) -> dict[str, Any]:
-    """One method over links of this rate, on all hosts."""
+    """One method over links of this rate, as often as asked: the run in the middle."""
+    runs = [_on_hosts(method, rate, names, config, folder) for _ in range(config.repeat)]
+    errors = [run for run in runs if isinstance(run, str)]
+    if errors:
+        return {"failed": errors[0]}
+    merged = [_merge(run) for run in runs if not isinstance(run, str)]
+    merged.sort(key=lambda run: run["share_of_limit"])
+    shares = [run["share_of_limit"] for run in merged]
+    return {**merged[len(merged) // 2], "shares_of_limit": shares}
+
+
+def _on_hosts(
+    method: str, rate: str, names: list[str], config: Config, folder: Path
+) -> list[dict[str, Any]] | str:
+    """One run on all hosts: what each found, or the first error."""
     global PORT
     PORT += 1
     task = Task(
@@ -172,11 +196,12 @@ def _measure(
     ]
     errors = [process.communicate()[1] for process in processes]
     if any(process.returncode for process in processes):
-        return {"failed": next(e for p, e in zip(processes, errors, strict=True) if p.returncode)}
-    return _merge(json.loads(Path(task.output).read_text(encoding="utf-8")))
+        return next(e for p, e in zip(processes, errors, strict=True) if p.returncode)
+    found: list[dict[str, Any]] = json.loads(Path(task.output).read_text(encoding="utf-8"))
+    return found
 
 
-def _merge(ranks: list[Mapping[str, Any]]) -> dict[str, Any]:
+def _merge(ranks: list[dict[str, Any]]) -> dict[str, Any]:
     """Samples of all hosts in the time of the slowest; bytes of a host, on average."""
     seconds = max(rank["seconds"] for rank in ranks)
     step = seconds / ranks[0]["steps"]
@@ -186,46 +211,74 @@ def _merge(ranks: list[Mapping[str, Any]]) -> dict[str, Any]:
         "bytes_per_step": statistics.mean(rank["wire_bytes"] / rank["steps"] for rank in ranks),
         "round_seconds": max(rank["round_seconds"] for rank in ranks),
         "steps_per_round": ranks[0]["steps"] / max(1, ranks[0]["rounds"]),
-        "round_bytes": statistics.mean(rank["round_bytes"] for rank in ranks),
         "exposed_seconds": max(rank["exposed_seconds"] for rank in ranks),
         "step_seconds": step,
     }
 
 
-def _show(rate: str, methods: Mapping[str, Mapping[str, Any]]) -> None:
+def _show(rate: str, methods: Mapping[str, Mapping[str, Any]], plan: Any) -> None:
+    foreseen = {} if isinstance(plan, str) else plan["shares"]
     rows = []
     for method, found in methods.items():
         if "failed" in found:
-            rows.append([method, "failed", "", "", "", ""])
+            rows.append([method, "failed", "", "", "", "", ""])
             continue
         rows.append([
             method,
             f"{found['samples_per_second']:.0f}",
             f"{found['share_of_limit']:.1%}",
+            f"{foreseen[method]:.1%}" if method in foreseen else "",
             f"{found['bytes_per_step'] / 1e6:.2f}",
             f"{found['round_seconds']:.2f}" if found["round_seconds"] else "",
             f"{found['exposed_seconds']:.2f}" if found["round_seconds"] else "",
         ])
-    columns = ["method", "samples/s", "of the limit", "MB sent a step", "round s", "held up s"]
+    columns = [
+        "method",
+        "samples/s",
+        "of the limit",
+        "planned",
+        "MB sent a step",
+        "round s",
+        "held up s",
+    ]
     show(f"Four hosts, links of {rate}", columns, rows)
     print(
         "of the limit: the time of a step without communication, measured before and after in the "
-        "same processes,\nover that of a step with it, rounds included."
+        "same processes,\nover that of a step with it, rounds included;\n"
+        "planned: what the planner foresees of it."
     )
+    if isinstance(plan, str):
+        print(f"the planner failed: {plan.strip().splitlines()[-1]}")
+    else:
+        rate_found, latency = plan["bandwidth"] * 8e-6, plan["latency"] * 1e3
+        print(f"the planner found {rate_found:.1f} Mbit/s and {latency:.2f} ms")
     for method, found in methods.items():
         if "failed" in found:
             print(f"{method} failed: {found['failed'].strip().splitlines()[-1]}")
 
 
-def _judge(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+def _judge(found: Mapping[str, Mapping[str, Mapping[str, Any]]], plans: Mapping[str, Any]) -> None:
     for rate, method, against, least in TARGETS:
         pair = [found.get(rate, {}).get(name, {}) for name in (method, against)]
         if all("share_of_limit" in one for one in pair):
             ratio = pair[0]["share_of_limit"] / pair[1]["share_of_limit"]
             met = "meets" if ratio >= least else "MISSES"
             print(f"{rate}: {method} / {against}: {ratio:.3f} {met} the target of at least {least}")
+    for rate, plan in plans.items():
+        pairs = [
+            (share, found[rate][method]["share_of_limit"], method)
+            for method, share in ({} if isinstance(plan, str) else plan["shares"]).items()
+            if "share_of_limit" in found[rate].get(method, {})
+        ]
+        if pairs:
+            off, method = max((abs(planned / real - 1), method) for planned, real, method in pairs)
+            print(verdict(f"{rate}: worst prediction of the planner, {method}, off by", off, 0.15))
+    fast = found.get("1gbit", {})
+    if all(fast.get(name, {}).get("round_seconds") for name in ("LGRAWA", ALL_REDUCE)):
+        ratio = fast["LGRAWA"]["round_seconds"] / fast[ALL_REDUCE]["round_seconds"]
+        print(verdict("1gbit: a blocking round of LGRAWA over a bare all-reduce", ratio, 1.05))
     blocking = found.get("100mbit", {}).get("LGRAWA", {})
-    if blocking.get("round_bytes"):
+    if "round_seconds" in blocking:
         limit = blocking["bytes_per_step"] * blocking["steps_per_round"] / (BITS["100mbit"] / 8)
         share = limit / blocking["round_seconds"]
         met = "meets" if share >= ROUND_TARGET else "MISSES"

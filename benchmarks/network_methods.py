@@ -1,10 +1,12 @@
 """What is trained over the slow network, method by method."""
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from itertools import count
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -15,11 +17,28 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Optimizer
 
 import grawa
+from grawa.planning.predict import Variant
 from grawa.protocols import Strategy
 
 TIMEOUT = timedelta(minutes=10)
 OVERLAP = 28
 """Local steps, of 32 between rounds."""
+
+
+class Round(NamedTuple):
+    """What a round took, in seconds."""
+
+    seconds: float
+    """From when all had come to it until its end."""
+    exposed: float
+    """While which training was held up."""
+
+
+class Plan(NamedTuple):
+    """What the planner knows a method as."""
+
+    strategy: Strategy
+    variant: Variant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +50,7 @@ class Trainee:
     after_step: Callable[[], object] = lambda: None
     """What the method does after the optimizer's step, where no hook does it."""
     close: Callable[[], object] = lambda: None
-    reports: tuple[list[grawa.RoundReport], ...] = ()
+    rounds: list[Round] = field(default_factory=list)
 
 
 def sgd(model: nn.Module) -> Optimizer:
@@ -50,6 +69,23 @@ def ddp(model: nn.Module, sync_every: int, *, bf16: bool = False) -> Trainee:
     if bf16:
         wrapped.register_comm_hook(None, bf16_compress_hook)
     return Trainee(model=wrapped, optimizer=sgd(wrapped))
+
+
+def all_reduce(model: nn.Module, sync_every: int) -> Trainee:
+    """A bare all-reduce of as many bytes where others have a round: the yardstick of rounds."""
+    flat = torch.zeros(sum(parameter.numel() for parameter in model.parameters()))
+    steps, rounds = count(1), list[Round]()
+
+    def after_step() -> None:
+        if next(steps) % sync_every == 0:
+            began = time.perf_counter()
+            dist.barrier()
+            joined = time.perf_counter()
+            dist.all_reduce(flat)
+            ended = time.perf_counter()
+            rounds.append(Round(ended - joined, ended - began))
+
+    return Trainee(model=model, optimizer=sgd(model), after_step=after_step, rounds=rounds)
 
 
 def post_local_sgd(model: nn.Module, sync_every: int) -> Trainee:
@@ -106,7 +142,12 @@ def torchft(model: nn.Module, sync_every: int) -> Trainee:
 
 def ours(model: nn.Module, sync_every: int, *, strategy: Strategy, **options: Any) -> Trainee:
     """As users get it: health checks, scores, guard, exchange, pull, report."""
-    reports: list[grawa.RoundReport] = []
+    rounds: list[Round] = []
+
+    def note(report: grawa.RoundReport) -> None:
+        seconds = report.round_seconds - report.wait_seconds
+        rounds.append(Round(seconds, report.exposed_seconds))
+
     optimizer = sgd(model)
     averager = grawa.Averager(
         model,
@@ -114,7 +155,7 @@ def ours(model: nn.Module, sync_every: int, *, strategy: Strategy, **options: An
         strategy,
         sync_every=sync_every,
         timeout=TIMEOUT,
-        on_round=[reports.append],
+        on_round=[note],
         **options,
     )
     averager.attach()
@@ -124,18 +165,21 @@ def ours(model: nn.Module, sync_every: int, *, strategy: Strategy, **options: An
         averager.record_loss(loss)
 
     optimizer.register_step_pre_hook(hook)
-    return Trainee(model=model, optimizer=optimizer, close=averager.detach, reports=(reports,))
+    return Trainee(model=model, optimizer=optimizer, close=averager.detach, rounds=rounds)
 
 
 Build = Callable[[nn.Module, int], Trainee]
 
 NO_COMMUNICATION = "no communication"
+ALL_REDUCE = "bare all-reduce"
 DDP = "DDP"
+PLAN = "the planner"
 
 _LGRAWA = partial(ours, strategy=grawa.LGRAWA())
 
 METHODS: Mapping[str, Build] = {
     NO_COMMUNICATION: alone,
+    ALL_REDUCE: all_reduce,
     DDP: ddp,
     "DDP, bf16 hook": partial(ddp, bf16=True),
     "PyTorch PostLocalSGD": post_local_sgd,
@@ -154,3 +198,19 @@ METHODS: Mapping[str, Build] = {
     "LGRAWA, int8": partial(_LGRAWA, comm_dtype="int8"),
     "LGRAWA, int8, overlap": partial(_LGRAWA, comm_dtype="int8", overlap_steps=OVERLAP),
 }
+
+PLANNED: Mapping[str, Plan] = {
+    DDP: Plan(grawa.DataParallel(), Variant()),
+    "LocalSGD": Plan(grawa.LocalSGD(), Variant()),
+    "EASGD": Plan(grawa.EASGD(), Variant()),
+    "LSGD": Plan(grawa.LSGD(), Variant()),
+    "DiLoCo": Plan(grawa.DiLoCo(), Variant()),
+    "MGRAWA": Plan(grawa.MGRAWA(), Variant()),
+    "LGRAWA": Plan(grawa.LGRAWA(), Variant()),
+    "LGRAWA, overlap": Plan(grawa.LGRAWA(), Variant(overlap=True)),
+    "LGRAWA, bf16": Plan(grawa.LGRAWA(), Variant(comm_dtype="bf16")),
+    "LGRAWA, fp16": Plan(grawa.LGRAWA(), Variant(comm_dtype="fp16")),
+    "LGRAWA, int8": Plan(grawa.LGRAWA(), Variant(comm_dtype="int8")),
+    "LGRAWA, int8, overlap": Plan(grawa.LGRAWA(), Variant(comm_dtype="int8", overlap=True)),
+}
+"""What the planner can foresee."""

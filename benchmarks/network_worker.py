@@ -4,7 +4,9 @@ import json
 import os
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,16 @@ import torch.distributed as dist
 from torch import nn
 
 from grawa.files import write_text
-from network_methods import DDP, METHODS, TIMEOUT, Trainee, sgd
+from grawa.planning.measure import Subject, measure
+from grawa.planning.predict import predict
+from network_methods import DDP, METHODS, PLAN, PLANNED, TIMEOUT, Trainee, alone
 
 WIDTH = 1024
-PLAIN_STEPS = 32
+PLAIN_STEPS = 24
 """Steps without communication before and after each measurement, for the limit."""
+
+WARM_UP = 2
+"""Cycles before: what rounds keep in memory is new in the first."""
 
 EVERY_STEP = 4
 """Steps that are timed of a method that talks in each, over a slow link."""
@@ -57,38 +64,60 @@ def work(task: Task, rank: int) -> None:
         world_size=task.hosts,
         timeout=TIMEOUT,
     )
-    trainee = METHODS[task.method](model(), task.sync_every)
     found: list[dict[str, Any]] = [{}] * task.hosts
-    dist.all_gather_object(found, _measure(task, trainee))
-    trainee.close()
+    dist.all_gather_object(found, _planned(task) if task.method == PLAN else _measure(task))
     if rank == 0:
         write_text(Path(task.output), json.dumps(found))
     dist.barrier()
     dist.destroy_process_group()
 
 
-def _measure(task: Task, trainee: Trainee) -> dict[str, Any]:
-    inputs = torch.randn(task.batch, WIDTH)
-    every_step = task.method.startswith(DDP) and task.slow
-    warm_up, steps = (
-        (1, EVERY_STEP)
-        if every_step
-        else (
-            task.sync_every,
-            task.cycles * task.sync_every,
-        )
+def _planned(task: Task) -> dict[str, Any]:
+    """What `grawa plan` would measure and foresee here."""
+    trainee = alone(model(), task.sync_every)
+    subject = Subject(
+        model=trainee.model,
+        optimizer=trainee.optimizer,
+        step=partial(_train, trainee, torch.randn(task.batch, WIDTH), 1),
+        samples=task.batch,
     )
-    plain = Trainee(model=(bare := model()), optimizer=sgd(bare))
-    _train(trainee, inputs, warm_up)
+    strategies = {name: plan.strategy for name, plan in PLANNED.items()}
+    measured = measure(subject, strategies, None, lambda _: nullcontext())
+    limit = task.hosts * task.batch / measured.step_seconds
+    shares = {
+        method.name: predict(
+            measured, method, PLANNED[method.name].variant, task.sync_every
+        ).samples_per_second
+        / limit
+        for method in measured.methods
+    }
+    link = measured.network.link
+    return {
+        "shares": shares,
+        "step_seconds": measured.step_seconds,
+        "bandwidth": link.bandwidth,
+        "latency": link.latency,
+    }
+
+
+def _measure(task: Task) -> dict[str, Any]:
+    trainee = METHODS[task.method](model(), task.sync_every)
+    inputs = torch.randn(task.batch, WIDTH)
+    plain = alone(model(), task.sync_every)
+    _train(plain, inputs, 2)
     before = _paced(plain, inputs)
-    for reports in trainee.reports:
-        reports.clear()
+    if task.method.startswith(DDP) and task.slow:
+        warm_up, steps = 1, EVERY_STEP
+    else:
+        warm_up, steps = WARM_UP * task.sync_every, task.cycles * task.sync_every
+    _train(trainee, inputs, warm_up)
+    trainee.rounds.clear()
     sent, start = _sent(), time.perf_counter()
     _train(trainee, inputs, steps)
     seconds = time.perf_counter() - start
-    bytes_sent = _sent() - sent
+    bytes_sent, reports = _sent() - sent, list(trainee.rounds)
+    trainee.close()  # no round may be under way when the limit is measured again
     after = _paced(plain, inputs)
-    reports = [report for kept in trainee.reports for report in kept]
     rounds = max(1, len(reports))
     return {
         "rounds": len(reports),
@@ -97,9 +126,8 @@ def _measure(task: Task, trainee: Trainee) -> dict[str, Any]:
         "seconds": seconds,
         "plain_step_seconds": (before + after) / 2,
         "wire_bytes": bytes_sent,
-        "round_seconds": sum(r.round_seconds - r.wait_seconds for r in reports) / rounds,
-        "round_bytes": sum(r.bytes_sent for r in reports) / rounds,
-        "exposed_seconds": sum(r.exposed_seconds for r in reports) / rounds,
+        "round_seconds": sum(r.seconds for r in reports) / rounds,
+        "exposed_seconds": sum(r.exposed for r in reports) / rounds,
     }
 
 

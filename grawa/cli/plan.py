@@ -78,7 +78,7 @@ def plan_command(
         return
     line = measured.network.link
     console.print(
-        f"{measured.network.num_workers} workers, {measured.model_bytes / 4e6:,.2f}M parameters, "
+        f"{measured.network.num_workers} workers, {measured.model_bytes / 4:,.0f} parameters, "
         f"{measured.step_seconds * 1e3:,.2f} ms a step; "
         f"{line.bandwidth * 8e-6:,.1f} Mbit/s and {line.latency * 1e3:,.2f} ms between workers"
         f"{' (measured)' if network is None else ''}, {measured.network.topology}"

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 import torch.distributed as dist
@@ -15,14 +16,16 @@ from torch.optim import SGD, Optimizer
 from grawa.averager import Averager
 from grawa.comm import DistributedCommunicator, InProcessCommunicator
 from grawa.errors import UserError
+from grawa.math.codec import Precision
 from grawa.math.weights import uniform
 from grawa.network import Link, Network
 from grawa.planning.predict import Measured, Method
 from grawa.protocols import Strategy
 from grawa.roll import ROW_LENGTH
 from grawa.stack import Rows
+from grawa.strategies import LocalSGD
 
-LEAST_SECONDS = 1.0
+LEAST_SECONDS = 0.5
 LEAST_TIMES = 5
 MOST_TIMES = 200
 PROBE_BYTES = 8_000_000
@@ -78,6 +81,10 @@ def measure(
     other = torch.zeros_like(flat)
     with show("a pass over the parameters"):
         copy_seconds = _agreed(_median(lambda: flat.copy_(other)))
+    codec_seconds = {}
+    for precision in get_args(Precision):
+        with show(f"a round in {precision}"):
+            codec_seconds[precision] = _codec_seconds(precision, flat.numel(), len(parameters))
     methods = []
     for name, strategy in strategies.items():
         with show(f"a round of {name}"):
@@ -87,6 +94,7 @@ def measure(
         samples=subject.samples,
         model_bytes=4.0 * flat.numel(),
         copy_seconds=copy_seconds,
+        codec_seconds=codec_seconds,
         network=network,
         methods=methods,
     )
@@ -112,7 +120,8 @@ def measure_link() -> Link:
     try:
         row = torch.zeros(1, 1)
         latency = _agreed(_median(lambda: comm.gather(row)(), together=True))
-        rows = {"x": torch.zeros(1, PROBE_BYTES // 4)}
+        rows = Rows({"x": torch.zeros(1, PROBE_BYTES // 4)}.items()).twin()
+        rows["x"].zero_()
         equal = torch.full((comm.num_workers, 1), 1.0 / comm.num_workers, dtype=torch.float64)
         out = comm.weighted_mean(rows, equal)
         whole = _agreed(_median(lambda: comm.weighted_mean(rows, equal, out), together=True))
@@ -138,7 +147,17 @@ def _method(
     )
 
 
-def _round_work(strategy: Strategy, parameters: int, tensors: int) -> float:
+def _codec_seconds(precision: Precision, parameters: int, tensors: int) -> float:
+    """What fewer bits add to the work of a round, whatever the strategy."""
+    plain, coded = (
+        _agreed(_round_work(LocalSGD(), parameters, tensors, dtype)) for dtype in (None, precision)
+    )
+    return max(0.0, coded - plain)
+
+
+def _round_work(
+    strategy: Strategy, parameters: int, tensors: int, comm_dtype: Precision | None = None
+) -> float:
     sizes = [parameters // tensors] * (tensors - 1)
     sizes.append(parameters - sum(sizes))
     model = nn.ParameterList([torch.randn(size) for size in sizes])
@@ -150,7 +169,7 @@ def _round_work(strategy: Strategy, parameters: int, tensors: int) -> float:
         assert isinstance(created, dist.ProcessGroup), "this process belongs to the group"
         alone = created
     optimizer = SGD(model.parameters(), lr=0.0)
-    averager = Averager(model, optimizer, strategy, process_group=alone)
+    averager = Averager(model, optimizer, strategy, process_group=alone, comm_dtype=comm_dtype)
     averager.attach()
     averager.record_loss(torch.tensor(1.0))
     optimizer.step()

@@ -24,7 +24,8 @@ class Method:
 
     Attributes:
         name: as on the command line.
-        round_work: seconds of a round without its messages: norms, guard, mean, pull.
+        round_work: seconds of a round without its messages: norms, guard, mean, pull; in
+            float32.
         sent_share: bytes that a worker sends in a round, over those of the parameters.
         shares_gradients: whether it talks at every step.
         row_length: numbers that each worker says of itself before a round.
@@ -46,6 +47,7 @@ class Measured:
         samples: in a step of one worker.
         model_bytes: of the parameters, as float32.
         copy_seconds: of one pass over the parameters.
+        codec_seconds: of writing and reading fewer bits in a round, by `comm_dtype`.
         network: between the workers.
         methods: to predict for.
     """
@@ -54,6 +56,7 @@ class Measured:
     samples: int
     model_bytes: float
     copy_seconds: float
+    codec_seconds: Mapping[str, float]
     network: Network
     methods: Sequence[Method]
 
@@ -118,7 +121,7 @@ def predict(measured: Measured, method: Method, variant: Variant, tau: int) -> P
     network = measured.network
     sent = method.sent_share * measured.model_bytes * WIDTHS[variant.comm_dtype]
     talk = network.exchange_seconds(sent) + network.gather_seconds(method.row_length * _ROW_BYTES)
-    whole = method.round_work + talk
+    whole = method.round_work + measured.codec_seconds.get(variant.comm_dtype, 0.0) + talk
     steps = 1 if method.shares_gradients else tau
     held_up = whole
     if variant.overlap and not method.shares_gradients:

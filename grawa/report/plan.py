@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from grawa.files import replacing
@@ -17,7 +18,6 @@ from grawa.planning.predict import (
     predict,
     smallest_tau,
 )
-from grawa.report.console import bytes_text
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, which colour-blind people can tell apart."""
@@ -25,19 +25,34 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _MARKS = "osv^Dx+"
 
 
+def _short(value: float) -> str:
+    """A number in at most four characters.
+
+    Returns:
+        It, with a letter for thousands.
+
+    >>> [_short(v) for v in (3.14159, 31.4, 999.6, 9_764.0, 28_200.0, 1.25e6, 2.5e8)]
+    ['3.1', '31', '1.0k', '9.8k', '28k', '1.2M', '250M']
+    """
+    for unit in ("", "k", "M", "G"):
+        if value < 999.5:
+            return f"{value:.1f}{unit}" if value < 9.95 and value else f"{value:.0f}{unit}"
+        value /= 1000.0
+    return f"{value:.0f}T"
+
+
 def plan_tables(measured: Measured, most_lost: float) -> list[Table]:
     """Samples per second, time lost and bytes by `sync_every`, and where the loss becomes small."""
     return [
-        _by_tau("Samples per second", measured, lambda p: f"{p.samples_per_second:,.0f}"),
+        _by_tau("Samples per second", measured, lambda p: _short(p.samples_per_second)),
         _by_tau("Time lost in rounds", measured, lambda p: f"{p.lost:.0%}"),
-        _by_tau("Sent by a worker in an hour", measured, lambda p: bytes_text(p.bytes_per_hour)),
+        _by_tau("Bytes sent by a worker in an hour", measured, lambda p: _short(p.bytes_per_hour)),
         _smallest(measured, most_lost),
     ]
 
 
 def _by_tau(title: str, measured: Measured, show: Callable[[Prediction], str]) -> Table:
-    table = Table(title=f"{title}, by sync_every", title_justify="left")
-    table.add_column("blocking rounds", no_wrap=True)
+    table = _table(f"{title}, blocking rounds, by sync_every")
     for tau in TAUS:
         table.add_column(str(tau), justify="right", no_wrap=True)
     for method in measured.methods:
@@ -49,11 +64,7 @@ def _by_tau(title: str, measured: Measured, show: Callable[[Prediction], str]) -
 
 
 def _smallest(measured: Measured, most_lost: float) -> Table:
-    table = Table(
-        title=f"Smallest sync_every that loses at most {most_lost:.0%}, and its samples per second",
-        title_justify="left",
-    )
-    table.add_column("method", no_wrap=True)
+    table = _table(f"Smallest sync_every that loses at most {most_lost:.0%} (samples per second)")
     for variant in VARIANTS:
         table.add_column(variant.name, justify="right", no_wrap=True)
     for method in measured.methods:
@@ -64,11 +75,20 @@ def _smallest(measured: Measured, most_lost: float) -> Table:
     return table
 
 
+def _table(title: str) -> Table:
+    """Narrow enough for ten columns of numbers in a terminal of 80."""
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0), pad_edge=False
+    )
+    table.add_column("method", no_wrap=True)
+    return table
+
+
 def _at_smallest(measured: Measured, method: Method, variant: Variant, most_lost: float) -> str:
     tau = smallest_tau(measured, method, variant, most_lost)
     if tau is None:
         return f"> {TAUS[-1]}"
-    return f"{tau} ({predict(measured, method, variant, tau).samples_per_second:,.0f})"
+    return f"{tau} ({_short(predict(measured, method, variant, tau).samples_per_second)})"
 
 
 def plan_json(measured: Measured, most_lost: float) -> dict[str, Any]:
@@ -80,6 +100,7 @@ def plan_json(measured: Measured, most_lost: float) -> dict[str, Any]:
             "samples_per_step": measured.samples,
             "model_bytes": measured.model_bytes,
             "copy_seconds": measured.copy_seconds,
+            "codec_seconds": measured.codec_seconds,
             "workers": measured.network.num_workers,
             "topology": measured.network.topology,
             "bandwidth": link.bandwidth,

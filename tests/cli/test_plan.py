@@ -68,7 +68,7 @@ def test_a_function_of_ones_own_is_planned(capsys: pytest.CaptureFixture[str], o
         capsys, "mine:make", "--link", "1gbit", "--workers", "8", "--strategies", "mgrawa"
     )
     assert code == 0
-    assert "8 workers, 0.01M parameters" in said
+    assert "8 workers, 10,100 parameters" in said
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ MEASURED = Measured(
     samples=32,
     model_bytes=4e6,
     copy_seconds=0.01,
+    codec_seconds={"int8": 0.25},
     network=Network(Link(1e6, 0.0), "ring", 4),
     methods=(MGRAWA, PARALLEL),
 )
@@ -48,10 +49,10 @@ def test_overlap_hides_all_steps_but_one() -> None:
     assert predict(MEASURED, MGRAWA, Variant(overlap=True), 64).lost == pytest.approx(0.03 / 6.43)
 
 
-def test_fewer_bits_take_less() -> None:
-    assert predict(MEASURED, MGRAWA, Variant(comm_dtype="int8"), 32).round_seconds == pytest.approx(
-        1.55
-    )
+@pytest.mark.parametrize(("dtype", "seconds"), [("int8", 1.5 + 0.05 + 0.25), ("bf16", 3.05)])
+def test_fewer_bits_take_less_to_send_and_some_time_to_write(dtype: str, seconds: float) -> None:
+    found = predict(MEASURED, MGRAWA, Variant(comm_dtype=dtype), 32)
+    assert found.round_seconds == pytest.approx(seconds)
 
 
 def test_data_parallel_talks_at_every_step() -> None:
