@@ -21,9 +21,8 @@ _PARTS: tuple[tuple[str, Any, Callable[..., Any]], ...] = (
     ("size of parameters", Replicas, Replicas.sizes),
     ("score read", TrainingNormTracker, TrainingNormTracker.read),
     ("moved check", Replicas, Replicas.check_unmoved),
-    ("phase one", DistributedCommunicator, DistributedCommunicator._send_rows),
+    ("average", DistributedCommunicator, DistributedCommunicator.weighted_mean),
     ("mean of rows", RunningMean, RunningMean.add),
-    ("sharing sections", DistributedCommunicator, DistributedCommunicator._share_sections),
     ("pull", grawa.strategies.grawa, pull_),
 )
 
@@ -42,9 +41,8 @@ def break_down(round_: Callable[[], object]) -> dict[str, float]:
         "score read": seconds["score read"],
         "gather, with waiting": roll_call,
         "moved check": seconds["moved check"],
-        "sending rows": seconds["phase one"] - seconds["mean of rows"],
         "mean of rows": seconds["mean of rows"],
-        "sharing sections": seconds["sharing sections"],
+        "exchange, with waiting": seconds["average"] - seconds["mean of rows"],
         "pull": seconds["pull"],
     }
     return {**exclusive, "the rest": seconds["round"] - sum(exclusive.values())}

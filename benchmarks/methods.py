@@ -1,9 +1,12 @@
 """The methods whose rounds are measured: ours, and the same service elsewhere."""
 
+import statistics
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,6 +23,9 @@ NEVER = 10**9
 
 QUIETLY = timedelta(minutes=5)
 
+HIDING_SECONDS = 0.4
+"""Between two local steps, where a round goes on behind them: longer than it takes."""
+
 
 def _nothing() -> None:
     """For a method without preparation, or without anything to close."""
@@ -33,6 +39,8 @@ class Method:
     """What comes before a round; not timed."""
     run: Callable[[], object]
     """The averaging, and nothing else."""
+    seconds: Callable[[], float] | None = None
+    """What the last run took, where that is not all of it."""
     bytes_sent: Callable[[], int] | None = None
     """By this process so far; `None` where the closed form of an all-reduce must do."""
     close: Callable[[], object] = _nothing
@@ -47,9 +55,27 @@ def bare_all_reduce(model: nn.Module, optimizer: Optimizer) -> Method:
     return Method(local_step=optimizer.step, run=lambda: dist.all_reduce(flat))
 
 
-def ours(model: nn.Module, optimizer: Optimizer, strategy: Strategy) -> Method:
+def ours(
+    model: nn.Module,
+    optimizer: Optimizer,
+    strategy: Strategy,
+    *,
+    fragments: int = 1,
+    sync_every: int = NEVER,
+    **options: Any,
+) -> Method:
     """A round as users get it: health checks, scores, guard, exchange, pull, report."""
-    averager = grawa.Averager(model, optimizer, strategy, sync_every=NEVER, timeout=QUIETLY)
+    reports: list[grawa.RoundReport] = []
+    averager = grawa.Averager(
+        model,
+        optimizer,
+        strategy,
+        sync_every=sync_every,
+        fragments=fragments,
+        timeout=QUIETLY,
+        on_round=[reports.append],
+        **options,
+    )
     averager.attach()
     loss = torch.tensor(1.0 + 0.01 * dist.get_rank())  # alike enough for the guard
 
@@ -57,9 +83,18 @@ def ours(model: nn.Module, optimizer: Optimizer, strategy: Strategy) -> Method:
         averager.record_loss(loss)
         optimizer.step()
 
+    def step_while_a_round_goes_on() -> None:
+        time.sleep(HIDING_SECONDS)
+        local_step()
+
+    def held_up() -> float:
+        return statistics.mean(report.exposed_seconds for report in reports[-fragments:])
+
+    overlaps = sync_every < NEVER
     return Method(
         local_step=local_step,
-        run=averager.synchronize,
+        run=step_while_a_round_goes_on if overlaps else averager.synchronize,
+        seconds=held_up if overlaps or fragments > 1 else None,
         bytes_sent=lambda: averager.bytes_sent,
         close=averager.detach,
     )
@@ -125,6 +160,8 @@ def torchft(model: nn.Module, optimizer: Optimizer) -> Method:
 BASELINE = "bare all_reduce"
 BROKEN_DOWN = "grawa MGRAWA"
 
+_lgrawa = partial(ours, strategy=grawa.LGRAWA())
+
 METHODS: Mapping[str, Build] = {
     BASELINE: bare_all_reduce,
     "grawa LocalSGD": partial(ours, strategy=grawa.LocalSGD()),
@@ -133,6 +170,13 @@ METHODS: Mapping[str, Build] = {
     "grawa EASGD": partial(ours, strategy=grawa.EASGD()),
     "grawa LSGD": partial(ours, strategy=grawa.LSGD()),
     "grawa DiLoCo": partial(ours, strategy=grawa.DiLoCo()),
+    "MGRAWA, by sockets": partial(ours, strategy=grawa.MGRAWA(), shared_memory=False),
+    "LGRAWA, by sockets": partial(_lgrawa, shared_memory=False),
+    "LGRAWA, one of 4 fragments": partial(_lgrawa, fragments=4),
+    "LGRAWA, bf16": partial(_lgrawa, comm_dtype="bf16"),
+    "LGRAWA, fp16": partial(_lgrawa, comm_dtype="fp16"),
+    "LGRAWA, int8": partial(_lgrawa, comm_dtype="int8"),
+    "LGRAWA, overlap, held up": partial(_lgrawa, sync_every=2, overlap_steps=1),
     "PyTorch average_parameters": pytorch,
     "Accelerate LocalSGD": accelerate,
     "torchft LocalSGD": torchft,

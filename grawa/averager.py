@@ -52,6 +52,9 @@ class Averager:
             the other at equal distances: the same bytes in all, a part at a time.
         comm_dtype: "bf16", "fp16" or "int8": in what parameters travel, as differences from the
             last center; "int8" carries what is lost over to the next round.
+        hook_every: after which local steps gradient norms are noted and the proximal pull is made,
+            each by default. Every fourth, say, saves memory traffic where the optimizer's step is
+            a large part of a local step; the pull is then four times as strong.
         guard: keeps workers that go wrong from ruining the others; `None` turns it off.
         buffers: "average" averages floating-point buffers with equal weights and takes the
             maximum of the others, at each round; "local" leaves them to each worker.
@@ -60,6 +63,8 @@ class Averager:
             model is wrapped in DDP or FSDP. They then share the worker's loss and fate; who
             averages are the processes of the same place in each worker's group.
         timeout: how long a message may wait for the others before the run fails.
+        shared_memory: whether processes of one machine, on the CPU, may read each other's
+            parameters in place of sending them; then parameters lie in shared memory.
         measure_distance: whether round reports carry the consensus distance, for one more pass
             over the parameters per round.
         on_round: called with a `RoundReport` after each round.
@@ -89,11 +94,13 @@ class Averager:
         overlap_steps: int = 0,
         fragments: int = 1,
         comm_dtype: Precision | None = None,
+        hook_every: int = 1,
         guard: Guard | None = Guard(),
         buffers: Literal["average", "local"] = "average",
         process_group: dist.ProcessGroup | None = None,
         worker_group: dist.ProcessGroup | None = None,
         timeout: timedelta = DEFAULT_TIMEOUT,
+        shared_memory: bool = True,
         measure_distance: bool = False,
         on_round: Sequence[OnRound] = (),
         clock: Clock | None = None,
@@ -106,7 +113,9 @@ class Averager:
                 "process_group must say who averages: the processes of the same place in each"
             )
         clock = WallClock() if clock is None else clock
-        comm = clock.meter(connect(process_group, len(models), timeout))
+        comm = clock.meter(
+            connect(process_group, len(models), timeout, shared_memory=shared_memory)
+        )
         options: dict[str, Any] = {
             "strategy": strategy,
             "schedule": schedule,
@@ -117,11 +126,15 @@ class Averager:
             "overlap_steps": overlap_steps,
             "fragments": fragments,
             "comm_dtype": comm_dtype,
+            "hook_every": hook_every,
             "individually": clock.individual and getattr(schedule, "counts_together", False),
         }
         self._replicas, plan = check_alike(
             comm,
-            lambda: (Replicas(models, optimizers, worker_group), RoundPlan.of(**options)),
+            lambda: (
+                Replicas(models, optimizers, worker_group, comm.allocate),
+                RoundPlan.of(**options),
+            ),
             models,
             re.sub(r" at 0x[0-9a-f]+", "", str(options)),  # functions' addresses differ
         )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from grawa.stack import Leaves, Stack
@@ -53,6 +54,19 @@ class Communicator(Protocol):
     @property
     def bytes_sent(self) -> int:
         """Bytes of payload that have been sent, per hosted worker."""
+        ...
+
+    def allocate(self, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Makes a flat tensor for what is to be averaged, where that is fastest; uninitialised.
+
+        Args:
+            size: in elements; each process asks for as many, in the same order.
+            dtype: of the elements.
+            device: where it is to be.
+
+        Returns:
+            (size,).
+        """
         ...
 
     def gather(self, rows: Tensor) -> Callable[[], Tensor]:

@@ -12,7 +12,7 @@ from torch.linalg import vector_norm
 from torch.optim import Optimizer
 
 from grawa.errors import UserError
-from grawa.stack import Leaves, Rows, Stack, host, local
+from grawa.stack import Allocate, Leaves, Rows, Stack, host, local, private
 
 
 class Replicas:
@@ -24,6 +24,7 @@ class Replicas:
             else.
         worker_group: the processes that a worker is made of, if its parameters are sharded over
             them (DTensor): gradient norms are taken over all shards.
+        allocate: makes the memory that the parameters are moved to.
 
     Attributes:
         params: what is trained and averaged, name -> (K, *shape): the parameters that the
@@ -38,6 +39,7 @@ class Replicas:
         models: Sequence[nn.Module],
         optimizers: Sequence[Optimizer],
         worker_group: dist.ProcessGroup | None = None,
+        allocate: Allocate = private,
     ) -> None:
         if len(models) != len(optimizers) or not models:
             raise UserError(
@@ -51,7 +53,7 @@ class Replicas:
             raise UserError("the hosted models differ in names, shapes or dtypes of parameters")
         held = [held_names(m, o) for m, o in zip(models, optimizers, strict=True)]
         names = held[0]
-        self.params = host(models, names, together=True)
+        self.params = host(models, names, together=True, allocate=allocate)
         self._hosted_buffers: dict[tuple[str, ...], Rows] = {}
         self._on_one_device = len({rows.device for rows in self.params.values()}) == 1
         self._params = [

@@ -23,6 +23,7 @@ class RoundPlan:
         overlap_steps: d, local steps for which a round may go on in the background.
         fragments: P, parts of the model that are synchronised in turn.
         comm_dtype: in what parameters travel; `None` for their own dtype.
+        hook_every: local steps between those after which norms are noted and `drift` is made.
         individually: whether each hosted worker steps by itself.
 
     Raises:
@@ -37,6 +38,7 @@ class RoundPlan:
     overlap_steps: int
     fragments: int
     comm_dtype: Precision | None
+    hook_every: int
     individually: bool
 
     @classmethod
@@ -60,7 +62,7 @@ class RoundPlan:
         if self.comm_dtype not in (None, *get_args(Precision)):
             known = ", ".join(map(repr, get_args(Precision)))
             raise UserError(f"comm_dtype must be None or one of {known}, got {self.comm_dtype!r}")
-        for name in ("overlap_steps", "fragments"):
+        for name in ("overlap_steps", "fragments", "hook_every"):
             if not isinstance(getattr(self, name), int):
                 raise UserError(f"{name} must be a whole number, got {getattr(self, name)!r}")
         self._check_times()
@@ -72,6 +74,11 @@ class RoundPlan:
             raise UserError(
                 f"{self.fragments} fragments can't take turns in {tau} local steps: fragments must "
                 "be at least 1 and at most sync_every"
+            )
+        if not 1 <= self.hook_every <= tau:
+            raise UserError(
+                f"hook_every must be at least 1 and at most sync_every ({tau}), got "
+                f"{self.hook_every}"
             )
         between = tau // self.fragments
         if not 0 <= self.overlap_steps < between:

@@ -15,8 +15,16 @@ Stack = Mapping[str, Tensor]
 Kind = tuple[torch.dtype, torch.device]
 """Tensors of a kind can lie in one block of memory."""
 
+Allocate = Callable[[int, torch.dtype, torch.device], Tensor]
+"""Makes a flat tensor of so many elements, uninitialised."""
+
 Grouping = Callable[[Sequence[str]], tuple[int, ...]]
 """Parameter names -> the group of each, numbered from 0; parameters of a group share one weight."""
+
+
+def private(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory that only this process uses: see `Allocate`."""
+    return torch.empty(size, dtype=dtype, device=device)
 
 
 class Place(NamedTuple):
@@ -37,27 +45,32 @@ class Leaves(dict[str, Tensor]):
     Args:
         flats: one flat tensor per dtype and device.
         places: where each leaf lies in them.
+        allocate: where leaves that are made of these are put.
 
     Attributes:
         rows: the leaves in order, each seen as one row of a stack, shape (1, *shape).
     """
 
-    def __init__(self, flats: Sequence[Tensor], places: Mapping[str, Place]) -> None:
+    def __init__(
+        self, flats: Sequence[Tensor], places: Mapping[str, Place], allocate: Allocate = private
+    ) -> None:
         super().__init__(
             (name, flats[place.flat].as_strided(place.shape, place.stride, place.offset))
             for name, place in places.items()
         )
         self.flats = list(flats)
         self.places = dict(places)
+        self._allocate = allocate
         self.rows = [leaf.unsqueeze(0) for leaf in self.values()]
 
     @classmethod
-    def like(cls, stack: Stack, multiple: int = 1) -> "Leaves":
+    def like(cls, stack: Stack, multiple: int = 1, allocate: Allocate = private) -> "Leaves":
         """Uninitialised leaves of the form of a stack's rows.
 
         Args:
             stack: name -> (K, *shape).
             multiple: each flat tensor is padded with zeros to a multiple of this many elements.
+            allocate: makes the flat tensors.
 
         Returns:
             Leaves with the rows' shapes, strides, dtypes and devices.
@@ -73,9 +86,9 @@ class Leaves(dict[str, Tensor]):
         flats = []
         for (dtype, device), size in sizes.items():
             padded = -(-size // multiple) * multiple
-            flats.append(torch.empty(padded, dtype=dtype, device=device))
+            flats.append(allocate(padded, dtype, device))
             flats[-1][size:].zero_()
-        return cls(flats, places)
+        return cls(flats, places, allocate)
 
     @classmethod
     def copy_of(cls, stack: Stack, row: int = 0) -> "Leaves":
@@ -86,11 +99,19 @@ class Leaves(dict[str, Tensor]):
 
     def zeros_like(self) -> "Leaves":
         """New leaves of the same form, all zero."""
-        return Leaves([torch.zeros_like(flat) for flat in self.flats], self.places)
+        twin = self._twin()
+        torch._foreach_zero_(twin.flats)
+        return twin
 
     def clone(self) -> "Leaves":
         """New leaves with the same values."""
-        return Leaves([flat.clone() for flat in self.flats], self.places)
+        twin = self._twin()
+        torch._foreach_copy_(twin.flats, self.flats)
+        return twin
+
+    def _twin(self) -> "Leaves":
+        flats = [self._allocate(flat.numel(), flat.dtype, flat.device) for flat in self.flats]
+        return Leaves(flats, self.places, self._allocate)
 
 
 class Rows(dict[str, Tensor]):
@@ -129,13 +150,13 @@ class Rows(dict[str, Tensor]):
         row.blocks = [block[k : k + 1] for block in self.blocks]
         return row
 
-    def twin(self) -> "Rows":
-        """Uninitialised rows of the same form, in blocks of their own."""
+    def twin(self, allocate: Allocate = private) -> "Rows":
+        """Uninitialised rows of the same form, in blocks of their own, which `allocate` makes."""
         twin = Rows(self.items())
         for kind, names in names_by_kind(self).items():
             sizes = [self[name][0].numel() for name in names]
-            dtype, device = kind
-            block = torch.empty(len(self[names[0]]), sum(sizes), dtype=dtype, device=device)
+            rows = len(self[names[0]])
+            block = allocate(rows * sum(sizes), *kind).view(rows, -1)
             forms = [self[name][0] for name in names]
             twin.update(zip(names, _as_stack(block, forms), strict=True))
             twin.blocks.append(block)
@@ -176,7 +197,13 @@ def _as_stack(block: Tensor, forms: Sequence[Tensor]) -> list[Tensor]:
     ]
 
 
-def host(models: Sequence[nn.Module], names: Iterable[str], *, together: bool = False) -> Rows:
+def host(
+    models: Sequence[nn.Module],
+    names: Iterable[str],
+    *,
+    together: bool = False,
+    allocate: Allocate = private,
+) -> Rows:
     """Named parameters or buffers of hosted models as one stack; the models go on using the rows.
 
     What is done to the stack is done to the models. With one model the rows are views. With
@@ -188,6 +215,7 @@ def host(models: Sequence[nn.Module], names: Iterable[str], *, together: bool = 
         models: K models with the same parameters.
         names: which, as in `named_parameters()` and `named_buffers()`.
         together: move the tensors of one model too.
+        allocate: makes the blocks.
 
     Returns:
         name -> (K, *shape).
@@ -219,7 +247,7 @@ def host(models: Sequence[nn.Module], names: Iterable[str], *, together: bool = 
         if len(models) == 1 and (sharded or not together):  # shards are somebody else's
             stack.update((name, tables[0][name].detach().unsqueeze(0)) for name in alike)
         else:
-            parts, block = _in_one_block(rows)
+            parts, block = _in_one_block(rows, allocate)
             stack.update(zip(alike, parts, strict=True))
             blocks.append(block)
     ordered = Rows((name, stack[name]) for name in names)
@@ -227,7 +255,9 @@ def host(models: Sequence[nn.Module], names: Iterable[str], *, together: bool = 
     return ordered
 
 
-def _in_one_block(rows: Sequence[Sequence[Tensor]]) -> tuple[list[Tensor], Tensor]:
+def _in_one_block(
+    rows: Sequence[Sequence[Tensor]], allocate: Allocate
+) -> tuple[list[Tensor], Tensor]:
     """Moves K rows of L tensors of one kind together.
 
     Returns:
@@ -235,7 +265,8 @@ def _in_one_block(rows: Sequence[Sequence[Tensor]]) -> tuple[list[Tensor], Tenso
     """
     first = rows[0]
     sizes = [tensor.numel() for tensor in first]
-    block = torch.empty(len(rows), sum(sizes), dtype=first[0].dtype, device=first[0].device)
+    dtype, device = first[0].dtype, first[0].device
+    block = allocate(len(rows) * sum(sizes), dtype, device).view(len(rows), -1)
     for row, target in zip(rows, block, strict=True):
         for tensor, part, form in zip(row, target.split(sizes), first, strict=True):
             # The way through DLPack gives the part a storage of its own at the same memory.

@@ -63,13 +63,20 @@ def check_alike(
     return built
 
 
-def connect(group: dist.ProcessGroup | None, num_hosted: int, timeout: timedelta) -> Communicator:
+def connect(
+    group: dist.ProcessGroup | None,
+    num_hosted: int,
+    timeout: timedelta,
+    *,
+    shared_memory: bool = True,
+) -> Communicator:
     """A communicator for the processes of a group, or for this one if there is no group at all.
 
     Args:
         group: who takes part; `None` for all processes, if there are several.
         num_hosted: workers per process.
         timeout: how long a message may wait for the others.
+        shared_memory: whether processes of one machine may read each other's memory.
 
     Returns:
         The communicator.
@@ -77,7 +84,7 @@ def connect(group: dist.ProcessGroup | None, num_hosted: int, timeout: timedelta
     if not (dist.is_available() and dist.is_initialized()):
         return InProcessCommunicator(num_hosted)
     ranks = None if group is None else dist.get_process_group_ranks(group)
-    return DistributedCommunicator(ranks, num_hosted, timeout)
+    return DistributedCommunicator(ranks, num_hosted, timeout, shared_memory=shared_memory)
 
 
 def _number(text: str) -> float:

@@ -141,7 +141,7 @@ class Synchronizer:
                 in_background=in_background,
             ),
             averaging=averaging,
-            shadow=Shadow(params) if in_background else None,
+            shadow=Shadow(params, comm.allocate) if in_background else None,
             with_buffers=with_buffers and plan.buffers == "average",
         )
 
@@ -167,15 +167,8 @@ class Synchronizer:
 
     def local_step(self, who: slice) -> None:
         """These hosted workers' optimizers have stepped; rounds that are due are made."""
-        score = self._plan.strategy.score
-        needs_norms = score is not None and score.needs_gradients
-        norms = self._replicas.gradient_norms(who) if needs_norms else None
-        everyone = len(self.steps[who]) == len(self.steps)
-        for part in self._parts:
-            part.roll_call.note_step(norms, who)
-            for rows in [part.params] if everyone else part.by_worker[who]:
-                part.rounds.drift(rows, self._timetable.share)
         self.steps[who] = [step + 1 for step in self.steps[who]]
+        self._note_step(who)
         self._clock.stepped(who)
         position = self._position(len(self.steps[who]))
         if self._pending is not None:
@@ -184,6 +177,19 @@ class Synchronizer:
                 self.settle()
         while self._timetable.is_due(position) and self._all_joined(who):
             self._begin_round(self._timetable.taken)
+
+    def _note_step(self, who: slice) -> None:
+        """Notes norms and lets the workers drift, if this is one of the steps for it."""
+        every, score = self._plan.hook_every, self._plan.strategy.score
+        due = self.steps[who][0] % every == 0
+        needs_norms = due and score is not None and score.needs_gradients
+        norms = self._replicas.gradient_norms(who) if needs_norms else None
+        everyone = len(self.steps[who]) == len(self.steps)
+        for part in self._parts:
+            part.roll_call.note_step(norms, who)
+            if due:
+                for rows in [part.params] if everyone else part.by_worker[who]:
+                    part.rounds.drift(rows, min(1.0, every * self._timetable.share))
 
     def _position(self, steps: int) -> float:
         """Local steps made, on average over all workers if they are counted together."""

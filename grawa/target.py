@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from grawa.stack import Rows, copy_, side_by_side
+from grawa.stack import Allocate, Rows, copy_, private, side_by_side
 
 
 class Target(NamedTuple):
@@ -26,11 +26,12 @@ class Shadow:
 
     Args:
         params: a fragment's parameters, as they train.
+        allocate: makes the memory of the copy that rounds move.
     """
 
-    def __init__(self, params: Rows) -> None:
+    def __init__(self, params: Rows, allocate: Allocate = private) -> None:
         self._before = Target(params.twin(), Rows(), Rows())
-        self._params = params.twin()
+        self._params = params.twin(allocate)
 
     def take(self, live: Target) -> None:
         """Copies the workers."""

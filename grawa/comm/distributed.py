@@ -1,5 +1,6 @@
 """Workers in several processes, over `torch.distributed` (gloo on the CPU, NCCL on GPUs)."""
 
+import os
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -15,15 +16,15 @@ from grawa.comm.in_process import (
     InProcessCommunicator,
     check_split,
     mean_of_rows,
-    new_leaves,
     weights_per_leaf,
 )
 from grawa.comm.messages import Messages, contact
 from grawa.comm.plan import Piece, Plan, Run, plan_of, runs, section
+from grawa.comm.shared_memory import Block, Handle, SharedMemory, attach, counterparts
 from grawa.errors import CommunicationError, UserError
 from grawa.math.mean import RunningMean
 from grawa.protocols import Team
-from grawa.stack import Leaves, Rows, Stack
+from grawa.stack import Leaves, Rows, Stack, private
 
 DEFAULT_TIMEOUT = timedelta(minutes=10)
 """Long enough for a straggler's round, short enough to notice a lost worker the same morning."""
@@ -33,12 +34,14 @@ class DistributedCommunicator:
     """The communicator of P processes that host K workers each; process p hosts pK .. pK+K-1.
 
     It talks over a process group of its own, so that its traffic can't be mistaken for the
-    model's.
+    model's. Processes of one machine, on the CPU, read each other's rows where they lie, if these
+    were made by `allocate`; nothing but a word that they are there is sent.
 
     Args:
         ranks: the processes that take part, by global rank; all of them by default.
         num_hosted: K, the same on every process.
         timeout: how long a call may wait for the others before it raises `CommunicationError`.
+        shared_memory: whether processes of one machine may read each other's memory.
 
     Raises:
         CommunicationError: if not all of them come.
@@ -53,6 +56,8 @@ class DistributedCommunicator:
         ranks: Sequence[int] | None = None,
         num_hosted: int = 1,
         timeout: timedelta = DEFAULT_TIMEOUT,
+        *,
+        shared_memory: bool = True,
     ) -> None:
         members = list(range(dist.get_world_size()) if ranks is None else ranks)
         try:
@@ -73,23 +78,48 @@ class DistributedCommunicator:
         self._timeout = timeout
         self._teams: dict[int, list[Team]] = {}
         self._bytes = 0
-        self._check_hosted()
+        self._memory: SharedMemory | None = None
+        self._meet_first(shared_memory)
 
-    def _check_hosted(self) -> None:
-        """Makes sure that all host as many workers; finds out whether they share a machine."""
-        own = torch.tensor([[self._num_hosted, _machine()]], device=self._device)
-        everyone = own.expand(len(self._members), -1).clone()
-        messages = Messages(self._group, "compare numbers of workers")
-        for peer in self._peers():
-            messages.send(own, peer)
-            messages.receive(everyone[peer], peer)
-        messages.run()
-        hosted, machines = everyone.T.tolist()
+    def _meet_first(self, shared_memory: bool) -> None:
+        """Makes sure that all host as many workers; finds out how they reach each other."""
+        own = [self._num_hosted, _machine(), int(shared_memory)]
+        everyone = self._everyone(own, "compare numbers of workers")
+        hosted, machines, willing = zip(*everyone, strict=True)
         if len(set(hosted)) > 1:
             raise UserError(
-                f"every process must host as many workers, got {hosted} on ranks {self._members}"
+                f"every process must host as many workers, got {list(hosted)} on ranks "
+                f"{self._members}"
             )
-        self._in_step = len(set(machines)) > 1 and self._device is None
+        far = len(set(machines)) > 1
+        self._in_step = far and self._device is None
+        if all(willing) and not far and self._device is None:
+            self._memory = self._try_memory()
+
+    def _try_memory(self) -> SharedMemory | None:
+        """Memory that all processes can reach in each other, if they can."""
+        memory, word = SharedMemory(), int.from_bytes(os.urandom(7))
+        known = hasattr(os, "memfd_create")  # on Linux
+        probe = memory.empty(1, torch.int64).fill_(word) if known else None
+        block = None if probe is None else memory.find(probe)
+        handle = Handle(0, 0, 0) if block is None else block.handle
+        everyone = self._everyone([word, *handle], "try shared memory")
+        reached = all(_reads(Handle(*theirs), word) for word, *theirs in everyone)
+        agreed = self._everyone([int(reached)], "try shared memory")
+        return memory if all(flag for (flag,) in agreed) else None
+
+    def _everyone(self, own: Sequence[int], purpose: str) -> list[list[int]]:
+        """Some whole numbers of every process; also a place to meet."""
+        row = torch.tensor(own, device=self._device)
+        everyone = row.expand(len(self._members), -1).clone()
+        messages = Messages(self._group, purpose)
+        for peer in self._peers():
+            messages.send(row, peer)
+            messages.receive(everyone[peer], peer)
+        messages.start()
+        messages.wait()
+        found: list[list[int]] = everyone.tolist()
+        return found
 
     def _messages(self, purpose: str) -> Messages:
         return Messages(self._group, purpose, in_step=self._in_step)
@@ -124,6 +154,12 @@ class DistributedCommunicator:
         """Gives the process group back."""
         dist.destroy_process_group(self._group)
 
+    def allocate(self, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """See `Communicator.allocate`; in memory that the others can reach, if they can."""
+        if self._memory is None or device.type != "cpu":
+            return private(size, dtype, device)
+        return self._memory.empty(size, dtype)
+
     def gather(self, rows: Tensor) -> Callable[[], Tensor]:
         """See `Communicator.gather`."""
         row = rows.detach().to(self._device or "cpu", torch.float64).contiguous()
@@ -155,15 +191,64 @@ class DistributedCommunicator:
     def weighted_mean(self, rows: Stack, weights: Tensor, out: Leaves | None = None) -> Leaves:
         """See `Communicator.weighted_mean`."""
         processes = len(self._members)
-        mean = new_leaves(rows, processes) if out is None else out
+        if out is None:
+            out = Leaves.like(rows, multiple=processes, allocate=self.allocate)
         masses = weights_per_leaf(
             weights.view(processes, self._num_hosted, -1).sum(dim=1), len(rows)
         )
         mine = self._row(rows, weights)
-        plan = plan_of(mean, processes)
-        self._send_rows(plan, mine, masses, mean)
-        self._share_sections(mean)
-        return mean
+        plan = plan_of(out, processes)
+        self._bytes += plan.bytes_sent(self._process, masses)
+        row_of_each, out_of_each = self._reach(mine), self._reach(out.flats)
+        if row_of_each is None or out_of_each is None:
+            self._send_rows(plan, mine, masses, out)
+            self._share_sections(out)
+        else:
+            self._mean_in_memory(plan, masses, row_of_each, out_of_each)
+        return out
+
+    def _reach(self, tensors: Sequence[Tensor]) -> list[list[Tensor]] | None:
+        """What each process keeps where this one keeps these tensors, if that can be reached."""
+        found = [self._memory.find(x) if self._memory else None for x in tensors]
+        blocks = [block for block in found if block is not None]
+        if len(blocks) < len(tensors):
+            return None
+        for block in blocks:
+            if not block.theirs:
+                self._map(block)
+        of_each = [counterparts(x, block) for x, block in zip(tensors, blocks, strict=True)]
+        return [list(kept) for kept in zip(*of_each, strict=True)]
+
+    def _map(self, block: Block) -> None:
+        everyone = self._everyone(block.handle, "share memory")
+        try:
+            block.theirs = [attach(Handle(*theirs)) for theirs in everyone]
+        except OSError as error:
+            raise CommunicationError(
+                f"rank {dist.get_rank()} can't reach the memory of another process any more "
+                f"({error}); shared_memory=False has them send everything"
+            ) from error
+        self._everyone([0], "share memory")  # or one might be gone before all have found it
+
+    def _mean_in_memory(
+        self,
+        plan: Plan,
+        masses: list[list[float]],
+        rows: list[list[Tensor]],
+        means: list[list[Tensor]],
+    ) -> None:
+        """Every owner reads all rows of its section, and puts their mean where all will read it."""
+        me, processes = self._process, len(self._members)
+        own = plan.pieces[me]
+        # Nobody is training, and nobody uses a mean, once all have come here.
+        self._everyone([0], "average parameters")
+        running = RunningMean([means[me][p.flat][p.start : p.stop] for p in own])
+        for row, mass in zip(rows, masses, strict=True):
+            running.add([row[p.flat][p.start : p.stop] for p in own], [mass[p.leaf] for p in own])
+        mine = [section(flat, me, processes) for flat in means[me]]
+        for peer in self._peers():
+            torch._foreach_copy_([section(flat, me, processes) for flat in means[peer]], mine)
+        self._everyone([0], "share the average")
 
     def exchange(self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor], sent: int) -> None:
         """See `Communicator.exchange`."""
@@ -233,7 +318,6 @@ class DistributedCommunicator:
             for run in runs(own, masses[peer]):
                 messages.receive(_waiting_place(mean, run, me, peer, processes), peer)
         messages.run()
-        self._bytes += messages.bytes_sent
         running = RunningMean([mean.flats[piece.flat][piece.start : piece.stop] for piece in own])
         for peer in range(processes):
             running.add(arrived[peer], [masses[peer][piece.leaf] for piece in own])
@@ -247,7 +331,6 @@ class DistributedCommunicator:
                 messages.send(section(flat, me, processes), peer)
                 messages.receive(section(flat, peer, processes), peer)
         messages.run()
-        self._bytes += messages.bytes_sent
 
 
 def _waiting_place(mean: Leaves, part: Piece | Run, me: int, peer: int, processes: int) -> Tensor:
@@ -255,6 +338,14 @@ def _waiting_place(mean: Leaves, part: Piece | Run, me: int, peer: int, processe
     flat = mean.flats[part.flat]
     shift = (peer - me) * (flat.numel() // processes)
     return flat[part.start + shift : part.stop + shift]
+
+
+def _reads(handle: Handle, word: int) -> bool:
+    """Whether another process's memory is there, and is what it is said to be."""
+    try:
+        return int(attach(handle).view(torch.int64)) == word
+    except (OSError, ValueError):
+        return False
 
 
 def _machine() -> int:

@@ -9,7 +9,7 @@ from grawa.comm.plan import plan_of
 from grawa.errors import DivergedError, UserError
 from grawa.math.mean import RunningMean
 from grawa.protocols import Team
-from grawa.stack import Leaves, Stack
+from grawa.stack import Leaves, Stack, private
 
 
 class InProcessCommunicator:
@@ -62,6 +62,10 @@ class InProcessCommunicator:
         in_teams = sum(team.comm.bytes_sent * team.comm.num_workers for team in teams)
         return (self._bytes + in_teams) // self._num_workers
 
+    def allocate(self, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """See `Communicator.allocate`."""
+        return private(size, dtype, device)
+
     def gather(self, rows: Tensor) -> Callable[[], Tensor]:
         """The rows themselves, on the CPU in float64."""
         gathered = rows.detach().to("cpu", torch.float64)
@@ -74,7 +78,7 @@ class InProcessCommunicator:
 
     def weighted_mean(self, rows: Stack, weights: Tensor, out: Leaves | None = None) -> Leaves:
         """See `Communicator.weighted_mean`."""
-        mean = new_leaves(rows, self._num_workers) if out is None else out
+        mean = Leaves.like(rows, multiple=self._num_workers) if out is None else out
         per_leaf = weights_per_leaf(weights, len(rows))
         mean_of_rows(rows, per_leaf, mean)
         plan = plan_of(mean, self._num_workers)
@@ -105,11 +109,6 @@ def check_split(num_workers: int, size: int) -> None:
     """Refuses teams that leave workers over."""
     if not 1 <= size <= num_workers or num_workers % size:
         raise UserError(f"{num_workers} workers can't be split into teams of {size}")
-
-
-def new_leaves(rows: Stack, num_processes: int) -> Leaves:
-    """Uninitialised leaves whose flat tensors divide into equal sections, one per process."""
-    return Leaves.like(rows, multiple=num_processes)
 
 
 def weights_per_leaf(weights: Tensor, num_leaves: int) -> list[list[float]]:

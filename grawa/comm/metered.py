@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from grawa.network import Network
@@ -58,6 +59,10 @@ class Metered:
         for teams in self._teams.values():
             taken += max(team.take_seconds() for team in teams)
         return taken
+
+    def allocate(self, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """See `Communicator.allocate`."""
+        return self._comm.allocate(size, dtype, device)
 
     def gather(self, rows: Tensor) -> Callable[[], Tensor]:
         """See `Communicator.gather`; rows travel as float64."""

@@ -54,6 +54,10 @@ class Participants:
         """See `Communicator.bytes_sent`."""
         return self._comm.bytes_sent
 
+    def allocate(self, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """See `Communicator.allocate`."""
+        return self._comm.allocate(size, dtype, device)
+
     def gather(self, rows: Tensor) -> Callable[[], Tensor]:
         """See `Communicator.gather`."""
         return self._comm.gather(rows)

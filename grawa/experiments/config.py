@@ -76,6 +76,10 @@ class TrainConfig:
     comm_dtype: Literal["same", "bf16", "fp16", "int8"] = "same"
     """In what parameters travel between workers."""
 
+    hook_every: int = 1
+    """Local steps between those after which gradient norms are noted and the proximal pull is made;
+    more than 1 saves memory traffic."""
+
     batch_size: int = 16
     """Samples per worker and step."""
 
@@ -172,6 +176,7 @@ class TrainConfig:
             fragments=self.fragments,
             comm_dtype=None if self.comm_dtype == "same" else self.comm_dtype,
             modelled=self._modelled(),
+            hook_every=self.hook_every,
             batch_size=self.batch_size,
             lr=self.lr,
             lr_schedule=self.lr_schedule,

@@ -169,6 +169,7 @@ class Run:
             overlap_steps=settings.overlap_steps,
             fragments=settings.fragments,
             comm_dtype=settings.comm_dtype,
+            hook_every=settings.hook_every,
             guard=settings.guard,
             buffers=settings.buffers,
             timeout=settings.timeout,

@@ -30,6 +30,7 @@ class Settings:
         overlap_steps: as for `Averager`.
         fragments: as for `Averager`.
         comm_dtype: as for `Averager`.
+        hook_every: as for `Averager`.
         modelled: makes the clock, where time is modelled; `None` for the wall's.
         batch_size: samples per worker and step.
         lr: the learning rate at the start.
@@ -55,6 +56,7 @@ class Settings:
     overlap_steps: int
     fragments: int
     comm_dtype: Precision | None
+    hook_every: int
     modelled: Callable[[], VirtualClock] | None
     batch_size: int
     lr: float
