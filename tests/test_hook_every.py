@@ -35,7 +35,7 @@ def constant_gradients(prox: float, every: int, steps: int) -> tuple[float, list
         for step in range(1, steps + 1):
             model.weight.grad = torch.full_like(model.weight, float(step))
             optimizer.step()
-    return float(model.weight), scores
+    return float(model.weight.detach()), scores
 
 
 @pytest.mark.parametrize("every", [1, 2, 4, 8])

@@ -1,13 +1,14 @@
 """A communicator whose means travel in fewer bits, as differences from the last one."""
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate, pairwise
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from grawa.comm.in_process import weights_per_leaf
+from grawa.comm.parcel import Batch, Parcel, batches, cut, num_bytes
 from grawa.comm.plan import Piece, plan_of
 from grawa.errors import DivergedError
 from grawa.math.codec import Codec, Precision
@@ -17,7 +18,7 @@ from grawa.stack import Leaves, Rows, Stack
 
 __all__ = ["Compressed", "Precision"]
 
-Pieces = Sequence[Sequence[Piece]]
+Sections = Sequence[Sequence[Piece]]
 """The pieces of each worker's section."""
 
 
@@ -27,8 +28,9 @@ class Compressed:
     The first mean travels as it is; it is the first reference. From then on each worker sends
     its difference from the reference, the owner of a section takes the weighted mean of what it
     reads, and sends it in as few bits to all, who add it to the reference: that is the mean, the
-    same bits everywhere, and the next reference. With "int8" each piece of a leaf has a scale, and
-    what rounding loses is added to the next difference, of a worker as well as of an owner.
+    same bits everywhere, and the next reference. With "int8" each piece of a leaf, of 65,536
+    numbers at most, has a scale, and what rounding loses is added to the next difference, of a
+    worker as well as of an owner.
 
     It is made for strategies that ask for one mean a round, of the same leaves; other leaves
     travel as they are. It keeps the reference, one copy of the parameters, and with "int8" what
@@ -47,6 +49,7 @@ class Compressed:
         self._precision: Precision = precision
         self._codec = Codec(precision)
         self._reference: Leaves | None = None
+        self._device = torch.device("cpu")
         self._lost: dict[int, list[Tensor]] = {}
         self._lost_by_owner: dict[int, list[Tensor]] = {}
         self._teams: dict[int, list[Compressed]] = {}
@@ -109,152 +112,164 @@ class Compressed:
             mean = self._comm.weighted_mean(rows, weights, out)
             if reference is None:
                 self._reference = Leaves.like(rows, multiple=self.num_workers)
+                self._device = self._reference.flats[0].device
                 _put(self._reference, mean)
             return mean
         masses = weights_per_leaf(weights, len(rows))
-        pieces = plan_of(reference, self.num_workers).pieces
-        sections = self._mean_differences(rows, reference, pieces, masses)
-        self._move(reference, pieces, sections)
+        sections = [cut(own) for own in plan_of(reference, self.num_workers).pieces]
+        arrived = self._swap_rows(rows, reference, sections, masses)
+        self._move(reference, sections, arrived, masses)
         if out is None:
             out = Leaves.like(rows, multiple=self.num_processes)
         _put(out, reference)
         return out
 
-    def _mean_differences(
-        self, rows: Stack, reference: Leaves, pieces: Pieces, masses: list[list[float]]
-    ) -> list[list[Tensor]]:
-        """Phase one: the mean differences in the sections of the hosted workers, piece by piece."""
-        sent = [[_heavy(own, mass) for own in pieces] for mass in masses]
-        first = self.process * self.num_hosted
-        written = [
-            self._write_row(k, rows, reference, sent[first + k]) for k in range(self.num_hosted)
-        ]
-        outgoing = [
-            torch.cat([row[s] for row in written for s in self._of(p)])
-            for p in range(self.num_processes)
-        ]
-        sizes = [
-            [self._size(sent[i][s]) for i in self._of(p) for s in self._of(self.process)]
-            for p in range(self.num_processes)
-        ]
+    def _swap_rows(
+        self, rows: Stack, reference: Leaves, sections: Sections, masses: list[list[float]]
+    ) -> list[list[Parcel]]:
+        """Phase one: what every worker says of each section that a hosted worker owns.
+
+        Returns:
+            For each of the K sections, N parcels.
+        """
+        sent = [[_heavy(own, mass) for own in sections] for mass in masses]
+        mine = self._of(self.process)
+        to_each = [[(i, s) for i in mine for s in self._of(p)] for p in range(self.num_processes)]
+        outgoing, parcels = self._parcels_for(to_each, sent)
+        for i in mine:
+            written = [parcels[i, s] for s in range(self.num_workers)]
+            self._write_row(i - mine.start, rows, reference, sent[i], written)
+        from_each = [[(i, s) for i in self._of(p) for s in mine] for p in range(self.num_processes)]
+        incoming, arrived = self._parcels_for(from_each, sent)
+        stays = mine if self.num_processes > 1 else range(0)  # else workers stand for processes
         away = sum(
-            row[s].numel()
-            for k, row in enumerate(written)
+            num_bytes(self._codec, sent[i][s])
+            for i in mine
             for s in range(self.num_workers)
-            if (s not in self._of(self.process) if self.num_processes > 1 else s != k)
+            if s not in stays and s != i
         )
-        arrived = self._swap(outgoing, [sum(size) for size in sizes], away)
-        parcels = iter([x for a, size in zip(arrived, sizes, strict=True) for x in a.split(size)])
-        by_worker = [{s: next(parcels) for s in self._of(self.process)} for _ in masses]
-        return [
-            self._mean(pieces[s], [parcel[s] for parcel in by_worker], masses, reference)
-            for s in self._of(self.process)
-        ]
+        self.exchange(outgoing, incoming, away)
+        arrived.update((key, parcels[key]) for key in to_each[self.process])
+        return [[arrived[i, s] for i in range(self.num_workers)] for s in mine]
 
-    def _mean(
+    def _parcels_for(
+        self, keys: Sequence[Sequence[tuple[int, int]]], sent: Sequence[Sections]
+    ) -> tuple[list[Tensor], dict[tuple[int, int], Parcel]]:
+        """A buffer for each process, and the parcels in it, by worker and section."""
+        buffers: list[Tensor] = []
+        parcels: dict[tuple[int, int], Parcel] = {}
+        for of_process in keys:
+            buffer, made = self._parcels([sent[i][s] for i, s in of_process])
+            buffers.append(buffer)
+            parcels.update(zip(of_process, made, strict=True))
+        return buffers, parcels
+
+    def _parcels(self, contents: Sections) -> tuple[Tensor, list[Parcel]]:
+        """A buffer, and parcels of these contents in it, one behind the other."""
+        sizes = [num_bytes(self._codec, pieces) for pieces in contents]
+        buffer = torch.zeros(sum(sizes), dtype=torch.uint8, device=self._device)
+        parts = zip(contents, buffer.split(sizes), strict=True)
+        return buffer, [Parcel(self._codec, pieces, part) for pieces, part in parts]
+
+    def _write_row(
         self,
-        pieces: Sequence[Piece],
-        parcels: Sequence[Tensor],
-        masses: list[list[float]],
+        k: int,
+        rows: Stack,
         reference: Leaves,
-    ) -> list[Tensor]:
-        """The weighted mean of what workers sent of a section, in the order of their numbers."""
-        device = reference.flats[0].device
-        running = RunningMean([torch.zeros(piece.size, device=device) for piece in pieces])
-        for parcel, mass in zip(parcels, masses, strict=True):
-            heavy = _heavy(pieces, mass)
-            found = iter(self._read(parcel, heavy))
-            weights = [mass[piece.leaf] for piece in pieces]
-            # What has no weight is not read: the mean stands in for it.
-            row = [
-                next(found) if w > 0 else own for w, own in zip(weights, running.mean, strict=True)
-            ]
-            running.add(row, weights)
-        return running.mean
+        sections: Sections,
+        parcels: Sequence[Parcel],
+    ) -> None:
+        """A hosted worker's differences, a parcel for each section."""
+        if not any(sections):
+            return
+        flats = _flats(rows, k)
+        if self._codec.has_scales and k not in self._lost:
+            self._lost[k] = [torch.zeros_like(f, dtype=torch.float32) for f in reference.flats]
+        for pieces, parcel in zip(sections, parcels, strict=True):
+            for batch in batches(pieces):
+                differences = torch._foreach_sub(
+                    _parts(flats, batch.pieces), _parts(reference.flats, batch.pieces)
+                )
+                lost = _parts(self._lost[k], batch.pieces) if k in self._lost else []
+                self._write(parcel, batch, [d.to(torch.float32) for d in differences], lost)
 
-    def _move(self, reference: Leaves, pieces: Pieces, sections: list[list[Tensor]]) -> None:
+    def _write(
+        self, parcel: Parcel, batch: Batch, values: list[Tensor], lost: list[Tensor]
+    ) -> None:
+        """Values, with what was lost before; `lost` becomes what is now."""
+        if lost:
+            torch._foreach_add_(values, lost)
+        parcel.write(batch.first, values)
+        if lost:
+            torch._foreach_copy_(lost, values)
+            torch._foreach_sub_(lost, parcel.read(batch.first, len(values)))
+
+    def _move(
+        self,
+        reference: Leaves,
+        sections: Sections,
+        arrived: Sequence[Sequence[Parcel]],
+        masses: list[list[float]],
+    ) -> None:
         """Phase two: the owners' mean differences to all, who move the reference by them."""
-        mine = torch.cat([self._write_section(k, own) for k, own in enumerate(sections)])
-        sizes = [[self._size(pieces[s]) for s in self._of(p)] for p in range(self.num_processes)]
+        mine = self._of(self.process)
+        of_each = [[sections[s] for s in self._of(p)] for p in range(self.num_processes)]
+        buffer, written = self._parcels(of_each[self.process])
+        for k, parcel in enumerate(written):
+            self._write_section(k, sections[mine.start + k], arrived[k], masses, parcel)
         others = (self.num_processes if self.num_processes > 1 else self.num_workers) - 1
-        arrived = self._swap(
-            [mine] * self.num_processes, [sum(size) for size in sizes], mine.numel() * others
-        )
-        parcels = [x for a, size in zip(arrived, sizes, strict=True) for x in a.split(size)]
-        moves = [
-            move
-            for parcel, own in zip(parcels, pieces, strict=True)
-            for move in self._read(parcel, own)
-        ]
-        if not bool(torch.isfinite(torch.stack(torch._foreach_norm(moves))).all()):
+        incoming, parcels = map(list, zip(*map(self._parcels, of_each), strict=True))
+        self.exchange([buffer] * self.num_processes, incoming, buffer.numel() * others)
+        parcels[self.process] = written
+        sizes: list[Tensor] = []
+        for pieces, parcel in zip(sections, chain(*parcels), strict=True):
+            for batch in batches(pieces):
+                moves = parcel.read(batch.first, len(batch.pieces))
+                places = _parts(reference.flats, batch.pieces)
+                torch._foreach_add_(places, [m.to(x) for m, x in zip(moves, places, strict=True)])
+                sizes += torch._foreach_norm(moves)
+        if not bool(torch.isfinite(torch.stack(sizes)).all()):
             raise DivergedError(
                 "the mean of the workers' parameters is not finite; the guard keeps workers out "
                 "that have diverged"
             )
-        places = [reference.flats[p.flat][p.start : p.stop] for own in pieces for p in own]
-        torch._foreach_add_(places, [m.to(x) for m, x in zip(moves, places, strict=True)])
+
+    def _write_section(
+        self,
+        k: int,
+        pieces: Sequence[Piece],
+        arrived: Sequence[Parcel],
+        masses: list[list[float]],
+        parcel: Parcel,
+    ) -> None:
+        """The mean of what workers say of a hosted worker's section, in the order of workers."""
+        if self._codec.has_scales and k not in self._lost_by_owner:
+            self._lost_by_owner[k] = [
+                torch.zeros(piece.size, device=self._device) for piece in pieces
+            ]
+        lost = self._lost_by_owner.get(k, [])
+        read = [0] * len(arrived)
+        for batch in batches(pieces):
+            running = RunningMean([torch.zeros(p.size, device=self._device) for p in batch.pieces])
+            for i, (its, mass) in enumerate(zip(arrived, masses, strict=True)):
+                weights = [mass[piece.leaf] for piece in batch.pieces]
+                count = sum(weight > 0 for weight in weights)
+                found = iter(its.read(read[i], count))
+                read[i] += count
+                # What has no weight is not there: the mean stands in for it.
+                running.add(
+                    [
+                        next(found) if weight > 0 else own
+                        for weight, own in zip(weights, running.mean, strict=True)
+                    ],
+                    weights,
+                )
+            part = lost[batch.first : batch.first + len(batch.pieces)]
+            self._write(parcel, batch, running.mean, part)
 
     def _of(self, process: int) -> range:
         """The workers that a process hosts, whose sections it owns."""
         return range(process * self.num_hosted, (process + 1) * self.num_hosted)
-
-    def _size(self, pieces: Sequence[Piece]) -> int:
-        return self._codec.num_bytes(sum(piece.size for piece in pieces), len(pieces))
-
-    def _swap(self, outgoing: list[Tensor], sizes: list[int], sent: int) -> list[Tensor]:
-        """One buffer to each process, and one from each."""
-        incoming = [
-            mine if p == self.process else mine.new_empty(size)
-            for p, (mine, size) in enumerate(zip(outgoing, sizes, strict=True))
-        ]
-        self.exchange(outgoing, incoming, sent)
-        return incoming
-
-    def _write_row(
-        self, k: int, rows: Stack, reference: Leaves, pieces: list[list[Piece]]
-    ) -> list[Tensor]:
-        """A hosted worker's differences, a buffer for each section."""
-        device = reference.flats[0].device
-        if not any(pieces):
-            return [torch.empty(0, dtype=torch.uint8, device=device) for _ in pieces]
-        flats = _flats(rows, k)
-        difference = [
-            (flat - known[: len(flat)]).to(torch.float32)
-            for flat, known in zip(flats, reference.flats, strict=True)
-        ]
-        if self._codec.has_scales and k not in self._lost:
-            self._lost[k] = [torch.zeros_like(flat) for flat in difference]
-        flat_pieces = [piece for own in pieces for piece in own]
-        lost = [self._lost[k][p.flat][p.start : p.stop] for p in flat_pieces if self._lost]
-        values = [difference[p.flat][p.start : p.stop] for p in flat_pieces]
-        codes, scales = self._write(values, lost)
-        ends = accumulate((len(own) for own in pieces), initial=0)
-        return [_pack(codes[a:b], scales[a:b], device) for a, b in pairwise(ends)]
-
-    def _write_section(self, k: int, means: list[Tensor]) -> Tensor:
-        """A hosted worker's section of the mean difference."""
-        if self._codec.has_scales and k not in self._lost_by_owner:
-            self._lost_by_owner[k] = [torch.zeros_like(mean) for mean in means]
-        codes, scales = self._write(means, self._lost_by_owner.get(k, []))
-        device = means[0].device if means else torch.device("cpu")
-        return _pack(codes, scales, device)
-
-    def _write(self, values: list[Tensor], lost: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """Codes and scales of values and of what was lost before; `lost` becomes what is now."""
-        if lost:
-            torch._foreach_add_(values, lost)
-        codes, scales = self._codec.encode(values)
-        if lost:
-            torch._foreach_copy_(lost, values)
-            torch._foreach_sub_(lost, self._codec.decode(codes, scales))
-        return codes, scales
-
-    def _read(self, parcel: Tensor, pieces: Sequence[Piece]) -> list[Tensor]:
-        """What was written for these pieces, float32."""
-        scale_bytes = 4 * len(pieces) if self._codec.has_scales else 0
-        codes = parcel[scale_bytes:].view(self._codec.dtype).split([p.size for p in pieces])
-        scales = parcel[:scale_bytes].clone().view(torch.float32)  # wherever the parcel lies
-        return self._codec.decode(list(codes), scales)
 
     def state_dict(self) -> dict[str, Any]:
         """What must be saved so that training resumes bit for bit."""
@@ -283,10 +298,9 @@ def _heavy(pieces: Sequence[Piece], masses: Sequence[float]) -> list[Piece]:
     return [piece for piece in pieces if masses[piece.leaf] > 0]
 
 
-def _pack(codes: Sequence[Tensor], scales: Tensor, device: torch.device) -> Tensor:
-    """One buffer: the scales, then the codes."""
-    parts = [scales.contiguous().view(torch.uint8), *(code.view(torch.uint8) for code in codes)]
-    return torch.cat([part.to(device) for part in parts])
+def _parts(flats: Sequence[Tensor], pieces: Sequence[Piece]) -> list[Tensor]:
+    """The pieces of flat tensors."""
+    return [flats[piece.flat][piece.start : piece.stop] for piece in pieces]
 
 
 def _flats(rows: Stack, k: int) -> list[Tensor]:

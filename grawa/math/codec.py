@@ -1,5 +1,6 @@
 """Fewer bits for a difference: what is sent, and what it says."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -21,7 +22,8 @@ class Codec:
         precision: in what they are written.
 
     >>> codec = Codec("int8")
-    >>> codes, scales = codec.encode([torch.tensor([1.0, -0.5, 0.001])])
+    >>> codes, scales = [torch.empty(3, dtype=torch.int8)], torch.empty(1)
+    >>> codec.encode([torch.tensor([1.0, -0.5, 0.001])], codes, scales)
     >>> codes
     [tensor([127, -64,   0], dtype=torch.int8)]
     >>> [round(value, 3) for value in codec.decode(codes, scales)[0].tolist()]
@@ -32,32 +34,26 @@ class Codec:
         self.dtype = _DTYPES[precision]
         self.has_scales = not self.dtype.is_floating_point
 
-    def num_bytes(self, elements: int, tensors: int) -> int:
-        """What so many elements of so many tensors take, with their scales."""
-        return elements * self.dtype.itemsize + (4 * tensors if self.has_scales else 0)
-
-    def encode(self, tensors: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def encode(self, tensors: Sequence[Tensor], codes: Sequence[Tensor], scales: Tensor) -> None:
         """Writes tensors.
 
         Args:
-            tensors: M of them, float32, none empty.
-
-        Returns:
-            Their codes, and their scales, float32: (M,), or (0,) where there are none. A tensor
-            that is not finite has a scale, or codes, that are not finite.
+            tensors: M of them, float32, none empty; at least one.
+            codes: where to, M tensors of the same shapes.
+            scales: where their scales go, float32: (M,), or (0,) where there are none. A tensor
+                that is not finite gets a scale, or codes, that are not finite.
         """
-        if not tensors:
-            return [], torch.empty(0)
         if not self.has_scales:
-            return [_cast(tensor, self.dtype) for tensor in tensors], tensors[0].new_empty(0)
-        largest = torch.stack(torch._foreach_norm(tensors, ord=float("inf")))
-        scales = largest / _STEPS
+            torch._foreach_copy_(list(codes), [_within(x, self.dtype) for x in tensors])
+            return
+        largest = torch.stack(torch._foreach_norm(list(tensors), ord=float("inf")))
+        torch.div(largest, _STEPS, out=scales)
         by = torch.where(scales <= 0.0, torch.ones_like(scales), scales)
-        levels = torch._foreach_div(tensors, list(by.unbind()))
+        levels = torch._foreach_div(list(tensors), list(by.unbind()))
         torch._foreach_round_(levels)
-        return [level.to(self.dtype) for level in levels], scales
+        torch._foreach_copy_(list(codes), levels)
 
-    def decode(self, codes: list[Tensor], scales: Tensor) -> list[Tensor]:
+    def decode(self, codes: Sequence[Tensor], scales: Tensor) -> list[Tensor]:
         """Reads what `encode` wrote.
 
         Returns:
@@ -69,7 +65,9 @@ class Codec:
         return values
 
 
-def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """To the nearest number that there is; what is finite stays so."""
+def _within(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is finite as near as can be to a number that there is; the rest as it is."""
     most = torch.finfo(dtype).max
-    return torch.where(torch.isfinite(tensor), tensor.clamp(-most, most), tensor).to(dtype)
+    if most > torch.finfo(torch.float16).max:  # as wide as float32
+        return tensor
+    return torch.where(torch.isfinite(tensor), tensor.clamp(-most, most), tensor)

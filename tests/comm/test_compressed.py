@@ -101,11 +101,12 @@ def test_the_same_bits_in_every_arrangement(
 
 def test_the_bytes_are_those_of_the_closed_form() -> None:
     # 24 numbers in flat tensors of 16 and 8 (padded): sections of 4 and 2. Pieces by section: of
-    # "a" 4, 4, 4 and 3, "c" the last 1; of "b" 2, 2, 2 and 1.
+    # "a" 4, 4, 4 and 3, "c" the last 1; of "b" 2, 2, 2 and 1. Parcels are whole words of 4 bytes.
     sections = [4 + 2, 4 + 2, 4 + 2, 3 + 1 + 1]
     pieces = [2, 2, 2, 3]
     for precision, each, scale in (("int8", 1, 4), ("bf16", 2, 0), ("fp16", 2, 0)):
-        size = [each * n + scale * p for n, p in zip(sections, pieces, strict=True)]
+        exact = [each * n + scale * p for n, p in zip(sections, pieces, strict=True)]
+        size = [-(-n // 4) * 4 for n in exact]
         rows = sum(sum(size) - own for own in size)
         assert means(precision)[1] == 3 * (rows + 3 * sum(size)) // 4  # type: ignore[arg-type]
 
@@ -137,6 +138,22 @@ def test_int8_by_hand() -> None:
     mean = compressed.weighted_mean({"x": torch.tensor([[1.0, 0.0], [0.5, 1.27]])}, half)
     # Each piece is one number here, so its scale makes it exact to rounding.
     torch.testing.assert_close(mean["x"], torch.tensor([0.75, 0.635]), rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.parametrize("size", [2**16 - 1, 2**16, 2**16 + 1, 300_001])
+def test_large_leaves_are_cut_and_each_part_has_a_scale(size: int) -> None:
+    compressed = Compressed(InProcessCommunicator(2), "int8")
+    half = torch.full((2, 1), 0.5, dtype=torch.float64)
+    compressed.weighted_mean({"x": torch.zeros(2, size), "y": torch.zeros(2, 3)}, half)
+    small = 1e-3 * torch.sin(torch.arange(2.0 * size).view(2, size))
+    rows = {"x": small, "y": torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 5.0]])}
+    rows["x"][:, -1] = 1000.0  # coarsens the numbers of its own part only
+    mean = compressed.weighted_mean(rows, half)
+    fine = size // 4
+    torch.testing.assert_close(
+        mean["x"][:fine], small.mean(dim=0)[:fine], rtol=0.0, atol=2.1 * 1e-3 / 127
+    )
+    torch.testing.assert_close(mean["y"], torch.tensor([2.0, 2.0, 4.0]), rtol=0.0, atol=0.1)
 
 
 def test_a_row_without_weight_may_hold_anything() -> None:

@@ -45,6 +45,7 @@ OTHER = TrainConfig(
     overlap_steps=1,
     fragments=2,
     comm_dtype="int8",
+    hook_every=2,
 )
 
 VIRTUAL = TrainConfig(
