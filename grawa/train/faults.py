@@ -88,7 +88,7 @@ class Fault:
         return 1 if self.kind == "batch-of-one" else size
 
     def scale_lr(self, optimizer: Optimizer) -> None:
-        """Raises the worker's learning rate; before a scheduler is made."""
+        """Raises the worker's learning rate."""
         if self.kind == "lr-x":
             for group in optimizer.param_groups:
                 group["lr"] *= self.factor

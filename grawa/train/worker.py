@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from grawa.seeding import generator
 from grawa.tasks import Data, Task
@@ -49,9 +48,8 @@ class Worker:
         self.optimizer = _optimizer(self.model, settings)
         for fault in self._faults:
             fault.scale_lr(self.optimizer)
-        self._progress = 0.0
-        factor = _cosine if settings.lr_schedule == "cosine" else _constant
-        self._scheduler = LambdaLR(self.optimizer, lambda _: factor(self._progress))
+        self._lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self._factor = _cosine if settings.lr_schedule == "cosine" else _constant
 
     def backward(self, step: int) -> Tensor:
         """The gradient of one batch; local step `step`, from 1.
@@ -77,15 +75,14 @@ class Worker:
         Args:
             progress: how much of the training is done, in [0, 1].
         """
-        self._progress = min(1.0, progress)
-        self._scheduler.step()
+        for group, lr in zip(self.optimizer.param_groups, self._lrs, strict=True):
+            group["lr"] = lr * self._factor(progress)
 
     def state_dict(self) -> dict[str, Any]:
         """What must be saved so that training resumes bit for bit."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self._scheduler.state_dict(),
             "batches": self._batches.state_dict(),
         }
 
@@ -93,7 +90,6 @@ class Worker:
         """Takes back what `state_dict` gave."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self._scheduler.load_state_dict(state["scheduler"])
         self._batches.load_state_dict(state["batches"])
 
 
