@@ -191,6 +191,11 @@ class Averager:
         """
         return self._rounds.waiting
 
+    @property
+    def replicas(self) -> Replicas:
+        """The hosted workers' models and optimizers, with their parameters as stacks."""
+        return self._replicas
+
     def __enter__(self) -> Self:
         self.attach()
         return self
@@ -305,18 +310,37 @@ class Averager:
         finally:
             model.load_state_dict(own)
 
+    def step_together(self, move: Callable[[], object]) -> None:
+        """A local step of all hosted workers at once, in place of their optimizers' own steps.
+
+        The optimizers still say what the learning rates are, and their state is cleared when a
+        worker starts again.
+
+        Args:
+            move: moves all hosted workers' parameters by their gradients.
+        """
+        self._share_gradients()
+        move()
+        self._stepped(slice(None))
+
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if not self.strategy.shares_gradients(self.step):
-            return
-        if args[1:] or kwargs.get("closure") is not None:
+        has_closure = args[1:] or kwargs.get("closure") is not None
+        if has_closure and self.strategy.shares_gradients(self.step):
             raise UserError(
                 "this strategy averages gradients before the optimizer's step, which an optimizer "
                 "that calls a closure makes inside it: call backward() first, and step() without"
             )
-        with torch.no_grad():
-            self._rounds.share_gradients()
+        self._share_gradients()
+
+    def _share_gradients(self) -> None:
+        if self.strategy.shares_gradients(self.step):
+            with torch.no_grad():
+                self._rounds.share_gradients()
 
     def _after_step(self, who: slice, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._stepped(who)
+
+    def _stepped(self, who: slice) -> None:
         self._check_losses()
         with torch.no_grad():
             self._rounds.local_step(who)

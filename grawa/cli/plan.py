@@ -118,7 +118,7 @@ def _subject(what: str, batch_size: int, device: torch.device) -> Subject:
 
     def step() -> None:
         worker.backward(1)
-        worker.move()
+        worker.optimizer.step()
 
     return Subject(model=worker.model, optimizer=worker.optimizer, step=step, samples=batch_size)
 

@@ -40,6 +40,7 @@ from grawa.train.launch import (
     while_parent_lives,
 )
 from grawa.train.loop import Evaluated, Event, Finished, Started, deal, load, train
+from grawa.train.stackable import try_out
 from grawa.train.worker import Worker
 
 
@@ -95,7 +96,10 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"probe_size must be at least 1, got {config.probe_size}")
     if config.tensorboard:
         require_tensorboard()
-    deal(task, load(task, settings, torch.device("cpu")), settings)
+    data = load(task, settings, torch.device("cpu"))
+    deal(task, data, settings)
+    if settings.stack_workers:
+        try_out(task, data, settings)
     pick_device(config.device)
 
 

@@ -130,6 +130,11 @@ class TrainConfig:
     checkpoint_every: int = 0
     """Rounds between checkpoints; 0 for none. `grawa resume RUN` goes on from the last."""
 
+    stack_workers: bool = False
+    """Whether the workers of a process make their local steps in one batched pass: the same
+    numbers to rounding, and faster for many small models in one process. The model must allow
+    it."""
+
     clock: Literal["wall", "virtual"] = "wall"
     """virtual: time passes by --step-time and by what rounds would take over --link; all workers
     live in one process."""
@@ -189,6 +194,7 @@ class TrainConfig:
             seed=self.seed,
             timeout=timedelta(seconds=self.timeout),
             checkpoint_every=self.checkpoint_every,
+            stack_workers=self.stack_workers,
         )
 
     def _evaluate_every(self) -> int:

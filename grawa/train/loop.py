@@ -18,7 +18,9 @@ from grawa.tasks import Data, Task
 from grawa.train.batches import shard
 from grawa.train.checkpoint import latest, restore, save
 from grawa.train.ending import Ending
+from grawa.train.hosted import Hosted, Looped
 from grawa.train.settings import Settings
+from grawa.train.stacked import Stacked
 from grawa.train.worker import Worker
 
 StrategyFor = Callable[[Task, Data, list[Worker]], Strategy]
@@ -127,7 +129,8 @@ class Run:
         checkpoints: the folder for checkpoints, if there are to be some.
 
     Raises:
-        UserError: if the number of workers is not a multiple of the number of processes.
+        UserError: if the number of workers is not a multiple of the number of processes, or they
+            are to be stacked and can't be.
     """
 
     def __init__(
@@ -154,6 +157,7 @@ class Run:
         self._news: list[Event] = []
         self._clock = settings.modelled() if settings.modelled else WallClock()
         self.averager = self._make_averager(strategy_for(task, self._data, self._workers))
+        self._hosted = self._make_hosted()
         found = latest(checkpoints) if checkpoints else None
         if found:
             restore(found, self._workers, self.averager, self._process)
@@ -178,6 +182,11 @@ class Run:
             clock=self._clock,
         )
 
+    def _make_hosted(self) -> Hosted:
+        if not self._settings.stack_workers:
+            return Looped(self._workers)
+        return Stacked(self._task, self._data, self._workers, self.averager, self._settings)
+
     def started(self) -> Started:
         """What is about to be trained."""
         parameters = self._workers[0].model.parameters()
@@ -200,20 +209,15 @@ class Run:
     def step(self) -> None:
         """A local step of the hosted workers, or of the one whose turn it is."""
         averager = self.averager
+        turn = None
         if averager.steps_individually:
             assert isinstance(self._clock, VirtualClock), "only there workers take turns"
             turn = self._clock.next_worker(averager.waiting)
-            workers, worker = self._workers[turn : turn + 1], turn
-        else:
-            turn, workers, worker = 0, self._workers, None
-        losses = [
-            each.backward(steps + 1)
-            for each, steps in zip(workers, averager.steps[turn:], strict=False)
-        ]
-        averager.record_loss(torch.stack(losses), worker)
-        for each in workers:
-            each.move()
-        self._set_lrs(workers)
+        who = slice(None) if turn is None else slice(turn, turn + 1)
+        losses = self._hosted.backward(who, [steps + 1 for steps in averager.steps[who]])
+        averager.record_loss(losses, turn)
+        self._hosted.move(who)
+        self._set_lrs(self._workers[who])
 
     def _set_lrs(self, workers: list[Worker]) -> None:
         mean_steps = self.averager.total_steps / self._settings.workers

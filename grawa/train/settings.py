@@ -44,6 +44,7 @@ class Settings:
         seed: of everything random.
         timeout: how long a message may wait for the others.
         checkpoint_every: rounds between checkpoints, or 0 for none.
+        stack_workers: whether the workers of a process make their local steps in one batched pass.
     """
 
     workers: int
@@ -70,6 +71,7 @@ class Settings:
     seed: int
     timeout: timedelta
     checkpoint_every: int
+    stack_workers: bool
 
     def __post_init__(self) -> None:
         for name in ("workers", "steps", "batch_size"):
@@ -97,4 +99,20 @@ class Settings:
                 raise UserError(
                     f"fault {fault.kind} names worker {fault.worker}, but the workers are 0 to "
                     f"{self.workers - 1}"
+                )
+        if self.stack_workers:
+            self._check_stacking()
+
+    def _check_stacking(self) -> None:
+        """Workers that are stacked do the same at the same time."""
+        if self.modelled is not None and self.schedule.counts_together:
+            raise UserError(
+                "with --clock virtual and --schedule shared-count workers step in turns, so they "
+                "can't step together: leave out --stack-workers"
+            )
+        for fault in self.faults:
+            if fault.batch_size(self.batch_size) != self.batch_size:
+                raise UserError(
+                    f"--stack-workers needs batches of one size, but fault {fault.kind}:"
+                    f"{fault.worker} has others: leave one of the two out"
                 )

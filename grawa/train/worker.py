@@ -23,6 +23,9 @@ class Worker:
         samples: indices of its samples.
         settings: how it trains.
         device: where its model lives; `data` is there already.
+
+    Attributes:
+        targets: of all samples, as this worker sees them.
     """
 
     def __init__(
@@ -37,10 +40,10 @@ class Worker:
         self._task = task
         self._faults = [fault for fault in settings.faults if fault.worker == index]
         self._inputs = data.train_inputs
-        self._targets = data.train_targets
+        self.targets = data.train_targets
         batch_size = settings.batch_size
         for fault in self._faults:
-            self._targets = fault.labels(self._targets, task.num_classes, settings.seed)
+            self.targets = fault.labels(self.targets, task.num_classes, settings.seed)
             batch_size = fault.batch_size(batch_size)
         self._batches = Batches(samples, batch_size, generator(settings.seed, "batches", index))
         dtype = getattr(torch, settings.dtype)
@@ -57,17 +60,21 @@ class Worker:
         Returns:
             The loss, a scalar.
         """
-        for fault in self._faults:
-            fault.strike(self.model, step)
-        batch = self._batches.next().to(self._inputs.device)
+        batch = self.next_batch(step).to(self._inputs.device)
         self.optimizer.zero_grad()
-        loss = self._task.loss(self.model, self._inputs[batch], self._targets[batch])
+        loss = self._task.loss(self.model, self._inputs[batch], self.targets[batch])
         loss.backward()
         return loss.detach()
 
-    def move(self) -> None:
-        """The optimizer's step."""
-        self.optimizer.step()
+    def next_batch(self, step: int) -> Tensor:
+        """The samples of local step `step`, from 1, before which faults strike.
+
+        Returns:
+            Indices, (batch_size,).
+        """
+        for fault in self._faults:
+            fault.strike(self.model, step)
+        return self._batches.next()
 
     def set_lr(self, progress: float) -> None:
         """The learning rate for the next step.

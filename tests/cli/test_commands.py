@@ -164,6 +164,7 @@ FAST = ("--processes", "1", "--workers", "2", "--steps", "8", "--sync-every", "4
         ("digits", "--strategy", "diloco:outer.lr=0.5", "--optimizer", "adamw", "--lr", "0.01"),
         ("digits", "--norms", "probe", "--probe-size", "5", "--shards", "dirichlet:0.5"),
         ("digits", "--fault", "nan:1@3"),
+        ("digits", "--stack-workers", "--fault", "lr-x2:1"),
         ("digits", "--fault", "wrong-labels:1", "--fault", "lr-x6:0"),
         ("logistic", "--dtype", "float64", "--lr-schedule", "constant"),
         ("quadratic:dimensions=3", "--no-guard", "--buffers", "local", "--tensorboard"),
@@ -266,6 +267,17 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "unknown fault": (("train", "digits", "--fault", "tired:1"), "there is no fault 'tired:1'"),
     "fault of nobody": (("train", "digits", "--fault", "nan:4@1"), "the workers are 0 to 3"),
     "fault without labels": (("train", "quadratic", "--fault", "wrong-labels:0"), "with labels"),
+    "stacked batches of one": (
+        ("train", "digits", "--stack-workers", "--fault", "batch-of-one:0"),
+        "--stack-workers needs batches of one size",
+    ),
+    "stacked turns": (
+        (
+            *("train", "digits", "--stack-workers"),
+            *("--clock", "virtual", "--schedule", "shared-count"),
+        ),
+        "can't step together: leave out --stack-workers",
+    ),
     "no workers": (("train", "digits", "--workers", "0"), "workers must be at least 1, got 0"),
     "no steps": (("train", "digits", "--steps", "-1"), "steps must be at least 1, got -1"),
     "no sync": (("train", "digits", "--sync-every", "0"), "sync_every must be a whole number"),

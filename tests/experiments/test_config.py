@@ -46,6 +46,7 @@ OTHER = TrainConfig(
     fragments=2,
     comm_dtype="int8",
     hook_every=2,
+    stack_workers=True,
 )
 
 VIRTUAL = TrainConfig(
