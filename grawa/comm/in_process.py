@@ -81,8 +81,7 @@ class InProcessCommunicator:
         mean = Leaves.like(rows, multiple=self._num_workers) if out is None else out
         per_leaf = weights_per_leaf(weights, len(rows))
         mean_of_rows(rows, per_leaf, mean)
-        plan = plan_of(mean, self._num_workers)
-        self._bytes += sum(plan.bytes_sent(i, per_leaf) for i in range(self._num_workers))
+        self._bytes += plan_of(mean, self._num_workers).bytes_sent_by_all(per_leaf)
         return mean
 
     def exchange(self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor], sent: int) -> None:

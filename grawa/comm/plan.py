@@ -67,6 +67,18 @@ class Plan:
         return rows + (len(self.pieces) - 1) * self.section_bytes
 
 
+    def bytes_sent_by_all(self, masses: Sequence[Sequence[float]]) -> int:
+        """The sum of `bytes_sent` over all processes, in one pass over the pieces."""
+        processes = len(self.pieces)
+        senders = [sum(mass > 0 for mass in column) for column in zip(*masses, strict=True)]
+        rows = sum(
+            piece.num_bytes * (senders[piece.leaf] - (masses[owner][piece.leaf] > 0))
+            for owner, pieces in enumerate(self.pieces)
+            for piece in pieces
+        )
+        return rows + processes * (processes - 1) * self.section_bytes
+
+
 def plan_of(leaves: Leaves, num_processes: int) -> Plan:
     """The plan for leaves whose flat tensors can be cut into equal sections.
 

@@ -11,6 +11,10 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
+MOST_BYTES = 1_000_000
+"""Of one parameter of the workers that move together, and so of what is computed on the way: larger
+temporary tensors fall out of the cache, and their memory is asked of the system anew each time."""
+
 State = dict[str, Tensor]
 """An optimizer's state for one parameter; or, with a leading K, for a leaf of the stack."""
 
@@ -62,7 +66,7 @@ class StackedOptimizer:
     The optimizers keep their options and their state, in torch's form: what they hold are rows of
     the stacked state. A state that was cleared or loaded is taken over at the next step. Workers
     next to each other move together if they have the same options and, where they count them, as
-    many steps behind them.
+    many steps behind them; large ones in several goes.
 
     Args:
         stack: L parameters, (K, *shape) each, to be moved.
@@ -78,6 +82,7 @@ class StackedOptimizer:
     ) -> None:
         self._rule = RULES[type(optimizers[0])]
         self._stack, self._params, self._optimizers = stack, params, optimizers
+        self._most = max(1, MOST_BYTES // max(rows[0].nbytes for rows in stack))
         self._states = [self._empty(rows) for rows in stack]
         self._rows = [
             [{name: values[k] for name, values in state.items()} for state in self._states]
@@ -118,7 +123,8 @@ class StackedOptimizer:
         ]
         for (options, _), run in groupby(range(len(keys)), keys.__getitem__):
             who = list(run)
-            yield slice(who[0], who[-1] + 1), options
+            for first in range(who[0], who[-1] + 1, self._most):
+                yield slice(first, min(first + self._most, who[-1] + 1)), options
 
     def _take_over(self) -> None:
         """Makes the optimizers' states rows of ours, with what they hold now."""

@@ -101,6 +101,7 @@ def test_a_process_without_weight_sends_no_row() -> None:
     # Elements 0-7 are the first leaf and 8-11 the second; process p owns 3p .. 3p+2.
     rows = [5 * 4, 0, (6 + 3) * 4, 1 * 4]
     assert [plan.bytes_sent(p, masses) - 3 * 12 for p in range(4)] == rows
+    assert plan.bytes_sent_by_all(masses) == sum(rows) + 4 * 3 * 12
 
 
 def test_leaves_that_do_not_divide_are_refused() -> None:
