@@ -9,11 +9,15 @@ import matplotlib as mpl
 mpl.use("Agg")
 
 from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator, NullLocator
 
 from grawa.files import replacing
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#7F7F7F"
 """Of Okabe and Ito's palette, which colour-blind people can tell apart."""
+
+PALETTE = (BLUE, "#D55E00", GREEN, "#CC79A7")
+"""Of the same, for lines."""
 
 
 def network_picture(found: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path) -> None:
@@ -42,6 +46,63 @@ def network_picture(found: Mapping[str, Mapping[str, Mapping[str, Any]]], path: 
     panels[0].invert_yaxis()
     figure.tight_layout()
     save(figure, path)
+
+
+def scale_picture(
+    times: Mapping[str, Mapping[int, float]],
+    memory: Mapping[str, Mapping[int, float]],
+    predictions: Mapping[str, Mapping[str, Mapping[int, float]]],
+    path: Path,
+) -> None:
+    """What a worker costs in one process, and what a step is predicted to take on many machines.
+
+    Args:
+        times: name -> workers -> microseconds of a worker-step.
+        memory: name -> workers -> kilobytes of each further worker.
+        predictions: link -> name -> workers -> milliseconds of a local step.
+        path: of the PNG.
+    """
+    figure, (above, below) = plt.subplots(2, 2, figsize=(13, 11), layout="constrained")
+    labels = ("time of a worker-step, us", "memory of each further worker, kB")
+    for axis, series, label in zip(above, (times, memory), labels, strict=True):
+        for i, (name, values) in enumerate(series.items()):
+            style, mark = ("-", "o") if i % 2 == 0 else ("--", "s")
+            _line(axis, values, name, PALETTE[i // 2], mark, linestyle=style)
+        _by_workers(axis, "workers in one process", label)
+    figure.legend(
+        *above[0].get_legend_handles_labels(), fontsize=14, ncols=3, loc="outside upper center"
+    )
+    for axis, (link, methods) in zip(below, predictions.items(), strict=True):
+        for i, (name, values) in enumerate(methods.items()):
+            # The later ones may lie on the earlier ones.
+            _line(axis, values, name, PALETTE[i], "osv^"[i], markersize=12 - 2 * i)
+        _by_workers(axis, "workers, a machine each", "predicted time of a local step, ms")
+        axis.set_title(_rate_text(link.split(":")[0]), fontsize=16)
+    below[1].legend(fontsize=14)
+    lowest, highest = zip(*(axis.get_ylim() for axis in below), strict=True)
+    for axis in below:
+        axis.set_ylim(min(lowest), max(highest))
+    save(figure, path)
+
+
+def _line(
+    axis: Any, values: Mapping[int, float], name: str, colour: str, mark: str, **style: Any
+) -> None:
+    axis.plot(list(values), list(values.values()), label=name, color=colour, marker=mark, **style)
+
+
+def _by_workers(axis: Any, workers: str, label: str) -> None:
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.set_xlabel(workers, fontsize=16)
+    axis.set_ylabel(label, fontsize=16)
+    axis.tick_params(labelsize=14)
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def save(figure: Any, path: Path) -> None:

@@ -66,12 +66,11 @@ class Plan:
         )
         return rows + (len(self.pieces) - 1) * self.section_bytes
 
-
     def bytes_sent_by_all(self, masses: Sequence[Sequence[float]]) -> int:
         """The sum of `bytes_sent` over all processes, in one pass over the pieces."""
         processes = len(self.pieces)
-        senders = [sum(mass > 0 for mass in column) for column in zip(*masses, strict=True)]
-        rows = sum(
+        senders = [sum(m > 0 for m in column) for column in zip(*masses, strict=True)]
+        rows: int = sum(
             piece.num_bytes * (senders[piece.leaf] - (masses[owner][piece.leaf] > 0))
             for owner, pieces in enumerate(self.pieces)
             for piece in pieces

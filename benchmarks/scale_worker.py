@@ -1,0 +1,137 @@
+"""One measurement of `scale.py`, in a process of its own."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+import grawa
+from grawa.experiments.config import TrainConfig
+from grawa.seeding import seeded
+from grawa.tasks import Data, Digits, Task
+from grawa.train.loop import Run
+from memory import measure
+
+REPEATS = 16
+"""How often each image is there, so that 256 workers have 75 each."""
+
+SYNC_EVERY = 32
+BATCH = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManyDigits(Digits):
+    """Digits for many workers: each training image several times."""
+
+    def data(self, seed: int) -> Data:
+        """See `Task.data`."""
+        data = super().data(seed)
+        inputs = data.train_inputs.repeat(REPEATS, 1)
+        return data._replace(train_inputs=inputs, train_targets=data.train_targets.repeat(REPEATS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convolved(ManyDigits):
+    """The same with convolutions.
+
+    Args:
+        widths: channels of each convolution, 3 x 3.
+        pooled: after which of them the resolution halves.
+    """
+
+    widths: tuple[int, ...]
+    pooled: tuple[int, ...]
+
+    def model(self, seed: int) -> nn.Module:
+        """Convolutions with ReLUs, and a linear layer."""
+        layers: list[nn.Module] = [nn.Unflatten(1, (1, 8, 8))]
+        width_in, side = 1, 8
+        with seeded(seed, "model"):
+            for i, width in enumerate(self.widths):
+                layers += [nn.Conv2d(width_in, width, 3, padding=1), nn.ReLU()]
+                if i in self.pooled:
+                    layers.append(nn.MaxPool2d(2))
+                    side //= 2
+                width_in = width
+            return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width_in * side**2, 10))
+
+
+TASKS: dict[str, Task] = {
+    "MLP": ManyDigits(),
+    "small CNN": Convolved(widths=(16, 32), pooled=(0, 1)),
+    "CNN": Convolved(widths=(32, 64), pooled=(1,)),
+}
+"""With 4,810, 6,090 and 29,066 parameters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to measure.
+
+    Attributes:
+        model: of `TASKS`.
+        stacked: whether the workers make their steps together.
+        workers: N, all in one process.
+        worker_steps: at least so many steps of all workers together are timed.
+    """
+
+    model: str
+    stacked: bool
+    workers: int
+    worker_steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What was measured.
+
+    Attributes:
+        seconds: of a worker-step: all that a local step takes, rounds included, over N.
+        rest: bytes that the workers keep, over those of the process before.
+        peak: bytes they take at most.
+    """
+
+    seconds: float
+    rest: int
+    peak: int
+
+
+def work(job: Job) -> Found:
+    """Trains for some rounds, watches the memory, then the time."""
+    torch.set_num_threads(1)
+    task = TASKS[job.model]
+    usual = TrainConfig(
+        task="digits",
+        workers=job.workers,
+        batch_size=BATCH,
+        sync_every=SYNC_EVERY,
+        steps=10**6,
+        stack_workers=job.stacked,
+    )
+
+    def build() -> Run:
+        run = Run(task, lambda *_: grawa.LGRAWA(), usual.settings(), torch.device("cpu"), None)
+        run.averager.attach()
+        return run
+
+    run, memory = measure(build, lambda _: None, lambda run: _train(run, SYNC_EVERY))
+    rounds = max(1, -(-job.worker_steps // (job.workers * SYNC_EVERY)))
+    began = time.perf_counter()
+    _train(run, rounds * SYNC_EVERY)
+    seconds = time.perf_counter() - began
+    return Found(
+        seconds=seconds / (rounds * SYNC_EVERY * job.workers), rest=memory.rest, peak=memory.peak
+    )
+
+
+def _train(run: Run, steps: int) -> None:
+    for _ in range(steps):
+        run.step()
+    for _ in run.news():  # so that reports don't pile up
+        pass
+
+
+def tensor_bytes(model: str) -> int:
+    """Of a worker's parameters, gradients and momentum."""
+    return 3 * sum(p.nbytes for p in TASKS[model].model(0).parameters())
