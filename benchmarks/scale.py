@@ -2,8 +2,8 @@
 
 Run `python benchmarks/scale.py`; `--help` tells the options. Each number of workers is measured in
 a fresh process, one after another and stacked (`--stack-workers`), in an order drawn anew for each
-turn. The prediction is the planner's, for a model and a step that are given; what a round computes
-is measured here.
+turn; what counts is the processor's time, of one thread. The prediction is the planner's, for a
+model and a step that are given; what a round computes is measured here.
 """
 
 import os
@@ -38,6 +38,12 @@ LEAST = 4
 """Workers from which on time and memory of each are to be flat: below, a step has hardly more than
 what it takes whatever the number of workers."""
 
+PRELOADED = [
+    *("torch", "torch._dynamo", "sklearn.datasets", "grawa.train.loop"),
+    *("matplotlib.pyplot", "rich.progress", "tyro"),
+]
+"""What each fresh process finds there: packages, but nothing that was computed."""
+
 KINDS = ("one by one", "stacked")
 
 VARIANTS = {
@@ -55,11 +61,11 @@ class Config:
 
     workers: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
     """With the MLP."""
-    cnn_workers: tuple[int, ...] = (1, 4, 16, 64)
+    cnn_workers: tuple[int, ...] = (1, 8, 64)
     """With the CNNs."""
     turns: int = 3
     """Measurements of each."""
-    worker_steps: int = 2048
+    worker_steps: int = 1024
     """Timed in each, at least."""
     machines: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
     """Workers to predict for, on a ring."""
@@ -116,7 +122,7 @@ def _jobs(config: Config) -> list[Job]:
 def _measured(jobs: Sequence[Job], turns: int) -> dict[Job, list[Found]]:
     """Each job in a fresh process, in an order of its own in each turn."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["scale_worker"])
+    context.set_forkserver_preload(PRELOADED)
     samples: dict[Job, list[Found]] = {job: [] for job in jobs}
     order = [job for turn in range(turns) for job in random.Random(turn).sample(jobs, len(jobs))]
     for job in track(order, "worker-steps"):
@@ -128,6 +134,7 @@ def _measured(jobs: Sequence[Job], turns: int) -> dict[Job, list[Found]]:
 def _median(found: Sequence[Found]) -> Found:
     return Found(
         seconds=statistics.median(one.seconds for one in found),
+        wall_seconds=statistics.median(one.wall_seconds for one in found),
         rest=round(statistics.median(one.rest for one in found)),
         peak=round(statistics.median(one.peak for one in found)),
     )
@@ -215,8 +222,9 @@ def _show_model(model: str, medians: Mapping[Job, Found]) -> None:
     columns = ["workers", "us", "stacked", "faster by", "kB", "stacked"]
     show(f"{model} on digits, one by one and stacked", columns, rows)
     print(
-        "us: of a worker-step. kB: at the peak, for each worker beside the first; parameters, "
-        f"gradients and momentum are {tensor_bytes(model) / 1e3:.0f} kB of it."
+        "us: of the processor, for a worker-step. kB: at the peak, for each worker beside the "
+        "first; parameters, gradients and momentum are "
+        f"{tensor_bytes(model) / 1e3:.0f} kB of it."
     )
 
 

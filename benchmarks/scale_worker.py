@@ -87,12 +87,15 @@ class Found:
     """What was measured.
 
     Attributes:
-        seconds: of a worker-step: all that a local step takes, rounds included, over N.
+        seconds: of the processor, for a worker-step: all that a local step takes, rounds
+            included, over N. Other load on the machine hardly moves it.
+        wall_seconds: the same by the wall's clock.
         rest: bytes that the workers keep, over those of the process before.
         peak: bytes they take at most.
     """
 
     seconds: float
+    wall_seconds: float
     rest: int
     peak: int
 
@@ -117,11 +120,15 @@ def work(job: Job) -> Found:
 
     run, memory = measure(build, lambda _: None, lambda run: _train(run, SYNC_EVERY))
     rounds = max(1, -(-job.worker_steps // (job.workers * SYNC_EVERY)))
-    began = time.perf_counter()
+    began, processor_began = time.perf_counter(), time.process_time()
     _train(run, rounds * SYNC_EVERY)
-    seconds = time.perf_counter() - began
+    processor, wall = time.process_time() - processor_began, time.perf_counter() - began
+    made = rounds * SYNC_EVERY * job.workers
     return Found(
-        seconds=seconds / (rounds * SYNC_EVERY * job.workers), rest=memory.rest, peak=memory.peak
+        seconds=processor / made,
+        wall_seconds=wall / made,
+        rest=memory.rest,
+        peak=memory.peak,
     )
 
 

@@ -19,6 +19,8 @@ ROWS = 2
 TOLERANCE = 1e-3
 """Of what comes of a trial, relative: far above rounding, far below what would be another model."""
 
+_REFUSED = "the model can't be trained with --stack-workers, leave that out:"
+
 Outcome = dict[str, Tensor]
 """Of a trial: what -> (ROWS, number of values)."""
 
@@ -53,9 +55,6 @@ def try_out(task: Task, data: Data, settings: Settings) -> list[str]:
         if not vector_norm(found[what] - values) <= TOLERANCE * vector_norm(values):
             raise UserError(f"{_REFUSED} its {what} would be others than without")
     return names
-
-
-_REFUSED = "the model can't be trained with --stack-workers, leave that out:"
 
 
 def _models(task: Task, data: Data, settings: Settings) -> list[nn.Module]:
