@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Optimizer
@@ -63,11 +63,11 @@ def alone(model: nn.Module, sync_every: int) -> Trainee:
     return Trainee(model=model, optimizer=sgd(model))
 
 
-def ddp(model: nn.Module, sync_every: int, *, bf16: bool = False) -> Trainee:
+def ddp(model: nn.Module, sync_every: int, *, hook: Callable[..., Any] | None = None) -> Trainee:
     """PyTorch's own data parallel, which overlaps with the backward pass."""
     wrapped = DistributedDataParallel(model)
-    if bf16:
-        wrapped.register_comm_hook(None, bf16_compress_hook)
+    if hook is not None:
+        wrapped.register_comm_hook(None, hook)
     return Trainee(model=wrapped, optimizer=sgd(wrapped))
 
 
@@ -173,7 +173,6 @@ Build = Callable[[nn.Module, int], Trainee]
 NO_COMMUNICATION = "no communication"
 ALL_REDUCE = "bare all-reduce"
 DDP = "DDP"
-PLAN = "the planner"
 
 _LGRAWA = partial(ours, strategy=grawa.LGRAWA())
 
@@ -181,7 +180,8 @@ METHODS: Mapping[str, Build] = {
     NO_COMMUNICATION: alone,
     ALL_REDUCE: all_reduce,
     DDP: ddp,
-    "DDP, bf16 hook": partial(ddp, bf16=True),
+    "DDP, bf16 hook": partial(ddp, hook=default_hooks.bf16_compress_hook),
+    "DDP, fp16 hook": partial(ddp, hook=default_hooks.fp16_compress_hook),
     "PyTorch PostLocalSGD": post_local_sgd,
     "torchft LocalSGD": torchft,
     "LocalSGD": partial(ours, strategy=grawa.LocalSGD()),

@@ -12,18 +12,16 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from rich.progress import track
 from torch import nn
 
 from grawa.files import write_text
 from grawa.planning.measure import Subject, measure
 from grawa.planning.predict import predict
-from network_methods import DDP, METHODS, PLAN, PLANNED, TIMEOUT, Trainee, alone
+from network_methods import DDP, METHODS, PLANNED, TIMEOUT, Trainee, alone
 
 WIDTH = 1024
-PLAIN_STEPS = 24
-"""Steps without communication before and after each measurement, for the limit."""
-
-WARM_UP = 2
+WARM_UP = 1
 """Cycles before: what rounds keep in memory is new in the first."""
 
 EVERY_STEP = 4
@@ -34,12 +32,14 @@ EVERY_STEP = 4
 class Task:
     """What to measure, and where to leave the results."""
 
-    method: str
+    runs: tuple[str, ...]
+    """Methods, one after the other."""
     port: int
     hosts: int
     sync_every: int
     cycles: int
     batch: int
+    rate: str
     slow: bool
     output: str
 
@@ -64,8 +64,8 @@ def work(task: Task, rank: int) -> None:
         world_size=task.hosts,
         timeout=TIMEOUT,
     )
-    found: list[dict[str, Any]] = [{}] * task.hosts
-    dist.all_gather_object(found, _planned(task) if task.method == PLAN else _measure(task))
+    found: list[Any] = [None] * task.hosts
+    dist.all_gather_object(found, {"planned": _planned(task), "runs": _measured(task)})
     if rank == 0:
         write_text(Path(task.output), json.dumps(found))
     dist.barrier()
@@ -100,13 +100,26 @@ def _planned(task: Task) -> dict[str, Any]:
     }
 
 
-def _measure(task: Task) -> dict[str, Any]:
-    trainee = METHODS[task.method](model(), task.sync_every)
+def _measured(task: Task) -> list[dict[str, Any]]:
+    """What each run took, with steps without communication before and after it."""
     inputs = torch.randn(task.batch, WIDTH)
     plain = alone(model(), task.sync_every)
-    _train(plain, inputs, 2)
-    before = _paced(plain, inputs)
-    if task.method.startswith(DDP) and task.slow:
+    _train(plain, inputs, task.sync_every)
+    before = _paced(plain, inputs, task.sync_every)
+    found = []
+    for method in track(task.runs, f"{task.rate:8}", disable=dist.get_rank() > 0):
+        try:
+            run = _measure(task, METHODS[method](model(), task.sync_every), method, inputs)
+        except TypeError as error:  # as PyTorch refuses some hooks on the CPU, on all hosts alike
+            run = {"failed": f"{type(error).__name__}: {error}"}
+        after = _paced(plain, inputs, task.sync_every)
+        found.append({**run, "method": method, "plain_step_seconds": (before + after) / 2})
+        before = after
+    return found
+
+
+def _measure(task: Task, trainee: Trainee, method: str, inputs: torch.Tensor) -> dict[str, Any]:
+    if method.startswith(DDP) and task.slow:
         warm_up, steps = 1, EVERY_STEP
     else:
         warm_up, steps = WARM_UP * task.sync_every, task.cycles * task.sync_every
@@ -117,26 +130,24 @@ def _measure(task: Task) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     bytes_sent, reports = _sent() - sent, list(trainee.rounds)
     trainee.close()  # no round may be under way when the limit is measured again
-    after = _paced(plain, inputs)
     rounds = max(1, len(reports))
     return {
         "rounds": len(reports),
         "samples": task.batch * steps,
         "steps": steps,
         "seconds": seconds,
-        "plain_step_seconds": (before + after) / 2,
         "wire_bytes": bytes_sent,
         "round_seconds": sum(r.seconds for r in reports) / rounds,
         "exposed_seconds": sum(r.exposed for r in reports) / rounds,
     }
 
 
-def _paced(plain: Trainee, inputs: torch.Tensor) -> float:
+def _paced(plain: Trainee, inputs: torch.Tensor, steps: int) -> float:
     """Seconds of a step without communication, while all hosts make such steps."""
     dist.barrier()
     start = time.perf_counter()
-    _train(plain, inputs, PLAIN_STEPS)
-    seconds = (time.perf_counter() - start) / PLAIN_STEPS
+    _train(plain, inputs, steps)
+    seconds = (time.perf_counter() - start) / steps
     dist.barrier()
     return seconds
 

@@ -101,13 +101,16 @@ class Communicator(Protocol):
         """
         ...
 
-    def exchange(self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor], sent: int) -> None:
+    def exchange(
+        self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor], sent: int, most: int
+    ) -> None:
         """Sends a buffer to each process, and receives one from each.
 
         Args:
             outgoing: P buffers, uint8, contiguous; the own one stays.
             incoming: P buffers of the sizes that the others send; the own one is left alone.
             sent: bytes to count for it, of all hosted workers together.
+            most: bytes that the busiest of all workers sends, which decide how long it takes.
         """
         ...
 

@@ -95,9 +95,11 @@ class Compressed:
         """See `Communicator.count`."""
         return self._comm.count(steps)
 
-    def exchange(self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor], sent: int) -> None:
+    def exchange(
+        self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor], sent: int, most: int
+    ) -> None:
         """See `Communicator.exchange`."""
-        self._comm.exchange(outgoing, incoming, sent)
+        self._comm.exchange(outgoing, incoming, sent, most)
 
     def split(self, size: int) -> Sequence[Team]:
         """See `Communicator.split`; each team has a reference of its own."""
@@ -142,13 +144,12 @@ class Compressed:
         from_each = [[(i, s) for i in self._of(p) for s in mine] for p in range(self.num_processes)]
         incoming, arrived = self._parcels_for(from_each, sent)
         stays = mine if self.num_processes > 1 else range(0)  # else workers stand for processes
+        sizes = [[num_bytes(self._codec, pieces) for pieces in its] for its in sent]
         away = sum(
-            num_bytes(self._codec, sent[i][s])
-            for i in mine
-            for s in range(self.num_workers)
-            if s not in stays and s != i
+            size for i in mine for s, size in enumerate(sizes[i]) if s not in stays and s != i
         )
-        self.exchange(outgoing, incoming, away)
+        most = max(sum(its) - its[i] for i, its in enumerate(sizes))
+        self.exchange(outgoing, incoming, away, most)
         arrived.update((key, parcels[key]) for key in to_each[self.process])
         return [[arrived[i, s] for i in range(self.num_workers)] for s in mine]
 
@@ -219,7 +220,8 @@ class Compressed:
             self._write_section(k, sections[mine.start + k], arrived[k], masses, parcel)
         others = (self.num_processes if self.num_processes > 1 else self.num_workers) - 1
         incoming, parcels = map(list, zip(*map(self._parcels, of_each), strict=True))
-        self.exchange([buffer] * self.num_processes, incoming, buffer.numel() * others)
+        most = max(num_bytes(self._codec, pieces) for pieces in sections) * (self.num_workers - 1)
+        self.exchange([buffer] * self.num_processes, incoming, buffer.numel() * others, most)
         parcels[self.process] = written
         sizes: list[Tensor] = []
         for pieces, parcel in zip(sections, chain(*parcels), strict=True):

@@ -250,7 +250,9 @@ class DistributedCommunicator:
             torch._foreach_copy_([section(flat, me, processes) for flat in means[peer]], mine)
         self._everyone([0], "share the average")
 
-    def exchange(self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor], sent: int) -> None:
+    def exchange(
+        self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor], sent: int, most: int
+    ) -> None:
         """See `Communicator.exchange`."""
         messages = self._messages("exchange buffers")
         for peer in self._peers():

@@ -84,7 +84,9 @@ class InProcessCommunicator:
         self._bytes += plan_of(mean, self._num_workers).bytes_sent_by_all(per_leaf)
         return mean
 
-    def exchange(self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor], sent: int) -> None:
+    def exchange(
+        self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor], sent: int, most: int
+    ) -> None:
         """Nobody is there to exchange with; the bytes count."""
         self._bytes += sent
 

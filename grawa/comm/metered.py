@@ -14,8 +14,8 @@ from grawa.stack import Leaves, Stack
 class Metered:
     """All traffic of a communicator, and the seconds that it would have taken.
 
-    Means are costed by the bytes that are sent for them, so one of few rows, or of compressed
-    ones, takes less.
+    Means are costed by the bytes of the worker that sends most, which the others wait for: that of
+    a single row takes as long as that of all, though less is sent; that of compressed ones less.
 
     Args:
         comm: what talks.
@@ -75,15 +75,15 @@ class Metered:
 
     def weighted_mean(self, rows: Stack, weights: Tensor, out: Leaves | None = None) -> Leaves:
         """See `Communicator.weighted_mean`."""
-        before = self._comm.bytes_sent
-        mean = self._comm.weighted_mean(rows, weights, out)
-        self._seconds += self._network.exchange_seconds(self._comm.bytes_sent - before)
-        return mean
+        self._seconds += self._network.mean_seconds(sum(x[0].nbytes for x in rows.values()))
+        return self._comm.weighted_mean(rows, weights, out)
 
-    def exchange(self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor], sent: int) -> None:
+    def exchange(
+        self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor], sent: int, most: int
+    ) -> None:
         """See `Communicator.exchange`; one of the two phases of a mean."""
-        self._comm.exchange(outgoing, incoming, sent)
-        self._seconds += self._network.exchange_seconds(2 * sent / self.num_hosted) / 2
+        self._comm.exchange(outgoing, incoming, sent, most)
+        self._seconds += self._network.exchange_seconds(2 * most) / 2
 
     def count(self, steps: int) -> int:
         """See `Communicator.count`; it takes no time that counts."""

@@ -73,9 +73,11 @@ class Participants:
             self.distances = distances_to(rows, mean)
         return mean
 
-    def exchange(self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor], sent: int) -> None:
+    def exchange(
+        self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor], sent: int, most: int
+    ) -> None:
         """See `Communicator.exchange`."""
-        self._comm.exchange(outgoing, incoming, sent)
+        self._comm.exchange(outgoing, incoming, sent, most)
 
     def count(self, steps: int) -> int:
         """See `Communicator.count`."""

@@ -15,6 +15,7 @@ from torch.optim import SGD, Optimizer
 
 from grawa.averager import Averager
 from grawa.comm import DistributedCommunicator, InProcessCommunicator
+from grawa.comm.metered import Metered
 from grawa.errors import UserError
 from grawa.math.codec import Precision
 from grawa.math.weights import uniform
@@ -138,10 +139,12 @@ def _method(
     always_shares = strategy.shares_gradients(LATE)
     work = 0.0 if always_shares else _agreed(_round_work(strategy, parameters, tensors))
     groups = strategy.groups([str(i) for i in range(tensors)])
+    sent, busiest = _shares(strategy, network.num_workers)
     return Method(
         name=name,
         round_work=work,
-        sent_share=_sent_share(strategy, network.num_workers),
+        sent_share=sent,
+        busiest_share=busiest,
         shares_gradients=always_shares,
         row_length=ROW_LENGTH + (max(groups) + 1 if strategy.score else 0),
     )
@@ -176,19 +179,27 @@ def _round_work(
     return _median(averager.synchronize)
 
 
-def _sent_share(strategy: Strategy, workers: int) -> float:
-    """Bytes that a worker sends in a round, over those of the parameters, by trying it out."""
-    comm = InProcessCommunicator(workers)
+def _shares(strategy: Strategy, workers: int) -> tuple[float, float]:
+    """Bytes of a round over those of the parameters, by trying it out.
+
+    Returns:
+        What a worker sends, and what the busiest one does.
+    """
     rows = Rows({"x": torch.ones(workers, 64 * workers)}.items())
+    model_bytes = rows["x"][0].nbytes
+    # Over a link that takes a second for a model, seconds are shares.
+    network = Network(Link(float(model_bytes), 0.0), "mesh", workers)
+    comm = Metered(InProcessCommunicator(workers), network)
     if strategy.shares_gradients(LATE):
         comm.weighted_mean(rows, uniform(workers))
-        return comm.bytes_sent / rows["x"][0].nbytes
+        return comm.bytes_sent / model_bytes, comm.take_seconds()
     state = strategy.init(rows, comm)
+    comm.take_seconds()
     before = comm.bytes_sent
     scores = torch.ones(workers, 1, dtype=torch.float64) if strategy.score else None
     for _ in range(TRIALS):
         state = strategy.sync(rows, scores, state, comm).state
-    return (comm.bytes_sent - before) / TRIALS / rows["x"][0].nbytes
+    return (comm.bytes_sent - before) / TRIALS / model_bytes, comm.take_seconds() / TRIALS
 
 
 def _median(function: Callable[[], object], *, together: bool = False) -> float:

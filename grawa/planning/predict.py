@@ -27,6 +27,7 @@ class Method:
         round_work: seconds of a round without its messages: norms, guard, mean, pull; in
             float32.
         sent_share: bytes that a worker sends in a round, over those of the parameters.
+        busiest_share: the same of the worker that sends most, which the others wait for.
         shares_gradients: whether it talks at every step.
         row_length: numbers that each worker says of itself before a round.
     """
@@ -34,6 +35,7 @@ class Method:
     name: str
     round_work: float
     sent_share: float
+    busiest_share: float
     shares_gradients: bool
     row_length: int
 
@@ -119,8 +121,9 @@ def predict(measured: Measured, method: Method, variant: Variant, tau: int) -> P
         The prediction.
     """
     network = measured.network
-    sent = method.sent_share * measured.model_bytes * WIDTHS[variant.comm_dtype]
-    talk = network.exchange_seconds(sent) + network.gather_seconds(method.row_length * _ROW_BYTES)
+    num_bytes = measured.model_bytes * WIDTHS[variant.comm_dtype]
+    sent, most = method.sent_share * num_bytes, method.busiest_share * num_bytes
+    talk = network.exchange_seconds(most) + network.gather_seconds(method.row_length * _ROW_BYTES)
     whole = method.round_work + measured.codec_seconds.get(variant.comm_dtype, 0.0) + talk
     steps = 1 if method.shares_gradients else tau
     held_up = whole
@@ -156,6 +159,9 @@ def scaled(measured: Measured, workers: int) -> Measured:
     """
     before, after = measured.network.num_workers, workers
     factor = (after - 1) / after * (before / (before - 1) if before > 1 else 2.0)
-    methods = [replace(m, sent_share=m.sent_share * factor) for m in measured.methods]
+    methods = [
+        replace(m, sent_share=m.sent_share * factor, busiest_share=m.busiest_share * factor)
+        for m in measured.methods
+    ]
     network = replace(measured.network, num_workers=workers)
     return replace(measured, network=network, methods=methods)

@@ -33,12 +33,23 @@ def test_a_gather_takes_what_the_closed_form_says() -> None:
     assert comm.take_seconds() == pytest.approx(0.5 + 3 * 24 / 1000)
 
 
-def test_a_leaders_row_takes_less() -> None:
+def test_a_leaders_row_takes_as_long_as_all_though_less_is_sent() -> None:
     comm: Any = metered()
     leader = torch.tensor([[0.0], [1.0], [0.0], [0.0]], dtype=torch.float64)
     comm.weighted_mean(ROWS, leader)
-    # Three quarters of one row out of four, then a quarter of the mean from each.
-    assert comm.take_seconds() == pytest.approx(1.0 + (0.75 * 400 / 4 + 0.75 * 400) / 1000)
+    # The leader sends three quarters of its row; then each sends a quarter of the mean to three.
+    assert comm.take_seconds() == pytest.approx(1.0 + (0.75 * 400 + 0.75 * 400) / 1000)
+    assert comm.bytes_sent == (300 + 4 * 300) // 4
+
+
+def test_a_leaders_compressed_row_takes_as_long_as_all() -> None:
+    comm: Any = metered()
+    compressed = Compressed(comm, "bf16")
+    leader = torch.tensor([[0.0], [1.0], [0.0], [0.0]], dtype=torch.float64)
+    compressed.weighted_mean(ROWS, EQUAL)
+    comm.take_seconds()
+    compressed.weighted_mean(ROWS, leader)
+    assert comm.take_seconds() == pytest.approx(1.0 + 1.5 * 200 / 1000, rel=0.05)
 
 
 def test_fewer_bits_take_less() -> None:
@@ -47,7 +58,8 @@ def test_fewer_bits_take_less() -> None:
     compressed.weighted_mean(ROWS, EQUAL)
     comm.take_seconds()
     compressed.weighted_mean(ROWS, EQUAL)
-    assert comm.take_seconds() == pytest.approx(1.0 + 1.5 * (100 + 4 * 4) / 1000)
+    # Six parcels of a quarter of the numbers, a scale, and three bytes up to a whole word.
+    assert comm.take_seconds() == pytest.approx(1.0 + 6 * (25 + 4 + 3) / 1000)
 
 
 def test_teams_talk_at_the_same_time() -> None:

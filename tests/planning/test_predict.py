@@ -19,7 +19,12 @@ from grawa.planning.predict import (
 )
 
 MGRAWA = Method(
-    name="mgrawa", round_work=0.05, sent_share=1.5, shares_gradients=False, row_length=0
+    name="mgrawa",
+    round_work=0.05,
+    sent_share=1.5,
+    busiest_share=1.5,
+    shares_gradients=False,
+    row_length=0,
 )
 PARALLEL = replace(MGRAWA, name="data_parallel", round_work=0.0, shares_gradients=True)
 
