@@ -3,6 +3,7 @@
 from grawa.averager import Averager
 from grawa.errors import CommunicationError, DivergedError, UserError
 from grawa.guard import Guard
+from grawa.optim import SAM
 from grawa.probe import GradientProbe
 from grawa.protocols import Communicator, Round, Score, State, Strategy
 from grawa.round_report import RoundReport
@@ -20,6 +21,7 @@ __all__ = [
     "LGRAWA",
     "LSGD",
     "MGRAWA",
+    "SAM",
     "Averager",
     "CommunicationError",
     "Communicator",

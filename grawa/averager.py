@@ -311,7 +311,8 @@ class Averager:
         if args[1:] or kwargs.get("closure") is not None:
             raise UserError(
                 "this strategy averages gradients before the optimizer's step, which an optimizer "
-                "that calls a closure makes inside it: call backward() first, and step() without"
+                "that calls a closure makes inside it: call backward() first, and step() without "
+                "(with SAM, the second backward() within `with optimizer.perturbed():`)"
             )
         with torch.no_grad():
             self._rounds.share_gradients()
