@@ -16,6 +16,7 @@ from grawa.guard import Guard
 from grawa.network import Link
 from grawa.schedule import Every, Quadratic, Schedule, SharedCount, Warmup
 from grawa.train.faults import FAULTS_HELP, Fault
+from grawa.train.optimizers import OPTIMIZERS_HELP
 from grawa.train.settings import Settings
 from grawa.units import seconds, share
 
@@ -89,8 +90,9 @@ class TrainConfig:
     lr_schedule: Literal["constant", "cosine"] = "cosine"
     """How it changes: not at all, or down to zero at the end."""
 
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """sgd has Nesterov momentum 0.9 and weight decay 1e-4; adamw has torch's defaults."""
+    optimizer: Annotated[
+        str, tyro.conf.arg(metavar="OPTIMIZER", help=f"Each worker's own: {OPTIMIZERS_HELP}.")
+    ] = "sgd"
 
     norms: Literal["training", "probe"] = "training"
     """Gradient norms of the training batches, or of a batch that all workers share. Use probe

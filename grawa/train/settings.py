@@ -11,6 +11,7 @@ from grawa.errors import UserError
 from grawa.guard import Guard
 from grawa.schedule import Schedule
 from grawa.train.faults import Fault
+from grawa.train.optimizers import OptimizerChoice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class Settings:
         batch_size: samples per worker and step.
         lr: the learning rate at the start.
         lr_schedule: "constant", or "cosine" down to zero at the end.
-        optimizer: "sgd" (Nesterov momentum 0.9, weight decay 1e-4) or "adamw" (torch's defaults).
+        optimizer: as for `grawa.train.optimizers.OptimizerChoice.parse`.
         guard: who takes part in rounds; `None` for everyone.
         buffers: as for `Averager`.
         shards: as for `grawa.train.batches.shard`.
@@ -61,7 +62,7 @@ class Settings:
     batch_size: int
     lr: float
     lr_schedule: Literal["constant", "cosine"]
-    optimizer: Literal["sgd", "adamw"]
+    optimizer: str
     guard: Guard | None
     buffers: Literal["average", "local"]
     shards: str
@@ -90,6 +91,7 @@ class Settings:
             raise UserError("until_error needs the consensus measured: evaluate_every at least 1")
         if not 0.0 < self.lr < float("inf"):
             raise UserError(f"lr must be positive, got {self.lr}")
+        OptimizerChoice.parse(self.optimizer)
         if self.timeout <= timedelta(0):
             raise UserError(f"timeout must be positive, got {self.timeout.total_seconds()} s")
         for fault in self.faults:

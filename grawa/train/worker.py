@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from grawa.optim import SAM
 from grawa.seeding import generator
 from grawa.tasks import Data, Task
 from grawa.train.batches import Batches
+from grawa.train.optimizers import OptimizerChoice
 from grawa.train.settings import Settings
 
 
@@ -46,7 +47,7 @@ class Worker:
         self._batches = Batches(samples, batch_size, generator(settings.seed, "batches", index))
         dtype = getattr(torch, settings.dtype)
         self.model = task.model(settings.seed).to(device, dtype)
-        self.optimizer = _optimizer(self.model, settings)
+        self.optimizer = OptimizerChoice.parse(settings.optimizer).make(self.model, settings.lr)
         for fault in self._faults:
             fault.scale_lr(self.optimizer)
         self._progress = 0.0
@@ -54,16 +55,24 @@ class Worker:
         self._scheduler = LambdaLR(self.optimizer, lambda _: factor(self._progress))
 
     def backward(self, step: int) -> Tensor:
-        """The gradient of one batch; local step `step`, from 1.
+        """The gradient of one batch, with SAM the second one; local step `step`, from 1.
 
         Returns:
-            The loss, a scalar.
+            The loss, a scalar; with SAM, at the parameters as they are.
         """
         for fault in self._faults:
             fault.strike(self.model, step)
         batch = self._batches.next().to(self._inputs.device)
+        inputs, targets = self._inputs[batch], self._targets[batch]
+        loss = self._gradient(inputs, targets)
+        if isinstance(self.optimizer, SAM) and self.optimizer.rho > 0.0:
+            with self.optimizer.perturbed():
+                self._gradient(inputs, targets)
+        return loss
+
+    def _gradient(self, inputs: Tensor, targets: Tensor) -> Tensor:
         self.optimizer.zero_grad()
-        loss = self._task.loss(self.model, self._inputs[batch], self._targets[batch])
+        loss = self._task.loss(self.model, inputs, targets)
         loss.backward()
         return loss.detach()
 
@@ -95,12 +104,6 @@ class Worker:
         self.optimizer.load_state_dict(state["optimizer"])
         self._scheduler.load_state_dict(state["scheduler"])
         self._batches.load_state_dict(state["batches"])
-
-
-def _optimizer(model: torch.nn.Module, settings: Settings) -> Optimizer:
-    if settings.optimizer == "adamw":
-        return AdamW(model.parameters(), lr=settings.lr)
-    return SGD(model.parameters(), lr=settings.lr, momentum=0.9, nesterov=True, weight_decay=1e-4)
 
 
 def _cosine(progress: float) -> float:

@@ -160,6 +160,8 @@ FAST = ("--processes", "1", "--workers", "2", "--steps", "8", "--sync-every", "4
     "args",
     [
         ("digits", "--strategy", "data_parallel"),
+        ("digits", "--strategy", "data_parallel", "--optimizer", "sam:rho=0.1"),
+        ("digits", "--optimizer", "sam:base=adamw", "--lr", "0.01"),
         ("digits", "--strategy", "lsgd:team_size=2"),
         ("digits", "--strategy", "diloco:outer.lr=0.5", "--optimizer", "adamw", "--lr", "0.01"),
         ("digits", "--norms", "probe", "--probe-size", "5", "--shards", "dirichlet:0.5"),
@@ -245,7 +247,12 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "dimensions": (("train", "quadratic:dimensions=0"), "dimensions must be at least 1"),
     "unknown option": (("train", "digits", "--momentum", "3"), "--momentum"),
     "not a number": (("train", "digits", "--steps", "x"), "--steps"),
-    "unknown choice": (("train", "digits", "--optimizer", "lion"), "'lion'"),
+    "unknown choice": (("train", "digits", "--dtype", "float16"), "'float16'"),
+    "unknown optimizer": (
+        ("train", "digits", "--optimizer", "lion"),
+        "there is no optimizer 'lion'; there are sgd",
+    ),
+    "unknown optimizer option": (("train", "digits", "--optimizer", "sam:r=1"), "option 'r'"),
     "unknown strategy": (("train", "digits", "--strategy", "sgd"), "there is no strategy 'sgd'"),
     "unknown strategy option": (
         ("train", "digits", "--strategy", "lgrawa:pul=1"),
