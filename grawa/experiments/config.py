@@ -94,12 +94,14 @@ class TrainConfig:
         str, tyro.conf.arg(metavar="OPTIMIZER", help=f"Each worker's own: {OPTIMIZERS_HELP}.")
     ] = "sgd"
 
-    norms: Literal["training", "probe"] = "training"
-    """Gradient norms of the training batches, or of a batch that all workers share. Use probe
-    where the workers' data differ in kind."""
+    norms: str = "training"
+    """Where a strategy's gradient norms come from: training (an average over the training batches
+    since the last round), rms (a running root mean square of them; rms:decay=0.95), probe (a batch
+    that all workers share, for workers whose data differ in kind) or norm-times-loss (an
+    experiment)."""
 
     probe_size: int = 64
-    """Samples in a shared batch."""
+    """Samples in a shared batch, for --norms probe."""
 
     guard: bool = True
     """Whether a worker that goes wrong is kept out of the center."""
