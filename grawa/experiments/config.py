@@ -17,6 +17,7 @@ from grawa.network import Link
 from grawa.schedule import Every, Quadratic, Schedule, SharedCount, Warmup
 from grawa.train.faults import FAULTS_HELP, Fault
 from grawa.train.optimizers import OPTIMIZERS_HELP
+from grawa.train.population import faults_of
 from grawa.train.settings import Settings
 from grawa.units import seconds, share
 
@@ -115,7 +116,9 @@ class TrainConfig:
     fault: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]],
         tyro.conf.arg(
-            metavar="FAULT", help=f"What goes wrong on purpose; may be repeated: {FAULTS_HELP}."
+            metavar="FAULT",
+            help="What goes wrong on purpose, or sets workers apart; may be repeated: "
+            f"{FAULTS_HELP}.",
         ),
     ] = ()
 
@@ -142,7 +145,8 @@ class TrainConfig:
     """Virtual clock: how long a local step takes."""
 
     speeds: str | None = None
-    """Virtual clock: of each worker, 1,1,1,0.5 say; 0.5 takes twice as long."""
+    """Virtual clock: of each worker, 1,1,1,0.5 say; 0.5 takes twice as long. They stand in for the
+    speeds that a random population would have."""
 
     jitter: float = 0.0
     """Virtual clock: standard deviation of a step's length, as a share of it."""
@@ -168,6 +172,7 @@ class TrainConfig:
         """
         if not 0.0 < self.timeout < _LONGEST_TIMEOUT:
             raise UserError(f"timeout must be positive and finite, got {self.timeout}")
+        faults = self._faults()
         return Settings(
             workers=self.workers,
             steps=960 if (self.steps, self.epochs, self.budget) == (None,) * 3 else self.steps,
@@ -179,7 +184,7 @@ class TrainConfig:
             overlap_steps=self.overlap_steps,
             fragments=self.fragments,
             comm_dtype=None if self.comm_dtype == "same" else self.comm_dtype,
-            modelled=self._modelled(),
+            modelled=self._modelled(faults),
             hook_every=self.hook_every,
             batch_size=self.batch_size,
             lr=self.lr,
@@ -188,7 +193,7 @@ class TrainConfig:
             guard=Guard() if self.guard else None,
             buffers=self.buffers,
             shards=self.shards,
-            faults=tuple(Fault.parse(text) for text in self.fault),
+            faults=faults,
             dtype=self.dtype,
             seed=self.seed,
             timeout=timedelta(seconds=self.timeout),
@@ -200,7 +205,28 @@ class TrainConfig:
             return int(self.until_error is not None)
         return self.evaluate_every
 
-    def _modelled(self) -> Callable[[], VirtualClock] | None:
+    def _faults(self) -> tuple[Fault, ...]:
+        """All workers' faults; populations with speeds of their own where there are no others."""
+        timed = self.clock == "virtual" and self.speeds is None
+        faults = [
+            fault for text in self.fault for fault in faults_of(text, self.workers, timed=timed)
+        ]
+        for fault in faults:
+            if fault.kind == "speed" and not timed:
+                reason = (
+                    "is for --clock virtual" if self.clock == "wall" else "and --speeds: give one"
+                )
+                raise UserError(f"fault {fault} {reason}")
+        return tuple(faults)
+
+    def _speeds(self, faults: tuple[Fault, ...]) -> list[float] | None:
+        """Of each worker, by option or fault."""
+        if self.speeds is not None:
+            return speeds_of(self.speeds, self.workers)
+        own = {fault.worker: fault.amount for fault in faults if fault.kind == "speed"}
+        return [own.get(i, 1.0) for i in range(self.workers)] if own else None
+
+    def _modelled(self, faults: tuple[Fault, ...]) -> Callable[[], VirtualClock] | None:
         """What makes the clock, if time is modelled; each option is tried here."""
         usual = {field.name: field.default for field in fields(self)}
         if self.clock == "wall":
@@ -211,7 +237,7 @@ class TrainConfig:
         make = partial(
             VirtualClock,
             seconds(self.step_time, "step_time"),
-            speeds=None if self.speeds is None else speeds_of(self.speeds, self.workers),
+            speeds=self._speeds(faults),
             jitter=self.jitter,
             link=None if self.link is None else Link.parse(self.link),
             topology=self.topology,

@@ -36,6 +36,7 @@ class Started:
         parameters: of the model, those that are trained.
         steps: local steps of each worker, if they end the run.
         device: where this process trains.
+        faults: of all workers, as they are written; a population as what was drawn for it.
     """
 
     step: int
@@ -44,6 +45,7 @@ class Started:
     parameters: int
     steps: int | None
     device: str
+    faults: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +190,7 @@ class Run:
             parameters=sum(p.numel() for p in parameters if p.requires_grad),
             steps=self._ending.steps,
             device=str(self._device),
+            faults=tuple(str(fault) for fault in self._settings.faults),
         )
 
     def is_over(self) -> bool:
@@ -263,15 +266,17 @@ def deal(task: Task, data: Data, settings: Settings) -> list[Tensor]:
     Raises:
         UserError: if a worker has fewer samples than a batch, or a fault needs labels.
     """
-    if any(fault.kind == "wrong-labels" for fault in settings.faults) and task.num_classes < 2:
-        raise UserError("the fault wrong-labels needs a task with labels")
+    for fault in settings.faults:
+        if fault.needs_labels and task.num_classes < 2:
+            raise UserError(f"the fault {fault} needs a task with labels")
     targets = data.train_targets.cpu()
     shards = shard(targets, settings.workers, settings.shards, settings.seed)
     for index, samples in enumerate(shards):
-        if len(samples) < settings.batch_size:
+        size = settings.batch_size_of(index)
+        if len(samples) < size:
             raise UserError(
                 f"worker {index} would have {len(samples)} training samples, fewer than a batch "
-                f"of {settings.batch_size}; take fewer workers, smaller batches or more samples"
+                f"of {size}; take fewer workers, smaller batches or more samples"
             )
     return shards
 

@@ -40,7 +40,7 @@ class Settings:
         guard: who takes part in rounds; `None` for everyone.
         buffers: as for `Averager`.
         shards: as for `grawa.train.batches.shard`.
-        faults: what goes wrong.
+        faults: what goes wrong, of each worker.
         dtype: of parameters and data.
         seed: of everything random.
         timeout: how long a message may wait for the others.
@@ -97,6 +97,21 @@ class Settings:
         for fault in self.faults:
             if fault.worker >= self.workers:
                 raise UserError(
-                    f"fault {fault.kind} names worker {fault.worker}, but the workers are 0 to "
+                    f"fault {fault} names worker {fault.worker}, but the workers are 0 to "
                     f"{self.workers - 1}"
                 )
+        kinds = [(fault.kind, fault.worker, fault.step) for fault in self.faults]
+        for index, fault in enumerate(self.faults):
+            if kinds[index] in kinds[:index]:
+                raise UserError(
+                    f"worker {fault.worker} has {fault.kind} twice, the second time by {fault}: "
+                    "leave one of the two out"
+                )
+
+    def batch_size_of(self, worker: int) -> int:
+        """A worker's own batch size."""
+        size = self.batch_size
+        for fault in self.faults:
+            if fault.worker == worker:
+                size = fault.batch_size(size)
+        return size

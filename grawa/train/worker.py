@@ -40,11 +40,12 @@ class Worker:
         self._faults = [fault for fault in settings.faults if fault.worker == index]
         self._inputs = data.train_inputs
         self._targets = data.train_targets
-        batch_size = settings.batch_size
         for fault in self._faults:
             self._targets = fault.labels(self._targets, task.num_classes, settings.seed)
-            batch_size = fault.batch_size(batch_size)
-        self._batches = Batches(samples, batch_size, generator(settings.seed, "batches", index))
+        self._noise = generator(settings.seed, "noise", index)
+        self._batches = Batches(
+            samples, settings.batch_size_of(index), generator(settings.seed, "batches", index)
+        )
         dtype = getattr(torch, settings.dtype)
         self.model = task.model(settings.seed).to(device, dtype)
         self.optimizer = OptimizerChoice.parse(settings.optimizer).make(self.model, settings.lr)
@@ -64,6 +65,8 @@ class Worker:
             fault.strike(self.model, step)
         batch = self._batches.next().to(self._inputs.device)
         inputs, targets = self._inputs[batch], self._targets[batch]
+        for fault in self._faults:
+            inputs = fault.blur(inputs, self._noise)
         loss = self._gradient(inputs, targets)
         if isinstance(self.optimizer, SAM) and self.optimizer.rho > 0.0:
             with self.optimizer.perturbed():
@@ -74,6 +77,8 @@ class Worker:
         self.optimizer.zero_grad()
         loss = self._task.loss(self.model, inputs, targets)
         loss.backward()
+        for fault in self._faults:
+            fault.shake(self.model, self._noise)
         return loss.detach()
 
     def move(self) -> None:
@@ -96,6 +101,7 @@ class Worker:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self._scheduler.state_dict(),
             "batches": self._batches.state_dict(),
+            "noise": self._noise.get_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -104,6 +110,7 @@ class Worker:
         self.optimizer.load_state_dict(state["optimizer"])
         self._scheduler.load_state_dict(state["scheduler"])
         self._batches.load_state_dict(state["batches"])
+        self._noise.set_state(state["noise"])
 
 
 def _cosine(progress: float) -> float:

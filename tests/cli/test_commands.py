@@ -173,6 +173,9 @@ FAST = ("--processes", "1", "--workers", "2", "--steps", "8", "--sync-every", "4
         ("digits", "--strategy", "slowmo"),
         ("digits", "--fault", "nan:1@3"),
         ("digits", "--fault", "wrong-labels:1", "--fault", "lr-x6:0"),
+        ("digits", "--fault", "mixed:1", "--optimizer", "sam"),
+        ("digits", "--fault", "mixed:1", "--clock", "virtual", "--schedule", "every"),
+        ("digits", "--fault", "graded-labels", "--fault", "graded-batch"),
         ("logistic", "--dtype", "float64", "--lr-schedule", "constant"),
         ("quadratic:dimensions=3", "--no-guard", "--buffers", "local", "--tensorboard"),
     ],
@@ -187,6 +190,17 @@ def test_runs_of_many_kinds_can_be_evaluated(command: Any, args: tuple[str, ...]
     assert (measured.code, measured.err) == (0, "")
     assert measured.out.startswith(f"{finished['metric']} of run/model.safetensors: ")
     assert Path("run/tensorboard").exists() == ("--tensorboard" in args)
+
+
+def test_a_population_is_written_into_the_run(command: Any) -> None:
+    options = ("--fault", "mixed:1", "--clock", "virtual")
+    assert command("train", "digits", *FAST, *options, "--out", "run").code == 0
+    drawn = RunFolder(Path("run")).events()[0]["faults"]
+    assert len(drawn) == 8
+    assert [text.split("=")[0] for text in drawn if text.endswith(":0")][::3] == ["batch", "speed"]
+    again = ("--clock", "virtual", *(part for text in drawn for part in ("--fault", text)))
+    assert command("train", "digits", *FAST, *again, "--out", "again").code == 0
+    assert model_bytes(Path("run")) == model_bytes(Path("again"))
 
 
 def test_a_faulty_worker_is_announced(command: Any) -> None:
@@ -277,6 +291,13 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
         "4 workers can't be split into teams of 3",
     ),
     "unknown fault": (("train", "digits", "--fault", "tired:1"), "there is no fault 'tired:1'"),
+    "population without a seed": (("train", "digits", "--fault", "mixed"), "mixed:SEED"),
+    "fault out of range": (
+        ("train", "digits", "--fault", "noisy-labels=2:0"),
+        "must lie in [0, 1], got 2",
+    ),
+    "speed on the wall's clock": (("train", "digits", "--fault", "speed=2:0"), "--clock virtual"),
+    "population without labels": (("train", "quadratic", "--fault", "mixed:1"), "with labels"),
     "fault of nobody": (("train", "digits", "--fault", "nan:4@1"), "the workers are 0 to 3"),
     "fault without labels": (("train", "quadratic", "--fault", "wrong-labels:0"), "with labels"),
     "no workers": (("train", "digits", "--workers", "0"), "workers must be at least 1, got 0"),
