@@ -208,6 +208,7 @@ def _totals(finished: Finished, task: Task, folder: RunFolder) -> dict[str, Any]
         "step": finished.step,
         "elapsed": finished.elapsed,
         "round": finished.round,
+        "averaged_rounds": finished.averaged_rounds,
         **{name: sum(event[name] for event in rounds) for name in summed},
     }
 

@@ -137,6 +137,10 @@ class TrainConfig:
     checkpoint_every: int = 0
     """Rounds between checkpoints; 0 for none. `grawa resume RUN` goes on from the last."""
 
+    swa: str | None = None
+    """Save the average of the consensus over the last part of the run, 25% say (stochastic weight
+    averaging): taken after each round, with its own BatchNorm statistics."""
+
     clock: Literal["wall", "virtual"] = "wall"
     """virtual: time passes by --step-time and by what rounds would take over --link; all workers
     live in one process."""
@@ -198,6 +202,7 @@ class TrainConfig:
             seed=self.seed,
             timeout=timedelta(seconds=self.timeout),
             checkpoint_every=self.checkpoint_every,
+            swa=_given(self.swa, share, "swa"),
         )
 
     def _evaluate_every(self) -> int:

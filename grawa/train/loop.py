@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from grawa.averager import Averager
 from grawa.clock import VirtualClock, WallClock
@@ -15,6 +15,7 @@ from grawa.probe import evaluating
 from grawa.protocols import Strategy
 from grawa.round_report import RoundReport
 from grawa.tasks import Data, Task
+from grawa.train.averaged import ConsensusAverage
 from grawa.train.batches import shard
 from grawa.train.checkpoint import latest, restore, save
 from grawa.train.ending import Ending
@@ -71,10 +72,11 @@ class Finished:
 
     Attributes:
         error: the task's metric of the consensus.
-        consensus: its state dict.
+        consensus: its state dict; of the average of the last rounds' consensuses, if there is one.
         step: local steps made.
         round: rounds made.
         elapsed: seconds since the start.
+        averaged_rounds: how many consensuses were averaged; 0 if it is the last one alone.
     """
 
     error: float
@@ -82,6 +84,7 @@ class Finished:
     step: int
     round: int
     elapsed: float
+    averaged_rounds: int
 
 
 Event = Started | RoundReport | Evaluated | Finished
@@ -154,11 +157,14 @@ class Run:
         self._workers = [Worker(i, task, self._data, shards[i], settings, device) for i in indices]
         self._ending = Ending.of(settings, shards)
         self._news: list[Event] = []
+        self._average = None
+        if settings.swa is not None:
+            self._average = ConsensusAverage(self._workers[0].model, settings.swa)
         self._clock = settings.modelled() if settings.modelled else WallClock()
         self.averager = self._make_averager(strategy_for(task, self._data, self._workers))
         found = latest(checkpoints) if checkpoints else None
         if found:
-            restore(found, self._workers, self.averager, self._process)
+            restore(found, self._workers, self.averager, self._average, self._process)
             self._set_lrs(self._workers)
 
     def _make_averager(self, strategy: Strategy) -> Averager:
@@ -218,9 +224,13 @@ class Run:
             each.move()
         self._set_lrs(workers)
 
-    def _set_lrs(self, workers: list[Worker]) -> None:
+    def _progress(self) -> float:
+        """How much is done, in [0, 1], as far as this process knows."""
         mean_steps = self.averager.total_steps / self._settings.workers
-        progress = self._ending.progress(mean_steps, self._clock.now())
+        return self._ending.progress(mean_steps, self._clock.now())
+
+    def _set_lrs(self, workers: list[Worker]) -> None:
+        progress = self._progress()
         for worker in workers:
             worker.set_lr(progress)
 
@@ -240,17 +250,23 @@ class Run:
                 Evaluated(error=error, step=report.step, round=report.round, elapsed=report.elapsed)
             )
         self._ending.after_round(report, error)
+        if self._average and self._average.is_due(self._agreed(self._progress())):
+            with self.averager.consensus_applied() as model:
+                self._average.add(model)
         if self._checkpoints and _is_due(report.round, settings.checkpoint_every):
-            save(self._checkpoints, self._workers, self.averager, self._process)
+            save(self._checkpoints, self._workers, self.averager, self._average, self._process)
 
-    def _agreed(self, error: float) -> float:
-        """Worker 0's, on every process: what ends a training must be the same everywhere."""
-        return float(self.averager.gather(error)[0])
+    def _agreed(self, value: float) -> float:
+        """Worker 0's, on every process: what they decide together must be the same everywhere."""
+        return float(self.averager.gather(value)[0])
 
     def finish(self) -> Finished:
         """Measures the consensus and keeps it; every process must call it."""
-        elapsed = self._clock.now()
-        return finish(self.averager, self._task, self._data, elapsed)
+        elapsed, average = self._clock.now(), self._average
+        if average is None or average.rounds == 0:
+            return finish(self.averager, self._task, self._data, elapsed)
+        model = average.finished(self._data.train_inputs)
+        return _finished(model, self.averager, self._task, self._data, elapsed, average.rounds)
 
 
 def _is_due(round_number: int, every: int) -> bool:
@@ -284,13 +300,25 @@ def deal(task: Task, data: Data, settings: Settings) -> list[Tensor]:
 def finish(averager: Averager, task: Task, data: Data, elapsed: float) -> Finished:
     """Measures the consensus and keeps it; every process must call it."""
     with averager.consensus_applied() as model, evaluating(model):
-        return Finished(
-            error=task.measure(model, data),
-            consensus={key: value.clone() for key, value in model.state_dict().items()},
-            step=averager.step,
-            round=averager.round,
-            elapsed=elapsed,
-        )
+        return _finished(model, averager, task, data, elapsed, averaged_rounds=0)
+
+
+def _finished(
+    model: nn.Module,
+    averager: Averager,
+    task: Task,
+    data: Data,
+    elapsed: float,
+    averaged_rounds: int,
+) -> Finished:
+    return Finished(
+        error=task.measure(model, data),
+        consensus={key: value.clone() for key, value in model.state_dict().items()},
+        step=averager.step,
+        round=averager.round,
+        elapsed=elapsed,
+        averaged_rounds=averaged_rounds,
+    )
 
 
 def load(task: Task, settings: Settings, device: torch.device) -> Data:

@@ -45,6 +45,8 @@ class Settings:
         seed: of everything random.
         timeout: how long a message may wait for the others.
         checkpoint_every: rounds between checkpoints, or 0 for none.
+        swa: over which fraction of the run, at its end, the consensus after each round is averaged;
+            `None` for no average.
     """
 
     workers: int
@@ -71,6 +73,7 @@ class Settings:
     seed: int
     timeout: timedelta
     checkpoint_every: int
+    swa: float | None
 
     def __post_init__(self) -> None:
         for name in ("workers", "steps", "batch_size"):
@@ -91,6 +94,8 @@ class Settings:
             raise UserError("until_error needs the consensus measured: evaluate_every at least 1")
         if not 0.0 < self.lr < float("inf"):
             raise UserError(f"lr must be positive, got {self.lr}")
+        if self.swa is not None and not 0.0 < self.swa <= 1.0:
+            raise UserError(f"swa must lie in (0, 1], got {self.swa}")
         OptimizerChoice.parse(self.optimizer)
         if self.timeout <= timedelta(0):
             raise UserError(f"timeout must be positive, got {self.timeout.total_seconds()} s")

@@ -165,6 +165,7 @@ FAST = ("--processes", "1", "--workers", "2", "--steps", "8", "--sync-every", "4
         ("digits", "--strategy", "lsgd:team_size=2"),
         ("digits", "--strategy", "diloco:outer.lr=0.5", "--optimizer", "adamw", "--lr", "0.01"),
         ("digits", "--norms", "probe", "--probe-size", "5", "--shards", "dirichlet:0.5"),
+        ("digits", "--swa", "50%"),
         ("digits", "--norms", "rms:decay=0.9"),
         ("digits", "--norms", "norm-times-loss", "--strategy", "mgrawa"),
         ("digits", "--strategy", "random"),
@@ -201,6 +202,12 @@ def test_a_population_is_written_into_the_run(command: Any) -> None:
     again = ("--clock", "virtual", *(part for text in drawn for part in ("--fault", text)))
     assert command("train", "digits", *FAST, *again, "--out", "again").code == 0
     assert model_bytes(Path("run")) == model_bytes(Path("again"))
+
+
+def test_an_average_of_consensuses_is_announced(command: Any) -> None:
+    done = command("train", "digits", *FAST, "--swa", "1", "--out", "run")
+    assert "test error of the average of 2 consensuses" in done.out
+    assert RunFolder(Path("run")).events()[-1]["averaged_rounds"] == 2
 
 
 def test_a_faulty_worker_is_announced(command: Any) -> None:
@@ -304,6 +311,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "no steps": (("train", "digits", "--steps", "-1"), "steps must be at least 1, got -1"),
     "no sync": (("train", "digits", "--sync-every", "0"), "sync_every must be a whole number"),
     "no batch": (("train", "digits", "--batch-size", "0"), "batch_size must be at least 1"),
+    "average": (("train", "digits", "--swa", "2"), "swa must lie in (0, 1], got 2.0"),
     "no rate": (("train", "digits", "--lr", "0"), "lr must be positive, got 0.0"),
     "rate is nan": (("train", "digits", "--lr", "nan"), "lr must be positive, got nan"),
     "timeout": (("train", "digits", "--timeout", "0"), "timeout must be positive"),

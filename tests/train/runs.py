@@ -46,6 +46,7 @@ def settings(**changes: Any) -> Settings:
         "seed": 0,
         "timeout": timedelta(seconds=60),
         "checkpoint_every": 0,
+        "swa": None,
     }
     return Settings(**usual | changes)
 
