@@ -82,7 +82,7 @@ def slowmo(lr: float = 1.0, momentum: float = 0.7) -> Round:
     return round_
 
 
-def dppf(pull: float = 0.1, push: float = 0.1, warmup: int = 0) -> Round:
+def dppf(pull: float = 0.1, push: float = 0.03, warmup: int = 0) -> Round:
     rounds = 0
 
     def round_(x: Tensor, c: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from grawa.math.ema import Ema
-from grawa.scores.groups import check_decay, sum_groups
+from grawa.scores.groups import check_decay
 
 RMS_DECAY = 0.99
 """Per local step, over rounds: the last hundred steps or so."""
@@ -48,12 +48,15 @@ class RmsNormTracker:
 
     def __init__(self, decay: float, groups: Sequence[int], num_hosted: int) -> None:
         self._ema = Ema(decay)
-        self._groups = tuple(groups)
+        self._groups = torch.tensor(groups)
         self._none_yet = torch.zeros(num_hosted, max(groups) + 1)
 
     def note_gradients(self, norms: Tensor) -> None:
         """See `Tracker.note_gradients`."""
-        self._ema.update(sum_groups(norms, self._groups).square())
+        if self._groups.device != norms.device:  # once; later the host need not wait
+            self._groups = self._groups.to(norms.device)
+        sums = norms.new_zeros(self._none_yet.shape)
+        self._ema.update(sums.index_add_(1, self._groups, norms).square())
 
     def note_losses(self, losses: Tensor) -> None:
         """Losses don't count."""

@@ -36,7 +36,7 @@ class DPPF(Strategy):
     """
 
     pull: float = 0.1
-    push: float = 0.1
+    push: float = 0.03
     push_warmup: int = 0
 
     def __post_init__(self) -> None:
