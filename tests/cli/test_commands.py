@@ -206,7 +206,8 @@ def test_a_population_is_written_into_the_run(command: Any) -> None:
 
 def test_an_average_of_consensuses_is_announced(command: Any) -> None:
     done = command("train", "digits", *FAST, "--swa", "1", "--out", "run")
-    assert "test error of the average of 2 consensuses" in done.out
+    assert "test error of the averaged consensus" in done.out
+    assert "rounds averaged" in done.out
     assert RunFolder(Path("run")).events()[-1]["averaged_rounds"] == 2
 
 
