@@ -13,7 +13,7 @@ from grawa.math.mean import RunningMean
 from grawa.math.motion import pull_
 from grawa.replicas import Replicas
 from grawa.roll import RollCall
-from grawa.scores import TrainingNormTracker
+from grawa.scores.training_norms import TrainingNormTracker
 
 # Owners with their functions, so that the type checker notices when one is renamed.
 _PARTS: tuple[tuple[str, Any, Callable[..., Any]], ...] = (

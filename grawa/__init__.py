@@ -3,23 +3,47 @@
 from grawa.averager import Averager
 from grawa.errors import CommunicationError, DivergedError, UserError
 from grawa.guard import Guard
+from grawa.optim import SAM
 from grawa.probe import GradientProbe
 from grawa.protocols import Communicator, Round, Score, State, Strategy
 from grawa.round_report import RoundReport
 from grawa.schedule import Every, Quadratic, Schedule, SharedCount, Warmup
-from grawa.scores import GradientNorms, ProbeGradientNorms, TrainingLoss
+from grawa.scores import (
+    GradientNorms,
+    NormTimesLoss,
+    Presence,
+    ProbeGradientNorms,
+    RmsGradientNorms,
+    TrainingLoss,
+)
 from grawa.stack import Leaves, Stack, by_model, by_tensor
-from grawa.strategies import EASGD, GRAWA, LGRAWA, LSGD, MGRAWA, DataParallel, DiLoCo, LocalSGD
+from grawa.strategies import (
+    DPPF,
+    EASGD,
+    GRAWA,
+    LGRAWA,
+    LSGD,
+    MGRAWA,
+    DataParallel,
+    DiLoCo,
+    InverseLoss,
+    LocalSGD,
+    RandomWeights,
+    SlowMo,
+    SoftPull,
+)
 from grawa.strategies.center import OuterNesterov
 from grawa.train.launch import distributed
 from grawa.version import __version__
 
 __all__ = [
+    "DPPF",
     "EASGD",
     "GRAWA",
     "LGRAWA",
     "LSGD",
     "MGRAWA",
+    "SAM",
     "Averager",
     "CommunicationError",
     "Communicator",
@@ -30,16 +54,23 @@ __all__ = [
     "GradientNorms",
     "GradientProbe",
     "Guard",
+    "InverseLoss",
     "Leaves",
     "LocalSGD",
+    "NormTimesLoss",
     "OuterNesterov",
+    "Presence",
     "ProbeGradientNorms",
     "Quadratic",
+    "RandomWeights",
+    "RmsGradientNorms",
     "Round",
     "RoundReport",
     "Schedule",
     "Score",
     "SharedCount",
+    "SlowMo",
+    "SoftPull",
     "Stack",
     "State",
     "Strategy",

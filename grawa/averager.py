@@ -328,7 +328,8 @@ class Averager:
         if has_closure and self.strategy.shares_gradients(self.step):
             raise UserError(
                 "this strategy averages gradients before the optimizer's step, which an optimizer "
-                "that calls a closure makes inside it: call backward() first, and step() without"
+                "that calls a closure makes inside it: call backward() first, and step() without "
+                "(with SAM, the second backward() within `with optimizer.perturbed():`)"
             )
         self._share_gradients()
 

@@ -16,6 +16,9 @@ STRATEGIES: dict[str, grawa.Strategy] = {
     "mgrawa": grawa.MGRAWA(),
     "lgrawa": grawa.LGRAWA(),
     "lgrawa with outer Nesterov": grawa.LGRAWA(outer=grawa.OuterNesterov()),
+    "lgrawa by rms norm times loss": grawa.LGRAWA(
+        norms=grawa.NormTimesLoss(norms=grawa.RmsGradientNorms())
+    ),
     "easgd": grawa.EASGD(),
     "easgd with prox": grawa.EASGD(prox=0.05),
     "lsgd": grawa.LSGD(),
@@ -24,6 +27,10 @@ STRATEGIES: dict[str, grawa.Strategy] = {
     "local sgd, soft pull with prox": grawa.LocalSGD(pull=0.5, prox=0.05),
     "local sgd with warm-up": grawa.LocalSGD(warmup_steps=3),
     "diloco": grawa.DiLoCo(),
+    "slowmo": grawa.SlowMo(),
+    "dppf": grawa.DPPF(push=0.05, push_warmup=1),
+    "random": grawa.RandomWeights(prox=0.05),
+    "inverse loss": grawa.InverseLoss(),
     "data parallel": grawa.DataParallel(),
 }
 """Every strategy, and the variants that have state or code of their own."""

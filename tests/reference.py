@@ -3,7 +3,7 @@
 N workers, P parameters, L parameter tensors, B batch. `x` is (N, P) and the center `c` is (P,).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import inf
 
@@ -65,6 +65,50 @@ def with_outer_nesterov(inner: Round, pull: float, lr: float = 0.7, momentum: fl
         step = c - mean
         velocity = momentum * velocity + step
         c = c - lr * (step + momentum * velocity)
+        return (1 - pull) * x + pull * c, c
+
+    return round_
+
+
+def slowmo(lr: float = 1.0, momentum: float = 0.7) -> Round:
+    velocity: Tensor | float = 0.0
+
+    def round_(x: Tensor, c: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+        nonlocal velocity
+        velocity = momentum * velocity + (c - x.mean(dim=0))
+        c = c - lr * velocity
+        return c.expand_as(x), c
+
+    return round_
+
+
+def dppf(pull: float = 0.1, push: float = 0.03, warmup: int = 0) -> Round:
+    rounds = 0
+
+    def round_(x: Tensor, c: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+        nonlocal rounds
+        rounds += 1
+        c = x.mean(dim=0)
+        length = push * min(1.0, rounds / (warmup + 1))
+        away = (x - c) / (x - c).norm(dim=1, keepdim=True)
+        return x + pull * (c - x) + length * away, c
+
+    return round_
+
+
+def inverse_loss(pull: float = 0.5, power: float = 1.0) -> Round:
+    def round_(x: Tensor, c: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+        weights = scores.losses**-power / (scores.losses**-power).sum()
+        c = weights @ x
+        return (1 - pull) * x + pull * c, c
+
+    return round_
+
+
+def given_weights(rounds: Iterator[Tensor], pull: float = 0.5) -> Round:
+    def round_(x: Tensor, c: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+        weights = next(rounds) * (scores.losses < inf)
+        c = (weights / weights.sum()) @ x
         return (1 - pull) * x + pull * c, c
 
     return round_

@@ -144,7 +144,15 @@ def test_losses_and_gradients_are_kept_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    "score", [grawa.GradientNorms(), grawa.TrainingLoss(window=2)], ids=lambda s: type(s).__name__
+    "score",
+    [
+        grawa.GradientNorms(),
+        grawa.RmsGradientNorms(),
+        grawa.TrainingLoss(window=2),
+        grawa.NormTimesLoss(),
+        grawa.Presence(),
+    ],
+    ids=lambda s: type(s).__name__,
 )
 def test_a_saved_tracker_goes_on_where_it_was(score: grawa.Score) -> None:
     first, second = score.tracker((0, 0), 2), score.tracker((0, 0), 2)
@@ -184,8 +192,9 @@ def test_only_norms_need_gradients_and_only_losses_need_losses() -> None:
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, math.nan])
 def test_a_decay_that_keeps_everything_is_refused(decay: float) -> None:
-    with pytest.raises(grawa.UserError, match=rf"decay must lie in \[0, 1\), got {decay}"):
-        grawa.GradientNorms(decay=decay)
+    for kind in (grawa.GradientNorms, grawa.RmsGradientNorms):
+        with pytest.raises(grawa.UserError, match=rf"decay must lie in \[0, 1\), got {decay}"):
+            kind(decay=decay)
     with pytest.raises(grawa.UserError, match=rf"decay must lie in \[0, 1\), got {decay}"):
         grawa.ProbeGradientNorms(probe=lambda _: torch.ones(1, 1), decay=decay)
 
@@ -198,3 +207,65 @@ def test_an_empty_window_is_refused() -> None:
 def test_a_loss_has_no_groups() -> None:
     with pytest.raises(grawa.UserError, match="use one group"):
         grawa.TrainingLoss().tracker((0, 1), 1)
+
+
+def test_rms_norms_are_the_root_of_the_average_square_of_a_groups_norm() -> None:
+    tracker = grawa.RmsGradientNorms(decay=0.5).tracker((0, 0), 2)
+    assert tracker.read().tolist() == [[0.0], [0.0]]
+    for norms in NORMS:
+        tracker.note_gradients(norms)
+    expected = recursion(NORMS.sum(dim=2, keepdim=True).square(), 0.5).sqrt()
+    torch.testing.assert_close(tracker.read(), expected, rtol=1e-13, atol=0.0)
+
+
+def test_rms_norms_run_on_over_the_rounds() -> None:
+    tracker = grawa.RmsGradientNorms().tracker((0, 1), 2)
+    for norms in NORMS:
+        tracker.note_gradients(norms)
+        tracker.restart()
+    expected = recursion(NORMS.square(), 0.99).sqrt()
+    torch.testing.assert_close(tracker.read(), expected, rtol=1e-12, atol=0.0)
+
+
+def test_of_equal_mean_norms_the_rms_prefers_the_steady_one() -> None:
+    tracker = grawa.RmsGradientNorms().tracker((0,), 2)
+    for steady, noisy in ((2.0, 1.0), (2.0, 3.0)):
+        tracker.note_gradients(torch.tensor([[steady], [noisy]]))
+    steady_score, noisy_score = tracker.read().flatten().tolist()
+    assert steady_score == pytest.approx(2.0)
+    assert noisy_score > 2.2
+
+
+def test_norm_times_loss_is_the_product_of_both() -> None:
+    score = grawa.NormTimesLoss()
+    tracker, norms, losses = (
+        score.tracker((0, 1), 2),
+        grawa.GradientNorms().tracker((0, 1), 2),
+        grawa.TrainingLoss().tracker((0,), 2),
+    )
+    for step in NORMS:
+        for each in (tracker, norms, losses):
+            each.note_gradients(step)
+            each.note_losses(step[:, 0] - 3.0)
+    expected = norms.read() * losses.read().clamp_min(0.0)
+    assert torch.equal(tracker.read(), expected)
+    assert expected[0].tolist() == [0.0, 0.0]  # its loss is below zero
+    assert bool((expected[1] > 0).all())
+    for each in (tracker, norms):
+        each.restart()
+        each.note_gradients(NORMS[0])
+    assert torch.equal(tracker.read(), norms.read() * losses.read().clamp_min(0.0))
+
+
+def test_norm_times_loss_needs_what_its_parts_need() -> None:
+    probe = grawa.ProbeGradientNorms(probe=lambda _: torch.ones(1, 1))
+    assert grawa.NormTimesLoss().needs_gradients
+    assert grawa.NormTimesLoss().needs_losses
+    assert not grawa.NormTimesLoss(norms=probe).needs_gradients
+
+
+def test_presence_says_nothing_but_that() -> None:
+    tracker = grawa.Presence().tracker((0, 0), 3)
+    tracker.note_gradients(torch.full((3, 2), math.nan))
+    tracker.note_losses(torch.full((3,), math.inf))
+    assert tracker.read().tolist() == [[0.0]] * 3

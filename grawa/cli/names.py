@@ -9,8 +9,21 @@ from types import NoneType
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from grawa.errors import UserError
-from grawa.protocols import Strategy
-from grawa.strategies import EASGD, LGRAWA, LSGD, MGRAWA, DataParallel, DiLoCo, LocalSGD
+from grawa.protocols import Score, Strategy
+from grawa.scores import GradientNorms, NormTimesLoss, RmsGradientNorms
+from grawa.strategies import (
+    DPPF,
+    EASGD,
+    LGRAWA,
+    LSGD,
+    MGRAWA,
+    DataParallel,
+    DiLoCo,
+    InverseLoss,
+    LocalSGD,
+    RandomWeights,
+    SlowMo,
+)
 from grawa.strategies.center import OuterNesterov
 from grawa.tasks import Digits, Logistic, Quadratic, Task
 
@@ -21,8 +34,12 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "lsgd": LSGD,
     "local_sgd": LocalSGD,
     "diloco": DiLoCo,
+    "slowmo": SlowMo,
+    "dppf": DPPF,
     "data_parallel": DataParallel,
     "uniform": partial(LocalSGD, pull=0.5, prox=0.01),
+    "random": RandomWeights,
+    "inverse_loss": InverseLoss,
     "lgrawa_nesterov": partial(LGRAWA, outer=OuterNesterov()),
 }
 
@@ -31,6 +48,13 @@ TASKS: dict[str, Callable[[], Task]] = {
     "quadratic": Quadratic,
     "logistic": Logistic,
 }
+
+NORMS: dict[str, Callable[[], Score]] = {
+    "training": GradientNorms,
+    "rms": RmsGradientNorms,
+    "norm-times-loss": NormTimesLoss,
+}
+"""Where gradient norms come from; "probe" too, which is made for the hosted models of a run."""
 
 Made = TypeVar("Made")
 
@@ -43,6 +67,11 @@ def strategy(text: str) -> Strategy:
 def task(text: str) -> Task:
     """The task written in the same way."""
     return _make("task", TASKS, text)
+
+
+def norms(text: str) -> Score:
+    """The source of gradient norms written in the same way."""
+    return _make("source of norms", NORMS, text)
 
 
 def _make(what: str, known: Mapping[str, Callable[[], Made]], text: str) -> Made:

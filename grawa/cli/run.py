@@ -22,12 +22,12 @@ from grawa.experiments.config import TrainConfig
 from grawa.experiments.run_folder import RunFolder
 from grawa.integrations.tensorboard import TensorBoardRounds, require_tensorboard
 from grawa.probe import GradientProbe
-from grawa.protocols import Strategy
+from grawa.protocols import Score, Strategy
 from grawa.report.console import RoundProgress, summary
 from grawa.round_report import RoundReport
 from grawa.scores import ProbeGradientNorms
 from grawa.seeding import generator
-from grawa.strategies import GRAWA
+from grawa.strategies import GRAWA, RandomWeights
 from grawa.tasks import Data, Task
 from grawa.train.checkpoint import latest, step_of
 from grawa.train.launch import (
@@ -90,8 +90,12 @@ def check(config: TrainConfig) -> None:
     settings = config.settings()
     config.num_processes()
     task, strategy = names.task(config.task), names.strategy(config.strategy)
-    if config.norms == "probe" and not isinstance(strategy, GRAWA):
-        raise UserError(f"--norms probe is for strategies with gradient norms, not {strategy}")
+    if config.norms not in {"training", "probe"}:
+        names.norms(config.norms)
+    if config.norms != "training" and not isinstance(strategy, GRAWA):
+        raise UserError(
+            f"--norms {config.norms} is for strategies with gradient norms, not {strategy}"
+        )
     if config.probe_size < 1:
         raise UserError(f"probe_size must be at least 1, got {config.probe_size}")
     if config.tensorboard:
@@ -145,10 +149,19 @@ def _host(config: TrainConfig, path: Path, device: torch.device) -> None:
 
 
 def strategy_for(config: TrainConfig, task: Task, data: Data, workers: list[Worker]) -> Strategy:
-    """The configured strategy, with a probe if it is to have one."""
+    """The configured strategy, with the seed and the norms that it is to have."""
     strategy = names.strategy(config.strategy)
+    if isinstance(strategy, RandomWeights) and strategy.seed is None:
+        return replace(strategy, seed=config.seed)
     if config.norms == "training" or not isinstance(strategy, GRAWA):
         return strategy
+    if config.norms == "probe":
+        return replace(strategy, norms=_probe_norms(config, task, data, workers))
+    return replace(strategy, norms=names.norms(config.norms))
+
+
+def _probe_norms(config: TrainConfig, task: Task, data: Data, workers: list[Worker]) -> Score:
+    """Norms on batches that follow from the seed, the same for all workers."""
 
     def batch(index: int) -> tuple[Tensor, Tensor]:
         random = generator(config.seed, "probe", index)
@@ -161,7 +174,7 @@ def strategy_for(config: TrainConfig, task: Task, data: Data, workers: list[Work
 
     models = [worker.model for worker in workers]
     probe = GradientProbe(models, [worker.optimizer for worker in workers], batch, loss)
-    return replace(strategy, norms=ProbeGradientNorms(probe=probe))
+    return ProbeGradientNorms(probe=probe)
 
 
 def keep(events: Iterator[Event], config: TrainConfig, task: Task, path: Path) -> None:
@@ -199,6 +212,7 @@ def _totals(finished: Finished, task: Task, folder: RunFolder) -> dict[str, Any]
         "step": finished.step,
         "elapsed": finished.elapsed,
         "round": finished.round,
+        "averaged_rounds": finished.averaged_rounds,
         **{name: sum(event[name] for event in rounds) for name in summed},
     }
 

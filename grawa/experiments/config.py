@@ -16,6 +16,8 @@ from grawa.guard import Guard
 from grawa.network import Link
 from grawa.schedule import Every, Quadratic, Schedule, SharedCount, Warmup
 from grawa.train.faults import FAULTS_HELP, Fault
+from grawa.train.optimizers import OPTIMIZERS_HELP
+from grawa.train.population import faults_of
 from grawa.train.settings import Settings
 from grawa.units import seconds, share
 
@@ -89,15 +91,18 @@ class TrainConfig:
     lr_schedule: Literal["constant", "cosine"] = "cosine"
     """How it changes: not at all, or down to zero at the end."""
 
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """sgd has Nesterov momentum 0.9 and weight decay 1e-4; adamw has torch's defaults."""
+    optimizer: Annotated[
+        str, tyro.conf.arg(metavar="OPTIMIZER", help=f"Each worker's own: {OPTIMIZERS_HELP}.")
+    ] = "sgd"
 
-    norms: Literal["training", "probe"] = "training"
-    """Gradient norms of the training batches, or of a batch that all workers share. Use probe
-    where the workers' data differ in kind."""
+    norms: str = "training"
+    """Where a strategy's gradient norms come from: training (an average over the training batches
+    since the last round), rms (a running root mean square of them; rms:decay=0.95), probe (a batch
+    that all workers share, for workers whose data differ in kind) or norm-times-loss (an
+    experiment)."""
 
     probe_size: int = 64
-    """Samples in a shared batch."""
+    """Samples in a shared batch, for --norms probe."""
 
     guard: bool = True
     """Whether a worker that goes wrong is kept out of the center."""
@@ -111,7 +116,9 @@ class TrainConfig:
     fault: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]],
         tyro.conf.arg(
-            metavar="FAULT", help=f"What goes wrong on purpose; may be repeated: {FAULTS_HELP}."
+            metavar="FAULT",
+            help="What goes wrong on purpose, or sets workers apart; may be repeated: "
+            f"{FAULTS_HELP}.",
         ),
     ] = ()
 
@@ -134,6 +141,9 @@ class TrainConfig:
     """Whether the workers of a process make their local steps in one batched pass: the same
     numbers to rounding, and faster for many small models in one process. The model must allow
     it."""
+    swa: str | None = None
+    """Save the average of the consensus over the last part of the run, 25% say (stochastic weight
+    averaging): taken after each round, with its own BatchNorm statistics."""
 
     clock: Literal["wall", "virtual"] = "wall"
     """virtual: time passes by --step-time and by what rounds would take over --link; all workers
@@ -143,7 +153,8 @@ class TrainConfig:
     """Virtual clock: how long a local step takes."""
 
     speeds: str | None = None
-    """Virtual clock: of each worker, 1,1,1,0.5 say; 0.5 takes twice as long."""
+    """Virtual clock: of each worker, 1,1,1,0.5 say; 0.5 takes twice as long. They stand in for the
+    speeds that a random population would have."""
 
     jitter: float = 0.0
     """Virtual clock: standard deviation of a step's length, as a share of it."""
@@ -169,6 +180,7 @@ class TrainConfig:
         """
         if not 0.0 < self.timeout < _LONGEST_TIMEOUT:
             raise UserError(f"timeout must be positive and finite, got {self.timeout}")
+        faults = self._faults()
         return Settings(
             workers=self.workers,
             steps=960 if (self.steps, self.epochs, self.budget) == (None,) * 3 else self.steps,
@@ -180,7 +192,7 @@ class TrainConfig:
             overlap_steps=self.overlap_steps,
             fragments=self.fragments,
             comm_dtype=None if self.comm_dtype == "same" else self.comm_dtype,
-            modelled=self._modelled(),
+            modelled=self._modelled(faults),
             hook_every=self.hook_every,
             batch_size=self.batch_size,
             lr=self.lr,
@@ -189,12 +201,13 @@ class TrainConfig:
             guard=Guard() if self.guard else None,
             buffers=self.buffers,
             shards=self.shards,
-            faults=tuple(Fault.parse(text) for text in self.fault),
+            faults=faults,
             dtype=self.dtype,
             seed=self.seed,
             timeout=timedelta(seconds=self.timeout),
             checkpoint_every=self.checkpoint_every,
             stack_workers=self.stack_workers,
+            swa=_given(self.swa, share, "swa"),
         )
 
     def _evaluate_every(self) -> int:
@@ -202,7 +215,28 @@ class TrainConfig:
             return int(self.until_error is not None)
         return self.evaluate_every
 
-    def _modelled(self) -> Callable[[], VirtualClock] | None:
+    def _faults(self) -> tuple[Fault, ...]:
+        """All workers' faults; populations with speeds of their own where there are no others."""
+        timed = self.clock == "virtual" and self.speeds is None
+        faults = [
+            fault for text in self.fault for fault in faults_of(text, self.workers, timed=timed)
+        ]
+        for fault in faults:
+            if fault.kind == "speed" and not timed:
+                reason = (
+                    "is for --clock virtual" if self.clock == "wall" else "and --speeds: give one"
+                )
+                raise UserError(f"fault {fault} {reason}")
+        return tuple(faults)
+
+    def _speeds(self, faults: tuple[Fault, ...]) -> list[float] | None:
+        """Of each worker, by option or fault."""
+        if self.speeds is not None:
+            return speeds_of(self.speeds, self.workers)
+        own = {fault.worker: fault.amount for fault in faults if fault.kind == "speed"}
+        return [own.get(i, 1.0) for i in range(self.workers)] if own else None
+
+    def _modelled(self, faults: tuple[Fault, ...]) -> Callable[[], VirtualClock] | None:
         """What makes the clock, if time is modelled; each option is tried here."""
         usual = {field.name: field.default for field in fields(self)}
         if self.clock == "wall":
@@ -213,7 +247,7 @@ class TrainConfig:
         make = partial(
             VirtualClock,
             seconds(self.step_time, "step_time"),
-            speeds=None if self.speeds is None else speeds_of(self.speeds, self.workers),
+            speeds=self._speeds(faults),
             jitter=self.jitter,
             link=None if self.link is None else Link.parse(self.link),
             topology=self.topology,

@@ -31,6 +31,11 @@ class Ema:
         self._mean: Tensor | None = None
         self._count: Tensor | None = None
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is something to average."""
+        return self._mean is not None
+
     def update(self, rows: Tensor) -> None:
         """Takes one row per worker, (K, C)."""
         if self._mean is None or self._count is None or self._mean.dtype != rows.dtype:

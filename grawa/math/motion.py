@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from grawa.stack import Leaves, Rows, Stack
 
@@ -23,6 +24,42 @@ def pull_(params: Stack, target: Leaves, strength: float) -> None:
         put_(params, target)
     elif strength > 0.0:
         torch._foreach_lerp_(*_in_pairs(params, target), strength)
+
+
+def pull_and_push_(params: Stack, target: Leaves, pull: float, push: float) -> None:
+    """Moves every row toward the target by a share, and away from it by a length.
+
+        x <- x + pull (target - x) + push (x - target) / ||x - target||
+
+    A row on the target is not pushed, since no direction leads away from it.
+
+    Args:
+        params: name -> (K, *shape), moved in place.
+        target: name -> shape.
+        pull: a share, in [0, 1].
+        push: a length, not negative: of all leaves together.
+
+    >>> params = {"x": torch.tensor([[0.0], [4.0]])}
+    >>> pull_and_push_(params, Leaves.copy_of({"x": torch.tensor([[2.0]])}), 0.5, 0.25)
+    >>> params["x"].flatten()
+    tensor([0.7500, 3.2500])
+    """
+    if not push > 0.0:
+        pull_(params, target, pull)
+        return
+    rows, targets = _in_pairs(params, target)
+    away = torch._foreach_sub(rows, targets)
+    parts = [vector_norm(a.flatten(1), dim=1, dtype=_wide(a)) for a in away]
+    norms = vector_norm(torch.stack([part.to(parts[0]) for part in parts]), dim=0)  # (K,)
+    shares = torch.where(norms > 0.0, push / norms, 0.0)
+    pull_(params, target, pull)
+    for part in away:
+        part.mul_(shares.to(part).view(-1, *[1] * (part.dim() - 1)))
+    torch._foreach_add_(rows, away)
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def put_(params: Stack, target: Leaves) -> None:

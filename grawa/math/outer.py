@@ -1,4 +1,4 @@
-"""The outer optimizer: a step of the center against the pseudo-gradient."""
+"""Outer optimizers: a step of the center against the pseudo-gradient."""
 
 import torch
 
@@ -34,3 +34,31 @@ def nesterov_(
     torch._foreach_add_(momentum.flats, mean.flats)
     torch._foreach_add_(center.flats, mean.flats, alpha=-lr)
     torch._foreach_add_(center.flats, momentum.flats, alpha=-lr * momentum_decay)
+
+
+def heavy_ball_(
+    center: Leaves, momentum: Leaves, mean: Leaves, *, lr: float, momentum_decay: float
+) -> None:
+    """Steps the center with heavy-ball momentum on the pseudo-gradient d = center - mean.
+
+        m <- momentum_decay m + d
+        center <- center - lr m
+
+    Args:
+        center: the center of the last round, moved in place.
+        momentum: m, zero before the first round, updated in place.
+        mean: the workers' mean; overwritten with -d.
+        lr: the outer learning rate.
+        momentum_decay: of the outer momentum, in [0, 1).
+
+    >>> c, m, x = (Leaves.copy_of({"x": torch.tensor([[v]])}) for v in (1.0, 1.0, 0.5))
+    >>> heavy_ball_(c, m, x, lr=1.0, momentum_decay=0.5)
+    >>> m["x"], c["x"]
+    (tensor([1.]), tensor([0.]))
+
+    Source: Wang et al. (2020), "SlowMo", algorithm 1, lines 7 and 8, in units of displacement.
+    """
+    torch._foreach_sub_(mean.flats, center.flats)
+    torch._foreach_mul_(momentum.flats, momentum_decay)
+    torch._foreach_sub_(momentum.flats, mean.flats)
+    torch._foreach_add_(center.flats, momentum.flats, alpha=-lr)

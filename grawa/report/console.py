@@ -115,7 +115,11 @@ def bytes_text(count: float) -> str:
 def summary(finished: Mapping[str, Any]) -> Table:
     """The table at the end of a run, from its event "finished"."""
     table = Table(show_header=False)
-    table.add_row(f"{finished['metric']} of the consensus", metric_text(finished))
+    averaged = finished.get("averaged_rounds", 0)  # runs of before there were averages have none
+    what = "the averaged consensus" if averaged else "the consensus"
+    table.add_row(f"{finished['metric']} of {what}", metric_text(finished))
+    if averaged:
+        table.add_row("rounds averaged", str(averaged))
     table.add_row("rounds", str(finished["round"]))
     table.add_row("local steps per worker", str(finished["step"]))
     table.add_row("sent per worker", bytes_text(finished["bytes_sent"]))

@@ -6,17 +6,16 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from grawa.errors import UserError
-from grawa.math.motion import pull_
 from grawa.math.weights import inverse_norm
-from grawa.protocols import Communicator, Round, Score, State, Strategy
+from grawa.protocols import Score, State
 from grawa.scores import GradientNorms
-from grawa.stack import Grouping, Leaves, Stack, by_model, by_tensor
-from grawa.strategies.center import OuterNesterov, first_center, next_center
-from grawa.strategies.checks import check_fraction, check_not_negative
+from grawa.stack import Grouping, by_model, by_tensor
+from grawa.strategies.checks import check_not_negative
+from grawa.strategies.soft_pull import SoftPull
 
 
 @dataclass(frozen=True, kw_only=True)
-class GRAWA(Strategy):
+class GRAWA(SoftPull):
     """Pull to the gradient-weighted average.
 
         beta_i = (1 / ||g_i||) / sum_j (1 / ||g_j||)
@@ -37,16 +36,12 @@ class GRAWA(Strategy):
     Deviation: `outer`, and a power other than 1, are ours.
     """
 
-    pull: float = 0.5
-    prox: float = 0.01
     norms: Score = field(default_factory=GradientNorms)
     power: float = 1.0
-    outer: OuterNesterov | None = None
     group_by: Grouping = by_model
 
     def __post_init__(self) -> None:
-        check_fraction("pull", self.pull)
-        check_fraction("prox", self.prox)
+        SoftPull.__post_init__(self)
         check_not_negative("power", self.power)
 
     @property
@@ -64,25 +59,9 @@ class GRAWA(Strategy):
             )
         return groups
 
-    def init(self, params: Stack, comm: Communicator) -> State:
-        """The common initial parameters are the first center."""
-        return first_center(params, comm, self.outer)
-
-    def sync(self, params: Stack, scores: Tensor | None, state: State, comm: Communicator) -> Round:
-        """See `Strategy.sync`."""
-        assert scores is not None, "the driver gathers what `score` asks for"
-        weights = inverse_norm(scores, self.power)
-        per_leaf = weights[:, list(self.groups(list(params)))]
-        pull_(params, next_center(params, per_leaf, state, comm, self.outer), self.pull)
-        return Round(state, weights)
-
-    def drift(self, params: Stack, state: State, share: float) -> None:
-        """The proximal pull to the last center."""
-        pull_(params, state["center"], self.prox * share)
-
-    def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:
-        """The center."""
-        return state["center"]
+    def weights(self, scores: Tensor, state: State) -> Tensor:
+        """Inversely proportional to the norms."""
+        return inverse_norm(scores, self.power)
 
 
 @dataclass(frozen=True, kw_only=True)

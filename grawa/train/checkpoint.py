@@ -14,6 +14,7 @@ import torch
 from grawa.averager import Averager
 from grawa.errors import UserError
 from grawa.files import replacing
+from grawa.train.averaged import ConsensusAverage
 
 if TYPE_CHECKING:
     from grawa.train.worker import Worker
@@ -21,7 +22,13 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"step-(\d{8})")
 
 
-def save(folder: Path, workers: "list[Worker]", averager: Averager, process: int) -> Path:
+def save(
+    folder: Path,
+    workers: "list[Worker]",
+    averager: Averager,
+    average: ConsensusAverage | None,
+    process: int,
+) -> Path:
     """Saves all that is needed to resume bit for bit; every process must call it.
 
     Returns:
@@ -33,6 +40,7 @@ def save(folder: Path, workers: "list[Worker]", averager: Averager, process: int
     state = {
         "workers": [worker.state_dict() for worker in workers],
         "averager": averager.state_dict(),
+        "average": average.state_dict() if average else None,
     }
     with replacing(_file(building, process)) as temporary:
         torch.save(state, temporary)
@@ -43,7 +51,13 @@ def save(folder: Path, workers: "list[Worker]", averager: Averager, process: int
     return final
 
 
-def restore(found: Path, workers: "list[Worker]", averager: Averager, process: int) -> None:
+def restore(
+    found: Path,
+    workers: "list[Worker]",
+    averager: Averager,
+    average: ConsensusAverage | None,
+    process: int,
+) -> None:
     """Goes back to a checkpoint; every process must call it.
 
     Raises:
@@ -67,6 +81,8 @@ def restore(found: Path, workers: "list[Worker]", averager: Averager, process: i
     for worker, saved in zip(workers, state["workers"], strict=True):
         worker.load_state_dict(saved)
     averager.load_state_dict(state["averager"])
+    if average:
+        average.load_state_dict(state["average"])
 
 
 def latest(folder: Path) -> Path | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from grawa.averager import Averager
 from grawa.clock import VirtualClock, WallClock
@@ -15,6 +15,7 @@ from grawa.probe import evaluating
 from grawa.protocols import Strategy
 from grawa.round_report import RoundReport
 from grawa.tasks import Data, Task
+from grawa.train.averaged import ConsensusAverage
 from grawa.train.batches import shard
 from grawa.train.checkpoint import latest, restore, save
 from grawa.train.ending import Ending
@@ -38,6 +39,7 @@ class Started:
         parameters: of the model, those that are trained.
         steps: local steps of each worker, if they end the run.
         device: where this process trains.
+        faults: of all workers, as they are written; a population as what was drawn for it.
     """
 
     step: int
@@ -46,6 +48,7 @@ class Started:
     parameters: int
     steps: int | None
     device: str
+    faults: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +74,11 @@ class Finished:
 
     Attributes:
         error: the task's metric of the consensus.
-        consensus: its state dict.
+        consensus: its state dict; of the average of the last rounds' consensuses, if there is one.
         step: local steps made.
         round: rounds made.
         elapsed: seconds since the start.
+        averaged_rounds: how many consensuses were averaged; 0 if it is the last one alone.
     """
 
     error: float
@@ -82,6 +86,7 @@ class Finished:
     step: int
     round: int
     elapsed: float
+    averaged_rounds: int
 
 
 Event = Started | RoundReport | Evaluated | Finished
@@ -155,12 +160,15 @@ class Run:
         self._workers = [Worker(i, task, self._data, shards[i], settings, device) for i in indices]
         self._ending = Ending.of(settings, shards)
         self._news: list[Event] = []
+        self._average = None
+        if settings.swa is not None:
+            self._average = ConsensusAverage(self._workers[0].model, settings.swa)
         self._clock = settings.modelled() if settings.modelled else WallClock()
         self.averager = self._make_averager(strategy_for(task, self._data, self._workers))
         self._hosted = self._make_hosted()
         found = latest(checkpoints) if checkpoints else None
         if found:
-            restore(found, self._workers, self.averager, self._process)
+            restore(found, self._workers, self.averager, self._average, self._process)
             self._set_lrs(self._workers)
 
     def _make_averager(self, strategy: Strategy) -> Averager:
@@ -197,6 +205,7 @@ class Run:
             parameters=sum(p.numel() for p in parameters if p.requires_grad),
             steps=self._ending.steps,
             device=str(self._device),
+            faults=tuple(str(fault) for fault in self._settings.faults),
         )
 
     def is_over(self) -> bool:
@@ -219,9 +228,13 @@ class Run:
         self._hosted.move(who)
         self._set_lrs(self._workers[who])
 
-    def _set_lrs(self, workers: list[Worker]) -> None:
+    def _progress(self) -> float:
+        """How much is done, in [0, 1], as far as this process knows."""
         mean_steps = self.averager.total_steps / self._settings.workers
-        progress = self._ending.progress(mean_steps, self._clock.now())
+        return self._ending.progress(mean_steps, self._clock.now())
+
+    def _set_lrs(self, workers: list[Worker]) -> None:
+        progress = self._progress()
         for worker in workers:
             worker.set_lr(progress)
 
@@ -241,17 +254,23 @@ class Run:
                 Evaluated(error=error, step=report.step, round=report.round, elapsed=report.elapsed)
             )
         self._ending.after_round(report, error)
+        if self._average and self._average.is_due(self._agreed(self._progress())):
+            with self.averager.consensus_applied() as model:
+                self._average.add(model)
         if self._checkpoints and _is_due(report.round, settings.checkpoint_every):
-            save(self._checkpoints, self._workers, self.averager, self._process)
+            save(self._checkpoints, self._workers, self.averager, self._average, self._process)
 
-    def _agreed(self, error: float) -> float:
-        """Worker 0's, on every process: what ends a training must be the same everywhere."""
-        return float(self.averager.gather(error)[0])
+    def _agreed(self, value: float) -> float:
+        """Worker 0's, on every process: what they decide together must be the same everywhere."""
+        return float(self.averager.gather(value)[0])
 
     def finish(self) -> Finished:
         """Measures the consensus and keeps it; every process must call it."""
-        elapsed = self._clock.now()
-        return finish(self.averager, self._task, self._data, elapsed)
+        elapsed, average = self._clock.now(), self._average
+        if average is None or average.rounds == 0:
+            return finish(self.averager, self._task, self._data, elapsed)
+        model = average.finished(self._data.train_inputs)
+        return _finished(model, self.averager, self._task, self._data, elapsed, average.rounds)
 
 
 def _is_due(round_number: int, every: int) -> bool:
@@ -267,15 +286,17 @@ def deal(task: Task, data: Data, settings: Settings) -> list[Tensor]:
     Raises:
         UserError: if a worker has fewer samples than a batch, or a fault needs labels.
     """
-    if any(fault.kind == "wrong-labels" for fault in settings.faults) and task.num_classes < 2:
-        raise UserError("the fault wrong-labels needs a task with labels")
+    for fault in settings.faults:
+        if fault.needs_labels and task.num_classes < 2:
+            raise UserError(f"the fault {fault} needs a task with labels")
     targets = data.train_targets.cpu()
     shards = shard(targets, settings.workers, settings.shards, settings.seed)
     for index, samples in enumerate(shards):
-        if len(samples) < settings.batch_size:
+        size = settings.batch_size_of(index)
+        if len(samples) < size:
             raise UserError(
                 f"worker {index} would have {len(samples)} training samples, fewer than a batch "
-                f"of {settings.batch_size}; take fewer workers, smaller batches or more samples"
+                f"of {size}; take fewer workers, smaller batches or more samples"
             )
     return shards
 
@@ -283,13 +304,25 @@ def deal(task: Task, data: Data, settings: Settings) -> list[Tensor]:
 def finish(averager: Averager, task: Task, data: Data, elapsed: float) -> Finished:
     """Measures the consensus and keeps it; every process must call it."""
     with averager.consensus_applied() as model, evaluating(model):
-        return Finished(
-            error=task.measure(model, data),
-            consensus={key: value.clone() for key, value in model.state_dict().items()},
-            step=averager.step,
-            round=averager.round,
-            elapsed=elapsed,
-        )
+        return _finished(model, averager, task, data, elapsed, averaged_rounds=0)
+
+
+def _finished(
+    model: nn.Module,
+    averager: Averager,
+    task: Task,
+    data: Data,
+    elapsed: float,
+    averaged_rounds: int,
+) -> Finished:
+    return Finished(
+        error=task.measure(model, data),
+        consensus={key: value.clone() for key, value in model.state_dict().items()},
+        step=averager.step,
+        round=averager.round,
+        elapsed=elapsed,
+        averaged_rounds=averaged_rounds,
+    )
 
 
 def load(task: Task, settings: Settings, device: torch.device) -> Data:

@@ -11,6 +11,7 @@ from grawa.errors import UserError
 from grawa.guard import Guard
 from grawa.schedule import Schedule
 from grawa.train.faults import Fault
+from grawa.train.optimizers import OptimizerChoice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +36,18 @@ class Settings:
         batch_size: samples per worker and step.
         lr: the learning rate at the start.
         lr_schedule: "constant", or "cosine" down to zero at the end.
-        optimizer: "sgd" (Nesterov momentum 0.9, weight decay 1e-4) or "adamw" (torch's defaults).
+        optimizer: as for `grawa.train.optimizers.OptimizerChoice.parse`.
         guard: who takes part in rounds; `None` for everyone.
         buffers: as for `Averager`.
         shards: as for `grawa.train.batches.shard`.
-        faults: what goes wrong.
+        faults: what goes wrong, of each worker.
         dtype: of parameters and data.
         seed: of everything random.
         timeout: how long a message may wait for the others.
         checkpoint_every: rounds between checkpoints, or 0 for none.
         stack_workers: whether the workers of a process make their local steps in one batched pass.
+        swa: over which fraction of the run, at its end, the consensus after each round is averaged;
+            `None` for no average.
     """
 
     workers: int
@@ -62,7 +65,7 @@ class Settings:
     batch_size: int
     lr: float
     lr_schedule: Literal["constant", "cosine"]
-    optimizer: Literal["sgd", "adamw"]
+    optimizer: str
     guard: Guard | None
     buffers: Literal["average", "local"]
     shards: str
@@ -72,6 +75,7 @@ class Settings:
     timeout: timedelta
     checkpoint_every: int
     stack_workers: bool
+    swa: float | None
 
     def __post_init__(self) -> None:
         for name in ("workers", "steps", "batch_size"):
@@ -92,13 +96,23 @@ class Settings:
             raise UserError("until_error needs the consensus measured: evaluate_every at least 1")
         if not 0.0 < self.lr < float("inf"):
             raise UserError(f"lr must be positive, got {self.lr}")
+        if self.swa is not None and not 0.0 < self.swa <= 1.0:
+            raise UserError(f"swa must lie in (0, 1], got {self.swa}")
+        OptimizerChoice.parse(self.optimizer)
         if self.timeout <= timedelta(0):
             raise UserError(f"timeout must be positive, got {self.timeout.total_seconds()} s")
         for fault in self.faults:
             if fault.worker >= self.workers:
                 raise UserError(
-                    f"fault {fault.kind} names worker {fault.worker}, but the workers are 0 to "
+                    f"fault {fault} names worker {fault.worker}, but the workers are 0 to "
                     f"{self.workers - 1}"
+                )
+        kinds = [(fault.kind, fault.worker, fault.step) for fault in self.faults]
+        for index, fault in enumerate(self.faults):
+            if kinds[index] in kinds[:index]:
+                raise UserError(
+                    f"worker {fault.worker} has {fault.kind} twice, the second time by {fault}: "
+                    "leave one of the two out"
                 )
         if self.stack_workers:
             self._check_stacking()
@@ -110,9 +124,21 @@ class Settings:
                 "with --clock virtual and --schedule shared-count workers step in turns, so they "
                 "can't step together: leave out --stack-workers"
             )
+        if OptimizerChoice.parse(self.optimizer).rho is not None:
+            raise UserError("SAM's two passes can't be stacked: leave out --stack-workers")
         for fault in self.faults:
-            if fault.batch_size(self.batch_size) != self.batch_size:
-                raise UserError(
-                    f"--stack-workers needs batches of one size, but fault {fault.kind}:"
-                    f"{fault.worker} has others: leave one of the two out"
-                )
+            if fault.kind in {"input-noise", "gradient-noise"}:
+                raise UserError(f"fault {fault} can't be stacked: leave out --stack-workers")
+        if len({self.batch_size_of(worker) for worker in range(self.workers)}) > 1:
+            raise UserError(
+                "--stack-workers needs batches of one size, but the faults give workers others: "
+                "leave one of the two out"
+            )
+
+    def batch_size_of(self, worker: int) -> int:
+        """A worker's own batch size."""
+        size = self.batch_size
+        for fault in self.faults:
+            if fault.worker == worker:
+                size = fault.batch_size(size)
+        return size

@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, AdamW, Optimizer
 
+from grawa.optim import SAM
 from grawa.seeding import generator
 from grawa.tasks import Data, Task
 from grawa.train.batches import Batches
+from grawa.train.optimizers import OptimizerChoice
 from grawa.train.settings import Settings
 
 
@@ -41,29 +42,42 @@ class Worker:
         self._faults = [fault for fault in settings.faults if fault.worker == index]
         self._inputs = data.train_inputs
         self.targets = data.train_targets
-        batch_size = settings.batch_size
         for fault in self._faults:
             self.targets = fault.labels(self.targets, task.num_classes, settings.seed)
-            batch_size = fault.batch_size(batch_size)
-        self._batches = Batches(samples, batch_size, generator(settings.seed, "batches", index))
+        self._noise = generator(settings.seed, "noise", index)
+        self._batches = Batches(
+            samples, settings.batch_size_of(index), generator(settings.seed, "batches", index)
+        )
         dtype = getattr(torch, settings.dtype)
         self.model = task.model(settings.seed).to(device, dtype)
-        self.optimizer = _optimizer(self.model, settings)
+        self.optimizer = OptimizerChoice.parse(settings.optimizer).make(self.model, settings.lr)
         for fault in self._faults:
             fault.scale_lr(self.optimizer)
         self._lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
         self._factor = _cosine if settings.lr_schedule == "cosine" else _constant
 
     def backward(self, step: int) -> Tensor:
-        """The gradient of one batch; local step `step`, from 1.
+        """The gradient of one batch, with SAM the second one; local step `step`, from 1.
 
         Returns:
-            The loss, a scalar.
+            The loss, a scalar; with SAM, at the parameters as they are.
         """
         batch = self.next_batch(step).to(self._inputs.device)
+        inputs, targets = self._inputs[batch], self.targets[batch]
+        for fault in self._faults:
+            inputs = fault.blur(inputs, self._noise)
+        loss = self._gradient(inputs, targets)
+        if isinstance(self.optimizer, SAM) and self.optimizer.rho > 0.0:
+            with self.optimizer.perturbed():
+                self._gradient(inputs, targets)
+        return loss
+
+    def _gradient(self, inputs: Tensor, targets: Tensor) -> Tensor:
         self.optimizer.zero_grad()
-        loss = self._task.loss(self.model, self._inputs[batch], self.targets[batch])
+        loss = self._task.loss(self.model, inputs, targets)
         loss.backward()
+        for fault in self._faults:
+            fault.shake(self.model, self._noise)
         return loss.detach()
 
     def next_batch(self, step: int) -> Tensor:
@@ -91,6 +105,7 @@ class Worker:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "batches": self._batches.state_dict(),
+            "noise": self._noise.get_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -98,12 +113,7 @@ class Worker:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._batches.load_state_dict(state["batches"])
-
-
-def _optimizer(model: torch.nn.Module, settings: Settings) -> Optimizer:
-    if settings.optimizer == "adamw":
-        return AdamW(model.parameters(), lr=settings.lr)
-    return SGD(model.parameters(), lr=settings.lr, momentum=0.9, nesterov=True, weight_decay=1e-4)
+        self._noise.set_state(state["noise"])
 
 
 def _cosine(progress: float) -> float:

@@ -160,12 +160,24 @@ FAST = ("--processes", "1", "--workers", "2", "--steps", "8", "--sync-every", "4
     "args",
     [
         ("digits", "--strategy", "data_parallel"),
+        ("digits", "--strategy", "data_parallel", "--optimizer", "sam:rho=0.1"),
+        ("digits", "--optimizer", "sam:base=adamw", "--lr", "0.01"),
         ("digits", "--strategy", "lsgd:team_size=2"),
         ("digits", "--strategy", "diloco:outer.lr=0.5", "--optimizer", "adamw", "--lr", "0.01"),
         ("digits", "--norms", "probe", "--probe-size", "5", "--shards", "dirichlet:0.5"),
+        ("digits", "--swa", "50%"),
+        ("digits", "--norms", "rms:decay=0.9"),
+        ("digits", "--norms", "norm-times-loss", "--strategy", "mgrawa"),
+        ("digits", "--strategy", "random"),
+        ("digits", "--strategy", "inverse_loss:power=2"),
+        ("digits", "--strategy", "dppf:push=0.05"),
+        ("digits", "--strategy", "slowmo"),
         ("digits", "--fault", "nan:1@3"),
         ("digits", "--stack-workers", "--fault", "lr-x2:1"),
         ("digits", "--fault", "wrong-labels:1", "--fault", "lr-x6:0"),
+        ("digits", "--fault", "mixed:1", "--optimizer", "sam"),
+        ("digits", "--fault", "mixed:1", "--clock", "virtual", "--schedule", "every"),
+        ("digits", "--fault", "graded-labels", "--fault", "graded-batch"),
         ("logistic", "--dtype", "float64", "--lr-schedule", "constant"),
         ("quadratic:dimensions=3", "--no-guard", "--buffers", "local", "--tensorboard"),
     ],
@@ -180,6 +192,24 @@ def test_runs_of_many_kinds_can_be_evaluated(command: Any, args: tuple[str, ...]
     assert (measured.code, measured.err) == (0, "")
     assert measured.out.startswith(f"{finished['metric']} of run/model.safetensors: ")
     assert Path("run/tensorboard").exists() == ("--tensorboard" in args)
+
+
+def test_a_population_is_written_into_the_run(command: Any) -> None:
+    options = ("--fault", "mixed:1", "--clock", "virtual")
+    assert command("train", "digits", *FAST, *options, "--out", "run").code == 0
+    drawn = RunFolder(Path("run")).events()[0]["faults"]
+    assert len(drawn) == 8
+    assert [text.split("=")[0] for text in drawn if text.endswith(":0")][::3] == ["batch", "speed"]
+    again = ("--clock", "virtual", *(part for text in drawn for part in ("--fault", text)))
+    assert command("train", "digits", *FAST, *again, "--out", "again").code == 0
+    assert model_bytes(Path("run")) == model_bytes(Path("again"))
+
+
+def test_an_average_of_consensuses_is_announced(command: Any) -> None:
+    done = command("train", "digits", *FAST, "--swa", "1", "--out", "run")
+    assert "test error of the averaged consensus" in done.out
+    assert "rounds averaged" in done.out
+    assert RunFolder(Path("run")).events()[-1]["averaged_rounds"] == 2
 
 
 def test_a_faulty_worker_is_announced(command: Any) -> None:
@@ -246,7 +276,12 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "dimensions": (("train", "quadratic:dimensions=0"), "dimensions must be at least 1"),
     "unknown option": (("train", "digits", "--momentum", "3"), "--momentum"),
     "not a number": (("train", "digits", "--steps", "x"), "--steps"),
-    "unknown choice": (("train", "digits", "--optimizer", "lion"), "'lion'"),
+    "unknown choice": (("train", "digits", "--dtype", "float16"), "'float16'"),
+    "unknown optimizer": (
+        ("train", "digits", "--optimizer", "lion"),
+        "there is no optimizer 'lion'; there are sgd",
+    ),
+    "unknown optimizer option": (("train", "digits", "--optimizer", "sam:r=1"), "option 'r'"),
     "unknown strategy": (("train", "digits", "--strategy", "sgd"), "there is no strategy 'sgd'"),
     "unknown strategy option": (
         ("train", "digits", "--strategy", "lgrawa:pul=1"),
@@ -265,6 +300,13 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
         "4 workers can't be split into teams of 3",
     ),
     "unknown fault": (("train", "digits", "--fault", "tired:1"), "there is no fault 'tired:1'"),
+    "population without a seed": (("train", "digits", "--fault", "mixed"), "mixed:SEED"),
+    "fault out of range": (
+        ("train", "digits", "--fault", "noisy-labels=2:0"),
+        "must lie in [0, 1], got 2",
+    ),
+    "speed on the wall's clock": (("train", "digits", "--fault", "speed=2:0"), "--clock virtual"),
+    "population without labels": (("train", "quadratic", "--fault", "mixed:1"), "with labels"),
     "fault of nobody": (("train", "digits", "--fault", "nan:4@1"), "the workers are 0 to 3"),
     "fault without labels": (("train", "quadratic", "--fault", "wrong-labels:0"), "with labels"),
     "stacked batches of one": (
@@ -282,6 +324,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "no steps": (("train", "digits", "--steps", "-1"), "steps must be at least 1, got -1"),
     "no sync": (("train", "digits", "--sync-every", "0"), "sync_every must be a whole number"),
     "no batch": (("train", "digits", "--batch-size", "0"), "batch_size must be at least 1"),
+    "average": (("train", "digits", "--swa", "2"), "swa must lie in (0, 1], got 2.0"),
     "no rate": (("train", "digits", "--lr", "0"), "lr must be positive, got 0.0"),
     "rate is nan": (("train", "digits", "--lr", "nan"), "lr must be positive, got nan"),
     "timeout": (("train", "digits", "--timeout", "0"), "timeout must be positive"),
@@ -291,6 +334,8 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "shards": (("train", "digits", "--shards", "dirichlet:0"), 'shards must be "iid" or'),
     "device": (("train", "digits", "--device", "abacus"), "there is no device 'abacus'"),
     "probe": (("train", "digits", "--norms", "probe", "--strategy", "lsgd"), "gradient norms"),
+    "norms": (("train", "digits", "--norms", "l1"), "there is no source of norms 'l1'; there"),
+    "option of norms": (("train", "digits", "--norms", "rms:d=1"), "has no option 'd'; it has d"),
     "probe size": (("train", "digits", "--probe-size", "0"), "probe_size must be at least 1"),
     "processes": (("train", "digits", "--processes", "3"), "divide the 4 workers evenly, got 3"),
     "no processes": (("train", "digits", "--processes", "0"), "evenly, got 0"),

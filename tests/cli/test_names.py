@@ -6,6 +6,8 @@ import pytest
 
 import grawa
 from grawa.cli import names
+from grawa.cli.run import strategy_for
+from grawa.experiments.config import TrainConfig
 from grawa.tasks import Digits, Logistic, Quadratic, Task
 
 WRITTEN: dict[str, grawa.Strategy] = {
@@ -30,6 +32,12 @@ WRITTEN: dict[str, grawa.Strategy] = {
     "local_sgd:warmup_steps=100": grawa.LocalSGD(warmup_steps=100),
     "uniform": grawa.LocalSGD(pull=0.5, prox=0.01),
     "diloco:outer.lr=0.5": grawa.DiLoCo(outer=grawa.OuterNesterov(lr=0.5)),
+    "slowmo:momentum=0.5": grawa.SlowMo(momentum=0.5),
+    "dppf:push=0.5:push_warmup=10": grawa.DPPF(push=0.5, push_warmup=10),
+    "random:seed=7:concentration=2": grawa.RandomWeights(seed=7, concentration=2.0),
+    "inverse_loss:power=2:loss.window=8": grawa.InverseLoss(
+        power=2.0, loss=grawa.TrainingLoss(window=8)
+    ),
     "data_parallel": grawa.DataParallel(),
 }
 
@@ -106,3 +114,35 @@ def test_every_option_that_has_a_default_is_shown(name: str) -> None:
     for field in dataclasses.fields(made):
         if field.name != "group_by":
             assert field.name in options
+
+
+NORMS: dict[str, grawa.Score] = {
+    "training": grawa.GradientNorms(),
+    "training:decay=0.5": grawa.GradientNorms(decay=0.5),
+    "rms": grawa.RmsGradientNorms(),
+    "rms:decay=0.9": grawa.RmsGradientNorms(decay=0.9),
+    "norm-times-loss": grawa.NormTimesLoss(),
+    "norm-times-loss:norms.decay=0.5:loss.window=2": grawa.NormTimesLoss(
+        norms=grawa.GradientNorms(decay=0.5), loss=grawa.TrainingLoss(window=2)
+    ),
+}
+
+
+@pytest.mark.parametrize("text", NORMS)
+def test_a_source_of_norms_is_read_as_it_is_written(text: str) -> None:
+    assert names.norms(text) == NORMS[text]
+
+
+def test_random_weights_follow_the_runs_seed_unless_they_have_their_own() -> None:
+    def made(text: str) -> grawa.Strategy:
+        config = TrainConfig(task="digits", strategy=text, seed=5)
+        return strategy_for(config, Digits(), Digits().data(0), [])
+
+    assert made("random") == grawa.RandomWeights(seed=5)
+    assert made("random:seed=0") == grawa.RandomWeights(seed=0)
+
+
+def test_norms_replace_those_of_the_strategy() -> None:
+    config = TrainConfig(task="digits", strategy="lgrawa:pull=0.3", norms="rms:decay=0.5")
+    expected = grawa.LGRAWA(pull=0.3, norms=grawa.RmsGradientNorms(decay=0.5))
+    assert strategy_for(config, Digits(), Digits().data(0), []) == expected

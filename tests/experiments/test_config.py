@@ -45,6 +45,7 @@ OTHER = TrainConfig(
     overlap_steps=1,
     fragments=2,
     comm_dtype="int8",
+    swa="25%",
     hook_every=2,
     stack_workers=True,
 )
@@ -93,12 +94,21 @@ def test_a_configuration_needs_a_task() -> None:
 def test_settings_say_the_same() -> None:
     settings = OTHER.settings()
     for field in dataclasses.fields(settings):
-        if field.name not in {"guard", "faults", "timeout", "until_error", "schedule", "modelled"}:
+        if field.name not in {
+            "guard",
+            "faults",
+            "timeout",
+            "until_error",
+            "schedule",
+            "modelled",
+            "swa",
+        }:
             assert getattr(settings, field.name) == getattr(OTHER, field.name)
     assert settings.guard is None
     assert settings.faults == (Fault.parse("nan:0@100"), Fault.parse("lr-x6:3"))
     assert settings.timeout == timedelta(seconds=3.5)
     assert settings.until_error == pytest.approx(0.05)
+    assert settings.swa == pytest.approx(0.25)
     assert settings.schedule == grawa.Quadratic(2, growth=0.5)
     assert settings.modelled is None
     assert TrainConfig(task="digits").settings().guard == grawa.Guard()
@@ -131,6 +141,8 @@ def test_what_is_measured_follows_from_what_ends_the_run() -> None:
         ({"jitter": -1.0, "clock": "virtual"}, "jitter must not be negative"),
         ({"link": "1gbit"}, "link is for --clock virtual"),
         ({"budget": "0s"}, "budget must be positive"),
+        ({"swa": "150%"}, r"swa must lie in \(0, 1\], got 1\.5"),
+        ({"swa": "0"}, "swa must be a positive number or percentage"),
         ({"budget": "soon"}, "budget must be a time with its unit"),
         ({"until_error": "-5%"}, "until_error must be a positive number or percentage"),
         ({"until_error": "5%", "evaluate_every": 0}, "until_error needs the consensus measured"),

@@ -70,6 +70,7 @@ def test_the_gpu_agrees_with_the_cpu(strategy: grawa.Strategy) -> None:
         in {
             "mgrawa",
             "lgrawa",
+            "lgrawa by rms norm times loss",
             "easgd with prox",
             "lsgd",
             "local sgd, soft pull with prox",
@@ -90,6 +91,53 @@ def test_local_steps_do_not_make_the_host_wait(strategy: grawa.Strategy, workers
         fleet.train(data.steps(5, 7), averager)
     fleet.train(data.steps(7, 8), averager)
     assert averager.round == 2
+
+
+def test_a_step_of_sam_does_not_make_the_host_wait() -> None:
+    data = on_gpu(batches(steps=8, workers=1, dtype=torch.float32))
+    model = mlp(torch.float32).to(GPU)
+    sam = grawa.SAM(model, sgd(model), rho=0.1)
+
+    def step(index: int) -> None:
+        def clear_and_backward() -> None:
+            sam.zero_grad()
+            mse_loss(model(data.inputs[index, 0]), data.targets[index, 0]).backward()
+
+        clear_and_backward()
+        with sam.perturbed():
+            clear_and_backward()
+        sam.step()
+
+    step(0)
+    torch.cuda.synchronize()
+    with no_synchronisation():
+        step(1)
+
+
+def test_sam_trains_in_half_precision_and_a_step_that_is_skipped_leaves_no_trace() -> None:
+    data = on_gpu(batches(steps=8, workers=1, dtype=torch.float32))
+    model = mlp(torch.float32).to(GPU)
+    sam = grawa.SAM(model, sgd(model), rho=0.1)
+    scaler = torch.amp.GradScaler("cuda", init_scale=2.0**30)  # overflows at first
+    losses, kept = [], 0
+    for _ in range(60):
+        before = flat(model)
+        for perturbing in (contextlib.nullcontext(), sam.perturbed()):
+            with perturbing:
+                sam.zero_grad()
+                with torch.autocast("cuda", dtype=torch.float16):
+                    loss = mse_loss(model(data.inputs[0, 0]).float(), data.targets[0, 0])
+                scaler.scale(loss).backward()
+                losses.append(float(loss.detach()))
+        assert torch.equal(flat(model), before)
+        scale = scaler.get_scale()
+        scaler.step(sam)
+        scaler.update()
+        if scaler.get_scale() < scale:
+            kept += 1
+            assert torch.equal(flat(model), before)
+    assert 0 < kept < 30
+    assert losses[-2] < 0.5 * losses[0]
 
 
 def test_waiting_would_be_noticed() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from grawa.math.motion import blend_, pull_, put_
+from grawa.math.motion import blend_, pull_, pull_and_push_, put_
 from grawa.stack import Leaves
 
 
@@ -19,6 +19,19 @@ def stack(*rows: tuple[float, float]) -> dict[str, Tensor]:
 
 def leaves(a: float, b: float) -> Leaves:
     return Leaves.copy_of(stack((a, b)))
+
+
+def test_a_push_has_its_length_over_all_leaves_and_leaves_the_target_alone() -> None:
+    params = stack((3.0, 4.0), (0.0, 0.0), (0.0, -10.0))
+    pull_and_push_(params, leaves(0.0, 0.0), 0.5, 5.0)
+    assert params["a"].flatten().tolist() == [1.5 + 3.0, 0.0, 0.0]
+    assert params["b"].flatten().tolist() == [2.0 + 4.0, 0.0, -5.0 - 5.0]
+
+
+def test_a_row_that_is_not_a_number_is_pushed_alone() -> None:
+    params = stack((math.nan, 4.0), (3.0, 4.0))
+    pull_and_push_(params, leaves(0.0, 0.0), 0.0, 5.0)
+    assert (params["a"][1].item(), params["b"][1].item()) == (6.0, 8.0)
 
 
 def test_a_pull_goes_its_share_of_the_way_for_every_row_and_leaf() -> None:

@@ -1,10 +1,10 @@
-"""The outer Nesterov step, against arithmetic and against torch's own SGD."""
+"""Outer steps, against arithmetic and against torch's own SGD."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from grawa.math.outer import nesterov_
+from grawa.math.outer import heavy_ball_, nesterov_
 from grawa.stack import Leaves
 
 
@@ -48,3 +48,24 @@ def test_it_is_torchs_nesterov_sgd_on_the_pseudo_gradient(lr: float, decay: floa
         sgd.step()
         nesterov_(center, momentum, leaves(mean), lr=lr, momentum_decay=decay)
     torch.testing.assert_close(center["x"], parameter.detach(), rtol=0.0, atol=1e-14)
+
+
+def test_two_heavy_ball_steps_by_hand() -> None:
+    center, momentum = leaves(torch.tensor([10.0])), leaves(torch.tensor([0.0]))
+    heavy_ball_(center, momentum, leaves(torch.tensor([8.0])), lr=0.5, momentum_decay=0.5)
+    assert (center["x"].item(), momentum["x"].item()) == (9.0, 2.0)
+    heavy_ball_(center, momentum, leaves(torch.tensor([4.5])), lr=0.5, momentum_decay=0.5)
+    # d = 4.5, m = 1 + 4.5: 9 - 0.5 * 5.5
+    assert (center["x"].item(), momentum["x"].item()) == (6.25, 5.5)
+
+
+def test_the_heavy_ball_is_torchs_sgd_on_the_pseudo_gradient() -> None:
+    parameter = torch.randn(20, dtype=torch.float64)
+    center, momentum = leaves(parameter), leaves(torch.zeros(20))
+    optimizer = torch.optim.SGD([parameter], lr=0.3, momentum=0.8)
+    for _ in range(4):
+        mean = torch.randn(20, dtype=torch.float64)
+        parameter.grad = parameter - mean
+        optimizer.step()
+        heavy_ball_(center, momentum, leaves(mean), lr=0.3, momentum_decay=0.8)
+    torch.testing.assert_close(center["x"], parameter, rtol=0.0, atol=1e-14)

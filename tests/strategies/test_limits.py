@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
+from torch.optim import SGD
 
 import grawa
 from grawa.comm import InProcessCommunicator
@@ -100,6 +101,88 @@ def test_diloco_with_a_plain_outer_step_is_local_sgd() -> None:
 def test_diloco_is_uniform_grawa_with_a_full_pull_and_an_outer_optimizer() -> None:
     outer = grawa.OuterNesterov()
     assert_same(grawa.MGRAWA(pull=1.0, prox=0.0, power=0.0, outer=outer), grawa.DiLoCo(outer=outer))
+
+
+def test_slowmo_without_momentum_is_local_sgd_or_diloco_without() -> None:
+    assert_same(grawa.SlowMo(momentum=0.0), grawa.LocalSGD())
+    outer = grawa.OuterNesterov(lr=0.6, momentum=0.0)
+    assert_same(grawa.SlowMo(slow_lr=0.6, momentum=0.0), grawa.DiLoCo(outer=outer))
+
+
+def test_slowmo_every_step_is_one_worker_with_heavy_ball_momentum_on_the_joined_batch() -> None:
+    slow, _ = averaged(grawa.SlowMo(momentum=0.9), DATA, sync_every=1, optimizer=plain_sgd)
+    single = alone(joined(DATA), lambda model: SGD(model.parameters(), lr=0.05, momentum=0.9))
+    torch.testing.assert_close(slow, single.expand_as(slow), rtol=0.0, atol=ROUNDING)
+
+
+def test_dppf_without_a_push_is_the_uniform_soft_pull() -> None:
+    pulled, control = grawa.DPPF(pull=0.3, push=0.0), grawa.LocalSGD(pull=0.3)
+    assert torch.equal(averaged(pulled, DATA)[0], averaged(control, DATA)[0])
+
+
+def test_dppf_comes_to_rest_at_push_over_pull_from_the_mean() -> None:
+    rows = torch.randn(2, 30, dtype=torch.float64)
+    for _ in range(200):
+        rows = sync(grawa.DPPF(pull=0.1, push=0.05), rows, None)
+    distances = (rows - rows.mean(dim=0)).norm(dim=1)
+    torch.testing.assert_close(distances, torch.full_like(distances, 0.5))
+
+
+def test_dppf_pushes_by_the_same_length_however_far_a_worker_is() -> None:
+    rows = torch.randn(WORKERS, 30, dtype=torch.float64)
+    moved = sync(grawa.DPPF(pull=0.0, push=0.7), rows, None) - rows
+    torch.testing.assert_close(moved.norm(dim=1), torch.full((WORKERS,), 0.7).double())
+
+
+def test_random_weights_that_are_nearly_equal_are_the_uniform_soft_pull() -> None:
+    strategy = grawa.RandomWeights(pull=0.4, prox=0.1, concentration=1e12)
+    workers, _ = averaged(strategy, DATA)
+    control, _ = averaged(grawa.LocalSGD(pull=0.4, prox=0.1), DATA)
+    torch.testing.assert_close(workers, control, rtol=0.0, atol=1e-5)
+
+
+def test_random_weights_are_drawn_from_seed_and_round() -> None:
+    draws = torch.stack([grawa.RandomWeights(seed=3).draw(4, rounds) for rounds in range(2000)])
+    again = torch.stack([grawa.RandomWeights(seed=3).draw(4, rounds) for rounds in range(5)])
+    assert torch.equal(draws[:5], again)
+    assert not torch.equal(draws[0], grawa.RandomWeights(seed=4).draw(4, 0))
+    torch.testing.assert_close(draws.sum(dim=1), torch.ones(2000).double())
+    # Evenly from all weights that sum to 1: mean 1/4, variance (1/4)(3/4)/5.
+    assert float((draws.mean(dim=0) - 0.25).abs().max()) < 0.02
+    assert float((draws.var(dim=0) - 0.0375).abs().max()) < 0.005
+
+
+def test_each_round_has_random_weights_of_its_own() -> None:
+    reports: list[grawa.RoundReport] = []
+    averaged(grawa.RandomWeights(seed=3), DATA, on_round=[reports.append])
+    for rounds, report in enumerate(reports):
+        assert report.weights is not None
+        drawn = grawa.RandomWeights(seed=3).draw(4, rounds)
+        torch.testing.assert_close(report.weights[:, 0], drawn)
+
+
+def test_inverse_loss_with_power_zero_is_the_uniform_soft_pull() -> None:
+    strategy = grawa.InverseLoss(pull=0.4, prox=0.1, power=0.0)
+    control = grawa.LocalSGD(pull=0.4, prox=0.1)
+    assert torch.equal(averaged(strategy, DATA)[0], averaged(control, DATA)[0])
+
+
+def test_inverse_loss_with_a_large_power_follows_the_leader() -> None:
+    rows = torch.randn(WORKERS, 50, dtype=torch.float64)
+    losses = torch.tensor([[0.4], [0.9], [0.1], [0.2]], dtype=torch.float64)
+    strategy = grawa.InverseLoss(pull=0.3, prox=0.0, power=200.0)
+    assert torch.equal(sync(strategy, rows, losses), sync(grawa.LSGD(pull=0.3), rows, losses))
+
+
+def test_a_loss_below_zero_takes_all_the_weight() -> None:
+    rows = torch.tensor([[1.0], [2.0], [4.0]])
+    losses = torch.tensor([[0.5], [-0.1], [0.0]], dtype=torch.float64)
+    assert sync(grawa.InverseLoss(pull=1.0), rows, losses).flatten().tolist() == [3.0] * 3
+
+
+def test_inverse_loss_is_grawa_with_losses_for_norms() -> None:
+    control = grawa.MGRAWA(norms=grawa.TrainingLoss())
+    assert torch.equal(averaged(grawa.InverseLoss(), DATA)[0], averaged(control, DATA)[0])
 
 
 def test_an_outer_learning_rate_of_zero_returns_every_round_to_the_start() -> None:
@@ -202,6 +285,9 @@ def test_a_warm_up_of_the_whole_training_is_data_parallel() -> None:
         grawa.LGRAWA(pull=0.0, prox=0.0),
         grawa.LSGD(pull=0.0),
         grawa.LSGD(pull=0.0, team_size=2, team_pull=0.0),
+        grawa.DPPF(pull=0.0, push=0.0),
+        grawa.InverseLoss(pull=0.0, prox=0.0),
+        grawa.RandomWeights(pull=0.0, prox=0.0),
     ],
     ids=repr,
 )
@@ -217,6 +303,9 @@ def test_without_a_pull_the_workers_train_alone(strategy: grawa.Strategy) -> Non
         grawa.MGRAWA(prox=0.0),
         grawa.LGRAWA(prox=0.0),
         grawa.LSGD(),
+        grawa.DPPF(),
+        grawa.InverseLoss(prox=0.0),
+        grawa.RandomWeights(prox=0.0),
         grawa.DataParallel(),
     ],
     ids=repr,

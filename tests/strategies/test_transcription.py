@@ -71,6 +71,35 @@ def cases() -> dict[str, Case]:
             grawa.DiLoCo(),
             Method(reference.with_outer_nesterov(reference.local_sgd(), pull=1.0)),
         ),
+        "slowmo": Case(grawa.SlowMo(), Method(reference.slowmo())),
+        "slowmo, half a step": Case(
+            grawa.SlowMo(slow_lr=0.5, momentum=0.9), Method(reference.slowmo(0.5, 0.9))
+        ),
+        "dppf": Case(grawa.DPPF(), Method(reference.dppf(), consensus_is_center=False)),
+        "dppf with warm-up": Case(
+            grawa.DPPF(pull=0.3, push=0.02, push_warmup=2),
+            Method(reference.dppf(0.3, 0.02, 2), consensus_is_center=False),
+        ),
+        "random": Case(
+            grawa.RandomWeights(prox=0.1, seed=5),
+            Method(
+                reference.given_weights(
+                    grawa.RandomWeights(seed=5).draw(WORKERS, done) for done in range(ROUNDS)
+                ),
+                prox=0.1,
+            ),
+            needs_losses=True,
+        ),
+        "inverse loss": Case(
+            grawa.InverseLoss(prox=0.1),
+            Method(reference.inverse_loss(), prox=0.1),
+            needs_losses=True,
+        ),
+        "inverse loss, squared": Case(
+            grawa.InverseLoss(pull=0.3, prox=0.0, power=2.0),
+            Method(reference.inverse_loss(0.3, 2.0)),
+            needs_losses=True,
+        ),
         "data parallel": Case(
             grawa.DataParallel(),
             Method(reference.nothing, consensus_is_center=False, shared_steps=inf),

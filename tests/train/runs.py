@@ -12,7 +12,7 @@ import grawa
 from grawa.cli.run import strategy_for
 from grawa.experiments.config import TrainConfig
 from grawa.tasks import Data, Digits, Task
-from grawa.train.loop import Event, Finished, train
+from grawa.train.loop import Event, Finished, Started, train
 from grawa.train.settings import Settings
 from grawa.train.worker import Worker
 
@@ -47,6 +47,7 @@ def settings(**changes: Any) -> Settings:
         "timeout": timedelta(seconds=60),
         "checkpoint_every": 0,
         "stack_workers": False,
+        "swa": None,
     }
     return Settings(**usual | changes)
 
@@ -80,6 +81,13 @@ def end(found: list[Event]) -> Finished:
     finished = found[-1]
     assert isinstance(finished, Finished)
     return finished
+
+
+def started(found: list[Event]) -> Started:
+    """The first event of a run."""
+    first = found[0]
+    assert isinstance(first, Started)
+    return first
 
 
 def same_model(first: Finished, second: Finished) -> bool:

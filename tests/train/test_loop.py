@@ -144,5 +144,5 @@ def test_what_can_not_be_trained_is_refused(changes: dict[str, Any], message: st
 
 def test_wrong_labels_need_labels() -> None:
     faults = (Fault.parse("wrong-labels:0"),)
-    with pytest.raises(UserError, match="wrong-labels needs a task with labels"):
+    with pytest.raises(UserError, match="wrong-labels:0 needs a task with labels"):
         events(LGRAWA, settings(faults=faults), task=Quadratic())

@@ -1,0 +1,35 @@
+"""Norms of groups of parameter tensors, and what their averages have in common."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from grawa.errors import UserError
+
+
+def check_decay(decay: float) -> None:
+    """Refuses what is not the share of a past that fades."""
+    if not 0.0 <= decay < 1.0:
+        raise UserError(f"decay must lie in [0, 1), got {decay}")
+
+
+def sum_groups(norms: Tensor, groups: Sequence[int]) -> Tensor:
+    """The norm of each group: the sum of its tensors' norms.
+
+    Args:
+        norms: (K, L).
+        groups: the group of each of the L tensors, numbered from 0.
+
+    Returns:
+        (K, G).
+
+    >>> sum_groups(torch.tensor([[3.0, 4.0, 1.0]]), (0, 0, 1))
+    tensor([[7., 1.]])
+
+    Source: Dimlioglu and Choromanska (2024), section 4: a model's gradient norm is the sum over
+    its tensors.
+    """
+    index = torch.tensor(groups, device=norms.device)
+    sums = norms.new_zeros(norms.shape[0], max(groups) + 1)
+    return sums.index_add_(1, index, norms)

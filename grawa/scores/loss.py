@@ -1,0 +1,71 @@
+"""Recent training losses."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from grawa.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingLoss:
+    """The mean of the last training losses.
+
+    Args:
+        window: how many local steps.
+
+    Source: Teng et al. (2019), section 2, which picks the leader by its loss; the window of 4 is
+    in `docs/decisions.md`.
+    """
+
+    is_norm: ClassVar[bool] = False
+    needs_gradients: ClassVar[bool] = False
+    needs_losses: ClassVar[bool] = True
+
+    window: int = 4
+
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise UserError(f"window must be at least 1, got {self.window}")
+
+    def tracker(self, groups: Sequence[int], num_hosted: int) -> "LossTracker":
+        """See `Score.tracker`."""
+        if max(groups) > 0:
+            raise UserError("a training loss belongs to the whole model: use one group")
+        return LossTracker(self.window, num_hosted)
+
+
+class LossTracker:
+    """The last losses of each hosted worker."""
+
+    def __init__(self, window: int, num_hosted: int) -> None:
+        self._last = torch.full((num_hosted, window), torch.nan)
+
+    def note_gradients(self, norms: Tensor) -> None:
+        """Gradients don't count."""
+
+    def note_losses(self, losses: Tensor) -> None:
+        """See `Tracker.note_losses`."""
+        last = self._last.to(losses)
+        shifted = torch.cat([last[:, 1:], losses.unsqueeze(1)], dim=1)
+        self._last = torch.where(losses.isnan().unsqueeze(1), last, shifted)
+
+    def read(self) -> Tensor:
+        """The means of finite losses, (K, 1); zero before the first, so that nobody is ahead."""
+        finite = torch.where(torch.isfinite(self._last), self._last, torch.nan)
+        none_yet = self._last.isnan().all(dim=1)
+        return torch.where(none_yet, 0.0, finite.nanmean(dim=1)).unsqueeze(1)
+
+    def restart(self) -> None:
+        """The window goes on over rounds."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The losses in the window."""
+        return {"last": self._last}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Tracker.load_state_dict`."""
+        self._last = state["last"]

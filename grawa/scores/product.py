@@ -1,0 +1,80 @@
+"""A gradient norm times a loss."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from grawa.protocols import Score, Tracker
+from grawa.scores.loss import TrainingLoss
+from grawa.scores.training_norms import GradientNorms
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormTimesLoss:
+    """A gradient norm times the training loss: an experiment.
+
+        score_ig = norm_ig * loss_i
+
+    A worker with noisy gradients has large norms, one with wrong labels a large loss; the product
+    is large for either. Whether it is a better signal than the norm alone is not established.
+
+    Args:
+        norms: where the gradient norms come from.
+        loss: how recent the loss is.
+
+    Source: ours.
+    """
+
+    is_norm: ClassVar[bool] = True
+    needs_losses: ClassVar[bool] = True
+
+    norms: Score = field(default_factory=GradientNorms)
+    loss: TrainingLoss = field(default_factory=TrainingLoss)
+
+    @property
+    def needs_gradients(self) -> bool:
+        """As the norms do."""
+        return self.norms.needs_gradients
+
+    def tracker(self, groups: Sequence[int], num_hosted: int) -> "ProductTracker":
+        """See `Score.tracker`."""
+        return ProductTracker(
+            self.norms.tracker(groups, num_hosted), self.loss.tracker((0,), num_hosted)
+        )
+
+
+class ProductTracker:
+    """The product behind `NormTimesLoss`."""
+
+    def __init__(self, norms: Tracker, losses: Tracker) -> None:
+        self._norms = norms
+        self._losses = losses
+
+    def note_gradients(self, norms: Tensor) -> None:
+        """See `Tracker.note_gradients`."""
+        self._norms.note_gradients(norms)
+
+    def note_losses(self, losses: Tensor) -> None:
+        """See `Tracker.note_losses`."""
+        self._losses.note_losses(losses)
+
+    def read(self) -> Tensor:
+        """See `Tracker.read`; a loss below zero counts as zero."""
+        losses = self._losses.read().clamp_min(0.0)
+        return self._norms.read().to(losses) * losses
+
+    def restart(self) -> None:
+        """Each as it does."""
+        self._norms.restart()
+        self._losses.restart()
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Tracker.state_dict`."""
+        return {"norms": self._norms.state_dict(), "losses": self._losses.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Tracker.load_state_dict`."""
+        self._norms.load_state_dict(state["norms"])
+        self._losses.load_state_dict(state["losses"])

@@ -1,0 +1,77 @@
+"""Norms of the training gradients, as a running root mean square."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from grawa.math.ema import Ema
+from grawa.scores.groups import check_decay
+
+RMS_DECAY = 0.99
+"""Per local step, over rounds: the last hundred steps or so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RmsGradientNorms:
+    """Root mean square of the norms of the training gradients, running on over the rounds.
+
+        m <- decay m + (1 - decay) n^2 at each local step,    score = sqrt(m / (1 - decay^steps))
+
+    n is a group's norm, summed over its tensors. A noisy worker's norms vary, which the square
+    counts; and an average over many rounds varies little itself. For the rest as `GradientNorms`.
+
+    Args:
+        decay: how much of the average is kept at each local step.
+
+    Source: ours, after the second moment of Kingma and Ba (2015), "Adam".
+    """
+
+    is_norm: ClassVar[bool] = True
+    needs_gradients: ClassVar[bool] = True
+    needs_losses: ClassVar[bool] = False
+
+    decay: float = RMS_DECAY
+
+    def __post_init__(self) -> None:
+        check_decay(self.decay)
+
+    def tracker(self, groups: Sequence[int], num_hosted: int) -> "RmsNormTracker":
+        """See `Score.tracker`."""
+        return RmsNormTracker(self.decay, groups, num_hosted)
+
+
+class RmsNormTracker:
+    """The running squares behind `RmsGradientNorms`."""
+
+    def __init__(self, decay: float, groups: Sequence[int], num_hosted: int) -> None:
+        self._ema = Ema(decay)
+        self._groups = torch.tensor(groups)
+        self._none_yet = torch.zeros(num_hosted, max(groups) + 1)
+
+    def note_gradients(self, norms: Tensor) -> None:
+        """See `Tracker.note_gradients`."""
+        if self._groups.device != norms.device:  # once; later the host need not wait
+            self._groups = self._groups.to(norms.device)
+        sums = norms.new_zeros(self._none_yet.shape)
+        self._ema.update(sums.index_add_(1, self._groups, norms).square())
+
+    def note_losses(self, losses: Tensor) -> None:
+        """Losses don't count."""
+
+    def read(self) -> Tensor:
+        """See `Tracker.read`; zeros before the first step."""
+        return self._ema.value().sqrt() if self._ema.has_begun else self._none_yet
+
+    def restart(self) -> None:
+        """The average goes on over rounds."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Tracker.state_dict`."""
+        return self._ema.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Tracker.load_state_dict`."""
+        self._ema.load_state_dict(state)

@@ -1,0 +1,67 @@
+"""SlowMo: workers restart from a center that moves with slow momentum."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from grawa.errors import UserError
+from grawa.math.motion import put_
+from grawa.math.outer import heavy_ball_
+from grawa.math.weights import uniform
+from grawa.protocols import Communicator, Round, State, Strategy
+from grawa.stack import Leaves, Stack
+from grawa.strategies.center import first_center
+from grawa.strategies.checks import check_not_negative
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlowMo(Strategy):
+    """Heavy-ball momentum on what a round's local steps have moved the mean by.
+
+        u   <- momentum u + (c - mean(x))
+        c   <- c - slow_lr u
+        x_i <- c
+
+    Args:
+        slow_lr: alpha in the paper; 1 goes all the way to the mean, before momentum.
+        momentum: beta in the paper, in [0, 1).
+
+    Source: Wang et al. (2020), "SlowMo: Improving Communication-Efficient Distributed SGD with Slow
+    Momentum", algorithm 1.
+    Deviation: the paper divides c - mean(x) by the workers' learning rate and multiplies the step
+    by it again. At a constant learning rate that cancels, and u here is the paper's times that
+    rate; where the rate changes between rounds, from a to b, the paper's momentum is
+    momentum * b/a, and ours stays. Local optimizers' buffers are left alone, one of the paper's
+    three ways ("maintain").
+    """
+
+    slow_lr: float = 1.0
+    momentum: float = 0.7
+
+    def __post_init__(self) -> None:
+        check_not_negative("slow_lr", self.slow_lr)
+        if not 0.0 <= self.momentum < 1.0:
+            raise UserError(f"momentum must lie in [0, 1), got {self.momentum}")
+
+    def init(self, params: Stack, comm: Communicator) -> State:
+        """The common initial parameters are the first center; the momentum is zero."""
+        state = first_center(params, comm, None)
+        center = state["center"]
+        return {**state, "mean": center.zeros_like(), "momentum": center.zeros_like()}
+
+    def sync(self, params: Stack, scores: Tensor | None, state: State, comm: Communicator) -> Round:
+        """See `Strategy.sync`."""
+        mean = comm.weighted_mean(params, uniform(comm.num_workers), state["mean"])
+        heavy_ball_(
+            state["center"],
+            state["momentum"],
+            mean,
+            lr=self.slow_lr,
+            momentum_decay=self.momentum,
+        )
+        put_(params, state["center"])
+        return Round(state, None)
+
+    def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:
+        """The center."""
+        return state["center"]

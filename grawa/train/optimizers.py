@@ -1,0 +1,100 @@
+"""The optimizers of a training run, as they are written on the command line."""
+
+from dataclasses import dataclass
+
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from grawa.errors import UserError
+from grawa.optim import SAM
+
+OPTIMIZERS_HELP = (
+    "sgd (Nesterov momentum 0.9, weight decay 1e-4), adamw (torch's defaults) or sam (rho 0.05, on "
+    "sgd), with options: sgd:momentum=0:weight_decay=0, sam:rho=0.1:base=adamw"
+)
+
+_BASES = {"sgd": ("momentum", "weight_decay"), "adamw": ("weight_decay",)}
+"""Each with its options."""
+
+_SGD_DECAY, _ADAMW_DECAY = 1e-4, 1e-2  # the second is torch's
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerChoice:
+    """What a worker's optimizer is made of.
+
+    Args:
+        base: "sgd" or "adamw".
+        rho: the radius of SAM around it; `None` for no SAM.
+        momentum: of "sgd", Nesterov's; 0 for none.
+        weight_decay: as in torch; `None` for 1e-4 with "sgd" and torch's default with "adamw".
+    """
+
+    base: str = "sgd"
+    rho: float | None = None
+    momentum: float = 0.9
+    weight_decay: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "OptimizerChoice":
+        """Reads an optimizer as it is written on the command line.
+
+        Returns:
+            The choice.
+
+        Raises:
+            UserError: if it is not one of `OPTIMIZERS_HELP`.
+
+        >>> OptimizerChoice.parse("sam:rho=0.1")
+        OptimizerChoice(base='sgd', rho=0.1, momentum=0.9, weight_decay=None)
+        """
+        name, *options = text.split(":")
+        if name not in {*_BASES, "sam"}:
+            raise UserError(f"there is no optimizer {name!r}; there are {OPTIMIZERS_HELP}")
+        given = dict(option.partition("=")[::2] for option in options)
+        base = given.pop("base", "sgd") if name == "sam" else name
+        if base not in _BASES:
+            raise UserError(f"base of optimizer {name} must be sgd or adamw, got {base!r}")
+        allowed = (*_BASES[base], *(("rho",) if name == "sam" else ()))
+        for key in given:
+            if key not in allowed:
+                has = ", ".join((*allowed, *(("base",) if name == "sam" else ())))
+                raise UserError(f"optimizer {text!r} has no option {key!r}; it has {has}")
+        numbers = {key: _number(key, value) for key, value in given.items()}
+        return cls(base=base, **({"rho": 0.05} if name == "sam" else {}) | numbers)
+
+    def make(self, model: nn.Module, lr: float) -> Optimizer:
+        """The optimizer of one model.
+
+        Args:
+            model: whose parameters it is to move.
+            lr: the learning rate at the start.
+
+        Returns:
+            The optimizer; SAM if there is a radius.
+        """
+        base = self._base_of(model, lr)
+        return base if self.rho is None else SAM(model, base, rho=self.rho)
+
+    def _base_of(self, model: nn.Module, lr: float) -> Optimizer:
+        params, decay = model.parameters(), self.weight_decay
+        if self.base == "adamw":
+            return AdamW(params, lr=lr, weight_decay=_ADAMW_DECAY if decay is None else decay)
+        return SGD(
+            params,
+            lr=lr,
+            momentum=self.momentum,
+            nesterov=self.momentum > 0.0,
+            weight_decay=_SGD_DECAY if decay is None else decay,
+        )
+
+
+def _number(key: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0.0 <= number < (1.0 if key == "momentum" else float("inf")):
+        limits = "lie in [0, 1)" if key == "momentum" else "be a number, not negative"
+        raise UserError(f"{key} of the optimizer must {limits}, got {text!r}")
+    return number
