@@ -34,9 +34,9 @@ from scale_worker import TASKS, Found, Job, tensor_bytes, work
 TARGET = 1.3
 """Of the rise of time and memory per worker."""
 
-LEAST = 4
-"""Workers from which on time and memory of each are to be flat: below, a step has hardly more than
-what it takes whatever the number of workers."""
+LEAST = {"time": 4, "memory": 16}
+"""Workers from which on a worker's time and memory are to be flat. Below, a step takes hardly more
+than what it takes whatever the number, and workers fill memory that starting up has freed."""
 
 PRELOADED = [
     *("torch", "torch._dynamo", "sklearn.datasets", "grawa.train.loop"),
@@ -241,21 +241,22 @@ def _show_predictions(
     )
 
 
-def _rise(values: Mapping[int, float]) -> float:
-    """How far a cost rises as workers are added, over the least that it was with fewer."""
+def _rise(values: Mapping[int, float], first: int) -> float:
+    """How far a cost rises as workers are added from `first` up, over the least with fewer."""
     least, rise = float("inf"), 1.0
     for n in sorted(values):
-        if n >= LEAST:
+        if n >= first:
             least = min(least, values[n])
             rise = max(rise, values[n] / least)
     return rise
 
 
 def _judge(medians: Mapping[Job, Found]) -> None:
-    print(f"Rise from {LEAST} workers up, over the least with fewer workers:")
     for what, series in (("time", _series(medians)), ("memory", _memory(medians))):
-        for name, values in series.items():
-            print(verdict(f"{what} of a worker, {name}", _rise(values), TARGET))
+        for kind in KINDS:
+            rise = _rise(series[f"MLP, {kind}"], LEAST[what])
+            name = f"rise of {what} of an MLP's worker, {kind}, from {LEAST[what]} workers up"
+            print(verdict(name, rise, TARGET))
 
 
 if __name__ == "__main__":
