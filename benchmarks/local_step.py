@@ -24,7 +24,8 @@ from torch.optim import SGD, AdamW, Optimizer
 import grawa
 from common import Spread, ratios, show, verdict, write_results
 from grawa.protocols import Strategy
-from models import ManyTensors, ResNet20
+from grawa.tasks.models.resnet import resnet20
+from models import ManyTensors
 
 NEVER = 10**9
 """Local steps between rounds."""
@@ -106,7 +107,7 @@ class TrainingStep:
 
     def __init__(self, attached: Attached | None, batch: int) -> None:
         torch.manual_seed(0)
-        self._model = ResNet20()
+        self._model = resnet20((3, 32, 32), 10)
         self._optimizer = _make(self._model, "SGD", fused=False)
         self._images, self._labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
         _attach(self._model, self._optimizer, attached)

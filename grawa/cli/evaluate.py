@@ -25,7 +25,7 @@ def evaluate_command(run: tyro.conf.Positional[Path]) -> None:
     """
     folder = RunFolder.open(run)
     config = folder.config()
-    task = names.task(config.task)
+    task = names.task(config.task, config.data)
     data = load(task, config.settings(), torch.device("cpu"))
     model = task.model(config.seed).to(getattr(torch, config.dtype))
     try:

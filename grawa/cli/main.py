@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import tyro
 
+from grawa.cli.config_file import taken_from, with_defaults
 from grawa.cli.evaluate import evaluate_command
 from grawa.cli.lists import strategies_command, tasks_command
 from grawa.cli.plan import plan_command
@@ -51,6 +52,9 @@ def _parse(args: Sequence[str] | None) -> Callable[[], None]:
     """The command that is asked for, ready to run."""
     complaint = StringIO()
     later: dict[str, Callable[..., Any]] = {name: _later(run) for name, run in _COMMANDS.items()}
+    defaults = taken_from(sys.argv[1:] if args is None else args)
+    if defaults is not None:
+        later["train"] = with_defaults(later["train"], defaults)
     try:
         with redirect_stderr(complaint):
             chosen: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(

@@ -3,8 +3,9 @@
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import Field, fields, is_dataclass, replace
 from functools import partial
+from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
@@ -25,7 +26,18 @@ from grawa.strategies import (
     SlowMo,
 )
 from grawa.strategies.center import OuterNesterov
-from grawa.tasks import Digits, Logistic, Quadratic, Task
+from grawa.tasks import (
+    Cifar10,
+    Cifar100,
+    Digits,
+    Glyphs,
+    ImageNet,
+    Logistic,
+    Quadratic,
+    Task,
+    Text,
+    Wells,
+)
 
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "mgrawa": MGRAWA,
@@ -45,6 +57,12 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
 
 TASKS: dict[str, Callable[[], Task]] = {
     "digits": Digits,
+    "glyphs": Glyphs,
+    "text": Text,
+    "cifar10": Cifar10,
+    "cifar100": Cifar100,
+    "imagenet": ImageNet,
+    "wells": Wells,
     "quadratic": Quadratic,
     "logistic": Logistic,
 }
@@ -55,6 +73,8 @@ NORMS: dict[str, Callable[[], Score]] = {
     "norm-times-loss": NormTimesLoss,
 }
 """Where gradient norms come from; "probe" too, which is made for the hosted models of a run."""
+_PLAIN = (bool, int, float, str, Path)
+"""Types of options that are written as one value."""
 
 Made = TypeVar("Made")
 
@@ -64,9 +84,20 @@ def strategy(text: str) -> Strategy:
     return _make("strategy", STRATEGIES, text)
 
 
-def task(text: str) -> Task:
-    """The task written in the same way."""
-    return _make("task", TASKS, text)
+def task(text: str, data: str | None = None) -> Task:
+    """The task written in the same way.
+
+    Args:
+        text: `name` or `name:option=value:option=value`.
+        data: its option `data`, a path; here one that may hold a colon.
+
+    Returns:
+        The task.
+    """
+    made = _make("task", TASKS, text)
+    if data is None:
+        return made
+    return _with_option(made, ["data"], data, f"task {text.partition(':')[0]}")
 
 
 def norms(text: str) -> Score:
@@ -89,12 +120,17 @@ def _make(what: str, known: Mapping[str, Callable[[], Made]], text: str) -> Made
 
 def _with_option(made: Made, path: list[str], value: str, where: str) -> Made:
     """A copy of a dataclass value with one option, or an option's option, set."""
-    names = [field.name for field in fields(cast(Any, made)) if _is_settable(made, field.name)]
+    names = {
+        _written(field): field.name
+        for field in fields(cast(Any, made))
+        if _is_settable(made, field.name)
+    }
     if path[0] not in names:
         raise UserError(f"{where} has no option {path[0]!r}; it has {', '.join(names) or 'none'}")
-    kind = _kind(made, path[0])
+    name = names[path[0]]
+    kind = _kind(made, name)
     if is_dataclass(kind):
-        inner = getattr(made, path[0])
+        inner = getattr(made, name)
         inner = cast(type, kind)() if inner is None else inner
         if len(path) == 1:
             options = ", ".join(f"{path[0]}.{field.name}" for field in fields(kind))
@@ -104,12 +140,17 @@ def _with_option(made: Made, path: list[str], value: str, where: str) -> Made:
         raise UserError(f"option {path[0]!r} of {where} has no options of its own")
     else:
         setting = _parse(value, kind, path[0], where)
-    return cast(Made, replace(cast(Any, made), **{path[0]: setting}))
+    return cast(Made, replace(cast(Any, made), **{name: setting}))
+
+
+def _written(field: Field[Any]) -> str:
+    """How an option is called on the command line."""
+    return str(field.metadata.get("option", field.name))
 
 
 def _is_settable(made: object, name: str) -> bool:
     kind = _kind(made, name)
-    return kind in (bool, int, float) or is_dataclass(kind)
+    return kind in _PLAIN or is_dataclass(kind)
 
 
 def _kind(made: object, name: str) -> Any:
@@ -123,6 +164,8 @@ def _kind(made: object, name: str) -> Any:
 
 def _parse(value: str, kind: Any, key: str, where: str) -> Any:
     try:
+        if not value:
+            raise ValueError("an option has a value")
         return {"true": True, "false": False}[value] if kind is bool else kind(value)
     except (KeyError, ValueError):
         raise UserError(f"{key} of {where} must be a {kind.__name__}, got {value!r}") from None
@@ -144,5 +187,6 @@ def _options(made: object, prefix: str = "") -> list[str]:
         if is_dataclass(value):
             found += _options(value, f"{prefix}{field.name}.")
         elif _is_settable(made, field.name):
-            found.append(f"{prefix}{field.name}={value}")
+            shown = str(value).lower() if isinstance(value, bool) else value
+            found.append(f"{prefix}{_written(field)}={shown}")
     return found

@@ -46,12 +46,16 @@ from grawa.train.worker import Worker
 
 def train_command(
     config: Annotated[TrainConfig, tyro.conf.arg(name="")],
+    from_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None,
     out: Path | None = None,
 ) -> None:
     """Train a task on several workers.
 
     Args:
         config: the run.
+        from_file: A file as a run's config.toml, such as those in recipes/, whose entries stand
+            for options that are not given; TASK may then be left out. It is read before the
+            options are: see `grawa.cli.config_file`.
         out: The run's folder, which must not exist; by default a new one in runs/.
     """
     check(config)
@@ -89,7 +93,7 @@ def check(config: TrainConfig) -> None:
     """
     settings = config.settings()
     config.num_processes()
-    task, strategy = names.task(config.task), names.strategy(config.strategy)
+    task, strategy = names.task(config.task, config.data), names.strategy(config.strategy)
     if config.norms not in {"training", "probe"}:
         names.norms(config.norms)
     if config.norms != "training" and not isinstance(strategy, GRAWA):
@@ -130,7 +134,7 @@ def run_process(config: TrainConfig, path: Path) -> None:
 
 def _host(config: TrainConfig, path: Path, device: torch.device) -> None:
     """Trains the workers of this process; the first one keeps the run folder."""
-    task = names.task(config.task)
+    task = names.task(config.task, config.data)
     checkpoints = RunFolder(path).checkpoints if config.checkpoint_every else None
     events = train(
         task,

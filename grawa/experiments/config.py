@@ -36,6 +36,10 @@ class TrainConfig:
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
     """What to learn, with options: digits, digits:train_size=400. `grawa tasks` lists them."""
 
+    data: str | None = None
+    """The folder or archive with the data, for a task that reads them: cifar10, cifar100,
+    imagenet. The same as the task's option data=DIR."""
+
     strategy: str = "lgrawa"
     """How to average, with options: lgrawa:pull=0.3:prox=0. `grawa strategies` lists them."""
 

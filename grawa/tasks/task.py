@@ -1,6 +1,7 @@
 """What every task offers."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -9,9 +10,16 @@ from torch import Tensor, nn
 
 from grawa.errors import UserError
 
+_MEASURED_AT_ONCE = 512
+"""Samples; a bound on the memory that measuring a large model takes."""
+
 
 class Data(NamedTuple):
-    """Samples for training and for testing, along the first dimension."""
+    """Samples for training and for testing, along the first dimension.
+
+    Inputs may be stored in a small form, such as pixels in bytes or names of files; the task's
+    loss makes of them what its model takes.
+    """
 
     train_inputs: Tensor
     train_targets: Tensor
@@ -47,6 +55,44 @@ class Task(ABC):
     def measure(self, model: nn.Module, data: Data) -> float:
         """The metric of a model; the model is in eval mode."""
 
+    def augment(self, inputs: Tensor, random: torch.Generator) -> Tensor:
+        """Inputs of a training batch, changed at random where a task does that.
+
+        Args:
+            inputs: as they are stored, (B, ...).
+            random: the worker's own, on the CPU.
+
+        Returns:
+            What `loss` takes in their place, (B, ...).
+        """
+        return inputs
+
+    def prepare(self, inputs: Tensor, model: nn.Module) -> Tensor:
+        """What the model itself takes; `loss` does this, for all others who call the model.
+
+        Args:
+            inputs: as they are stored, as `augment` made them, or prepared already, (B, ...).
+            model: says on which device and in which dtype.
+
+        Returns:
+            The model's inputs, (B, ...).
+        """
+        return inputs
+
+
+def written(name: str) -> Mapping[str, str]:
+    """What a field's `metadata` say where the command line has another name for it.
+
+    A task has methods `model` and `data`, and options that are best called so.
+
+    Args:
+        name: on the command line.
+
+    Returns:
+        The metadata.
+    """
+    return {"option": name}
+
 
 def split(inputs: Tensor, targets: Tensor, train_size: int, order: Tensor) -> Data:
     """The first `train_size` samples of an order for training, the rest for testing.
@@ -66,7 +112,41 @@ def split(inputs: Tensor, targets: Tensor, train_size: int, order: Tensor) -> Da
     return Data(inputs[train], targets[train], inputs[test], targets[test])
 
 
-def classification_error(model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
-    """The fraction of samples whose largest output is not at their label."""
+def classification_error(
+    logits: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor
+) -> float:
+    """The fraction of samples whose largest output is not at their label.
+
+    Args:
+        logits: of a batch of inputs, (B, classes): a model, say.
+        inputs: (n, ...).
+        targets: labels, (n,).
+
+    Returns:
+        A number in [0, 1].
+    """
+    parts = zip(inputs.split(_MEASURED_AT_ONCE), targets.split(_MEASURED_AT_ONCE), strict=True)
     with torch.no_grad():
-        return float((model(inputs).argmax(dim=1) != targets).double().mean())
+        wrong = [(logits(part).argmax(dim=1) != labels).double().sum() for part, labels in parts]
+        return float(torch.stack(wrong).sum() / len(targets))
+
+
+def with_wrong_labels(
+    targets: Tensor, share: float, num_classes: int, random: torch.Generator
+) -> Tensor:
+    """A share of the labels, to the nearest whole number of them, replaced by others at random.
+
+    Args:
+        targets: labels, (n,).
+        share: how many of them are to be wrong, in [0, 1].
+        num_classes: how many labels there are.
+        random: says which, and by what.
+
+    Returns:
+        (n,).
+    """
+    count = round(share * len(targets))
+    picked = torch.randperm(len(targets), generator=random)[:count]
+    shift = torch.zeros_like(targets)
+    shift[picked] = torch.randint(1, num_classes, (count,), generator=random)
+    return (targets + shift) % num_classes

@@ -55,7 +55,7 @@ def shard(targets: Tensor, num_workers: int, kind: str, seed: int) -> list[Tenso
         N index tensors; together all samples, each once.
 
     Raises:
-        UserError: if the kind is not known.
+        UserError: if the kind is not known, or needs labels that are not there.
 
     Source: Hsu et al. (2019), "Measuring the Effects of Non-Identical Data Distribution for
     Federated Visual Classification", section 3, for the Dirichlet parts.
@@ -67,6 +67,8 @@ def shard(targets: Tensor, num_workers: int, kind: str, seed: int) -> list[Tenso
     concentration = _positive(parameter)
     if name != "dirichlet" or concentration is None:
         raise UserError(f'shards must be "iid" or "dirichlet:A" with A > 0, got {kind!r}')
+    if targets.dim() != 1:
+        raise UserError(f"shards {kind} need one label for each sample, which this task has not")
     parts: list[list[Tensor]] = [[] for _ in range(num_workers)]
     for label in torch.unique(targets):
         samples = torch.where(targets == label)[0]

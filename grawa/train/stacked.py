@@ -63,9 +63,9 @@ class Stacked:
         batches = torch.stack([worker.next_batch(step) for worker, step in pairs])
         batches = batches.to(self._inputs.device)  # (K, B)
         self._forget_gradients()
-        gradients, losses = self._gradient(
-            self._inputs[batches], self._targets[self._whose, batches]
-        )
+        pairs_of_inputs = zip(self._workers, self._inputs[batches], strict=True)
+        inputs = torch.stack([worker.augment(rows) for worker, rows in pairs_of_inputs])
+        gradients, losses = self._gradient(inputs, self._targets[self._whose, batches])
         self._gradients = list(gradients.values())
         rows = zip(*(gradient.unbind() for gradient in self._gradients), strict=True)
         for params, row in zip(self._params, rows, strict=True):

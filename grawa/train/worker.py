@@ -45,6 +45,7 @@ class Worker:
         for fault in self._faults:
             self.targets = fault.labels(self.targets, task.num_classes, settings.seed)
         self._noise = generator(settings.seed, "noise", index)
+        self._augmentation = generator(settings.seed, "augmentation", index)
         self._batches = Batches(
             samples, settings.batch_size_of(index), generator(settings.seed, "batches", index)
         )
@@ -63,9 +64,9 @@ class Worker:
             The loss, a scalar; with SAM, at the parameters as they are.
         """
         batch = self.next_batch(step).to(self._inputs.device)
-        inputs, targets = self._inputs[batch], self.targets[batch]
+        inputs, targets = self.augment(self._inputs[batch]), self.targets[batch]
         for fault in self._faults:
-            inputs = fault.blur(inputs, self._noise)
+            inputs = fault.blur(self._task.prepare(inputs, self.model), self._noise)
         loss = self._gradient(inputs, targets)
         if isinstance(self.optimizer, SAM) and self.optimizer.rho > 0.0:
             with self.optimizer.perturbed():
@@ -90,6 +91,10 @@ class Worker:
             fault.strike(self.model, step)
         return self._batches.next()
 
+    def augment(self, inputs: Tensor) -> Tensor:
+        """A batch's inputs as they are trained on, by this worker's own random numbers."""
+        return self._task.augment(inputs, self._augmentation)
+
     def set_lr(self, progress: float) -> None:
         """The learning rate for the next step.
 
@@ -106,6 +111,7 @@ class Worker:
             "optimizer": self.optimizer.state_dict(),
             "batches": self._batches.state_dict(),
             "noise": self._noise.get_state(),
+            "augmentation": self._augmentation.get_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -114,6 +120,7 @@ class Worker:
         self.optimizer.load_state_dict(state["optimizer"])
         self._batches.load_state_dict(state["batches"])
         self._noise.set_state(state["noise"])
+        self._augmentation.set_state(state["augmentation"])
 
 
 def _cosine(progress: float) -> float:

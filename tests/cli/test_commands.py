@@ -5,40 +5,15 @@ import os
 import shlex
 import shutil
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from grawa.cli.main import main
 from grawa.experiments.run_folder import RunFolder
 from tests.cli.processes import grawa
-
-
-@dataclass
-class Ended:
-    """How a command ended, run in this process."""
-
-    code: int | str | None
-    out: str
-    err: str
-
-
-@pytest.fixture
-def command(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any) -> Any:
-    """Runs a command in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*args: str | Path) -> Ended:
-        with pytest.raises(SystemExit) as stop:
-            main([str(arg) for arg in args])
-        return Ended(stop.value.code, *capfd.readouterr())
-
-    return run
-
+from tests.tasks.archives import binary_files, python_files, write_archive
 
 RUN = ("train", "digits", "--workers", "4", "--steps", "64", "--checkpoint-every", "1")
 
@@ -174,6 +149,16 @@ FAST = ("--processes", "1", "--workers", "2", "--steps", "8", "--sync-every", "4
         ("digits", "--strategy", "slowmo"),
         ("digits", "--fault", "nan:1@3"),
         ("digits", "--stack-workers", "--fault", "lr-x2:1"),
+        ("digits:model=cnn:label_noise=0.2", "--strategy", "mgrawa"),
+        ("glyphs:train_size=100:model=cnn", "--norms", "probe"),
+        (
+            "text:model=transformer_small:train_bytes=9000:test_bytes=3000:context=32",
+            "--fault",
+            "wrong-labels:1",
+            "--optimizer",
+            "adamw",
+        ),
+        ("wells", "--strategy", "easgd"),
         ("digits", "--fault", "wrong-labels:1", "--fault", "lr-x6:0"),
         ("digits", "--fault", "mixed:1", "--optimizer", "sam"),
         ("digits", "--fault", "mixed:1", "--clock", "virtual", "--schedule", "every"),
@@ -210,6 +195,34 @@ def test_an_average_of_consensuses_is_announced(command: Any) -> None:
     assert "test error of the averaged consensus" in done.out
     assert "rounds averaged" in done.out
     assert RunFolder(Path("run")).events()[-1]["averaged_rounds"] == 2
+
+
+@pytest.mark.world
+def test_photographs_are_trained_on_in_processes_and_hosted_to_the_same_numbers(
+    command: Any, tmp_path: Path
+) -> None:
+    write_archive(tmp_path / "cifar-10-python.tar.gz", "cifar-10-batches-py", python_files(10, 12))
+    args = ("train", "cifar10:model=cnn", "--data", tmp_path, "--workers", "2", "--steps", "6")
+    options = ("--sync-every", "3", "--batch-size", "8", "--norms", "probe", "--probe-size", "16")
+    assert grawa(*args, *options, "--out", tmp_path / "two").returncode == 0
+    assert command(*args, *options, "--processes", "1", "--out", "one").code == 0
+    ours, theirs = (RunFolder.open(tmp_path / run).load_model() for run in ("one", "two"))
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=0.0, atol=1e-5)
+    measured = command("evaluate", tmp_path / "two")
+    error = RunFolder(tmp_path / "two").events()[-1]["error"]
+    assert f"{error:.2%}" in measured.out
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.95])
+def test_a_truncated_archive_is_one_clear_line(command: Any, keep: float, tmp_path: Path) -> None:
+    path = tmp_path / "cifar-100-binary.tar.gz"
+    write_archive(path, "cifar-100-binary", binary_files(100))
+    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    done = command("train", "cifar100", "--data", path, "--out", "run")
+    assert done.code == 2
+    assert_one_line(done.err, "can't be read to its end")
+    assert os.listdir(tmp_path) == [path.name]
 
 
 def test_a_faulty_worker_is_announced(command: Any) -> None:
@@ -273,6 +286,16 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "unknown task": (("train", "mnist"), "there is no task 'mnist'; there are digits"),
     "unknown task option": (("train", "digits:size=3"), "has no option 'size'"),
     "task option out of range": (("train", "digits:train_size=0"), "train_size must lie between"),
+    "no data": (("train", "cifar10"), "say where CIFAR-10 is: --data DIR"),
+    "data that are not there": (("train", "cifar100", "--data", "nowhere"), "there is no nowhere"),
+    "a foreign folder": (("train", "cifar10:data=."), "does not hold CIFAR-10"),
+    "a foreign folder of photographs": (("train", "imagenet", "--data", "."), "no folder train"),
+    "data for a task without": (("train", "digits", "--data", "x"), "has no option 'data'"),
+    "unknown model": (("train", "digits:model=vgg16"), "model must be one of mlp, cnn"),
+    "shards of text": (
+        ("train", "text:model=transformer_small:train_bytes=9000", "--shards", "dirichlet:1"),
+        "need one label for each sample",
+    ),
     "dimensions": (("train", "quadratic:dimensions=0"), "dimensions must be at least 1"),
     "unknown option": (("train", "digits", "--momentum", "3"), "--momentum"),
     "not a number": (("train", "digits", "--steps", "x"), "--steps"),

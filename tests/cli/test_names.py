@@ -1,6 +1,7 @@
 """Strategies and tasks as they are written on the command line."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +9,7 @@ import grawa
 from grawa.cli import names
 from grawa.cli.run import strategy_for
 from grawa.experiments.config import TrainConfig
-from grawa.tasks import Digits, Logistic, Quadratic, Task
+from grawa.tasks import Cifar10, Digits, Glyphs, ImageNet, Logistic, Quadratic, Task, Text, Wells
 
 WRITTEN: dict[str, grawa.Strategy] = {
     "mgrawa": grawa.MGRAWA(),
@@ -50,6 +51,14 @@ def test_a_strategy_is_read_as_it_is_written(text: str) -> None:
 TASKS: dict[str, Task] = {
     "digits": Digits(),
     "digits:train_size=400": Digits(train_size=400),
+    "digits:model=cnn:label_noise=0.2": Digits(architecture="cnn", label_noise=0.2),
+    "glyphs:model=cnn:length=64": Glyphs(architecture="cnn", length=64),
+    "text:model=transformer_small:context=64": Text(architecture="transformer_small", context=64),
+    "cifar10:data=/some where/c=10:model=vgg16:augment=false": Cifar10(
+        folder=Path("/some where/c=10"), architecture="vgg16", augment_images=False
+    ),
+    "imagenet:data=pictures:size=96": ImageNet(folder=Path("pictures"), size=96),
+    "wells:noise=2": Wells(noise=2.0),
     "quadratic:dimensions=3:noise=0": Quadratic(dimensions=3, noise=0.0),
     "logistic:ridge=0.1": Logistic(ridge=0.1),
 }
@@ -58,6 +67,13 @@ TASKS: dict[str, Task] = {
 @pytest.mark.parametrize("text", TASKS)
 def test_a_task_is_read_as_it_is_written(text: str) -> None:
     assert names.task(text) == TASKS[text]
+
+
+def test_the_data_of_a_task_may_lie_where_a_colon_is() -> None:
+    assert names.task("cifar10:augment=false", "c:/data") == Cifar10(
+        folder=Path("c:/data"), augment_images=False
+    )
+    assert names.task("cifar10:data=here", "there") == Cifar10(folder=Path("there"))
 
 
 REFUSED = {
@@ -91,10 +107,40 @@ def test_what_is_no_strategy_is_refused(text: str) -> None:
         names.strategy(text)
 
 
-@pytest.mark.parametrize("text", ["mnist", "digits:size=3", "digits:train_size=1e3", "quadratic:"])
+REFUSED_TASKS = {
+    "mnist": "there is no task 'mnist'; there are digits, glyphs, text, cifar10",
+    "digits:size=3": "task digits has no option 'size'; it has train_size, model, label_noise",
+    "digits:train_size=1e3": "train_size of task digits must be a int, got '1e3'",
+    "digits:model=": "model of task digits must be a str, got ''",
+    "digits:model=resnet20": "model must be one of mlp, cnn, got 'resnet20'",
+    "digits:architecture=cnn": "task digits has no option 'architecture'",
+    "cifar10:model=resnet": "model must be one of cnn, resnet20, .*, densenet121, got 'resnet'",
+    "cifar10:data=": "data of task cifar10 must be a Path, got ''",
+    "cifar10:data=c:/data": "write options of a task as cifar10:option=value, got '/data'",
+    "cifar10:augment=no": "augment of task cifar10 must be a bool, got 'no'",
+    "quadratic:": "write options of a task as quadratic:option=value, got ''",
+}
+
+
+@pytest.mark.parametrize("text", REFUSED_TASKS)
 def test_what_is_no_task_is_refused(text: str) -> None:
-    with pytest.raises(grawa.UserError, match="task"):
+    with pytest.raises(grawa.UserError, match=REFUSED_TASKS[text]):
         names.task(text)
+
+
+def test_data_are_for_tasks_that_read_them() -> None:
+    with pytest.raises(grawa.UserError, match="task digits has no option 'data'"):
+        names.task("digits", "here")
+
+
+@pytest.mark.parametrize("name", names.TASKS)
+def test_what_the_list_of_tasks_shows_can_be_written(name: str) -> None:
+    made = names.TASKS[name]()
+    what, options, _ = names.describe(made)
+    assert what[-1] in ".?"
+    shown = [option for option in options.split(", ") if "None" not in option]
+    assert names.task(":".join([name, *shown])) == made
+    assert len(options.split(", ")) == len(dataclasses.fields(made))
 
 
 @pytest.mark.parametrize("name", names.STRATEGIES)

@@ -18,6 +18,7 @@ PATH = Path("config.toml")
 
 OTHER = TrainConfig(
     task="logistic:ridge=0.1",
+    data="photographs",
     strategy="lsgd:team_size=2",
     workers=6,
     processes=3,

@@ -6,11 +6,17 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from grawa.errors import UserError
-from grawa.tasks import Data, Digits, Logistic, Quadratic, Task
+from grawa.tasks import Data, Digits, Glyphs, Logistic, Quadratic, Task, Text, Wells
 
 TASKS: dict[str, Task] = {
     "digits": Digits(),
     "few digits": Digits(train_size=100),
+    "digits by a cnn": Digits(architecture="cnn"),
+    "noisy digits": Digits(label_noise=0.2),
+    "glyphs": Glyphs(train_size=100),
+    "glyphs by a cnn": Glyphs(train_size=100, architecture="cnn", length=30),
+    "text": Text(train_bytes=5000, test_bytes=3000, context=32, architecture="transformer_small"),
+    "wells": Wells(),
     "quadratic": Quadratic(),
     "quadratic without noise": Quadratic(dimensions=3, noise=0.0),
     "logistic": Logistic(),
@@ -50,7 +56,9 @@ def test_the_global_generator_is_left_alone_and_not_used(task: Task) -> None:
     )
 
 
-@pytest.mark.parametrize("task", [Digits(), Quadratic()], ids=["digits", "quadratic"])
+@pytest.mark.parametrize(
+    "task", [task for name, task in TASKS.items() if "logistic" not in name], ids=repr
+)
 def test_another_seed_gives_another_model(task: Task) -> None:
     first, second = (parameters_to_vector(task.model(seed).parameters()) for seed in (0, 1))
     assert not torch.equal(first, second)
@@ -108,6 +116,30 @@ def test_the_error_is_the_fraction_of_images_taken_for_another_digit() -> None:
     assert task.measure(always_three, data) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("share", "wrong"), [(0.0, 0), (0.2, 240), (0.5, 600), (1.0, 1200)])
+def test_so_many_training_labels_are_wrong_and_no_test_label(share: float, wrong: int) -> None:
+    clean, noisy = Digits().data(5), Digits(label_noise=share).data(5)
+    assert torch.equal(clean.train_inputs, noisy.train_inputs)
+    assert torch.equal(clean.test_targets, noisy.test_targets)
+    assert int((clean.train_targets != noisy.train_targets).sum()) == wrong
+    assert set(noisy.train_targets.tolist()) == set(range(10))
+
+
+def test_wrong_labels_are_the_seeds_and_of_all_other_kinds() -> None:
+    task = Digits(label_noise=1.0)
+    clean = Digits().data(2).train_targets
+    first, other = task.data(2).train_targets, task.data(3).train_targets
+    assert torch.equal(first, task.data(2).train_targets)
+    assert not torch.equal(first, other)
+    assert set(((first - clean) % 10).tolist()) == set(range(1, 10))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_share_of_labels_out_of_range_is_refused(share: float) -> None:
+    with pytest.raises(UserError, match=r"label_noise must lie in \[0, 1\], got"):
+        Digits(label_noise=share)
+
+
 def test_the_quadratics_minimum_is_at_zero() -> None:
     task = Quadratic(dimensions=6, noise=2.0)
     data = in_float64(task.data(4))
@@ -162,6 +194,8 @@ def test_the_logistic_excess_loss_is_positive_elsewhere(seed: int) -> None:
 @pytest.mark.parametrize(
     "make",
     [
+        lambda: Text(context=0),
+        lambda: Text(test_bytes=128),
         lambda: Quadratic(dimensions=0),
         lambda: Quadratic(noise=-1.0),
         lambda: Quadratic(noise=float("nan")),

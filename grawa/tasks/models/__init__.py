@@ -1,1 +1,1 @@
-"""Models of the tasks."""
+"""Models of the tasks; one file each."""

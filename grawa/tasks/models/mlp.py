@@ -1,8 +1,11 @@
 """Multilayer perceptrons."""
 
 from itertools import pairwise
+from math import prod
 
 from torch import nn
+
+_HIDDEN = 64
 
 
 def mlp(*sizes: int) -> nn.Sequential:
@@ -18,3 +21,8 @@ def mlp(*sizes: int) -> nn.Sequential:
     for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
+
+
+def small_mlp(shape: tuple[int, ...], classes: int) -> nn.Module:
+    """One hidden layer of 64, on samples in a row."""
+    return mlp(prod(shape), _HIDDEN, classes)

@@ -1,0 +1,89 @@
+"""A folder of photographs, in one folder for each class, whose files are read when needed."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from grawa.errors import UserError
+
+_ENDINGS = (".jpeg", ".jpg")
+_MOST_THREADS = 8
+
+
+def list_images(folder: Path) -> tuple[list[str], list[str]]:
+    """The photographs in a folder of class folders, in order of their names.
+
+    Args:
+        folder: with a folder for each class.
+
+    Returns:
+        The classes, and the files as `class/name`.
+
+    Raises:
+        UserError: if there are none.
+    """
+    try:
+        classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+        files = [
+            f"{name}/{file}"
+            for name in classes
+            for file in sorted(os.listdir(folder / name))
+            if file.lower().endswith(_ENDINGS)
+        ]
+    except OSError as error:
+        raise UserError(f"{folder} can't be read: {error.strerror}") from None
+    if not files:
+        raise UserError(f"{folder} must hold a folder of JPEG files for each class, but has none")
+    return classes, files
+
+
+def as_rows(names: list[str]) -> Tensor:
+    """Names as bytes, filled up with zeros: (n, longest)."""
+    encoded = np.array([os.fsencode(name) for name in names])
+    return torch.from_numpy(encoded.view(np.uint8).reshape(len(names), -1).copy())
+
+
+def as_names(rows: Tensor) -> list[str]:
+    """What `as_rows` was given."""
+    return [os.fsdecode(bytes(row).rstrip(b"\0")) for row in rows.cpu().numpy()]
+
+
+def read_images(folder: Path, names: list[str], size: int) -> Tensor:
+    """Photographs, scaled so that the shorter side fits, and cut to the square in the middle.
+
+    Args:
+        folder: that the names are relative to.
+        names: B files.
+        size: of the squares.
+
+    Returns:
+        Bytes, (B, 3, size, size).
+    """
+    threads = max(1, min(_MOST_THREADS, os.cpu_count() or 1))
+    with ThreadPoolExecutor(threads) as pool:
+        images = list(pool.map(partial(_read_image, size=size), [folder / name for name in names]))
+    return torch.stack(images)
+
+
+def _read_image(path: Path, size: int) -> Tensor:
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (size, size))  # decodes large files at a part of their size
+            pixels = _square(image.convert("RGB"), size)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} is not a whole picture: {error}") from None
+    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
+
+
+def _square(image: Image.Image, size: int) -> Image.Image:
+    """The largest square in the middle, scaled."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    box = (left, top, left + side, top + side)
+    return image.resize((size, size), Image.Resampling.BILINEAR, box)

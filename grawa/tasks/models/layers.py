@@ -1,0 +1,31 @@
+"""What convolutional networks are made of."""
+
+from torch import nn
+from torch.nn.init import kaiming_normal_
+
+
+def conv3x3(width_in: int, width: int, stride: int = 1) -> nn.Conv2d:
+    """A convolution of 3 x 3 without bias that keeps the size, or divides it by the stride."""
+    return nn.Conv2d(width_in, width, 3, stride, padding=1, bias=False)
+
+
+def conv1x1(width_in: int, width: int, stride: int = 1) -> nn.Conv2d:
+    """A convolution of 1 x 1 without bias."""
+    return nn.Conv2d(width_in, width, 1, stride, bias=False)
+
+
+def he_initialised(model: nn.Module) -> nn.Module:
+    """Draws the weights of convolutions from N(0, 2 / fan out).
+
+    Args:
+        model: is changed in place.
+
+    Returns:
+        The same model.
+
+    Source: He et al. (2015), "Delving Deep into Rectifiers", section 2.2, backward case.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return model

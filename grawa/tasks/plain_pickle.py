@@ -1,0 +1,101 @@
+"""Reads pickles that hold numbers, bytes, text, lists, dictionaries and arrays of bytes.
+
+An ordinary unpickler runs whatever functions a file names. This one knows four names, none of
+which is the real thing, and refuses all others.
+"""
+
+import io
+import math
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+_ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
+
+
+class _Array:
+    """Stands for an array until its contents come."""
+
+    values: np.ndarray[Any, np.dtype[np.uint8]]
+
+    def __setstate__(self, state: Any) -> None:
+        _version, shape, kind, in_columns, raw = state
+        if not isinstance(kind, _Kind) or not isinstance(raw, bytes):
+            raise pickle.UnpicklingError("an array has no plain contents")
+        if math.prod(shape) != len(raw):
+            raise pickle.UnpicklingError("an array's contents don't fill it")
+        order: Any = "F" if in_columns else "C"
+        self.values = np.frombuffer(raw, dtype=np.uint8).reshape(shape, order=order)
+
+
+class _Kind:
+    """Stands for the type of an array's elements; only bytes are known."""
+
+    def __init__(self, name: Any, *_: Any) -> None:
+        if name not in ("u1", b"u1"):
+            raise pickle.UnpicklingError(f"an array is not of bytes but of {name!r}")
+
+    def __setstate__(self, state: Any) -> None:
+        """Byte order and the like, which single bytes don't have."""
+
+
+def _empty(*_: Any) -> _Array:
+    return _Array()
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """How Python 3 writes bytes in protocol 2."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"bytes are encoded as {encoding!r}")
+    return text.encode("latin1")
+
+
+_KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
+    **{(module, "_reconstruct"): _empty for module in _ARRAY_MODULES},
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Kind,
+    ("_codecs", "encode"): _latin1,
+}
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Callable[..., Any]:
+        """What stands for a name in the file."""
+        if (module, name) not in _KNOWN:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which data have no need of")
+        return _KNOWN[module, name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        """There is nothing outside the file."""
+        raise pickle.UnpicklingError("it refers to something outside")
+
+
+def load_plain(raw: bytes) -> Any:
+    """What a pickle holds; the text of Python 2 comes as bytes.
+
+    Args:
+        raw: the whole pickle.
+
+    Returns:
+        Numbers, bytes, text, lists, tuples, dictionaries, and numpy arrays of dtype uint8 in them.
+
+    Raises:
+        ValueError: if it is not a whole pickle, or holds anything else.
+
+    >>> load_plain(pickle.dumps({b"labels": [3, 1]}, protocol=2))
+    {b'labels': [3, 1]}
+    """
+    try:
+        return _unwrapped(_PlainUnpickler(io.BytesIO(raw), encoding="bytes").load())
+    except Exception as error:  # a broken pickle may raise anything
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+def _unwrapped(found: Any) -> Any:
+    if isinstance(found, dict):
+        return {key: _unwrapped(value) for key, value in found.items()}
+    if isinstance(found, (list, tuple)):
+        return type(found)(map(_unwrapped, found))
+    return found.values if isinstance(found, _Array) else found
