@@ -46,11 +46,11 @@ def test_a_recipe_has_the_settings_of_the_paper(name: str) -> None:
     settings = config.settings()
     assert (settings.schedule.sync_every, settings.batch_size) == (sync_every, 128)
     assert (settings.lr, settings.optimizer, settings.workers) == (0.1, "sgd", 4)
-    assert (settings.budget, settings.seed) == (900.0, 36)
+    assert (settings.epochs, settings.seed) == (100, 36)
     assert sum(p.numel() for p in names.task(config.task).model(0).parameters()) == 269_722
 
 
-SMALL = ("--steps", "2", "--budget", "None", "--batch-size", "4", "--processes", "1")
+SMALL = ("--steps", "2", "--epochs", "None", "--batch-size", "4", "--processes", "1")
 
 
 @every_recipe
