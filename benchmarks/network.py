@@ -30,6 +30,8 @@ TARGETS = (
 )
 """At this rate, this method, against that one, at least so many times the samples per second."""
 
+WAITING = ", steps that wait"
+
 ROUNDS = (("1gbit", "LGRAWA"), ("1gbit", ALL_REDUCE), ("100mbit", "LGRAWA"))
 """At this rate, the time of a round of this method is judged."""
 
@@ -54,6 +56,9 @@ class Config:
     """Runs of a method that a target is about, else one; the one in the middle is shown."""
     batch: int = 208
     """Samples per step and host."""
+    pause: float = 0.0
+    """Seconds that a step waits before it computes, as it does where an accelerator computes: take
+    a small batch with it. The processors are then free for rounds in the background."""
     output: Path = Path("benchmarks/results/network.json")
     """Where everything goes; the picture beside it."""
 
@@ -66,7 +71,7 @@ def main(config: Config) -> None:
         for rate in config.rates:
             shape(names, rate)
             ranks = _on_hosts(rate, names, config, Path(folder) / f"{rate}.json")
-            rates[rate] = {
+            rates[_kind(rate, config.pause)] = {
                 "config": {**asdict(config), "output": str(config.output)},
                 "found": _in_the_middle(ranks),
                 "planned": ranks[0]["planned"],
@@ -74,11 +79,15 @@ def main(config: Config) -> None:
             write_results(config.output, {"rates": rates})
     for rate, measured in rates.items():
         _show(rate, measured["found"], measured["planned"])
-    found = {rate: rates[rate]["found"] for rate in BITS if rate in rates}
+    found = {rate: measured["found"] for rate, measured in rates.items()}
     _judge(found, {rate: measured["planned"] for rate, measured in rates.items()})
     picture = config.output.with_suffix(".png")
     network_picture(found, picture)
     print(f"all figures are in {config.output}, the picture is {picture}")
+
+
+def _kind(rate: str, pause: float) -> str:
+    return f"{rate}{WAITING}" if pause else rate
 
 
 def _earlier(output: Path) -> dict[str, Any]:
@@ -118,6 +127,7 @@ def _on_hosts(rate: str, names: list[str], config: Config, output: Path) -> list
         sync_every=config.sync_every,
         cycles=config.cycles,
         batch=config.batch,
+        pause=config.pause,
         rate=rate,
         slow=BITS.get(rate, 1e8) < 5e8,
         output=str(output),
@@ -185,12 +195,14 @@ def _show(rate: str, methods: Mapping[str, Mapping[str, Any]], plan: Any) -> Non
 
 
 def _judge(found: Mapping[str, Mapping[str, Mapping[str, Any]]], plans: Mapping[str, Any]) -> None:
-    for rate, method, against, least in TARGETS:
-        pair = [found.get(rate, {}).get(name, {}) for name in (method, against)]
-        if all("share_of_limit" in one for one in pair):
-            ratio = pair[0]["share_of_limit"] / pair[1]["share_of_limit"]
-            met = "meets" if ratio >= least else "MISSES"
-            print(f"{rate}: {method} / {against}: {ratio:.3f} {met} the target of at least {least}")
+    for at, method, against, least in TARGETS:
+        for rate in (at, f"{at}{WAITING}"):
+            pair = [found.get(rate, {}).get(name, {}) for name in (method, against)]
+            if all("share_of_limit" in one for one in pair):
+                ratio = pair[0]["share_of_limit"] / pair[1]["share_of_limit"]
+                met = "meets" if ratio >= least else "MISSES"
+                what = f"{rate}: {method} / {against}: {ratio:.3f}"
+                print(f"{what} {met} the target of at least {least}")
     for rate, plan in plans.items():
         pairs = [
             (share, found[rate][method]["share_of_limit"], method)

@@ -39,6 +39,7 @@ class Task:
     sync_every: int
     cycles: int
     batch: int
+    pause: float
     rate: str
     slow: bool
     output: str
@@ -78,7 +79,7 @@ def _planned(task: Task) -> dict[str, Any]:
     subject = Subject(
         model=trainee.model,
         optimizer=trainee.optimizer,
-        step=partial(_train, trainee, torch.randn(task.batch, WIDTH), 1),
+        step=partial(_train, trainee, torch.randn(task.batch, WIDTH), 1, task.pause),
         samples=task.batch,
     )
     strategies = {name: plan.strategy for name, plan in PLANNED.items()}
@@ -104,15 +105,15 @@ def _measured(task: Task) -> list[dict[str, Any]]:
     """What each run took, with steps without communication before and after it."""
     inputs = torch.randn(task.batch, WIDTH)
     plain = alone(model(), task.sync_every)
-    _train(plain, inputs, task.sync_every)
-    before = _paced(plain, inputs, task.sync_every)
+    _train(plain, inputs, task.sync_every, task.pause)
+    before = _paced(plain, inputs, task.sync_every, task.pause)
     found = []
     for method in track(task.runs, f"{task.rate:8}", disable=dist.get_rank() > 0):
         try:
             run = _measure(task, METHODS[method](model(), task.sync_every), method, inputs)
         except TypeError as error:  # as PyTorch refuses some hooks on the CPU, on all hosts alike
             run = {"failed": f"{type(error).__name__}: {error}"}
-        after = _paced(plain, inputs, task.sync_every)
+        after = _paced(plain, inputs, task.sync_every, task.pause)
         found.append({**run, "method": method, "plain_step_seconds": (before + after) / 2})
         before = after
     return found
@@ -123,10 +124,10 @@ def _measure(task: Task, trainee: Trainee, method: str, inputs: torch.Tensor) ->
         warm_up, steps = 1, EVERY_STEP
     else:
         warm_up, steps = WARM_UP * task.sync_every, task.cycles * task.sync_every
-    _train(trainee, inputs, warm_up)
+    _train(trainee, inputs, warm_up, task.pause)
     trainee.rounds.clear()
     sent, start = _sent(), time.perf_counter()
-    _train(trainee, inputs, steps)
+    _train(trainee, inputs, steps, task.pause)
     seconds = time.perf_counter() - start
     bytes_sent, reports = _sent() - sent, list(trainee.rounds)
     trainee.close()  # no round may be under way when the limit is measured again
@@ -142,18 +143,19 @@ def _measure(task: Task, trainee: Trainee, method: str, inputs: torch.Tensor) ->
     }
 
 
-def _paced(plain: Trainee, inputs: torch.Tensor, steps: int) -> float:
+def _paced(plain: Trainee, inputs: torch.Tensor, steps: int, pause: float) -> float:
     """Seconds of a step without communication, while all hosts make such steps."""
     dist.barrier()
     start = time.perf_counter()
-    _train(plain, inputs, steps)
+    _train(plain, inputs, steps, pause)
     seconds = (time.perf_counter() - start) / steps
     dist.barrier()
     return seconds
 
 
-def _train(trainee: Trainee, inputs: torch.Tensor, steps: int) -> None:
+def _train(trainee: Trainee, inputs: torch.Tensor, steps: int, pause: float) -> None:
     for _ in range(steps):
+        time.sleep(pause)
         trainee.optimizer.zero_grad()
         trainee.model(inputs).square().mean().backward()
         trainee.optimizer.step()

@@ -121,4 +121,4 @@ def _colour(method: str) -> str:
 
 
 def _rate_text(rate: str) -> str:
-    return rate.replace("gbit", " Gbit/s").replace("mbit", " Mbit/s")
+    return rate.replace(", ", ",\n").replace("gbit", " Gbit/s").replace("mbit", " Mbit/s")
