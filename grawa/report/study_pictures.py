@@ -1,0 +1,276 @@
+"""Pictures of a study."""
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+
+from matplotlib.figure import Figure
+
+from grawa.experiments.study import Axis, Study
+from grawa.experiments.trial import Result
+from grawa.report.drawing import (
+    Picture,
+    grid_of,
+    legend_below,
+    line_style,
+    mark_style,
+    panel_size,
+    spread_out,
+)
+from grawa.report.heat_maps import HeatMap, draw_heat_maps
+from grawa.report.outcomes import Outcome
+from grawa.report.statistics import mean_of
+from grawa.report.tables import Unit
+
+AXIS_LABELS: Mapping[str, str] = {
+    "time": "time (s)",
+    "rounds": "rounds",
+    "bytes": "sent by a worker (MB)",
+    "steps": "local steps",
+}
+_SCALES = {"bytes": 1e-6}
+_AXES: tuple[Axis, ...] = ("time", "rounds", "bytes", "steps")
+
+By = Mapping[tuple[str, str], Outcome]
+
+
+def study_pictures(
+    study: Study, outcomes: Sequence[Outcome], unit: Unit
+) -> dict[str, list[Picture]]:
+    """Pictures of each condition; under "" those that show all conditions.
+
+    Args:
+        study: what was asked.
+        outcomes: what came of it.
+        unit: how errors are written.
+
+    Returns:
+        Condition -> pictures.
+    """
+    found: dict[str, list[Picture]] = {"": []}
+    if study.kind == "ablate":
+        found[""].append(_knob_picture(study, outcomes, unit))
+    found[""].append(_final_picture(study, outcomes, unit))
+    for number, condition in enumerate(study.conditions):
+        own = [o for o in outcomes if o.condition == condition.name]
+        found[condition.name] = list(_of_condition(study, own, unit, number)) if own else []
+    return found
+
+
+def _of_condition(
+    study: Study, outcomes: Sequence[Outcome], unit: Unit, number: int
+) -> Iterator[Picture]:
+    order = [arm.name for arm in study.arms]
+    where = outcomes[0].condition
+    yield Picture(
+        name=f"curves-{number}",
+        title=f"Learning curves, {where}",
+        caption="Consensus, mean over the seeds and one standard error to either side.",
+        draw=partial(_draw_curves, outcomes=outcomes, order=order, column="error", label=unit),
+        size=panel_size(4, 2, 2.7),
+    )
+    yield Picture(
+        name=f"training-{number}",
+        title=f"Training loss and consensus distance, {where}",
+        caption="Means over workers and seeds.",
+        draw=partial(_draw_training, outcomes=outcomes, order=order),
+        size=panel_size(2, 2),
+    )
+    weighted = [o for o in outcomes if any(r.weights for r in o.results)]
+    if weighted:
+        yield Picture(
+            name=f"weights-{number}",
+            title=f"Weight of each worker, {where}",
+            caption="Mean over seeds and tensors; the dotted line is the equal weight.",
+            draw=partial(_draw_weights, outcomes=weighted),
+            size=panel_size(len(weighted), 3, 2.4),
+        )
+    layered = [o for o in weighted if any(r.group_names for r in o.results)]
+    if layered:
+        yield Picture(
+            name=f"layers-{number}",
+            title=f"Weight of each worker, tensor by tensor, {where}",
+            caption="Mean over rounds and seeds, times the number of workers: 1 is the equal one.",
+            draw=partial(_draw_layers, outcomes=layered),
+            size=panel_size(len(layered), 2, 3.0),
+        )
+
+
+def _draw_curves(
+    figure: Figure, *, outcomes: Sequence[Outcome], order: Sequence[str], column: str, label: Unit
+) -> None:
+    panels = grid_of(figure, len(_AXES), 2, sharey=True)
+    for panel, axis in zip(panels, _AXES, strict=True):
+        reach: list[float] = []
+        for outcome in outcomes:
+            xs, ys, errors = _mean_curve(outcome.results, axis, column)
+            if not xs:
+                continue
+            style = line_style(order.index(outcome.arm))
+            ys, errors = [label.scale * y for y in ys], [label.scale * e for e in errors]
+            panel.plot(xs, ys, label=outcome.arm, **style)
+            low = [y - e for y, e in zip(ys, errors, strict=True)]
+            high = [y + e for y, e in zip(ys, errors, strict=True)]
+            panel.fill_between(xs, low, high, color=style["color"], alpha=0.15, linewidth=0)
+            reach.append(xs[-1])
+        if spread_out(reach):
+            panel.set_xscale("log")
+        if panel.get_ylim()[0] > 0 and spread_out(panel.get_ylim()):
+            panel.set_yscale("log")
+        panel.set_xlabel(AXIS_LABELS[axis])
+    for panel in panels[::2]:
+        panel.set_ylabel(label.label)
+    legend_below(figure, panels[0])
+
+
+def _mean_curve(
+    results: Sequence[Result], axis: str, column: str
+) -> tuple[list[float], list[float], list[float]]:
+    """Means over seeds, point by point, of those that measured as often as most did."""
+    whole = [r.curve for r in results if r.error is not None]
+    if not whole:
+        return [], [], []
+    usual = statistics.mode(len(curve.steps) for curve in whole)
+    alike = [curve for curve in whole if len(curve.steps) == usual]
+    xs, ys, errors = [], [], []
+    for i in range(usual):
+        values = [v for v in (curve.column(column)[i] for curve in alike) if v is not None]
+        if values:
+            mean = mean_of(values)
+            x = statistics.fmean(curve.column(axis)[i] for curve in alike)
+            xs.append(x * _SCALES.get(axis, 1.0))
+            ys.append(mean.mean)
+            errors.append(mean.error if mean.number > 1 else 0.0)
+    return xs, ys, errors
+
+
+def _draw_training(figure: Figure, *, outcomes: Sequence[Outcome], order: Sequence[str]) -> None:
+    left, right = grid_of(figure, 2, 2)
+    for panel, column, label in (
+        (left, "loss", "training loss"),
+        (right, "distance", "consensus distance"),
+    ):
+        for outcome in outcomes:
+            xs, ys, _ = _mean_curve(outcome.results, "steps", column)
+            if ys and (column == "loss" or max(ys) > 0.0):
+                panel.plot(xs, ys, label=outcome.arm, **line_style(order.index(outcome.arm)))
+        panel.set_xlabel(AXIS_LABELS["steps"])
+        panel.set_ylabel(label)
+    if left.get_ylim()[0] <= 0 or spread_out(left.get_ylim()):
+        left.set_yscale("log")
+    legend_below(figure, left)
+
+
+def _draw_weights(figure: Figure, *, outcomes: Sequence[Outcome]) -> None:
+    panels = grid_of(figure, len(outcomes), 3, sharey=True)
+    for panel, outcome in zip(panels, outcomes, strict=True):
+        tables = [r.weights for r in outcome.results if r.weights]
+        length = min(len(table["rounds"]) for table in tables)
+        rounds = tables[0]["rounds"][:length]
+        workers = len(tables[0]["workers"][0])
+        for i in range(workers):
+            means = [
+                statistics.fmean(table["workers"][r][i] for table in tables) for r in range(length)
+            ]
+            panel.plot(rounds, means, label=f"worker {i}", **line_style(i))
+        panel.axhline(1.0 / workers, linestyle=":", linewidth=1, color="#7F7F7F")
+        panel.set(title=outcome.arm, xlabel="round")
+        panel.xaxis.get_major_locator().set_params(integer=True)
+    panels[0].set_ylabel("weight")
+    panels[0].set_ylim(bottom=0.0)
+    legend_below(figure, max(panels, key=lambda p: len(p.lines)), 6)
+
+
+def _draw_layers(figure: Figure, *, outcomes: Sequence[Outcome]) -> None:
+    panels, maps = grid_of(figure, len(outcomes), 2, sharey=True), []
+    for outcome in outcomes:
+        tables = [r.weights["groups"] for r in outcome.results if r.weights]
+        names = next(r.group_names for r in outcome.results if r.group_names)
+        workers = len(tables[0])
+        cells = [
+            [workers * statistics.fmean(t[i][g] for t in tables) for i in range(workers)]
+            for g in range(len(tables[0][0]))
+        ]
+        maps.append(HeatMap(title=outcome.arm, cells=cells, rows=names, columns=range(workers)))
+    draw_heat_maps(figure, panels, maps, "worker")
+
+
+def _final_picture(study: Study, outcomes: Sequence[Outcome], unit: Unit) -> Picture:
+    return Picture(
+        name="final",
+        title=f"Error at equal {study.axis}",
+        caption="Mean over the seeds, 95% confidence interval, and each seed as a dot.",
+        draw=partial(_draw_final, study=study, outcomes=outcomes, unit=unit),
+        size=panel_size(len(study.conditions), 2, 0.26 * len(study.arms) + 1.2),
+    )
+
+
+def _draw_final(figure: Figure, *, study: Study, outcomes: Sequence[Outcome], unit: Unit) -> None:
+    order = [arm.name for arm in study.arms]
+    panels = grid_of(figure, len(study.conditions), 2, sharey=True)
+    for panel, condition in zip(panels, study.conditions, strict=True):
+        for outcome in (o for o in outcomes if o.condition == condition.name and o.end):
+            assert outcome.end is not None
+            y, style = order.index(outcome.arm), mark_style(order.index(outcome.arm))
+            values = [unit.scale * v for v in outcome.errors.values()]
+            half = interval_half(outcome) * unit.scale
+            panel.plot(values, [y + 0.22] * len(values), ".", color=style["color"], alpha=0.5)
+            panel.errorbar(unit.scale * outcome.end.mean, y, xerr=half, capsize=3, **style)
+        panel.set(title=condition.name, xlabel=unit.label)
+        panel.set_yticks(range(len(order)), order)
+        panel.set_ylim(len(order) - 0.5, -0.5)
+
+
+def interval_half(outcome: Outcome) -> float:
+    """Half of the 95% confidence interval of an outcome's mean; 0 for a single seed."""
+    from scipy import stats
+
+    end = outcome.end
+    if end is None or end.number < 2:
+        return 0.0
+    return float(stats.t.ppf(0.975, end.number - 1)) * end.error
+
+
+def _knob_picture(study: Study, outcomes: Sequence[Outcome], unit: Unit) -> Picture:
+    return Picture(
+        name="knob",
+        title=f"What {study.knob} does",
+        caption="Mean over the seeds, 95% confidence interval.",
+        draw=partial(_draw_knob, study=study, outcomes=outcomes, unit=unit),
+        size=panel_size(len(study.conditions), 2, 3.0),
+    )
+
+
+def _draw_knob(figure: Figure, *, study: Study, outcomes: Sequence[Outcome], unit: Unit) -> None:
+    methods = list(dict.fromkeys(arm.method for arm in study.arms))
+    values = list(dict.fromkeys(arm.value for arm in study.arms))
+    at, numeric = _positions(values)
+    panels = grid_of(figure, len(study.conditions), 2, sharey=True)
+    for panel, condition in zip(panels, study.conditions, strict=True):
+        own = {o.arm: o for o in outcomes if o.condition == condition.name and o.end}
+        for number, method in enumerate(methods):
+            arms = [a for a in study.arms if a.method == method and a.name in own]
+            means = [unit.scale * own[a.name].end.mean for a in arms]  # type: ignore[union-attr]
+            halves = [unit.scale * interval_half(own[a.name]) for a in arms]
+            xs = [at[values.index(a.value)] for a in arms]
+            panel.errorbar(xs, means, halves, capsize=3, label=method, **mark_style(number))
+        if (numeric and spread_out([x for x in at if x > 0])) or _doubles(at):
+            panel.set_xscale("log", base=2)
+        panel.set_xticks(at, values)
+        panel.minorticks_off()
+        panel.set(title=condition.name, xlabel=study.knob)
+    panels[0].set_ylabel(unit.label)
+    legend_below(figure, panels[0])
+
+
+def _positions(values: Sequence[str]) -> tuple[list[float], bool]:
+    """Where values lie on an axis: at their numbers, or one after the other."""
+    try:
+        return [float(value) for value in values], True
+    except ValueError:
+        return [float(i) for i in range(len(values))], False
+
+
+def _doubles(at: Sequence[float]) -> bool:
+    """Whether positive values grow by factors, so that only a logarithmic axis keeps them apart."""
+    return len(at) > 2 and min(at) > 0.0 and at[-1] / at[0] >= 4.0
