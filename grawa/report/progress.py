@@ -25,7 +25,7 @@ class StudyProgress:
     def __init__(self, total: int, console: Console) -> None:
         self._total, self._console = total, console
         self._done, self._run = 0, 0
-        self._began = time.monotonic()
+        self._first = 0.0
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -53,7 +53,9 @@ class StudyProgress:
         """
         before = self._done * _LINES // self._total
         self._done += 1
-        self._run += not known
+        if not known:
+            self._run += 1
+            self._first = self._first or time.monotonic()
         left = self.left()
         if result.failure and not known:
             self._console.print(f"{result.key}: failed: {result.failure}", highlight=False)
@@ -66,10 +68,10 @@ class StudyProgress:
             )
 
     def left(self) -> str:
-        """The time left, if those to come take as long as those before."""
-        if not self._run:
+        """The time left, if those to come take as long as those since the first has ended."""
+        if self._run < 2:
             return ""
-        seconds = (time.monotonic() - self._began) / self._run * (self._total - self._done)
+        seconds = (time.monotonic() - self._first) / (self._run - 1) * (self._total - self._done)
         return f"{duration_text(seconds)} left"
 
 

@@ -59,7 +59,8 @@ def test_a_trial_is_the_base_with_setting_condition_and_seed() -> None:
         if (t.arm, t.condition, t.seed) == ("uniform", "lr-x6:3", 1)
     ]
     config = trial.config
-    assert (config.strategy, config.lr) == ("uniform", pytest.approx(0.3))
+    assert config.strategy == "uniform"
+    assert config.lr == pytest.approx(0.3)
     assert (config.fault, config.seed, config.steps) == (("lr-x6:3",), 1, 64)
 
 

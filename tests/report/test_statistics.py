@@ -10,7 +10,7 @@ from grawa.report.statistics import bootstrap_interval, holm, mean_of, paired_di
 
 def test_the_standard_error_is_that_of_the_mean() -> None:
     # Squares of deviations: 1 + 0 + 1 = 2; variance 2 / 2 = 1; error sqrt(1 / 3).
-    assert mean_of([1.0, 2.0, 3.0]) == (2.0, pytest.approx(1 / math.sqrt(3)), 3)
+    assert mean_of([1.0, 2.0, 3.0]) == pytest.approx((2.0, 1 / math.sqrt(3), 3))
 
 
 def test_a_single_value_has_a_mean_and_no_error() -> None:
