@@ -27,6 +27,9 @@ class AblateConfig(StudyConfig):
     strategies: str = "lgrawa"
     """Methods, separated by commas; each is run at every value."""
 
+    baseline: str | None = None
+    """The value to which each method's differences are taken; by default the first."""
+
     axis: Axis = "steps"
     """At the same amount of what values are compared: time, rounds, bytes or steps."""
 
@@ -50,12 +53,13 @@ def ablate_command(asked: Annotated[AblateConfig, tyro.conf.arg(name="")]) -> No
         raise UserError(f"{knob} can't be the knob: the study sets it itself")
     settings = at_least(4 if asked.grid is None else asked.grid, 1, "grid")
     settings = settings if asked.tune else 1
+    tried = listed(values, knob)
     arms = [
         arm_at(text, knob, value, asked.lr, settings)
         for text in listed(asked.strategies, "strategies")
-        for value in listed(values, knob)
+        for value in tried
     ]
-    baseline = arms[0].name if asked.baseline is None else asked.baseline
+    baseline = tried[0] if asked.baseline is None else asked.baseline
     study = study_of(asked, "ablate", arms, asked.tune or 0, baseline=baseline, knob=knob)
     run(study, asked)
 

@@ -95,7 +95,8 @@ class Study:
         tune_seeds: that settings are chosen on; none for no tuning.
         tune_conditions: under which one setting of each arm is chosen for all conditions; none for
             a choice under each condition by itself.
-        baseline: the arm that the others' differences are taken to.
+        baseline: the arm that the others' differences are taken to; in an ablation the value of the
+            knob, and each method's differences are taken to its own arm there.
         axis: by which amount of what arms are compared.
         points: at how many points curves are measured.
         knob: what differs in an ablation; empty in a comparison.
@@ -121,15 +122,22 @@ class Study:
             twice = next((name for name in names if names.count(name) > 1), None)
             if twice is not None:
                 raise UserError(f"the {what} {twice!r} is given twice")
-        if self.baseline not in [arm.name for arm in self.arms]:
-            known = ", ".join(arm.name for arm in self.arms)
-            raise UserError(f"the baseline must be one of {known}, got {self.baseline!r}")
+        known = [arm.value or arm.name for arm in self.arms]
+        if self.baseline not in known:
+            allowed = ", ".join(dict.fromkeys(known))
+            raise UserError(f"the baseline must be one of {allowed}, got {self.baseline!r}")
         if not self.seeds or self.points < 1:
             raise UserError("a study needs at least one seed and one point")
 
     def arm(self, name: str) -> Arm:
         """The arm of this name."""
         return next(arm for arm in self.arms if arm.name == name)
+
+    def baseline_of(self, name: str) -> str:
+        """The name of the arm that this arm's differences are taken to; of itself, perhaps."""
+        own = self.arm(name)
+        alike = [a for a in self.arms if not own.value or a.method == own.method]
+        return next(a.name for a in alike if self.baseline in {a.value, a.name})
 
     def pace_trials(self) -> list[Trial]:
         """Two rounds of each arm, which tell what a step costs; none if steps are what counts."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from grawa.files import replacing
 
@@ -123,6 +124,20 @@ def legend_below(figure: Figure, axis: Any, columns: int = 4) -> None:
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=10)
 
 
-def spread_out(values: Sequence[float]) -> bool:
+def spread_out(values: Sequence[float], factor: float = 30.0) -> bool:
     """Whether positive values span so much that a logarithmic axis shows them better."""
-    return min(values, default=0.0) > 0.0 and max(values) / min(values) > 30.0
+    return min(values, default=0.0) > 0.0 and max(values) / min(values) > factor
+
+
+def log_scale(panel: Any, which: str) -> None:
+    """Makes an axis logarithmic, with plain numbers at 1, 2 and 5 of each power of ten.
+
+    Args:
+        panel: whose.
+        which: "x" or "y".
+    """
+    panel.set(**{f"{which}scale": "log"})
+    axis = getattr(panel, f"{which}axis")
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())

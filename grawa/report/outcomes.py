@@ -92,8 +92,8 @@ def _under(study: Study, condition: str, results: Sequence[Result]) -> list[Outc
             errors=ends[name],
             averages=ways[name],
             end=mean_of(list(ends[name].values())) if ends[name] else None,
-            difference=_paired(name, study.baseline, ends),
-            speed=_paired(name, study.baseline, ways),
+            difference=_paired(name, study.baseline_of(name), ends),
+            speed=_paired(name, study.baseline_of(name), ways),
         )
         for name, own in by_arm.items()
         if own

@@ -13,7 +13,15 @@ from grawa.experiments.curve import Curve, curve_of, rounds_curve
 from grawa.experiments.run_folder import RunFolder
 from grawa.experiments.study_folder import read_json, read_line
 from grawa.report.console import metric_text
-from grawa.report.drawing import Picture, grid_of, legend_below, line_style, panel_size, spread_out
+from grawa.report.drawing import (
+    Picture,
+    grid_of,
+    legend_below,
+    line_style,
+    log_scale,
+    panel_size,
+    spread_out,
+)
 from grawa.report.heat_maps import HeatMap, draw_heat_maps
 from grawa.report.page import Page, Section, facts_of
 from grawa.report.study_pictures import AXIS_LABELS
@@ -182,7 +190,7 @@ def _draw_four(
         ]
         panel.plot([x for x, _ in pairs], [y for _, y in pairs], **line_style(0))
         if spread_out([y for _, y in pairs]):
-            panel.set_yscale("log")
+            log_scale(panel, "y")
         panel.set_xlabel(axis_label)
     for panel in panels[::2]:
         panel.set_ylabel(label)

@@ -53,10 +53,15 @@ def _what(study: Study) -> str:
 
 def _subtitle(study: Study) -> str:
     seeds, base = len(study.seeds), study.base
+    parts = {
+        "workers": f"{base.workers} workers",
+        "seeds": f"{seeds} {'seed' if seeds == 1 else 'seeds'}",
+        "sync_every": f"a round every {base.sync_every} local steps",
+    }
+    fixed = ", ".join(text for name, text in parts.items() if name != study.knob)
     return (
-        f"{base.workers} workers, {seeds} {'seed' if seeds == 1 else 'seeds'}, a round every "
-        f"{base.sync_every} local steps; methods are compared at equal {study.axis}. Data, their "
-        "order and initial weights are the same for all methods of a seed."
+        f"{fixed}; compared at equal {study.axis}. Data, their order and initial weights are the "
+        "same for all methods of a seed."
     )
 
 

@@ -13,6 +13,7 @@ from grawa.report.drawing import (
     grid_of,
     legend_below,
     line_style,
+    log_scale,
     mark_style,
     panel_size,
     spread_out,
@@ -113,11 +114,11 @@ def _draw_curves(
             high = [y + e for y, e in zip(ys, errors, strict=True)]
             panel.fill_between(xs, low, high, color=style["color"], alpha=0.15, linewidth=0)
             reach.append(xs[-1])
-        if spread_out(reach):
-            panel.set_xscale("log")
-        if panel.get_ylim()[0] > 0 and spread_out(panel.get_ylim()):
-            panel.set_yscale("log")
+        if spread_out(reach, 5.0):
+            log_scale(panel, "x")
         panel.set_xlabel(AXIS_LABELS[axis])
+    if spread_out(panels[0].get_ylim(), 10.0):
+        log_scale(panels[0], "y")
     for panel in panels[::2]:
         panel.set_ylabel(label.label)
     legend_below(figure, panels[0])
@@ -157,7 +158,7 @@ def _draw_training(figure: Figure, *, outcomes: Sequence[Outcome], order: Sequen
         panel.set_xlabel(AXIS_LABELS["steps"])
         panel.set_ylabel(label)
     if left.get_ylim()[0] <= 0 or spread_out(left.get_ylim()):
-        left.set_yscale("log")
+        log_scale(left, "y")
     legend_below(figure, left)
 
 
@@ -244,7 +245,8 @@ def _knob_picture(study: Study, outcomes: Sequence[Outcome], unit: Unit) -> Pict
 def _draw_knob(figure: Figure, *, study: Study, outcomes: Sequence[Outcome], unit: Unit) -> None:
     methods = list(dict.fromkeys(arm.method for arm in study.arms))
     values = list(dict.fromkeys(arm.value for arm in study.arms))
-    at, numeric = _positions(values)
+    at = _positions(values)
+    logarithmic = len(at) > 2 and spread_out(at, 4.0)
     panels = grid_of(figure, len(study.conditions), 2, sharey=True)
     for panel, condition in zip(panels, study.conditions, strict=True):
         own = {o.arm: o for o in outcomes if o.condition == condition.name and o.end}
@@ -253,8 +255,9 @@ def _draw_knob(figure: Figure, *, study: Study, outcomes: Sequence[Outcome], uni
             means = [unit.scale * own[a.name].end.mean for a in arms]  # type: ignore[union-attr]
             halves = [unit.scale * interval_half(own[a.name]) for a in arms]
             xs = [at[values.index(a.value)] for a in arms]
+            xs = [_beside(x, number, logarithmic, at) for x in xs]
             panel.errorbar(xs, means, halves, capsize=3, label=method, **mark_style(number))
-        if (numeric and spread_out([x for x in at if x > 0])) or _doubles(at):
+        if logarithmic:
             panel.set_xscale("log", base=2)
         panel.set_xticks(at, values)
         panel.minorticks_off()
@@ -263,14 +266,16 @@ def _draw_knob(figure: Figure, *, study: Study, outcomes: Sequence[Outcome], uni
     legend_below(figure, panels[0])
 
 
-def _positions(values: Sequence[str]) -> tuple[list[float], bool]:
+def _positions(values: Sequence[str]) -> list[float]:
     """Where values lie on an axis: at their numbers, or one after the other."""
     try:
-        return [float(value) for value in values], True
+        return [float(value) for value in values]
     except ValueError:
-        return [float(i) for i in range(len(values))], False
+        return [float(i) for i in range(len(values))]
 
 
-def _doubles(at: Sequence[float]) -> bool:
-    """Whether positive values grow by factors, so that only a logarithmic axis keeps them apart."""
-    return len(at) > 2 and min(at) > 0.0 and at[-1] / at[0] >= 4.0
+def _beside(x: float, number: int, logarithmic: bool, at: Sequence[float]) -> float:
+    """A place a little to the right for each further method, so that bars don't hide each other."""
+    if logarithmic:
+        return float(x * (max(at) / min(at)) ** (0.015 * number))
+    return x + 0.015 * number * (max(at) - min(at))

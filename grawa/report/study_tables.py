@@ -35,10 +35,11 @@ def condition_table(
     return Table(
         title=f"{condition.name}: {unit.label}{where}",
         columns=[
-            ("knob" if study.kind == "ablate" else "method", False),
+            ("method", False),
+            *([(study.knob, True)] if study.knob else []),
             ("error ± SE", True),
             ("runs", True),
-            (f"minus {study.baseline}", True),
+            (f"minus {'that at ' if study.knob else ''}{study.baseline}", True),
             ("95% CI", False),
             ("p", True),
             ("p, Holm", True),
@@ -58,7 +59,17 @@ def _row(arm: Arm, outcome: Outcome, unit: Unit) -> list[Cell]:
     done = len(outcome.errors)
     failed = f", {outcome.failed} failed" if outcome.failed else ""
     runs = Cell(text=f"{done}{failed}", value=done)
-    return [Cell(text=arm.name), error, runs, *_difference(outcome.difference, outcome, unit)]
+    who = [Cell(text=arm.method)]
+    if arm.value:
+        who.append(Cell(text=arm.value, value=_number(arm.value)))
+    return [*who, error, runs, *_difference(outcome.difference, outcome, unit)]
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _difference(difference: Difference | None, outcome: Outcome, unit: Unit) -> list[Cell]:

@@ -103,9 +103,16 @@ class Unit:
         return f"{value * 100.0:.2f}" if self.in_percent else f"{value:.4g}"
 
     def signed(self, value: float) -> str:
-        """A difference, with its sign."""
+        """A difference, with its sign.
+
+        Returns:
+            As many digits as `text` has.
+
+        >>> Unit("test error").signed(0.0121), Unit("test error").signed(-0.00001)
+        ('+1.21', '0.00')
+        """
         text = self.text(abs(value))
-        return f"{'-' if value < 0.0 else '+'}{text}"
+        return text if not float(text) else f"{'-' if value < 0.0 else '+'}{text}"
 
 
 def amount_text(axis: str, amount: float) -> str:

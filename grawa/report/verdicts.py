@@ -42,17 +42,18 @@ def verdicts_of(study: Study, outcomes: Sequence[Outcome], unit: Unit) -> dict[s
     Returns:
         Verdicts on the end, and on speed, each under a heading.
     """
-    others = [o for o in outcomes if o.arm != study.baseline]
+    baseline = {arm.name: study.baseline_of(arm.name) for arm in study.arms}
+    others = [o for o in outcomes if o.arm != baseline[o.arm]]
     ends = [
         _verdict(
-            f"{study.baseline} ends at a lower error than {o.arm}, {o.condition}" + _at(study, o),
+            f"{baseline[o.arm]} ends at a lower error than {o.arm}, {o.condition}" + _at(study, o),
             o, o.difference, o.corrected, unit,
         )
         for o in others
     ]  # fmt: skip
     speeds = [
         _verdict(
-            f"{study.baseline} has a lower error than {o.arm} on the way there, {o.condition}",
+            f"{baseline[o.arm]} has a lower error than {o.arm} on the way there, {o.condition}",
             o, o.speed, o.speed_corrected, unit,
         )
         for o in others
