@@ -6,7 +6,8 @@ import tyro
 
 from grawa.cli import names
 from grawa.cli.methods import grid, method
-from grawa.cli.studies import StudyConfig, at_least, listed, run, study_of
+from grawa.cli.studies import run, study_of
+from grawa.cli.study_config import StudyConfig, at_least, listed
 from grawa.experiments.study import Arm
 
 

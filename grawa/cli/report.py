@@ -34,15 +34,19 @@ def report_command(
     console = Console()
     for page in pages:
         for notice in page.notices:
-            console.print(f"note: {notice}", highlight=False)
+            console.print(f"note: {notice}", highlight=False, soft_wrap=True)
     if out is not None:
-        console.print(f"{_written(pages, out)}: the page")
+        console.print(f"{_written(pages, out)}: the page", highlight=False, soft_wrap=True)
     else:
         for folder, page in zip(folders, pages, strict=True):
-            console.print(f"{_written([page], folder / 'report.html')}: the page")
+            console.print(
+                f"{_written([page], folder / 'report.html')}: the page",
+                highlight=False,
+                soft_wrap=True,
+            )
     if pictures is not None:
         _save_pictures(pages, pictures)
-        console.print(f"{pictures}: the pictures")
+        console.print(f"{pictures}: the pictures", highlight=False, soft_wrap=True)
 
 
 def page_of(folder: Path) -> Page:

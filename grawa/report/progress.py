@@ -58,7 +58,9 @@ class StudyProgress:
             self._first = self._first or time.monotonic()
         left = self.left()
         if result.failure and not known:
-            self._console.print(f"{result.key}: failed: {result.failure}", highlight=False)
+            self._console.print(
+                f"{result.key}: failed: {result.failure}", highlight=False, soft_wrap=True
+            )
         self._bar.update(
             self._task, completed=self._done, description=_WORDS[result.role], left=left
         )
