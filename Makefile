@@ -3,14 +3,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo
+STUDY := runs/demo-compare
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test lint types imports tests examples format benchmarks clean
 
 demo: .venv/installed
-	rm -rf $(RUN)
+	rm -rf $(RUN) $(STUDY)
 	$(BIN)/grawa train digits --strategy lgrawa --workers 4 --out $(RUN)
 	$(BIN)/grawa evaluate $(RUN)
+	$(BIN)/grawa compare digits --quick --faults clean,wrong-labels:3 --out $(STUDY)
 
 test: lint types imports tests examples
 

@@ -25,6 +25,7 @@ class RoundReport:
             to the round's center, before the pull; `None` if not measured, or without a mean.
         left_out: worker -> why it has no part in the center.
         bytes_sent: since the last round, or the start, and in this round; per hosted worker.
+            What was sent to measure or save the consensus does not count.
         elapsed: seconds since the start, by worker 0's clock, when it began; the same everywhere.
         compute_seconds: since the last round began, without the time for which that one held
             local steps up.
@@ -91,6 +92,10 @@ class Reporter:
     def local_steps_end(self, now: float) -> None:
         """They are held up."""
         self._computed += now - self._free_since
+
+    def disregard(self, bytes_sent: int) -> None:
+        """These bytes, sent since the last round, are not to count."""
+        self._bytes_before += bytes_sent
 
     def report(
         self,

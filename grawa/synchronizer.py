@@ -237,20 +237,27 @@ class Synchronizer:
     def consensus(self) -> dict[str, Tensor]:
         """The strategy's consensus, name -> leaf; every process must call it."""
         self.settle()
+        before = self._comm.bytes_sent
         roll, _ = self._call(Calls.CONSENSUS)
         active = judge(self._plan.guard, roll.health).active
         found: dict[str, Tensor] = {}
         for part in self._parts:
             found.update(part.rounds.consensus(part.params, active))
-        self._clock.disregard()
+        self._disregard_since(before)
         return found
 
     def gather(self, value: float) -> Tensor:
         """Every worker's value, (N,); the hosted workers' are the same."""
         rows = torch.full((self._comm.num_hosted, 1), value, dtype=torch.float64)
+        before = self._comm.bytes_sent
         everyone = self._lane.run(lambda: self._comm.gather(rows)())
-        self._clock.disregard()
+        self._disregard_since(before)
         return everyone[:, 0]
+
+    def _disregard_since(self, bytes_before: int) -> None:
+        """What was sent since then serves no training: it takes no time, and no round counts it."""
+        self._clock.disregard()
+        self._reporter.disregard(self._comm.bytes_sent - bytes_before)
 
     def _call(self, purpose: Calls) -> tuple[Roll, float]:
         """Calls the roll here and now, after what is under way."""

@@ -9,10 +9,13 @@ from typing import Any, NoReturn
 
 import tyro
 
+from grawa.cli.ablate import ablate_command
+from grawa.cli.compare import compare_command
 from grawa.cli.config_file import taken_from, with_defaults
 from grawa.cli.evaluate import evaluate_command
 from grawa.cli.lists import strategies_command, tasks_command
 from grawa.cli.plan import plan_command
+from grawa.cli.report import report_command
 from grawa.cli.run import resume_command, train_command
 from grawa.errors import CommunicationError, DivergedError, UserError
 from grawa.train.launch import WorkerFailedError
@@ -22,6 +25,9 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train_command,
     "resume": resume_command,
     "evaluate": evaluate_command,
+    "compare": compare_command,
+    "ablate": ablate_command,
+    "report": report_command,
     "plan": plan_command,
     "strategies": strategies_command,
     "tasks": tasks_command,

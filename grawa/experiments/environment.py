@@ -46,6 +46,8 @@ def version(package: str) -> str | None:
 def _program() -> str:
     """As it was called, without the folders of this machine."""
     program = Path(sys.argv[0])
+    if program.name == "__main__.py":  # as `python -m grawa`
+        return program.parent.name
     return program.name if program.is_absolute() else str(program)
 
 

@@ -9,7 +9,7 @@ import grawa
 from grawa.errors import UserError
 from grawa.tasks import Digits, Logistic, Quadratic, Task
 from grawa.train.faults import Fault
-from grawa.train.loop import Finished, Started
+from grawa.train.loop import Evaluated, Finished, Started
 from tests.train.runs import always, end, events, settings
 
 LGRAWA = always(grawa.LGRAWA())
@@ -146,3 +146,16 @@ def test_wrong_labels_need_labels() -> None:
     faults = (Fault.parse("wrong-labels:0"),)
     with pytest.raises(UserError, match="wrong-labels:0 needs a task with labels"):
         events(LGRAWA, settings(faults=faults), task=Quadratic())
+
+
+@pytest.mark.parametrize(
+    "strategy", [grawa.LocalSGD(), grawa.LGRAWA(), grawa.DataParallel()], ids=str
+)
+def test_measuring_the_consensus_costs_a_round_no_bytes(strategy: grawa.Strategy) -> None:
+    plain, watched = (events(always(strategy), settings(evaluate_every=every)) for every in (0, 2))
+    sent = [
+        [event.bytes_sent for event in found if isinstance(event, grawa.RoundReport)]
+        for found in (plain, watched)
+    ]
+    assert sent[0] == sent[1]
+    assert sum(isinstance(event, Evaluated) for event in watched) == 3

@@ -1,0 +1,118 @@
+"""The methods of `grawa compare`: strategies with an optimizer, and what of them is tuned."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any
+
+from grawa.cli import names
+from grawa.errors import UserError
+
+_WIDEST = 1.5  # the grid's learning rates lie within 2**1.5 of the one that is asked for
+_FEWEST_LRS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A strategy with an optimizer.
+
+    Attributes:
+        strategy: as in `grawa train --strategy`.
+        optimizer: as in `grawa train --optimizer`; `None` for what the comparison says.
+        knobs: its two main options, or fewer -> values that tuning tries, the default first.
+    """
+
+    strategy: str
+    optimizer: str | None = None
+    knobs: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+_PULL = {"pull": (0.5, 0.25), "prox": (0.01, 0.1)}
+
+METHODS: dict[str, Method] = {
+    **{name: Method(strategy=name) for name in names.STRATEGIES},
+    "mgrawa": Method(strategy="mgrawa", knobs=_PULL),
+    "lgrawa": Method(strategy="lgrawa", knobs=_PULL),
+    "lgrawa_nesterov": Method(strategy="lgrawa_nesterov", knobs=_PULL),
+    "uniform": Method(strategy="uniform", knobs=_PULL),
+    "easgd": Method(strategy="easgd", knobs={"elasticity": (0.9, 0.43), "prox": (0.0, 0.1)}),
+    "lsgd": Method(strategy="lsgd", knobs={"pull": (0.1, 0.5), "prox": (0.0, 0.1)}),
+    "local_sgd": Method(strategy="local_sgd", knobs={"pull": (1.0, 0.75)}),
+    "diloco": Method(
+        strategy="diloco", knobs={"outer.lr": (0.7, 1.0), "outer.momentum": (0.9, 0.5)}
+    ),
+    "slowmo": Method(strategy="slowmo", knobs={"slow_lr": (1.0, 0.7), "momentum": (0.7, 0.4)}),
+    "dppf": Method(strategy="dppf", knobs={"pull": (0.1, 0.5), "push": (0.03, 0.1)}),
+    "random": Method(strategy="random", knobs=_PULL),
+    "inverse_loss": Method(strategy="inverse_loss", knobs=_PULL),
+    "dp_sgd": Method(strategy="data_parallel", optimizer="sgd"),
+    "dp_sam": Method(strategy="data_parallel", optimizer="sam"),
+}
+"""Each strategy by its own name, and pairs of a strategy and an optimizer."""
+
+COMPARED = (
+    *("mgrawa", "lgrawa", "uniform", "easgd", "lsgd", "local_sgd", "diloco", "dppf"),
+    *("dp_sgd", "dp_sam"),
+)
+"""What is compared if nothing else is said."""
+
+
+def method(text: str) -> Method:
+    """The method written as `name` or `name:option=value`; what is said is not tuned.
+
+    Returns:
+        The method.
+
+    Raises:
+        UserError: if there is no such method or option.
+    """
+    name, colon, options = text.partition(":")
+    if name not in METHODS:
+        raise UserError(f"there is no method {name!r}; there are {', '.join(METHODS)}")
+    found = METHODS[name]
+    said = {part.partition("=")[0] for part in options.split(":")}
+    knobs = {knob: values for knob, values in found.knobs.items() if knob not in said}
+    made = replace(found, strategy=found.strategy + colon + options, knobs=knobs)
+    names.strategy(made.strategy)
+    return made
+
+
+def grid(chosen: Method, lr: float, settings: int) -> list[dict[str, Any]]:
+    """The settings that tuning tries: all pairs of two values of knobs, and learning rates.
+
+    Each method gets as many: who has fewer knobs gets more learning rates. They are spread evenly,
+    on a logarithmic scale, between 0.35 and 2.8 times `lr`.
+
+    Args:
+        chosen: the method.
+        lr: the learning rate in the middle.
+        settings: how many; a power of two times a whole number, for two knobs.
+
+    Returns:
+        So many changes to a run's options; the method's defaults at `lr` if it is one.
+
+    >>> [s["lr"] for s in grid(Method(strategy="data_parallel"), 0.1, 3)]
+    [0.0354, 0.1, 0.283]
+    """
+    used: dict[str, Sequence[float]] = {}
+    left = settings
+    for knob, values in chosen.knobs.items():
+        if left % len(values) == 0 and left // len(values) >= _FEWEST_LRS:
+            used[knob] = values
+            left //= len(values)
+    own = {} if chosen.optimizer is None else {"optimizer": chosen.optimizer}
+    return [
+        {"strategy": _with(chosen.strategy, used, values), "lr": float(f"{lr * factor:.3g}"), **own}
+        for *values, factor in product(*used.values(), _factors(left))
+    ]
+
+
+def _factors(count: int) -> list[float]:
+    if count == 1:
+        return [1.0]
+    exponents = [_WIDEST * (2 * i / (count - 1) - 1) for i in range(count)]
+    return [float(2.0**exponent) for exponent in exponents]
+
+
+def _with(strategy: str, knobs: Mapping[str, Any], values: Sequence[float]) -> str:
+    return ":".join([strategy, *(f"{k}={v}" for k, v in zip(knobs, values, strict=True))])

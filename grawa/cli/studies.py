@@ -1,0 +1,164 @@
+"""What `grawa compare` and `grawa ablate` share: from a command line to a study, and on."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from grawa.cli.run import check
+from grawa.cli.study_config import StudyConfig, at_least, listed
+from grawa.cli.trials import prepare
+from grawa.errors import UserError
+from grawa.experiments.options import changed, condition
+from grawa.experiments.run_study import run_study
+from grawa.experiments.study import Arm, Condition, Study
+from grawa.experiments.study_folder import StudyFolder
+from grawa.report.page import tally, write_page
+from grawa.report.progress import StudyProgress
+from grawa.report.study_page import study_page
+from grawa.report.tables import as_rich
+
+FIRST_TUNE_SEED = 1000
+"""Validation seeds are from here on, and test seeds below."""
+
+
+def study_of(
+    asked: StudyConfig,
+    kind: Literal["compare", "ablate"],
+    arms: Sequence[Arm],
+    tune: int,
+    *,
+    baseline: str,
+    knob: str = "",
+) -> Study:
+    """The study that is asked for, checked from end to end before anything runs.
+
+    Args:
+        asked: the command line.
+        kind: which command.
+        arms: what is compared.
+        tune: number of validation seeds.
+        baseline: the arm that others are compared with.
+        knob: what differs in an ablation.
+
+    Returns:
+        The study.
+
+    Raises:
+        UserError: if anything in it is wrong.
+    """
+    usual_seeds = 4 if asked.quick else 8
+    seeds = at_least(usual_seeds if asked.seeds is None else asked.seeds, 1, "seeds")
+    if seeds > FIRST_TUNE_SEED:
+        raise UserError(f"seeds must be at most {FIRST_TUNE_SEED}, got {seeds}")
+    study = Study(
+        kind=kind,
+        base=asked.base(),
+        arms=tuple(arms),
+        conditions=_conditions(asked.faults, "faults"),
+        seeds=tuple(range(seeds)),
+        tune_seeds=tuple(range(FIRST_TUNE_SEED, FIRST_TUNE_SEED + at_least(tune, 0, "tune"))),
+        tune_conditions=_tune_conditions(asked, tune),
+        baseline=baseline,
+        axis=asked.axis,
+        points=at_least(asked.points, 1, "points"),
+        knob=knob,
+    )
+    _check(study)
+    return study
+
+
+def _tune_conditions(asked: StudyConfig, tune: int) -> tuple[Condition, ...]:
+    if asked.tune_faults is None:
+        return ()
+    if tune == 0:
+        raise UserError("tune_faults needs --tune, at least 1")
+    return _conditions(asked.tune_faults, "tune_faults")
+
+
+def _conditions(text: str, what: str) -> tuple[Condition, ...]:
+    return tuple(Condition(name=name, options=condition(name)) for name in listed(text, what))
+
+
+def _check(study: Study) -> None:
+    """Every run is tried as far as its options go; each kind of data is dealt out once."""
+    seen: set[Any] = set()
+    for arm in study.arms:
+        for where in (*study.conditions, *study.tune_conditions):
+            for setting in arm.settings:
+                config = changed(study.base, setting, where.options)
+                config.settings()
+                data = (config.workers, config.batch_size, config.shards, config.fault)
+                kind = (*data, config.norms, config.strategy if config.norms == "probe" else "")
+                if kind not in seen:
+                    check(config)
+                seen.add(kind)
+
+
+def run(study: Study, asked: StudyConfig) -> None:
+    """Runs a study, or what is left of it, and shows what came of it.
+
+    Args:
+        study: what is asked.
+        asked: the command line.
+    """
+    jobs = at_least(asked.jobs or os.cpu_count() or 1, 1, "jobs")
+    path = asked.out or Path("runs") / default_name(study)
+    folder, console = StudyFolder.begin(path, study), Console()
+    with folder.locked():
+        say_what_was_found(folder, console)
+        folder.mend()
+        with StudyProgress(study.count(), console) as progress:
+            run_study(study, folder, prepare, jobs, progress.show)
+        show(folder, console)
+
+
+def default_name(study: Study) -> str:
+    """A folder's name that is the same for the same study, and no other."""
+    whole = json.dumps(study.as_toml(), sort_keys=True, default=str)
+    task = "".join(c if c.isalnum() or c in "-._" else "-" for c in study.base.task)
+    return f"{study.kind}-{task}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+
+
+def say_what_was_found(folder: StudyFolder, console: Console) -> None:
+    """Where an interrupted study goes on, and what is not as it was."""
+    found = folder.found()
+    if found.results or found.dropped:
+        console.print(
+            f"{folder.path}: going on after {len(found.results)} trials",
+            highlight=False,
+            soft_wrap=True,
+        )
+        for what in folder.changed_since():
+            console.print(
+                f"note: {what} differ from those that the study was begun with",
+                highlight=False,
+                soft_wrap=True,
+            )
+    if found.dropped:
+        console.print(
+            f"{found.dropped} lines of trials.jsonl were cut short; they run again",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def show(folder: StudyFolder, console: Console) -> None:
+    """The tables and verdicts of a study, and where its page is."""
+    page = study_page(folder)
+    for section in page.sections:
+        for table in section.tables:
+            if table.printed:
+                console.print(as_rich(table))
+    for heading, verdicts in page.verdicts.items():
+        console.print(f"{heading}: {tally(verdicts)}", highlight=False, soft_wrap=True)
+        for verdict in verdicts:
+            if verdict.outcome in {"supported", "contradicted"}:
+                line = f"  {verdict.outcome}: {verdict.claim}. {verdict.why}."
+                console.print(line, highlight=False, soft_wrap=True)
+    written = write_page([page], folder.path / "report.html")
+    console.print(f"{written}: all of it, with pictures", highlight=False, soft_wrap=True)

@@ -1,0 +1,134 @@
+"""What `grawa compare` and `grawa ablate` are told on the command line."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from grawa.cli.methods import COMPARED
+from grawa.errors import UserError
+from grawa.experiments.config import TrainConfig
+from grawa.experiments.options import changed, written_options
+from grawa.experiments.study import Axis
+
+OWN = (
+    "task", "strategy", "seed", "fault", "steps", "epochs", "budget", "until_error",
+    "evaluate_every", "processes", "clock", "device", "checkpoint_every", "tensorboard",
+)  # fmt: skip
+"""Options of a run that a study sets itself, or that make no sense in one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """What both commands are told."""
+
+    task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
+    """What to learn, as in `grawa train`."""
+
+    strategies: str = ",".join(COMPARED)
+    """Methods, separated by commas, with options: lgrawa:pull=0.3,uniform."""
+
+    baseline: str | None = None
+    """To which the others' differences are taken; by default the first."""
+
+    faults: str = "clean"
+    """Conditions, separated by commas: clean, a fault as in `grawa train`, dirichlet:A; or several
+    at once, joined by +."""
+
+    seeds: int | None = None
+    """How many seeds, from 0; 8, or 4 with --quick."""
+
+    axis: Axis = "time"
+    """At the same amount of what methods are compared: time (of the modelled clock), rounds (times
+    that the workers talk), bytes (sent by a worker) or steps. Who spends more of it on a step makes
+    fewer steps."""
+
+    steps: int | None = None
+    """Local steps of the cheapest method; 960, or 320 with --quick."""
+
+    workers: int = 4
+    """Number of workers."""
+
+    sync_every: int = 32
+    """Local steps between rounds."""
+
+    batch_size: int = 16
+    """Samples per worker and step."""
+
+    lr: float = 0.1
+    """Learning rate at the start, or in the middle of the grid."""
+
+    step_time: str = "50ms"
+    """How long a local step takes, by the modelled clock."""
+
+    link: str = "100mbit:20ms"
+    """Bandwidth and latency between workers, by the modelled clock."""
+
+    options: tuple[str, ...] = ()
+    """Any other options of `grawa train`, for all runs: optimizer=adamw comm_dtype=int8."""
+
+    tune: int | None = None
+    """Validation seeds on which each method's setting is chosen, 1000 and on; 0 for none."""
+
+    grid: int | None = None
+    """Settings that are tried for each method: 12, or 4 with --quick."""
+
+    tune_faults: str | None = None
+    """Choose one setting for all conditions by the mean over these; by default each condition has
+    its own."""
+
+    points: int = 12
+    """At how many points of a run its consensus is measured."""
+
+    quick: bool = False
+    """A first look: fewer steps, seeds and settings."""
+
+    jobs: int | None = None
+    """Runs at a time; by default as many as there are cores."""
+
+    out: Path | None = None
+    """The study's folder; by default one in runs/ that is named by what is asked. If it holds this
+    study already, the study goes on where it stopped."""
+
+    def base(self) -> TrainConfig:
+        """What all runs have in common.
+
+        Returns:
+            A configuration whose strategy, seed and faults are to be set.
+
+        Raises:
+            UserError: if an option is not for studies.
+        """
+        options = written_options(self.options)
+        taken = [name for name in options if name in OWN or hasattr(self, name)]
+        if taken:
+            raise UserError(f"{taken[0]} is not for --options: the study sets it itself")
+        config = TrainConfig(
+            task=self.task,
+            workers=self.workers,
+            steps=(320 if self.quick else 960) if self.steps is None else self.steps,
+            sync_every=self.sync_every,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            clock="virtual",
+            step_time=self.step_time,
+            link=self.link,
+            device="cpu",
+        )
+        return changed(config, options)
+
+
+def listed(text: str, what: str) -> list[str]:
+    """The entries of a list that is separated by commas; raises `UserError` if one is empty."""
+    entries = [part.strip() for part in text.split(",")]
+    if not all(entries):
+        raise UserError(f"{what} must be names separated by commas, got {text!r}")
+    return entries
+
+
+def at_least(value: int, least: int, name: str) -> int:
+    """The value; raises `UserError` if it is smaller than `least`."""
+    if value < least:
+        raise UserError(f"{name} must be at least {least}, got {value}")
+    return value

@@ -1,0 +1,158 @@
+"""What a run's events say, as a curve and as weights over rounds."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+_ROUNDS_KEPT = 60
+"""Rounds whose weights are kept, evenly spread over a run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A run at some points; columns of equal length, `None` for what is not known.
+
+    Attributes:
+        steps: local steps of a worker.
+        rounds: times that the workers have talked.
+        bytes: sent by a worker.
+        time: seconds, by the run's clock.
+        error: the task's metric of the consensus.
+        loss: mean training loss of the workers since the point before.
+        distance: consensus distance at the last round.
+    """
+
+    steps: list[float] = field(default_factory=list)
+    rounds: list[float] = field(default_factory=list)
+    bytes: list[float] = field(default_factory=list)
+    time: list[float] = field(default_factory=list)
+    error: list[float | None] = field(default_factory=list)
+    loss: list[float | None] = field(default_factory=list)
+    distance: list[float | None] = field(default_factory=list)
+
+    def add(self, **point: float | None) -> None:
+        """Adds a point; all columns must be named."""
+        for name, column in vars(self).items():
+            column.append(point[name])
+
+    def column(self, name: str) -> list[Any]:
+        """A column by its name."""
+        found: list[Any] = getattr(self, name)
+        return found
+
+
+Events = Sequence[Mapping[str, Any]]
+"""As `events.jsonl` holds them."""
+
+
+def curve_of(
+    events: Events, *, fragments: int = 1, talks: Callable[[int], bool] = lambda step: False
+) -> Curve:
+    """The curve of a run: a point for each measurement of the consensus.
+
+    Args:
+        events: in order.
+        fragments: of the model; a round of each makes one of the whole.
+        talks: whether the workers talk at a local step, counted from 0, to share gradients.
+
+    Returns:
+        The points, with the end as the last one.
+    """
+    curve, tally = Curve(), _Tally(fragments, talks)
+    for event in events:
+        if event["kind"] == "round":
+            tally.add(event)
+        elif event["kind"] == "evaluated":
+            curve.add(error=event["error"], **tally.point(event["step"]))
+        elif event["kind"] == "finished":
+            point = tally.point(event["step"])
+            if curve.steps and curve.steps[-1] == event["step"]:
+                point |= {"loss": point["loss"] if tally.fresh else curve.loss[-1]}
+                for column in vars(curve).values():
+                    column.pop()
+            curve.add(error=event["error"], **{**point, "time": event["elapsed"]})
+    return curve
+
+
+def rounds_curve(
+    events: Events, *, fragments: int = 1, talks: Callable[[int], bool] = lambda step: False
+) -> Curve:
+    """The curve of a run: a point for each round, without errors."""
+    curve, tally = Curve(), _Tally(fragments, talks)
+    for event in events:
+        if event["kind"] == "round":
+            tally.add(event)
+            curve.add(error=None, **tally.point(event["step"]))
+    return curve
+
+
+class _Tally:
+    """Sums over rounds."""
+
+    def __init__(self, fragments: int, talks: Callable[[int], bool]) -> None:
+        self._fragments, self._talks = fragments, talks
+        self._rounds, self._bytes, self._time = 0, 0, 0.0
+        self._losses: list[float] = []
+        self._loss: float | None = None
+        self._distance: float | None = None
+
+    @property
+    def fresh(self) -> bool:
+        """Whether there were losses since the last point."""
+        return bool(self._losses)
+
+    def add(self, event: Mapping[str, Any]) -> None:
+        """A round."""
+        self._rounds += 1
+        self._bytes += event["bytes_sent"]
+        self._time = event["elapsed"] + event["round_seconds"]
+        self._losses += [loss for loss in event["losses"] if loss is not None]
+        if event["consensus_distance"] is not None:
+            self._distance = event["consensus_distance"]
+
+    def point(self, step: int) -> dict[str, float | None]:
+        """Where the run is now."""
+        if self._losses:
+            self._loss = sum(self._losses) / len(self._losses)
+            self._losses = []
+        shared = sum(self._talks(before) for before in range(step))
+        own = 0.0 if shared == step else self._rounds / self._fragments
+        return {
+            "steps": step,
+            "rounds": shared + own,
+            "bytes": self._bytes,
+            "time": self._time,
+            "loss": self._loss,
+            "distance": self._distance,
+        }
+
+
+def weights_of(events: Events) -> dict[str, Any] | None:
+    """Each worker's weight over rounds, small enough to be kept.
+
+    Args:
+        events: of a run.
+
+    Returns:
+        "rounds", R of them; "workers", (R, N), means over the groups; "groups", (N, G), means over
+        the rounds; `None` if the workers counted equally.
+    """
+    rounds = [e for e in events if e["kind"] == "round" and e["weights"] is not None]
+    if not rounds:
+        return None
+    every = math.ceil(len(rounds) / _ROUNDS_KEPT)
+    kept = rounds[every - 1 :: every]
+    alike = [e for e in rounds if len(e["weights"][0]) == len(rounds[0]["weights"][0])]
+    return {
+        "rounds": [e["round"] for e in kept],
+        "workers": [[_mean(row) for row in e["weights"]] for e in kept],
+        "groups": [
+            [_mean(column) for column in zip(*(e["weights"][i] for e in alike), strict=True)]
+            for i in range(len(rounds[0]["weights"]))
+        ],
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(sum(values) / len(values), 4)

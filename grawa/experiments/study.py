@@ -1,0 +1,280 @@
+"""A study: what is compared, under which conditions, on which seeds; and the trials it takes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+from grawa.errors import UserError
+from grawa.experiments.config import TrainConfig
+from grawa.experiments.options import Changes, changed
+
+SCHEMA = 1
+"""Version of `study.toml`; raised when an entry changes its meaning."""
+
+Axis = Literal["time", "rounds", "bytes", "steps"]
+"""By which amount of what methods are compared: seconds, times that workers talked, bytes sent by a
+worker, or its local steps."""
+
+Role = Literal["pace", "tune", "test"]
+"""What a trial is for: to learn what a step costs, to choose a setting, or to be compared."""
+
+
+_REPORTS = 4
+"""Reports of a method that shares gradients in `sync_every` steps; each costs a small message."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One of the things that are compared.
+
+    Attributes:
+        name: as tables show it.
+        method: its method; the same for several arms if a knob is what differs.
+        value: of that knob; empty if there is none.
+        settings: what may be chosen from by tuning; the first is taken if there is none.
+        shares_gradients: whether its workers talk at every step.
+    """
+
+    name: str
+    method: str
+    value: str = ""
+    settings: tuple[Changes, ...]
+    shares_gradients: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """What a comparison is made under.
+
+    Attributes:
+        name: as tables show it.
+        options: what it changes in a run.
+    """
+
+    name: str
+    options: Changes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One training run of a study.
+
+    Attributes:
+        key: its name within the study.
+        role: what it is for.
+        arm: whose it is.
+        setting: which of the arm's settings.
+        condition: its name.
+        seed: of the run.
+        config: the run.
+        points: at how many points its curve is measured; 0 for the end alone.
+    """
+
+    key: str
+    role: Role
+    arm: str
+    setting: int
+    condition: str
+    seed: int
+    config: TrainConfig
+    points: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Everything that was asked, frozen.
+
+    Attributes:
+        kind: "compare" or "ablate".
+        base: what all runs have in common.
+        arms: what is compared.
+        conditions: under what.
+        seeds: that the comparison is made on.
+        tune_seeds: that settings are chosen on; none for no tuning.
+        tune_conditions: under which one setting of each arm is chosen for all conditions; none for
+            a choice under each condition by itself.
+        baseline: the arm that the others' differences are taken to; in an ablation the value of the
+            knob, and each method's differences are taken to its own arm there.
+        axis: by which amount of what arms are compared.
+        points: at how many points curves are measured.
+        knob: what differs in an ablation; empty in a comparison.
+    """
+
+    kind: Literal["compare", "ablate"]
+    base: TrainConfig
+    arms: tuple[Arm, ...]
+    conditions: tuple[Condition, ...]
+    seeds: tuple[int, ...]
+    tune_seeds: tuple[int, ...] = ()
+    tune_conditions: tuple[Condition, ...] = ()
+    baseline: str
+    axis: Axis
+    points: int
+    knob: str = ""
+
+    def __post_init__(self) -> None:
+        for what, names in (
+            ("strategy", [arm.name for arm in self.arms]),
+            ("condition", [condition.name for condition in self.conditions]),
+        ):
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise UserError(f"the {what} {twice!r} is given twice")
+        known = [arm.value or arm.name for arm in self.arms]
+        if self.baseline not in known:
+            allowed = ", ".join(dict.fromkeys(known))
+            raise UserError(f"the baseline must be one of {allowed}, got {self.baseline!r}")
+        if not self.seeds or self.points < 1:
+            raise UserError("a study needs at least one seed and one point")
+
+    def arm(self, name: str) -> Arm:
+        """The arm of this name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def baseline_of(self, name: str) -> str:
+        """The name of the arm that this arm's differences are taken to; of itself, perhaps."""
+        own = self.arm(name)
+        alike = [a for a in self.arms if not own.value or a.method == own.method]
+        return next(a.name for a in alike if self.baseline in {a.value, a.name})
+
+    def pace_trials(self) -> list[Trial]:
+        """Two rounds of each arm, which tell what a step costs; none if steps are what counts."""
+        if self.axis == "steps":
+            return []
+        clean = Condition(name="any", options={})
+        return [self._trial("pace", arm, 0, clean, self.seeds[0], None) for arm in self.arms]
+
+    def tune_trials(self, steps: Mapping[str, int]) -> list[Trial]:
+        """All settings of all arms on the validation seeds.
+
+        Args:
+            steps: arm -> local steps of each worker.
+
+        Returns:
+            The trials, seed by seed.
+        """
+        conditions = self.tune_conditions or self.conditions
+        return [
+            self._trial("tune", arm, i, condition, seed, steps[arm.name])
+            for seed, condition, arm in product(self.tune_seeds, conditions, self.arms)
+            for i in range(len(arm.settings))
+        ]
+
+    def test_trials(
+        self, steps: Mapping[str, int], chosen: Mapping[tuple[str, str], int]
+    ) -> list[Trial]:
+        """Every arm with its setting, under every condition, on every seed.
+
+        Args:
+            steps: arm -> local steps of each worker.
+            chosen: (arm, condition) -> which setting.
+
+        Returns:
+            The trials, seed by seed.
+        """
+        return [
+            self._trial("test", arm, chosen[arm.name, where.name], where, seed, steps[arm.name])
+            for seed, where, arm in product(self.seeds, self.conditions, self.arms)
+        ]
+
+    def count(self) -> int:
+        """How many trials there are in all."""
+        settings = sum(len(arm.settings) for arm in self.arms)
+        tune = len(self.tune_seeds) * len(self.tune_conditions or self.conditions) * settings
+        test = len(self.seeds) * len(self.conditions) * len(self.arms)
+        return len(self.pace_trials()) + tune + test
+
+    def _trial(
+        self, role: Role, arm: Arm, setting: int, condition: Condition, seed: int, steps: int | None
+    ) -> Trial:
+        config = changed(self.base, arm.settings[setting], condition.options, {"seed": seed})
+        points = {"pace": 2, "tune": 0, "test": self.points}[role]
+        steps = 2 * config.sync_every if steps is None else steps
+        config = changed(config, {"steps": steps, **_measured(config, arm, steps, points)})
+        return Trial(
+            key="/".join([role, arm.name, condition.name, str(seed), str(setting)]),
+            role=role,
+            arm=arm.name,
+            setting=setting,
+            condition=condition.name,
+            seed=seed,
+            config=config,
+            points=points,
+        )
+
+    def as_toml(self) -> dict[str, Any]:
+        """What `study.toml` holds."""
+        return {
+            "schema": SCHEMA,
+            "kind": self.kind,
+            "knob": self.knob,
+            "axis": self.axis,
+            "points": self.points,
+            "baseline": self.baseline,
+            "seeds": list(self.seeds),
+            "tune_seeds": list(self.tune_seeds),
+            "base": self.base.as_toml(),
+            "conditions": [_plain(condition) for condition in self.conditions],
+            "tune_conditions": [_plain(condition) for condition in self.tune_conditions],
+            "arms": [_plain(arm) for arm in self.arms],
+        }
+
+    @classmethod
+    def from_toml(cls, table: Mapping[str, Any], path: Path) -> "Study":
+        """Reads back what `as_toml` gave.
+
+        Returns:
+            The study.
+
+        Raises:
+            UserError: if it is of another version, or not whole.
+        """
+        if table.get("schema") != SCHEMA:
+            found = table.get("schema")
+            raise UserError(f"{path} has schema {found!r}, and this grawa reads {SCHEMA}")
+        try:
+            return cls(
+                kind=table["kind"],
+                knob=table["knob"],
+                axis=table["axis"],
+                points=table["points"],
+                baseline=table["baseline"],
+                seeds=tuple(table["seeds"]),
+                tune_seeds=tuple(table["tune_seeds"]),
+                base=TrainConfig.from_toml(table["base"], path),
+                conditions=tuple(_condition(entry) for entry in table["conditions"]),
+                tune_conditions=tuple(_condition(entry) for entry in table["tune_conditions"]),
+                arms=tuple(
+                    Arm(**{**entry, "settings": tuple(_tuples(s) for s in entry["settings"])})
+                    for entry in table["arms"]
+                ),
+            )
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path} is not a whole study: {error}") from None
+
+
+def _plain(value: Arm | Condition) -> dict[str, Any]:
+    return {
+        name: [dict(s) for s in entry] if name == "settings" else entry
+        for name, entry in vars(value).items()
+    }
+
+
+def _condition(entry: Mapping[str, Any]) -> Condition:
+    return Condition(name=entry["name"], options=_tuples(entry["options"]))
+
+
+def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:
+    """TOML has lists where configurations have tuples."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
+
+
+def _measured(config: TrainConfig, arm: Arm, steps: int, points: int) -> Changes:
+    """What makes a run measure its curve at so many points."""
+    every = config.sync_every
+    if arm.shares_gradients:  # its rounds only report, and few steps may be all that it can afford
+        every = max(1, every // _REPORTS)
+    rounds = config.fragments * steps // every
+    return {"sync_every": every, "evaluate_every": max(1, rounds // points) if points else 0}

@@ -1,0 +1,143 @@
+"""How pictures look: one palette, one ink that a page turns light or dark, SVG and PNG."""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from grawa.files import replacing
+
+INK = "#1d1f21"
+"""Of text, axes and black lines; in a page it is the page's own text colour."""
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", INK)
+"""Okabe and Ito's, which colour-blind people can tell apart, without its yellow."""
+
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)))
+_MARKS = "osv^D"
+
+_STYLE: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 11.0,
+    "axes.titlesize": 11.0,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": INK,
+    "grid.alpha": 0.12,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5.0,
+    "svg.fonttype": "none",
+    "figure.constrained_layout.use": True,
+}
+
+
+def _style(name: str) -> Any:
+    """Settings of matplotlib; identifiers in an SVG depend on its name, to be unique in a page."""
+    return {**_STYLE, "svg.hashsalt": name}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """Something to look at.
+
+    Attributes:
+        name: of its file, without an ending.
+        title: in a few words.
+        caption: what is to be seen in it.
+        draw: fills an empty figure.
+        size: width and height in inches.
+    """
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[Figure], object]
+    size: tuple[float, float]
+
+    def svg(self) -> str:
+        """The picture as an SVG element for a page, on the page's ground and in its ink."""
+        text = StringIO()
+        with mpl.rc_context(_style(self.name)):
+            self._figure().savefig(text, format="svg", transparent=True, metadata={"Date": None})
+        element = text.getvalue()[text.getvalue().index("<svg") :]
+        element = re.sub(r"<metadata>.*?</metadata>\s*", "", element, flags=re.DOTALL)
+        element = re.sub(r'(width|height)="[\d.]+pt" ', "", element, count=2)
+        title = self.title.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+        element = element.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+        return element.replace(INK, "currentColor")
+
+    def save_png(self, path: Path) -> None:
+        """Writes the picture as a PNG, on white."""
+        with mpl.rc_context(_style(self.name)), replacing(path) as temporary:
+            self._figure().savefig(temporary, format="png", dpi=120)
+
+    def _figure(self) -> Figure:
+        figure = Figure(figsize=self.size)
+        self.draw(figure)
+        return figure
+
+
+def line_style(index: int) -> dict[str, Any]:
+    """How the line of this number is drawn: a colour, then other dashes."""
+    round_, place = divmod(index, len(PALETTE))
+    return {"color": PALETTE[place], "linestyle": _DASHES[round_ % len(_DASHES)]}
+
+
+def mark_style(index: int) -> dict[str, Any]:
+    """How the points of this number are drawn: a colour and a mark."""
+    return {"color": PALETTE[index % len(PALETTE)], "marker": _MARKS[index % len(_MARKS)]}
+
+
+def grid_of(figure: Figure, count: int, across: int, **options: Any) -> list[Any]:
+    """Axes for so many panels, row by row; what is left over of the last row stays empty."""
+    rows = max(1, math.ceil(count / across))
+    axes = figure.subplots(rows, min(across, max(1, count)), squeeze=False, **options).ravel()
+    for axis in axes[count:]:
+        axis.set_visible(False)
+    return list(axes[:count])
+
+
+def panel_size(count: int, across: int, height: float = 2.9) -> tuple[float, float]:
+    """A figure's size for so many panels."""
+    return 8.0, height * max(1, math.ceil(count / across)) + 0.5
+
+
+def legend_below(figure: Figure, axis: Any, columns: int = 4) -> None:
+    """One legend for all panels, under them."""
+    handles, labels = axis.get_legend_handles_labels()
+    if len(labels) > 1:
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=10)
+
+
+def spread_out(values: Sequence[float], factor: float = 30.0) -> bool:
+    """Whether positive values span so much that a logarithmic axis shows them better."""
+    return min(values, default=0.0) > 0.0 and max(values) / min(values) > factor
+
+
+def log_scale(panel: Any, which: str) -> None:
+    """Makes an axis logarithmic, with plain numbers at 1, 2 and 5 of each power of ten.
+
+    Args:
+        panel: whose.
+        which: "x" or "y".
+    """
+    panel.set(**{f"{which}scale": "log"})
+    axis = getattr(panel, f"{which}axis")
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())

@@ -1,0 +1,143 @@
+"""Statistics of errors over seeds, on plain numbers."""
+
+import math
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from scipy import stats
+
+_NOTHING = 1e-9
+"""A standard error that is this small beside the mean is rounding."""
+
+
+class Mean(NamedTuple):
+    """A mean with its standard error; NaN for the error of a single value."""
+
+    mean: float
+    error: float
+    number: int
+
+
+class Difference(NamedTuple):
+    """A mean difference between pairs, with its confidence interval and p-value."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    """Two-sided, that the true difference is zero; NaN for a single pair."""
+    number: int
+
+
+def mean_of(values: Sequence[float]) -> Mean:
+    """The mean of independent values.
+
+        mean = sum v / n,  error = sqrt(sum (v - mean)^2 / (n - 1) / n)
+
+    Args:
+        values: at least one.
+
+    Returns:
+        Mean and standard error.
+
+    >>> mean_of([1.0, 2.0, 3.0])
+    Mean(mean=2.0, error=0.5773502691896258, number=3)
+    """
+    n = len(values)
+    error = statistics.stdev(values) / math.sqrt(n) if n > 1 else math.nan
+    return Mean(statistics.fmean(values), error, n)
+
+
+def paired_difference(
+    first: Sequence[float], second: Sequence[float], confidence: float = 0.95
+) -> Difference:
+    """The mean of first - second over pairs, by Student's t with n - 1 degrees of freedom.
+
+    Args:
+        first: values, one for each pair.
+        second: the values they are paired with.
+        confidence: of the interval.
+
+    Returns:
+        The difference. Where all pairs differ by the same amount there is no spread to go by: the
+        interval is that point, and the p-value the sign test's, 2^(1-n).
+
+    Raises:
+        ValueError: if there is no pair, or a value has no partner.
+
+    >>> paired_difference([3.0, 5.0, 7.0], [2.0, 3.0, 4.0]).mean
+    2.0
+    """
+    if not first:
+        raise ValueError("a paired difference needs at least one pair")
+    mean, error, n = mean_of([a - b for a, b in zip(first, second, strict=True)])
+    if n == 1:
+        return Difference(mean, -math.inf, math.inf, math.nan, n)
+    half = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * error
+    if error <= _NOTHING * abs(mean):
+        return Difference(mean, mean, mean, 1.0 if not mean else 2.0 ** (1 - n), n)
+    p = 2.0 * float(stats.t.sf(abs(mean) / error, n - 1))
+    return Difference(mean, mean - half, mean + half, p, n)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number: the chance of any false finding stays below each.
+
+    The k-th smallest of m becomes max over j <= k of (m - j + 1) p_j, at most 1.
+
+    Args:
+        p_values: of m comparisons; NaN where there is none, which does not count.
+
+    Returns:
+        The corrected ones, in the same order.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+
+    Source: Holm (1979), "A Simple Sequentially Rejective Multiple Test Procedure".
+    """
+    order = sorted(
+        (i for i, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i]
+    )
+    corrected = [math.nan] * len(p_values)
+    largest = 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected
+
+
+def bootstrap_interval(
+    values: Sequence[float],
+    statistic: Callable[[Sequence[float]], float] = statistics.fmean,
+    *,
+    confidence: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """An interval for a statistic, from resampling the values with replacement.
+
+    For what no formula covers, such as medians and times to a target.
+
+    Args:
+        values: independent ones.
+        statistic: what is of interest.
+        confidence: of the interval.
+        draws: how often to resample.
+        seed: of the resampling.
+
+    Returns:
+        The percentiles (1 - confidence)/2 and (1 + confidence)/2.
+
+    >>> bootstrap_interval([2.0, 2.0, 2.0])
+    (2.0, 2.0)
+
+    Source: Efron and Tibshirani (1993), "An Introduction to the Bootstrap", section 13.3.
+    """
+    chance = random.Random(seed)
+    found = sorted(statistic(chance.choices(values, k=len(values))) for _ in range(draws))
+    tail = (1.0 - confidence) / 2.0
+    last = draws - 1
+    return found[round(tail * last)], found[round((1.0 - tail) * last)]

@@ -1,0 +1,131 @@
+"""A table, as it is printed and as a page shows it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table as RichTable
+
+from grawa.report.console import bytes_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One cell.
+
+    Attributes:
+        text: what is shown.
+        value: what it is sorted by, where that is a number; what has none comes last.
+        strong: whether it stands out.
+    """
+
+    text: str
+    value: float | None = None
+    strong: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows of cells.
+
+    Attributes:
+        title: above it.
+        columns: heading and whether it holds numbers.
+        rows: as many cells as columns.
+        note: below it, in a sentence.
+        printed: whether it is shown in the terminal too.
+    """
+
+    title: str
+    columns: Sequence[tuple[str, bool]]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""
+    printed: bool = False
+
+
+def as_rich(table: Table) -> RichTable:
+    """The table for a terminal."""
+    shown = RichTable(
+        title=table.title,
+        title_justify="left",
+        caption=table.note or None,
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for heading, numeric in table.columns:
+        shown.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+    for row in table.rows:
+        shown.add_row(*(f"[bold]{cell.text}[/]" if cell.strong else cell.text for cell in row))
+    return shown
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How a metric is written.
+
+    Args:
+        metric: its name; error rates are written in percent.
+    """
+
+    metric: str
+
+    @property
+    def in_percent(self) -> bool:
+        """Whether it is an error rate."""
+        return self.metric.endswith("error")
+
+    @property
+    def scale(self) -> float:
+        """What values are multiplied by before they are shown."""
+        return 100.0 if self.in_percent else 1.0
+
+    @property
+    def label(self) -> str:
+        """For an axis or a column."""
+        return f"{self.metric} (%)" if self.in_percent else self.metric
+
+    @property
+    def points(self) -> str:
+        """What a difference is counted in."""
+        return " points" if self.in_percent else ""
+
+    def text(self, value: float) -> str:
+        """A value, without its unit.
+
+        Returns:
+            As many digits as are worth reading.
+
+        >>> Unit("test error").text(0.0417), Unit("excess loss").text(0.01234)
+        ('4.17', '0.01234')
+        """
+        return f"{value * 100.0:.2f}" if self.in_percent else f"{value:.4g}"
+
+    def signed(self, value: float) -> str:
+        """A difference, with its sign.
+
+        Returns:
+            As many digits as `text` has.
+
+        >>> Unit("test error").signed(0.0121), Unit("test error").signed(-0.00001)
+        ('+1.21', '0.00')
+        """
+        text = self.text(abs(value))
+        return text if not float(text) else f"{'-' if value < 0.0 else '+'}{text}"
+
+
+def amount_text(axis: str, amount: float) -> str:
+    """An amount on an axis, with its unit.
+
+    Returns:
+        Number and unit.
+
+    >>> amount_text("time", 48.64), amount_text("bytes", 920_900), amount_text("steps", 960)
+    ('48.6 s', '920.9 kB', '960 steps')
+    """
+    if axis == "time":
+        return f"{amount:.3g} s" if amount < 1000 else f"{amount:,.0f} s"
+    if axis == "bytes":
+        return bytes_text(amount)
+    return f"{amount:,.0f} {axis}"
