@@ -9,7 +9,7 @@ from rich.console import Console
 from grawa.cli import names
 from grawa.errors import UserError
 from grawa.experiments.run_folder import RunFolder
-from grawa.probe import evaluating
+from grawa.modes import evaluating
 from grawa.report.console import metric_text
 from grawa.train.loop import load
 

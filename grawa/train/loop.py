@@ -11,7 +11,7 @@ from torch import Tensor
 from grawa.averager import Averager
 from grawa.clock import VirtualClock, WallClock
 from grawa.errors import UserError
-from grawa.probe import evaluating
+from grawa.modes import evaluating
 from grawa.protocols import Strategy
 from grawa.round_report import RoundReport
 from grawa.tasks import Data, Task
