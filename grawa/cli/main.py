@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import tyro
 
 from grawa.cli.evaluate import evaluate_command
+from grawa.cli.flatness import flatness_command
 from grawa.cli.lists import strategies_command, tasks_command
 from grawa.cli.plan import plan_command
 from grawa.cli.run import resume_command, train_command
@@ -21,6 +22,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train_command,
     "resume": resume_command,
     "evaluate": evaluate_command,
+    "flatness": flatness_command,
     "plan": plan_command,
     "strategies": strategies_command,
     "tasks": tasks_command,

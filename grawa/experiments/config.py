@@ -130,6 +130,11 @@ class TrainConfig:
     checkpoint_every: int = 0
     """Rounds between checkpoints; 0 for none. `grawa resume RUN` goes on from the last."""
 
+    keep_workers: bool = False
+    """Keep each worker's parameters after the last round in the run's folder too, as
+    workers/worker-0.safetensors and so on; `grawa flatness` measures them. On several machines the
+    folder must lie where all can write."""
+
     clock: Literal["wall", "virtual"] = "wall"
     """virtual: time passes by --step-time and by what rounds would take over --link; all workers
     live in one process."""

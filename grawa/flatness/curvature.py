@@ -1,21 +1,17 @@
-"""The Hessian of the loss by products with vectors: its largest eigenvalues and its trace."""
+"""The largest eigenvalues and the trace of the Hessian of the loss."""
 
-import importlib
-import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from scipy.sparse.linalg import eigsh
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from grawa.errors import UserError
+from grawa.flatness.hessian import hessian_products, import_curvlinops, measuring
 from grawa.flatness.surface import Surface
-from grawa.modes import evaluating
 from grawa.seeding import derive_seed
 
 _REPEATS = 8
@@ -34,73 +30,6 @@ class Estimate(NamedTuple):
 
     value: float
     standard_error: float
-
-
-def _hessian(surface: Surface, batches: Sequence[tuple[Tensor, Tensor]]) -> Any:
-    """The Hessian as a linear operator of curvlinops, `operator @ vectors`, (P, k) -> (P, k).
-
-    Deviation:
-        curvlinops derives gradients in forward mode, for many vectors at once (`vmap` of `jvp`).
-        With torch 2.13 that is wrong, and silently so, for a LayerNorm behind another layer: the
-        matrix is not symmetric, and not what gradients change by. Products are therefore derived
-        backward twice, for all vectors at once.
-
-    Returns:
-        A `curvlinops.HessianLinearOperator`.
-    """
-    params = surface.parameters
-
-    def products(_: Any, inputs: Tensor, targets: Tensor, columns: list[Tensor]) -> list[Tensor]:
-        with torch.enable_grad():
-            loss = surface.loss(surface.model, inputs, targets)
-            grads = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
-        rows = [column.movedim(-1, 0) for column in columns]
-        curved = [(g, row) for g, row in zip(grads, rows, strict=True) if g.requires_grad]
-        if not curved:  # a loss without curvature
-            return [torch.zeros_like(column) for column in columns]
-        found = torch.autograd.grad(
-            [g for g, _ in curved],
-            params,
-            [row for _, row in curved],
-            is_grads_batched=True,
-            allow_unused=True,
-        )
-        return [
-            torch.zeros_like(column) if row is None else row.movedim(0, -1)
-            for row, column in zip(found, columns, strict=True)
-        ]
-
-    base = _curvlinops().HessianLinearOperator
-    kind = type("Hessian", (base,), {"_matmat_batch": products})
-    mean = SimpleNamespace(reduction="mean")
-    return kind(surface.model, mean, params, list(batches), check_deterministic=False)
-
-
-def _curvlinops() -> Any:
-    try:
-        with _silenced():
-            return importlib.import_module("curvlinops")
-    except ImportError as error:
-        raise UserError(
-            f"eigenvalues and traces need curvlinops ({error}): pip install 'grawa[flatness]'"
-        ) from None
-
-
-@contextmanager
-def _silenced() -> Generator[None]:
-    """Without torch's warning of its own TorchScript, which both it and curvlinops still use."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
-        yield
-
-
-def has_curvlinops() -> bool:
-    """Whether eigenvalues and traces can be computed."""
-    try:
-        _curvlinops()
-    except UserError:
-        return False
-    return True
 
 
 def top_eigenvalues(surface: Surface, count: int, seed: int = 0) -> list[Estimate]:
@@ -122,11 +51,11 @@ def top_eigenvalues(surface: Surface, count: int, seed: int = 0) -> list[Estimat
     Raises:
         UserError: if there are not so many, or curvlinops is not installed.
     """
-    operator = _hessian(surface, surface.batches)
+    operator = hessian_products(surface, surface.batches)
     size = operator.shape[0]
     if not 1 <= count <= size:
         raise UserError(f"{size} parameters have {size} eigenvalues, asked for {count}")
-    with _measuring(surface):
+    with measuring(surface):
         values, vectors = _largest(operator, count, seed)
         errors = _over_batches(surface, vectors)
     return [Estimate(v, e) for v, e in zip(values.tolist(), errors.tolist(), strict=True)]
@@ -147,9 +76,8 @@ def _largest(operator: Any, count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 def _over_batches(surface: Surface, vectors: Tensor) -> Tensor:
     """The standard error over batches of v' H v, for each column v of (P, k)."""
-    forms = [
-        (vectors * (_hessian(surface, [batch]) @ vectors)).sum(dim=0) for batch in surface.batches
-    ]
+    products = [hessian_products(surface, [batch]) @ vectors for batch in surface.batches]
+    forms = [(vectors * product).sum(dim=0) for product in products]
     if len(forms) < 2:
         return torch.full((vectors.shape[1],), torch.nan)
     return torch.stack(forms).std(dim=0).div(len(forms) ** 0.5)
@@ -174,9 +102,9 @@ def hessian_trace(surface: Surface, seed: int = 0, repeats: int = _REPEATS) -> E
     """
     if repeats < 2:
         raise UserError(f"a trace needs at least 2 repeats, got {repeats}")
-    operator, curvlinops = _hessian(surface, surface.batches), _curvlinops()
+    operator, curvlinops = hessian_products(surface, surface.batches), import_curvlinops()
     size = operator.shape[0]
-    with _measuring(surface):
+    with measuring(surface):
         if size <= repeats * _PRODUCTS:
             eye = torch.eye(size, dtype=operator.dtype, device=operator.device)
             return Estimate(float((operator @ eye).trace()), 0.0)
@@ -196,13 +124,6 @@ def mean_of(samples: Sequence[float]) -> Estimate:
     """
     values = np.asarray(samples)
     return Estimate(float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5))
-
-
-@contextmanager
-def _measuring(surface: Surface) -> Generator[None]:
-    """Eval mode, and attention by plain products, which alone can be derived twice."""
-    with evaluating(surface.model), sdpa_kernel(SDPBackend.MATH), _silenced():
-        yield
 
 
 @contextmanager

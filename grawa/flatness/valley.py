@@ -69,7 +69,8 @@ def valley(
         The distances.
 
     Raises:
-        UserError: if a worker is at the center, so that there is no line, or there is none.
+        UserError: if a worker is at the center, so that there is no line, or there is none, or the
+            center's loss is not positive.
 
     Deviation:
         Of the paper we could read the abstract and know the measure by name; its section was out
@@ -92,6 +93,10 @@ def valley(
     if not kappa > 1.0:
         raise UserError(f"kappa must be larger than 1, got {kappa}")
     center_loss = surface.at(center)
+    if not center_loss > 0.0:
+        raise UserError(
+            f"a factor of the center's loss makes a border where it is positive, got {center_loss}"
+        )
     borders = [
         _border(surface, center, (worker - center) / distance, distance, kappa * center_loss)
         for worker, distance in zip(workers, distances, strict=True)

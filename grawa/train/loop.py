@@ -1,7 +1,7 @@
 """The training loop of one process, which hosts one or more workers, as a stream of events."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -73,6 +73,8 @@ class Finished:
         step: local steps made.
         round: rounds made.
         elapsed: seconds since the start.
+        workers: worker -> its state dict after the last round, of those that live in this process;
+            empty unless they are to be kept.
     """
 
     error: float
@@ -80,6 +82,7 @@ class Finished:
     step: int
     round: int
     elapsed: float
+    workers: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
 
 Event = Started | RoundReport | Evaluated | Finished
@@ -92,6 +95,7 @@ def train(
     *,
     device: torch.device | None = None,
     checkpoints: Path | None = None,
+    keep_workers: bool = False,
 ) -> Iterator[Event]:
     """Trains the workers hosted by this process, together with the other processes.
 
@@ -101,6 +105,7 @@ def train(
         settings: how.
         device: where this process trains; the CPU by default.
         checkpoints: the folder for checkpoints, where training goes on if there is one already.
+        keep_workers: whether what came of it tells each worker's parameters.
 
     Yields:
         That it has started, a report after each round, what was measured after it, and at the end
@@ -113,7 +118,8 @@ def train(
             run.step()
             yield from run.news()
     yield from run.news()  # of the rounds after the last steps
-    yield run.finish()
+    finished = run.finish()
+    yield replace(finished, workers=run.workers_states()) if keep_workers else finished
 
 
 class Run:
@@ -248,6 +254,14 @@ class Run:
         """Measures the consensus and keeps it; every process must call it."""
         elapsed = self._clock.now()
         return finish(self.averager, self._task, self._data, elapsed)
+
+    def workers_states(self) -> dict[int, dict[str, Tensor]]:
+        """The state dicts of the workers of this process, copied."""
+        first = self._process * len(self._workers)
+        return {
+            first + k: {key: value.clone() for key, value in worker.model.state_dict().items()}
+            for k, worker in enumerate(self._workers)
+        }
 
 
 def _is_due(round_number: int, every: int) -> bool:

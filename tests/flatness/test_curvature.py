@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from grawa.errors import UserError
 from grawa.flatness import Surface, hessian_trace, top_eigenvalues
-from grawa.flatness.curvature import has_curvlinops
+from grawa.flatness.hessian import has_curvlinops
 from tests.flatness.surfaces import bowl, cnn, dense_hessian, mlp, random, transformer
 
 SURFACES: dict[str, Callable[[], Surface]] = {"mlp": mlp, "cnn": cnn, "transformer": transformer}
