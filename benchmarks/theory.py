@@ -3,7 +3,8 @@
 Run `python benchmarks/theory.py`; `--help` tells the options. Four workers with plain SGD, no
 momentum and no guard, all hosted in one process. Convex: the squared distance of the consensus
 from the minimiser of all samples, over rounds, for constant and decaying steps; with one biased
-worker; and where each worker sees other samples. Non-convex: an MLP on `digits`, with a learning
+worker; and where each worker sees other samples, all of them at each step, so that what is left
+in the end is the bias of the fixed point. Non-convex: an MLP on `digits`, with a learning
 rate in proportion to 1/sqrt(T): the squared gradient norm of the consensus over all training
 samples, averaged over T steps, which theory bounds by a multiple of 1/sqrt(T).
 """
@@ -229,7 +230,7 @@ def convex_results(found: dict[Job, list[float]], asked: Config) -> dict[str, An
             ])
             for method in METHODS
         }
-        if task == "quadratic":  # noise of other samples has the same curvature, and mean zero
+        if task == "quadratic":
             kind, steps = condition
             every = slice(asked.sync_every - 1, None, asked.sync_every)
             curves = [

@@ -11,6 +11,9 @@ from pictures import GREY, save
 
 _STYLES = ("-", "--", "-.", ":")
 
+_LOWEST = 1e-8
+"""What is drawn; without noise some methods reach the minimiser itself."""
+
 
 def convex_picture(
     convex: Mapping[str, Mapping[str, Mapping[str, Any]]], methods: Mapping[str, str], path: Path
@@ -24,13 +27,14 @@ def convex_picture(
     """
     columns = max(len(conditions) for conditions in convex.values())
     size = (3.6 * columns, 3.4 * len(convex))
-    figure, axes = plt.subplots(len(convex), columns, figsize=size, sharey="row", squeeze=False)
+    figure, axes = plt.subplots(len(convex), columns, figsize=size, squeeze=False)
     for row, (task, conditions) in zip(axes, convex.items(), strict=True):
         for axis, (condition, found) in zip(row, conditions.items(), strict=True):
             for i, (method, title) in enumerate(methods.items()):
                 _curve(axis, found[method], i, title)
             _theory(axis, condition, found)
             axis.set(title=f"{task}: {condition} steps", xscale="log", yscale="log")
+            axis.set_ylim(bottom=max(_LOWEST, axis.get_ylim()[0]))
             axis.set_xlabel("rounds", fontsize=11)
             axis.spines[["top", "right"]].set_visible(False)
         row[0].set_ylabel("squared distance from\nthe minimiser", fontsize=11)
@@ -97,8 +101,10 @@ def nonconvex_picture(
     axis.plot(steps, line, color=GREY, linewidth=5, alpha=0.5, label="as 1/sqrt(T)")
     axis.set(xscale="log", yscale="log")
     axis.set_xticks(steps, [str(t) for t in steps])
+    axis.minorticks_off()
     axis.set_xlabel("T, local steps of each worker", fontsize=12)
     axis.set_ylabel("squared gradient norm of the\nconsensus, mean over T steps", fontsize=12)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=10, frameon=False)
+    figure.tight_layout()
     save(figure, path)

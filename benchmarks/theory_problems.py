@@ -40,11 +40,13 @@ class Problem:
         task: the loss.
         workers: (inputs, targets) that each worker draws its batches from.
         minimiser: of the mean loss over all samples, (P,).
+        noise: whether batches are drawn; else each is all that the worker has.
     """
 
     task: Task
     workers: list[tuple[Tensor, Tensor]]
     minimiser: Tensor
+    noise: bool
 
     @classmethod
     def of(cls, name: str, kind: Kind, seed: int) -> "Problem":
@@ -62,11 +64,14 @@ class Problem:
             minimiser = task.minimiser(whole).flatten()
         else:
             minimiser = torch.zeros(DIMENSIONS, dtype=torch.float64)
-        return cls(task=task, workers=workers, minimiser=minimiser)
+        noise = kind != "non-iid"  # so that the bias of the fixed point is what is left
+        return cls(task=task, workers=workers, minimiser=minimiser, noise=noise)
 
     def batch(self, worker: int, size: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A batch of a worker's samples, drawn with replacement."""
+        """A batch of a worker's samples, drawn with replacement; or all of them."""
         inputs, targets = self.workers[worker]
+        if not self.noise:
+            return inputs, targets
         picked = torch.randint(len(inputs), (size,), generator=random)
         return inputs[picked], targets[picked]
 
