@@ -49,5 +49,5 @@ clean:
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -qq -c constraints.txt -e '.[dev,tensorboard]'
+	$(BIN)/pip install -qq -c constraints.txt -e '.[dev,flatness,tensorboard]'
 	touch $@

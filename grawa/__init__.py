@@ -1,6 +1,7 @@
 """Train deep networks on several workers that rarely talk; see README.md."""
 
 from grawa.averager import Averager
+from grawa.batchnorm import recalibrate_batchnorm
 from grawa.errors import CommunicationError, DivergedError, UserError
 from grawa.guard import Guard
 from grawa.optim import SAM
@@ -81,4 +82,5 @@ __all__ = [
     "by_model",
     "by_tensor",
     "distributed",
+    "recalibrate_batchnorm",
 ]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from grawa.modes import evaluating
 from grawa.replicas import held_names
 
 Batch = TypeVar("Batch")
@@ -61,22 +62,6 @@ class GradientProbe(Generic[Batch]):
         found = dict(zip(by_id, torch._foreach_norm(list(by_id.values())), strict=True))
         zero = torch.zeros((), device=params[0].device, dtype=params[0].dtype)
         return torch.stack([found.get(id(p), zero).to(zero) for p in params])
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Generator[None]:
-    """The model in eval mode; each module is back in its own mode afterwards.
-
-    Yields:
-        Nothing.
-    """
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 @contextmanager

@@ -7,9 +7,9 @@ import tyro
 from rich.console import Console
 
 from grawa.cli import names
-from grawa.errors import UserError
+from grawa.cli.saved import put_state
 from grawa.experiments.run_folder import RunFolder
-from grawa.probe import evaluating
+from grawa.modes import evaluating
 from grawa.report.console import metric_text
 from grawa.train.loop import load
 
@@ -19,22 +19,13 @@ def evaluate_command(run: tyro.conf.Positional[Path]) -> None:
 
     Args:
         run: The run's folder.
-
-    Raises:
-        UserError: if the saved model does not fit the run's task.
     """
     folder = RunFolder.open(run)
     config = folder.config()
     task = names.task(config.task, config.data)
     data = load(task, config.settings(), torch.device("cpu"))
     model = task.model(config.seed).to(getattr(torch, config.dtype))
-    try:
-        model.load_state_dict(folder.load_model())
-    except RuntimeError as error:
-        raise UserError(
-            f"{run}/model.safetensors is not a model of {config.task}: "
-            f"{str(error).splitlines()[-1].strip()}"
-        ) from None
+    put_state(model, folder.load_model(), run / "model.safetensors", config.task)
     with evaluating(model):
         error_rate = task.measure(model, data)
     measured = {"metric": task.metric, "error": error_rate}

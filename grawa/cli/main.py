@@ -13,6 +13,7 @@ from grawa.cli.ablate import ablate_command
 from grawa.cli.compare import compare_command
 from grawa.cli.config_file import taken_from, with_defaults
 from grawa.cli.evaluate import evaluate_command
+from grawa.cli.flatness import flatness_command
 from grawa.cli.lists import strategies_command, tasks_command
 from grawa.cli.plan import plan_command
 from grawa.cli.report import report_command
@@ -28,6 +29,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare_command,
     "ablate": ablate_command,
     "report": report_command,
+    "flatness": flatness_command,
     "plan": plan_command,
     "strategies": strategies_command,
     "tasks": tasks_command,

@@ -142,14 +142,25 @@ def _host(config: TrainConfig, path: Path, device: torch.device) -> None:
         config.settings(),
         device=device,
         checkpoints=checkpoints,
+        keep_workers=config.keep_workers,
     )
     if under_launcher():
         events = while_parent_lives(events)
+    events = _keeping_workers(events, RunFolder(path))
     if is_first_process():
         keep(events, config, task, path)
     else:
         for _ in events:
             pass
+
+
+def _keeping_workers(events: Iterator[Event], folder: RunFolder) -> Iterator[Event]:
+    """The same events; each process writes its own workers, before the first writes the model."""
+    for event in events:
+        if isinstance(event, Finished):
+            for worker, state in event.workers.items():
+                folder.save_worker(worker, state)
+        yield event
 
 
 def strategy_for(config: TrainConfig, task: Task, data: Data, workers: list[Worker]) -> Strategy:

@@ -148,6 +148,10 @@ class TrainConfig:
     swa: str | None = None
     """Save the average of the consensus over the last part of the run, 25% say (stochastic weight
     averaging): taken after each round, with its own BatchNorm statistics."""
+    keep_workers: bool = False
+    """Keep each worker's parameters after the last round in the run's folder too, as
+    workers/worker-0.safetensors and so on; `grawa flatness` measures them. On several machines the
+    folder must lie where all can write."""
 
     clock: Literal["wall", "virtual"] = "wall"
     """virtual: time passes by --step-time and by what rounds would take over --link; all workers

@@ -25,6 +25,8 @@ SCHEMA = 1
 class RunFolder:
     """`config.toml`, `environment.json`, `events.jsonl`, `checkpoints/`, `model.safetensors`.
 
+    And `workers/`, as they were in the end, if they are kept.
+
     Args:
         path: the folder.
     """
@@ -120,8 +122,7 @@ class RunFolder:
 
     def save_model(self, state: Mapping[str, Tensor]) -> None:
         """Writes `model.safetensors`."""
-        with replacing(self.path / "model.safetensors") as temporary:
-            save_file({key: value.contiguous() for key, value in state.items()}, temporary)
+        _save(state, self.path / "model.safetensors")
 
     def load_model(self) -> dict[str, Tensor]:
         """Reads `model.safetensors`.
@@ -135,7 +136,49 @@ class RunFolder:
         path = self.path / "model.safetensors"
         if not path.is_file():
             raise UserError(f"{path} is missing: the run has not finished; see `grawa resume`")
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise UserError(f"{path} is not a whole safetensors file: {error}") from None
+        return _load(path)
+
+    @property
+    def workers(self) -> Path:
+        """Where the workers' parameters are, if they are kept."""
+        return self.path / "workers"
+
+    def save_worker(self, worker: int, state: Mapping[str, Tensor]) -> None:
+        """Writes `workers/worker-{worker}.safetensors`."""
+        self.workers.mkdir(exist_ok=True)
+        _save(state, self.workers / f"worker-{worker}.safetensors")
+
+    def load_workers(self, count: int) -> dict[int, dict[str, Tensor]]:
+        """Reads the workers' parameters.
+
+        Args:
+            count: N.
+
+        Returns:
+            Worker -> state dict; empty if they were not kept.
+
+        Raises:
+            UserError: if some are missing, or a file is broken.
+        """
+        paths = {i: self.workers / f"worker-{i}.safetensors" for i in range(count)}
+        missing = [path for path in paths.values() if not path.is_file()]
+        if len(missing) == count:
+            return {}
+        if missing:
+            raise UserError(
+                f"{missing[0]} is missing, and other workers are there; train again with "
+                "--keep-workers"
+            )
+        return {worker: _load(path) for worker, path in paths.items()}
+
+
+def _save(state: Mapping[str, Tensor], path: Path) -> None:
+    with replacing(path) as temporary:
+        save_file({key: value.contiguous() for key, value in state.items()}, temporary)
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a whole safetensors file: {error}") from None

@@ -18,11 +18,7 @@ from grawa.planning.predict import (
     predict,
     smallest_tau,
 )
-
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, which colour-blind people can tell apart."""
-
-_MARKS = "osv^Dx+"
+from grawa.report.pictures import COLOURS, GREY, MARKS, pyplot
 
 
 def _short(value: float) -> str:
@@ -131,11 +127,7 @@ def plan_picture(measured: Measured, path: Path) -> None:
         measured: what predictions are made from.
         path: of the PNG, written whole or not at all.
     """
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11.0, 4.6), sharey=True)
     periodic = [method for method in measured.methods if not method.shares_gradients]
     lines = [(method.name, method, Variant()) for method in measured.methods]
@@ -156,9 +148,9 @@ def _draw(
     limit = measured.network.num_workers * measured.samples / measured.step_seconds
     for i, (name, method, variant) in enumerate(lines):
         speeds = [predict(measured, method, variant, tau).samples_per_second for tau in TAUS]
-        mark, colour = _MARKS[i % len(_MARKS)], _COLOURS[i % len(_COLOURS)]
+        mark, colour = MARKS[i % len(MARKS)], COLOURS[i % len(COLOURS)]
         axis.plot(TAUS, speeds, marker=mark, color=colour, label=name, markersize=5)
-    axis.axhline(limit, color="#7F7F7F", linestyle="--", linewidth=1, label="no communication")
+    axis.axhline(limit, color=GREY, linestyle="--", linewidth=1, label="no communication")
     axis.set_xscale("log", base=2)
     axis.set_xticks(TAUS, [str(tau) for tau in TAUS])
     axis.set_ylim(0, limit * 1.05)

@@ -1,9 +1,12 @@
 """The stochastic weight average of a run's last consensuses."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, update_bn
+from torch.optim.swa_utils import AveragedModel
+
+from grawa.batchnorm import recalibrate_batchnorm
 
 _BATCH_SIZE = 256  # of the pass that recomputes BatchNorm statistics
 
@@ -36,17 +39,19 @@ class ConsensusAverage:
         """Takes in the consensus after a round; buffers are its own, until `finished`."""
         self._average.update_parameters(consensus)
 
-    def finished(self, inputs: Tensor) -> nn.Module:
+    def finished(self, inputs: Tensor, prepare: Callable[[Tensor, nn.Module], Tensor]) -> nn.Module:
         """The average, in eval mode, with the BatchNorm statistics that belong to it.
 
         Args:
-            inputs: of all training samples, (n, ...).
+            inputs: of all training samples, (n, ...), as they are stored.
+            prepare: makes of them what the model takes.
 
         Returns:
             A model; its other buffers are those of the last consensus.
         """
-        update_bn(inputs.tensor_split(max(1, len(inputs) // _BATCH_SIZE)), self._average)
         averaged: nn.Module = self._average.module
+        batches = inputs.tensor_split(max(1, len(inputs) // _BATCH_SIZE))
+        recalibrate_batchnorm(averaged, (prepare(batch, averaged) for batch in batches))
         return averaged.eval()
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The training loop of one process, which hosts one or more workers, as a stream of events."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from grawa.averager import Averager
 from grawa.clock import VirtualClock, WallClock
 from grawa.errors import UserError
-from grawa.probe import evaluating
+from grawa.modes import evaluating
 from grawa.protocols import Strategy
 from grawa.round_report import RoundReport
 from grawa.tasks import Data, Task
@@ -79,6 +79,8 @@ class Finished:
         round: rounds made.
         elapsed: seconds since the start.
         averaged_rounds: how many consensuses were averaged; 0 if it is the last one alone.
+        workers: worker -> its state dict after the last round, of those that live in this process;
+            empty unless they are to be kept.
     """
 
     error: float
@@ -87,6 +89,7 @@ class Finished:
     round: int
     elapsed: float
     averaged_rounds: int
+    workers: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
 
 Event = Started | RoundReport | Evaluated | Finished
@@ -99,6 +102,7 @@ def train(
     *,
     device: torch.device | None = None,
     checkpoints: Path | None = None,
+    keep_workers: bool = False,
 ) -> Iterator[Event]:
     """Trains the workers hosted by this process, together with the other processes.
 
@@ -108,6 +112,7 @@ def train(
         settings: how.
         device: where this process trains; the CPU by default.
         checkpoints: the folder for checkpoints, where training goes on if there is one already.
+        keep_workers: whether what came of it tells each worker's parameters.
 
     Yields:
         That it has started, a report after each round, what was measured after it, and at the end
@@ -120,7 +125,8 @@ def train(
             run.step()
             yield from run.news()
     yield from run.news()  # of the rounds after the last steps
-    yield run.finish()
+    finished = run.finish()
+    yield replace(finished, workers=run.workers_states()) if keep_workers else finished
 
 
 class Run:
@@ -269,8 +275,16 @@ class Run:
         elapsed, average = self._clock.now(), self._average
         if average is None or average.rounds == 0:
             return finish(self.averager, self._task, self._data, elapsed)
-        model = average.finished(self._data.train_inputs)
+        model = average.finished(self._data.train_inputs, self._task.prepare)
         return _finished(model, self.averager, self._task, self._data, elapsed, average.rounds)
+
+    def workers_states(self) -> dict[int, dict[str, Tensor]]:
+        """The state dicts of the workers of this process, copied."""
+        first = self._process * len(self._workers)
+        return {
+            first + k: {key: value.clone() for key, value in worker.model.state_dict().items()}
+            for k, worker in enumerate(self._workers)
+        }
 
 
 def _is_due(round_number: int, every: int) -> bool:

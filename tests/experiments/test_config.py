@@ -38,6 +38,7 @@ OTHER = TrainConfig(
     device="cpu",
     seed=2**40,
     timeout=3.5,
+    keep_workers=True,
     checkpoint_every=4,
     tensorboard=True,
     until_error="5%",

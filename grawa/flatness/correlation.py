@@ -1,0 +1,92 @@
+"""Does a measure of flatness go with the generalisation gap? Rank correlation over runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import kendalltau
+
+from grawa.errors import UserError
+from grawa.seeding import derive_seed
+
+_FEWEST = 3
+"""Runs: with two, the ranks agree or they don't."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correlation:
+    """Kendall's rank correlation over some runs.
+
+    Args:
+        tau: in [-1, 1]; 1 where both rank the runs alike.
+        low: lower end of its confidence interval.
+        high: upper end.
+        p_value: of tau under independence, two-sided.
+        runs: how many.
+    """
+
+    tau: float
+    low: float
+    high: float
+    p_value: float
+    runs: int
+
+
+def kendall(
+    measures: Sequence[float],
+    gaps: Sequence[float],
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Correlation:
+    """Kendall's tau-b between a measure and the generalisation gap, with a bootstrap interval.
+
+    The interval is that of percentiles over resamples of the runs. A resample in which either is
+    the same in all runs has no correlation and is drawn again.
+
+    Args:
+        measures: of each run, such as the trace of the Hessian.
+        gaps: of each run: test error minus training error.
+        resamples: of the runs.
+        confidence: of the interval.
+        seed: of the resamples.
+
+    Returns:
+        Correlation and interval.
+
+    Raises:
+        UserError: if there are fewer than three runs, not as many of both, or values that are not
+            finite or all the same.
+
+    >>> kendall([1.0, 2.0, 3.0, 4.0], [0.1, 0.2, 0.3, 0.4]).p_value < 0.1
+    True
+
+    Source: Kendall (1938), "A New Measure of Rank Correlation"; Efron and Tibshirani (1993), "An
+    Introduction to the Bootstrap", section 13.3.
+    """
+    x, y = np.asarray(measures, dtype=float), np.asarray(gaps, dtype=float)
+    if len(x) != len(y) or len(x) < _FEWEST:
+        raise UserError(
+            f"a correlation needs at least {_FEWEST} runs with a measure and a gap each, got "
+            f"{len(x)} measures and {len(y)} gaps"
+        )
+    for name, values in (("measures", x), ("gaps", y)):
+        if not np.isfinite(values).all() or not np.ptp(values):
+            raise UserError(f"{name} must be finite and not all the same, got {values.tolist()}")
+    random = np.random.default_rng(derive_seed(seed, "bootstrap"))
+    taus: list[float] = []
+    while len(taus) < resamples:
+        picked = random.integers(0, len(x), len(x))
+        if np.ptp(x[picked]) and np.ptp(y[picked]):
+            taus.append(float(kendalltau(x[picked], y[picked]).statistic))
+    tail = 50.0 * (1.0 - confidence)
+    low, high = np.percentile(taus, [tail, 100.0 - tail])
+    found = kendalltau(x, y)
+    return Correlation(
+        tau=float(found.statistic),
+        low=float(low),
+        high=float(high),
+        p_value=float(found.pvalue),
+        runs=len(x),
+    )

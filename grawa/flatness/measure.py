@@ -1,0 +1,112 @@
+"""All measurements of one model."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from grawa.errors import UserError
+from grawa.flatness.curvature import Estimate, hessian_trace, top_eigenvalues
+from grawa.flatness.sharpness import gradient_norm, sam_sharpness
+from grawa.flatness.surface import Surface
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flatness:
+    """What was measured around one model; all of it over the same samples.
+
+    Args:
+        loss: where the model is.
+        gradient_norm: L2, over all parameters.
+        sharpness: radius -> how far the loss rises.
+        eigenvalues: the largest of the Hessian; `None` if not measured.
+        trace: of the Hessian; `None` if not measured.
+    """
+
+    loss: float
+    gradient_norm: float
+    sharpness: Mapping[float, float]
+    eigenvalues: tuple[Estimate, ...] | None
+    trace: Estimate | None
+
+    @property
+    def trace_over_loss(self) -> Estimate | None:
+        """The trace divided by the loss, `None` where it is not to be had.
+
+        Near a minimum of a cross entropy the Hessian shrinks with the loss, so that the trace
+        alone mostly tells who has trained longer.
+        """
+        if self.trace is None or not self.loss:
+            return None
+        return Estimate(self.trace.value / self.loss, self.trace.standard_error / abs(self.loss))
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; `None` for what is not finite."""
+        many = None if self.eigenvalues is None else [_plain(e) for e in self.eigenvalues]
+        return {
+            "loss": _finite(self.loss),
+            "gradient_norm": _finite(self.gradient_norm),
+            "sharpness": {str(radius): _finite(rise) for radius, rise in self.sharpness.items()},
+            "eigenvalues": many,
+            "trace": _plain(self.trace),
+            "trace_over_loss": _plain(self.trace_over_loss),
+        }
+
+
+def _plain(estimate: Estimate | None) -> dict[str, float | None] | None:
+    if estimate is None:
+        return None
+    return {name: _finite(value) for name, value in estimate._asdict().items()}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _silence(part: str) -> None:
+    """For who does not want to be told of progress."""
+
+
+def measure(
+    surface: Surface,
+    *,
+    eigenvalues: int = 3,
+    radii: Sequence[float] = (0.05, 0.5),
+    ascent_steps: int = 1,
+    seed: int = 0,
+    before_part: Callable[[str], object] = _silence,
+) -> Flatness:
+    """Measures the loss, its gradient, sharpness and curvature where the model is.
+
+    Args:
+        surface: the loss.
+        eigenvalues: how many of the Hessian; with 0 neither they nor the trace are measured, and
+            curvlinops is not needed.
+        radii: of the balls in which the loss is raised.
+        ascent_steps: steps with which it is.
+        seed: of what is random: first vector of the Lanczos iteration, signs for the trace.
+        before_part: called with the name of each part before it is measured.
+
+    Returns:
+        The measurements.
+
+    Raises:
+        UserError: if the loss is not finite, or an option is out of range.
+    """
+    before_part("loss")
+    loss = surface.value()
+    if not math.isfinite(loss):
+        raise UserError(f"the loss is {loss}, so there is nothing to measure around the model")
+    before_part("gradient")
+    norm = gradient_norm(surface)
+    rises: dict[float, float] = {}
+    for radius in radii:
+        before_part(f"sharpness at radius {radius:g}")
+        rises[radius] = sam_sharpness(surface, radius, ascent_steps)
+    top, trace = None, None
+    if eigenvalues:
+        before_part("eigenvalues")
+        top = tuple(top_eigenvalues(surface, eigenvalues, seed))
+        before_part("trace")
+        trace = hessian_trace(surface, seed)
+    return Flatness(loss=loss, gradient_norm=norm, sharpness=rises, eigenvalues=top, trace=trace)
