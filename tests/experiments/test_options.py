@@ -29,9 +29,9 @@ def test_values_have_their_options_type(name: str, text: str) -> None:
     [
         ("workers=many", "workers can't be 'many'"),
         ("workers=2.5", "workers can't be '2.5'"),
-        ("norms=best", "norms can't be 'best'"),
+        ("lr_schedule=best", "lr_schedule can't be 'best'"),
         ("guard=1", "guard can't be '1'"),
-        ("momentum=0.9", "has no option 'momentum'; it has task, strategy"),
+        ("momentum=0.9", "has no option 'momentum'; it has task, data, strategy"),
         ("workers", "write options as name=value"),
     ],
 )

@@ -296,8 +296,21 @@ def test_trying_out_leaves_no_trace() -> None:
 
 
 def test_batches_of_different_sizes_are_refused() -> None:
-    with pytest.raises(UserError, match="but fault batch-of-one:2 has others: leave one of"):
+    with pytest.raises(
+        UserError, match="batches of one size, but the faults give workers others: leave one of"
+    ):
         settings(stack_workers=True, faults=(Fault.parse("batch-of-one:2"),))
+
+
+@pytest.mark.parametrize("fault", ["input-noise=0.5:1", "gradient-noise=0.5:1"])
+def test_noise_of_a_workers_own_is_refused(fault: str) -> None:
+    with pytest.raises(UserError, match=f"fault {fault} can't be stacked: leave out"):
+        settings(stack_workers=True, faults=(Fault.parse(fault),))
+
+
+def test_two_passes_of_sam_are_refused() -> None:
+    with pytest.raises(UserError, match="SAM's two passes can't be stacked: leave out"):
+        settings(stack_workers=True, optimizer="sam")
 
 
 def test_workers_that_step_in_turns_are_refused() -> None:
