@@ -11,6 +11,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import LogLocator, NullLocator
 
+from common import Spread
 from grawa.files import replacing
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#7F7F7F"
@@ -35,7 +36,7 @@ def network_picture(found: Mapping[str, Mapping[str, Mapping[str, Any]]], path: 
         axis.barh(names, shares, color=[_colour(name) for name in names])
         for y, share in enumerate(shares):
             axis.text(
-                min(share, 100) + 1,
+                share + 1,
                 y,
                 f"{share:.0f}" if share >= 9.5 else f"{share:.1f}",
                 va="center",
@@ -103,6 +104,72 @@ def _by_workers(axis: Any, workers: str, label: str) -> None:
     axis.tick_params(labelsize=14)
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def sync_picture(ratios: Mapping[str, Spread], path: Path) -> None:
+    """How long a round of each method takes.
+
+    Args:
+        ratios: method -> lower quartile, median and upper quartile of the ratio to the yardstick,
+            which is among them.
+        path: of the PNG.
+    """
+    figure, axis = plt.subplots(figsize=(7.2, 0.32 * len(ratios) + 1.2))
+    medians = [median for _, median, _ in ratios.values()]
+    spread = [
+        [median - low for low, median, _ in ratios.values()],
+        [high - median for _, median, high in ratios.values()],
+    ]
+    colours = [_round_colour(name) for name in ratios]
+    axis.barh(list(ratios), medians, xerr=spread, color=colours, ecolor=GREY)
+    axis.axvline(1.0, color=GREY, linestyle="--", linewidth=1)
+    axis.set(xscale="log", xlabel="time of a round, in those of a bare all-reduce (quartiles)")
+    axis.set_xticks([0.25, 0.5, 1, 2, 4, 8, 16], ["0.25", "0.5", "1", "2", "4", "8", "16"])
+    axis.minorticks_off()
+    axis.invert_yaxis()
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    save(figure, path)
+
+
+def _round_colour(method: str) -> str:
+    if method == "bare all_reduce":
+        return GREY
+    if method.startswith(("PyTorch", "Accelerate", "torchft")):
+        return ORANGE
+    return GREEN if "," in method else BLUE
+
+
+Point = tuple[float, float]
+"""A mean and its standard error."""
+
+
+def stragglers_picture(
+    speeds: list[float], panels: Mapping[str, Mapping[str, list[Point]]], path: Path
+) -> None:
+    """What becomes of training when one worker is slow.
+
+    Args:
+        speeds: of the slow worker.
+        panels: what is measured -> kind of run -> a point for each speed.
+        path: of the PNG.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.4 * len(panels), 3.6))
+    for axis, (what, lines) in zip(axes, panels.items(), strict=True):
+        for name, points in lines.items():
+            means, errors = zip(*points, strict=True)
+            colour = BLUE if name.startswith("shared-count") else ORANGE
+            style = "--" if name.endswith("virtual clock") else "-"
+            axis.errorbar(
+                range(len(speeds)), means, errors, label=name, color=colour, linestyle=style
+            )
+        axis.set_xticks(range(len(speeds)), [f"{speed:g}" for speed in speeds])
+        axis.set(xlabel="speed of one worker of four", ylabel=what)
+        axis.set_ylim(bottom=0)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False)
+    figure.tight_layout()
+    save(figure, path)
 
 
 def save(figure: Any, path: Path) -> None:

@@ -33,6 +33,7 @@ from grawa.schedule import Schedule
 from grawa.tasks import Digits
 from grawa.train.loop import Finished, train
 from grawa.train.settings import Settings
+from pictures import Point, stragglers_picture
 
 WORKERS = 4
 SCHEDULES = {"every": grawa.Every, "shared-count": grawa.SharedCount}
@@ -102,13 +103,42 @@ def main(config: Config) -> None:
         ["LGRAWA on digits", "samples/s", "virtual", "test error %", "virtual"],
         rows,
     )
-    print(f"mean and standard error; all results are in {config.output}")
+    picture = config.output.with_suffix(".png")
+    stragglers_picture(list(config.speeds), panels(config, real, modelled), picture)
+    print(f"mean and standard error; all results are in {config.output}, the picture is {picture}")
+
+
+def panels(
+    config: Config, real: list[dict[str, float]], modelled: list[dict[str, float]]
+) -> dict[str, dict[str, list[Point]]]:
+    """What the picture shows: what is measured -> kind of run -> a point for each speed."""
+    kinds = list(product(SCHEDULES, config.speeds, range(config.seeds)))
+
+    def line(found: list[dict[str, float]], schedule: str, key: str) -> list[Point]:
+        return [
+            _point([one for one, kind in zip(found, kinds, strict=True) if kind[:2] == at], key)
+            for at in product([schedule], config.speeds)
+        ]
+
+    return {
+        what: {
+            f"{schedule}, {name}": line(found, schedule, key)
+            for schedule in SCHEDULES
+            for name, found in (("real", real), ("virtual clock", modelled))
+        }
+        for what, key in (("samples per second", "samples"), ("test error, %", "error"))
+    }
+
+
+def _point(found: list[dict[str, float]], key: str) -> Point:
+    values = [one[key] * (100 if key == "error" else 1) for one in found]
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return statistics.mean(values), error
 
 
 def _summary(found: list[dict[str, float]], key: str) -> str:
-    values = [one[key] * (100 if key == "error" else 1) for one in found]
-    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.1f} ± {error:.1f}"
+    mean, error = _point(found, key)
+    return f"{mean:.1f} ± {error:.1f}"
 
 
 def _work(rank: int, config: Config, kinds: list[tuple[str, float, int]], folder: str) -> None:

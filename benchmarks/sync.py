@@ -20,6 +20,7 @@ from torch.multiprocessing.spawn import spawn
 
 from common import Spread, ratios, show, verdict, write_results
 from methods import BASELINE, METHODS, is_installed
+from pictures import sync_picture
 from sync_worker import Task, work
 
 TARGET = 1.25
@@ -66,7 +67,9 @@ def main(config: Config) -> None:
     _show_methods(config, found)
     _show_breakdown(found["breakdown"])
     _judge(config, found)
-    print(f"all samples are in {config.output}")
+    picture = config.output.with_suffix(".png")
+    sync_picture(spreads(found["seconds"]), picture)
+    print(f"all samples are in {config.output}, the picture is {picture}")
 
 
 def _merge(ranks: list[dict[str, Any]]) -> dict[str, Any]:
@@ -87,6 +90,11 @@ def _over_ranks(
         name: [merge(turn) for turn in zip(*(rank[what][name] for rank in ranks), strict=True)]
         for name in ranks[0][what]
     }
+
+
+def spreads(seconds: dict[str, list[float]]) -> dict[str, Spread]:
+    """Quartiles and median of each method's ratio to the bare all-reduce."""
+    return {name: ratios(own, seconds[BASELINE]) for name, own in seconds.items()}
 
 
 def _show_methods(config: Config, found: dict[str, Any]) -> None:
