@@ -37,8 +37,9 @@ examples: .venv/installed
 
 benchmarks: .venv/installed
 	$(BIN)/pip install -qq -c constraints.txt -e '.[bench]'
-	$(BIN)/python benchmarks/sync.py
-	$(BIN)/python benchmarks/local_step.py
+	for name in sync local_step paired stragglers scale theory guard; do \
+		$(BIN)/python benchmarks/$$name.py || exit 1; \
+	done
 
 format: .venv/installed
 	$(BIN)/ruff check --fix
