@@ -34,10 +34,10 @@ def network_picture(found: Mapping[str, Mapping[str, Mapping[str, Any]]], path: 
         names = [name for name in methods if "failed" not in methods[name]]
         shares = [100 * methods[name]["share_of_limit"] for name in names]
         axis.barh(names, shares, color=[_colour(name) for name in names])
-        for y, share in enumerate(shares):
+        for name, share in zip(names, shares, strict=True):
             axis.text(
                 share + 1,
-                y,
+                name,
                 f"{share:.0f}" if share >= 9.5 else f"{share:.1f}",
                 va="center",
             )
