@@ -1,6 +1,7 @@
 """What convolutional networks are made of."""
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import relu
 from torch.nn.init import kaiming_normal_
 
 
@@ -12,6 +13,29 @@ def conv3x3(width_in: int, width: int, stride: int = 1) -> nn.Conv2d:
 def conv1x1(width_in: int, width: int, stride: int = 1) -> nn.Conv2d:
     """A convolution of 1 x 1 without bias."""
     return nn.Conv2d(width_in, width, 1, stride, bias=False)
+
+
+class Preactivated(nn.Module):
+    """A residual network whose blocks normalise first, so that one normalisation is left to do.
+
+    Args:
+        stem: of images.
+        blocks: what follows.
+        width: channels that come out of it.
+        classes: how many outputs.
+    """
+
+    def __init__(self, stem: nn.Module, blocks: nn.Module, width: int, classes: int) -> None:
+        super().__init__()
+        self.stem, self.blocks = stem, blocks
+        self.norm = nn.BatchNorm2d(width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, channels, height, width) -> (B, classes)."""
+        features = relu(self.norm(self.blocks(self.stem(images))))
+        logits: Tensor = self.head(features.mean(dim=(2, 3)))
+        return logits
 
 
 def he_initialised(model: nn.Module) -> nn.Module:

@@ -5,14 +5,14 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, pad, relu
 
-from grawa.tasks.models.layers import conv3x3, he_initialised
+from grawa.tasks.models.layers import Preactivated, conv3x3, he_initialised
 
 _BLOCKS = 18  # for each of three resolutions: (110 - 2) / 6
 _ALPHA = 270
 _FIRST = 16
 
 
-class PyramidNet(nn.Module):
+class PyramidNet(Preactivated):
     """The width grows by the same amount from block to block: 5, from 16 to 286.
 
     Args:
@@ -24,22 +24,14 @@ class PyramidNet(nn.Module):
     """
 
     def __init__(self, shape: tuple[int, ...], classes: int) -> None:
-        super().__init__()
         count = 3 * _BLOCKS
         widths = [_FIRST + _ALPHA * i // count for i in range(count + 1)]
         strides = [2 if i in (_BLOCKS, 2 * _BLOCKS) else 1 for i in range(count)]
-        self.stem = nn.Sequential(conv3x3(shape[0], _FIRST), nn.BatchNorm2d(_FIRST))
-        self.blocks = nn.Sequential(
+        stem = nn.Sequential(conv3x3(shape[0], _FIRST), nn.BatchNorm2d(_FIRST))
+        blocks = nn.Sequential(
             *(_Block(a, b, s) for (a, b), s in zip(pairwise(widths), strides, strict=True))
         )
-        self.norm = nn.BatchNorm2d(widths[-1])
-        self.head = nn.Linear(widths[-1], classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, channels, height, width) -> (B, classes)."""
-        features = relu(self.norm(self.blocks(self.stem(images))))
-        logits: Tensor = self.head(features.mean(dim=(2, 3)))
-        return logits
+        super().__init__(stem, blocks, widths[-1], classes)
 
 
 class _Block(nn.Module):

@@ -5,14 +5,14 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from grawa.tasks.models.layers import conv1x1, conv3x3, he_initialised
+from grawa.tasks.models.layers import Preactivated, conv1x1, conv3x3, he_initialised
 
 _BLOCKS = 4  # for each of three resolutions: (28 - 4) / 6
 _FACTOR = 10
 _WIDTHS = (16 * _FACTOR, 32 * _FACTOR, 64 * _FACTOR)
 
 
-class WideResNet(nn.Module):
+class WideResNet(Preactivated):
     """28 layers, ten times as wide as a residual network for CIFAR.
 
     Args:
@@ -23,21 +23,13 @@ class WideResNet(nn.Module):
     """
 
     def __init__(self, shape: tuple[int, ...], classes: int) -> None:
-        super().__init__()
         widths = [16, *(width for width in _WIDTHS for _ in range(_BLOCKS))]
         strides = [2 if i in (_BLOCKS, 2 * _BLOCKS) else 1 for i in range(3 * _BLOCKS)]
-        self.stem = conv3x3(shape[0], 16)
-        self.blocks = nn.Sequential(
+        stem = conv3x3(shape[0], 16)
+        blocks = nn.Sequential(
             *(_Block(a, b, s) for (a, b), s in zip(pairwise(widths), strides, strict=True))
         )
-        self.norm = nn.BatchNorm2d(_WIDTHS[-1])
-        self.head = nn.Linear(_WIDTHS[-1], classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, channels, height, width) -> (B, classes)."""
-        features = relu(self.norm(self.blocks(self.stem(images))))
-        logits: Tensor = self.head(features.mean(dim=(2, 3)))
-        return logits
+        super().__init__(stem, blocks, _WIDTHS[-1], classes)
 
 
 class _Block(nn.Module):
