@@ -20,11 +20,13 @@ class Method:
         strategy: as in `grawa train --strategy`.
         optimizer: as in `grawa train --optimizer`; `None` for what the comparison says.
         knobs: its two main options, or fewer -> values that tuning tries, the default first.
+        optimizer_knobs: the same of its optimizer; no more than two with the strategy's.
     """
 
     strategy: str
     optimizer: str | None = None
     knobs: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    optimizer_knobs: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 _PULL = {"pull": (0.5, 0.25), "prox": (0.01, 0.1)}
@@ -46,7 +48,9 @@ METHODS: dict[str, Method] = {
     "random": Method(strategy="random", knobs=_PULL),
     "inverse_loss": Method(strategy="inverse_loss", knobs=_PULL),
     "dp_sgd": Method(strategy="data_parallel", optimizer="sgd"),
-    "dp_sam": Method(strategy="data_parallel", optimizer="sam"),
+    "dp_sam": Method(
+        strategy="data_parallel", optimizer="sam", optimizer_knobs={"rho": (0.05, 0.1)}
+    ),
 }
 """Each strategy by its own name, and pairs of a strategy and an optimizer."""
 
@@ -96,15 +100,19 @@ def grid(chosen: Method, lr: float, settings: int) -> list[dict[str, Any]]:
     """
     used: dict[str, Sequence[float]] = {}
     left = settings
-    for knob, values in chosen.knobs.items():
-        if left % len(values) == 0 and left // len(values) >= _FEWEST_LRS:
-            used[knob] = values
-            left //= len(values)
-    own = {} if chosen.optimizer is None else {"optimizer": chosen.optimizer}
-    return [
-        {"strategy": _with(chosen.strategy, used, values), "lr": float(f"{lr * factor:.3g}"), **own}
-        for *values, factor in product(*used.values(), _factors(left))
-    ]
+    for knob, tried in (*chosen.knobs.items(), *chosen.optimizer_knobs.items()):
+        if left % len(tried) == 0 and left // len(tried) >= _FEWEST_LRS:
+            used[knob] = tried
+            left //= len(tried)
+    found: list[dict[str, Any]] = []
+    for *values, factor in product(*used.values(), _factors(left)):
+        said = dict(zip(used, values, strict=True))
+        of_optimizer = {k: said.pop(k) for k in chosen.optimizer_knobs if k in said}
+        setting = {"strategy": _with(chosen.strategy, said), "lr": float(f"{lr * factor:.3g}")}
+        if chosen.optimizer is not None:
+            setting["optimizer"] = _with(chosen.optimizer, of_optimizer)
+        found.append(setting)
+    return found
 
 
 def _factors(count: int) -> list[float]:
@@ -114,5 +122,5 @@ def _factors(count: int) -> list[float]:
     return [float(2.0**exponent) for exponent in exponents]
 
 
-def _with(strategy: str, knobs: Mapping[str, Any], values: Sequence[float]) -> str:
-    return ":".join([strategy, *(f"{k}={v}" for k, v in zip(knobs, values, strict=True))])
+def _with(name: str, options: Mapping[str, float]) -> str:
+    return ":".join([name, *(f"{option}={value}" for option, value in options.items())])

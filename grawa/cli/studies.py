@@ -53,8 +53,6 @@ def study_of(
     """
     usual_seeds = 4 if asked.quick else 8
     seeds = at_least(usual_seeds if asked.seeds is None else asked.seeds, 1, "seeds")
-    if seeds > FIRST_TUNE_SEED:
-        raise UserError(f"seeds must be at most {FIRST_TUNE_SEED}, got {seeds}")
     study = Study(
         kind=kind,
         base=asked.base(),
@@ -67,7 +65,14 @@ def study_of(
         axis=asked.axis,
         points=at_least(asked.points, 1, "points"),
         knob=knob,
+        flatness=asked.flatness_config(),
     )
+    last = max(max(study.seeds_under(condition)) for condition in study.conditions)
+    if last >= FIRST_TUNE_SEED:
+        raise UserError(
+            f"the last seed would be {last}, but from {FIRST_TUNE_SEED} on they are for tuning: "
+            "take fewer seeds or populations"
+        )
     _check(study)
     return study
 

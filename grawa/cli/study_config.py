@@ -9,8 +9,10 @@ import tyro
 from grawa.cli.methods import COMPARED
 from grawa.errors import UserError
 from grawa.experiments.config import TrainConfig
+from grawa.experiments.flatness import FlatnessConfig
 from grawa.experiments.options import changed, written_options
 from grawa.experiments.study import Axis
+from grawa.flatness.hessian import has_curvlinops
 
 OWN = (
     "task", "strategy", "seed", "fault", "steps", "epochs", "budget", "until_error",
@@ -81,6 +83,11 @@ class StudyConfig:
     points: int = 12
     """At how many points of a run its consensus is measured."""
 
+    flatness: int | None = None
+    """Training samples over which the flatness of each compared run's consensus is measured; 0 for
+    not at all, which is the default with --quick, else 256. Eigenvalues and traces need
+    grawa[flatness]."""
+
     quick: bool = False
     """A first look: fewer steps, seeds and settings."""
 
@@ -90,6 +97,13 @@ class StudyConfig:
     out: Path | None = None
     """The study's folder; by default one in runs/ that is named by what is asked. If it holds this
     study already, the study goes on where it stopped."""
+
+    def flatness_config(self) -> FlatnessConfig | None:
+        """How the flatness of runs is measured; `None` for not at all."""
+        usual = 0 if self.quick else 256
+        samples = at_least(usual if self.flatness is None else self.flatness, 0, "flatness")
+        eigenvalues = 1 if has_curvlinops() else 0
+        return FlatnessConfig(samples=samples, eigenvalues=eigenvalues) if samples else None
 
     def base(self) -> TrainConfig:
         """What all runs have in common.

@@ -16,7 +16,7 @@ from grawa.guard import Guard
 from grawa.network import Link
 from grawa.schedule import Every, Quadratic, Schedule, SharedCount, Warmup
 from grawa.train.faults import FAULTS_HELP, Fault
-from grawa.train.optimizers import OPTIMIZERS_HELP
+from grawa.train.optimizers import OPTIMIZERS_HELP, OptimizerChoice
 from grawa.train.population import faults_of
 from grawa.train.settings import Settings
 from grawa.units import seconds, share
@@ -158,7 +158,8 @@ class TrainConfig:
     live in one process."""
 
     step_time: str = "50ms"
-    """Virtual clock: how long a local step takes."""
+    """Virtual clock: how long a local step takes; with SAM, which makes two passes, twice
+    that."""
 
     speeds: str | None = None
     """Virtual clock: of each worker, 1,1,1,0.5 say; 0.5 takes twice as long. They stand in for the
@@ -254,7 +255,7 @@ class TrainConfig:
             return None
         make = partial(
             VirtualClock,
-            seconds(self.step_time, "step_time"),
+            seconds(self.step_time, "step_time") * OptimizerChoice.parse(self.optimizer).passes,
             speeds=self._speeds(faults),
             jitter=self.jitter,
             link=None if self.link is None else Link.parse(self.link),

@@ -1,7 +1,7 @@
 """The flatness of what a run has left: its consensus, and the workers that were kept."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -168,7 +168,7 @@ class RunFlatness:
 
 
 def parts(subject: Subject, config: FlatnessConfig) -> int:
-    """How many parts `measure_run` measures, for a progress display."""
+    """How many parts `measure_run` measures of all models, for a progress display."""
     each = 2 + len(config.radii) + (2 if config.eigenvalues else 0)
     return each * len(subject.states) + 1
 
@@ -177,19 +177,21 @@ def measure_run(
     subject: Subject,
     config: FlatnessConfig,
     before_part: Callable[[str], object],
+    names: Collection[str] | None = None,
 ) -> RunFlatness:
-    """Measures each model, and the valley between them.
+    """Measures models, and the valley between all of them.
 
     Args:
         subject: the models.
         config: how.
-        before_part: called with what comes next, `parts` times.
+        before_part: called with what comes next, `parts` times if all are measured.
+        names: of those that are measured each by itself; all by default.
 
     Returns:
         The measurements.
     """
     models, errors = {}, {}
-    for name in subject.states:
+    for name in subject.states if names is None else names:
         subject.put(name)
         errors[name] = subject.errors()
         models[name] = measure(

@@ -1,16 +1,17 @@
 """A study: what is compared, under which conditions, on which seeds; and the trials it takes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 from grawa.errors import UserError
 from grawa.experiments.config import TrainConfig
+from grawa.experiments.flatness import FlatnessConfig
 from grawa.experiments.options import Changes, changed
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of `study.toml`; raised when an entry changes its meaning."""
 
 Axis = Literal["time", "rounds", "bytes", "steps"]
@@ -56,6 +57,11 @@ class Condition:
     name: str
     options: Changes
 
+    @property
+    def is_population(self) -> bool:
+        """Whether it is a random population of workers, one of many."""
+        return any(fault.startswith("mixed:") for fault in self.options.get("fault", ()))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
@@ -70,6 +76,7 @@ class Trial:
         seed: of the run.
         config: the run.
         points: at how many points its curve is measured; 0 for the end alone.
+        flatness: how that of its end is measured; `None` for not at all.
     """
 
     key: str
@@ -80,6 +87,7 @@ class Trial:
     seed: int
     config: TrainConfig
     points: int = 0
+    flatness: FlatnessConfig | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +99,8 @@ class Study:
         base: what all runs have in common.
         arms: what is compared.
         conditions: under what.
-        seeds: that the comparison is made on.
+        seeds: that the comparison is made on. Random populations have as many, each its own, so
+            that they are independent of each other.
         tune_seeds: that settings are chosen on; none for no tuning.
         tune_conditions: under which one setting of each arm is chosen for all conditions; none for
             a choice under each condition by itself.
@@ -100,6 +109,7 @@ class Study:
         axis: by which amount of what arms are compared.
         points: at how many points curves are measured.
         knob: what differs in an ablation; empty in a comparison.
+        flatness: how that of every compared run's end is measured; `None` for not at all.
     """
 
     kind: Literal["compare", "ablate"]
@@ -113,6 +123,7 @@ class Study:
     axis: Axis
     points: int
     knob: str = ""
+    flatness: FlatnessConfig | None = None
 
     def __post_init__(self) -> None:
         for what, names in (
@@ -128,6 +139,8 @@ class Study:
             raise UserError(f"the baseline must be one of {allowed}, got {self.baseline!r}")
         if not self.seeds or self.points < 1:
             raise UserError("a study needs at least one seed and one point")
+        if self.flatness:
+            self.flatness.check()
 
     def arm(self, name: str) -> Arm:
         """The arm of this name."""
@@ -138,6 +151,18 @@ class Study:
         own = self.arm(name)
         alike = [a for a in self.arms if not own.value or a.method == own.method]
         return next(a.name for a in alike if self.baseline in {a.value, a.name})
+
+    @property
+    def populations(self) -> list[str]:
+        """The names of the conditions that are random populations."""
+        return [condition.name for condition in self.conditions if condition.is_population]
+
+    def seeds_under(self, condition: Condition) -> list[int]:
+        """The seeds that the comparison is made on under a condition."""
+        if not condition.is_population:
+            return list(self.seeds)
+        number = self.populations.index(condition.name)
+        return [seed + number * len(self.seeds) for seed in self.seeds]
 
     def pace_trials(self) -> list[Trial]:
         """Two rounds of each arm, which tell what a step costs; none if steps are what counts."""
@@ -176,7 +201,9 @@ class Study:
         """
         return [
             self._trial("test", arm, chosen[arm.name, where.name], where, seed, steps[arm.name])
-            for seed, where, arm in product(self.seeds, self.conditions, self.arms)
+            for seeds in zip(*map(self.seeds_under, self.conditions), strict=True)
+            for seed, where in zip(seeds, self.conditions, strict=True)
+            for arm in self.arms
         ]
 
     def count(self) -> int:
@@ -202,6 +229,7 @@ class Study:
             seed=seed,
             config=config,
             points=points,
+            flatness=self.flatness if role == "test" else None,
         )
 
     def as_toml(self) -> dict[str, Any]:
@@ -219,6 +247,7 @@ class Study:
             "conditions": [_plain(condition) for condition in self.conditions],
             "tune_conditions": [_plain(condition) for condition in self.tune_conditions],
             "arms": [_plain(arm) for arm in self.arms],
+            "flatness": {} if self.flatness is None else _lists(asdict(self.flatness)),
         }
 
     @classmethod
@@ -250,6 +279,9 @@ class Study:
                     Arm(**{**entry, "settings": tuple(_tuples(s) for s in entry["settings"])})
                     for entry in table["arms"]
                 ),
+                flatness=FlatnessConfig(**_tuples(table["flatness"]))
+                if table["flatness"]
+                else None,
             )
         except (KeyError, TypeError) as error:
             raise UserError(f"{path} is not a whole study: {error}") from None
@@ -264,6 +296,11 @@ def _plain(value: Arm | Condition) -> dict[str, Any]:
 
 def _condition(entry: Mapping[str, Any]) -> Condition:
     return Condition(name=entry["name"], options=_tuples(entry["options"]))
+
+
+def _lists(options: Mapping[str, Any]) -> dict[str, Any]:
+    """As TOML gives them back."""
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in options.items()}
 
 
 def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:

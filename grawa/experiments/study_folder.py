@@ -18,7 +18,7 @@ from grawa.experiments.study import Study
 from grawa.experiments.trial import Result
 from grawa.files import write_text
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the lines in `trials.jsonl`; raised when a field changes its meaning."""
 
 STUDY_PACKAGES = (*PACKAGES, "scipy", "matplotlib")

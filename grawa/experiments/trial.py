@@ -2,16 +2,19 @@
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-from grawa.errors import DivergedError
+import torch
+
+from grawa.errors import DivergedError, UserError
 from grawa.experiments.config import TrainConfig
 from grawa.experiments.curve import Curve, curve_of, weights_of
+from grawa.experiments.flatness import CONSENSUS, Subject, measure_run
 from grawa.experiments.study import Trial
 from grawa.round_report import RoundReport
 from grawa.tasks import Task
-from grawa.train.loop import Evaluated, Event, Finished, Started, StrategyFor, train
+from grawa.train.loop import Evaluated, Event, Finished, Started, StrategyFor, load, train
 
 
 class Prepared(NamedTuple):
@@ -46,6 +49,8 @@ class Result:
         weights: as `weights_of` has them.
         group_names: the parameter tensors that have weights of their own; none if all share one.
         left_out: for each worker, in how many rounds it had no part.
+        flatness: of the consensus at the end, and the valley around it, as `RunFlatness` has them;
+            "failure" alone where it could not be measured; `None` where it was not to be.
         seconds: that the trial took.
     """
 
@@ -63,6 +68,7 @@ class Result:
     weights: dict[str, Any] | None
     group_names: list[str]
     left_out: list[int]
+    flatness: dict[str, Any] | None
     seconds: float
 
     def as_json(self) -> dict[str, Any]:
@@ -91,7 +97,13 @@ def run_trial(prepare: Prepare, trial: Trial) -> Result:
     events: list[Event] = []
     failure = ""
     try:
-        events.extend(train(prepared.task, prepared.strategy_for, trial.config.settings()))
+        run = train(
+            prepared.task,
+            prepared.strategy_for,
+            trial.config.settings(),
+            keep_workers=trial.flatness is not None,
+        )
+        events.extend(run)
     except DivergedError as stopped:
         failure = str(stopped)
     finished = events[-1] if events and isinstance(events[-1], Finished) else None
@@ -116,6 +128,7 @@ def run_trial(prepare: Prepare, trial: Trial) -> Result:
         weights=weights,
         group_names=_tensor_names(prepared.task, trial.config.seed) if by_tensor else [],
         left_out=_left_out(events, trial.config.workers),
+        flatness=_flatness(prepared.task, trial, finished) if finished and not failure else None,
         seconds=round(time.perf_counter() - began, 3),
     )
 
@@ -131,8 +144,25 @@ def as_plain(event: Event) -> dict[str, Any]:
     if isinstance(event, RoundReport):
         return {"kind": "round", **event.as_json()}
     kind = {Started: "started", Evaluated: "evaluated", Finished: "finished"}[type(event)]
-    plain = {name: value for name, value in vars(event).items() if name != "consensus"}
+    states = {"consensus", "workers"} if isinstance(event, Finished) else ()
+    plain = {name: value for name, value in vars(event).items() if name not in states}
     return {"kind": kind, **plain}
+
+
+def _flatness(task: Task, trial: Trial, finished: Finished) -> dict[str, Any] | None:
+    """Around the end of a run; the workers tell the valley, and are not measured themselves."""
+    if trial.flatness is None:
+        return None
+    workers = {f"worker {i}": state for i, state in sorted(finished.workers.items())}
+    settings = replace(trial.config.settings(), dtype="float64")
+    data = load(task, settings, torch.device("cpu"))
+    states = {CONSENSUS: finished.consensus, **workers}
+    subject = Subject.of(task, data, states, trial.flatness)
+    try:
+        found = measure_run(subject, trial.flatness, lambda _: None, names=[CONSENSUS])
+    except UserError as error:  # its loss over these samples is not finite
+        return {"failure": str(error)}
+    return found.as_json()
 
 
 def _tensor_names(task: Task, seed: int) -> list[str]:

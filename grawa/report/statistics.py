@@ -1,9 +1,8 @@
 """Statistics of errors over seeds, on plain numbers."""
 
 import math
-import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from scipy import stats
@@ -107,37 +106,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(order) - rank) * p_values[i]))
         corrected[i] = largest
     return corrected
-
-
-def bootstrap_interval(
-    values: Sequence[float],
-    statistic: Callable[[Sequence[float]], float] = statistics.fmean,
-    *,
-    confidence: float = 0.95,
-    draws: int = 2000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """An interval for a statistic, from resampling the values with replacement.
-
-    For what no formula covers, such as medians and times to a target.
-
-    Args:
-        values: independent ones.
-        statistic: what is of interest.
-        confidence: of the interval.
-        draws: how often to resample.
-        seed: of the resampling.
-
-    Returns:
-        The percentiles (1 - confidence)/2 and (1 + confidence)/2.
-
-    >>> bootstrap_interval([2.0, 2.0, 2.0])
-    (2.0, 2.0)
-
-    Source: Efron and Tibshirani (1993), "An Introduction to the Bootstrap", section 13.3.
-    """
-    chance = random.Random(seed)
-    found = sorted(statistic(chance.choices(values, k=len(values))) for _ in range(draws))
-    tail = (1.0 - confidence) / 2.0
-    last = draws - 1
-    return found[round(tail * last)], found[round((1.0 - tail) * last)]

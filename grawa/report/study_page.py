@@ -7,7 +7,16 @@ from grawa.experiments.study import Study
 from grawa.experiments.study_folder import Found, StudyFolder
 from grawa.report.outcomes import Outcome, outcomes_of
 from grawa.report.page import Page, Section, facts_of
+from grawa.report.pooled import pooled_of, pooled_picture, pooled_table, pooled_verdicts
 from grawa.report.progress import duration_text
+from grawa.report.study_flatness import (
+    Flat,
+    correlation_table,
+    flat_picture,
+    flat_tables,
+    flat_verdicts,
+    flats_of,
+)
 from grawa.report.study_pictures import study_pictures
 from grawa.report.study_tables import condition_table, cost_table, grid_table, settings_table
 from grawa.report.tables import Unit
@@ -34,13 +43,18 @@ def study_page(folder: StudyFolder) -> Page:
         )
     unit = Unit(tests[0].metric)
     outcomes = outcomes_of(study, found.results)
+    flats = flats_of(study, tests)
     about = folder.about()
     return Page(
         title=f"{study.base.task}: {_what(study)}",
         subtitle=_subtitle(study),
         notices=_notices(study, found),
-        verdicts=verdicts_of(study, outcomes, unit),
-        sections=_sections(study, outcomes, found, unit),
+        verdicts={
+            **pooled_verdicts(study, pooled_of(study, outcomes), unit),
+            **verdicts_of(study, outcomes, unit),
+            **flat_verdicts(study, flats),
+        },
+        sections=_sections(study, outcomes, flats, found, unit),
         facts={**facts_of(about), "computing time": _computing(found), **_base(study)},
     )
 
@@ -83,9 +97,16 @@ def _notices(study: Study, found: Found) -> list[str]:
     return notices
 
 
-def _sections(study: Study, outcomes: Sequence[Outcome], found: Found, unit: Unit) -> list[Section]:
+def _sections(
+    study: Study, outcomes: Sequence[Outcome], flats: Sequence[Flat], found: Found, unit: Unit
+) -> list[Section]:
     pictures = study_pictures(study, outcomes, unit)
     sections = [Section(title="At a glance", pictures=pictures[""])]
+    pooled = pooled_of(study, outcomes)
+    if pooled:
+        picture, table = pooled_picture(study, pooled, unit), pooled_table(study, pooled, unit)
+        title = f"{len(study.populations)} random populations"
+        sections.append(Section(title=title, pictures=[picture], tables=[table]))
     for condition in study.conditions:
         own = [o for o in outcomes if o.condition == condition.name]
         if own:
@@ -93,6 +114,10 @@ def _sections(study: Study, outcomes: Sequence[Outcome], found: Found, unit: Uni
             sections.append(
                 Section(title=condition.name, pictures=pictures[condition.name], tables=[table])
             )
+    if flats:
+        tables = [*flat_tables(study, flats, unit), correlation_table(study, flats)]
+        ends = [flat_picture(study, flats)]
+        sections.append(Section(title="Flatness", pictures=ends, tables=tables))
     how = [cost_table(study, outcomes), settings_table(study, found.results)]
     sections.append(Section(title="How they were run", tables=how))
     if study.tune_seeds:

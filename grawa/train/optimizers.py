@@ -35,6 +35,11 @@ class OptimizerChoice:
     momentum: float = 0.9
     weight_decay: float | None = None
 
+    @property
+    def passes(self) -> int:
+        """Forward and backward passes in a local step; SAM makes two."""
+        return 1 if self.rho is None else 2
+
     @classmethod
     def parse(cls, text: str) -> "OptimizerChoice":
         """Reads an optimizer as it is written on the command line.

@@ -234,7 +234,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "fault of nobody": ((*COMPARE, "--faults", "lr-x6:4"), "the workers are 0 to 3"),
     "unknown axis": ((*COMPARE, "--axis", "money"), "'money'"),
     "no seeds": ((*COMPARE, "--seeds", "0"), "seeds must be at least 1, got 0"),
-    "seeds for tuning": ((*COMPARE, "--seeds", "1001"), "seeds must be at most 1000"),
+    "seeds for tuning": ((*COMPARE, "--seeds", "1001"), "the last seed would be 1000"),
     "negative tune": ((*COMPARE, "--tune", "-1"), "tune must be at least 0, got -1"),
     "no grid": ((*COMPARE, "--grid", "0"), "grid must be at least 1, got 0"),
     "no points": ((*COMPARE, "--points", "0"), "points must be at least 1"),

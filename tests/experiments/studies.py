@@ -54,6 +54,7 @@ def result(
     failure: str = "",
     weights: dict[str, Any] | None = None,
     group_names: Sequence[str] = (),
+    flatness: dict[str, Any] | None = None,
     **columns: Sequence[float],
 ) -> Result:
     """A trial with this curve, which ends at its last error."""
@@ -72,5 +73,6 @@ def result(
         weights=weights,
         group_names=list(group_names),
         left_out=[0, 0],
+        flatness=flatness,
         seconds=1.0,
     )

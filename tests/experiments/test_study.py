@@ -8,6 +8,7 @@ import pytest
 import tomli_w
 
 from grawa.errors import UserError
+from grawa.experiments.flatness import FlatnessConfig
 from grawa.experiments.run_study import affordable_steps, best_settings, mean_errors
 from grawa.experiments.study import Condition, Study
 from tests.experiments.studies import arm, result, study
@@ -22,9 +23,18 @@ def test_a_study_comes_back_from_its_file() -> None:
     assert Study.from_toml(tomllib.loads(text), Path("study.toml")) == TUNED
 
 
+def test_flatness_is_measured_of_what_is_compared_alone() -> None:
+    asked = study(flatness=FlatnessConfig(samples=9), tune_seeds=(1000,))
+    text = tomli_w.dumps(asked.as_toml())
+    assert Study.from_toml(tomllib.loads(text), Path("study.toml")) == asked
+    assert {trial.flatness for trial in asked.test_trials(STEPS, CHOSEN)} == {asked.flatness}
+    others = asked.tune_trials(STEPS) + study(axis="time").pace_trials()
+    assert {trial.flatness for trial in others} == {None}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"schema": 2}, "has schema 2"), ({"arms": [{}]}, "whole"), ({"base": {}}, "names no task")],
+    [({"schema": 1}, "has schema 1"), ({"arms": [{}]}, "whole"), ({"base": {}}, "names no task")],
 )
 def test_a_broken_file_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):

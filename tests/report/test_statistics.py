@@ -1,11 +1,10 @@
 """Statistics against values worked out by hand."""
 
 import math
-import statistics
 
 import pytest
 
-from grawa.report.statistics import bootstrap_interval, holm, mean_of, paired_difference
+from grawa.report.statistics import holm, mean_of, paired_difference
 
 
 def test_the_standard_error_is_that_of_the_mean() -> None:
@@ -83,17 +82,3 @@ def test_holm_counts_only_comparisons_that_were_made() -> None:
 def test_holm_ends_at_one() -> None:
     assert holm([0.5, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
-
-
-def test_the_bootstrap_of_two_values_has_their_three_means() -> None:
-    # Of 0 and 1, resampled: means 0, 1/2, 1 with chances 1/4, 1/2, 1/4.
-    assert bootstrap_interval([0.0, 1.0]) == (0.0, 1.0)
-    assert bootstrap_interval([0.0, 1.0], confidence=0.4) == (0.5, 0.5)
-
-
-def test_the_bootstrap_takes_any_statistic_and_repeats_itself() -> None:
-    values = [float(v * v) for v in range(20)]
-    low, high = bootstrap_interval(values, statistics.median)
-    assert low < statistics.median(values) < high
-    assert bootstrap_interval(values, statistics.median) == (low, high)
-    assert bootstrap_interval(values, statistics.median, confidence=0.5)[0] >= low

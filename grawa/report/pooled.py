@@ -1,0 +1,181 @@
+"""What random populations come to together: each is one observation."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import fmean
+
+from matplotlib.figure import Figure
+
+from grawa.experiments.study import Study
+from grawa.report.drawing import INK, Picture, mark_style, panel_size
+from grawa.report.outcomes import Outcome
+from grawa.report.statistics import Difference, Mean, holm, mean_of, paired_difference
+from grawa.report.tables import Cell, Table, Unit
+from grawa.report.verdicts import LEVEL, Verdict, finding, p_text
+
+FEWEST = 3
+"""Populations that are worth a mean."""
+
+_NO = Cell(text="-")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pooled:
+    """An arm over all random populations of a study.
+
+    Attributes:
+        arm: its name.
+        end: mean over populations of their mean errors, and its standard error.
+        differences: population -> mean difference to the baseline, over the seeds that both have.
+        difference: their mean; `None` for the baseline itself. Seeds of one population share it,
+            so the standard error is that over populations (clustered).
+        corrected: its p-value, corrected for all arms.
+        failed: how many runs came to nothing.
+    """
+
+    arm: str
+    end: Mean
+    differences: Mapping[str, float]
+    difference: Difference | None
+    corrected: float = math.nan
+    failed: int
+
+
+def pooled_of(study: Study, outcomes: Sequence[Outcome]) -> list[Pooled]:
+    """Every arm over the random populations.
+
+    Args:
+        study: what was asked.
+        outcomes: of all conditions.
+
+    Returns:
+        In the order of arms; none if there are fewer than three populations.
+    """
+    populations = study.populations
+    if len(populations) < FEWEST:
+        return []
+    by_place = {(o.arm, o.condition): o for o in outcomes if o.condition in populations}
+    found = []
+    for arm in study.arms:
+        own = [by_place[arm.name, p] for p in populations if (arm.name, p) in by_place]
+        ends = [o.end.mean for o in own if o.end]
+        if not ends:
+            continue
+        apart = {o.condition: o.difference.mean for o in own if o.difference}
+        found.append(
+            Pooled(
+                arm=arm.name,
+                end=mean_of(ends),
+                differences=apart,
+                difference=paired_difference(list(apart.values()), [0.0] * len(apart))
+                if apart
+                else None,
+                failed=sum(o.failed for o in own),
+            )
+        )
+    corrected = holm([pooled.difference.p if pooled.difference else math.nan for pooled in found])
+    return [
+        Pooled(**{**vars(pooled), "corrected": p})
+        for pooled, p in zip(found, corrected, strict=True)
+    ]
+
+
+def pooled_table(study: Study, pooled: Sequence[Pooled], unit: Unit) -> Table:
+    """Errors and differences over all random populations.
+
+    Args:
+        study: what was asked.
+        pooled: of all arms.
+        unit: how errors are written.
+
+    Returns:
+        The table.
+    """
+    count = len(study.populations)
+    return Table(
+        title=f"{count} random populations: {unit.label}",
+        columns=[
+            ("method", False), ("error ± SE", True), ("failed", True),
+            (f"minus {study.baseline}", True), ("95% CI", False), ("higher in", True), ("p", True),
+            ("p, Holm", True),
+        ],
+        rows=[_row(one, unit) for one in pooled],
+        note="A population is one observation, the mean over its seeds; standard errors, intervals "
+        "and p are over populations.",
+        printed=True,
+    )  # fmt: skip
+
+
+def _row(one: Pooled, unit: Unit) -> list[Cell]:
+    end = f"{unit.text(one.end.mean)} ± {unit.text(one.end.error)}"
+    cells = [Cell(text=one.arm), Cell(text=end, value=one.end.mean)]
+    cells.append(Cell(text=str(one.failed), value=one.failed))
+    apart = one.difference
+    if apart is None:
+        return [*cells, *[_NO] * 5]
+    clear = one.corrected < LEVEL
+    higher = sum(value > 0.0 for value in one.differences.values())
+    interval = f"{unit.signed(apart.low)} to {unit.signed(apart.high)}"
+    return [
+        *cells,
+        Cell(text=unit.signed(apart.mean), value=apart.mean, strong=clear),
+        Cell(text=interval, value=apart.low),
+        Cell(text=f"{higher} of {apart.number}", value=higher / apart.number),
+        Cell(text=p_text(apart.p), value=apart.p),
+        Cell(text=p_text(one.corrected), value=one.corrected, strong=clear),
+    ]
+
+
+def pooled_verdicts(study: Study, pooled: Sequence[Pooled], unit: Unit) -> dict[str, list[Verdict]]:
+    """Whether the baseline ends better than each other arm over random populations, if any."""
+    found = []
+    for one in pooled:
+        if one.difference is None:
+            continue
+        apart = one.difference
+        higher = sum(value > 0.0 for value in one.differences.values())
+        found.append(
+            Verdict(
+                claim=f"{study.baseline} ends at a lower error than {one.arm} over random "
+                f"populations",
+                outcome=finding(apart, one.corrected),
+                why=f"Difference {unit.signed(apart.mean)}{unit.points}, 95% CI "
+                f"{unit.signed(apart.low)} to {unit.signed(apart.high)}, {apart.number} "
+                f"populations of {len(study.seeds)} seeds each, {one.arm} higher in {higher}, "
+                f"corrected p {p_text(one.corrected)}"
+                + (f", {one.failed} runs failed" if one.failed else ""),
+            )
+        )
+    return {"Ends better over random populations": found} if found else {}
+
+
+def pooled_picture(study: Study, pooled: Sequence[Pooled], unit: Unit) -> Picture:
+    """Each arm's difference to the baseline, population by population."""
+    others = [one for one in pooled if one.difference is not None]
+    return Picture(
+        name="populations",
+        title=f"Error minus that of {study.baseline}, over random populations",
+        caption="Each dot is a population, the mean over its seeds; the mean over populations with "
+        f"its 95% confidence interval. Right of zero {study.baseline} is better.",
+        draw=partial(_draw, study=study, others=others, unit=unit),
+        size=panel_size(1, 1, 0.34 * len(others) + 1.0),
+    )
+
+
+def _draw(figure: Figure, *, study: Study, others: Sequence[Pooled], unit: Unit) -> None:
+    panel = figure.subplots()
+    panel.axvline(0.0, color=INK, linewidth=1.0)
+    order = [arm.name for arm in study.arms]
+    for y, one in enumerate(others):
+        assert one.difference is not None
+        style = mark_style(order.index(one.arm))
+        values = [unit.scale * value for value in one.differences.values()]
+        panel.plot(values, [y + 0.2] * len(values), ".", color=style["color"], alpha=0.5)
+        mean = unit.scale * fmean(one.differences.values())
+        half = unit.scale * (one.difference.high - one.difference.low) / 2.0
+        panel.errorbar(mean, y, xerr=half, capsize=3, **style)
+    panel.set_yticks(range(len(others)), [one.arm for one in others])
+    panel.set_ylim(len(others) - 0.4, -0.6)
+    panel.set(xlabel=f"{unit.label}, minus {study.baseline}")
