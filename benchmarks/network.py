@@ -18,6 +18,7 @@ from typing import Any
 import tyro
 
 from common import show, verdict, write_results
+from grawa.network import Link
 from hosts import BITS, HOSTS, PORTS, check_machine, hosts, run_on, shape
 from network_methods import ALL_REDUCE, DDP, METHODS, NO_COMMUNICATION
 from network_worker import Task
@@ -77,6 +78,7 @@ def main(config: Config) -> None:
                 "planned": ranks[0]["planned"],
             }
             write_results(config.output, {"rates": rates})
+    rates = dict(sorted(rates.items(), key=_place))
     for rate, measured in rates.items():
         _show(rate, measured["found"], measured["planned"])
     found = {rate: measured["found"] for rate, measured in rates.items()}
@@ -88,6 +90,13 @@ def main(config: Config) -> None:
 
 def _kind(rate: str, pause: float) -> str:
     return f"{rate}{WAITING}" if pause else rate
+
+
+def _place(measured: tuple[str, Any]) -> tuple[bool, float]:
+    """Where a rate is shown: steps that wait last, and before them faster links first."""
+    kind, _ = measured
+    rate = kind.removesuffix(WAITING)
+    return kind != rate, -Link.parse(rate).bandwidth
 
 
 def _earlier(output: Path) -> dict[str, Any]:
