@@ -6,9 +6,9 @@ from typing import Annotated, Any
 import tyro
 
 from grawa.cli import names
-from grawa.cli.methods import grid, method
+from grawa.cli.methods import OWN, grid, method
 from grawa.cli.studies import run, study_of
-from grawa.cli.study_config import OWN, StudyConfig, at_least, listed
+from grawa.cli.study_config import StudyConfig, at_least, listed
 from grawa.errors import UserError
 from grawa.experiments.options import names_of_options, option_value
 from grawa.experiments.study import Arm, Axis

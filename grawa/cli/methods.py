@@ -7,24 +7,37 @@ from typing import Any
 
 from grawa.cli import names
 from grawa.errors import UserError
+from grawa.experiments.options import Changes, names_of_options, written_options
 
 _WIDEST = 1.5  # the grid's learning rates lie within 2**1.5 of the one that is asked for
 _FEWEST_LRS = 2
 
 
+OWN = (
+    "task", "strategy", "seed", "fault", "steps", "epochs", "budget", "until_error",
+    "evaluate_every", "processes", "clock", "device", "checkpoint_every", "tensorboard",
+)  # fmt: skip
+"""Options of a run that a study sets itself, or that make no sense in one."""
+
+_SHARED = ("workers", "batch_size", "lr", "step_time", "link", "topology", "shards")
+"""Options that all methods of a study have in common, or that are tuned."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A strategy with an optimizer.
+    """A strategy with an optimizer, and whatever else of a run is its own.
 
     Attributes:
         strategy: as in `grawa train --strategy`.
         optimizer: as in `grawa train --optimizer`; `None` for what the comparison says.
+        options: other options of `grawa train`.
         knobs: its two main options, or fewer -> values that tuning tries, the default first.
         optimizer_knobs: the same of its optimizer; no more than two with the strategy's.
     """
 
     strategy: str
     optimizer: str | None = None
+    options: Changes = field(default_factory=dict)
     knobs: Mapping[str, Sequence[float]] = field(default_factory=dict)
     optimizer_knobs: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
@@ -64,19 +77,39 @@ COMPARED = (
 def method(text: str) -> Method:
     """The method written as `name` or `name:option=value`; what is said is not tuned.
 
+    Options are the strategy's or, where it has none of that name, those of `grawa train`:
+    mgrawa:power=2:norms=rms.
+
     Returns:
         The method.
 
     Raises:
         UserError: if there is no such method or option.
     """
-    name, colon, options = text.partition(":")
+    name, _, options = text.partition(":")
     if name not in METHODS:
         raise UserError(f"there is no method {name!r}; there are {', '.join(METHODS)}")
     found = METHODS[name]
-    said = {part.partition("=")[0] for part in options.split(":")}
-    knobs = {knob: values for knob, values in found.knobs.items() if knob not in said}
-    made = replace(found, strategy=found.strategy + colon + options, knobs=knobs)
+    of_strategy = names.option_names(names.strategy(found.strategy))
+    own: list[str] = []
+    of_run: list[str] = []
+    for part in options.split(":") if options else []:
+        option = part.partition("=")[0]
+        is_of_run = option in names_of_options() and option not in of_strategy
+        (of_run if is_of_run else own).append(part)
+        if is_of_run and option in (*OWN, *_SHARED):
+            raise UserError(f"{option} is not for a method: the study sets it for all of them")
+    said = {part.partition("=")[0] for part in own}
+    changes = written_options(of_run)
+    optimizer = changes.pop("optimizer", found.optimizer)
+    made = replace(
+        found,
+        strategy=":".join([found.strategy, *own]),
+        optimizer=optimizer,
+        optimizer_knobs=found.optimizer_knobs if optimizer == found.optimizer else {},
+        options=changes,
+        knobs={knob: values for knob, values in found.knobs.items() if knob not in said},
+    )
     names.strategy(made.strategy)
     return made
 
@@ -108,7 +141,11 @@ def grid(chosen: Method, lr: float, settings: int) -> list[dict[str, Any]]:
     for *values, factor in product(*used.values(), _factors(left)):
         said = dict(zip(used, values, strict=True))
         of_optimizer = {k: said.pop(k) for k in chosen.optimizer_knobs if k in said}
-        setting = {"strategy": _with(chosen.strategy, said), "lr": float(f"{lr * factor:.3g}")}
+        setting: dict[str, Any] = {
+            "strategy": _with(chosen.strategy, said),
+            "lr": float(f"{lr * factor:.3g}"),
+            **chosen.options,
+        }
         if chosen.optimizer is not None:
             setting["optimizer"] = _with(chosen.optimizer, of_optimizer)
         found.append(setting)

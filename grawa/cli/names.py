@@ -180,6 +180,11 @@ def describe(made: object) -> tuple[str, str, str]:
     return paragraphs[0], ", ".join(_options(made)), short[1] if short else ""
 
 
+def option_names(made: object) -> list[str]:
+    """What the options of a strategy or task are called on the command line."""
+    return [option.partition("=")[0] for option in _options(made)]
+
+
 def _options(made: object, prefix: str = "") -> list[str]:
     found: list[str] = []
     for field in fields(cast(Any, made)):

@@ -6,19 +6,13 @@ from typing import Annotated
 
 import tyro
 
-from grawa.cli.methods import COMPARED
+from grawa.cli.methods import COMPARED, OWN
 from grawa.errors import UserError
 from grawa.experiments.config import TrainConfig
 from grawa.experiments.flatness import FlatnessConfig
 from grawa.experiments.options import changed, written_options
 from grawa.experiments.study import Axis
 from grawa.flatness.hessian import has_curvlinops
-
-OWN = (
-    "task", "strategy", "seed", "fault", "steps", "epochs", "budget", "until_error",
-    "evaluate_every", "processes", "clock", "device", "checkpoint_every", "tensorboard",
-)  # fmt: skip
-"""Options of a run that a study sets itself, or that make no sense in one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +23,8 @@ class StudyConfig:
     """What to learn, as in `grawa train`."""
 
     strategies: str = ",".join(COMPARED)
-    """Methods, separated by commas, with options: lgrawa:pull=0.3,uniform."""
+    """Methods, separated by commas, with options of their own or of `grawa train`:
+    lgrawa:pull=0.3,mgrawa:norms=rms,uniform."""
 
     baseline: str | None = None
     """To which the others' differences are taken; by default the first."""
