@@ -1,0 +1,222 @@
+"""The paper's claims, each with what the studies say of it."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from evidence_studies import Kind
+from evidence_tables import Read, kind_of, markdown
+from grawa.report.statistics import Difference, holm, paired_difference
+from grawa.report.verdicts import Finding, finding
+
+GRAWA = ("mgrawa", "lgrawa")
+RIVALS = ("easgd", "easgd:sync_every=4", "lsgd", "lsgd:sync_every=4", "dp_sgd", "dp_sam")
+"""Of the paper; the first two average models too."""
+
+CONTROLS = ("uniform", "local_sgd", "diloco", "dppf", "random", "inverse_loss")
+"""Whom the paper does not compare with, and who tell where a lead comes from."""
+
+_THEORY = Path("benchmarks/results/theory.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """GRAWA against another method, somewhere.
+
+    Attributes:
+        grawa: which variant.
+        rival: the other.
+        difference: rival minus GRAWA, smaller being better.
+        p: corrected for all comparisons of the claim.
+    """
+
+    grawa: str
+    rival: str
+    difference: Difference
+    p: float = math.nan
+
+    @property
+    def finding(self) -> Finding:
+        """What it says of the claim that GRAWA is lower."""
+        return finding(self.difference, self.p)
+
+
+def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Holm's correction over all of a claim."""
+    many = holm([c.difference.p for c in comparisons])
+    return [replace(c, p=p) for c, p in zip(comparisons, many, strict=True)]
+
+
+def _between_methods(
+    reads: Sequence[Read], pick: Callable[[Read], Iterator[tuple[str, Difference | None]]]
+) -> list[Comparison]:
+    """Both variants against every other method, on every task and under every condition."""
+    found = [
+        Comparison(grawa=grawa, rival=_same_name(arm), difference=difference)
+        for read in reads
+        for grawa in GRAWA
+        for arm, difference in pick(read.against(grawa))
+        if not arm.startswith(GRAWA) and difference is not None and difference.number > 1
+    ]
+    return corrected(found)
+
+
+def _same_name(arm: str) -> str:
+    """Data parallel has the optimizer of the study where that is not SGD."""
+    return "dp_sgd" if arm == "data_parallel" else arm
+
+
+def _speeds(read: Read) -> Iterator[tuple[str, Difference | None]]:
+    return ((o.arm, o.speed) for o in read.outcomes)
+
+
+def _ends(read: Read) -> Iterator[tuple[str, Difference | None]]:
+    return ((o.arm, o.difference) for o in read.outcomes)
+
+
+def _flatness(read: Read) -> Iterator[tuple[str, Difference | None]]:
+    return ((flat.arm, flat.ratio) for flat in read.flats)
+
+
+def _at_values(read: Read, ours: str, theirs: Callable[[str], str]) -> list[Comparison]:
+    """In an ablation: GRAWA at one value of the knob against the others, at one of theirs.
+
+    Args:
+        read: the ablation.
+        ours: GRAWA's value.
+        theirs: a method's.
+
+    Returns:
+        The comparisons, condition by condition, not corrected.
+    """
+    by_arm = {(o.arm, o.condition): o.errors for o in read.outcomes}
+    arms = {(arm.method, arm.value): arm.name for arm in read.study.arms}
+    found = []
+    for condition in (c.name for c in read.study.conditions):
+        for grawa in GRAWA:
+            own = by_arm[arms[grawa, ours], condition]
+            for method in dict.fromkeys(arm.method for arm in read.study.arms):
+                other = by_arm[arms[method, theirs(method)], condition]
+                seeds = sorted(own.keys() & other.keys())
+                if method not in GRAWA and len(seeds) > 1:
+                    apart = paired_difference([other[s] for s in seeds], [own[s] for s in seeds])
+                    found.append(Comparison(grawa=grawa, rival=method, difference=apart))
+    return found
+
+
+def _verdict(comparisons: Sequence[Comparison]) -> str:
+    """In a word: of more than half, of none, or something between."""
+    up, down = _count(comparisons, "supported"), _count(comparisons, "contradicted")
+    if 2 * up > len(comparisons) and not down:
+        return "supported"
+    if down > up:
+        return "contradicted"
+    return "partly" if up else "not supported"
+
+
+def _count(comparisons: Sequence[Comparison], outcome: Finding) -> int:
+    return sum(c.finding == outcome for c in comparisons)
+
+
+def _tally(comparisons: Sequence[Comparison]) -> str:
+    """How many comparisons say yes, no, or nothing."""
+    up, down = _count(comparisons, "supported"), _count(comparisons, "contradicted")
+    return f"{up} for, {down} against, {len(comparisons) - up - down} within noise"
+
+
+def claims_table(reads: Sequence[Read]) -> str:
+    """The six claims, and the first three rival by rival."""
+    methods = [read for read in reads if kind_of(read) is Kind.METHODS]
+    workers = [read for read in reads if read.study.knob == "workers"]
+    sync = [read for read in reads if read.study.knob == "sync_every"]
+    claims: Mapping[str, tuple[str, list[Comparison]]] = {
+        "1. converges faster": ("digits-final", _between_methods(methods, _speeds)),
+        "2. ends better": ("digits-final", _between_methods(methods, _ends)),
+        "3. ends flatter": ("digits-flatness", _between_methods(methods, _flatness)),
+        "4. scales to more workers": (
+            f"{workers[0].name}-knob",
+            corrected([c for read in workers for c in _at_values(read, _last(read), _all(read))]),
+        ),
+        "5. needs fewer rounds": (
+            f"{sync[0].name}-knob",
+            corrected([c for read in sync for c in _at_values(read, "32", _often)]),
+        ),
+    }
+    rows = []
+    for claim, (picture, comparisons) in claims.items():
+        own = [c for c in comparisons if c.rival in RIVALS]
+        others = [c for c in comparisons if c.rival in CONTROLS]
+        seeds = {c.difference.number for c in comparisons}
+        rows.append([
+            claim,
+            f"**{_verdict(own)}**",
+            _tally(own),
+            f"**{_verdict(others)}**: {_tally(others)}",
+            _range(seeds),
+            f"[picture](evidence/{picture}.png)",
+        ])
+    rows.append([
+        "6. converges, convex and not",
+        "**supported** on iid data, **contradicted** where workers' data differ in kind",
+        _theory("mgrawa"),
+        "the same rates as equal weights",
+        "4",
+        "[convex](../benchmarks/results/theory_convex.png), "
+        "[not](../benchmarks/results/theory_nonconvex.png)",
+    ])
+    head = [
+        "claim", "against the paper's rivals", "comparisons", "against the controls", "seeds",
+        "seen in",
+    ]  # fmt: skip
+    firsts = {claim: found for claim, (_, found) in claims.items()}
+    return markdown(head, rows) + "\n\n" + _by_rival(firsts)
+
+
+def _last(read: Read) -> str:
+    return read.study.arms[-1].value
+
+
+def _all(read: Read) -> Callable[[str], str]:
+    return lambda _: _last(read)
+
+
+def _often(method: str) -> str:
+    """The others talk eight times as often, as in the paper; who shares gradients does anyway."""
+    return "4"
+
+
+def _range(seeds: set[int]) -> str:
+    return str(min(seeds)) if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
+
+
+def _by_rival(claims: Mapping[str, Sequence[Comparison]]) -> str:
+    """For, against, and within noise; for each variant and rival."""
+    rows = []
+    for rival in (*RIVALS, *CONTROLS):
+        cells = []
+        for comparisons in claims.values():
+            for grawa in GRAWA:
+                own = [c for c in comparisons if (c.grawa, c.rival) == (grawa, rival)]
+                up, down = _count(own, "supported"), _count(own, "contradicted")
+                cells.append(f"{up} / {down} / {len(own) - up - down}" if own else "-")
+        rows.append([rival, *cells])
+    head = [f"{claim[:2]} {grawa}" for claim in claims for grawa in GRAWA]
+    return "For / against / within noise, over tasks and conditions:\n\n" + markdown(
+        ["rival", *head], rows
+    )
+
+
+def _theory(method: str, baseline: str = "uniform") -> str:
+    """What was found of a method, from the benchmark's own file."""
+    found = json.loads(_THEORY.read_text(encoding="utf-8"))
+    convex, nonconvex = found["convex"]["quadratic"], found["nonconvex"]
+    slopes = [convex["iid, decaying"][name]["slope"][0] for name in (method, baseline)]
+    floors = [convex["non-iid, decaying"][name]["end"][0] for name in (method, baseline)]
+    falls = [nonconvex[name]["slope"][0] for name in (method, baseline)]
+    return (
+        f"{method} (and {baseline}): convex, slope over rounds {slopes[0]:.2f} ({slopes[1]:.2f}); "
+        f"non-convex, slope over T {falls[0]:.2f} ({falls[1]:.2f}), -0.5 is expected; convex and "
+        f"not iid, ends at a squared distance of {floors[0]:.2g} ({floors[1]:.2g})"
+    )

@@ -1,0 +1,277 @@
+"""Tables of the evidence, in Markdown, and its figures in plain values."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from evidence_studies import STUDIES, Kind
+from grawa.experiments.study import Study
+from grawa.experiments.study_folder import StudyFolder
+from grawa.experiments.trial import Result
+from grawa.report.drawing import Picture
+from grawa.report.final_pictures import final_picture, knob_picture
+from grawa.report.outcomes import Outcome, outcomes_of
+from grawa.report.pooled import Pooled, pooled_of, pooled_picture
+from grawa.report.statistics import Difference
+from grawa.report.study_flatness import Flat, flat_picture, flats_of
+from grawa.report.tables import Unit
+from grawa.report.verdicts import LEVEL, p_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """What a study has come to."""
+
+    name: str
+    study: Study
+    results: Sequence[Result]
+    outcomes: Sequence[Outcome]
+    flats: Sequence[Flat]
+    pooled: Sequence[Pooled]
+    unit: Unit
+
+    @classmethod
+    def of(cls, name: str, path: Path) -> "Read":
+        """Reads a study's folder."""
+        folder = StudyFolder.open(path)
+        return cls.from_results(name, folder.study(), folder.found().results)
+
+    @classmethod
+    def from_results(cls, name: str, study: Study, results: Sequence[Result]) -> "Read":
+        """From what a folder holds."""
+        outcomes = outcomes_of(study, results)
+        return cls(
+            name=name,
+            study=study,
+            results=results,
+            outcomes=outcomes,
+            flats=flats_of(study, results),
+            pooled=pooled_of(study, outcomes),
+            unit=Unit(results[0].metric),
+        )
+
+    def against(self, baseline: str) -> "Read":
+        """The same, with differences to another method."""
+        return self.from_results(self.name, replace(self.study, baseline=baseline), self.results)
+
+    def pictures(self) -> list[Picture]:
+        """Those that the page shows."""
+        made = []
+        if self.study.kind == "ablate":
+            made.append(knob_picture(self.study, self.outcomes, self.unit))
+        elif self.pooled:
+            made.append(pooled_picture(self.study, self.pooled, self.unit))
+        else:
+            made.append(final_picture(self.study, self.outcomes, self.unit))
+        return made + ([flat_picture(self.study, self.flats)] if self.flats else [])
+
+
+def kind_of(read: Read) -> Kind:
+    """What a study is for."""
+    return STUDIES[read.name].kind
+
+
+def tables_of(read: Read) -> str:
+    """A study's command, tables and pictures."""
+    kind = kind_of(read)
+    parts = [
+        f"    grawa {' '.join(_quoted(word) for word in STUDIES[read.name].words)}",
+        _spent(read),
+    ]
+    if kind is Kind.METHODS:
+        parts += [_methods_table(read), _flat_table(read)]
+    elif kind is Kind.KNOB:
+        parts += [_knob_table(read)]
+    else:
+        parts += [_pooled_table(read)]
+    parts += [
+        f"![{picture.title}](evidence/{read.name}-{picture.name}.png)"
+        for picture in read.pictures()
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _quoted(word: str) -> str:
+    return f'"{word}"' if " " in word else word
+
+
+def _spent(read: Read) -> str:
+    seconds = sum(result.seconds for result in read.results)
+    failed = sum(bool(r.failure) for r in read.results if r.role == "test")
+    return (
+        f"{len(read.results):,} runs, {seconds / 60.0:.0f} minutes of a core; {failed} of the "
+        "compared runs failed."
+    )
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def _methods_table(read: Read) -> str:
+    """Errors of all methods under all conditions."""
+    conditions = [condition.name for condition in read.study.conditions]
+    by_place = {(o.arm, o.condition): o for o in read.outcomes}
+    rows = [
+        [arm.name, *(_error(by_place[arm.name, name], read.unit) for name in conditions)]
+        for arm in read.study.arms
+    ]
+    return (
+        markdown([f"{read.unit.label}, mean ± SE", *conditions], rows)
+        + f"\n\nBold: differs from {read.study.baseline} (paired by seed, Holm over the table, "
+        f"p < {LEVEL}); down: lower error than {read.study.baseline}, up: higher."
+    )
+
+
+def _error(outcome: Outcome, unit: Unit) -> str:
+    if outcome.end is None:
+        return "failed"
+    text = f"{unit.text(outcome.end.mean)} ± {unit.text(outcome.end.error)}"
+    if outcome.failed:
+        text += f" ({outcome.failed} failed)"
+    if outcome.difference and outcome.corrected < LEVEL:
+        return f"**{text}** {'up' if outcome.difference.mean > 0.0 else 'down'}"
+    return text
+
+
+def _flat_table(read: Read) -> str:
+    """Flatness of all methods, clean."""
+    flats = [flat for flat in read.flats if flat.condition == read.study.conditions[0].name]
+    if not flats:
+        return ""
+    measures = ("loss", "trace", "trace / loss", "eigenvalue", "rise at 0.5", "inverse mean valley")
+    rows = [
+        [
+            flat.arm,
+            _geometric(flat.values["gap"].values(), read.unit),
+            *(_typical(list(flat.values.get(name, {}).values())) for name in measures),
+            _ratio(flat.ratio, flat.corrected),
+        ]
+        for flat in flats
+    ]
+    head = [
+        f"{flats[0].condition}: method",
+        "gap",
+        *measures,
+        f"trace over {read.study.baseline}'s",
+    ]
+    return markdown(head, rows)
+
+
+def _geometric(gaps: Any, unit: Unit) -> str:
+    values = list(gaps)
+    return unit.text(sum(values) / len(values)) if values else "-"
+
+
+def _typical(values: list[float]) -> str:
+    """The geometric mean, if all are positive."""
+    if not values:
+        return "-"
+    if min(values) <= 0.0:
+        return f"{sum(values) / len(values):.3g} (mean)"
+    return f"{math.exp(sum(map(math.log, values)) / len(values)):.3g}"
+
+
+def _ratio(ratio: Difference | None, corrected: float) -> str:
+    if ratio is None:
+        return "-"
+    text = f"{math.exp(ratio.mean):.2f} ({math.exp(ratio.low):.2f} to {math.exp(ratio.high):.2f})"
+    return f"**{text}**" if corrected < LEVEL else text
+
+
+def _knob_table(read: Read) -> str:
+    """Errors of all methods at all values of the knob."""
+    values = list(dict.fromkeys(arm.value for arm in read.study.arms))
+    methods = list(dict.fromkeys(arm.method for arm in read.study.arms))
+    parts = []
+    for condition in read.study.conditions:
+        by_arm = {o.arm: o for o in read.outcomes if o.condition == condition.name}
+        by_place = {(a.method, a.value): by_arm[a.name] for a in read.study.arms}
+        rows = [
+            [method, *(_error(by_place[method, value], read.unit) for value in values)]
+            for method in methods
+        ]
+        head = [f"{condition.name}: {read.unit.label}", *(f"{read.study.knob} {v}" for v in values)]
+        parts.append(markdown(head, rows))
+    note = (
+        f"Bold: differs from the same method at {read.study.knob} {read.study.baseline} (Holm, "
+        f"p < {LEVEL})."
+    )
+    return "\n\n".join([*parts, note])
+
+
+def _pooled_table(read: Read) -> str:
+    """Errors and differences over random populations."""
+    rows = []
+    for one in read.pooled:
+        end = f"{read.unit.text(one.end.mean)} ± {read.unit.text(one.end.error)}"
+        cells = [one.arm, end, "-", "-", "-", str(one.failed)]
+        if one.difference:
+            apart = one.difference
+            higher = sum(value > 0.0 for value in one.differences.values())
+            interval = f"{read.unit.signed(apart.low)} to {read.unit.signed(apart.high)}"
+            text = f"{read.unit.signed(apart.mean)} ({interval})"
+            cells[2] = f"**{text}**" if one.corrected < LEVEL else text
+            cells[3:5] = [f"{higher} of {apart.number}", p_text(one.corrected)]
+        rows.append(cells)
+    head = [
+        "method", f"{read.unit.label}, mean ± SE", f"minus {read.study.baseline} (95% CI)",
+        "higher in", "p, Holm", "failed",
+    ]  # fmt: skip
+    return markdown(head, rows)
+
+
+def summary(read: Read) -> dict[str, Any]:
+    """A study's figures."""
+    spent = {
+        "seconds": round(sum(result.seconds for result in read.results)),
+        "runs": len(read.results),
+    }
+    outcomes = [
+        {
+            "method": o.arm,
+            "condition": o.condition,
+            "error": o.end and _plain(o.end._asdict()),
+            "difference": o.difference and _plain(o.difference._asdict()),
+            "p_holm": _plain({"p": o.corrected})["p"],
+            "speed": o.speed and _plain(o.speed._asdict()),
+            "failed": o.failed,
+            "setting": {k: o.results[0].config[k] for k in ("strategy", "lr", "optimizer")},
+        }
+        for o in read.outcomes
+    ]
+    pooled = [
+        {
+            "method": p.arm,
+            "error": _plain(p.end._asdict()),
+            "differences": p.differences,
+            "difference": p.difference and _plain(p.difference._asdict()),
+            "p_holm": _plain({"p": p.corrected})["p"],
+        }
+        for p in read.pooled
+    ]
+    flats = [
+        {
+            "method": f.arm,
+            "condition": f.condition,
+            "values": {n: list(v.values()) for n, v in f.values.items()},
+            "log_ratio": f.ratio and _plain(f.ratio._asdict()),
+        }
+        for f in read.flats
+    ]
+    return {
+        "command": ["grawa", *STUDIES[read.name].words],
+        **spent,
+        "baseline": read.study.baseline,
+        "outcomes": outcomes,
+        "populations": pooled,
+        "flatness": flats,
+    }
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
