@@ -60,6 +60,10 @@ def _small(task: str, faults: str) -> Asked:
     )
 
 
+def _knob(knob: str, *words: str) -> Asked:
+    return Asked(kind=Kind.KNOB, words=("ablate", "digits", knob, *words))
+
+
 STUDIES: Mapping[str, Asked] = {
     "digits": _small("digits", ALL_FAULTS),
     "noisy-digits": _small("digits:label_noise=0.2", FAULTS),
@@ -74,5 +78,16 @@ STUDIES: Mapping[str, Asked] = {
         "digits:model=cnn",
         *("--strategies", f"{FEWER},dp_sgd,dp_sam", "--faults", FAULTS, "--lr", "0.1"),
         *("--steps", "320", "--seeds", "10", "--tune", "1", "--flatness", "64"),
+    ),
+    "workers": _knob(
+        "workers=4,8,16,32",
+        *("--strategies", "mgrawa,lgrawa,uniform,easgd,lsgd,local_sgd,diloco,dp_sgd"),
+        *("--steps", "320", "--seeds", "10", "--lr", "0.2", "--tune", "1", "--flatness", "0"),
+        *("--options", "stack_workers=true"),
+    ),
+    "sync-every": _knob(
+        "sync_every=4,16,32,64,160",
+        *("--strategies", "mgrawa,lgrawa,uniform,easgd,lsgd,local_sgd,diloco"),
+        *("--steps", "320", "--seeds", "10", "--lr", "0.2", "--tune", "1", "--flatness", "0"),
     ),
 }

@@ -13,7 +13,8 @@ from grawa.errors import UserError
 from grawa.experiments.options import names_of_options, option_value
 from grawa.experiments.study import Arm, Axis
 
-_ALIASES = {"decay": "norms.decay"}
+_ALIASES = {"decay": "norms.decay", "ema": "norms.decay", "norm_source": "norms"}
+"""Other names of knobs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +23,8 @@ class AblateConfig(StudyConfig):
 
     knob: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="KNOB=VALUE,VALUE")]
     """What differs, and its values: an option of `grawa train`, or one of the strategy:
-    workers=4,8,16, sync_every=1,4,16,64, pull=0.1,0.5,1, prox=0,0.01,0.1, norms=training,probe,
-    decay=0.5,0.85,0.95."""
+    workers=4,8,16, sync_every=1,4,16,64, pull=0.1,0.5,1, prox=0,0.01,0.1,
+    norm_source=training,rms,probe, ema=0.5,0.85,0.95 (how slowly training norms forget)."""
 
     strategies: str = "lgrawa"
     """Methods, separated by commas; each is run at every value."""
@@ -79,11 +80,11 @@ def arm_at(text: str, knob: str, value: str, lr: float, settings: int) -> Arm:
         The arm.
     """
     changes: dict[str, Any] = {}
-    written = text
-    if knob in names_of_options():
-        changes[knob] = option_value(knob, value)
+    written, option = text, _ALIASES.get(knob, knob)
+    if option in names_of_options():
+        changes[option] = option_value(option, value)
     else:
-        written = f"{text}:{_ALIASES.get(knob, knob)}={value}"
+        written = f"{text}:{option}={value}"
     chosen = method(written)
     return Arm(
         name=f"{text} {knob}={value}",

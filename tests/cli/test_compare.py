@@ -182,8 +182,8 @@ def test_another_study_is_refused_and_nothing_is_lost(
     ("knob", "strategies"),
     [
         ("sync_every=2,8", "lgrawa,uniform"),
-        ("decay=0.5,0.9", "mgrawa"),
-        ("norms=training,probe", "mgrawa"),
+        ("ema=0.5,0.9", "mgrawa"),
+        ("norm_source=training,probe", "mgrawa"),
     ],
 )
 def test_an_ablation_has_a_picture_of_its_knob(
@@ -200,7 +200,7 @@ def test_an_ablation_has_a_picture_of_its_knob(
     assert f"What {name} does" in (path / "report.html").read_text()
     first, second = (results(path)[f"test/{arm}/clean/0/0"].config for arm in arms[:2])
     changed = {key for key in first if first[key] != second[key]} - {"evaluate_every"}
-    assert changed == {"strategy" if name == "decay" else name}
+    assert changed == {{"ema": "strategy", "norm_source": "norms"}.get(name, name)}
 
 
 @pytest.mark.world
