@@ -42,7 +42,7 @@ class Method:
     optimizer_knobs: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
-_PULL = {"pull": (0.5, 0.25), "prox": (0.01, 0.1)}
+_PULL = {"pull": (0.5, 0.9), "prox": (0.01, 0.1)}
 
 METHODS: dict[str, Method] = {
     **{name: Method(strategy=name) for name in names.STRATEGIES},
