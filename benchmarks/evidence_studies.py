@@ -11,6 +11,7 @@ class Kind(Enum):
     METHODS = "methods against each other, clean and under faults"
     KNOB = "what a knob does"
     POPULATIONS = "methods over random populations of workers"
+    GRADED = "methods where the quality of workers rises evenly"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,17 +64,34 @@ SEEN = "mixed:2000,mixed:2001,mixed:2002"
 """Random populations that settings are chosen on, before any of those that count is drawn."""
 
 
-def _populations(workers: int, *words: str, options: str = "guard=false") -> Asked:
+MAPPED = (
+    "mgrawa,mgrawa:power=2,mgrawa:norms=probe,mgrawa:norms=norm-times-loss,uniform,inverse_loss,"
+    "lsgd,local_sgd"
+)
+
+
+def _populations(workers: int, *words: str) -> Asked:
     return Asked(
         kind=Kind.POPULATIONS,
         words=(
             "compare",
             *words,
-            *("--strategies", MAPPED, "--workers", str(workers), "--axis", "steps"),
-            *("--faults", HELD_OUT, "--seeds", "1", "--points", "2", "--flatness", "0"),
-            *("--tune-faults", SEEN, "--tune", "1", "--grid", "4", "--options", *options.split()),
+            *("--strategies", MAPPED, "--workers", str(workers), "--sync-every", "16"),
+            *("--axis", "steps", "--points", "2", "--flatness", "0", "--tune", "1", "--grid", "6"),
+            *("--tune-faults", SEEN, "--faults", HELD_OUT, "--seeds", "1"),
         ),
     )
+
+
+_MAPS: Mapping[str, tuple[str, ...]] = {
+    "digits": ("digits", "--steps", "160"),
+    "glyphs": ("glyphs", "--steps", "160"),
+    "digits-cnn": ("digits:model=cnn", "--steps", "160"),
+    "text": (
+        "text:model=transformer_small:context=32:test_bytes=8000",
+        *("--steps", "64", "--lr", "0.01", "--options", "optimizer=adamw"),
+    ),
+}
 
 
 def _knob(knob: str, *words: str) -> Asked:
@@ -107,4 +125,17 @@ STUDIES: Mapping[str, Asked] = {
         *("--strategies", "mgrawa,lgrawa,uniform,easgd,lsgd,local_sgd,diloco"),
         *("--steps", "320", "--seeds", "10", "--lr", "0.2", "--tune", "1", "--flatness", "0"),
     ),
+    "graded": Asked(
+        kind=Kind.GRADED,
+        words=(
+            *("compare", "digits", "--faults", "graded-labels,graded-batch"),
+            *("--strategies", MAPPED, "--workers", "8", "--sync-every", "16", "--steps", "160"),
+            *("--axis", "steps", "--seeds", "10", "--flatness", "0", "--tune", "2", "--grid", "6"),
+        ),
+    ),
+    **{
+        f"populations-{name}-{workers}": _populations(workers, *words)
+        for workers in (8, 16)
+        for name, words in _MAPS.items()
+    },
 }

@@ -80,7 +80,7 @@ def tables_of(read: Read) -> str:
         f"    grawa {' '.join(_quoted(word) for word in STUDIES[read.name].words)}",
         _spent(read),
     ]
-    if kind is Kind.METHODS:
+    if kind in {Kind.METHODS, Kind.GRADED}:
         parts += [_methods_table(read), _flat_table(read)]
     elif kind is Kind.KNOB:
         parts += [_knob_table(read)]
