@@ -1,6 +1,7 @@
 """`grawa wells`: how methods walk a landscape of flat and sharp minima, and where they end."""
 
 import json
+import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -82,7 +83,13 @@ class WellsConfig:
         Raises:
             UserError: if anything is wrong.
         """
-        found = {text: self._config(text) for text in listed(self.strategies, "strategies")}
+        if not math.isfinite(self.noise):
+            raise UserError(f"noise must be finite, got {self.noise}")
+        texts = listed(self.strategies, "strategies")
+        twice = [text for i, text in enumerate(texts) if text in texts[:i]]
+        if twice:
+            raise UserError(f"{twice[0]} is there twice in strategies: leave one of them out")
+        found = {text: self._config(text) for text in texts}
         for config in found.values():
             check(config)
         return found
@@ -125,9 +132,6 @@ def wells_command(asked: Annotated[WellsConfig, tyro.conf.arg(name="")]) -> None
 
     Args:
         asked: what to run.
-
-    Raises:
-        UserError: if anything in it is wrong.
     """
     at_least(asked.seed, 0, "seed")
     seeds = range(asked.seed, asked.seed + at_least(asked.seeds, 1, "seeds"))

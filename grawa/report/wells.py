@@ -19,13 +19,17 @@ from grawa.tasks.wells import WELLS, landscape
 FRAMES = 81
 """Pictures in an animation."""
 
+END_COLOUR = PALETTE[4]
+"""Of the place where the consensus ended; no worker has it."""
+
 _ACROSS = 4
 _FRAME_SECONDS, _LAST_SECONDS = 0.1, 3.0
-_GIF_DPI = 84
+_GIF_DPI = 88
 _HALF_WIDTH = 5.4  # of a panel: the start is 4.5 from the middle
 _POINTS = 161
+_NAMED = 5  # workers in the legend, after which their colours come again
 _LEVELS = np.linspace(0.1, 1.6, 16)
-_GROUND = LinearSegmentedColormap.from_list("ground", ["#c3cad1", "#fbfbfa"])
+_GROUND = LinearSegmentedColormap.from_list("ground", ["#c0c0c0", "#fbfbfb"])
 _MARKS = {"flat": ("o", 9.0), "sharp": ("D", 5.0)}  # and size, in points
 
 
@@ -38,12 +42,11 @@ class Panel:
     """
 
     def __init__(self, axes: Any, walked: Walked) -> None:
-        self._walked, self._walk = walked, walked.walk
-        self._axes = axes
+        self._walk = walked.walk
         self._marks = _landscape(axes)
-        axes.set_title(title_of(walked), fontsize=11, linespacing=1.3)
+        axes.set_title(title_of(walked), fontsize=12.5, linespacing=1.25)
         self._lines = [
-            axes.plot([], [], color=colour_of(i), linewidth=1.1, alpha=0.85, zorder=3)[0]
+            axes.plot([], [], color=colour_of(i), linewidth=1.1, zorder=3)[0]
             for i in range(self._walk.workers.shape[1])
         ]
         self._heads = [
@@ -53,9 +56,7 @@ class Panel:
         self._consensus = axes.plot(
             [], [], "o-", color=INK, linewidth=1.6, markersize=2.8, zorder=5
         )[0]
-        self._end = axes.plot(
-            [], [], "*", color=PALETTE[4], mec=INK, markersize=15.0, zorder=7
-        )[0]
+        self._end = axes.plot([], [], "*", color=END_COLOUR, mec=INK, markersize=15.0, zorder=7)[0]
         start = self._walk.consensus[0].tolist()
         self._marks += axes.plot(*start, "s", color="white", mec=INK, mew=1.6, ms=8.0, zorder=4)
 
@@ -97,7 +98,7 @@ def title_of(walked: Walked) -> str:
 
 def colour_of(worker: int) -> str:
     """The colour of a worker; black and the end's orange are left to the consensus."""
-    colours = [colour for colour in PALETTE if colour not in {INK, PALETTE[4]}]
+    colours = [colour for colour in PALETTE if colour not in {INK, END_COLOUR}]
     return colours[worker % len(colours)]
 
 
@@ -109,8 +110,12 @@ def draw(figure: Figure, runs: Sequence[Walked]) -> list[Panel]:
     """
     axes = grid_of(figure, len(runs), _ACROSS, sharex=True, sharey=True)
     panels = [Panel(panel, walked) for panel, walked in zip(axes, runs, strict=True)]
-    figure.supxlabel("first parameter", fontsize=11)
-    figure.supylabel("second parameter", fontsize=11)
+    for i, panel in enumerate(axes):
+        panel.set(ylabel="" if i % _ACROSS else "second parameter")
+        is_lowest = i + _ACROSS >= len(axes)
+        panel.set(xlabel="first parameter" if is_lowest else "")
+        panel.tick_params(labelbottom=is_lowest)
+    figure.set_layout_engine("constrained", h_pad=0.09)
     _legend(figure, runs[0].walk.workers.shape[1])
     return panels
 
@@ -127,9 +132,8 @@ def draw_paths(runs: Sequence[Walked], path: Path) -> None:
         for panel in draw(figure, runs):
             panel.show(panel.steps)
 
-    Picture(
-        name=path.stem, title="Paths", caption="", draw=fill, size=size_of(len(runs))
-    ).save_png(path)
+    size = size_of(len(runs))
+    Picture(name=path.stem, title="Paths", caption="", draw=fill, size=size).save_png(path)
 
 
 def draw_animation(
@@ -156,13 +160,13 @@ def draw_animation(
         for picture in frames(figure, [a for panel in panels for a in panel.moving], show, at):
             pictures.append(picture)
             after_frame()
-    save_gif(pictures, path, _FRAME_SECONDS, _LAST_SECONDS)
+    save_gif(pictures, path, PALETTE, seconds=_FRAME_SECONDS, last_seconds=_LAST_SECONDS)
 
 
 def size_of(count: int) -> tuple[float, float]:
     """Width and height in inches of a figure with so many panels."""
     across = min(count, _ACROSS)
-    return max(6.4, 2.75 * across + 0.5), 3.1 * math.ceil(count / _ACROSS) + 0.9
+    return max(6.6, 2.6 * across + 0.5), 3.2 * math.ceil(count / _ACROSS) + 1.0
 
 
 def _landscape(axes: Any) -> list[Any]:
@@ -187,12 +191,14 @@ def _legend(figure: Figure, workers: int) -> None:
         style: dict[str, Any] = {"marker": shape, "markersize": size, "mfc": fill, "mec": INK}
         return Line2D([], [], linestyle="", label=label, mew=1.5, **style)
 
-    shown = [Line2D([], [], color=colour_of(i), label=f"worker {i}") for i in range(min(workers, 6))]
+    shown = [
+        Line2D([], [], color=colour_of(i), label=f"worker {i}") for i in range(min(workers, _NAMED))
+    ]
     shown += [
         Line2D([], [], color=INK, marker="o", markersize=3.5, label="consensus, a dot a round"),
         mark("s", "start", 8.0, "white"),
-        mark("*", "end of the consensus", 14.0, PALETTE[4]),
+        mark("*", "end of the consensus", 14.0, END_COLOUR),
         mark(_MARKS["flat"][0], "flat minimum", _MARKS["flat"][1]),
         mark(_MARKS["sharp"][0], "sharp minimum", _MARKS["sharp"][1]),
     ]
-    figure.legend(handles=shown, loc="outside lower center", ncols=5, fontsize=10.5)
+    figure.legend(handles=shown, loc="outside lower center", ncols=_NAMED, fontsize=11)

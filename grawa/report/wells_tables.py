@@ -25,7 +25,7 @@ def end_table(runs: Sequence[Walked]) -> Table:
         rows.append([
             Cell(text=walked.method),
             _number(end.loss, 4),
-            Cell(text=f"{end.nearest.kind}, at ({x:g}, {y:g})"),
+            Cell(text=f"{end.nearest.kind} ({x:g}, {y:g})"),
             _number(end.distance, 2),
             Cell(text="no" if end.kind == "none" else "yes"),
             _number(end.eigenvalue, 2),
@@ -35,13 +35,14 @@ def end_table(runs: Sequence[Walked]) -> Table:
         columns=[
             ("method", False),
             ("loss", True),
-            ("nearest minimum", False),
+            ("nearest well", False),
             ("distance", True),
-            ("in its well", False),
-            ("largest eigenvalue", True),
+            ("in it", False),
+            ("eigenvalue", True),
         ],
         rows=rows,
-        note="In a well: nearer to its minimum than the well is wide, 0.9 if flat and 0.3 if sharp.",
+        note="In a well: nearer to its minimum than its width, 0.9 if flat and 0.3 if sharp. "
+        "Eigenvalue: the largest of the Hessian.",
     )
 
 
@@ -65,8 +66,8 @@ def share_table(runs: Sequence[Walked]) -> Table:
         title=f"Where it ended over {len(runs) // len(methods)} seeds, from {runs[0].seed} on",
         columns=[("method", False), *((_WORDS[kind], True) for kind in KINDS), ("loss", True)],
         rows=rows,
-        note="± standard error; of a share, that of a rate of which k of n were seen and all were "
-        "as likely before, so that it is not 0 where all runs agree.",
+        note="± standard error; of a share, the deviation of Beta(k+1, n-k+1), not 0 where all "
+        "runs agree.",
     )
 
 
