@@ -18,6 +18,7 @@ from grawa.cli.lists import strategies_command, tasks_command
 from grawa.cli.plan import plan_command
 from grawa.cli.report import report_command
 from grawa.cli.run import resume_command, train_command
+from grawa.cli.wells import wells_command
 from grawa.errors import CommunicationError, DivergedError, UserError
 from grawa.train.launch import WorkerFailedError
 from grawa.version import __version__
@@ -31,6 +32,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "report": report_command,
     "flatness": flatness_command,
     "plan": plan_command,
+    "wells": wells_command,
     "strategies": strategies_command,
     "tasks": tasks_command,
 }

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -46,9 +47,17 @@ _STYLE: dict[str, Any] = {
 }
 
 
-def _style(name: str) -> Any:
-    """Settings of matplotlib; identifiers in an SVG depend on its name, to be unique in a page."""
-    return {**_STYLE, "svg.hashsalt": name}
+def in_style(name: str) -> AbstractContextManager[None]:
+    """How figures look that are made and drawn within it.
+
+    Args:
+        name: of the picture, on which identifiers in an SVG depend, to be unique in a page.
+
+    Returns:
+        A context in which matplotlib has these settings.
+    """
+    style: Any = {**_STYLE, "svg.hashsalt": name}
+    return mpl.rc_context(style)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +81,7 @@ class Picture:
     def svg(self) -> str:
         """The picture as an SVG element for a page, on the page's ground and in its ink."""
         text = StringIO()
-        with mpl.rc_context(_style(self.name)):
+        with in_style(self.name):
             self._figure().savefig(text, format="svg", transparent=True, metadata={"Date": None})
         element = text.getvalue()[text.getvalue().index("<svg") :]
         element = re.sub(r"<metadata>.*?</metadata>\s*", "", element, flags=re.DOTALL)
@@ -83,7 +92,7 @@ class Picture:
 
     def save_png(self, path: Path) -> None:
         """Writes the picture as a PNG, on white."""
-        with mpl.rc_context(_style(self.name)), replacing(path) as temporary:
+        with in_style(self.name), replacing(path) as temporary:
             self._figure().savefig(temporary, format="png", dpi=120)
 
     def _figure(self) -> Figure:

@@ -1,7 +1,7 @@
 """A landscape in the plane with flat and sharp minima, to look at."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,26 @@ _DEPTH = 0.8
 _FLAT_WIDTH, _SHARP_WIDTH = 0.9, 0.3
 
 
+class Well(NamedTuple):
+    """A well of the landscape.
+
+    Attributes:
+        place: of its minimum, to about 0.1.
+        width: the distance within which it alone would curve upward in every direction.
+    """
+
+    kind: Literal["flat", "sharp"]
+    place: tuple[float, float]
+    width: float
+
+
+WELLS = (
+    *(Well("flat", place, _FLAT_WIDTH) for place in FLAT),
+    *(Well("sharp", place, _SHARP_WIDTH) for place in SHARP),
+)
+"""All seven."""
+
+
 def landscape(points: Tensor) -> Tensor:
     """The height of the landscape: a shallow bowl with seven wells, about equally deep.
 
@@ -35,11 +55,26 @@ def landscape(points: Tensor) -> Tensor:
     Returns:
         (...).
     """
-    places = torch.tensor([*FLAT, *SHARP]).to(points)
-    widths = torch.tensor([_FLAT_WIDTH] * len(FLAT) + [_SHARP_WIDTH] * len(SHARP)).to(points)
+    places = torch.tensor([well.place for well in WELLS]).to(points)
+    widths = torch.tensor([well.width for well in WELLS]).to(points)
     distances = (points.unsqueeze(-2) - places).square().sum(dim=-1)  # (..., wells)
     wells = (-0.5 * distances / widths.square()).exp().sum(dim=-1)
     return 1.0 + _BOWL * points.square().sum(dim=-1) - _DEPTH * wells
+
+
+def nearest_well(point: Tensor) -> tuple[Well, float]:
+    """The well whose place is nearest to a point.
+
+    Args:
+        point: (2,).
+
+    Returns:
+        The well, and how far its place is.
+    """
+    places = torch.tensor([well.place for well in WELLS]).to(point)
+    distances = (point - places).square().sum(dim=-1).sqrt()
+    index = int(distances.argmin())
+    return WELLS[index], float(distances[index])
 
 
 class Walker(nn.Module):

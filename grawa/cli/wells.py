@@ -1,0 +1,187 @@
+"""`grawa wells`: how methods walk a landscape of flat and sharp minima, and where they end."""
+
+import json
+import math
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from grawa.cli.methods import OWN, grid, method
+from grawa.cli.run import check
+from grawa.cli.study_config import at_least, listed
+from grawa.cli.trials import prepare
+from grawa.errors import UserError
+from grawa.experiments.config import TrainConfig
+from grawa.experiments.environment import environment
+from grawa.experiments.options import changed, written_options
+from grawa.experiments.wells import Walked, as_json, walks
+from grawa.files import write_text
+from grawa.report.tables import as_rich
+from grawa.report.wells import FRAMES, draw_animation, draw_paths
+from grawa.report.wells_tables import end_table, share_table
+
+SCHEMA = 1
+"""Version of `ends.json`; raised when a field changes its meaning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WellsConfig:
+    """What `grawa wells` is told.
+
+    All workers start at one point at the landscape's edge. By default there is no guard: it judges
+    workers by their losses, and here a batch's loss is mostly noise.
+    """
+
+    strategies: str = "mgrawa,lgrawa,uniform,easgd,lsgd,local_sgd,diloco,dp_sgd"
+    """Methods, separated by commas, as in `grawa compare`: mgrawa:pull=0.3,easgd:sync_every=4."""
+
+    seed: int = 0
+    """The first seed, which the pictures show."""
+
+    seeds: int = 20
+    """How many seeds, from the first, are counted; 1 for the pictures alone."""
+
+    workers: int = 4
+    """Number of workers."""
+
+    steps: int = 320
+    """Local steps of each worker."""
+
+    sync_every: int = 16
+    """Local steps between rounds."""
+
+    lr: float = 0.03
+    """Learning rate at the start."""
+
+    noise: float = 4.0
+    """Standard deviation of each sample's gradient noise, per dimension."""
+
+    batch_size: int = 16
+    """Samples per worker and step."""
+
+    options: tuple[str, ...] = ()
+    """Any other options of `grawa train`, for all runs: guard=true optimizer=adamw."""
+
+    animate: bool = True
+    """Draw paths.gif too."""
+
+    out: Path = Path("runs") / "wells"
+    """The folder for the files; what an earlier command left there is replaced."""
+
+    def methods(self) -> dict[str, TrainConfig]:
+        """The runs of the first seed.
+
+        Returns:
+            Method -> its options, tried as far as they go.
+
+        Raises:
+            UserError: if anything is wrong.
+        """
+        if not math.isfinite(self.noise):
+            raise UserError(f"noise must be finite, got {self.noise}")
+        texts = listed(self.strategies, "strategies")
+        twice = [text for i, text in enumerate(texts) if text in texts[:i]]
+        if twice:
+            raise UserError(f"{twice[0]} is there twice in strategies: leave one of them out")
+        found = {text: self._config(text) for text in texts}
+        for config in found.values():
+            check(config)
+        return found
+
+    def _config(self, text: str) -> TrainConfig:
+        options = written_options(self.options)
+        taken = [name for name in options if name in OWN or hasattr(self, name)]
+        if taken:
+            raise UserError(f"{taken[0]} is not for --options: `grawa wells` sets it itself")
+        base = TrainConfig(
+            task=f"wells:noise={self.noise}",
+            seed=self.seed,
+            workers=self.workers,
+            steps=self.steps,
+            sync_every=self.sync_every,
+            batch_size=self.batch_size,
+            guard=False,
+            processes=1,
+            device="cpu",
+        )
+        (setting,) = grid(method(text), self.lr, 1)
+        return _stacked(changed(base, options, setting))
+
+
+def _stacked(config: TrainConfig) -> TrainConfig:
+    """With all workers' steps in one pass, where that can be: it is several times as fast."""
+    together = replace(config, stack_workers=True)
+    try:
+        together.settings()
+    except UserError:
+        return config
+    return together
+
+
+def wells_command(asked: Annotated[WellsConfig, tyro.conf.arg(name="")]) -> None:
+    """Watch methods walk a landscape of flat and sharp minima.
+
+    Trains a point in the plane with each method, draws the workers' paths into paths.png and
+    paths.gif, and counts over many seeds in which kind of minimum each method's consensus ends.
+
+    Args:
+        asked: what to run.
+    """
+    at_least(asked.seed, 0, "seed")
+    seeds = range(asked.seed, asked.seed + at_least(asked.seeds, 1, "seeds"))
+    methods, out = asked.methods(), _folder(asked.out)
+    with _progress(len(seeds) * len(methods) + FRAMES * asked.animate) as advance:
+        runs = []
+        for walked in walks(prepare, methods, seeds):
+            runs.append(walked)
+            advance(f"{walked.method}, seed {walked.seed}")
+        first = [walked for walked in runs if walked.seed == asked.seed]
+        draw_paths(first, out / "paths.png")
+        if asked.animate:
+            draw_animation(first, out / "paths.gif", lambda: advance("drawing"))
+    record = {"schema": SCHEMA, "environment": environment(), "runs": as_json(runs, methods)}
+    write_text(out / "ends.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
+    _say(asked, runs, first, out)
+
+
+def _folder(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path} can't be a folder: {error.strerror}; take another --out") from None
+    return path
+
+
+@contextmanager
+def _progress(total: int) -> Generator[Callable[[str], object]]:
+    """A bar on a terminal; gives a function that takes what was just done."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(),
+        disable=not Console().is_terminal,
+    )
+    with bar:
+        task = bar.add_task("starting", total=total)
+        yield lambda what: bar.update(task, advance=1, description=what)
+
+
+def _say(asked: WellsConfig, runs: Sequence[Walked], first: Sequence[Walked], out: Path) -> None:
+    """The tables, and where the files are."""
+    console = Console()
+    console.print(as_rich(end_table(first)))
+    if asked.seeds > 1:
+        console.print(as_rich(share_table(runs)))
+    console.print(f"{out}/paths.png: each worker's path, seed {asked.seed}", soft_wrap=True)
+    if asked.animate:
+        console.print(f"{out}/paths.gif: the same, step by step", soft_wrap=True)
+    console.print(f"{out}/ends.json: where every run ended", soft_wrap=True)
