@@ -6,7 +6,7 @@ RUN := runs/demo
 STUDY := runs/demo-compare
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint types imports tests examples format benchmarks clean
+.PHONY: demo test lint types imports tests examples format benchmarks evidence clean
 
 demo: .venv/installed
 	rm -rf $(RUN) $(STUDY)
@@ -40,6 +40,9 @@ benchmarks: .venv/installed
 	for name in sync local_step paired stragglers scale theory guard; do \
 		$(BIN)/python benchmarks/$$name.py || exit 1; \
 	done
+
+evidence: .venv/installed
+	$(BIN)/python benchmarks/evidence.py
 
 format: .venv/installed
 	$(BIN)/ruff check --fix

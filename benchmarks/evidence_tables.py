@@ -15,7 +15,7 @@ from grawa.report.final_pictures import final_picture, knob_picture
 from grawa.report.outcomes import Outcome, outcomes_of
 from grawa.report.pooled import Pooled, pooled_of, pooled_picture
 from grawa.report.statistics import Difference
-from grawa.report.study_flatness import Flat, flat_picture, flats_of
+from grawa.report.study_flatness import Flat, correlation_table, flat_picture, flats_of
 from grawa.report.tables import Unit
 from grawa.report.verdicts import LEVEL, p_text
 
@@ -81,7 +81,7 @@ def tables_of(read: Read) -> str:
         _spent(read),
     ]
     if kind in {Kind.METHODS, Kind.GRADED}:
-        parts += [_methods_table(read), _flat_table(read)]
+        parts += [_methods_table(read), _flat_table(read), _correlations(read)]
     elif kind is Kind.KNOB:
         parts += [_knob_table(read)]
     else:
@@ -147,7 +147,7 @@ def _flat_table(read: Read) -> str:
     rows = [
         [
             flat.arm,
-            _geometric(flat.values["gap"].values(), read.unit),
+            _gap(flat.values["gap"].values(), read.unit),
             *(_typical(list(flat.values.get(name, {}).values())) for name in measures),
             _ratio(flat.ratio, flat.corrected),
         ]
@@ -162,7 +162,21 @@ def _flat_table(read: Read) -> str:
     return markdown(head, rows)
 
 
-def _geometric(gaps: Any, unit: Unit) -> str:
+def _correlations(read: Read) -> str:
+    """Kendall's tau of each measure with the generalisation gap, clean and over all conditions."""
+    if not read.flats:
+        return ""
+    table = correlation_table(read.study, read.flats)
+    found: dict[str, dict[str, str]] = {}
+    for measure, group, tau, interval, *_ in table.rows:
+        text = tau.text if tau.text == "-" else f"{tau.text} ({interval.text})"
+        found.setdefault(measure.text, {})[group.text] = text
+    groups = (read.study.conditions[0].name, "all conditions")
+    rows = [[measure, *(by[group] for group in groups)] for measure, by in found.items()]
+    return markdown(["Kendall's tau with the gap (95% CI)", *groups], rows)
+
+
+def _gap(gaps: Any, unit: Unit) -> str:
     values = list(gaps)
     return unit.text(sum(values) / len(values)) if values else "-"
 
