@@ -23,6 +23,7 @@ PAPER = {
     "paper_easgd.toml": (EASGD(elasticity=0.1), 4),
     "paper_lsgd.toml": (LSGD(pull=0.1, prox=0.1), 4),
     "paper_data_parallel.toml": (DataParallel(), 32),
+    "paper_data_parallel_sam.toml": (DataParallel(), 32),
 }
 
 every_recipe = pytest.mark.parametrize("name", RECIPES)
@@ -45,7 +46,8 @@ def test_a_recipe_has_the_settings_of_the_paper(name: str) -> None:
     assert names.strategy(config.strategy) == strategy
     settings = config.settings()
     assert (settings.schedule.sync_every, settings.batch_size) == (sync_every, 128)
-    assert (settings.lr, settings.optimizer, settings.workers) == (0.1, "sgd", 4)
+    optimizer = "sam" if name == "paper_data_parallel_sam.toml" else "sgd"
+    assert (settings.lr, settings.optimizer, settings.workers) == (0.1, optimizer, 4)
     assert (settings.epochs, settings.seed) == (100, 36)
     assert sum(p.numel() for p in names.task(config.task).model(0).parameters()) == 269_722
 
