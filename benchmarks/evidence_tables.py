@@ -17,7 +17,10 @@ from grawa.report.pooled import Pooled, pooled_of, pooled_picture
 from grawa.report.statistics import Difference
 from grawa.report.study_flatness import Flat, correlation_table, flat_picture, flats_of
 from grawa.report.tables import Unit
-from grawa.report.verdicts import LEVEL, p_text
+from grawa.report.verdicts import LEVEL
+
+EQUAL = "uniform"
+"""The method with equal weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,24 +222,33 @@ def _knob_table(read: Read) -> str:
 
 
 def _pooled_table(read: Read) -> str:
-    """Errors and differences over random populations."""
+    """Errors over random populations, and differences to GRAWA and to equal weights."""
+    baselines = (read.study.baseline, EQUAL)
+    apart = {name: {one.arm: one for one in read.against(name).pooled} for name in baselines}
     rows = []
     for one in read.pooled:
         end = f"{read.unit.text(one.end.mean)} ± {read.unit.text(one.end.error)}"
-        cells = [one.arm, end, "-", "-", "-", str(one.failed)]
-        if one.difference:
-            apart = one.difference
-            higher = sum(value > 0.0 for value in one.differences.values())
-            interval = f"{read.unit.signed(apart.low)} to {read.unit.signed(apart.high)}"
-            text = f"{read.unit.signed(apart.mean)} ({interval})"
-            cells[2] = f"**{text}**" if one.corrected < LEVEL else text
-            cells[3:5] = [f"{higher} of {apart.number}", p_text(one.corrected)]
-        rows.append(cells)
+        cells = [_apart(apart[name][one.arm], read.unit) for name in baselines]
+        rows.append([one.arm, end, *cells, str(one.failed)])
     head = [
-        "method", f"{read.unit.label}, mean ± SE", f"minus {read.study.baseline} (95% CI)",
-        "higher in", "p, Holm", "failed",
+        "method", f"{read.unit.label}, mean ± SE",
+        *(f"minus {name} (95% CI), higher in" for name in baselines), "failed",
     ]  # fmt: skip
-    return markdown(head, rows)
+    return markdown(head, rows) + (
+        f"\n\n{len(read.study.populations)} populations, each one observation. Bold: Holm over the "
+        f"column, p < {LEVEL}."
+    )
+
+
+def _apart(one: Pooled, unit: Unit) -> str:
+    """A difference over populations."""
+    if one.difference is None:
+        return "-"
+    apart = one.difference
+    interval = f"{unit.signed(apart.low)} to {unit.signed(apart.high)}"
+    higher = sum(value > 0.0 for value in one.differences.values())
+    text = f"{unit.signed(apart.mean)} ({interval})"
+    return f"{f'**{text}**' if one.corrected < LEVEL else text}, {higher} of {apart.number}"
 
 
 def summary(read: Read) -> dict[str, Any]:
