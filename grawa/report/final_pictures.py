@@ -20,30 +20,35 @@ from grawa.report.tables import Unit
 
 
 def final_picture(study: Study, outcomes: Sequence[Outcome], unit: Unit) -> Picture:
-    """Every arm's error under every condition."""
+    """Every arm's error under every condition of these outcomes."""
     return Picture(
         name="final",
         title=f"Error at equal {study.axis}",
         caption="Mean over the seeds, 95% confidence interval, and each seed as a dot.",
         draw=partial(_draw_final, study=study, outcomes=outcomes, unit=unit),
-        size=panel_size(len(study.conditions), 2, 0.26 * len(study.arms) + 1.2),
+        size=panel_size(len(conditions_of(outcomes)), 2, 0.26 * len(study.arms) + 1.2),
     )
 
 
 def _draw_final(figure: Figure, *, study: Study, outcomes: Sequence[Outcome], unit: Unit) -> None:
     order = [arm.name for arm in study.arms]
-    panels = grid_of(figure, len(study.conditions), 2, sharey=True)
-    for panel, condition in zip(panels, study.conditions, strict=True):
-        for outcome in (o for o in outcomes if o.condition == condition.name and o.end):
+    panels = grid_of(figure, len(conditions_of(outcomes)), 2, sharey=True)
+    for panel, condition in zip(panels, conditions_of(outcomes), strict=True):
+        for outcome in (o for o in outcomes if o.condition == condition and o.end):
             assert outcome.end is not None
             y, style = order.index(outcome.arm), mark_style(order.index(outcome.arm))
             values = [unit.scale * v for v in outcome.errors.values()]
             half = interval_half(outcome) * unit.scale
             panel.plot(values, [y + 0.22] * len(values), ".", color=style["color"], alpha=0.5)
             panel.errorbar(unit.scale * outcome.end.mean, y, xerr=half, capsize=3, **style)
-        panel.set(title=condition.name, xlabel=unit.label)
+        panel.set(title=condition, xlabel=unit.label)
         panel.set_yticks(range(len(order)), order)
         panel.set_ylim(len(order) - 0.5, -0.5)
+
+
+def conditions_of(outcomes: Sequence[Outcome]) -> list[str]:
+    """The names of the conditions, each once, in their order."""
+    return list(dict.fromkeys(outcome.condition for outcome in outcomes))
 
 
 def interval_half(outcome: Outcome) -> float:
@@ -61,7 +66,7 @@ def knob_picture(study: Study, outcomes: Sequence[Outcome], unit: Unit) -> Pictu
         title=f"What {study.knob} does",
         caption="Mean over the seeds, 95% confidence interval.",
         draw=partial(_draw_knob, study=study, outcomes=outcomes, unit=unit),
-        size=panel_size(len(study.conditions), 2, 3.0),
+        size=panel_size(len(conditions_of(outcomes)), 2, 3.0),
     )
 
 
@@ -70,9 +75,9 @@ def _draw_knob(figure: Figure, *, study: Study, outcomes: Sequence[Outcome], uni
     values = list(dict.fromkeys(arm.value for arm in study.arms))
     at = _positions(values)
     logarithmic = len(at) > 2 and spread_out(at, 4.0)
-    panels = grid_of(figure, len(study.conditions), 2, sharey=True)
-    for panel, condition in zip(panels, study.conditions, strict=True):
-        own = {o.arm: o for o in outcomes if o.condition == condition.name and o.end}
+    panels = grid_of(figure, len(conditions_of(outcomes)), 2, sharey=True)
+    for panel, condition in zip(panels, conditions_of(outcomes), strict=True):
+        own = {o.arm: o for o in outcomes if o.condition == condition and o.end}
         for number, method in enumerate(methods):
             arms = [a for a in study.arms if a.method == method and a.name in own]
             means = [unit.scale * own[a.name].end.mean for a in arms]  # type: ignore[union-attr]
@@ -84,7 +89,7 @@ def _draw_knob(figure: Figure, *, study: Study, outcomes: Sequence[Outcome], uni
             panel.set_xscale("log", base=2)
         panel.set_xticks(at, values)
         panel.minorticks_off()
-        panel.set(title=condition.name, xlabel=study.knob)
+        panel.set(title=condition, xlabel=study.knob)
     panels[0].set_ylabel(unit.label)
     legend_below(figure, panels[0])
 

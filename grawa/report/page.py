@@ -70,7 +70,7 @@ def write_page(pages: Sequence[Page], path: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(sort_key=_sort_key, tally=tally)
+    environment.globals.update(sort_key=_sort_key, tally=tally, decided_first=_decided_first)
     text = environment.get_template("report.html").render(pages=pages)
     write_text(path, text)
     return path
@@ -79,6 +79,11 @@ def write_page(pages: Sequence[Page], path: Path) -> Path:
 def _sort_key(cell: Cell) -> str:
     """What a column is sorted by: a number, or nothing where there is none."""
     return "" if cell.value is None or math.isnan(cell.value) else repr(float(cell.value))
+
+
+def _decided_first(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Those that say yes or no, before those that can't; each in their order."""
+    return sorted(verdicts, key=lambda one: one.outcome not in {"supported", "contradicted"})
 
 
 def tally(verdicts: Sequence[Verdict]) -> str:

@@ -134,7 +134,8 @@ def pooled_verdicts(study: Study, pooled: Sequence[Pooled], unit: Unit) -> dict[
     for one in pooled:
         if one.difference is None:
             continue
-        apart = one.difference
+        apart, count = one.difference, len(study.seeds)
+        seeds = "1 seed" if count == 1 else f"{count} seeds"
         higher = sum(value > 0.0 for value in one.differences.values())
         found.append(
             Verdict(
@@ -143,7 +144,7 @@ def pooled_verdicts(study: Study, pooled: Sequence[Pooled], unit: Unit) -> dict[
                 outcome=finding(apart, one.corrected),
                 why=f"Difference {unit.signed(apart.mean)}{unit.points}, 95% CI "
                 f"{unit.signed(apart.low)} to {unit.signed(apart.high)}, {apart.number} "
-                f"populations of {len(study.seeds)} seeds each, {one.arm} higher in {higher}, "
+                f"populations of {seeds} each, {one.arm} higher in {higher}, "
                 f"corrected p {p_text(one.corrected)}"
                 + (f", {one.failed} runs failed" if one.failed else ""),
             )

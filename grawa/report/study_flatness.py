@@ -13,7 +13,7 @@ from grawa.experiments.flatness import CONSENSUS
 from grawa.experiments.study import Study
 from grawa.experiments.trial import Result
 from grawa.flatness import kendall
-from grawa.report.drawing import Picture, grid_of, mark_style, panel_size
+from grawa.report.drawing import Picture, grid_of, log_scale, mark_style, panel_size
 from grawa.report.statistics import Difference, Mean, holm, mean_of, paired_difference
 from grawa.report.tables import Cell, Table, Unit
 from grawa.report.verdicts import LEVEL, Verdict, finding, p_text
@@ -327,6 +327,7 @@ def _draw(figure: Figure, *, study: Study, flats: Sequence[Flat], measure: str) 
                 mean = math.exp(sum(map(math.log, values)) / len(values))
                 panel.plot(values, [y + 0.22] * len(values), ".", color=style["color"], alpha=0.5)
                 panel.plot([mean], [y], linestyle="", **style)
-        panel.set(title=condition.name, xlabel=f"{measure} of the Hessian", xscale="log")
+        panel.set(title=condition.name, xlabel=f"{measure} of the consensus")
+        log_scale(panel, "x")
         panel.set_yticks(range(len(order)), order)
         panel.set_ylim(len(order) - 0.5, -0.5)

@@ -100,19 +100,28 @@ def _notices(study: Study, found: Found) -> list[str]:
 def _sections(
     study: Study, outcomes: Sequence[Outcome], flats: Sequence[Flat], found: Found, unit: Unit
 ) -> list[Section]:
-    pictures = study_pictures(study, outcomes, unit)
-    sections = [Section(title="At a glance", pictures=pictures[""])]
     pooled = pooled_of(study, outcomes)
+    alone = [o for o in outcomes if not (pooled and o.condition in study.populations)]
+    pictures = study_pictures(study, outcomes, alone, unit)
+    sections = []
     if pooled:
         picture, table = pooled_picture(study, pooled, unit), pooled_table(study, pooled, unit)
         title = f"{len(study.populations)} random populations"
         sections.append(Section(title=title, pictures=[picture], tables=[table]))
+    if pictures[""]:
+        sections.append(Section(title="At a glance", pictures=pictures[""]))
     for condition in study.conditions:
         own = [o for o in outcomes if o.condition == condition.name]
         if own:
             table = condition_table(study, condition, own, unit)
+            of_many = bool(pooled) and condition.is_population
             sections.append(
-                Section(title=condition.name, pictures=pictures[condition.name], tables=[table])
+                Section(
+                    title=condition.name,
+                    pictures=pictures[condition.name],
+                    tables=[table],
+                    folded=of_many,
+                )
             )
     if flats:
         tables = [*flat_tables(study, flats, unit), correlation_table(study, flats)]

@@ -121,4 +121,4 @@ def test_a_study_without_flatness_has_none() -> None:
 
 def test_the_picture_is_drawn() -> None:
     picture = flat_picture(asked(), flats_of(asked(), FLATTER))
-    assert "trace of the Hessian" in picture.svg()
+    assert "trace of the consensus" in picture.svg()
