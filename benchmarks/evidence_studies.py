@@ -116,14 +116,16 @@ STUDIES: Mapping[str, Asked] = {
     ),
     "workers": _knob(
         "workers=4,8,16,32",
-        *("--strategies", "mgrawa,lgrawa,uniform,easgd,lsgd,local_sgd,diloco,dp_sgd"),
-        *("--steps", "320", "--seeds", "10", "--lr", "0.2", "--tune", "1", "--flatness", "0"),
+        *("--strategies", "mgrawa,lgrawa,uniform,easgd,lsgd,local_sgd,dp_sgd"),
+        *("--steps", "320", "--seeds", "10", "--lr", "0.2", "--tune", "1", "--grid", "6"),
+        *("--flatness", "0"),
         *("--options", "stack_workers=true"),
     ),
     "sync-every": _knob(
         "sync_every=4,16,32,64,160",
         *("--strategies", "mgrawa,lgrawa,uniform,easgd,lsgd,local_sgd,diloco"),
-        *("--steps", "320", "--seeds", "10", "--lr", "0.2", "--tune", "1", "--flatness", "0"),
+        *("--steps", "320", "--seeds", "10", "--lr", "0.2", "--tune", "1", "--grid", "6"),
+        *("--flatness", "0"),
     ),
     "graded": Asked(
         kind=Kind.GRADED,
