@@ -64,10 +64,12 @@ SEEN = "mixed:2000,mixed:2001,mixed:2002"
 """Random populations that settings are chosen on, before any of those that count is drawn."""
 
 
-MAPPED = (
-    "mgrawa,mgrawa:power=2,mgrawa:norms=probe,mgrawa:norms=norm-times-loss,uniform,inverse_loss,"
-    "lsgd,local_sgd"
+_FEW = (
+    "mgrawa,mgrawa:norms=probe,mgrawa:norms=probe:power=2,mgrawa:norms=norm-times-loss,uniform,"
+    "inverse_loss,lsgd"
 )
+_OUTER = "outer.lr=1:outer.momentum=0.5"
+MAPPED = f"{_FEW},local_sgd,mgrawa:norms=probe:{_OUTER},uniform:{_OUTER}"
 
 
 def _populations(workers: int, *words: str) -> Asked:
@@ -76,7 +78,7 @@ def _populations(workers: int, *words: str) -> Asked:
         words=(
             "compare",
             *words,
-            *("--strategies", MAPPED, "--workers", str(workers), "--sync-every", "16"),
+            *("--workers", str(workers), "--sync-every", "16"),
             *("--axis", "steps", "--points", "2", "--flatness", "0", "--tune", "1", "--grid", "6"),
             *("--tune-faults", SEEN, "--faults", HELD_OUT, "--seeds", "1"),
         ),
@@ -84,12 +86,12 @@ def _populations(workers: int, *words: str) -> Asked:
 
 
 _MAPS: Mapping[str, tuple[str, ...]] = {
-    "digits": ("digits", "--steps", "160"),
-    "glyphs": ("glyphs", "--steps", "160"),
-    "digits-cnn": ("digits:model=cnn", "--steps", "160"),
+    "digits": ("digits", "--steps", "160", "--strategies", MAPPED),
+    "glyphs": ("glyphs", "--steps", "160", "--strategies", MAPPED),
+    "digits-cnn": ("digits:model=cnn", "--steps", "160", "--strategies", _FEW),
     "text": (
         "text:model=transformer_small:context=32:test_bytes=8000",
-        *("--steps", "64", "--lr", "0.01", "--options", "optimizer=adamw"),
+        *("--steps", "64", "--lr", "0.01", "--strategies", _FEW, "--options", "optimizer=adamw"),
     ),
 }
 
@@ -105,7 +107,7 @@ STUDIES: Mapping[str, Asked] = {
     "digits-cnn": _compare(
         "digits:model=cnn",
         *("--strategies", f"{FEWER},dp_sgd,dp_sam", "--lr", "0.1"),
-        *("--faults", "clean,wrong-labels:3,dirichlet:0.3"),
+        *("--faults", "clean,wrong-labels:3"),
         *("--steps", "320", "--seeds", "10", "--tune", "1", "--flatness", "64"),
     ),
     "text": _compare(
