@@ -69,7 +69,7 @@ _FEW = (
     "inverse_loss,lsgd"
 )
 _OUTER = "outer.lr=1:outer.momentum=0.5"
-MAPPED = f"{_FEW},local_sgd,mgrawa:norms=probe:{_OUTER},uniform:{_OUTER}"
+MAPPED = f"{_FEW},local_sgd,mgrawa:norms=probe:{_OUTER},mgrawa:power=0:{_OUTER}"
 
 
 def _populations(workers: int, *words: str) -> Asked:
