@@ -63,7 +63,7 @@ HELD_OUT = ",".join(f"mixed:{seed}" for seed in range(20))
 SEEN = "mixed:2000,mixed:2001,mixed:2002"
 """Random populations that settings are chosen on, before any of those that count is drawn."""
 
-
+_FEWEST = "mgrawa,mgrawa:norms=probe,uniform,inverse_loss,lsgd"
 _FEW = (
     "mgrawa,mgrawa:norms=probe,mgrawa:norms=probe:power=2,mgrawa:norms=norm-times-loss,uniform,"
     "inverse_loss,lsgd"
@@ -72,28 +72,24 @@ _OUTER = "outer.lr=1:outer.momentum=0.5"
 MAPPED = f"{_FEW},local_sgd,mgrawa:norms=probe:{_OUTER},mgrawa:power=0:{_OUTER}"
 
 
-def _populations(workers: int, *words: str) -> Asked:
+def _populations(task: str, workers: int, methods: str, *words: str) -> Asked:
     return Asked(
         kind=Kind.POPULATIONS,
         words=(
             "compare",
+            *(task, "--strategies", methods, "--workers", str(workers), "--sync-every", "16"),
             *words,
-            *("--workers", str(workers), "--sync-every", "16"),
             *("--axis", "steps", "--points", "2", "--flatness", "0", "--tune", "1", "--grid", "6"),
             *("--tune-faults", SEEN, "--faults", HELD_OUT, "--seeds", "1"),
         ),
     )
 
 
-_MAPS: Mapping[str, tuple[str, ...]] = {
-    "digits": ("digits", "--steps", "160", "--strategies", MAPPED),
-    "glyphs": ("glyphs", "--steps", "160", "--strategies", MAPPED),
-    "digits-cnn": ("digits:model=cnn", "--steps", "160", "--strategies", _FEW),
-    "text": (
-        "text:model=transformer_small:context=32:test_bytes=8000",
-        *("--steps", "64", "--lr", "0.01", "--strategies", _FEW, "--options", "optimizer=adamw"),
-    ),
-}
+_CNN = ("digits:model=cnn", "--steps", "160")
+_TEXT = (
+    "text:model=transformer_small:context=32:test_bytes=8000",
+    *("--steps", "64", "--lr", "0.01", "--options", "optimizer=adamw"),
+)
 
 
 def _knob(knob: str, *words: str) -> Asked:
@@ -137,9 +133,12 @@ STUDIES: Mapping[str, Asked] = {
             *("--axis", "steps", "--seeds", "10", "--flatness", "0", "--tune", "2", "--grid", "6"),
         ),
     ),
-    **{
-        f"populations-{name}-{workers}": _populations(workers, *words)
-        for workers in (8, 16)
-        for name, words in _MAPS.items()
-    },
+    "populations-digits-8": _populations("digits", 8, MAPPED, "--steps", "160"),
+    "populations-digits-16": _populations("digits", 16, MAPPED, "--steps", "160"),
+    "populations-glyphs-8": _populations("glyphs", 8, MAPPED, "--steps", "160"),
+    "populations-glyphs-16": _populations("glyphs", 16, MAPPED, "--steps", "160"),
+    "populations-digits-cnn-8": _populations(_CNN[0], 8, _FEW, *_CNN[1:]),
+    "populations-digits-cnn-16": _populations(_CNN[0], 16, _FEWEST, *_CNN[1:]),
+    "populations-text-8": _populations(_TEXT[0], 8, _FEWEST, *_TEXT[1:]),
+    "populations-text-16": _populations(_TEXT[0], 16, _FEWEST, *_TEXT[1:]),
 }
