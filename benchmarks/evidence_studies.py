@@ -68,8 +68,8 @@ _FEW = (
     "mgrawa,mgrawa:norms=probe,mgrawa:norms=probe:power=2,mgrawa:norms=norm-times-loss,uniform,"
     "inverse_loss,lsgd"
 )
-_OUTER = "outer.lr=1:outer.momentum=0.5"
-MAPPED = f"{_FEW},local_sgd,mgrawa:norms=probe:{_OUTER},mgrawa:power=0:{_OUTER}"
+OUTER = "outer.lr=1:outer.momentum=0.5"
+MAPPED = f"{_FEW},local_sgd,mgrawa:norms=probe:{OUTER},mgrawa:power=0:{OUTER}"
 
 
 def _populations(task: str, workers: int, methods: str, *words: str) -> Asked:
