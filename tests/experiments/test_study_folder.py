@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from grawa.errors import UserError
-from grawa.experiments.study_folder import StudyFolder
+from grawa.experiments.study_folder import SCHEMA, StudyFolder
 from tests.experiments.studies import result, study
 
 LINES = [result("mgrawa", [0.5, 0.25], seed=seed) for seed in range(3)]
@@ -60,7 +60,7 @@ def test_a_broken_line_in_the_middle_costs_that_trial_only(folder: StudyFolder) 
 
 def test_lines_of_another_version_are_refused(folder: StudyFolder) -> None:
     path = folder.path / "trials.jsonl"
-    path.write_text(path.read_text().replace('"schema": 1', '"schema": 2'))
+    path.write_text(path.read_text().replace(f'"schema": {SCHEMA}', '"schema": 99'))
     with pytest.raises(UserError, match="written by another version"):
         folder.found()
 
