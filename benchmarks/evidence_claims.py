@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 from evidence_studies import Kind
 from evidence_tables import Read, kind_of, markdown
@@ -29,12 +30,14 @@ class Comparison:
         grawa: which variant.
         rival: the other.
         difference: rival minus GRAWA, smaller being better.
+        unit: of the difference: "points" of an error rate, or "" where it is another one.
         p: corrected for all comparisons of the claim.
     """
 
     grawa: str
     rival: str
     difference: Difference
+    unit: str
     p: float = math.nan
 
     @property
@@ -54,7 +57,12 @@ def _between_methods(
 ) -> list[Comparison]:
     """Both variants against every other method, on every task and under every condition."""
     found = [
-        Comparison(grawa=grawa, rival=_same_name(arm), difference=difference)
+        Comparison(
+            grawa=grawa,
+            rival=_same_name(arm),
+            difference=difference,
+            unit=read.unit.points.strip(),
+        )
         for read in reads
         for grawa in GRAWA
         for arm, difference in pick(read.against(grawa))
@@ -102,7 +110,14 @@ def _at_values(read: Read, ours: str, theirs: Callable[[str], str]) -> list[Comp
                 seeds = sorted(own.keys() & other.keys())
                 if method not in GRAWA and len(seeds) > 1:
                     apart = paired_difference([other[s] for s in seeds], [own[s] for s in seeds])
-                    found.append(Comparison(grawa=grawa, rival=method, difference=apart))
+                    found.append(
+                        Comparison(
+                            grawa=grawa,
+                            rival=method,
+                            difference=apart,
+                            unit=read.unit.points.strip(),
+                        )
+                    )
     return found
 
 
@@ -124,6 +139,15 @@ def _tally(comparisons: Sequence[Comparison]) -> str:
     """How many comparisons say yes, no, or nothing."""
     up, down = _count(comparisons, "supported"), _count(comparisons, "contradicted")
     return f"{up} for, {down} against, {len(comparisons) - up - down} within noise"
+
+
+def _middle(comparisons: Sequence[Comparison], claim: str) -> str:
+    """The difference in the middle: points of error, or the ratio of traces."""
+    if "flatter" in claim:
+        middle = math.exp(median(c.difference.mean for c in comparisons))
+        return f"theirs over GRAWA's in the middle {middle:.2f}"
+    middle = 100.0 * median(c.difference.mean for c in comparisons if c.unit)
+    return f"theirs minus GRAWA's in the middle {middle:+.2f} points"
 
 
 def claims_table(reads: Sequence[Read]) -> str:
@@ -152,8 +176,8 @@ def claims_table(reads: Sequence[Read]) -> str:
         rows.append([
             claim,
             f"**{_verdict(own)}**",
-            _tally(own),
-            f"**{_verdict(others)}**: {_tally(others)}",
+            f"{_tally(own)}; {_middle(own, claim)}",
+            f"**{_verdict(others)}**: {_tally(others)}; {_middle(others, claim)}",
             _range(seeds),
             f"[picture](evidence/{picture}.png)",
         ])

@@ -294,7 +294,7 @@ def summary(read: Read) -> dict[str, Any]:
         "command": ["grawa", *STUDIES[read.name].words],
         **spent,
         "baseline": read.study.baseline,
-        "outcomes": outcomes,
+        "outcomes": [] if pooled else outcomes,
         "populations": pooled,
         "flatness": flats,
     }
