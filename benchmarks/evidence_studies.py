@@ -140,5 +140,4 @@ STUDIES: Mapping[str, Asked] = {
     "populations-digits-cnn-8": _populations(_CNN[0], 8, _FEW, *_CNN[1:]),
     "populations-digits-cnn-16": _populations(_CNN[0], 16, _FEWEST, *_CNN[1:]),
     "populations-text-8": _populations(_TEXT[0], 8, _FEWEST, *_TEXT[1:]),
-    "populations-text-16": _populations(_TEXT[0], 16, _FEWEST, *_TEXT[1:]),
 }
