@@ -11,7 +11,7 @@ class Kind(Enum):
     METHODS = "methods against each other, clean and under faults"
     KNOB = "what a knob does"
     POPULATIONS = "methods over random populations of workers"
-    GRADED = "methods where the quality of workers rises evenly"
+    OTHER = "methods against each other, for a question of its own"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +47,8 @@ TUNED = ("--tune-faults", "clean,wrong-labels:3", "--grid", "6")
 """One setting of each method for all conditions."""
 
 
-def _compare(*words: str) -> Asked:
-    return Asked(kind=Kind.METHODS, words=("compare", *words, *LINK, *TUNED))
+def _compare(*words: str, kind: Kind = Kind.METHODS, tuned: tuple[str, ...] = TUNED) -> Asked:
+    return Asked(kind=kind, words=("compare", *words, *LINK, *tuned))
 
 
 def _small(task: str, faults: str) -> Asked:
@@ -112,6 +112,15 @@ STUDIES: Mapping[str, Asked] = {
         *("--batch-size", "8", "--lr", "0.01", "--options", "optimizer=adamw"),
         *("--steps", "160", "--seeds", "10", "--tune", "1", "--flatness", "0"),
     ),
+    "text-probe": _compare(
+        "text:model=transformer_small:context=32:test_bytes=8000",
+        *("--strategies", "mgrawa:norms=probe,mgrawa,uniform,inverse_loss,lsgd,local_sgd"),
+        *("--faults", "wrong-labels:3", "--batch-size", "8", "--lr", "0.01"),
+        *("--options", "optimizer=adamw", "--steps", "160", "--seeds", "10", "--tune", "1"),
+        *("--flatness", "0"),
+        kind=Kind.OTHER,
+        tuned=("--grid", "6"),
+    ),
     "workers": _knob(
         "workers=4,8,16,32",
         *("--strategies", "mgrawa,lgrawa,uniform,easgd,lsgd,local_sgd,dp_sgd"),
@@ -126,7 +135,7 @@ STUDIES: Mapping[str, Asked] = {
         *("--flatness", "0"),
     ),
     "graded": Asked(
-        kind=Kind.GRADED,
+        kind=Kind.OTHER,
         words=(
             *("compare", "digits", "--faults", "graded-labels,graded-batch"),
             *("--strategies", MAPPED, "--workers", "8", "--sync-every", "16", "--steps", "160"),

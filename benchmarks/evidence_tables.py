@@ -83,7 +83,7 @@ def tables_of(read: Read) -> str:
         f"    grawa {' '.join(_quoted(word) for word in STUDIES[read.name].words)}",
         _spent(read),
     ]
-    if kind in {Kind.METHODS, Kind.GRADED}:
+    if kind in {Kind.METHODS, Kind.OTHER}:
         parts += [_methods_table(read), _flat_table(read), _correlations(read)]
     elif kind is Kind.KNOB:
         parts += [_knob_table(read)]
