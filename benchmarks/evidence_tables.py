@@ -133,7 +133,7 @@ def _methods_table(read: Read) -> str:
 def _error(outcome: Outcome, unit: Unit) -> str:
     if outcome.end is None:
         return "failed"
-    text = f"{unit.text(outcome.end.mean)} ± {unit.text(outcome.end.error)}"
+    text = unit.mean(outcome.end)
     if outcome.failed:
         text += f" ({outcome.failed} failed)"
     if outcome.difference and outcome.corrected < LEVEL:
@@ -228,9 +228,8 @@ def _pooled_table(read: Read) -> str:
     apart = {name: {one.arm: one for one in read.against(name).pooled} for name in baselines}
     rows = []
     for one in read.pooled:
-        end = f"{read.unit.text(one.end.mean)} ± {read.unit.text(one.end.error)}"
         cells = [_apart(apart[name][one.arm], read.unit) for name in baselines]
-        rows.append([one.arm, end, *cells, str(one.failed)])
+        rows.append([one.arm, read.unit.mean(one.end), *cells, str(one.failed)])
     head = [
         "method", f"{read.unit.label}, mean ± SE",
         *(f"minus {name} (95% CI), higher in" for name in baselines), "failed",
@@ -246,10 +245,8 @@ def _apart(one: Pooled, unit: Unit) -> str:
     if one.difference is None:
         return "-"
     apart = one.difference
-    interval = f"{unit.signed(apart.low)} to {unit.signed(apart.high)}"
-    higher = sum(value > 0.0 for value in one.differences.values())
-    text = f"{unit.signed(apart.mean)} ({interval})"
-    return f"{f'**{text}**' if one.corrected < LEVEL else text}, {higher} of {apart.number}"
+    text = f"{unit.signed(apart.mean)} ({unit.interval(apart)})"
+    return f"{f'**{text}**' if one.corrected < LEVEL else text}, {one.higher} of {apart.number}"
 
 
 def summary(read: Read) -> dict[str, Any]:

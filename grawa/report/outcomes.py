@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from grawa.errors import UserError
@@ -68,7 +68,7 @@ def outcomes_of(study: Study, results: Sequence[Result]) -> list[Outcome]:
     ends = holm([o.difference.p if o.difference else math.nan for o in found])
     speeds = holm([o.speed.p if o.speed else math.nan for o in found])
     return [
-        Outcome(**{**vars(o), "corrected": end, "speed_corrected": speed})
+        replace(o, corrected=end, speed_corrected=speed)
         for o, end, speed in zip(found, ends, speeds, strict=True)
     ]
 

@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from statistics import fmean
 
 from matplotlib.figure import Figure
 
@@ -42,6 +41,11 @@ class Pooled:
     corrected: float = math.nan
     failed: int
 
+    @property
+    def higher(self) -> int:
+        """In how many populations its error is above the baseline's."""
+        return sum(difference > 0.0 for difference in self.differences.values())
+
 
 def pooled_of(study: Study, outcomes: Sequence[Outcome]) -> list[Pooled]:
     """Every arm over the random populations.
@@ -76,10 +80,7 @@ def pooled_of(study: Study, outcomes: Sequence[Outcome]) -> list[Pooled]:
             )
         )
     corrected = holm([pooled.difference.p if pooled.difference else math.nan for pooled in found])
-    return [
-        Pooled(**{**vars(pooled), "corrected": p})
-        for pooled, p in zip(found, corrected, strict=True)
-    ]
+    return [replace(pooled, corrected=p) for pooled, p in zip(found, corrected, strict=True)]
 
 
 def pooled_table(study: Study, pooled: Sequence[Pooled], unit: Unit) -> Table:
@@ -109,20 +110,17 @@ def pooled_table(study: Study, pooled: Sequence[Pooled], unit: Unit) -> Table:
 
 
 def _row(one: Pooled, unit: Unit) -> list[Cell]:
-    end = f"{unit.text(one.end.mean)} ± {unit.text(one.end.error)}"
-    cells = [Cell(text=one.arm), Cell(text=end, value=one.end.mean)]
+    cells = [Cell(text=one.arm), Cell(text=unit.mean(one.end), value=one.end.mean)]
     cells.append(Cell(text=str(one.failed), value=one.failed))
     apart = one.difference
     if apart is None:
         return [*cells, *[_NO] * 5]
     clear = one.corrected < LEVEL
-    higher = sum(value > 0.0 for value in one.differences.values())
-    interval = f"{unit.signed(apart.low)} to {unit.signed(apart.high)}"
     return [
         *cells,
         Cell(text=unit.signed(apart.mean), value=apart.mean, strong=clear),
-        Cell(text=interval, value=apart.low),
-        Cell(text=f"{higher} of {apart.number}", value=higher / apart.number),
+        Cell(text=unit.interval(apart), value=apart.low),
+        Cell(text=f"{one.higher} of {apart.number}", value=one.higher / apart.number),
         Cell(text=p_text(apart.p), value=apart.p),
         Cell(text=p_text(one.corrected), value=one.corrected, strong=clear),
     ]
@@ -136,15 +134,14 @@ def pooled_verdicts(study: Study, pooled: Sequence[Pooled], unit: Unit) -> dict[
             continue
         apart, count = one.difference, len(study.seeds)
         seeds = "1 seed" if count == 1 else f"{count} seeds"
-        higher = sum(value > 0.0 for value in one.differences.values())
         found.append(
             Verdict(
                 claim=f"{study.baseline} ends at a lower error than {one.arm} over random "
-                f"populations",
+                "populations",
                 outcome=finding(apart, one.corrected),
                 why=f"Difference {unit.signed(apart.mean)}{unit.points}, 95% CI "
-                f"{unit.signed(apart.low)} to {unit.signed(apart.high)}, {apart.number} "
-                f"populations of {seeds} each, {one.arm} higher in {higher}, "
+                f"{unit.interval(apart)}, {apart.number} "
+                f"populations of {seeds} each, {one.arm} higher in {one.higher}, "
                 f"corrected p {p_text(one.corrected)}"
                 + (f", {one.failed} runs failed" if one.failed else ""),
             )
@@ -174,7 +171,7 @@ def _draw(figure: Figure, *, study: Study, others: Sequence[Pooled], unit: Unit)
         style = mark_style(order.index(one.arm))
         values = [unit.scale * value for value in one.differences.values()]
         panel.plot(values, [y + 0.2] * len(values), ".", color=style["color"], alpha=0.5)
-        mean = unit.scale * fmean(one.differences.values())
+        mean = unit.scale * one.difference.mean
         half = unit.scale * (one.difference.high - one.difference.low) / 2.0
         panel.errorbar(mean, y, xerr=half, capsize=3, **style)
     panel.set_yticks(range(len(others)), [one.arm for one in others])

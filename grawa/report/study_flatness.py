@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,8 +14,8 @@ from grawa.experiments.study import Study
 from grawa.experiments.trial import Result
 from grawa.flatness import kendall
 from grawa.report.drawing import Picture, grid_of, log_scale, mark_style, panel_size
-from grawa.report.statistics import Difference, Mean, holm, mean_of, paired_difference
-from grawa.report.tables import Cell, Table, Unit
+from grawa.report.statistics import Difference, holm, mean_of, paired_difference
+from grawa.report.tables import Cell, Table, Unit, with_error
 from grawa.report.verdicts import LEVEL, Verdict, finding, p_text
 
 _NO = Cell(text="-")
@@ -133,9 +133,7 @@ def flats_of(study: Study, results: Sequence[Result]) -> list[Flat]:
             if own["loss"]
         ]
     corrected = holm([flat.ratio.p if flat.ratio else math.nan for flat in found])
-    return [
-        Flat(**{**vars(flat), "corrected": p}) for flat, p in zip(found, corrected, strict=True)
-    ]
+    return [replace(flat, corrected=p) for flat, p in zip(found, corrected, strict=True)]
 
 
 def _is(result: Result, arm: str, condition: str) -> bool:
@@ -180,7 +178,7 @@ def _table(study: Study, condition: str, flats: Sequence[Flat], unit: Unit) -> T
     rows = [
         [
             Cell(text=flat.arm),
-            _errors(flat.values["gap"], unit),
+            _mean(flat.values["gap"], unit.text),
             _mean(flat.values["loss"]),
             *(_mean(flat.values[name]) for name in measures),
             *_ratio_cells(flat),
@@ -202,24 +200,11 @@ def _table(study: Study, condition: str, flats: Sequence[Flat], unit: Unit) -> T
     )  # fmt: skip
 
 
-def _mean(values: Mapping[int, float]) -> Cell:
+def _mean(values: Mapping[int, float], text: Callable[[float], str] = "{:.3g}".format) -> Cell:
     if not values:
         return _NO
     found = mean_of(list(values.values()))
-    return Cell(text=_with_error(found, lambda value: f"{value:.3g}"), value=found.mean)
-
-
-def _errors(values: Mapping[int, float], unit: Unit) -> Cell:
-    if not values:
-        return _NO
-    found = mean_of(list(values.values()))
-    return Cell(text=_with_error(found, unit.text), value=found.mean)
-
-
-def _with_error(found: Mean, text: Callable[[float], str]) -> str:
-    if math.isnan(found.error):
-        return text(found.mean)
-    return f"{text(found.mean)} ± {text(found.error)}"
+    return Cell(text=with_error(found, text), value=found.mean)
 
 
 def _ratio_cells(flat: Flat) -> list[Cell]:

@@ -7,7 +7,7 @@ from grawa.experiments.study import Study
 from grawa.experiments.study_folder import Found, StudyFolder
 from grawa.report.outcomes import Outcome, outcomes_of
 from grawa.report.page import Page, Section, facts_of
-from grawa.report.pooled import pooled_of, pooled_picture, pooled_table, pooled_verdicts
+from grawa.report.pooled import Pooled, pooled_of, pooled_picture, pooled_table, pooled_verdicts
 from grawa.report.progress import duration_text
 from grawa.report.study_flatness import (
     Flat,
@@ -43,18 +43,18 @@ def study_page(folder: StudyFolder) -> Page:
         )
     unit = Unit(tests[0].metric)
     outcomes = outcomes_of(study, found.results)
-    flats = flats_of(study, tests)
+    flats, pooled = flats_of(study, tests), pooled_of(study, outcomes)
     about = folder.about()
     return Page(
         title=f"{study.base.task}: {_what(study)}",
         subtitle=_subtitle(study),
         notices=_notices(study, found),
         verdicts={
-            **pooled_verdicts(study, pooled_of(study, outcomes), unit),
+            **pooled_verdicts(study, pooled, unit),
             **verdicts_of(study, outcomes, unit),
             **flat_verdicts(study, flats),
         },
-        sections=_sections(study, outcomes, flats, found, unit),
+        sections=_sections(study, outcomes, pooled, flats, found, unit),
         facts={**facts_of(about), "computing time": _computing(found), **_base(study)},
     )
 
@@ -98,9 +98,13 @@ def _notices(study: Study, found: Found) -> list[str]:
 
 
 def _sections(
-    study: Study, outcomes: Sequence[Outcome], flats: Sequence[Flat], found: Found, unit: Unit
+    study: Study,
+    outcomes: Sequence[Outcome],
+    pooled: Sequence[Pooled],
+    flats: Sequence[Flat],
+    found: Found,
+    unit: Unit,
 ) -> list[Section]:
-    pooled = pooled_of(study, outcomes)
     alone = [o for o in outcomes if not (pooled and o.condition in study.populations)]
     pictures = study_pictures(study, outcomes, alone, unit)
     sections = []

@@ -52,10 +52,7 @@ def condition_table(
 
 def _row(arm: Arm, outcome: Outcome, unit: Unit) -> list[Cell]:
     end = outcome.end
-    error = _NO
-    if end is not None:
-        spread = "" if math.isnan(end.error) else f" ± {unit.text(end.error)}"
-        error = Cell(text=f"{unit.text(end.mean)}{spread}", value=end.mean)
+    error = _NO if end is None else Cell(text=unit.mean(end), value=end.mean)
     done = len(outcome.errors)
     failed = f", {outcome.failed} failed" if outcome.failed else ""
     runs = Cell(text=f"{done}{failed}", value=done)
@@ -81,10 +78,7 @@ def _difference(difference: Difference | None, outcome: Outcome, unit: Unit) -> 
     clear = outcome.corrected < LEVEL
     return [
         Cell(text=mean.text, value=mean.value, strong=clear),
-        Cell(
-            text=f"{unit.signed(difference.low)} to {unit.signed(difference.high)}",
-            value=difference.low,
-        ),
+        Cell(text=unit.interval(difference), value=difference.low),
         Cell(text=p_text(difference.p), value=difference.p),
         Cell(text=p_text(outcome.corrected), value=outcome.corrected, strong=clear),
     ]

@@ -1,12 +1,14 @@
 """A table, as it is printed and as a page shows it."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 
 from grawa.report.console import bytes_text
+from grawa.report.statistics import Difference, Mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,13 @@ def as_rich(table: Table) -> RichTable:
     return shown
 
 
+def with_error(mean: Mean, text: Callable[[float], str]) -> str:
+    """A mean and its standard error, as `text` writes numbers; the mean alone of one value."""
+    if math.isnan(mean.error):
+        return text(mean.mean)
+    return f"{text(mean.mean)} ± {text(mean.error)}"
+
+
 @dataclass(frozen=True)
 class Unit:
     """How a metric is written.
@@ -101,6 +110,28 @@ class Unit:
         ('4.17', '0.01234')
         """
         return f"{value * 100.0:.2f}" if self.in_percent else f"{value:.4g}"
+
+    def mean(self, mean: Mean) -> str:
+        """A mean with its standard error, where there is one.
+
+        Returns:
+            Both, without the unit.
+
+        >>> Unit("test error").mean(Mean(0.0417, 0.002, 8))
+        '4.17 ± 0.20'
+        """
+        return with_error(mean, self.text)
+
+    def interval(self, difference: Difference) -> str:
+        """The confidence interval of a difference.
+
+        Returns:
+            Its ends, without the unit.
+
+        >>> Unit("test error").interval(Difference(0.01, -0.002, 0.022, 0.1, 8))
+        '-0.20 to +2.20'
+        """
+        return f"{self.signed(difference.low)} to {self.signed(difference.high)}"
 
     def signed(self, value: float) -> str:
         """A difference, with its sign.

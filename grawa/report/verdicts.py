@@ -76,7 +76,7 @@ def _verdict(
     if difference.number < 2:
         why = f"One seed alone, difference {size}{failed}"
         return Verdict(claim=claim, outcome="no answer", why=why)
-    interval = f"95% CI {unit.signed(difference.low)} to {unit.signed(difference.high)}"
+    interval = f"95% CI {unit.interval(difference)}"
     seeds = f"{difference.number} seeds, corrected p {p_text(p)}"
     why = f"Difference {size}, {interval}, {seeds}{failed}"
     return Verdict(claim=claim, outcome=finding(difference, p), why=why)
