@@ -53,7 +53,11 @@ def main(config: Config) -> None:
 
 
 def _run(name: str, folder: Path) -> None:
-    """Runs a study, or what is left of it."""
+    """Runs a study, or what is left of it; one that is whole is left as it is."""
+    if StudyFolder.is_one(folder):
+        found = StudyFolder(folder)
+        if len(found.found().results) == found.study().count():
+            return
     words = ["grawa", *STUDIES[name].words, "--out", str(folder)]
     print(f"{name}: {' '.join(words)}", flush=True)
     began = time.perf_counter()

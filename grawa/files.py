@@ -1,5 +1,6 @@
 """Files that are either whole or not there."""
 
+import math
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -27,3 +28,8 @@ def write_text(path: Path, text: str) -> None:
     """Writes a text file."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def finite_or_none(value: float | None) -> float | None:
+    """A number for a JSON file, which has none that are not finite."""
+    return value if value is not None and math.isfinite(value) else None

@@ -2,16 +2,13 @@
 
 import json
 import math
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from grawa.cli import names
@@ -25,6 +22,7 @@ from grawa.flatness import Valley, line, plane
 from grawa.flatness.hessian import import_curvlinops
 from grawa.report.flatness import flatness_tables, valley_text
 from grawa.report.landscape import bars_picture, line_picture, plane_picture
+from grawa.report.progress import counting
 from grawa.train.launch import pick_device
 from grawa.train.loop import load
 
@@ -58,7 +56,7 @@ def flatness_command(
         import_curvlinops()
     subject = _read(RunFolder.open(run), config, pick_device(device))
     notes: list[str] = []
-    with _progress(_count(subject, config, pictures)) as advance:
+    with counting(_count(subject, config, pictures), "reading") as advance:
         found = measure_run(subject, config, advance)
         if pictures:
             bars_picture(found.models, run / "flatness.png")
@@ -167,22 +165,3 @@ def _reach(through: Valley | None, distances: list[float]) -> float:
     """How far the lines go: past the workers, and past the valley's borders."""
     borders = () if through is None else through.border_distances
     return 1.1 * max([2.0 * max(distances), *(b for b in borders if math.isfinite(b))])
-
-
-@contextmanager
-def _progress(total: int) -> Generator[Callable[[str], None]]:
-    """A display of progress on a terminal.
-
-    Yields:
-        What to call with the name of each part, before it begins.
-    """
-    console = Console()
-    columns: tuple[Any, ...] = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("reading", total=total)
-        yield lambda part: progress.update(task, advance=1, description=part)

@@ -1,8 +1,9 @@
 """What `grawa compare` and `grawa ablate` are told on the command line."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -105,14 +106,8 @@ class StudyConfig:
 
         Returns:
             A configuration whose strategy, seed and faults are to be set.
-
-        Raises:
-            UserError: if an option is not for studies.
         """
-        options = written_options(self.options)
-        taken = [name for name in options if name in OWN or hasattr(self, name)]
-        if taken:
-            raise UserError(f"{taken[0]} is not for --options: the study sets it itself")
+        options = other_options(self.options, self, "the study")
         config = TrainConfig(
             task=self.task,
             workers=self.workers,
@@ -126,6 +121,27 @@ class StudyConfig:
             device="cpu",
         )
         return changed(config, options)
+
+
+def other_options(texts: Sequence[str], asked: object, who: str) -> dict[str, Any]:
+    """What --options says, of a command that has options of its own.
+
+    Args:
+        texts: each name=value.
+        asked: the command's own options, as attributes.
+        who: sets those itself.
+
+    Returns:
+        The changes.
+
+    Raises:
+        UserError: if one is not for --options.
+    """
+    options = written_options(texts)
+    taken = [name for name in options if name in OWN or hasattr(asked, name)]
+    if taken:
+        raise UserError(f"{taken[0]} is not for --options: {who} sets it itself")
+    return options
 
 
 def listed(text: str, what: str) -> list[str]:

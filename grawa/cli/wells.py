@@ -2,29 +2,31 @@
 
 import json
 import math
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 
-from grawa.cli.methods import OWN, grid, method
+from grawa.cli.methods import grid, method
 from grawa.cli.run import check
-from grawa.cli.study_config import at_least, listed
+from grawa.cli.study_config import at_least, listed, other_options
 from grawa.cli.trials import prepare
 from grawa.errors import UserError
 from grawa.experiments.config import TrainConfig
 from grawa.experiments.environment import environment
-from grawa.experiments.options import changed, written_options
+from grawa.experiments.options import changed
 from grawa.experiments.wells import Walked, as_json, walks
 from grawa.files import write_text
+from grawa.report.progress import counting
 from grawa.report.tables import as_rich
 from grawa.report.wells import FRAMES, draw_animation, draw_paths
 from grawa.report.wells_tables import end_table, share_table
+
+_COUNT = TextColumn("{task.completed:.0f}/{task.total:.0f}")
 
 SCHEMA = 1
 """Version of `ends.json`; raised when a field changes its meaning."""
@@ -95,10 +97,7 @@ class WellsConfig:
         return found
 
     def _config(self, text: str) -> TrainConfig:
-        options = written_options(self.options)
-        taken = [name for name in options if name in OWN or hasattr(self, name)]
-        if taken:
-            raise UserError(f"{taken[0]} is not for --options: `grawa wells` sets it itself")
+        options = other_options(self.options, self, "`grawa wells`")
         base = TrainConfig(
             task=f"wells:noise={self.noise}",
             seed=self.seed,
@@ -136,7 +135,8 @@ def wells_command(asked: Annotated[WellsConfig, tyro.conf.arg(name="")]) -> None
     at_least(asked.seed, 0, "seed")
     seeds = range(asked.seed, asked.seed + at_least(asked.seeds, 1, "seeds"))
     methods, out = asked.methods(), _folder(asked.out)
-    with _progress(len(seeds) * len(methods) + FRAMES * asked.animate) as advance:
+    parts = len(seeds) * len(methods) + FRAMES * asked.animate
+    with counting(parts, "starting", _COUNT) as advance:
         runs = []
         for walked in walks(prepare, methods, seeds):
             runs.append(walked)
@@ -156,23 +156,6 @@ def _folder(path: Path) -> Path:
     except OSError as error:
         raise UserError(f"{path} can't be a folder: {error.strerror}; take another --out") from None
     return path
-
-
-@contextmanager
-def _progress(total: int) -> Generator[Callable[[str], object]]:
-    """A bar on a terminal; gives a function that takes what was just done."""
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(),
-        disable=not Console().is_terminal,
-    )
-    with bar:
-        task = bar.add_task("starting", total=total)
-        yield lambda what: bar.update(task, advance=1, description=what)
 
 
 def _say(asked: WellsConfig, runs: Sequence[Walked], first: Sequence[Walked], out: Path) -> None:

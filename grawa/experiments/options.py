@@ -65,6 +65,11 @@ def changed(config: TrainConfig, *changes: Changes) -> TrainConfig:
     return config
 
 
+def as_lists(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as TOML and JSON have them: lists in the place of tuples."""
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in options.items()}
+
+
 def written_options(texts: Sequence[str]) -> dict[str, Any]:
     """Options that are written as name=value.
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from grawa.errors import UserError
 from grawa.experiments.config import TrainConfig
 from grawa.experiments.flatness import FlatnessConfig
-from grawa.experiments.options import Changes, changed
+from grawa.experiments.options import Changes, as_lists, changed
 
 SCHEMA = 2
 """Version of `study.toml`; raised when an entry changes its meaning."""
@@ -247,7 +247,7 @@ class Study:
             "conditions": [_plain(condition) for condition in self.conditions],
             "tune_conditions": [_plain(condition) for condition in self.tune_conditions],
             "arms": [_plain(arm) for arm in self.arms],
-            "flatness": {} if self.flatness is None else _lists(asdict(self.flatness)),
+            "flatness": {} if self.flatness is None else as_lists(asdict(self.flatness)),
         }
 
     @classmethod
@@ -296,11 +296,6 @@ def _plain(value: Arm | Condition) -> dict[str, Any]:
 
 def _condition(entry: Mapping[str, Any]) -> Condition:
     return Condition(name=entry["name"], options=_tuples(entry["options"]))
-
-
-def _lists(options: Mapping[str, Any]) -> dict[str, Any]:
-    """As TOML gives them back."""
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in options.items()}
 
 
 def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:

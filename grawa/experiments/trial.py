@@ -11,7 +11,9 @@ from grawa.errors import DivergedError, UserError
 from grawa.experiments.config import TrainConfig
 from grawa.experiments.curve import Curve, curve_of, weights_of
 from grawa.experiments.flatness import CONSENSUS, Subject, measure_run
+from grawa.experiments.options import as_lists
 from grawa.experiments.study import Trial
+from grawa.files import finite_or_none
 from grawa.round_report import RoundReport
 from grawa.tasks import Task
 from grawa.train.loop import Evaluated, Event, Finished, Started, StrategyFor, load, train
@@ -73,7 +75,9 @@ class Result:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; what is not finite becomes `None`."""
-        curve = {name: [_finite(v) for v in column] for name, column in vars(self.curve).items()}
+        curve = {
+            name: [finite_or_none(v) for v in column] for name, column in vars(self.curve).items()
+        }
         return {**asdict(self), "curve": curve}
 
     @classmethod
@@ -122,7 +126,7 @@ def run_trial(prepare: Prepare, trial: Trial) -> Result:
         seed=trial.seed,
         config=plain_options(trial.config),
         metric=prepared.task.metric,
-        error=None if failure or finished is None else _finite(finished.error),
+        error=None if failure or finished is None else finite_or_none(finished.error),
         failure=failure,
         curve=curve if trial.points else Curve(),
         weights=weights,
@@ -135,8 +139,7 @@ def run_trial(prepare: Prepare, trial: Trial) -> Result:
 
 def plain_options(config: TrainConfig) -> dict[str, Any]:
     """The options of a run that have a value, as JSON has them."""
-    options = config.as_toml().items()
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in options}
+    return as_lists(config.as_toml())
 
 
 def as_plain(event: Event) -> dict[str, Any]:
@@ -172,7 +175,3 @@ def _tensor_names(task: Task, seed: int) -> list[str]:
 def _left_out(events: Iterable[Event], workers: int) -> list[int]:
     rounds = [event for event in events if isinstance(event, RoundReport)]
     return [sum(worker in report.left_out for report in rounds) for worker in range(workers)]
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and abs(value) < float("inf") else None

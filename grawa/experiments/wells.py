@@ -12,6 +12,7 @@ from torch.autograd.functional import hessian
 from grawa.experiments.config import TrainConfig
 from grawa.experiments.trial import Prepare, plain_options
 from grawa.experiments.walk import Walk, walk
+from grawa.files import finite_or_none
 from grawa.tasks.wells import Well, landscape, nearest_well
 
 Kind = Literal["flat", "sharp", "none"]
@@ -113,15 +114,11 @@ def _end_as_json(walked: Walked) -> dict[str, Any]:
     end, place = walked.end, walked.walk.end.tolist()
     return {
         "seed": walked.seed,
-        "place": [_finite(value) for value in place],
-        "loss": _finite(end.loss),
+        "place": [finite_or_none(value) for value in place],
+        "loss": finite_or_none(end.loss),
         "kind": end.kind,
         "nearest": {"kind": end.nearest.kind, "place": list(end.nearest.place)},
-        "distance": _finite(end.distance),
-        "eigenvalue": _finite(end.eigenvalue),
+        "distance": finite_or_none(end.distance),
+        "eigenvalue": finite_or_none(end.eigenvalue),
         "failure": walked.walk.failure,
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

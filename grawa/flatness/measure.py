@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grawa.errors import UserError
+from grawa.files import finite_or_none
 from grawa.flatness.curvature import Estimate, hessian_trace, top_eigenvalues
 from grawa.flatness.sharpness import gradient_norm, sam_sharpness
 from grawa.flatness.surface import Surface
@@ -44,9 +45,11 @@ class Flatness:
         """Plain values; `None` for what is not finite."""
         many = None if self.eigenvalues is None else [_plain(e) for e in self.eigenvalues]
         return {
-            "loss": _finite(self.loss),
-            "gradient_norm": _finite(self.gradient_norm),
-            "sharpness": {str(radius): _finite(rise) for radius, rise in self.sharpness.items()},
+            "loss": finite_or_none(self.loss),
+            "gradient_norm": finite_or_none(self.gradient_norm),
+            "sharpness": {
+                str(radius): finite_or_none(rise) for radius, rise in self.sharpness.items()
+            },
             "eigenvalues": many,
             "trace": _plain(self.trace),
             "trace_over_loss": _plain(self.trace_over_loss),
@@ -56,11 +59,7 @@ class Flatness:
 def _plain(estimate: Estimate | None) -> dict[str, float | None] | None:
     if estimate is None:
         return None
-    return {name: _finite(value) for name, value in estimate._asdict().items()}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return {name: finite_or_none(value) for name, value in estimate._asdict().items()}
 
 
 def _silence(part: str) -> None:

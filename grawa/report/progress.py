@@ -1,17 +1,46 @@
 """Progress of a study, with an estimate of the time left."""
 
 import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from grawa.experiments.trial import Result
 
 _LINES = 10  # of progress where there is no terminal to redraw
 
 _WORDS = {"pace": "what a step costs", "tune": "tuning", "test": "comparing"}
+
+
+@contextmanager
+def counting(total: int, begin: str, *columns: ProgressColumn) -> Generator[Callable[[str], None]]:
+    """A bar on a terminal, for what comes in parts.
+
+    Args:
+        total: how many parts.
+        begin: shown before the first.
+        columns: of rich, behind the bar and before the times.
+
+    Yields:
+        What to call for each part, with its name.
+    """
+    console = Console()
+    shown = (TextColumn("{task.description}"), BarColumn(bar_width=24), *columns)
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*shown, *times, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(begin, total=total)
+        yield lambda part: progress.update(task, advance=1, description=part)
 
 
 class StudyProgress:
