@@ -16,7 +16,7 @@ class Health(NamedTuple):
     sizes: Tensor
     """(N,), L2 norms of the parameters; not finite where one of them is not."""
     losses: Tensor
-    """(N,), mean training loss since the last round; NaN where none was recorded."""
+    """(N,), mean of recent training losses; NaN where none was recorded."""
     scores: Tensor | None
     """(N, G), smaller is better."""
     are_norms: bool = False

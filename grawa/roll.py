@@ -9,6 +9,7 @@ from torch import Tensor
 
 from grawa.guard import Health
 from grawa.protocols import Communicator, Score
+from grawa.recent_losses import RecentLosses
 from grawa.replicas import Replicas
 
 ROW_LENGTH = 6
@@ -72,8 +73,7 @@ class RollCall:
         self._num_scores = max(groups) + 1 if score else 0
         self._shares = shares_gradients
         self._tracker = score.tracker(groups, comm.num_hosted) if score else None
-        self._loss_sum = replicas.zeros()
-        self._num_losses = [0] * comm.num_hosted
+        self._losses = RecentLosses(replicas.zeros())
         self._new_steps = [0] * comm.num_hosted
 
     def note_step(self, norms: Tensor | None, who: slice) -> None:
@@ -89,17 +89,15 @@ class RollCall:
 
     def note_losses(self, losses: Tensor, who: slice) -> None:
         """Takes the losses of a local step of these hosted workers, one each."""
-        self._loss_sum[who] += losses
-        self._num_losses[who] = [count + 1 for count in self._num_losses[who]]
+        self._losses.note(losses, who)
         if self._tracker is not None:
-            noted = torch.full_like(self._loss_sum, torch.nan)
+            noted = self._replicas.zeros().fill_(torch.nan)
             noted[who] = torch.where(torch.isfinite(losses), losses, torch.inf).to(noted)
             self._tracker.note_losses(noted)
 
     def forget_losses(self, worker: int) -> None:
         """A hosted worker has started again, so its losses until now say nothing of it."""
-        self._loss_sum[worker] = 0.0
-        self._num_losses[worker] = 0
+        self._losses.forget(worker)
 
     def call(self, rows: Tensor) -> Roll:
         """Calls all workers together; each process must do so, for whatever purpose.
@@ -119,8 +117,7 @@ class RollCall:
 
     def restart(self) -> None:
         """Called after each round."""
-        self._loss_sum.zero_()
-        self._num_losses = [0] * len(self._num_losses)
+        self._losses.restart()
         self._new_steps = [0] * len(self._new_steps)
         if self._tracker is not None:
             self._tracker.restart()
@@ -139,7 +136,7 @@ class RollCall:
         if purpose is Calls.GRADIENTS:
             norms = self._replicas.gradient_norms().sum(dim=1)
             sizes = torch.where(torch.isfinite(norms), sizes, torch.nan)
-        losses = self._mean_losses()
+        losses = self._losses.read()
         purposes = torch.full_like(losses, float(purpose))
         times = torch.full_like(losses, elapsed)
         steps, lrs = losses.new_tensor(self._new_steps), self._replicas.lrs().to(losses)
@@ -153,13 +150,6 @@ class RollCall:
             columns.append(self._replicas.has_gradient().to(losses))
         return torch.cat(columns, dim=1)
 
-    def _mean_losses(self) -> Tensor:
-        """Since the last round, (K,): NaN where none was noted, infinite where not finite."""
-        counts = self._loss_sum.new_tensor(self._num_losses)
-        means = self._loss_sum / counts
-        finite_or_inf = torch.where(torch.isfinite(means), means, torch.inf)
-        return torch.where(counts > 0, finite_or_inf, torch.nan)
-
     def _agreed(self, rows: Tensor) -> Tensor:
         """What a worker of several processes says with one voice; not finite if one is not."""
         if self._worker is None:
@@ -170,8 +160,7 @@ class RollCall:
         """What must be saved so that training resumes bit for bit."""
         return {
             "tracker": self._tracker.state_dict() if self._tracker else None,
-            "loss_sum": self._loss_sum,
-            "num_losses": self._num_losses,
+            "losses": self._losses.state_dict(),
             "new_steps": self._new_steps,
         }
 
@@ -179,6 +168,5 @@ class RollCall:
         """Takes back what `state_dict` gave."""
         if self._tracker is not None:
             self._tracker.load_state_dict(state["tracker"])
-        self._loss_sum.copy_(state["loss_sum"])
-        self._num_losses = state["num_losses"]
+        self._losses.load_state_dict(state["losses"])
         self._new_steps = state["new_steps"]

@@ -19,7 +19,8 @@ class RoundReport:
         step: local steps made when it began; with several hosted workers, by the foremost.
         weights: (N, G), columns sum to 1; `None` where the workers count equally.
         scores: (N, G), as reported; `None` where the strategy asks for none.
-        losses: (N,), mean training loss since the last round; NaN where it is not known.
+        losses: (N,), mean training loss since the last round, and of earlier steps where
+            these are fewer than 32; NaN where it is not known.
         steps_made: (N,), local steps of each worker since the last round.
         consensus_distance: root mean square over the workers that take part of the L2 distance
             to the round's center, before the pull; `None` if not measured, or without a mean.
