@@ -46,13 +46,15 @@ class Config:
     parameters: int = 5_000_000
     """P, float32."""
     turns: int = 5
-    """Means by each way, after one that is not counted."""
+    """Means by each way, at least 2, after one that is not counted."""
     output: Path = Path("benchmarks/results/exchange.json")
     """Where everything goes."""
 
 
 def main(config: Config) -> None:
     """Measures, writes and prints."""
+    if config.turns < 2:
+        sys.exit(f"exchange: --turns must be at least 2, got {config.turns}")
     hosts.check_machine()
     asked = {**asdict(config), "output": str(config.output)}
     with tempfile.TemporaryDirectory() as folder, hosts.hosts() as names:
@@ -79,13 +81,7 @@ def main(config: Config) -> None:
 def work(task: dict[str, str], rank: int) -> None:
     """Takes means, together with the other hosts; rank 0 writes down the times."""
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"tcp://10.77.0.1:{task['port']}",
-        rank=rank,
-        world_size=hosts.HOSTS,
-        timeout=TIMEOUT,
-    )
+    hosts.join(int(task["port"]), rank, TIMEOUT)
     comm = DistributedCommunicator(timeout=TIMEOUT)
     rows = Rows({"x": torch.zeros(1, int(task["parameters"]))}.items()).twin()
     rows["x"].fill_(float(rank))

@@ -7,8 +7,11 @@ import subprocess
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from itertools import count
 from typing import Any
+
+import torch.distributed as dist
 
 HOSTS = 4
 BURST = "1mb"
@@ -58,7 +61,7 @@ def hosts() -> Generator[list[str]]:
             _run("ip", "link", "add", far, "type", "veth", "peer", "name", "eth0", "netns", host)
             _run("ip", "link", "set", far, "netns", bridge)
             _run("ip", "-n", bridge, "link", "set", far, "master", "br0", "up")
-            _run("ip", "-n", host, "addr", "add", f"10.77.0.{i + 1}/24", "dev", "eth0")
+            _run("ip", "-n", host, "addr", "add", f"{_address(i)}/24", "dev", "eth0")
             _run("ip", "-n", host, "link", "set", "eth0", "up")
             _run("ip", "-n", host, "link", "set", "lo", "up")
         yield [f"{tag}h{i}" for i in range(HOSTS)]
@@ -101,3 +104,18 @@ def run_on(names: Sequence[str], program: str, task: dict[str, Any]) -> str | No
     errors = [process.communicate()[1] for process in processes]
     failed = (e for p, e in zip(processes, errors, strict=True) if p.returncode)
     return next(failed, None)
+
+
+def join(port: int, rank: int, timeout: timedelta) -> None:
+    """Starts the process group of all hosts, on one of them."""
+    dist.init_process_group(
+        "gloo",
+        init_method=f"tcp://{_address(0)}:{port}",
+        rank=rank,
+        world_size=HOSTS,
+        timeout=timeout,
+    )
+
+
+def _address(host: int) -> str:
+    return f"10.77.0.{host + 1}"

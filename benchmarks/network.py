@@ -19,7 +19,7 @@ import tyro
 
 from common import show, verdict, write_results
 from grawa.network import Link
-from hosts import BITS, HOSTS, PORTS, check_machine, hosts, run_on, shape
+from hosts import BITS, PORTS, check_machine, hosts, run_on, shape
 from network_methods import ALL_REDUCE, DDP, METHODS, NO_COMMUNICATION
 from network_worker import Task
 from pictures import network_picture
@@ -132,7 +132,6 @@ def _on_hosts(rate: str, names: list[str], config: Config, output: Path) -> list
     task = Task(
         runs=(*wanted, *judged * (config.repeat - 1)),
         port=next(PORTS),
-        hosts=HOSTS,
         sync_every=config.sync_every,
         cycles=config.cycles,
         batch=config.batch,

@@ -18,6 +18,7 @@ from torch import nn
 from grawa.files import write_text
 from grawa.planning.measure import Subject, measure
 from grawa.planning.predict import predict
+from hosts import HOSTS, join
 from network_methods import DDP, METHODS, PLANNED, TIMEOUT, Trainee, alone
 
 WIDTH = 1024
@@ -35,7 +36,6 @@ class Task:
     runs: tuple[str, ...]
     """Methods, one after the other."""
     port: int
-    hosts: int
     sync_every: int
     cycles: int
     batch: int
@@ -58,14 +58,8 @@ def work(task: Task, rank: int) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     os.environ.setdefault("RUST_LOG", "error")
-    dist.init_process_group(
-        "gloo",
-        init_method=f"tcp://10.77.0.1:{task.port}",
-        rank=rank,
-        world_size=task.hosts,
-        timeout=TIMEOUT,
-    )
-    found: list[Any] = [None] * task.hosts
+    join(task.port, rank, TIMEOUT)
+    found: list[Any] = [None] * HOSTS
     dist.all_gather_object(found, {"planned": _planned(task), "runs": _measured(task)})
     if rank == 0:
         write_text(Path(task.output), json.dumps(found))
@@ -84,7 +78,7 @@ def _planned(task: Task) -> dict[str, Any]:
     )
     strategies = {name: plan.strategy for name, plan in PLANNED.items()}
     measured = measure(subject, strategies, None, lambda _: nullcontext())
-    limit = task.hosts * task.batch / measured.step_seconds
+    limit = HOSTS * task.batch / measured.step_seconds
     shares = {
         method.name: predict(
             measured, method, PLANNED[method.name].variant, task.sync_every

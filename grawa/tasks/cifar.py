@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from grawa.errors import UserError
 from grawa.seeding import seeded
 from grawa.tasks.cifar_files import Layout, binary, pickled, read
+from grawa.tasks.classification import Classification
 from grawa.tasks.images import Colours, crop_and_flip, normalised
 from grawa.tasks.models.registry import CIFAR_MODELS, build, check_model
-from grawa.tasks.task import Data, Task, classification_error, written
+from grawa.tasks.task import Data, written
 
 _SIZE, _PADDING = 32, 4
 
@@ -22,7 +23,7 @@ def _ten(ending: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cifar10(Task):
+class Cifar10(Classification):
     """What is in the picture? A convolutional network on photographs of 10 kinds of things.
 
     Args:
@@ -35,7 +36,6 @@ class Cifar10(Task):
     Source: Krizhevsky (2009), "Learning Multiple Layers of Features from Tiny Images".
     """
 
-    metric: ClassVar[str] = "test error"
     num_classes: ClassVar[int] = 10
     what: ClassVar[str] = "CIFAR-10"
     colours: ClassVar[Colours] = Colours((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
@@ -86,19 +86,6 @@ class Cifar10(Task):
         if inputs.is_floating_point():
             return inputs
         return normalised(inputs, self.colours, model)
-
-    def loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross entropy."""
-        return nn.functional.cross_entropy(model(self.prepare(inputs, model)), targets)
-
-    def measure(self, model: nn.Module, data: Data) -> float:
-        """Classification error on the test images."""
-
-        def logits(inputs: Tensor) -> Tensor:
-            outputs: Tensor = model(self.prepare(inputs, model))
-            return outputs
-
-        return classification_error(logits, data.test_inputs, data.test_targets)
 
 
 @dataclass(frozen=True, kw_only=True)

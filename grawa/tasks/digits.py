@@ -5,25 +5,19 @@ from typing import ClassVar
 
 import torch
 from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import nn
 
 from grawa.errors import UserError
 from grawa.seeding import generator, seeded
+from grawa.tasks.classification import Classification, with_wrong_labels
 from grawa.tasks.models.registry import build, check_model
-from grawa.tasks.task import (
-    Data,
-    Task,
-    classification_error,
-    split,
-    with_wrong_labels,
-    written,
-)
+from grawa.tasks.task import Data, split, written
 
 _WHITE = 16.0  # the images' largest value
 
 
 @dataclass(frozen=True, kw_only=True)
-class Digits(Task):
+class Digits(Classification):
     """Which digit is it? A small multilayer perceptron or convolutional network on real images.
 
     Args:
@@ -34,7 +28,6 @@ class Digits(Task):
     Source: Alpaydin and Kaynak (1998), "Optical Recognition of Handwritten Digits", UCI.
     """
 
-    metric: ClassVar[str] = "test error"
     num_classes: ClassVar[int] = 10
     architectures: ClassVar[tuple[str, ...]] = ("mlp", "cnn")
 
@@ -62,11 +55,3 @@ class Digits(Task):
         """The chosen one, for images of 8 x 8 pixels in a row of 64."""
         with seeded(seed, "model"):
             return build(self.architecture, (1, 8, 8), self.num_classes)
-
-    def loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross entropy."""
-        return nn.functional.cross_entropy(model(inputs), targets)
-
-    def measure(self, model: nn.Module, data: Data) -> float:
-        """Classification error on the test images."""
-        return classification_error(model, data.test_inputs, data.test_targets)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from grawa.errors import UserError
 from grawa.seeding import generator, seeded
+from grawa.tasks.classification import Classification
 from grawa.tasks.models.registry import build, check_model
-from grawa.tasks.task import Data, Task, classification_error, written
+from grawa.tasks.task import Data, written
 
 _TEST_SIZE = 4000
 _BUMPS = 5
@@ -24,7 +25,7 @@ _SHIFT, _STRETCH, _WARP, _SCALE = 0.2, 0.25, 0.06, 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Glyphs(Task):
+class Glyphs(Classification):
     """Which of ten curves is it, shifted, stretched, warped, scaled and in noise?
 
         signal(t) = scale * template(shift + stretch * t + warp * sin(2 pi (t + phase))) + noise
@@ -39,7 +40,6 @@ class Glyphs(Task):
         architecture: "mlp" (length-64-10, with a ReLU) or "cnn"; `model=` on the command line.
     """
 
-    metric: ClassVar[str] = "test error"
     num_classes: ClassVar[int] = 10
     architectures: ClassVar[tuple[str, ...]] = ("mlp", "cnn")
 
@@ -72,14 +72,6 @@ class Glyphs(Task):
         """The chosen one."""
         with seeded(seed, "model"):
             return build(self.architecture, (1, self.length), self.num_classes)
-
-    def loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross entropy."""
-        return nn.functional.cross_entropy(model(inputs), targets)
-
-    def measure(self, model: nn.Module, data: Data) -> float:
-        """Classification error on the test signals."""
-        return classification_error(model, data.test_inputs, data.test_targets)
 
 
 def _templates(random: torch.Generator) -> Tensor:

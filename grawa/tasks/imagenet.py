@@ -9,17 +9,18 @@ from torch import Tensor, nn
 
 from grawa.errors import UserError
 from grawa.seeding import seeded
+from grawa.tasks.classification import Classification
 from grawa.tasks.images import Colours, center_crop, crop_and_flip, normalised
 from grawa.tasks.jpegs import as_names, as_rows, list_images, read_images
 from grawa.tasks.models.registry import build, check_model
-from grawa.tasks.task import Data, Task, classification_error, written
+from grawa.tasks.task import Data, written
 
 _COLOURS = Colours((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _READ_OVER_SEEN = 256 / 224
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageNet(Task):
+class ImageNet(Classification):
     """What is in the photograph? ResNet-50 on up to 1,000 kinds of things.
 
     The data are names of files; photographs are read when a batch needs them, so memory does not
@@ -39,7 +40,6 @@ class ImageNet(Task):
     Source: Russakovsky et al. (2015), "ImageNet Large Scale Visual Recognition Challenge".
     """
 
-    metric: ClassVar[str] = "test error"
     num_classes: ClassVar[int] = 1000
     architectures: ClassVar[tuple[str, ...]] = ("resnet50",)
 
@@ -98,19 +98,6 @@ class ImageNet(Task):
             return inputs
         images = self._read(inputs) if inputs.dim() == 2 else inputs
         return normalised(center_crop(images, self.size), _COLOURS, model)
-
-    def loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross entropy; of files, (B, longest), or of what `augment` made of them."""
-        return nn.functional.cross_entropy(model(self.prepare(inputs, model)), targets)
-
-    def measure(self, model: nn.Module, data: Data) -> float:
-        """Classification error on the photographs in `val`."""
-
-        def logits(inputs: Tensor) -> Tensor:
-            outputs: Tensor = model(self.prepare(inputs, model))
-            return outputs
-
-        return classification_error(logits, data.test_inputs, data.test_targets)
 
     def _read(self, names: Tensor) -> Tensor:
         assert self.folder is not None, "names come from data()"

@@ -1,7 +1,7 @@
 """What every task offers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -9,9 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from grawa.errors import UserError
-
-_MEASURED_AT_ONCE = 512
-"""Samples; a bound on the memory that measuring a large model takes."""
 
 
 class Data(NamedTuple):
@@ -110,43 +107,3 @@ def split(inputs: Tensor, targets: Tensor, train_size: int, order: Tensor) -> Da
         )
     train, test = order[:train_size], order[train_size:]
     return Data(inputs[train], targets[train], inputs[test], targets[test])
-
-
-def classification_error(
-    logits: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor
-) -> float:
-    """The fraction of samples whose largest output is not at their label.
-
-    Args:
-        logits: of a batch of inputs, (B, classes): a model, say.
-        inputs: (n, ...).
-        targets: labels, (n,).
-
-    Returns:
-        A number in [0, 1].
-    """
-    parts = zip(inputs.split(_MEASURED_AT_ONCE), targets.split(_MEASURED_AT_ONCE), strict=True)
-    with torch.no_grad():
-        wrong = [(logits(part).argmax(dim=1) != labels).double().sum() for part, labels in parts]
-        return float(torch.stack(wrong).sum() / len(targets))
-
-
-def with_wrong_labels(
-    targets: Tensor, share: float, num_classes: int, random: torch.Generator
-) -> Tensor:
-    """A share of the labels, to the nearest whole number of them, replaced by others at random.
-
-    Args:
-        targets: labels, (n,).
-        share: how many of them are to be wrong, in [0, 1].
-        num_classes: how many labels there are.
-        random: says which, and by what.
-
-    Returns:
-        (n,).
-    """
-    count = round(share * len(targets))
-    picked = torch.randperm(len(targets), generator=random)[:count]
-    shift = torch.zeros_like(targets)
-    shift[picked] = torch.randint(1, num_classes, (count,), generator=random)
-    return (targets + shift) % num_classes
