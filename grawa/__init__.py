@@ -5,7 +5,7 @@ from grawa.batchnorm import recalibrate_batchnorm
 from grawa.errors import CommunicationError, DivergedError, UserError
 from grawa.guard import Guard
 from grawa.optim import SAM
-from grawa.probe import GradientProbe
+from grawa.probe import GradientProbe, LossProbe
 from grawa.protocols import Communicator, Round, Score, State, Strategy
 from grawa.round_report import RoundReport
 from grawa.schedule import Every, Quadratic, Schedule, SharedCount, Warmup
@@ -14,6 +14,7 @@ from grawa.scores import (
     NormTimesLoss,
     Presence,
     ProbeGradientNorms,
+    ProbeLoss,
     RmsGradientNorms,
     TrainingLoss,
 )
@@ -58,10 +59,12 @@ __all__ = [
     "InverseLoss",
     "Leaves",
     "LocalSGD",
+    "LossProbe",
     "NormTimesLoss",
     "OuterNesterov",
     "Presence",
     "ProbeGradientNorms",
+    "ProbeLoss",
     "Quadratic",
     "RandomWeights",
     "RmsGradientNorms",

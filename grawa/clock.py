@@ -32,6 +32,10 @@ class Clock(Protocol):
         """These hosted workers have made a local step."""
         ...
 
+    def scored(self) -> None:
+        """The hosted workers have found out what they report in a round."""
+        ...
+
     def joined(self) -> float:
         """All workers have joined a round; when the last one did."""
         ...
@@ -81,6 +85,9 @@ class WallClock:
     def stepped(self, who: slice) -> None:
         """The step took its time."""
 
+    def scored(self) -> None:
+        """That took its time."""
+
     def joined(self) -> float:
         """Now."""
         return self.now()
@@ -112,6 +119,8 @@ class VirtualClock:
 
     Args:
         step_time: seconds of a local step at speed 1.
+        score_time: seconds in which a worker finds out what it reports in a round, at speed 1: of
+            a probe's pass, say.
         speeds: of each worker; a worker of speed 0.5 takes twice as long. `None` for equal ones.
         jitter: standard deviation of a step's length, as a share of it; lengths are log-normal.
         link: between workers; `None` for messages that take no time.
@@ -135,6 +144,7 @@ class VirtualClock:
         self,
         step_time: float,
         *,
+        score_time: float = 0.0,
         speeds: Sequence[float] | None = None,
         jitter: float = 0.0,
         link: Link | None = None,
@@ -143,11 +153,14 @@ class VirtualClock:
     ) -> None:
         if not 0.0 < step_time < math.inf:
             raise UserError(f"the time of a step must be positive, got {step_time} s")
+        if not 0.0 <= score_time < math.inf:
+            raise UserError(f"the time of a score must not be negative, got {score_time} s")
         if speeds is not None and not all(0.0 < speed < math.inf for speed in speeds):
             raise UserError(f"speeds must be positive, got {list(speeds)}")
         if not 0.0 <= jitter < math.inf:
             raise UserError(f"jitter must not be negative, got {jitter}")
         self._step_time = step_time
+        self._score_time = score_time
         self._speeds = speeds
         # A log-normal length with mean 1 and this standard deviation.
         self._sigma = math.sqrt(math.log1p(jitter * jitter))
@@ -203,11 +216,18 @@ class VirtualClock:
             self.times[k] += self._lengths[k]
             self._lengths[k] = self._draw(k)
 
+    def scored(self) -> None:
+        """See `Clock.scored`."""
+        for k in range(len(self.times)):
+            self.times[k] += self._score_time / self._speed(k)
+
     def _draw(self, k: int) -> float:
         """How long a worker's next step will take."""
-        speed = 1.0 if self._speeds is None else self._speeds[k]
         factor = math.exp(self._random.gauss(-(self._sigma**2) / 2, self._sigma))
-        return self._step_time / speed * factor
+        return self._step_time / self._speed(k) * factor
+
+    def _speed(self, k: int) -> float:
+        return 1.0 if self._speeds is None else self._speeds[k]
 
     def joined(self) -> float:
         """When the last worker got there."""

@@ -1,4 +1,4 @@
-"""A probe: the gradient norms of hosted models on a batch that all workers share."""
+"""Probes: what hosted models make of a batch that all workers share."""
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -62,6 +62,40 @@ class GradientProbe(Generic[Batch]):
         found = dict(zip(by_id, torch._foreach_norm(list(by_id.values())), strict=True))
         zero = torch.zeros((), device=params[0].device, dtype=params[0].dtype)
         return torch.stack([found.get(id(p), zero).to(zero) for p in params])
+
+
+class LossProbe(Generic[Batch]):
+    """Computes losses on one batch and leaves no trace; see `GradientProbe`.
+
+    Args:
+        model: the model, or the K hosted models.
+        batch: makes the i-th probe batch, the same on every worker.
+        loss: the loss of a model on a batch, a scalar.
+
+    >>> probe = LossProbe(nn.Identity(), lambda i: torch.tensor(3.0 + i), lambda m, x: m(x))
+    >>> probe(1)
+    tensor([[4.]])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Sequence[nn.Module],
+        batch: Callable[[int], Batch],
+        loss: Callable[[nn.Module, Batch], Tensor],
+    ) -> None:
+        self._models = [model] if isinstance(model, nn.Module) else list(model)
+        self._batch = batch
+        self._loss = loss
+
+    def __call__(self, index: int) -> Tensor:
+        """The losses on the `index`-th probe batch, (K, 1)."""
+        batch = self._batch(index)
+        return torch.stack([self._loss_of(model, batch) for model in self._models]).unsqueeze(1)
+
+    def _loss_of(self, model: nn.Module, batch: Batch) -> Tensor:
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        with evaluating(model), torch.no_grad(), _same_random_numbers(device):
+            return self._loss(model, batch)
 
 
 @contextmanager

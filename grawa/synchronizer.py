@@ -262,8 +262,15 @@ class Synchronizer:
     def _call(self, purpose: Calls) -> tuple[Roll, float]:
         """Calls the roll here and now, after what is under way."""
         call = self._parts[self._timetable.fragment].roll_call
-        rows = call.rows(purpose, self._clock.now())
+        rows = self._rows(call, purpose, self._clock.now())
         return self._lane.run(lambda: call.call(rows)), self._clock.joined()
+
+    def _rows(self, call: RollCall, purpose: Calls, moment: float) -> Tensor:
+        """What the hosted workers say; finding out their scores for a round takes time."""
+        rows = call.rows(purpose, moment)
+        if purpose in {Calls.ROUND, Calls.LEAVING}:
+            self._clock.scored()
+        return rows
 
     def _begin_round(self, turn: Callable[[float | None], int]) -> None:
         """Starts a round; it is over at once, unless it goes on in the background."""
@@ -273,7 +280,7 @@ class Synchronizer:
         self._replicas.check_unmoved()
         fragment = turn(self._lr)
         part = self._parts[fragment]
-        rows = part.roll_call.rows(Calls.ROUND, began)
+        rows = self._rows(part.roll_call, Calls.ROUND, began)
         part.roll_call.restart()
         live, shadow = self._live(part), part.shadow
         if shadow is not None:

@@ -45,6 +45,13 @@ def test_a_blocking_round_waits_for_the_slowest_and_takes_its_messages_time() ->
     assert report.exposed_seconds == pytest.approx(report.round_seconds)
 
 
+def test_finding_out_scores_takes_a_worker_time_once_a_round() -> None:
+    clock = VirtualClock(1.0, score_time=0.5, speeds=[1.0, 1.0, 1.0, 0.5])
+    reports = trained(grawa.LocalSGD(), 8, clock, sync_every=4)
+    assert clock.times == pytest.approx([2 * (8.0 + 1.0)] * 4)
+    assert reports[0].round_seconds == pytest.approx(9.0 - 5.0)
+
+
 @pytest.mark.parametrize("step", [1.0, 5.0])
 def test_an_overlapped_round_holds_up_only_what_steps_do_not_hide(step: float) -> None:
     clock = VirtualClock(step, link=LINK)

@@ -1,5 +1,8 @@
 """A probe: right norms, and no trace of how they were taken."""
 
+from collections.abc import Callable
+
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -80,7 +83,23 @@ def test_the_same_batch_gives_the_same_norms_and_another_does_not() -> None:
     assert not torch.equal(probe(7), probe(8))
 
 
-def test_a_probe_leaves_no_trace() -> None:
+def test_losses_are_those_in_eval_mode() -> None:
+    models = [Net(0), Net(1)]
+    losses = grawa.LossProbe(models, batch, loss)(3)
+    assert losses.shape == (2, 1)
+    with torch.no_grad():
+        by_hand = [float(loss(model.eval(), batch(3))) for model in models]
+    assert losses[:, 0].tolist() == by_hand
+    assert not losses.requires_grad
+
+
+Probing = Callable[[nn.Module], Callable[[int], Tensor]]
+
+PROBES: list[Probing] = [probe_of, lambda model: grawa.LossProbe(model, batch, loss)]
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_a_probe_leaves_no_trace(probe: Probing) -> None:
     model = Net()
     model.train()
     model.norm.eval()  # a module may be in another mode than the model
@@ -90,7 +109,7 @@ def test_a_probe_leaves_no_trace() -> None:
     modes = [module.training for module in model.modules()]
     required = [p.requires_grad for p in model.parameters()]
     random = torch.get_rng_state()
-    probe_of(model)(1)
+    probe(model)(1)
     for p, grad in zip(model.parameters(), grads, strict=True):
         if grad is None:
             assert p.grad is None
@@ -113,6 +132,7 @@ def test_random_numbers_drawn_by_the_loss_are_given_back() -> None:
     probe = grawa.GradientProbe(model, SGD(model.parameters(), lr=0.1), batch, noisy_loss)
     before = torch.get_rng_state()
     probe(0)
+    grawa.LossProbe(model, batch, noisy_loss)(0)
     assert torch.equal(torch.get_rng_state(), before)
 
 

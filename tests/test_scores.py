@@ -262,6 +262,20 @@ def test_norm_times_loss_needs_what_its_parts_need() -> None:
     assert grawa.NormTimesLoss().needs_gradients
     assert grawa.NormTimesLoss().needs_losses
     assert not grawa.NormTimesLoss(norms=probe).needs_gradients
+    both = grawa.NormTimesLoss(norms=probe, loss=grawa.ProbeLoss(probe=lambda _: torch.ones(1, 1)))
+    assert not both.needs_losses
+
+
+def test_probe_losses_are_averaged_over_rounds_and_belong_to_the_whole_model() -> None:
+    rounds = iter([torch.tensor([[1.0], [4.0]]), torch.tensor([[3.0], [math.nan]])])
+    score = grawa.ProbeLoss(probe=lambda _: next(rounds), decay=0.5)
+    tracker = score.tracker((0, 0), 2)
+    tracker.note_losses(torch.full((2,), 1e6))
+    assert tracker.read().tolist() == [[1.0], [4.0]]
+    tracker.restart()
+    torch.testing.assert_close(tracker.read(), torch.tensor([[(0.25 + 1.5) / 0.75], [4.0]]))
+    with pytest.raises(grawa.UserError, match="whole model"):
+        score.tracker((0, 1), 2)
 
 
 def test_presence_says_nothing_but_that() -> None:

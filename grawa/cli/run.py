@@ -13,21 +13,17 @@ from typing import Annotated, Any
 import torch
 import tyro
 from rich.console import Console
-from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from grawa.cli import names
+from grawa.cli import names, scores
 from grawa.errors import UserError
 from grawa.experiments.config import TrainConfig
 from grawa.experiments.run_folder import RunFolder
 from grawa.integrations.tensorboard import TensorBoardRounds, require_tensorboard
-from grawa.probe import GradientProbe
-from grawa.protocols import Score, Strategy
+from grawa.protocols import Strategy
 from grawa.report.console import RoundProgress, summary
 from grawa.round_report import RoundReport
-from grawa.scores import ProbeGradientNorms
-from grawa.seeding import generator
-from grawa.strategies import GRAWA, RandomWeights
+from grawa.strategies import RandomWeights
 from grawa.tasks import Data, Task
 from grawa.train.checkpoint import latest, step_of
 from grawa.train.launch import (
@@ -94,12 +90,7 @@ def check(config: TrainConfig) -> None:
     settings = config.settings()
     config.num_processes()
     task, strategy = names.task(config.task, config.data), names.strategy(config.strategy)
-    if config.norms not in {"training", "probe"}:
-        names.norms(config.norms)
-    if config.norms != "training" and not isinstance(strategy, GRAWA):
-        raise UserError(
-            f"--norms {config.norms} is for strategies with gradient norms, not {strategy}"
-        )
+    scores.check(config, strategy)
     if config.probe_size < 1:
         raise UserError(f"probe_size must be at least 1, got {config.probe_size}")
     if config.tensorboard:
@@ -168,28 +159,7 @@ def strategy_for(config: TrainConfig, task: Task, data: Data, workers: list[Work
     strategy = names.strategy(config.strategy)
     if isinstance(strategy, RandomWeights) and strategy.seed is None:
         return replace(strategy, seed=config.seed)
-    if config.norms == "training" or not isinstance(strategy, GRAWA):
-        return strategy
-    if config.norms == "probe":
-        return replace(strategy, norms=_probe_norms(config, task, data, workers))
-    return replace(strategy, norms=names.norms(config.norms))
-
-
-def _probe_norms(config: TrainConfig, task: Task, data: Data, workers: list[Worker]) -> Score:
-    """Norms on batches that follow from the seed, the same for all workers."""
-
-    def batch(index: int) -> tuple[Tensor, Tensor]:
-        random = generator(config.seed, "probe", index)
-        picked = torch.randperm(len(data.train_inputs), generator=random)[: config.probe_size]
-        picked = picked.to(data.train_inputs.device)
-        return data.train_inputs[picked], data.train_targets[picked]
-
-    def loss(model: nn.Module, samples: tuple[Tensor, Tensor]) -> Tensor:
-        return task.loss(model, *samples)
-
-    models = [worker.model for worker in workers]
-    probe = GradientProbe(models, [worker.optimizer for worker in workers], batch, loss)
-    return ProbeGradientNorms(probe=probe)
+    return scores.with_scores(strategy, config, task, data, workers)
 
 
 def keep(events: Iterator[Event], config: TrainConfig, task: Task, path: Path) -> None:

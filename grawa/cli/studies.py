@@ -98,7 +98,9 @@ def _check(study: Study) -> None:
                 config = changed(study.base, setting, where.options)
                 config.settings()
                 data = (config.workers, config.batch_size, config.shards, config.fault)
-                kind = (*data, config.norms, config.strategy if config.norms == "probe" else "")
+                scores = (config.norms, config.losses)
+                usual = scores == ("training", "training")
+                kind = (*data, *scores, "" if usual else config.strategy)
                 if kind not in seen:
                     check(config)
                 seen.add(kind)

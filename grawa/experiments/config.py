@@ -102,11 +102,15 @@ class TrainConfig:
     norms: str = "training"
     """Where a strategy's gradient norms come from: training (an average over the training batches
     since the last round), rms (a running root mean square of them; rms:decay=0.95), probe (a batch
-    that all workers share, for workers whose data differ in kind) or norm-times-loss (an
-    experiment)."""
+    that all workers share, for workers that differ in their data), norm-times-loss or
+    probe-times-loss (the first or the third, times the loss: experiments)."""
+
+    losses: Literal["training", "probe"] = "training"
+    """Where a strategy's losses come from, if it goes by them: training (the last few) or probe (a
+    batch that all workers share)."""
 
     probe_size: int = 64
-    """Samples in a shared batch, for --norms probe."""
+    """Samples in a shared batch, for --norms probe, --losses probe."""
 
     guard: bool = True
     """Whether a worker that goes wrong is kept out of the center."""
@@ -158,8 +162,8 @@ class TrainConfig:
     live in one process."""
 
     step_time: str = "50ms"
-    """Virtual clock: how long a local step takes; with SAM, which makes two passes, twice
-    that."""
+    """Virtual clock: how long a local step takes; with SAM, which makes two passes, twice that. A
+    probe takes as long for each of its samples; a third of that for losses alone."""
 
     speeds: str | None = None
     """Virtual clock: of each worker, 1,1,1,0.5 say; 0.5 takes twice as long. They stand in for the
@@ -253,9 +257,11 @@ class TrainConfig:
                 if getattr(self, name) != usual[name]:
                     raise UserError(f"{name} is for --clock virtual")
             return None
+        step = seconds(self.step_time, "step_time")
         make = partial(
             VirtualClock,
-            seconds(self.step_time, "step_time") * OptimizerChoice.parse(self.optimizer).passes,
+            step * OptimizerChoice.parse(self.optimizer).passes,
+            score_time=step * self._probe_samples() / self.batch_size,
             speeds=self._speeds(faults),
             jitter=self.jitter,
             link=None if self.link is None else Link.parse(self.link),
@@ -264,6 +270,11 @@ class TrainConfig:
         )
         make()
         return make
+
+    def _probe_samples(self) -> float:
+        """Samples that go forward and backward before a round; forward alone is a third of it."""
+        passes = float(self.norms.startswith("probe")) + float(self.losses == "probe") / 3.0
+        return passes * self.probe_size
 
     def num_processes(self) -> int:
         """How many processes to start; with a virtual clock one, by default.

@@ -46,22 +46,8 @@ def condition_pictures(
     Yields:
         The pictures.
     """
-    order = [arm.name for arm in study.arms]
     where = outcomes[0].condition
-    yield Picture(
-        name=f"curves-{number}",
-        title=f"Learning curves, {where}",
-        caption="Consensus, mean over the seeds and one standard error to either side.",
-        draw=partial(_draw_curves, outcomes=outcomes, order=order, column="error", label=unit),
-        size=panel_size(4, 2, 2.7),
-    )
-    yield Picture(
-        name=f"training-{number}",
-        title=f"Training loss and consensus distance, {where}",
-        caption="Means over workers and seeds.",
-        draw=partial(_draw_training, outcomes=outcomes, order=order),
-        size=panel_size(2, 2),
-    )
+    yield from curve_pictures(study, outcomes, unit, number)
     weighted = [o for o in outcomes if any(r.weights for r in o.results)]
     if weighted:
         yield Picture(
@@ -80,6 +66,38 @@ def condition_pictures(
             draw=partial(_draw_layers, outcomes=layered),
             size=panel_size(len(layered), 2, 3.0),
         )
+
+
+def curve_pictures(
+    study: Study, outcomes: Sequence[Outcome], unit: Unit, name: int | str = "together"
+) -> Iterator[Picture]:
+    """Learning curves, training loss and distance.
+
+    Args:
+        study: what was asked.
+        outcomes: under one condition, one of each arm.
+        unit: how errors are written.
+        name: what sets the pictures' names apart from others'.
+
+    Yields:
+        The pictures.
+    """
+    order = [arm.name for arm in study.arms]
+    where = outcomes[0].condition
+    yield Picture(
+        name=f"curves-{name}",
+        title=f"Learning curves, {where}",
+        caption="Consensus, mean over the runs and one standard error to either side.",
+        draw=partial(_draw_curves, outcomes=outcomes, order=order, column="error", label=unit),
+        size=panel_size(4, 2, 2.7),
+    )
+    yield Picture(
+        name=f"training-{name}",
+        title=f"Training loss and consensus distance, {where}",
+        caption="Means over workers and runs.",
+        draw=partial(_draw_training, outcomes=outcomes, order=order),
+        size=panel_size(2, 2),
+    )
 
 
 def _draw_curves(

@@ -83,6 +83,27 @@ def pooled_of(study: Study, outcomes: Sequence[Outcome]) -> list[Pooled]:
     return [replace(pooled, corrected=p) for pooled, p in zip(found, corrected, strict=True)]
 
 
+def in_populations(study: Study, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Each arm's runs in all random populations as those of one condition, to draw their curves.
+
+    Args:
+        study: what was asked.
+        outcomes: of all conditions.
+
+    Returns:
+        In the order of arms.
+    """
+    populations = study.populations
+    found = []
+    for arm in study.arms:
+        own = [o for o in outcomes if o.arm == arm.name and o.condition in populations]
+        if own:
+            runs = [result for outcome in own for result in outcome.results]
+            title = f"{len(populations)} random populations"
+            found.append(replace(own[0], condition=title, results=runs))
+    return found
+
+
 def pooled_table(study: Study, pooled: Sequence[Pooled], unit: Unit) -> Table:
     """Errors and differences over all random populations.
 
@@ -94,9 +115,8 @@ def pooled_table(study: Study, pooled: Sequence[Pooled], unit: Unit) -> Table:
     Returns:
         The table.
     """
-    count = len(study.populations)
     return Table(
-        title=f"{count} random populations: {unit.label}",
+        title=f"{len(study.populations)} random populations: {unit.label}",
         columns=[
             ("method", False), ("error ± SE", True), ("failed", True),
             (f"minus {study.baseline}", True), ("95% CI", False), ("higher in", True), ("p", True),

@@ -5,9 +5,17 @@ from collections.abc import Sequence
 from grawa.errors import UserError
 from grawa.experiments.study import Study
 from grawa.experiments.study_folder import Found, StudyFolder
+from grawa.report.condition_pictures import curve_pictures
 from grawa.report.outcomes import Outcome, outcomes_of
 from grawa.report.page import Page, Section, facts_of
-from grawa.report.pooled import Pooled, pooled_of, pooled_picture, pooled_table, pooled_verdicts
+from grawa.report.pooled import (
+    Pooled,
+    in_populations,
+    pooled_of,
+    pooled_picture,
+    pooled_table,
+    pooled_verdicts,
+)
 from grawa.report.progress import duration_text
 from grawa.report.study_flatness import (
     Flat,
@@ -106,12 +114,13 @@ def _sections(
     unit: Unit,
 ) -> list[Section]:
     alone = [o for o in outcomes if not (pooled and o.condition in study.populations)]
-    pictures = study_pictures(study, outcomes, alone, unit)
+    pictures = study_pictures(study, alone, unit)
     sections = []
     if pooled:
-        picture, table = pooled_picture(study, pooled, unit), pooled_table(study, pooled, unit)
-        title = f"{len(study.populations)} random populations"
-        sections.append(Section(title=title, pictures=[picture], tables=[table]))
+        together = in_populations(study, outcomes)
+        shown = [pooled_picture(study, pooled, unit), *curve_pictures(study, together, unit)]
+        table = pooled_table(study, pooled, unit)
+        sections.append(Section(title=together[0].condition, pictures=shown, tables=[table]))
     if pictures[""]:
         sections.append(Section(title="At a glance", pictures=pictures[""]))
     for condition in study.conditions:

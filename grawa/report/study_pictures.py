@@ -11,24 +11,23 @@ from grawa.report.tables import Unit
 
 
 def study_pictures(
-    study: Study, outcomes: Sequence[Outcome], together: Sequence[Outcome], unit: Unit
+    study: Study, outcomes: Sequence[Outcome], unit: Unit
 ) -> dict[str, list[Picture]]:
     """Pictures of each condition; under "" those that show several conditions.
 
     Args:
         study: what was asked.
-        outcomes: what came of it.
-        together: those of them that are shown together, if any.
+        outcomes: what came of it, without populations that are shown together.
         unit: how errors are written.
 
     Returns:
         Condition -> pictures.
     """
     found: dict[str, list[Picture]] = {"": []}
-    if together and study.kind == "ablate":
-        found[""].append(knob_picture(study, together, unit))
-    if together:
-        found[""].append(final_picture(study, together, unit))
+    if outcomes and study.kind == "ablate":
+        found[""].append(knob_picture(study, outcomes, unit))
+    if outcomes:
+        found[""].append(final_picture(study, outcomes, unit))
     for number, condition in enumerate(study.conditions):
         own = [o for o in outcomes if o.condition == condition.name]
         found[condition.name] = list(condition_pictures(study, own, unit, number)) if own else []

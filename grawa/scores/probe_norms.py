@@ -1,19 +1,11 @@
 """Norms of the gradient on a batch that all workers share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from torch import Tensor
-
-from grawa.math.ema import Ema
-from grawa.scores.groups import check_decay, sum_groups
-
-PROBE_DECAY = 0.9**8
-"""Per round; the published 0.9 per probe batch with eight batches a round."""
-
-Probe = Callable[[int], Tensor]
-"""Gradient norms of the hosted workers on the i-th probe batch, the same for all N: (K, L)."""
+from grawa.scores.groups import check_decay
+from grawa.scores.probing import PROBE_DECAY, Probe, ProbeTracker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,40 +35,6 @@ class ProbeGradientNorms:
     def __post_init__(self) -> None:
         check_decay(self.decay)
 
-    def tracker(self, groups: Sequence[int], num_hosted: int) -> "ProbeNormTracker":
+    def tracker(self, groups: Sequence[int], num_hosted: int) -> ProbeTracker:
         """See `Score.tracker`."""
-        return ProbeNormTracker(self.probe, self.decay, groups)
-
-
-class ProbeNormTracker:
-    """The running norms behind `ProbeGradientNorms`."""
-
-    def __init__(self, probe: Probe, decay: float, groups: Sequence[int]) -> None:
-        self._probe = probe
-        self._ema = Ema(decay)
-        self._groups = tuple(groups)
-        self._count = 0
-
-    def note_gradients(self, norms: Tensor) -> None:
-        """Training gradients don't count."""
-
-    def note_losses(self, losses: Tensor) -> None:
-        """Losses don't count."""
-
-    def read(self) -> Tensor:
-        """Runs the probe and returns the average with it."""
-        self._ema.update(sum_groups(self._probe(self._count), self._groups))
-        self._count += 1
-        return self._ema.value()
-
-    def restart(self) -> None:
-        """The average goes on over rounds."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `Tracker.state_dict`."""
-        return {**self._ema.state_dict(), "probes": self._count}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Tracker.load_state_dict`."""
-        self._ema.load_state_dict(state)
-        self._count = state["probes"]
+        return ProbeTracker(self.probe, self.decay, groups)

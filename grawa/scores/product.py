@@ -13,7 +13,7 @@ from grawa.scores.training_norms import GradientNorms
 
 @dataclass(frozen=True, kw_only=True)
 class NormTimesLoss:
-    """A gradient norm times the training loss: an experiment.
+    """A gradient norm times a loss: an experiment.
 
         score_ig = norm_ig * loss_i
 
@@ -22,21 +22,25 @@ class NormTimesLoss:
 
     Args:
         norms: where the gradient norms come from.
-        loss: how recent the loss is.
+        loss: where the loss comes from, and how recent it is.
 
     Source: ours.
     """
 
     is_norm: ClassVar[bool] = True
-    needs_losses: ClassVar[bool] = True
 
     norms: Score = field(default_factory=GradientNorms)
-    loss: TrainingLoss = field(default_factory=TrainingLoss)
+    loss: Score = field(default_factory=TrainingLoss)
 
     @property
     def needs_gradients(self) -> bool:
         """As the norms do."""
         return self.norms.needs_gradients
+
+    @property
+    def needs_losses(self) -> bool:
+        """As the loss does."""
+        return self.loss.needs_losses
 
     def tracker(self, groups: Sequence[int], num_hosted: int) -> "ProductTracker":
         """See `Score.tracker`."""

@@ -23,14 +23,14 @@ class InverseLoss(SoftPull):
         pull: as in GRAWA.
         prox: as in GRAWA.
         outer: as in GRAWA.
-        loss: how recent the loss is.
+        loss: where the loss comes from, and how recent it is.
         power: weights are proportional to loss^-power.
 
     Source: ours, a control for the weights of Dimlioglu and Choromanska (2024); the limit of a
     large power is LSGD's leader.
     """
 
-    loss: TrainingLoss = field(default_factory=TrainingLoss)
+    loss: Score = field(default_factory=TrainingLoss)
     power: float = 1.0
 
     def __post_init__(self) -> None:

@@ -32,7 +32,7 @@ class LSGD(Strategy):
         team_size: workers per team; `None` for one level.
         team_pull: how far workers move to their team's leader.
         leader_every: rounds between pulls to the leader of all; needs `team_size`.
-        loss: how recent the loss is.
+        loss: where the loss comes from, and how recent it is.
 
     Source: Teng et al. (2019), "Leader Stochastic Gradient Descent for Distributed Training of
     Deep Learning Models", algorithm 1, local and global leaders.
@@ -43,7 +43,7 @@ class LSGD(Strategy):
     team_size: int | None = None
     team_pull: float = 0.1
     leader_every: int = 1
-    loss: TrainingLoss = field(default_factory=TrainingLoss)
+    loss: Score = field(default_factory=TrainingLoss)
 
     def __post_init__(self) -> None:
         for name in ("pull", "prox", "team_pull"):

@@ -357,6 +357,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "shards": (("train", "digits", "--shards", "dirichlet:0"), 'shards must be "iid" or'),
     "device": (("train", "digits", "--device", "abacus"), "there is no device 'abacus'"),
     "probe": (("train", "digits", "--norms", "probe", "--strategy", "lsgd"), "gradient norms"),
+    "probe of losses": (("train", "digits", "--losses", "probe"), "go by losses, not lgrawa"),
     "norms": (("train", "digits", "--norms", "l1"), "there is no source of norms 'l1'; there"),
     "option of norms": (("train", "digits", "--norms", "rms:d=1"), "has no option 'd'; it has d"),
     "probe size": (("train", "digits", "--probe-size", "0"), "probe_size must be at least 1"),

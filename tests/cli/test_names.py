@@ -2,14 +2,17 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import grawa
 from grawa.cli import names
 from grawa.cli.run import strategy_for
 from grawa.experiments.config import TrainConfig
 from grawa.tasks import Cifar10, Digits, Glyphs, ImageNet, Logistic, Quadratic, Task, Text, Wells
+from grawa.train.worker import Worker
 
 WRITTEN: dict[str, grawa.Strategy] = {
     "mgrawa": grawa.MGRAWA(),
@@ -192,3 +195,36 @@ def test_norms_replace_those_of_the_strategy() -> None:
     config = TrainConfig(task="digits", strategy="lgrawa:pull=0.3", norms="rms:decay=0.5")
     expected = grawa.LGRAWA(pull=0.3, norms=grawa.RmsGradientNorms(decay=0.5))
     assert strategy_for(config, Digits(), Digits().data(0), []) == expected
+
+
+PROBED: dict[str, tuple[dict[str, Any], tuple[type, ...]]] = {
+    "norms": ({"strategy": "mgrawa", "norms": "probe"}, (grawa.ProbeGradientNorms,)),
+    "product": (
+        {"strategy": "mgrawa", "norms": "probe-times-loss"},
+        (grawa.NormTimesLoss, grawa.ProbeGradientNorms, grawa.TrainingLoss),
+    ),
+    "product of probes": (
+        {"strategy": "mgrawa", "norms": "probe-times-loss", "losses": "probe"},
+        (grawa.NormTimesLoss, grawa.ProbeGradientNorms, grawa.ProbeLoss),
+    ),
+    "loss of the probe": (
+        {"strategy": "mgrawa", "norms": "norm-times-loss", "losses": "probe"},
+        (grawa.NormTimesLoss, grawa.GradientNorms, grawa.ProbeLoss),
+    ),
+    "leader": ({"strategy": "lsgd", "losses": "probe"}, (grawa.ProbeLoss,)),
+    "weights": ({"strategy": "inverse_loss", "losses": "probe"}, (grawa.ProbeLoss,)),
+}
+
+
+@pytest.mark.parametrize("case", PROBED)
+def test_scores_come_from_where_they_are_said_to(case: str) -> None:
+    options, kinds = PROBED[case]
+    config = TrainConfig(task="digits", **options)
+    task, settings = Digits(), config.settings()
+    data = task.data(0)
+    worker = Worker(0, task, data, torch.arange(100), settings, torch.device("cpu"))
+    made = strategy_for(config, task, data, [worker])
+    parts = [made.score]
+    if isinstance(made.score, grawa.NormTimesLoss):
+        parts += [made.score.norms, made.score.loss]
+    assert [type(part) for part in parts] == list(kinds)

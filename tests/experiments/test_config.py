@@ -10,6 +10,7 @@ import pytest
 import tomli_w
 
 import grawa
+from grawa.comm import InProcessCommunicator
 from grawa.errors import UserError
 from grawa.experiments.config import TrainConfig
 from grawa.train.faults import Fault
@@ -63,6 +64,8 @@ VIRTUAL = TrainConfig(
     jitter=0.1,
     link="1gbit:1ms",
     topology="mesh",
+    strategy="lsgd",
+    losses="probe",
 )
 """In one of the two nothing is as by default."""
 
@@ -122,6 +125,27 @@ def test_settings_of_modelled_time_say_the_same() -> None:
     assert settings.schedule == grawa.SharedCount(32)
     assert settings.modelled is not None
     assert VIRTUAL.num_processes() == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({}, 0.0),
+        ({"norms": "rms"}, 0.0),
+        ({"norms": "probe"}, 4.0),
+        ({"norms": "probe-times-loss", "probe_size": 32}, 2.0),
+        ({"strategy": "lsgd", "losses": "probe"}, 4.0 / 3.0),
+        ({"norms": "probe-times-loss", "losses": "probe"}, 4.0 + 4.0 / 3.0),
+    ],
+)
+def test_a_probe_takes_the_time_of_its_samples(options: dict[str, Any], steps: float) -> None:
+    usual: dict[str, Any] = {"task": "digits", "clock": "virtual", "step_time": "2s"}
+    made = TrainConfig(**usual | options).settings().modelled
+    assert made is not None
+    clock = made()
+    clock.meter(InProcessCommunicator(4))
+    clock.scored()
+    assert clock.now() == pytest.approx(2.0 * steps)
 
 
 def test_what_is_measured_follows_from_what_ends_the_run() -> None:

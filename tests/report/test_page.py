@@ -261,3 +261,10 @@ def test_a_page_fits_a_phone_and_follows_the_colour_scheme(page: Any) -> None:
     light = page.evaluate(ground)
     page.emulate_media(color_scheme="dark")
     assert (light, page.evaluate(ground)) == ("rgb(255, 255, 255)", "rgb(21, 24, 27)")
+
+
+def test_a_long_name_makes_no_page_wider_than_its_window(page: Any) -> None:
+    long = "mgrawa:norms=probe:outer.lr=1:outer.momentum=0.5:power=2:pull=0.9:prox=0.01"
+    for where in (".verdicts li", "td", "h2", "dd"):
+        page.locator(where).first.evaluate("(element, text) => element.append(text)", long)
+    assert page.evaluate("document.documentElement.scrollWidth") == 400

@@ -1,0 +1,50 @@
+"""What is found on a batch that all workers share, a new one each round."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from grawa.math.ema import Ema
+from grawa.scores.groups import sum_groups
+
+PROBE_DECAY = 0.9**8
+"""Per round; the published 0.9 per probe batch with eight batches a round."""
+
+Probe = Callable[[int], Tensor]
+"""What the hosted workers make of the i-th probe batch, the same for all N: norms, (K, L), or
+losses, (K, 1)."""
+
+
+class ProbeTracker:
+    """The running averages of what a probe finds."""
+
+    def __init__(self, probe: Probe, decay: float, groups: Sequence[int]) -> None:
+        self._probe = probe
+        self._ema = Ema(decay)
+        self._groups = tuple(groups)
+        self._count = 0
+
+    def note_gradients(self, norms: Tensor) -> None:
+        """Training gradients don't count."""
+
+    def note_losses(self, losses: Tensor) -> None:
+        """Training losses don't count."""
+
+    def read(self) -> Tensor:
+        """Runs the probe and returns the average with it."""
+        self._ema.update(sum_groups(self._probe(self._count), self._groups))
+        self._count += 1
+        return self._ema.value()
+
+    def restart(self) -> None:
+        """The average goes on over rounds."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Tracker.state_dict`."""
+        return {**self._ema.state_dict(), "probes": self._count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Tracker.load_state_dict`."""
+        self._ema.load_state_dict(state)
+        self._count = state["probes"]
