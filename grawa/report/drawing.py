@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from grawa.files import replacing
@@ -126,11 +127,36 @@ def panel_size(count: int, across: int, height: float = 2.9) -> tuple[float, flo
     return 8.0, height * max(1, math.ceil(count / across)) + 0.5
 
 
+_LEGEND_SIZE = 10
+_HANDLE = 5.0 * _LEGEND_SIZE
+"""What a legend's line takes, with the space around it, in points."""
+_LEADING = 1.6
+"""From a line of a legend to the next, in sizes of its letters."""
+_POINTS_PER_INCH = 72.0
+
+
 def legend_below(figure: Figure, axis: Any, columns: int = 4) -> None:
-    """One legend for all panels, under them."""
+    """One legend for all panels, under them; the figure grows where long names need more rows.
+
+    Args:
+        figure: whose.
+        axis: a panel with all that is to be named.
+        columns: at most; fewer where names are too long for as many.
+    """
     handles, labels = axis.get_legend_handles_labels()
-    if len(labels) > 1:
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=10)
+    if len(labels) < 2:
+        return
+    widest = max(_width(label) for label in labels) + _HANDLE
+    fitting = max(1, min(columns, int(figure.get_figwidth() * _POINTS_PER_INCH / widest)))
+    rows, usual = (math.ceil(len(labels) / count) for count in (fitting, columns))
+    more = (rows - usual) * _LEADING * _LEGEND_SIZE / _POINTS_PER_INCH
+    figure.set_figheight(figure.get_figheight() + more)
+    figure.legend(handles, labels, loc="outside lower center", ncols=fitting, fontsize=_LEGEND_SIZE)
+
+
+def _width(text: str) -> float:
+    """Of a legend's text, in points."""
+    return float(TextPath((0.0, 0.0), text, size=_LEGEND_SIZE).get_extents().width)
 
 
 def spread_out(values: Sequence[float], factor: float = 30.0) -> bool:
