@@ -17,7 +17,7 @@ import tyro
 
 from evidence_claims import claims_table
 from evidence_studies import STUDIES
-from evidence_tables import Read, summary, tables_of
+from evidence_tables import Read, rounded, summary, tables_of
 from grawa.errors import UserError
 from grawa.experiments.environment import environment
 from grawa.experiments.study_folder import STUDY_PACKAGES, StudyFolder
@@ -74,7 +74,7 @@ def _run(name: str, folder: Path) -> None:
 def write_all(found: dict[str, Read], config: Config) -> None:
     """Figures, pictures, and the page's tables."""
     figures = {name: summary(read) for name, read in found.items()}
-    whole = {"environment": environment(STUDY_PACKAGES), "studies": figures}
+    whole = {"environment": environment(STUDY_PACKAGES), "studies": rounded(figures)}
     write_text(config.output, json.dumps(whole, indent=1, allow_nan=False) + "\n")
     pictures = config.page.with_suffix("")
     pictures.mkdir(exist_ok=True)

@@ -245,7 +245,7 @@ def _apart(one: Pooled, unit: Unit) -> str:
     if one.difference is None:
         return "-"
     apart = one.difference
-    text = f"{unit.signed(apart.mean)} ({unit.interval(apart)})"
+    text = f"{unit.change(apart)} ({unit.interval(apart)})"
     return f"{f'**{text}**' if one.corrected < LEVEL else text}, {one.higher} of {apart.number}"
 
 
@@ -299,3 +299,12 @@ def summary(read: Read) -> dict[str, Any]:
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def rounded(values: Any) -> Any:
+    """The same with numbers of six digits, which is more than any of them is known to."""
+    if isinstance(values, float):
+        return float(f"{values:.6g}")
+    if isinstance(values, dict):
+        return {name: rounded(value) for name, value in values.items()}
+    return [rounded(value) for value in values] if isinstance(values, list) else values

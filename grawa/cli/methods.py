@@ -10,7 +10,8 @@ from grawa.errors import UserError
 from grawa.experiments.options import Changes, names_of_options, written_options
 
 _WIDEST = 1.5  # the grid's learning rates lie within 2**1.5 of the one that is asked for
-_FEWEST_LRS = 2
+_FEWEST_LRS = 4
+"""A learning rate that is a factor of 2.8 from the best one costs more than a knob is worth."""
 
 
 OWN = (
@@ -118,12 +119,13 @@ def grid(chosen: Method, lr: float, settings: int) -> list[dict[str, Any]]:
     """The settings that tuning tries: all pairs of two values of knobs, and learning rates.
 
     Each method gets as many: who has fewer knobs gets more learning rates. They are spread evenly,
-    on a logarithmic scale, between 0.35 and 2.8 times `lr`.
+    on a logarithmic scale, between 0.35 and 2.8 times `lr`; a knob is tried where four of them are
+    left to go with each of its values.
 
     Args:
         chosen: the method.
         lr: the learning rate in the middle.
-        settings: how many; a power of two times a whole number, for two knobs.
+        settings: how many; 8, 12 and so on for one knob, 16 and so on for two.
 
     Returns:
         So many changes to a run's options; the method's defaults at `lr` if it is one.

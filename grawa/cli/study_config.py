@@ -70,7 +70,8 @@ class StudyConfig:
     """Validation seeds on which each method's setting is chosen, 1000 and on; 0 for none."""
 
     grid: int | None = None
-    """Settings that are tried for each method: 12, or 4 with --quick."""
+    """Settings that are tried for each method: 12, or 4 with --quick. Learning rates around --lr,
+    and where four of them remain for each, two values of its main options."""
 
     tune_faults: str | None = None
     """Choose one setting for all conditions by the mean over these; by default each condition has

@@ -138,7 +138,7 @@ def _row(one: Pooled, unit: Unit) -> list[Cell]:
     clear = one.corrected < LEVEL
     return [
         *cells,
-        Cell(text=unit.signed(apart.mean), value=apart.mean, strong=clear),
+        Cell(text=unit.change(apart), value=apart.mean, strong=clear),
         Cell(text=unit.interval(apart), value=apart.low),
         Cell(text=f"{one.higher} of {apart.number}", value=one.higher / apart.number),
         Cell(text=p_text(apart.p), value=apart.p),
@@ -159,7 +159,7 @@ def pooled_verdicts(study: Study, pooled: Sequence[Pooled], unit: Unit) -> dict[
                 claim=f"{study.baseline} ends at a lower error than {one.arm} over random "
                 "populations",
                 outcome=finding(apart, one.corrected),
-                why=f"Difference {unit.signed(apart.mean)}{unit.points}, 95% CI "
+                why=f"Difference {unit.change(apart)}{unit.points}, 95% CI "
                 f"{unit.interval(apart)}, {apart.number} "
                 f"populations of {seeds} each, {one.arm} higher in {one.higher}, "
                 f"corrected p {p_text(one.corrected)}"

@@ -72,7 +72,7 @@ def _number(text: str) -> float | None:
 def _difference(difference: Difference | None, outcome: Outcome, unit: Unit) -> list[Cell]:
     if difference is None:
         return [_NO] * 4
-    mean = Cell(text=unit.signed(difference.mean), value=difference.mean)
+    mean = Cell(text=unit.change(difference), value=difference.mean)
     if difference.number < 2:
         return [mean, _NO, _NO, _NO]
     clear = outcome.corrected < LEVEL

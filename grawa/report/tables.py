@@ -119,8 +119,23 @@ class Unit:
 
         >>> Unit("test error").mean(Mean(0.0417, 0.002, 8))
         '4.17 ± 0.20'
+        >>> Unit("bits per byte").mean(Mean(4.2216, 0.0125, 8))
+        '4.222 ± 0.013'
         """
-        return with_error(mean, self.text)
+        return with_error(mean, self._within(mean.error))
+
+    def change(self, difference: Difference) -> str:
+        """The mean of a difference, with its sign.
+
+        Returns:
+            It, without the unit.
+
+        >>> Unit("test error").change(Difference(0.0121, -0.002, 0.022, 0.1, 8))
+        '+1.21'
+        >>> Unit("test error").change(Difference(-0.00001, -0.002, 0.022, 0.1, 8))
+        '0.00'
+        """
+        return _signed(difference.mean, self._within(_half(difference)))
 
     def interval(self, difference: Difference) -> str:
         """The confidence interval of a difference.
@@ -130,20 +145,28 @@ class Unit:
 
         >>> Unit("test error").interval(Difference(0.01, -0.002, 0.022, 0.1, 8))
         '-0.20 to +2.20'
+        >>> Unit("bits per byte").interval(Difference(-0.06806, -0.07928, -0.05684, 0.1, 8))
+        '-0.079 to -0.057'
         """
-        return f"{self.signed(difference.low)} to {self.signed(difference.high)}"
+        text = self._within(_half(difference))
+        return f"{_signed(difference.low, text)} to {_signed(difference.high, text)}"
 
-    def signed(self, value: float) -> str:
-        """A difference, with its sign.
+    def _within(self, spread: float) -> Callable[[float], str]:
+        """How to write values that are known to within so much: to two digits of that."""
+        if self.in_percent or not 0.0 < spread < math.inf:
+            return self.text
+        decimals = max(0, 1 - math.floor(math.log10(spread)))
+        return lambda value: f"{value:.{decimals}f}"
 
-        Returns:
-            As many digits as `text` has.
 
-        >>> Unit("test error").signed(0.0121), Unit("test error").signed(-0.00001)
-        ('+1.21', '0.00')
-        """
-        text = self.text(abs(value))
-        return text if not float(text) else f"{'-' if value < 0.0 else '+'}{text}"
+def _half(difference: Difference) -> float:
+    """The half width of its interval."""
+    return (difference.high - difference.low) / 2.0
+
+
+def _signed(value: float, text: Callable[[float], str]) -> str:
+    written = text(abs(value))
+    return written if not float(written) else f"{'-' if value < 0.0 else '+'}{written}"
 
 
 def amount_text(axis: str, amount: float) -> str:

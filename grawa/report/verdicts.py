@@ -72,7 +72,7 @@ def _verdict(
     if difference is None:
         why = f"No seed on which both have an error{failed}"
         return Verdict(claim=claim, outcome="no answer", why=why)
-    size = f"{unit.signed(difference.mean)}{unit.points}"
+    size = f"{unit.change(difference)}{unit.points}"
     if difference.number < 2:
         why = f"One seed alone, difference {size}{failed}"
         return Verdict(claim=claim, outcome="no answer", why=why)

@@ -16,9 +16,20 @@ def test_every_method_gets_as_many_settings_all_different(name: str, settings: i
 
 
 def test_the_radius_of_sam_is_tuned_with_the_learning_rate() -> None:
-    tried = {(s["optimizer"], s["lr"]) for s in grid(method("dp_sam"), 0.1, 4)}
-    rates = (0.0354, 0.283)
+    tried = {(s["optimizer"], s["lr"]) for s in grid(method("dp_sam"), 0.1, 8)}
+    rates = (0.0354, 0.0707, 0.141, 0.283)
     assert tried == {(f"sam:rho={rho}", lr) for rho in (0.05, 0.1) for lr in rates}
+
+
+@pytest.mark.parametrize(
+    ("settings", "strategies", "rates"), [(1, 1, 1), (4, 1, 4), (6, 1, 6), (8, 2, 4), (16, 4, 4)]
+)
+def test_knobs_are_tried_where_four_learning_rates_are_left(
+    settings: int, strategies: int, rates: int
+) -> None:
+    tried = grid(method("mgrawa"), 0.1, settings)
+    assert len({s["strategy"] for s in tried}) == strategies
+    assert len({s["lr"] for s in tried}) == rates
 
 
 @pytest.mark.parametrize(
