@@ -7,6 +7,7 @@ the tables of `docs/evidence.md` are written anew between their marks, and the p
 """
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -53,12 +54,19 @@ def main(config: Config) -> None:
 
 
 def _run(name: str, folder: Path) -> None:
-    """Runs a study, or what is left of it; one that is whole is left as it is."""
+    """Runs a study, or what is left of it; one that is whole is left as it is.
+
+    Raises:
+        UserError: if the folder holds another study, or the study fails.
+    """
+    asked = ["grawa", *STUDIES[name].words]
     if StudyFolder.is_one(folder):
         found = StudyFolder(folder)
+        if found.about()["command"].partition(" --out ")[0] != shlex.join(asked):
+            raise UserError(f"{folder} holds what was asked before {name} was changed: remove it")
         if len(found.found().results) == found.study().count():
             return
-    words = ["grawa", *STUDIES[name].words, "--out", str(folder)]
+    words = [*asked, "--out", str(folder)]
     print(f"{name}: {' '.join(words)}", flush=True)
     began = time.perf_counter()
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,7 @@ LINK = ("--link", "1gbit:5ms")
 """A step of data parallel then takes 1.6 times a local one, as where a gradient of 45 MB goes over
 10 Gbit/s between steps of 0.1 s."""
 
-TUNED = ("--tune-faults", "clean,wrong-labels:3", "--grid", "6")
+TUNED = ("--tune-faults", "clean,wrong-labels:3", "--grid", "12")
 """One setting of each method for all conditions."""
 
 
@@ -96,7 +96,7 @@ def _populations(task: str, workers: int, methods: str, *words: str) -> Asked:
             "compare",
             *(task, "--strategies", methods, "--workers", str(workers), "--sync-every", "16"),
             *words,
-            *("--axis", "steps", "--points", "2", "--flatness", "0", "--tune", "1", "--grid", "6"),
+            *("--axis", "steps", "--points", "2", "--flatness", "0", "--tune", "1", "--grid", "8"),
             *("--tune-faults", SEEN, "--faults", HELD_OUT, "--seeds", "1"),
         ),
     )
@@ -128,14 +128,14 @@ STUDIES: Mapping[str, Asked] = {
     "workers": _knob(
         "workers=4,8,16,32",
         *("--strategies", "mgrawa,lgrawa,uniform,easgd,lsgd,local_sgd,dp_sgd"),
-        *("--steps", "320", "--seeds", "10", "--lr", "0.2", "--tune", "1", "--grid", "6"),
+        *("--steps", "320", "--seeds", "10", "--lr", "0.2", "--tune", "1", "--grid", "12"),
         *("--flatness", "0"),
         *("--options", "stack_workers=true"),
     ),
     "sync-every": _knob(
         "sync_every=4,16,32,64,160",
         *("--strategies", "mgrawa,lgrawa,uniform,easgd,lsgd,local_sgd,diloco"),
-        *("--steps", "320", "--seeds", "10", "--lr", "0.2", "--tune", "1", "--grid", "6"),
+        *("--steps", "320", "--seeds", "10", "--lr", "0.2", "--tune", "1", "--grid", "12"),
         *("--flatness", "0"),
     ),
     "graded": Asked(
@@ -143,7 +143,7 @@ STUDIES: Mapping[str, Asked] = {
         words=(
             *("compare", "digits", "--faults", "graded-labels,graded-batch"),
             *("--strategies", MAPPED, "--workers", "8", "--sync-every", "16", "--steps", "160"),
-            *("--axis", "steps", "--seeds", "10", "--flatness", "0", "--tune", "2", "--grid", "6"),
+            *("--axis", "steps", "--seeds", "10", "--flatness", "0", "--tune", "2", "--grid", "8"),
         ),
     ),
     "populations-digits-8": _populations("digits", 8, MAPPED, "--steps", "160"),
