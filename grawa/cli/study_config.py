@@ -146,10 +146,20 @@ def other_options(texts: Sequence[str], asked: object, who: str) -> dict[str, An
 
 
 def listed(text: str, what: str) -> list[str]:
-    """The entries of a list that is separated by commas; raises `UserError` if one is empty."""
+    """The entries of a list that is separated by commas.
+
+    Returns:
+        Them, all different.
+
+    Raises:
+        UserError: if one is empty, or given twice.
+    """
     entries = [part.strip() for part in text.split(",")]
     if not all(entries):
         raise UserError(f"{what} must be names separated by commas, got {text!r}")
+    twice = next((entry for entry in entries if entries.count(entry) > 1), None)
+    if twice is not None:
+        raise UserError(f"{twice!r} is given twice in {what}: leave one of them out")
     return entries
 
 

@@ -87,11 +87,7 @@ class WellsConfig:
         """
         if not math.isfinite(self.noise):
             raise UserError(f"noise must be finite, got {self.noise}")
-        texts = listed(self.strategies, "strategies")
-        twice = [text for i, text in enumerate(texts) if text in texts[:i]]
-        if twice:
-            raise UserError(f"{twice[0]} is there twice in strategies: leave one of them out")
-        found = {text: self._config(text) for text in texts}
+        found = {text: self._config(text) for text in listed(self.strategies, "strategies")}
         for config in found.values():
             check(config)
         return found

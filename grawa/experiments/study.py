@@ -126,13 +126,6 @@ class Study:
     flatness: FlatnessConfig | None = None
 
     def __post_init__(self) -> None:
-        for what, names in (
-            ("strategy", [arm.name for arm in self.arms]),
-            ("condition", [condition.name for condition in self.conditions]),
-        ):
-            twice = next((name for name in names if names.count(name) > 1), None)
-            if twice is not None:
-                raise UserError(f"the {what} {twice!r} is given twice")
         known = [arm.value or arm.name for arm in self.arms]
         if self.baseline not in known:
             allowed = ", ".join(dict.fromkeys(known))

@@ -50,7 +50,7 @@ def test_it_leaves_pictures_and_counts_and_repeats_them(command: Any, tmp_path: 
     [
         (("--strategies", "mgrawa,grawa"), "there is no method 'grawa'"),
         (("--strategies", "mgrawa,"), "strategies must be names"),
-        (("--strategies", "lsgd,lsgd"), "lsgd is there twice"),
+        (("--strategies", "lsgd,lsgd"), "'lsgd' is given twice in strategies"),
         (("--seeds", "0"), "seeds must be at least 1"),
         (("--seed", "-1"), "seed must be at least 0"),
         (("--steps", "0"), "steps must be at least 1"),

@@ -170,7 +170,6 @@ def test_each_condition_has_its_own_choice_unless_one_is_made_for_all() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"arms": (arm("mgrawa"), arm("mgrawa"))}, "the strategy 'mgrawa' is given twice"),
         ({"baseline": "lsgd"}, "the baseline must be one of mgrawa, uniform, got 'lsgd'"),
         ({"seeds": ()}, "at least one seed"),
     ],
