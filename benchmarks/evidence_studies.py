@@ -1,6 +1,6 @@
 """Which studies the evidence is made of."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -76,37 +76,45 @@ def _text(faults: str, flatness: int) -> Asked:
     )
 
 
-HELD_OUT = ",".join(f"mixed:{seed}" for seed in range(20))
+HELD_OUT = ",".join(f"mixed:{seed}" for seed in range(20, 40))
+"""Random populations that were drawn after methods and settings had been fixed."""
 SEEN = "mixed:2000,mixed:2001,mixed:2002"
-"""Random populations that settings are chosen on, before any of those that count is drawn."""
+"""Those that each method's setting is chosen on."""
 
-_FEWEST = "mgrawa,mgrawa:norms=probe,uniform,inverse_loss,lsgd"
-_FEW = (
-    "mgrawa,mgrawa:norms=probe,mgrawa:norms=probe:power=2,mgrawa:norms=norm-times-loss,uniform,"
-    "inverse_loss,lsgd"
-)
 OUTER = "outer.lr=1:outer.momentum=0.5"
-MAPPED = f"{_FEW},local_sgd,mgrawa:norms=probe:{OUTER},mgrawa:power=0:{OUTER}"
+BASELINES = ("uniform", f"mgrawa:power=0:{OUTER}", f"inverse_loss:{OUTER}")
+"""Equal weights, without and with outer momentum, and weights by losses with it."""
+
+_CORE = (
+    *("mgrawa", "mgrawa:norms=probe", "uniform", "inverse_loss", "lsgd"),
+    *BASELINES[1:],
+    f"mgrawa:norms=probe-times-loss:{OUTER}",
+)
+_MAPPED = (
+    *_CORE,
+    *("mgrawa:norms=norm-times-loss", "local_sgd"),
+    *(f"mgrawa:norms=probe:{OUTER}", f"inverse_loss:losses=probe:{OUTER}"),
+)
 
 
-def _populations(task: str, workers: int, methods: str, *words: str) -> Asked:
+def _populations(task: str, workers: int, methods: Sequence[str], *words: str) -> Asked:
     return Asked(
         kind=Kind.POPULATIONS,
         words=(
-            "compare",
-            *(task, "--strategies", methods, "--workers", str(workers), "--sync-every", "16"),
-            *words,
-            *("--axis", "steps", "--points", "2", "--flatness", "0", "--tune", "1", "--grid", "8"),
-            *("--tune-faults", SEEN, "--faults", HELD_OUT, "--seeds", "1"),
+            *("compare", task, "--strategies", ",".join(methods)),
+            *("--workers", str(workers), "--sync-every", "16", *words),
+            *("--axis", "steps", "--points", "2", "--flatness", "0", "--tune", "1"),
+            *("--tune-faults", SEEN, "--faults", HELD_OUT),
         ),
     )
 
 
-_CNN = ("digits:model=cnn", "--steps", "160")
-_TEXT = (
-    _SMALL_TEXT,
-    *("--steps", "64", "--lr", "0.01", "--options", "optimizer=adamw"),
-)
+_CHEAP = ("--steps", "160", "--grid", "8", "--seeds", "2")
+_DEAR = ("--grid", "4", "--seeds", "1")
+"""Learning rates alone are tuned, and each population has one seed."""
+
+_CNN = ("--steps", "160", *_DEAR)
+_TEXT = ("--steps", "64", "--lr", "0.01", "--options", "optimizer=adamw", *_DEAR)
 
 
 def _knob(knob: str, *words: str) -> Asked:
@@ -142,15 +150,26 @@ STUDIES: Mapping[str, Asked] = {
         kind=Kind.OTHER,
         words=(
             *("compare", "digits", "--faults", "graded-labels,graded-batch"),
-            *("--strategies", MAPPED, "--workers", "8", "--sync-every", "16", "--steps", "160"),
-            *("--axis", "steps", "--seeds", "10", "--flatness", "0", "--tune", "2", "--grid", "8"),
+            *(
+                "--strategies",
+                ",".join(_MAPPED),
+                "--workers",
+                "8",
+                "--sync-every",
+                "16",
+                "--steps",
+                "160",
+            ),
+            *("--steps", "160", "--axis", "steps", "--seeds", "10", "--flatness", "0"),
+            *("--tune", "2", "--grid", "8"),
         ),
     ),
-    "populations-digits-8": _populations("digits", 8, MAPPED, "--steps", "160"),
-    "populations-digits-16": _populations("digits", 16, MAPPED, "--steps", "160"),
-    "populations-glyphs-8": _populations("glyphs", 8, MAPPED, "--steps", "160"),
-    "populations-glyphs-16": _populations("glyphs", 16, MAPPED, "--steps", "160"),
-    "populations-digits-cnn-8": _populations(_CNN[0], 8, _FEW, *_CNN[1:]),
-    "populations-digits-cnn-16": _populations(_CNN[0], 16, _FEWEST, *_CNN[1:]),
-    "populations-text-8": _populations(_TEXT[0], 8, _FEWEST, *_TEXT[1:]),
+    "populations-digits-8": _populations("digits", 8, _MAPPED, *_CHEAP),
+    "populations-digits-16": _populations("digits", 16, _MAPPED, *_CHEAP),
+    "populations-glyphs-8": _populations("glyphs", 8, _MAPPED, *_CHEAP),
+    "populations-glyphs-16": _populations("glyphs", 16, _MAPPED, *_CHEAP),
+    "populations-digits-cnn-8": _populations("digits:model=cnn", 8, _CORE, *_CNN),
+    "populations-digits-cnn-16": _populations("digits:model=cnn", 16, _CORE, *_CNN),
+    "populations-text-8": _populations(_SMALL_TEXT, 8, _CORE, *_TEXT),
+    "populations-text-16": _populations(_SMALL_TEXT, 16, _CORE, *_TEXT),
 }

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evidence_studies import OUTER, STUDIES, Kind
+from evidence_studies import BASELINES, STUDIES, Kind
 from grawa.experiments.study import Study
 from grawa.experiments.study_folder import StudyFolder
 from grawa.experiments.trial import Result
@@ -18,9 +18,6 @@ from grawa.report.statistics import Difference
 from grawa.report.study_flatness import Flat, correlation_table, flat_picture, flats_of
 from grawa.report.tables import Unit
 from grawa.report.verdicts import LEVEL
-
-EQUAL = ("uniform", f"mgrawa:power=0:{OUTER}")
-"""The methods with equal weights, the second with outer momentum."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,9 +219,9 @@ def _knob_table(read: Read) -> str:
 
 
 def _pooled_table(read: Read) -> str:
-    """Errors over random populations, and differences to GRAWA and to equal weights."""
+    """Errors over random populations, and differences to GRAWA and to its controls."""
     arms = [arm.name for arm in read.study.arms]
-    baselines = [read.study.baseline, *(name for name in EQUAL if name in arms)]
+    baselines = [read.study.baseline, *(name for name in BASELINES if name in arms)]
     apart = {name: {one.arm: one for one in read.against(name).pooled} for name in baselines}
     rows = []
     for one in read.pooled:
