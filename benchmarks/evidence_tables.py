@@ -12,10 +12,12 @@ from grawa.experiments.study_folder import StudyFolder
 from grawa.experiments.trial import Result
 from grawa.report.drawing import Picture
 from grawa.report.final_pictures import final_picture, knob_picture
+from grawa.report.flat_tables import correlation_table
+from grawa.report.flats import Flat, flats_of
 from grawa.report.outcomes import Outcome, outcomes_of
 from grawa.report.pooled import Pooled, pooled_of, pooled_picture
 from grawa.report.statistics import Difference
-from grawa.report.study_flatness import Flat, correlation_table, flat_picture, flats_of
+from grawa.report.study_flatness import flat_picture
 from grawa.report.tables import Unit
 from grawa.report.verdicts import LEVEL
 

@@ -6,6 +6,8 @@ from grawa.errors import UserError
 from grawa.experiments.study import Study
 from grawa.experiments.study_folder import Found, StudyFolder
 from grawa.report.condition_pictures import curve_pictures
+from grawa.report.flat_tables import correlation_table, flat_tables
+from grawa.report.flats import Flat, flats_of
 from grawa.report.outcomes import Outcome, outcomes_of
 from grawa.report.page import Page, Section, facts_of
 from grawa.report.pooled import (
@@ -17,14 +19,7 @@ from grawa.report.pooled import (
     pooled_verdicts,
 )
 from grawa.report.progress import duration_text
-from grawa.report.study_flatness import (
-    Flat,
-    correlation_table,
-    flat_picture,
-    flat_tables,
-    flat_verdicts,
-    flats_of,
-)
+from grawa.report.study_flatness import flat_picture, flat_verdicts
 from grawa.report.study_pictures import study_pictures
 from grawa.report.study_tables import condition_table, cost_table, grid_table, settings_table
 from grawa.report.tables import Unit

@@ -9,13 +9,9 @@ import pytest
 from grawa.experiments.flatness import FlatnessConfig
 from grawa.experiments.study import Condition, Study
 from grawa.experiments.trial import Result
-from grawa.report.study_flatness import (
-    correlation_table,
-    flat_picture,
-    flat_tables,
-    flat_verdicts,
-    flats_of,
-)
+from grawa.report.flat_tables import correlation_table, flat_tables
+from grawa.report.flats import flats_of
+from grawa.report.study_flatness import flat_picture, flat_verdicts
 from grawa.report.tables import Unit
 from tests.experiments.studies import result, study
 
