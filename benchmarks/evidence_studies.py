@@ -82,18 +82,23 @@ SEEN = "mixed:2000,mixed:2001,mixed:2002"
 """Those that each method's setting is chosen on."""
 
 OUTER = "outer.lr=1:outer.momentum=0.5"
-BASELINES = ("uniform", f"mgrawa:power=0:{OUTER}", f"inverse_loss:{OUTER}")
-"""Equal weights, without and with outer momentum, and weights by losses with it."""
+EQUAL = f"mgrawa:power=0:{OUTER}"
 
-_CORE = (
-    *("mgrawa", "mgrawa:norms=probe", "uniform", "inverse_loss", "lsgd"),
-    *BASELINES[1:],
-    f"mgrawa:norms=probe-times-loss:{OUTER}",
-)
+
+def _core(late: int) -> tuple[str, ...]:
+    """Methods that are mapped everywhere, some with weights from a later round on."""
+    return (
+        *("mgrawa", "mgrawa:norms=probe", "uniform", "inverse_loss", "lsgd", EQUAL),
+        f"inverse_loss:weights_from={late}:{OUTER}",
+        f"mgrawa:norms=probe-times-loss:{OUTER}",
+        f"mgrawa:norms=probe-times-loss:weights_from={late}:{OUTER}",
+    )
+
+
 _MAPPED = (
-    *_CORE,
-    *("mgrawa:norms=norm-times-loss", "local_sgd"),
-    *(f"mgrawa:norms=probe:{OUTER}", f"inverse_loss:losses=probe:{OUTER}"),
+    *_core(late=6),
+    *("mgrawa:norms=norm-times-loss", "local_sgd", f"mgrawa:norms=probe:{OUTER}"),
+    *(f"inverse_loss:{OUTER}", f"inverse_loss:losses=probe:{OUTER}"),
 )
 
 
@@ -168,8 +173,8 @@ STUDIES: Mapping[str, Asked] = {
     "populations-digits-16": _populations("digits", 16, _MAPPED, *_CHEAP),
     "populations-glyphs-8": _populations("glyphs", 8, _MAPPED, *_CHEAP),
     "populations-glyphs-16": _populations("glyphs", 16, _MAPPED, *_CHEAP),
-    "populations-digits-cnn-8": _populations("digits:model=cnn", 8, _CORE, *_CNN),
-    "populations-digits-cnn-16": _populations("digits:model=cnn", 16, _CORE, *_CNN),
-    "populations-text-8": _populations(_SMALL_TEXT, 8, _CORE, *_TEXT),
-    "populations-text-16": _populations(_SMALL_TEXT, 16, _CORE, *_TEXT),
+    "populations-digits-cnn-8": _populations("digits:model=cnn", 8, _core(late=6), *_CNN),
+    "populations-digits-cnn-16": _populations("digits:model=cnn", 16, _core(late=6), *_CNN),
+    "populations-text-8": _populations(_SMALL_TEXT, 8, _core(late=3), *_TEXT),
+    "populations-text-16": _populations(_SMALL_TEXT, 16, _core(late=3), *_TEXT),
 }

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evidence_studies import BASELINES, STUDIES, Kind
+from evidence_studies import EQUAL, STUDIES, Kind
 from grawa.experiments.study import Study
 from grawa.experiments.study_folder import StudyFolder
 from grawa.experiments.trial import Result
@@ -223,7 +223,8 @@ def _knob_table(read: Read) -> str:
 def _pooled_table(read: Read) -> str:
     """Errors over random populations, and differences to GRAWA and to its controls."""
     arms = [arm.name for arm in read.study.arms]
-    baselines = [read.study.baseline, *(name for name in BASELINES if name in arms)]
+    late = [name for name in arms if name.startswith("inverse_loss:weights_from")]
+    baselines = list(dict.fromkeys([read.study.baseline, "uniform", EQUAL, *late]))
     apart = {name: {one.arm: one for one in read.against(name).pooled} for name in baselines}
     rows = []
     for one in read.pooled:

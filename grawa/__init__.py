@@ -10,6 +10,7 @@ from grawa.protocols import Communicator, Round, Score, State, Strategy
 from grawa.round_report import RoundReport
 from grawa.schedule import Every, Quadratic, Schedule, SharedCount, Warmup
 from grawa.scores import (
+    Delayed,
     GradientNorms,
     NormTimesLoss,
     Presence,
@@ -50,6 +51,7 @@ __all__ = [
     "CommunicationError",
     "Communicator",
     "DataParallel",
+    "Delayed",
     "DiLoCo",
     "DivergedError",
     "Every",

@@ -278,6 +278,35 @@ def test_probe_losses_are_averaged_over_rounds_and_belong_to_the_whole_model() -
         score.tracker((0, 1), 2)
 
 
+def test_a_delayed_score_is_equal_for_all_until_its_round() -> None:
+    score = grawa.Delayed(score=grawa.TrainingLoss(window=1), rounds=2)
+    assert (score.is_norm, score.needs_gradients, score.needs_losses) == (False, False, True)
+    tracker = score.tracker((0,), 2)
+    seen = []
+    for losses in ([1.0, 2.0], [3.0, math.inf], [5.0, 6.0]):
+        tracker.note_losses(torch.tensor(losses))
+        seen.append(tracker.read())
+        tracker.restart()
+    assert seen[0].tolist() == [[1.0], [1.0]]
+    assert seen[1][0].tolist() == [1.0]
+    assert seen[1][1].isnan().tolist() == [True]
+    assert seen[2].tolist() == [[5.0], [6.0]]
+
+
+def test_a_delayed_score_resumes_where_it_was() -> None:
+    score = grawa.Delayed(score=grawa.TrainingLoss(window=1), rounds=2)
+    first = score.tracker((0,), 1)
+    first.note_losses(torch.tensor([4.0]))
+    first.restart()
+    second = score.tracker((0,), 1)
+    second.load_state_dict(saved(first.state_dict()))
+    assert second.read().tolist() == [[1.0]]
+    second.restart()
+    assert second.read().tolist() == [[4.0]]
+    with pytest.raises(grawa.UserError, match="rounds must not be negative, got -1"):
+        grawa.Delayed(score=grawa.TrainingLoss(), rounds=-1)
+
+
 def test_presence_says_nothing_but_that() -> None:
     tracker = grawa.Presence().tracker((0, 0), 3)
     tracker.note_gradients(torch.full((3, 2), math.nan))

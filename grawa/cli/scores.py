@@ -11,7 +11,7 @@ from grawa.errors import UserError
 from grawa.experiments.config import TrainConfig
 from grawa.probe import GradientProbe, LossProbe
 from grawa.protocols import Score, Strategy
-from grawa.scores import NormTimesLoss, ProbeGradientNorms, ProbeLoss
+from grawa.scores import Delayed, NormTimesLoss, ProbeGradientNorms, ProbeLoss
 from grawa.seeding import generator
 from grawa.strategies import GRAWA, LSGD, InverseLoss
 from grawa.tasks import Data, Task
@@ -37,6 +37,13 @@ def check(config: TrainConfig, strategy: Strategy) -> None:
         raise UserError(
             f"--losses {config.losses} is for strategies that go by losses, not {config.strategy}"
         )
+    if config.weights_from < 1:
+        raise UserError(f"weights_from must be at least 1, got {config.weights_from}")
+    if config.weights_from > 1 and not isinstance(strategy, (GRAWA, InverseLoss)):
+        raise UserError(
+            "--weights-from is for strategies that make weights of norms or losses, not "
+            f"{config.strategy}"
+        )
 
 
 def with_scores(
@@ -55,11 +62,18 @@ def with_scores(
         The strategy that is to be used.
     """
     probes = _Probes(config, task, data, workers)
-    if isinstance(strategy, GRAWA) and config.norms != "training":
-        return replace(strategy, norms=_norms(config, probes))
-    if isinstance(strategy, (InverseLoss, LSGD)) and config.losses == "probe":
-        return replace(strategy, loss=probes.losses())
+    if isinstance(strategy, GRAWA):
+        norms = strategy.norms if config.norms == "training" else _norms(config, probes)
+        return replace(strategy, norms=_delayed(norms, config))
+    if isinstance(strategy, (InverseLoss, LSGD)):
+        loss = probes.losses() if config.losses == "probe" else strategy.loss
+        return replace(strategy, loss=_delayed(loss, config))
     return strategy
+
+
+def _delayed(score: Score, config: TrainConfig) -> Score:
+    early = config.weights_from - 1
+    return Delayed(score=score, rounds=early) if early else score
 
 
 def _norms(config: TrainConfig, probes: "_Probes") -> Score:

@@ -98,8 +98,8 @@ def _check(study: Study) -> None:
                 config = changed(study.base, setting, where.options)
                 config.settings()
                 data = (config.workers, config.batch_size, config.shards, config.fault)
-                scores = (config.norms, config.losses)
-                usual = scores == ("training", "training")
+                scores = (config.norms, config.losses, config.weights_from)
+                usual = scores == ("training", "training", 1)
                 kind = (*data, *scores, "" if usual else config.strategy)
                 if kind not in seen:
                     check(config)

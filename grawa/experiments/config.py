@@ -109,6 +109,10 @@ class TrainConfig:
     """Where a strategy's losses come from, if it goes by them: training (the last few) or probe (a
     batch that all workers share)."""
 
+    weights_from: int = 1
+    """Round from which norms or losses make weights, for strategies that have some; before it all
+    workers count equally. Norms mislead while losses are near chance."""
+
     probe_size: int = 64
     """Samples in a shared batch, for --norms probe, --losses probe."""
 

@@ -1,5 +1,6 @@
 """What workers report about themselves before a round."""
 
+from grawa.scores.delayed import Delayed
 from grawa.scores.groups import sum_groups
 from grawa.scores.loss import TrainingLoss
 from grawa.scores.presence import Presence
@@ -11,6 +12,7 @@ from grawa.scores.rms_norms import RmsGradientNorms
 from grawa.scores.training_norms import GradientNorms
 
 __all__ = [
+    "Delayed",
     "GradientNorms",
     "NormTimesLoss",
     "Presence",

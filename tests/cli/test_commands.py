@@ -358,6 +358,11 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "device": (("train", "digits", "--device", "abacus"), "there is no device 'abacus'"),
     "probe": (("train", "digits", "--norms", "probe", "--strategy", "lsgd"), "gradient norms"),
     "probe of losses": (("train", "digits", "--losses", "probe"), "go by losses, not lgrawa"),
+    "weights of none": (
+        ("train", "digits", "--strategy", "lsgd", "--weights-from", "2"),
+        "make weights of norms or losses, not lsgd",
+    ),
+    "weights from": (("train", "digits", "--weights-from", "0"), "weights_from must be at least 1"),
     "norms": (("train", "digits", "--norms", "l1"), "there is no source of norms 'l1'; there"),
     "option of norms": (("train", "digits", "--norms", "rms:d=1"), "has no option 'd'; it has d"),
     "probe size": (("train", "digits", "--probe-size", "0"), "probe_size must be at least 1"),

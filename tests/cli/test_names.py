@@ -211,6 +211,14 @@ PROBED: dict[str, tuple[dict[str, Any], tuple[type, ...]]] = {
         {"strategy": "mgrawa", "norms": "norm-times-loss", "losses": "probe"},
         (grawa.NormTimesLoss, grawa.GradientNorms, grawa.ProbeLoss),
     ),
+    "later": (
+        {"strategy": "mgrawa", "norms": "probe", "weights_from": 3},
+        (grawa.Delayed, grawa.ProbeGradientNorms),
+    ),
+    "losses later": (
+        {"strategy": "inverse_loss", "weights_from": 3},
+        (grawa.Delayed, grawa.TrainingLoss),
+    ),
     "leader": ({"strategy": "lsgd", "losses": "probe"}, (grawa.ProbeLoss,)),
     "weights": ({"strategy": "inverse_loss", "losses": "probe"}, (grawa.ProbeLoss,)),
 }
@@ -227,4 +235,6 @@ def test_scores_come_from_where_they_are_said_to(case: str) -> None:
     parts = [made.score]
     if isinstance(made.score, grawa.NormTimesLoss):
         parts += [made.score.norms, made.score.loss]
+    if isinstance(made.score, grawa.Delayed):
+        parts.append(made.score.score)
     assert [type(part) for part in parts] == list(kinds)

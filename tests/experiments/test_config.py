@@ -66,6 +66,7 @@ VIRTUAL = TrainConfig(
     topology="mesh",
     strategy="lsgd",
     losses="probe",
+    weights_from=3,
 )
 """In one of the two nothing is as by default."""
 

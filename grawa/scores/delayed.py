@@ -1,0 +1,89 @@
+"""A score that counts from a later round on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grawa.errors import UserError
+from grawa.protocols import Score, Tracker
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delayed:
+    """Another score, but for the first rounds, in which all workers report 1 and so count equally.
+
+    While losses are near chance a worker's gradients grow as it learns: those who learn least have
+    the smallest norms, and draw the weight. Later they shrink as it learns.
+
+    Args:
+        score: of what counts.
+        rounds: how many rounds it does not count for.
+
+    Source: ours; `docs/evidence.md`, "What else was tried".
+    """
+
+    score: Score
+    rounds: int
+
+    def __post_init__(self) -> None:
+        if self.rounds < 0:
+            raise UserError(f"rounds must not be negative, got {self.rounds}")
+
+    @property
+    def is_norm(self) -> bool:
+        """As the score."""
+        return self.score.is_norm
+
+    @property
+    def needs_gradients(self) -> bool:
+        """As the score."""
+        return self.score.needs_gradients
+
+    @property
+    def needs_losses(self) -> bool:
+        """As the score."""
+        return self.score.needs_losses
+
+    def tracker(self, groups: Sequence[int], num_hosted: int) -> "DelayedTracker":
+        """See `Score.tracker`."""
+        return DelayedTracker(self.score.tracker(groups, num_hosted), self.rounds)
+
+
+class DelayedTracker:
+    """Another tracker, and how many rounds have passed."""
+
+    def __init__(self, tracker: Tracker, rounds: int) -> None:
+        self._tracker = tracker
+        self._left = rounds
+
+    def note_gradients(self, norms: Tensor) -> None:
+        """See `Tracker.note_gradients`."""
+        self._tracker.note_gradients(norms)
+
+    def note_losses(self, losses: Tensor) -> None:
+        """See `Tracker.note_losses`."""
+        self._tracker.note_losses(losses)
+
+    def read(self) -> Tensor:
+        """See `Tracker.read`; what is not finite is told at once."""
+        scores = self._tracker.read()
+        if self._left == 0:
+            return scores
+        return torch.where(torch.isfinite(scores), torch.ones_like(scores), scores)
+
+    def restart(self) -> None:
+        """A round less."""
+        self._left = max(0, self._left - 1)
+        self._tracker.restart()
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Tracker.state_dict`."""
+        return {"tracker": self._tracker.state_dict(), "left": self._left}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Tracker.load_state_dict`."""
+        self._tracker.load_state_dict(state["tracker"])
+        self._left = state["left"]
