@@ -102,6 +102,9 @@ _MAPPED = (
 )
 
 
+_FOR_TEXT = (*_core(late=3), f"mgrawa:norms=probe-times-loss:power=4:{OUTER}")
+
+
 def _populations(task: str, workers: int, methods: Sequence[str], *words: str) -> Asked:
     return Asked(
         kind=Kind.POPULATIONS,
@@ -175,6 +178,6 @@ STUDIES: Mapping[str, Asked] = {
     "populations-glyphs-16": _populations("glyphs", 16, _MAPPED, *_CHEAP),
     "populations-digits-cnn-8": _populations("digits:model=cnn", 8, _core(late=6), *_CNN),
     "populations-digits-cnn-16": _populations("digits:model=cnn", 16, _core(late=6), *_CNN),
-    "populations-text-8": _populations(_SMALL_TEXT, 8, _core(late=3), *_TEXT),
-    "populations-text-16": _populations(_SMALL_TEXT, 16, _core(late=3), *_TEXT),
+    "populations-text-8": _populations(_SMALL_TEXT, 8, _FOR_TEXT, *_TEXT),
+    "populations-text-16": _populations(_SMALL_TEXT, 16, _FOR_TEXT, *_TEXT),
 }
