@@ -143,11 +143,16 @@ def _tally(comparisons: Sequence[Comparison]) -> str:
 
 def _middle(comparisons: Sequence[Comparison], claim: str) -> str:
     """The difference in the middle: points of error, or the ratio of traces."""
+    words = "over GRAWA's in the middle" if "flatter" in claim else "minus GRAWA's in the middle"
+    unit = "" if "flatter" in claim else " points"
+    return f"theirs {words} {_middle_number(comparisons, claim)}{unit}"
+
+
+def _middle_number(comparisons: Sequence[Comparison], claim: str) -> str:
     if "flatter" in claim:
-        middle = math.exp(median(c.difference.mean for c in comparisons))
-        return f"theirs over GRAWA's in the middle {middle:.2f}"
-    middle = 100.0 * median(c.difference.mean for c in comparisons if c.unit)
-    return f"theirs minus GRAWA's in the middle {middle:+.2f} points"
+        return f"{math.exp(median(c.difference.mean for c in comparisons)):.2f}"
+    points = [c.difference.mean for c in comparisons if c.unit]
+    return f"{100.0 * median(points):+.2f}" if points else "-"
 
 
 def claims_table(reads: Sequence[Read]) -> str:
@@ -207,20 +212,29 @@ def _range(seeds: set[int]) -> str:
 
 
 def _by_rival(claims: Mapping[str, Sequence[Comparison]]) -> str:
-    """For, against, and within noise; for each variant and rival."""
+    """For, against, and within noise, and the middle; for each variant and rival."""
     rows = []
     for rival in (*RIVALS, *CONTROLS):
         cells = []
-        for comparisons in claims.values():
+        for claim, comparisons in claims.items():
             for grawa in GRAWA:
                 own = [c for c in comparisons if (c.grawa, c.rival) == (grawa, rival)]
-                up, down = _count(own, "supported"), _count(own, "contradicted")
-                cells.append(f"{up} / {down} / {len(own) - up - down}" if own else "-")
+                cells.append(_cell(own, claim))
         rows.append([rival, *cells])
     head = [f"{claim[:2]} {grawa}" for claim in claims for grawa in GRAWA]
-    return "For / against / within noise, over tasks and conditions:\n\n" + markdown(
-        ["rival", *head], rows
+    return (
+        "For / against / within noise, over tasks and conditions; in brackets, in the middle of "
+        "them, the rival's less GRAWA's in points, or its trace over GRAWA's (3):\n\n"
+        + markdown(["rival", *head], rows)
     )
+
+
+def _cell(comparisons: Sequence[Comparison], claim: str) -> str:
+    if not comparisons:
+        return "-"
+    up, down = _count(comparisons, "supported"), _count(comparisons, "contradicted")
+    middle = _middle_number(comparisons, claim)
+    return f"{up} / {down} / {len(comparisons) - up - down} ({middle})"
 
 
 def _theory(method: str, baseline: str = "uniform") -> str:
