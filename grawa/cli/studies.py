@@ -17,6 +17,7 @@ from grawa.experiments.options import changed, condition
 from grawa.experiments.run_study import run_study
 from grawa.experiments.study import Arm, Condition, Study
 from grawa.experiments.study_folder import StudyFolder
+from grawa.experiments.study_toml import as_toml
 from grawa.report.page import tally, write_page
 from grawa.report.progress import StudyProgress
 from grawa.report.study_page import study_page
@@ -126,7 +127,7 @@ def run(study: Study, asked: StudyConfig) -> None:
 
 def default_name(study: Study) -> str:
     """A folder's name that is the same for the same study, and no other."""
-    whole = json.dumps(study.as_toml(), sort_keys=True, default=str)
+    whole = json.dumps(as_toml(study), sort_keys=True, default=str)
     task = "".join(c if c.isalnum() or c in "-._" else "-" for c in study.base.task)
     return f"{study.kind}-{task}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 

@@ -1,18 +1,14 @@
 """A study: what is compared, under which conditions, on which seeds; and the trials it takes."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from grawa.errors import UserError
 from grawa.experiments.config import TrainConfig
 from grawa.experiments.flatness import FlatnessConfig
-from grawa.experiments.options import Changes, as_lists, changed
-
-SCHEMA = 2
-"""Version of `study.toml`; raised when an entry changes its meaning."""
+from grawa.experiments.options import Changes, changed
 
 Axis = Literal["time", "rounds", "bytes", "steps"]
 """By which amount of what methods are compared: seconds, times that workers talked, bytes sent by a
@@ -224,76 +220,6 @@ class Study:
             points=points,
             flatness=self.flatness if role == "test" else None,
         )
-
-    def as_toml(self) -> dict[str, Any]:
-        """What `study.toml` holds."""
-        return {
-            "schema": SCHEMA,
-            "kind": self.kind,
-            "knob": self.knob,
-            "axis": self.axis,
-            "points": self.points,
-            "baseline": self.baseline,
-            "seeds": list(self.seeds),
-            "tune_seeds": list(self.tune_seeds),
-            "base": self.base.as_toml(),
-            "conditions": [_plain(condition) for condition in self.conditions],
-            "tune_conditions": [_plain(condition) for condition in self.tune_conditions],
-            "arms": [_plain(arm) for arm in self.arms],
-            "flatness": {} if self.flatness is None else as_lists(asdict(self.flatness)),
-        }
-
-    @classmethod
-    def from_toml(cls, table: Mapping[str, Any], path: Path) -> "Study":
-        """Reads back what `as_toml` gave.
-
-        Returns:
-            The study.
-
-        Raises:
-            UserError: if it is of another version, or not whole.
-        """
-        if table.get("schema") != SCHEMA:
-            found = table.get("schema")
-            raise UserError(f"{path} has schema {found!r}, and this grawa reads {SCHEMA}")
-        try:
-            return cls(
-                kind=table["kind"],
-                knob=table["knob"],
-                axis=table["axis"],
-                points=table["points"],
-                baseline=table["baseline"],
-                seeds=tuple(table["seeds"]),
-                tune_seeds=tuple(table["tune_seeds"]),
-                base=TrainConfig.from_toml(table["base"], path),
-                conditions=tuple(_condition(entry) for entry in table["conditions"]),
-                tune_conditions=tuple(_condition(entry) for entry in table["tune_conditions"]),
-                arms=tuple(
-                    Arm(**{**entry, "settings": tuple(_tuples(s) for s in entry["settings"])})
-                    for entry in table["arms"]
-                ),
-                flatness=FlatnessConfig(**_tuples(table["flatness"]))
-                if table["flatness"]
-                else None,
-            )
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{path} is not a whole study: {error}") from None
-
-
-def _plain(value: Arm | Condition) -> dict[str, Any]:
-    return {
-        name: [dict(s) for s in entry] if name == "settings" else entry
-        for name, entry in vars(value).items()
-    }
-
-
-def _condition(entry: Mapping[str, Any]) -> Condition:
-    return Condition(name=entry["name"], options=_tuples(entry["options"]))
-
-
-def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:
-    """TOML has lists where configurations have tuples."""
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
 
 
 def _measured(config: TrainConfig, arm: Arm, steps: int, points: int) -> Changes:

@@ -15,6 +15,7 @@ import tomli_w
 from grawa.errors import UserError
 from grawa.experiments.environment import PACKAGES, environment
 from grawa.experiments.study import Study
+from grawa.experiments.study_toml import as_toml, from_toml
 from grawa.experiments.trial import Result
 from grawa.files import write_text
 
@@ -59,7 +60,7 @@ class StudyFolder:
         building = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             building.mkdir(parents=True)
-            write_text(building / "study.toml", tomli_w.dumps(study.as_toml()))
+            write_text(building / "study.toml", tomli_w.dumps(as_toml(study)))
             about = json.dumps(environment(STUDY_PACKAGES), indent=2)
             write_text(building / "environment.json", about + "\n")
             (building / "trials.jsonl").touch()
@@ -101,7 +102,7 @@ class StudyFolder:
             table = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{path} can't be read: {error}") from None
-        return Study.from_toml(table, path)
+        return from_toml(table, path)
 
     def check_same(self, study: Study) -> None:
         """Makes sure that this is the same study.
@@ -109,7 +110,7 @@ class StudyFolder:
         Raises:
             UserError: naming the first entry that is not.
         """
-        ours, theirs = self.study().as_toml(), study.as_toml()
+        ours, theirs = as_toml(self.study()), as_toml(study)
         for name, value in theirs.items():
             if ours[name] != value:
                 raise UserError(

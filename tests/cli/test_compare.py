@@ -16,6 +16,7 @@ from grawa.cli.main import main
 from grawa.cli.run import strategy_for
 from grawa.experiments.config import TrainConfig
 from grawa.experiments.study_folder import StudyFolder
+from grawa.experiments.study_toml import as_toml
 from grawa.experiments.trial import Result
 from grawa.tasks import Digits
 from grawa.train.loop import Finished, train
@@ -289,4 +290,4 @@ def test_the_same_question_has_the_same_folder(tmp_path: Path) -> None:
 
     assert default_name(study()) == default_name(study())
     assert default_name(study()) != default_name(study(points=5))
-    assert json.dumps(study().as_toml())
+    assert json.dumps(as_toml(study()))
