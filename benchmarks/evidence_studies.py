@@ -88,7 +88,8 @@ EQUAL = f"mgrawa:power=0:{OUTER}"
 def _core(late: int) -> tuple[str, ...]:
     """Methods that are mapped everywhere, some with weights from a later round on."""
     return (
-        *("mgrawa", "mgrawa:norms=probe", "uniform", "inverse_loss", "lsgd", EQUAL),
+        *("mgrawa", "mgrawa:norms=probe", "uniform", "inverse_loss", "inverse_loss:losses=probe"),
+        *("lsgd", EQUAL),
         f"inverse_loss:weights_from={late}:{OUTER}",
         f"mgrawa:norms=probe-times-loss:{OUTER}",
         f"mgrawa:norms=probe-times-loss:weights_from={late}:{OUTER}",
