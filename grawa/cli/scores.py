@@ -26,7 +26,10 @@ def check(config: TrainConfig, strategy: Strategy) -> None:
     Raises:
         UserError: if there is anything.
     """
-    if config.norms not in {"training", *_PROBED}:
+    if config.norms not in _PROBED:
+        if config.norms.partition(":")[0] not in names.NORMS:
+            known = ", ".join((*names.NORMS, *_PROBED))
+            raise UserError(f"there is no source of norms {config.norms!r}; there are {known}")
         names.norms(config.norms)
     if config.norms != "training" and not isinstance(strategy, GRAWA):
         raise UserError(
