@@ -82,14 +82,17 @@ SEEN = "mixed:2000,mixed:2001,mixed:2002"
 """Those that each method's setting is chosen on."""
 
 OUTER = "outer.lr=1:outer.momentum=0.5"
-EQUAL = f"mgrawa:power=0:{OUTER}"
+_EQUAL = f"mgrawa:power=0:{OUTER}"
+MAP_CONTROLS = ("uniform", "inverse_loss:losses=probe", _EQUAL)
+"""To whom all are compared on populations: equal weights, the shared batch without norms, and equal
+weights with outer momentum."""
 
 
 def _core(late: int) -> tuple[str, ...]:
     """Methods that are mapped everywhere, some with weights from a later round on."""
     return (
         *("mgrawa", "mgrawa:norms=probe", "uniform", "inverse_loss", "inverse_loss:losses=probe"),
-        *("lsgd", EQUAL),
+        *("lsgd", _EQUAL),
         f"inverse_loss:weights_from={late}:{OUTER}",
         f"mgrawa:norms=probe-times-loss:{OUTER}",
         f"mgrawa:norms=probe-times-loss:weights_from={late}:{OUTER}",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evidence_studies import EQUAL, STUDIES, Kind
+from evidence_studies import MAP_CONTROLS, STUDIES, Kind
 from grawa.experiments.study import Study
 from grawa.experiments.study_folder import StudyFolder
 from grawa.experiments.trial import Result
@@ -222,9 +222,7 @@ def _knob_table(read: Read) -> str:
 
 def _pooled_table(read: Read) -> str:
     """Errors over random populations, and differences to GRAWA and to its controls."""
-    arms = [arm.name for arm in read.study.arms]
-    late = [name for name in arms if name.startswith("inverse_loss:weights_from")]
-    baselines = list(dict.fromkeys([read.study.baseline, "uniform", EQUAL, *late]))
+    baselines = [read.study.baseline, *MAP_CONTROLS]
     apart = {name: {one.arm: one for one in read.against(name).pooled} for name in baselines}
     rows = []
     for one in read.pooled:
@@ -232,11 +230,12 @@ def _pooled_table(read: Read) -> str:
         rows.append([one.arm, read.unit.mean(one.end), *cells, str(one.failed)])
     head = [
         "method", f"{read.unit.label}, mean ± SE",
-        *(f"minus {name} (95% CI), higher in" for name in baselines), "failed",
+        *(f"minus {name}" for name in baselines), "failed",
     ]  # fmt: skip
     return markdown(head, rows) + (
-        f"\n\n{len(read.study.populations)} populations, each one observation. Bold: Holm over the "
-        f"column, p < {LEVEL}."
+        f"\n\nMean differences over {len(read.study.populations)} populations, each of them one "
+        "observation, 95% CI, and in how many the error is higher. Bold: Holm over the column, "
+        f"p < {LEVEL}."
     )
 
 
