@@ -127,6 +127,40 @@ def panel_size(count: int, across: int, height: float = 2.9) -> tuple[float, flo
     return 8.0, height * max(1, math.ceil(count / across)) + 0.5
 
 
+_NAME_LETTERS = 30
+_NAME_LINE = 0.17
+"""Height of a line of a name beside an axis, in inches."""
+
+
+def rows_height(names: Sequence[str], each: float) -> float:
+    """How tall a panel must be for a row of this height or more for each name, in inches."""
+    lines = max(in_lines(name).count("\n") + 1 for name in names)
+    return max(each, _NAME_LINE * lines) * len(names) + 1.2
+
+
+def name_rows(panel: Any, names: Sequence[str]) -> None:
+    """Makes a row for each name, from above, with the name beside the axis."""
+    panel.set_yticks(range(len(names)), [in_lines(name) for name in names])
+    panel.set_ylim(len(names) - 0.5, -0.5)
+
+
+def in_lines(name: str) -> str:
+    """A method's name, broken at colons.
+
+    Returns:
+        It, in lines of some length.
+
+    >>> in_lines("mgrawa:norms=probe:outer.lr=1:outer.momentum=0.5").splitlines()
+    ['mgrawa:norms=probe:', 'outer.lr=1:outer.momentum=0.5']
+    """
+    lines = [""]
+    for part in re.findall(r"[^:]+:?", name):
+        if lines[-1] and len(lines[-1] + part) > _NAME_LETTERS:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
 _LEGEND_SIZE = 10
 _HANDLE = 5.0 * _LEGEND_SIZE
 """What a legend's line takes, with the space around it, in points."""

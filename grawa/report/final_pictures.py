@@ -12,7 +12,9 @@ from grawa.report.drawing import (
     grid_of,
     legend_below,
     mark_style,
+    name_rows,
     panel_size,
+    rows_height,
     spread_out,
 )
 from grawa.report.outcomes import Outcome
@@ -26,7 +28,9 @@ def final_picture(study: Study, outcomes: Sequence[Outcome], unit: Unit) -> Pict
         title=f"Error at equal {study.axis}",
         caption="Mean over the seeds, 95% confidence interval, and each seed as a dot.",
         draw=partial(_draw_final, study=study, outcomes=outcomes, unit=unit),
-        size=panel_size(len(conditions_of(outcomes)), 2, 0.26 * len(study.arms) + 1.2),
+        size=panel_size(
+            len(conditions_of(outcomes)), 2, rows_height([arm.name for arm in study.arms], 0.26)
+        ),
     )
 
 
@@ -42,8 +46,7 @@ def _draw_final(figure: Figure, *, study: Study, outcomes: Sequence[Outcome], un
             panel.plot(values, [y + 0.22] * len(values), ".", color=style["color"], alpha=0.5)
             panel.errorbar(unit.scale * outcome.end.mean, y, xerr=half, capsize=3, **style)
         panel.set(title=condition, xlabel=unit.label)
-        panel.set_yticks(range(len(order)), order)
-        panel.set_ylim(len(order) - 0.5, -0.5)
+        name_rows(panel, order)
 
 
 def conditions_of(outcomes: Sequence[Outcome]) -> list[str]:

@@ -8,7 +8,7 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from grawa.experiments.study import Study
-from grawa.report.drawing import INK, Picture, mark_style, panel_size
+from grawa.report.drawing import INK, Picture, mark_style, name_rows, panel_size, rows_height
 from grawa.report.outcomes import Outcome
 from grawa.report.statistics import Difference, Mean, holm, mean_of, paired_difference
 from grawa.report.tables import Cell, Table, Unit
@@ -178,7 +178,7 @@ def pooled_picture(study: Study, pooled: Sequence[Pooled], unit: Unit) -> Pictur
         caption="Each dot is a population, the mean over its seeds; the mean over populations with "
         f"its 95% confidence interval. Right of zero {study.baseline} is better.",
         draw=partial(_draw, study=study, others=others, unit=unit),
-        size=panel_size(1, 1, 0.34 * len(others) + 1.0),
+        size=panel_size(1, 1, rows_height([one.arm for one in others], 0.34)),
     )
 
 
@@ -194,6 +194,5 @@ def _draw(figure: Figure, *, study: Study, others: Sequence[Pooled], unit: Unit)
         mean = unit.scale * one.difference.mean
         half = unit.scale * (one.difference.high - one.difference.low) / 2.0
         panel.errorbar(mean, y, xerr=half, capsize=3, **style)
-    panel.set_yticks(range(len(others)), [one.arm for one in others])
-    panel.set_ylim(len(others) - 0.4, -0.6)
+    name_rows(panel, [one.arm for one in others])
     panel.set(xlabel=f"{unit.label}, minus {study.baseline}")

@@ -7,7 +7,15 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from grawa.experiments.study import Study
-from grawa.report.drawing import Picture, grid_of, log_scale, mark_style, panel_size
+from grawa.report.drawing import (
+    Picture,
+    grid_of,
+    log_scale,
+    mark_style,
+    name_rows,
+    panel_size,
+    rows_height,
+)
 from grawa.report.flats import Flat, interval_text, measures_of
 from grawa.report.verdicts import Verdict, finding, p_text
 
@@ -42,7 +50,9 @@ def flat_picture(study: Study, flats: Sequence[Flat]) -> Picture:
         title=f"Sharpness of the end: {measure}",
         caption="Geometric mean over the seeds, and each seed as a dot; flatter is further left.",
         draw=partial(_draw, study=study, flats=flats, measure=measure),
-        size=panel_size(len(study.conditions), 2, 0.26 * len(study.arms) + 1.2),
+        size=panel_size(
+            len(study.conditions), 2, rows_height([arm.name for arm in study.arms], 0.26)
+        ),
     )
 
 
@@ -59,5 +69,4 @@ def _draw(figure: Figure, *, study: Study, flats: Sequence[Flat], measure: str) 
                 panel.plot([mean], [y], linestyle="", **style)
         panel.set(title=condition.name, xlabel=f"{measure} of the consensus")
         log_scale(panel, "x")
-        panel.set_yticks(range(len(order)), order)
-        panel.set_ylim(len(order) - 0.5, -0.5)
+        name_rows(panel, order)
