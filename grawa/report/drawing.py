@@ -151,7 +151,7 @@ def in_lines(name: str) -> str:
         It, in lines of some length.
 
     >>> in_lines("mgrawa:norms=probe:outer.lr=1:outer.momentum=0.5").splitlines()
-    ['mgrawa:norms=probe:', 'outer.lr=1:outer.momentum=0.5']
+    ['mgrawa:norms=probe:outer.lr=1:', 'outer.momentum=0.5']
     """
     lines = [""]
     for part in re.findall(r"[^:]+:?", name):
