@@ -14,6 +14,9 @@ from grawa.report.drawing import Picture
 from grawa.report.tables import Cell, Table
 from grawa.report.verdicts import Verdict
 
+_FEW = 5
+"""Claims without an answer that are shown at once; more of them are folded."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
@@ -70,7 +73,7 @@ def write_page(pages: Sequence[Page], path: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(sort_key=_sort_key, tally=tally, decided_first=_decided_first)
+    environment.globals.update(sort_key=_sort_key, tally=tally, decided=_decided, few=_FEW)
     text = environment.get_template("report.html").render(pages=pages)
     write_text(path, text)
     return path
@@ -81,9 +84,12 @@ def _sort_key(cell: Cell) -> str:
     return "" if cell.value is None or math.isnan(cell.value) else repr(float(cell.value))
 
 
-def _decided_first(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """Those that say yes or no, before those that can't; each in their order."""
-    return sorted(verdicts, key=lambda one: one.outcome not in {"supported", "contradicted"})
+def _decided(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], list[Verdict]]:
+    """Those that say yes or no, and those that can't; each in their order."""
+    parts: tuple[list[Verdict], list[Verdict]] = ([], [])
+    for one in verdicts:
+        parts[one.outcome not in {"supported", "contradicted"}].append(one)
+    return parts
 
 
 def tally(verdicts: Sequence[Verdict]) -> str:
