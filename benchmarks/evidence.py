@@ -3,7 +3,8 @@
 Run `make evidence`, or `python benchmarks/evidence.py`; `--help` tells the options. Each study is
 a `grawa compare` or `grawa ablate` that can be run by itself; its folder is in `runs/evidence`. A
 study that was interrupted goes on where it stopped, and one that is there is not run again. Then
-the tables of `docs/evidence.md` are written anew between their marks, and the pictures beside it.
+the tables of `docs/evidence.md` and one of README.md are written anew between their marks, and the
+pictures beside that page.
 """
 
 import json
@@ -18,7 +19,7 @@ import tyro
 
 from evidence_claims import claims_table
 from evidence_studies import STUDIES
-from evidence_tables import Read, rounded, summary, tables_of
+from evidence_tables import Read, maps_table, rounded, summary, tables_of
 from grawa.errors import UserError
 from grawa.experiments.environment import environment
 from grawa.experiments.study_folder import STUDY_PACKAGES, StudyFolder
@@ -35,6 +36,8 @@ class Config:
     """Where the studies' folders are."""
     page: Path = Path("docs/evidence.md")
     """The page; its pictures are in a folder beside it."""
+    readme: Path = Path("README.md")
+    """Where the overview of the maps goes too."""
     output: Path = Path("benchmarks/results/evidence.json")
     """Where the figures go."""
 
@@ -93,7 +96,10 @@ def write_all(found: dict[str, Read], config: Config) -> None:
     text = replaced(text, "claims", claims_table(list(found.values())))
     for name, read in found.items():
         text = replaced(text, name, tables_of(read))
-    write_text(config.page, text)
+    maps = maps_table(list(found.values()))
+    write_text(config.page, replaced(text, "maps", maps))
+    readme = config.readme.read_text(encoding="utf-8")
+    write_text(config.readme, replaced(readme, "maps", maps))
     print(f"{config.page}, {config.output}: all figures; pictures are in {pictures}")
 
 

@@ -1,6 +1,7 @@
 """Tables of the evidence, in Markdown, and its figures in plain values."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -239,13 +240,43 @@ def _pooled_table(read: Read) -> str:
     )
 
 
+def maps_table(reads: Sequence[Read]) -> str:
+    """Differences to equal weights in all maps of random populations, side by side."""
+    maps = [read for read in reads if kind_of(read) is Kind.POPULATIONS]
+    found: dict[str, dict[str, str]] = {}
+    for read in maps:
+        for one in read.against("uniform").pooled:
+            if one.difference is not None:
+                found.setdefault(_alike(one.arm), {})[read.name] = _change(one, read.unit)
+    everywhere = {name: cells for name, cells in found.items() if len(cells) == len(maps)}
+    rows = [[name, *(cells[r.name] for r in maps)] for name, cells in everywhere.items()]
+    ends = {read.name: {one.arm: one.end for one in read.pooled}["uniform"] for read in maps}
+    rows.insert(0, ["uniform: error", *(read.unit.mean(ends[read.name]) for read in maps)])
+    head = ["minus uniform (95% CI)", *(_of_map(read) for read in maps)]
+    return markdown(head, rows)
+
+
+def _of_map(read: Read) -> str:
+    task, _, workers = read.name.removeprefix("populations-").rpartition("-")
+    return f"{task}, {workers} workers: {read.unit.points.strip() or read.unit.metric}"
+
+
+def _alike(arm: str) -> str:
+    """Runs have rounds of their own; in all of them weights begin in the middle."""
+    return re.sub(r"weights_from=\d+", "weights_from=middle", arm)
+
+
+def _change(one: Pooled, unit: Unit) -> str:
+    assert one.difference is not None
+    text = f"{unit.change(one.difference)} ({unit.interval(one.difference)})"
+    return f"**{text}**" if one.corrected < LEVEL else text
+
+
 def _apart(one: Pooled, unit: Unit) -> str:
     """A difference over populations."""
     if one.difference is None:
         return "-"
-    apart = one.difference
-    text = f"{unit.change(apart)} ({unit.interval(apart)})"
-    return f"{f'**{text}**' if one.corrected < LEVEL else text}, {one.higher} of {apart.number}"
+    return f"{_change(one, unit)}, {one.higher} of {one.difference.number}"
 
 
 def summary(read: Read) -> dict[str, Any]:
