@@ -1,8 +1,7 @@
 """A study: what is compared, under which conditions, on which seeds; and the trials it takes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Literal
 
 from grawa.errors import UserError
@@ -97,7 +96,8 @@ class Study:
         conditions: under what.
         seeds: that the comparison is made on. Random populations have as many, each its own, so
             that they are independent of each other.
-        tune_seeds: that settings are chosen on; none for no tuning.
+        tune_seeds: that settings are chosen on; none for no tuning. Random populations have their
+            own here too: else one split of the data would choose.
         tune_conditions: under which one setting of each arm is chosen for all conditions; none for
             a choice under each condition by itself.
         baseline: the arm that the others' differences are taken to; in an ablation the value of the
@@ -148,10 +148,7 @@ class Study:
 
     def seeds_under(self, condition: Condition) -> list[int]:
         """The seeds that the comparison is made on under a condition."""
-        if not condition.is_population:
-            return list(self.seeds)
-        number = self.populations.index(condition.name)
-        return [seed + number * len(self.seeds) for seed in self.seeds]
+        return _seeds_under(condition, self.conditions, self.seeds)
 
     def pace_trials(self) -> list[Trial]:
         """Two rounds of each arm, which tell what a step costs; none if steps are what counts."""
@@ -171,8 +168,13 @@ class Study:
         """
         conditions = self.tune_conditions or self.conditions
         return [
-            self._trial("tune", arm, i, condition, seed, steps[arm.name])
-            for seed, condition, arm in product(self.tune_seeds, conditions, self.arms)
+            self._trial("tune", arm, i, where, seed, steps[arm.name])
+            for seeds in zip(
+                *(_seeds_under(where, conditions, self.tune_seeds) for where in conditions),
+                strict=True,
+            )
+            for seed, where in zip(seeds, conditions, strict=True)
+            for arm in self.arms
             for i in range(len(arm.settings))
         ]
 
@@ -220,6 +222,16 @@ class Study:
             points=points,
             flatness=self.flatness if role == "test" else None,
         )
+
+
+def _seeds_under(
+    condition: Condition, conditions: Sequence[Condition], seeds: Sequence[int]
+) -> list[int]:
+    """These seeds, or as many others for each random population among the conditions."""
+    if not condition.is_population:
+        return list(seeds)
+    number = [one.name for one in conditions if one.is_population].index(condition.name)
+    return [seed + number * len(seeds) for seed in seeds]
 
 
 def _measured(config: TrainConfig, arm: Arm, steps: int, points: int) -> Changes:

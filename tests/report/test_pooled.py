@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -48,6 +49,14 @@ def test_populations_have_seeds_of_their_own() -> None:
         for arm in ("mgrawa", "uniform"):
             own = [t.seed for t in trials if (t.condition, t.arm) == (name, arm)]
             assert own == seeds  # the same for both methods
+
+
+def test_settings_are_chosen_on_seeds_of_their_own_too() -> None:
+    tuned = replace(asked(), tune_seeds=(1000,))
+    trials = tuned.tune_trials({"mgrawa": 96, "uniform": 96})
+    for name, seed in zip(NAMES, (1000, 1000, 1001, 1002), strict=True):
+        assert {t.seed for t in trials if t.condition == name} == {seed}
+    assert len(trials) + len(tuned.arms) * 8 == tuned.count()
 
 
 def test_a_population_is_one_observation() -> None:
