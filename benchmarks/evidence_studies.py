@@ -51,8 +51,8 @@ TUNED = ("--tune-faults", "clean,wrong-labels:3", "--grid", "8")
 """One setting of each method for all conditions."""
 
 
-def _compare(*words: str, kind: Kind = Kind.METHODS, tuned: tuple[str, ...] = TUNED) -> Asked:
-    return Asked(kind=kind, words=("compare", *words, *LINK, *tuned))
+def _compare(*words: str) -> Asked:
+    return Asked(kind=Kind.METHODS, words=("compare", *words, *LINK, *TUNED))
 
 
 def _small(task: str) -> Asked:
