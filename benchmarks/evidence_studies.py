@@ -107,8 +107,10 @@ _MAPPED = (
 )
 
 
+_FOR_CNN = (*_core(late=6), "local_sgd")
 _FOR_TEXT = (
     *_core(late=3),
+    "local_sgd",
     f"mgrawa:norms=probe-times-loss:power=4:{OUTER}",
     "lsgd:pull=0.5",  # grids of four rates leave LSGD's pull alone, and it decides there
 )
@@ -175,8 +177,8 @@ STUDIES: Mapping[str, Asked] = {
     "populations-digits-16": _populations("digits", 16, _MAPPED, *_MLP),
     "populations-glyphs-8": _populations("glyphs", 8, _MAPPED, *_MLP),
     "populations-glyphs-16": _populations("glyphs", 16, _MAPPED, *_MLP),
-    "populations-digits-cnn-8": _populations("digits:model=cnn", 8, _core(late=6), *_CNN),
-    "populations-digits-cnn-16": _populations("digits:model=cnn", 16, _core(late=6), *_CNN),
+    "populations-digits-cnn-8": _populations("digits:model=cnn", 8, _FOR_CNN, *_CNN),
+    "populations-digits-cnn-16": _populations("digits:model=cnn", 16, _FOR_CNN, *_CNN),
     "populations-text-8": _populations(_SMALL_TEXT, 8, _FOR_TEXT, *_TEXT, seen=4),
     "populations-text-16": _populations(_SMALL_TEXT, 16, _FOR_TEXT, *_TEXT, seen=4),
 }
