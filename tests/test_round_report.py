@@ -45,7 +45,7 @@ def test_a_report_says_what_happened() -> None:
     assert report.compute_seconds >= 0.0
 
 
-def test_losses_are_means_since_the_last_round() -> None:
+def test_losses_are_means_over_rounds_that_are_short() -> None:
     reports: list[grawa.RoundReport] = []
     fleet = Fleet(2)
     averager = grawa.Averager(
@@ -57,7 +57,7 @@ def test_losses_are_means_since_the_last_round() -> None:
         averager.record_loss(torch.tensor([loss, loss + 0.25]))
         for optimizer in fleet.optimizers:
             optimizer.step()
-    assert [report.losses.tolist() for report in reports] == [[2.0, 2.25], [15.0, 15.25]]
+    assert [report.losses.tolist() for report in reports] == [[2.0, 2.25], [8.5, 8.75]]
 
 
 def test_the_consensus_distance_is_the_root_mean_square_distance_to_the_center() -> None:
