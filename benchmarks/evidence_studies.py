@@ -71,7 +71,7 @@ def _text(faults: str, flatness: int) -> Asked:
     return _compare(
         _SMALL_TEXT,
         *("--strategies", f"{FEWER},data_parallel", "--faults", faults),
-        *("--batch-size", "8", "--lr", "0.01", "--options", "optimizer=adamw"),
+        *("--batch-size", "8", "--lr", "0.004", "--options", "optimizer=adamw"),
         *("--steps", "160", "--seeds", "10", "--tune", "1", "--flatness", str(flatness)),
     )
 
@@ -130,9 +130,10 @@ def _populations(
     )
 
 
+# Learning rates lie around the best ones: at an edge of a grid its spacing decides.
 _MLP = ("--steps", "160", "--seeds", "2")
 _CNN = ("--steps", "160", "--seeds", "1")
-_TEXT = ("--steps", "64", "--lr", "0.01", "--options", "optimizer=adamw", "--seeds", "1")
+_TEXT = ("--steps", "64", "--lr", "0.004", "--options", "optimizer=adamw", "--seeds", "1")
 
 
 def _knob(knob: str, *words: str) -> Asked:
@@ -175,8 +176,8 @@ STUDIES: Mapping[str, Asked] = {
     ),
     "populations-digits-8": _populations("digits", 8, _MAPPED, *_MLP),
     "populations-digits-16": _populations("digits", 16, _MAPPED, *_MLP),
-    "populations-glyphs-8": _populations("glyphs", 8, _MAPPED, *_MLP),
-    "populations-glyphs-16": _populations("glyphs", 16, _MAPPED, *_MLP),
+    "populations-glyphs-8": _populations("glyphs", 8, _MAPPED, *_MLP, "--lr", "0.05"),
+    "populations-glyphs-16": _populations("glyphs", 16, _MAPPED, *_MLP, "--lr", "0.05"),
     "populations-digits-cnn-8": _populations("digits:model=cnn", 8, _FOR_CNN, *_CNN),
     "populations-digits-cnn-16": _populations("digits:model=cnn", 16, _FOR_CNN, *_CNN),
     "populations-text-8": _populations(_SMALL_TEXT, 8, _FOR_TEXT, *_TEXT, seen=4),
