@@ -41,7 +41,7 @@ class GradientProbe(Generic[Batch]):
         batch: Callable[[int], Batch],
         loss: Callable[[nn.Module, Batch], Tensor],
     ) -> None:
-        self._models = [model] if isinstance(model, nn.Module) else list(model)
+        self._models = _listed(model)
         first = optimizer if isinstance(optimizer, Optimizer) else optimizer[0]
         self._names = held_names(self._models[0], first)
         self._batch = batch
@@ -83,7 +83,7 @@ class LossProbe(Generic[Batch]):
         batch: Callable[[int], Batch],
         loss: Callable[[nn.Module, Batch], Tensor],
     ) -> None:
-        self._models = [model] if isinstance(model, nn.Module) else list(model)
+        self._models = _listed(model)
         self._batch = batch
         self._loss = loss
 
@@ -96,6 +96,10 @@ class LossProbe(Generic[Batch]):
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         with evaluating(model), torch.no_grad(), _same_random_numbers(device):
             return self._loss(model, batch)
+
+
+def _listed(model: nn.Module | Sequence[nn.Module]) -> list[nn.Module]:
+    return [model] if isinstance(model, nn.Module) else list(model)
 
 
 @contextmanager

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from grawa.errors import UserError
-from grawa.scores.groups import check_decay
-from grawa.scores.probing import PROBE_DECAY, Probe, ProbeTracker
+from grawa.scores.probing import Probed, ProbeTracker
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeLoss:
+class ProbeLoss(Probed):
     """The loss on a probe batch that is the same for every worker, new each round.
 
     It costs one forward pass a round, a third of what the norms on that batch cost. Beside
@@ -26,14 +25,6 @@ class ProbeLoss:
     """
 
     is_norm: ClassVar[bool] = False
-    needs_gradients: ClassVar[bool] = False
-    needs_losses: ClassVar[bool] = False
-
-    probe: Probe
-    decay: float = PROBE_DECAY
-
-    def __post_init__(self) -> None:
-        check_decay(self.decay)
 
     def tracker(self, groups: Sequence[int], num_hosted: int) -> ProbeTracker:
         """See `Score.tracker`."""

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from grawa.scores.groups import check_decay
-from grawa.scores.probing import PROBE_DECAY, Probe, ProbeTracker
+from grawa.scores.probing import Probed, ProbeTracker
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeGradientNorms:
+class ProbeGradientNorms(Probed):
     """Norms of the gradient on a probe batch that is the same for every worker, new each round.
 
     It costs one forward and backward pass a round. The batch must be drawn from all the training
@@ -26,14 +25,6 @@ class ProbeGradientNorms:
     """
 
     is_norm: ClassVar[bool] = True
-    needs_gradients: ClassVar[bool] = False
-    needs_losses: ClassVar[bool] = False
-
-    probe: Probe
-    decay: float = PROBE_DECAY
-
-    def __post_init__(self) -> None:
-        check_decay(self.decay)
 
     def tracker(self, groups: Sequence[int], num_hosted: int) -> ProbeTracker:
         """See `Score.tracker`."""

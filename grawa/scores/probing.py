@@ -1,12 +1,13 @@
 """What is found on a batch that all workers share, a new one each round."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from grawa.math.ema import Ema
-from grawa.scores.groups import sum_groups
+from grawa.scores.groups import check_decay, sum_groups
 
 PROBE_DECAY = 0.9**8
 """Per round; the published 0.9 per probe batch with eight batches a round."""
@@ -14,6 +15,26 @@ PROBE_DECAY = 0.9**8
 Probe = Callable[[int], Tensor]
 """What the hosted workers make of the i-th probe batch, the same for all N: norms, (K, L), or
 losses, (K, 1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probed:
+    """What scores have in common that a probe finds.
+
+    Args:
+        probe: asks the hosted workers when a round is due; it is given how many probes there were
+            before.
+        decay: how much of the average is kept at each round.
+    """
+
+    needs_gradients: ClassVar[bool] = False
+    needs_losses: ClassVar[bool] = False
+
+    probe: Probe
+    decay: float = PROBE_DECAY
+
+    def __post_init__(self) -> None:
+        check_decay(self.decay)
 
 
 class ProbeTracker:
