@@ -42,6 +42,7 @@ benchmarks: .venv/installed
 	done
 
 evidence: .venv/installed
+	$(BIN)/python benchmarks/theory.py
 	$(BIN)/python benchmarks/evidence.py
 
 format: .venv/installed

@@ -3,7 +3,7 @@
 Run `make evidence`, or `python benchmarks/evidence.py`; `--help` tells the options. Each study is
 a `grawa compare` or `grawa ablate` that can be run by itself; its folder is in `runs/evidence`. A
 study that was interrupted goes on where it stopped, and one that is there is not run again. Then
-the tables of `docs/evidence.md` and one of README.md are written anew between their marks, and the
+the tables of `docs/evidence.md` and two of README.md are written anew between their marks, and the
 pictures beside that page.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 import tyro
 
 from evidence_claims import claims_table
-from evidence_studies import STUDIES
+from evidence_studies import MAPS, STUDIES
 from evidence_tables import Read, maps_table, rounded, summary, tables_of
 from grawa.errors import UserError
 from grawa.experiments.environment import environment
@@ -37,7 +37,7 @@ class Config:
     page: Path = Path("docs/evidence.md")
     """The page; its pictures are in a folder beside it."""
     readme: Path = Path("README.md")
-    """Where the overview of the maps goes too."""
+    """Where the overviews of the maps go too."""
     output: Path = Path("benchmarks/results/evidence.json")
     """Where the figures go."""
 
@@ -96,10 +96,12 @@ def write_all(found: dict[str, Read], config: Config) -> None:
     text = replaced(text, "claims", claims_table(list(found.values())))
     for name, read in found.items():
         text = replaced(text, name, tables_of(read))
-    maps = maps_table(list(found.values()))
-    write_text(config.page, replaced(text, "maps", maps))
     readme = config.readme.read_text(encoding="utf-8")
-    write_text(config.readme, replaced(readme, "maps", maps))
+    for name, (kind, baseline) in MAPS.items():
+        table = maps_table(list(found.values()), kind, baseline)
+        text, readme = replaced(text, name, table), replaced(readme, name, table)
+    write_text(config.page, text)
+    write_text(config.readme, readme)
     print(f"{config.page}, {config.output}: all figures; pictures are in {pictures}")
 
 

@@ -11,6 +11,7 @@ class Kind(Enum):
     METHODS = "methods against each other, clean and under faults"
     KNOB = "what a knob does"
     POPULATIONS = "methods over random populations of workers"
+    FULL_PULL = "the same, with workers put onto the center and not only moved toward it"
     OTHER = "methods against each other, for a question of its own"
 
 
@@ -21,10 +22,12 @@ class Asked:
     Attributes:
         kind: what it is for.
         words: of the command, after `grawa`.
+        controls: to whom all are compared besides the study's own baseline, over populations.
     """
 
     kind: Kind
     words: tuple[str, ...]
+    controls: tuple[str, ...] = ()
 
 
 METHODS = (
@@ -78,6 +81,8 @@ def _text(faults: str, flatness: int) -> Asked:
 
 HELD_OUT = ",".join(f"mixed:{seed}" for seed in range(40, 60))
 """Random populations that were drawn after methods and how they are tuned had been fixed."""
+HELD_OUT_LATER = ",".join(f"mixed:{seed}" for seed in range(60, 80))
+"""For what was asked after those had been seen."""
 _SEEN = [f"mixed:{seed}" for seed in range(2000, 2008)]
 """Those that each method's setting is chosen on. With three of them, and one split of the data,
 learning rates were chosen that cost a point."""
@@ -116,17 +121,47 @@ _FOR_TEXT = (
 )
 
 
+_FULL = f"mgrawa:power=0:pull=1:{OUTER}"
+_FULL_PULL = (
+    *("local_sgd", "uniform", _FULL),
+    f"mgrawa:norms=probe-times-loss:weights_from=6:{OUTER}",
+    f"mgrawa:norms=probe-times-loss:weights_from=6:pull=1:{OUTER}",
+    f"mgrawa:norms=probe-times-loss:pull=1:{OUTER}",
+    *("mgrawa:pull=1", "mgrawa:norms=probe:pull=1", "inverse_loss:losses=probe:pull=1"),
+    f"inverse_loss:weights_from=6:pull=1:{OUTER}",
+)
+"""LocalSGD, whose pull is 1, came near to the best on the maps: weights with that pull."""
+
+
+def _over_populations(task: str, workers: int, methods: Sequence[str], *words: str) -> list[str]:
+    return [
+        *("compare", task, "--strategies", ",".join(methods)),
+        *("--workers", str(workers), "--sync-every", "16", *words),
+        *("--axis", "steps", "--points", "2", "--flatness", "0", "--tune", "1", "--grid", "4"),
+    ]
+
+
 def _populations(
     task: str, workers: int, methods: Sequence[str], *words: str, seen: int = len(_SEEN)
 ) -> Asked:
     return Asked(
         kind=Kind.POPULATIONS,
         words=(
-            *("compare", task, "--strategies", ",".join(methods)),
-            *("--workers", str(workers), "--sync-every", "16", *words),
-            *("--axis", "steps", "--points", "2", "--flatness", "0", "--tune", "1", "--grid", "4"),
+            *_over_populations(task, workers, methods, *words),
             *("--tune-faults", ",".join(_SEEN[:seen]), "--faults", HELD_OUT),
         ),
+        controls=MAP_CONTROLS,
+    )
+
+
+def _full_pull(task: str, *words: str) -> Asked:
+    return Asked(
+        kind=Kind.FULL_PULL,
+        words=(
+            *_over_populations(task, 8, _FULL_PULL, *words),
+            *("--tune-faults", ",".join(_SEEN), "--faults", HELD_OUT_LATER),
+        ),
+        controls=("uniform", _FULL),
     )
 
 
@@ -182,4 +217,13 @@ STUDIES: Mapping[str, Asked] = {
     "populations-digits-cnn-16": _populations("digits:model=cnn", 16, _FOR_CNN, *_CNN),
     "populations-text-8": _populations(_SMALL_TEXT, 8, _FOR_TEXT, *_TEXT, seen=4),
     "populations-text-16": _populations(_SMALL_TEXT, 16, _FOR_TEXT, *_TEXT, seen=4),
+    "full-pull-digits-8": _full_pull("digits", *_MLP),
+    "full-pull-glyphs-8": _full_pull("glyphs", *_MLP, "--lr", "0.05"),
+    "full-pull-digits-cnn-8": _full_pull("digits:model=cnn", *_CNN),
 }
+
+MAPS: Mapping[str, tuple[Kind, str]] = {
+    "maps": (Kind.POPULATIONS, "uniform"),
+    "full-pull-maps": (Kind.FULL_PULL, "local_sgd"),
+}
+"""Tables of several maps: whose, and to whom all are compared."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evidence_studies import MAP_CONTROLS, STUDIES, Kind
+from evidence_studies import STUDIES, Kind
 from grawa.experiments.study import Study
 from grawa.experiments.study_folder import StudyFolder
 from grawa.experiments.trial import Result
@@ -223,7 +223,7 @@ def _knob_table(read: Read) -> str:
 
 def _pooled_table(read: Read) -> str:
     """Errors over random populations, and differences to GRAWA and to its controls."""
-    baselines = [read.study.baseline, *MAP_CONTROLS]
+    baselines = [read.study.baseline, *STUDIES[read.name].controls]
     apart = {name: {one.arm: one for one in read.against(name).pooled} for name in baselines}
     rows = []
     for one in read.pooled:
@@ -240,24 +240,24 @@ def _pooled_table(read: Read) -> str:
     )
 
 
-def maps_table(reads: Sequence[Read]) -> str:
-    """Differences to equal weights in all maps of random populations, side by side."""
-    maps = [read for read in reads if kind_of(read) is Kind.POPULATIONS]
+def maps_table(reads: Sequence[Read], kind: Kind, baseline: str) -> str:
+    """Differences to a method in all maps of a kind, side by side."""
+    maps = [read for read in reads if kind_of(read) is kind]
     found: dict[str, dict[str, str]] = {}
     for read in maps:
-        for one in read.against("uniform").pooled:
+        for one in read.against(baseline).pooled:
             if one.difference is not None:
                 found.setdefault(_alike(one.arm), {})[read.name] = _change(one, read.unit)
     everywhere = {name: cells for name, cells in found.items() if len(cells) == len(maps)}
     rows = [[name, *(cells[r.name] for r in maps)] for name, cells in everywhere.items()]
-    ends = {read.name: {one.arm: one.end for one in read.pooled}["uniform"] for read in maps}
-    rows.insert(0, ["uniform: error", *(read.unit.mean(ends[read.name]) for read in maps)])
-    head = ["minus uniform (95% CI)", *(_of_map(read) for read in maps)]
+    ends = {read.name: {one.arm: one.end for one in read.pooled}[baseline] for read in maps}
+    rows.insert(0, [f"{baseline}: error", *(read.unit.mean(ends[read.name]) for read in maps)])
+    head = [f"minus {baseline} (95% CI)", *(_of_map(read) for read in maps)]
     return markdown(head, rows)
 
 
 def _of_map(read: Read) -> str:
-    task, _, workers = read.name.removeprefix("populations-").rpartition("-")
+    task, _, workers = re.sub(r"^(populations|full-pull)-", "", read.name).rpartition("-")
     return f"{task}, {workers} workers: {read.unit.points.strip() or read.unit.metric}"
 
 

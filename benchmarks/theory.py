@@ -63,7 +63,7 @@ NONCONVEX_LR = 2.0
 class Config:
     """What is run."""
 
-    seeds: int = 4
+    seeds: int = 10
     """How many."""
     steps: int = 768
     """Local steps of each worker, convex."""
