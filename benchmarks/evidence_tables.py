@@ -89,6 +89,7 @@ def tables_of(read: Read) -> str:
         parts += [_knob_table(read)]
     else:
         parts += [_pooled_table(read)]
+    parts.append(_at_edges(read))
     parts += [
         f"![{picture.title}](evidence/{read.name}-{picture.name}.png)"
         for picture in read.pictures()
@@ -107,6 +108,21 @@ def _spent(read: Read) -> str:
         f"{len(read.results):,} runs, {seconds / 60.0:.0f} minutes of a core; {failed} of the "
         "compared runs failed."
     )
+
+
+def _at_edges(read: Read) -> str:
+    """Whose learning rate is the smallest or the largest that was tried, so might be better."""
+    tried: dict[str, set[float]] = {}
+    for result in read.results:
+        if result.role == "tune":
+            tried.setdefault(result.arm, set()).add(result.config["lr"])
+    chosen = {r.arm: r.config["lr"] for r in read.results if r.role == "test"}
+    found = [
+        f"{arm} ({chosen[arm]:g})"
+        for arm, lrs in tried.items()
+        if chosen.get(arm) in {min(lrs), max(lrs)}
+    ]
+    return f"Learning rate at an edge of those tried: {', '.join(found) or 'none'}."
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
