@@ -110,6 +110,13 @@ def _decoded(place: Path, files: Mapping[str, bytes], layout: Layout) -> tuple[I
             parts[name] = layout.decode(files[name])
         except ValueError as error:
             raise UserError(f"{place}: {name} is not a whole file of its kind: {error}") from None
+    counts = {name: len(parts[name][0]) for name in layout.train}
+    fewest = min(counts, key=counts.__getitem__)
+    if counts[fewest] != max(counts.values()):
+        raise UserError(
+            f"{place}: {fewest} is not whole: it has {counts[fewest]:,} images, and others have "
+            f"{max(counts.values()):,}"
+        )
     return _joined(parts, layout.train), _joined(parts, layout.test)
 
 

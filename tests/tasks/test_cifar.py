@@ -198,6 +198,12 @@ WRONG: dict[str, tuple[Write, str]] = {
         lambda path: write_folder(path / "it", {**BINARY, "test_batch.bin": b"\x01" * 3072}),
         "3,072 bytes are not records of 3073 bytes",
     ),
+    "fewer whole records than in other files": (
+        lambda path: write_folder(
+            path / "it", {**BINARY, "data_batch_3.bin": BINARY["data_batch_3.bin"][: 3073 * 7]}
+        ),
+        "data_batch_3.bin is not whole: it has 7 images, and others have 8",
+    ),
     "an empty binary file": (
         lambda path: write_folder(path / "it", {**BINARY, "test_batch.bin": b""}),
         "0 bytes are not records",
