@@ -190,7 +190,8 @@ def _correlations(read: Read) -> str:
     for measure, group, tau, interval, *_ in table.rows:
         text = tau.text if tau.text == "-" else f"{tau.text} ({interval.text})"
         found.setdefault(measure.text, {})[group.text] = text
-    groups = (read.study.conditions[0].name, "all conditions")
+    clean = read.study.conditions[0].name
+    groups = [clean, "all conditions"] if len(read.study.conditions) > 1 else [clean]
     rows = [[measure, *(by[group] for group in groups)] for measure, by in found.items()]
     return markdown(["Kendall's tau with the gap (95% CI)", *groups], rows)
 

@@ -44,9 +44,11 @@ class Guard:
     times as large as the others': it has no part in the center, starts again from the consensus,
     and its optimizer forgets the past. Of the others, one whose loss is far above the median is
     *left out* of the center, but still pulled to it; and norms are floored at a fraction of their
-    group's median. The floor alone would not do: a dead network has small gradients, and so
-    attracts the weight. Medians are the lower of the two middle values, so that of two halves the
-    one with the smaller losses is believed.
+    group's median, and at all of it where the loss says that a small norm is not earned: what
+    learns nothing, a dead network or one with wrong labels, has small gradients too, and would draw
+    the weight while all losses are high and none is far above the others. Medians of losses and
+    sizes are the lower of the two middle values, so that of two halves the one with the smaller
+    ones is believed.
 
     Losses are known in `grawa train`, and to an `Averager` that is told them (`record_loss`);
     without them that gate stays open. `loss_margin` is in the units of the loss: where losses are
@@ -54,6 +56,8 @@ class Guard:
 
     Args:
         norm_floor: the least norm, as a fraction of the median; 0 turns it off.
+        unearned_floor: the same for a worker whose loss is above the median; no less than
+            `norm_floor` counts.
         loss_ratio: a loss may be this many times the median ...
         loss_margin: ... plus this much, before its worker is left out; infinity turns it off.
         size_ratio: parameters may have this many times the median L2 norm before their worker is
@@ -63,18 +67,19 @@ class Guard:
     """
 
     norm_floor: float = 0.5
+    unearned_floor: float = 1.0
     loss_ratio: float = 2.0
     loss_margin: float = 0.3
     size_ratio: float = 3.0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.norm_floor <= 1.0:
-            raise UserError(f"norm_floor must lie in [0, 1], got {self.norm_floor}")
-        if not self.loss_ratio >= 1.0 or not self.loss_margin >= 0.0:
-            raise UserError(
-                "loss_ratio must be at least 1 and loss_margin not negative, got "
-                f"{self.loss_ratio} and {self.loss_margin}"
-            )
+        for name in ("norm_floor", "unearned_floor"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise UserError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        if not self.loss_ratio >= 1.0:
+            raise UserError(f"loss_ratio must be at least 1, got {self.loss_ratio}")
+        if not self.loss_margin >= 0.0:
+            raise UserError(f"loss_margin must not be negative, got {self.loss_margin}")
         if not self.size_ratio > 1.0:
             raise UserError(f"size_ratio must be above 1, got {self.size_ratio}")
 
@@ -126,7 +131,13 @@ class Guard:
         if health.scores is None:
             return None
         kept = torch.where(active.unsqueeze(1), health.scores, torch.inf)
-        return floor_at_median(kept, self.norm_floor) if health.are_norms else kept
+        if not health.are_norms:
+            return kept
+        losses = torch.where(active, health.losses, torch.nan)
+        unearned = (losses > losses.nanmedian()).unsqueeze(1)
+        floors = torch.full_like(unearned, self.norm_floor, dtype=kept.dtype)
+        floors = floors.masked_fill(unearned, max(self.norm_floor, self.unearned_floor))
+        return floor_at_median(kept, floors)
 
 
 def _not_finite(health: Health) -> dict[int, str]:

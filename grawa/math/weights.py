@@ -64,12 +64,12 @@ def uniform(num_workers: int) -> Tensor:
     return torch.full((num_workers, 1), 1.0 / num_workers, dtype=torch.float64)
 
 
-def floor_at_median(norms: Tensor, fraction: float) -> Tensor:
+def floor_at_median(norms: Tensor, fraction: float | Tensor) -> Tensor:
     """Norms, none below a fraction of its column's median, so that no worker draws all the weight.
 
     Args:
         norms: (N, G); infinite entries stand for workers that are left out and don't count.
-        fraction: of the median of the finite entries.
+        fraction: of the median of the finite entries; or each worker's own, (N, 1).
 
     Returns:
         (N, G).
