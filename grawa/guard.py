@@ -51,8 +51,8 @@ class Guard:
     ones is believed.
 
     Losses are known in `grawa train`, and to an `Averager` that is told them (`record_loss`);
-    without them that gate stays open. `loss_margin` is in the units of the loss: where losses are
-    far below it, as in many regressions, set it lower.
+    without them that gate stays open, and small norms are believed. `loss_margin` is in the units
+    of the loss: where losses are far below it, as in many regressions, set it lower.
 
     Args:
         norm_floor: the least norm, as a fraction of the median; 0 turns it off.
