@@ -93,12 +93,13 @@ def write_all(found: dict[str, Read], config: Config) -> None:
         for picture in read.pictures():
             picture.save_png(pictures / f"{name}-{picture.name}.png")
     text = config.page.read_text(encoding="utf-8")
-    text = replaced(text, "claims", claims_table(list(found.values())))
+    reads = list(found.values())
+    text = replaced(text, "claims", claims_table(reads))
     for name, read in found.items():
         text = replaced(text, name, tables_of(read))
     readme = config.readme.read_text(encoding="utf-8")
     for name, (kind, baseline) in MAPS.items():
-        table = maps_table(list(found.values()), kind, baseline)
+        table = maps_table(reads, kind, baseline)
         text, readme = replaced(text, name, table), replaced(readme, name, table)
     write_text(config.page, text)
     write_text(config.readme, readme)

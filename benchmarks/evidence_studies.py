@@ -43,9 +43,11 @@ FEWER = (
 )
 """Where runs are dear."""
 
-_ONE_WORKER = "wrong-labels:3,lr-x6:3,gradient-noise=2:3,batch-of-one:3"
-FAULTS = "clean,wrong-labels:3,lr-x6:3,dirichlet:0.3,gradient-noise=2:3,batch-of-one:3"
-"""Text has no labels to deal by, so no `dirichlet`."""
+_BY_LABEL = "dirichlet:0.3"
+FAULTS = ("wrong-labels:3", "lr-x6:3", _BY_LABEL, "gradient-noise=2:3", "batch-of-one:3")
+CONDITIONS = ",".join(("clean", *FAULTS))
+TEXT_FAULTS = ",".join(fault for fault in FAULTS if fault != _BY_LABEL)
+"""Text has no labels to deal by."""
 
 LINK = ("--link", "1gbit:5ms")
 """A step of data parallel then takes 1.6 times a local one, as where a gradient of 45 MB goes over
@@ -62,7 +64,7 @@ def _compare(*words: str) -> Asked:
 def _small(task: str) -> Asked:
     return _compare(
         task,
-        *("--strategies", METHODS, "--faults", FAULTS, "--lr", "0.2"),
+        *("--strategies", METHODS, "--faults", CONDITIONS, "--lr", "0.2"),
         *("--steps", "320", "--seeds", "10", "--tune", "4"),
     )
 
@@ -131,34 +133,36 @@ _FULL_PULL = (
 """LocalSGD, whose pull is 1, came near to the best on the maps: weights with that pull."""
 
 
-def _over_populations(task: str, workers: int, methods: Sequence[str], *words: str) -> list[str]:
-    return [
-        *("compare", task, "--strategies", ",".join(methods)),
-        *("--workers", str(workers), "--sync-every", "16", *words),
-        *("--axis", "steps", "--points", "2", "--flatness", "0", "--tune", "1", "--grid", "4"),
-    ]
-
-
 def _populations(
-    task: str, workers: int, methods: Sequence[str], *words: str, seen: int = len(_SEEN)
+    task: str,
+    workers: int,
+    methods: Sequence[str],
+    *words: str,
+    kind: Kind = Kind.POPULATIONS,
+    seen: int = len(_SEEN),
+    held_out: str = HELD_OUT,
+    controls: tuple[str, ...] = MAP_CONTROLS,
 ) -> Asked:
     return Asked(
-        kind=Kind.POPULATIONS,
+        kind=kind,
         words=(
-            *_over_populations(task, workers, methods, *words),
-            *("--tune-faults", ",".join(_SEEN[:seen]), "--faults", HELD_OUT),
+            *("compare", task, "--strategies", ",".join(methods)),
+            *("--workers", str(workers), "--sync-every", "16", *words),
+            *("--axis", "steps", "--points", "2", "--flatness", "0", "--tune", "1", "--grid", "4"),
+            *("--tune-faults", ",".join(_SEEN[:seen]), "--faults", held_out),
         ),
-        controls=MAP_CONTROLS,
+        controls=controls,
     )
 
 
 def _full_pull(task: str, *words: str) -> Asked:
-    return Asked(
+    return _populations(
+        task,
+        8,
+        _FULL_PULL,
+        *words,
         kind=Kind.FULL_PULL,
-        words=(
-            *_over_populations(task, 8, _FULL_PULL, *words),
-            *("--tune-faults", ",".join(_SEEN), "--faults", HELD_OUT_LATER),
-        ),
+        held_out=HELD_OUT_LATER,
         controls=("uniform",),
     )
 
@@ -180,11 +184,11 @@ STUDIES: Mapping[str, Asked] = {
     "digits-cnn": _compare(
         "digits:model=cnn",
         *("--strategies", f"{FEWER},dp_sgd,dp_sam", "--lr", "0.1"),
-        *("--faults", FAULTS),
+        *("--faults", CONDITIONS),
         *("--steps", "320", "--seeds", "10", "--tune", "2", "--flatness", "64"),
     ),
     "text": _text("clean", flatness=16),
-    "text-faults": _text(_ONE_WORKER, flatness=0),
+    "text-faults": _text(TEXT_FAULTS, flatness=0),
     "workers": _knob(
         "workers=4,8,16,32",
         *("--strategies", "mgrawa,lgrawa,uniform,easgd,lsgd,local_sgd,dp_sgd"),

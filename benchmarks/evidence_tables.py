@@ -19,6 +19,7 @@ from grawa.report.outcomes import Outcome, outcomes_of
 from grawa.report.pooled import Pooled, pooled_of, pooled_picture
 from grawa.report.statistics import Difference
 from grawa.report.study_flatness import flat_picture
+from grawa.report.study_tables import at_edge
 from grawa.report.tables import Unit
 from grawa.report.verdicts import LEVEL
 
@@ -112,16 +113,8 @@ def _spent(read: Read) -> str:
 
 def _at_edges(read: Read) -> str:
     """Whose learning rate is the smallest or the largest that was tried, so might be better."""
-    tried: dict[str, set[float]] = {}
-    for result in read.results:
-        if result.role == "tune":
-            tried.setdefault(result.arm, set()).add(result.config["lr"])
-    chosen = {r.arm: r.config["lr"] for r in read.results if r.role == "test"}
-    found = [
-        f"{arm} ({chosen[arm]:g})"
-        for arm, lrs in tried.items()
-        if chosen.get(arm) in {min(lrs), max(lrs)}
-    ]
+    tested = (result for result in read.results if result.role == "test")
+    found = dict.fromkeys(f"{r.arm} ({r.config['lr']:g})" for r in tested if at_edge(read.study, r))
     return f"Learning rate at an edge of those tried: {', '.join(found) or 'none'}."
 
 

@@ -134,9 +134,8 @@ class Guard:
         if not health.are_norms:
             return kept
         losses = torch.where(active, health.losses, torch.nan)
-        unearned = (losses > losses.nanmedian()).unsqueeze(1)
-        floors = torch.full_like(unearned, self.norm_floor, dtype=kept.dtype)
-        floors = floors.masked_fill(unearned, max(self.norm_floor, self.unearned_floor))
+        floors = kept.new_full((len(kept), 1), self.norm_floor)
+        floors[losses > losses.nanmedian()] = max(self.norm_floor, self.unearned_floor)
         return floor_at_median(kept, floors)
 
 

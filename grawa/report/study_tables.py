@@ -140,10 +140,14 @@ def _tuning(study: Study, result: Result, results: Sequence[Result]) -> list[Cel
     tried = study.arm(result.arm).settings
     if not study.tune_seeds:
         return [Cell(text="not tuned", value=0), _NO]
-    lrs = sorted({float(setting["lr"]) for setting in tried})
-    place = lrs.index(float(result.config["lr"])) if result.config["lr"] in lrs else -1
-    edge = "at the edge" if place in {0, len(lrs) - 1} and len(lrs) > 1 else "inside"
+    edge = "at the edge" if at_edge(study, result) else "inside"
     return [Cell(text=str(len(tried)), value=len(tried)), Cell(text=edge)]
+
+
+def at_edge(study: Study, result: Result) -> bool:
+    """Whether a run's learning rate is the smallest or largest of several that were tried."""
+    lrs = {float(setting["lr"]) for setting in study.arm(result.arm).settings}
+    return len(lrs) > 1 and float(result.config["lr"]) in {min(lrs), max(lrs)}
 
 
 def _tuning_note(study: Study) -> str:
