@@ -208,7 +208,7 @@ STUDIES: Mapping[str, Asked] = {
             *("compare", "digits", "--faults", "graded-labels,graded-batch"),
             *("--strategies", ",".join(_MAPPED), "--workers", "8", "--sync-every", "16"),
             *("--steps", "160", "--axis", "steps", "--seeds", "10", "--flatness", "0"),
-            *("--tune", "2", "--grid", "4"),
+            *("--lr", "0.2", "--tune", "2", "--grid", "4"),
         ),
     ),
     "populations-digits-8": _populations("digits", 8, _MAPPED, *_MLP),
@@ -218,7 +218,9 @@ STUDIES: Mapping[str, Asked] = {
     "populations-digits-cnn-8": _populations("digits:model=cnn", 8, _FOR_CNN, *_CNN),
     "populations-digits-cnn-16": _populations("digits:model=cnn", 16, _FOR_CNN, *_CNN),
     "populations-text-8": _populations(_SMALL_TEXT, 8, _FOR_TEXT, *_TEXT, seen=4),
-    "populations-text-16": _populations(_SMALL_TEXT, 16, _FOR_TEXT, *_TEXT, seen=4),
+    "populations-text-16": _populations(
+        _SMALL_TEXT, 16, (*_core(late=3), "local_sgd", "lsgd:pull=0.5"), *_TEXT, seen=4
+    ),
     "full-pull-digits-8": _full_pull("digits", "--steps", "160", "--seeds", "4"),
     "full-pull-glyphs-8": _full_pull("glyphs", "--steps", "160", "--seeds", "4", "--lr", "0.05"),
     "full-pull-digits-cnn-8": _full_pull("digits:model=cnn", "--steps", "160", "--seeds", "2"),
