@@ -2,9 +2,9 @@
 
 Run `make evidence`, or `python benchmarks/evidence.py`; `--help` tells the options. Each study is
 a `grawa compare` or `grawa ablate` that can be run by itself; its folder is in `runs/evidence`. A
-study that was interrupted goes on where it stopped, and one that is there is not run again. Then
-the tables of `docs/evidence.md` and two of README.md are written anew between their marks, and the
-pictures beside that page.
+study that was interrupted goes on where it stopped, and one that is there is not run again. What
+each came to is kept in `benchmarks/results/evidence`. From there the tables of `docs/evidence.md`
+and two of README.md are written anew between their marks, and the pictures beside that page.
 """
 
 import json
@@ -12,13 +12,15 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
 from evidence_claims import claims_table
-from evidence_studies import MAPS, STUDIES
+from evidence_kept import Kept
+from evidence_studies import MAPS, STUDIES, Kind
 from evidence_tables import Read, maps_table, rounded, summary, tables_of
 from grawa.errors import UserError
 from grawa.experiments.environment import environment
@@ -31,7 +33,9 @@ class Config:
     """What is run and written."""
 
     only: tuple[str, ...] = ()
-    """Names of studies; all by default. Tables are written if all are there."""
+    """Names of the studies that are run; all by default."""
+    tables_only: bool = False
+    """Run nothing: write the tables anew, from the results that are kept."""
     runs: Path = Path("runs/evidence")
     """Where the studies' folders are."""
     page: Path = Path("docs/evidence.md")
@@ -39,7 +43,7 @@ class Config:
     readme: Path = Path("README.md")
     """Where the overviews of the maps go too."""
     output: Path = Path("benchmarks/results/evidence.json")
-    """Where the figures go."""
+    """Where the figures go; what each study came to is kept in the folder of that name."""
 
 
 def main(config: Config) -> None:
@@ -47,30 +51,27 @@ def main(config: Config) -> None:
     for name in config.only:
         if name not in STUDIES:
             raise UserError(f"there is no study {name!r}; there are {', '.join(STUDIES)}")
-    for name in config.only or STUDIES:
-        _run(name, config.runs / name)
-    missing = [name for name in STUDIES if not StudyFolder.is_one(config.runs / name)]
-    if missing:
-        print(f"no tables yet: {', '.join(missing)} have not been run")
-        return
-    write_all({name: Read.of(name, config.runs / name) for name in STUDIES}, config)
+    for name in () if config.tables_only else config.only or STUDIES:
+        run(name, config.runs / name)
+        Kept.of(StudyFolder.open(config.runs / name)).save(_place(config, name))
+    write_all(read_all(config), config)
 
 
-def _run(name: str, folder: Path) -> None:
+def run(name: str, folder: Path) -> None:
     """Runs a study, or what is left of it; one that is whole is left as it is.
 
     Raises:
         UserError: if the folder holds another study, or the study fails.
     """
-    asked = ["grawa", *STUDIES[name].words]
+    words = STUDIES[name].command
     if StudyFolder.is_one(folder):
-        found = StudyFolder(folder)
-        if found.about()["command"].partition(" --out ")[0] != shlex.join(asked):
+        found = Kept.of(StudyFolder(folder))
+        if not found.asked(words):
             raise UserError(f"{folder} holds what was asked before {name} was changed: remove it")
-        if len(found.found().results) == found.study().count():
+        if found.runs == found.study.count():
             return
-    words = [*asked, "--out", str(folder)]
-    print(f"{name}: {' '.join(words)}", flush=True)
+    words = (*words, "--out", str(folder))
+    print(f"{name}: {shlex.join(words)}", flush=True)
     began = time.perf_counter()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{name}.txt").open("w", encoding="utf-8") as said:
@@ -82,8 +83,25 @@ def _run(name: str, folder: Path) -> None:
     print(f"{name}: {(time.perf_counter() - began) / 60.0:.1f} min", flush=True)
 
 
+def read_all(config: Config) -> dict[str, Read]:
+    """What is kept of the studies, of those that were asked as they are now."""
+    found = {}
+    for name, asked in STUDIES.items():
+        path = _place(config, name)
+        kept = Kept.load(path) if path.exists() else None
+        if kept is None or not kept.asked(asked.command):
+            print(f"no results of {name}, as it is asked now: its tables are left as they are")
+        else:
+            found[name] = Read.of(name, kept)
+    return found
+
+
+def _place(config: Config, name: str) -> Path:
+    return config.output.with_suffix("") / f"{name}.json.xz"
+
+
 def write_all(found: dict[str, Read], config: Config) -> None:
-    """Figures, pictures, and the page's tables."""
+    """Figures, pictures, and the page's tables; those of several studies if all are there."""
     figures = {name: summary(read) for name, read in found.items()}
     whole = {"environment": environment(STUDY_PACKAGES), "studies": rounded(figures)}
     write_text(config.output, json.dumps(whole, indent=1, allow_nan=False) + "\n")
@@ -92,18 +110,29 @@ def write_all(found: dict[str, Read], config: Config) -> None:
     for name, read in found.items():
         for picture in read.pictures():
             picture.save_png(pictures / f"{name}-{picture.name}.png")
-    text = config.page.read_text(encoding="utf-8")
+    own = {name: tables_of(read) for name, read in found.items()}
     reads = list(found.values())
-    text = replaced(text, "claims", claims_table(reads))
-    for name, read in found.items():
-        text = replaced(text, name, tables_of(read))
-    readme = config.readme.read_text(encoding="utf-8")
-    for name, (kind, baseline) in MAPS.items():
-        table = maps_table(reads, kind, baseline)
-        text, readme = replaced(text, name, table), replaced(readme, name, table)
-    write_text(config.page, text)
-    write_text(config.readme, readme)
+    maps = {
+        name: maps_table(reads, kind, baseline)
+        for name, (kind, baseline) in MAPS.items()
+        if _are_there(found, kind)
+    }
+    if _are_there(found, Kind.METHODS, Kind.KNOB):
+        own["claims"] = claims_table(reads)
+    _write_into(config.page, own | maps)
+    _write_into(config.readme, maps)
     print(f"{config.page}, {config.output}: all figures; pictures are in {pictures}")
+
+
+def _are_there(found: Iterable[str], *kinds: Kind) -> bool:
+    return all(name in found for name, asked in STUDIES.items() if asked.kind in kinds)
+
+
+def _write_into(page: Path, tables: Mapping[str, str]) -> None:
+    text = page.read_text(encoding="utf-8")
+    for name, table in tables.items():
+        text = replaced(text, name, table)
+    write_text(page, text)
 
 
 def replaced(text: str, name: str, table: str) -> str:

@@ -29,6 +29,11 @@ class Asked:
     words: tuple[str, ...]
     controls: tuple[str, ...] = ()
 
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The whole of it."""
+        return "grawa", *self.words
+
 
 METHODS = (
     "mgrawa,lgrawa,mgrawa:norms=probe,uniform,random,inverse_loss,easgd,easgd:sync_every=4,lsgd,"

@@ -4,13 +4,11 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
+from evidence_kept import Kept
 from evidence_studies import STUDIES, Kind
 from grawa.experiments.study import Study
-from grawa.experiments.study_folder import StudyFolder
-from grawa.experiments.trial import Result
 from grawa.report.drawing import Picture
 from grawa.report.final_pictures import final_picture, knob_picture
 from grawa.report.flat_tables import correlation_table
@@ -29,36 +27,31 @@ class Read:
     """What a study has come to."""
 
     name: str
+    kept: Kept
     study: Study
-    results: Sequence[Result]
     outcomes: Sequence[Outcome]
     flats: Sequence[Flat]
     pooled: Sequence[Pooled]
     unit: Unit
 
     @classmethod
-    def of(cls, name: str, path: Path) -> "Read":
-        """Reads a study's folder."""
-        folder = StudyFolder.open(path)
-        return cls.from_results(name, folder.study(), folder.found().results)
-
-    @classmethod
-    def from_results(cls, name: str, study: Study, results: Sequence[Result]) -> "Read":
-        """From what a folder holds."""
-        outcomes = outcomes_of(study, results)
+    def of(cls, name: str, kept: Kept, baseline: str | None = None) -> "Read":
+        """From what is kept, with differences to another method than the study's own if asked."""
+        study = kept.study if baseline is None else replace(kept.study, baseline=baseline)
+        outcomes = outcomes_of(study, kept.tested)
         return cls(
             name=name,
+            kept=kept,
             study=study,
-            results=results,
             outcomes=outcomes,
-            flats=flats_of(study, results),
+            flats=flats_of(study, kept.tested),
             pooled=pooled_of(study, outcomes),
-            unit=Unit(results[0].metric),
+            unit=Unit(kept.tested[0].metric),
         )
 
     def against(self, baseline: str) -> "Read":
         """The same, with differences to another method."""
-        return self.from_results(self.name, replace(self.study, baseline=baseline), self.results)
+        return self.of(self.name, self.kept, baseline)
 
     def pictures(self) -> list[Picture]:
         """Those that the page shows."""
@@ -81,7 +74,7 @@ def tables_of(read: Read) -> str:
     """A study's command, tables and pictures."""
     kind = kind_of(read)
     parts = [
-        f"    grawa {' '.join(_quoted(word) for word in STUDIES[read.name].words)}",
+        f"    {' '.join(_quoted(word) for word in STUDIES[read.name].command)}",
         _spent(read),
     ]
     if kind in {Kind.METHODS, Kind.OTHER}:
@@ -103,18 +96,18 @@ def _quoted(word: str) -> str:
 
 
 def _spent(read: Read) -> str:
-    seconds = sum(result.seconds for result in read.results)
-    failed = sum(bool(r.failure) for r in read.results if r.role == "test")
+    failed = sum(bool(result.failure) for result in read.kept.tested)
+    commit = (read.kept.environment["git"] or "unknown")[:7]
     return (
-        f"{len(read.results):,} runs, {seconds / 60.0:.0f} minutes of a core; {failed} of the "
-        "compared runs failed."
+        f"{read.kept.runs:,} runs, {read.kept.seconds / 60.0:.0f} minutes of a core, of commit "
+        f"`{commit}`; {failed} of the compared runs failed."
     )
 
 
 def _at_edges(read: Read) -> str:
     """Whose learning rate is the smallest or the largest that was tried, so might be better."""
-    tested = (result for result in read.results if result.role == "test")
-    found = dict.fromkeys(f"{r.arm} ({r.config['lr']:g})" for r in tested if at_edge(read.study, r))
+    edges = (result for result in read.kept.tested if at_edge(read.study, result))
+    found = dict.fromkeys(f"{r.arm} ({r.config['lr']:g})" for r in edges)
     return f"Learning rate at an edge of those tried: {', '.join(found) or 'none'}."
 
 
@@ -292,8 +285,9 @@ def _apart(one: Pooled, unit: Unit) -> str:
 def summary(read: Read) -> dict[str, Any]:
     """A study's figures."""
     spent = {
-        "seconds": round(sum(result.seconds for result in read.results)),
-        "runs": len(read.results),
+        "seconds": round(read.kept.seconds),
+        "runs": read.kept.runs,
+        "environment": read.kept.environment,
     }
     outcomes = [
         {
@@ -328,7 +322,7 @@ def summary(read: Read) -> dict[str, Any]:
         for f in read.flats
     ]
     return {
-        "command": ["grawa", *STUDIES[read.name].words],
+        "command": STUDIES[read.name].command,
         **spent,
         "baseline": read.study.baseline,
         "outcomes": [] if pooled else outcomes,

@@ -1,0 +1,87 @@
+"""What a study came to, kept in the repository: small files that all tables are made from.
+
+Studies take hours. With these files the tables, the pictures and the verdicts can be made again,
+and judged in another way, without them.
+"""
+
+import json
+import lzma
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from grawa.errors import UserError
+from grawa.experiments.study import Study
+from grawa.experiments.study_folder import StudyFolder
+from grawa.experiments.study_toml import as_toml, from_toml
+from grawa.experiments.trial import Result
+from grawa.files import replacing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A whole study.
+
+    Attributes:
+        study: what was asked.
+        tested: the runs that are compared, without the workers' weights.
+        runs: how many there were, with those that tuned.
+        seconds: that all of them took, each on a core.
+        environment: in which the study was begun.
+    """
+
+    study: Study
+    tested: Sequence[Result]
+    runs: int
+    seconds: float
+    environment: dict[str, Any]
+
+    @classmethod
+    def of(cls, folder: StudyFolder) -> "Kept":
+        """From the folder of a study that is whole."""
+        results = folder.found().results
+        tested = [
+            replace(result, weights=None, group_names=[])
+            for result in sorted(results, key=lambda result: result.key)
+            if result.role == "test"
+        ]
+        return cls(
+            study=folder.study(),
+            tested=tested,
+            runs=len(results),
+            seconds=sum(result.seconds for result in results),
+            environment=folder.about(),
+        )
+
+    def asked(self, words: Sequence[str]) -> bool:
+        """Whether it is the study of this command, and no earlier one of its name."""
+        command: str = self.environment["command"]
+        return command.partition(" --out ")[0] == shlex.join(words)
+
+    def save(self, path: Path) -> None:
+        """Writes it."""
+        plain = vars(self) | {
+            "study": as_toml(self.study),
+            "tested": [result.as_json() for result in self.tested],
+        }
+        text = json.dumps(plain, allow_nan=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_bytes(lzma.compress(text.encode()))
+
+    @classmethod
+    def load(cls, path: Path) -> "Kept":
+        """Reads it.
+
+        Raises:
+            UserError: if there is none, or it is not whole.
+        """
+        try:
+            plain = json.loads(lzma.decompress(path.read_bytes()))
+        except (OSError, ValueError, lzma.LZMAError, EOFError) as error:
+            raise UserError(f"{path} can't be read: {error}") from None
+        study = from_toml(plain.pop("study"), path)
+        tested = [Result.from_json(line) for line in plain.pop("tested")]
+        return cls(study=study, tested=tested, **plain)
