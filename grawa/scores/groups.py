@@ -14,6 +14,12 @@ def check_decay(decay: float) -> None:
         raise UserError(f"decay must lie in [0, 1), got {decay}")
 
 
+def check_one_group(groups: Sequence[int]) -> None:
+    """Refuses groups of tensors where what is reported belongs to the whole model."""
+    if max(groups) > 0:
+        raise UserError("a loss belongs to the whole model: use one group")
+
+
 def sum_groups(norms: Tensor, groups: Sequence[int]) -> Tensor:
     """The norm of each group: the sum of its tensors' norms.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from grawa.errors import UserError
+from grawa.scores.groups import check_one_group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +34,7 @@ class TrainingLoss:
 
     def tracker(self, groups: Sequence[int], num_hosted: int) -> "LossTracker":
         """See `Score.tracker`."""
-        if max(groups) > 0:
-            raise UserError("a training loss belongs to the whole model: use one group")
+        check_one_group(groups)
         return LossTracker(self.window, num_hosted)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from grawa.errors import UserError
+from grawa.scores.groups import check_one_group
 from grawa.scores.probing import Probed, ProbeTracker
 
 
@@ -28,6 +28,5 @@ class ProbeLoss(Probed):
 
     def tracker(self, groups: Sequence[int], num_hosted: int) -> ProbeTracker:
         """See `Score.tracker`."""
-        if max(groups) > 0:
-            raise UserError("a loss belongs to the whole model: use one group")
+        check_one_group(groups)
         return ProbeTracker(self.probe, self.decay, (0,))
