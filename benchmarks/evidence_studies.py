@@ -216,6 +216,15 @@ STUDIES: Mapping[str, Asked] = {
             *("--lr", "0.2", "--tune", "2", "--grid", "4"),
         ),
     ),
+    "unguarded": Asked(
+        kind=Kind.OTHER,
+        words=(
+            *("compare", "digits", "--strategies", METHODS, *LINK, *TUNED),
+            *("--faults", "clean,wrong-labels:3,lr-x6:3,batch-of-one:3,gradient-noise=2:3"),
+            *("--lr", "0.2", "--options", "guard=false", "--steps", "320", "--seeds", "10"),
+            *("--tune", "2", "--flatness", "0"),
+        ),
+    ),
     "populations-digits-8": _populations("digits", 8, _MAPPED, *_MLP),
     "populations-digits-16": _populations("digits", 16, _MAPPED, *_MLP),
     "populations-glyphs-8": _populations("glyphs", 8, _MAPPED, *_MLP, "--lr", "0.05"),

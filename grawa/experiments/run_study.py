@@ -81,7 +81,28 @@ def affordable_steps(study: Study, paces: Sequence[Result]) -> dict[str, int]:
             f"no common axis: {free[0]} spends no {study.axis} at all; take another --axis"
         )
     spend = most * min(costs.values())
-    return {arm.name: _whole_rounds(study, arm, spend / costs[arm.name]) for arm in study.arms}
+    steps = {arm.name: _whole_rounds(study, arm, spend / costs[arm.name]) for arm in study.arms}
+    _check_overlap(study.axis, paces, costs, steps)
+    return steps
+
+
+def _check_overlap(
+    axis: str, paces: Sequence[Result], costs: Mapping[str, float], steps: Mapping[str, int]
+) -> None:
+    """Refuses runs of which some would end before others are first measured."""
+    begins = {pace.arm: float(pace.curve.column(axis)[0]) for pace in paces}
+    ends = {
+        pace.arm: float(pace.curve.column(axis)[-1])
+        + (steps[pace.arm] - pace.curve.steps[-1]) * costs[pace.arm]
+        for pace in paces
+    }
+    late, short = max(begins, key=begins.__getitem__), min(ends, key=ends.__getitem__)
+    if begins[late] > ends[short]:
+        raise UserError(
+            f"no common axis: {late} would first be measured at {begins[late]:.9g} {axis}, and "
+            f"{short} with {steps[short]} steps end at {ends[short]:.9g}; take more --steps or "
+            "another --axis"
+        )
 
 
 def _cost_of_a_step(pace: Result, axis: str) -> float:

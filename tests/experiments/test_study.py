@@ -8,6 +8,7 @@ import pytest
 import tomli_w
 
 from grawa.errors import UserError
+from grawa.experiments.config import TrainConfig
 from grawa.experiments.flatness import FlatnessConfig
 from grawa.experiments.run_study import affordable_steps, best_settings, mean_errors
 from grawa.experiments.study import Condition
@@ -110,6 +111,20 @@ def test_steps_come_in_whole_rounds() -> None:
 def test_by_steps_nothing_has_to_be_found_out() -> None:
     assert study().pace_trials() == []
     assert affordable_steps(study(), []) == {"mgrawa": 96, "uniform": 96}
+
+
+def test_runs_too_short_to_meet_on_the_axis_are_refused_beforehand() -> None:
+    paces = [
+        result("mgrawa", [0.9, 0.9], steps=[32, 64], bytes=[11.0, 22.0]),
+        result("uniform", [0.9, 0.9], steps=[32, 64], bytes=[10.0, 20.0]),
+    ]
+    short = study(axis="bytes", base=TrainConfig(task="digits", steps=32, clock="virtual"))
+    with pytest.raises(
+        UserError,
+        match="mgrawa would first be measured at 11 bytes, and uniform with 32 steps end at 10",
+    ):
+        affordable_steps(short, paces)
+    assert affordable_steps(study(axis="bytes"), paces) == {"mgrawa": 96, "uniform": 96}
 
 
 @pytest.mark.parametrize(
