@@ -120,6 +120,9 @@ _MAPPED = (
 )
 
 
+_STEEPER = ("mgrawa:power=2", "mgrawa:norms=rms:power=2")
+"""Weights by norm^-2, which won on graded labels in small trials."""
+
 _FOR_CNN = (*_core(late=6), "local_sgd")
 _FOR_TEXT = (
     *_core(late=3),
@@ -211,7 +214,8 @@ STUDIES: Mapping[str, Asked] = {
         kind=Kind.OTHER,
         words=(
             *("compare", "digits", "--faults", "graded-labels,graded-batch"),
-            *("--strategies", ",".join(_MAPPED), "--workers", "8", "--sync-every", "16"),
+            *("--strategies", ",".join((*_MAPPED, *_STEEPER))),
+            *("--workers", "8", "--sync-every", "16"),
             *("--steps", "160", "--axis", "steps", "--seeds", "10", "--flatness", "0"),
             *("--lr", "0.2", "--tune", "2", "--grid", "4"),
         ),
