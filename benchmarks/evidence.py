@@ -110,17 +110,15 @@ def write_all(found: dict[str, Read], config: Config) -> None:
     for name, read in found.items():
         for picture in read.pictures():
             picture.save_png(pictures / f"{name}-{picture.name}.png")
-    own = {name: tables_of(read) for name, read in found.items()}
     reads = list(found.values())
-    maps = {
-        name: maps_table(reads, kind, baseline)
-        for name, (kind, baseline) in MAPS.items()
-        if _are_there(found, kind)
-    }
+    tables = {name: tables_of(read) for name, read in found.items()}
     if _are_there(found, Kind.METHODS, Kind.KNOB):
-        own["claims"] = claims_table(reads)
-    _write_into(config.page, own | maps)
-    _write_into(config.readme, maps)
+        tables["claims"] = claims_table(reads)
+    whole_maps = {name: maps for name, maps in MAPS.items() if _are_there(found, maps.kind)}
+    tables |= {name: maps_table(reads, maps) for name, maps in whole_maps.items()}
+    _write_into(config.page, tables)
+    overviews = {n: maps_table(reads, maps, maps.overview) for n, maps in whole_maps.items()}
+    _write_into(config.readme, overviews)
     print(f"{config.page}, {config.output}: all figures; pictures are in {pictures}")
 
 

@@ -244,8 +244,37 @@ STUDIES: Mapping[str, Asked] = {
     "full-pull-digits-cnn-8": _full_pull("digits:model=cnn", "--steps", "160", "--seeds", "2"),
 }
 
-MAPS: Mapping[str, tuple[Kind, str]] = {
-    "maps": (Kind.POPULATIONS, "uniform"),
-    "full-pull-maps": (Kind.FULL_PULL, "local_sgd"),
+
+@dataclass(frozen=True, kw_only=True)
+class Maps:
+    """Several maps side by side.
+
+    Attributes:
+        kind: which.
+        baseline: to whom all are compared.
+        overview: the methods that README.md shows; the page shows all that all maps have.
+    """
+
+    kind: Kind
+    baseline: str
+    overview: tuple[str, ...]
+
+
+MAPS: Mapping[str, Maps] = {
+    "maps": Maps(
+        kind=Kind.POPULATIONS,
+        baseline="uniform",
+        overview=(
+            *("mgrawa", "mgrawa:norms=probe", f"mgrawa:norms=probe-times-loss:{OUTER}"),
+            *("inverse_loss:losses=probe", "local_sgd", "lsgd"),
+        ),
+    ),
+    "full-pull-maps": Maps(
+        kind=Kind.FULL_PULL,
+        baseline="local_sgd",
+        overview=(
+            *("uniform", "mgrawa:pull=1", "mgrawa:norms=norm-times-loss:pull=1"),
+            *("mgrawa:norms=probe-times-loss:pull=1", "inverse_loss:losses=probe:pull=1"),
+        ),
+    ),
 }
-"""Tables of several maps: whose, and to whom all are compared."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evidence_kept import Kept
-from evidence_studies import STUDIES, Kind
+from evidence_studies import STUDIES, Kind, Maps
 from grawa.experiments.study import Study
 from grawa.report.drawing import Picture
 from grawa.report.final_pictures import final_picture, knob_picture
@@ -243,19 +243,28 @@ def _pooled_table(read: Read) -> str:
     )
 
 
-def maps_table(reads: Sequence[Read], kind: Kind, baseline: str) -> str:
-    """Differences to a method in all maps of a kind, side by side."""
-    maps = [read for read in reads if kind_of(read) is kind]
+def maps_table(reads: Sequence[Read], of: Maps, methods: Sequence[str] = ()) -> str:
+    """Differences to a method in all maps of a kind, side by side.
+
+    Args:
+        reads: of all studies; those of other kinds are left aside.
+        of: which maps, and to whom all are compared.
+        methods: whose rows are shown; by default of all that are in all of these maps.
+
+    Returns:
+        The table.
+    """
+    maps = [read for read in reads if kind_of(read) is of.kind]
     found: dict[str, dict[str, str]] = {}
     for read in maps:
-        for one in read.against(baseline).pooled:
+        for one in read.against(of.baseline).pooled:
             if one.difference is not None:
                 found.setdefault(_alike(one.arm), {})[read.name] = _change(one, read.unit)
-    everywhere = {name: cells for name, cells in found.items() if len(cells) == len(maps)}
-    rows = [[name, *(cells[r.name] for r in maps)] for name, cells in everywhere.items()]
-    ends = {read.name: {one.arm: one.end for one in read.pooled}[baseline] for read in maps}
-    rows.insert(0, [f"{baseline}: error", *(read.unit.mean(ends[read.name]) for read in maps)])
-    head = [f"minus {baseline} (95% CI)", *(_of_map(read) for read in maps)]
+    everywhere = [name for name, cells in found.items() if len(cells) == len(maps)]
+    rows = [[name, *(found[name][r.name] for r in maps)] for name in methods or everywhere]
+    ends = {read.name: {one.arm: one.end for one in read.pooled}[of.baseline] for read in maps}
+    rows.insert(0, [f"{of.baseline}: error", *(read.unit.mean(ends[read.name]) for read in maps)])
+    head = [f"minus {of.baseline} (95% CI)", *(_of_map(read) for read in maps)]
     return markdown(head, rows)
 
 
