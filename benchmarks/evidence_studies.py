@@ -49,10 +49,10 @@ FEWER = (
 """Where runs are dear."""
 
 _BY_LABEL = "dirichlet:0.3"
-FAULTS = ("wrong-labels:3", "lr-x6:3", _BY_LABEL, "gradient-noise=2:3", "batch-of-one:3")
-CONDITIONS = ",".join(("clean", *FAULTS))
-TEXT_FAULTS = ",".join(fault for fault in FAULTS if fault != _BY_LABEL)
-"""Text has no labels to deal by."""
+_ALL = ("clean", "wrong-labels:3", "lr-x6:3", _BY_LABEL, "gradient-noise=2:3", "batch-of-one:3")
+CONDITIONS = ",".join(_ALL)
+NO_LABELS = ",".join(name for name in _ALL if name != _BY_LABEL)
+"""Where there are none to deal by."""
 
 LINK = ("--link", "1gbit:5ms")
 """A step of data parallel then takes 1.6 times a local one, as where a gradient of 45 MB goes over
@@ -75,16 +75,6 @@ def _small(task: str) -> Asked:
 
 
 _SMALL_TEXT = "text:model=transformer_small:context=32:test_bytes=8000"
-
-
-def _text(faults: str, flatness: int) -> Asked:
-    """Curvature takes four times as long as training, so it is measured on clean data only."""
-    return _compare(
-        _SMALL_TEXT,
-        *("--strategies", f"{FEWER},data_parallel", "--faults", faults),
-        *("--batch-size", "8", "--lr", "0.004", "--options", "optimizer=adamw"),
-        *("--steps", "160", "--seeds", "10", "--tune", "2", "--flatness", str(flatness)),
-    )
 
 
 HELD_OUT = ",".join(f"mixed:{seed}" for seed in range(40, 60))
@@ -195,8 +185,13 @@ STUDIES: Mapping[str, Asked] = {
         *("--faults", CONDITIONS),
         *("--steps", "320", "--seeds", "10", "--tune", "2", "--flatness", "64"),
     ),
-    "text": _text("clean", flatness=16),
-    "text-faults": _text(TEXT_FAULTS, flatness=0),
+    "text": _compare(
+        _SMALL_TEXT,
+        *("--strategies", f"{FEWER},data_parallel", "--faults", NO_LABELS),
+        *("--batch-size", "8", "--lr", "0.004", "--options", "optimizer=adamw"),
+        *("--steps", "160", "--seeds", "10", "--tune", "2"),
+        *("--flatness", "16", "--flatness-faults", "clean"),
+    ),
     "workers": _knob(
         "workers=4,8,16,32",
         *("--strategies", "mgrawa,lgrawa,uniform,easgd,lsgd,local_sgd,dp_sgd"),
@@ -224,7 +219,7 @@ STUDIES: Mapping[str, Asked] = {
         kind=Kind.OTHER,
         words=(
             *("compare", "digits", "--strategies", METHODS, *LINK, *TUNED),
-            *("--faults", "clean,wrong-labels:3,lr-x6:3,batch-of-one:3,gradient-noise=2:3"),
+            *("--faults", CONDITIONS),
             *("--lr", "0.2", "--options", "guard=false", "--steps", "320", "--seeds", "10"),
             *("--tune", "2", "--flatness", "0"),
         ),

@@ -145,7 +145,7 @@ def _error(outcome: Outcome, unit: Unit) -> str:
 
 def _flat_table(read: Read) -> str:
     """Flatness of all methods, clean."""
-    flats = [flat for flat in read.flats if flat.condition == read.study.conditions[0].name]
+    flats = [flat for flat in read.flats if flat.condition == read.study.measured[0]]
     if not flats:
         return ""
     measures = ("loss", "trace", "trace / loss", "eigenvalue", "rise at 0.5", "inverse mean valley")
@@ -176,8 +176,9 @@ def _correlations(read: Read) -> str:
     for measure, group, tau, interval, *_ in table.rows:
         text = tau.text if tau.text == "-" else f"{tau.text} ({interval.text})"
         found.setdefault(measure.text, {})[group.text] = text
-    clean = read.study.conditions[0].name
-    groups = [clean, "all conditions"] if len(read.study.conditions) > 1 else [clean]
+    groups = read.study.measured[:1]
+    if len(read.study.measured) > 1:
+        groups.append("all conditions")
     rows = [[measure, *(by[group] for group in groups)] for measure, by in found.items()]
     return markdown(["Kendall's tau with the gap (95% CI)", *groups], rows)
 

@@ -101,7 +101,11 @@ def _read(folder: RunFolder, config: FlatnessConfig, device: torch.device) -> Su
 def _over(subject: Subject) -> str:
     samples, of = len(subject.surface.inputs), len(subject.data.train_inputs)
     parameters = subject.surface.position().numel()
-    return f"over {samples:,} of {of:,} training samples; {parameters:,} parameters"
+    learnt = len(subject.known.test_inputs)
+    return (
+        f"over {samples:,} of {of:,} training samples, their error over {learnt:,}; "
+        f"{parameters:,} parameters"
+    )
 
 
 def _count(subject: Subject, config: FlatnessConfig, pictures: bool) -> int:

@@ -67,6 +67,7 @@ def study_of(
         points=at_least(asked.points, 1, "points"),
         knob=knob,
         flatness=asked.flatness_config(),
+        flat_conditions=_flat_conditions(asked),
     )
     last = max(max(study.seeds_under(condition)) for condition in study.conditions)
     if last >= FIRST_TUNE_SEED:
@@ -84,6 +85,14 @@ def _tune_conditions(asked: StudyConfig, tune: int) -> tuple[Condition, ...]:
     if tune == 0:
         raise UserError("tune_faults needs --tune, at least 1")
     return _conditions(asked.tune_faults, "tune_faults")
+
+
+def _flat_conditions(asked: StudyConfig) -> tuple[str, ...]:
+    if asked.flatness_faults is None:
+        return ()
+    if asked.flatness_config() is None:
+        raise UserError("flatness_faults needs --flatness, at least 2 samples")
+    return tuple(listed(asked.flatness_faults, "flatness_faults"))
 
 
 def _conditions(text: str, what: str) -> tuple[Condition, ...]:

@@ -85,6 +85,10 @@ class StudyConfig:
     not at all, which is the default with --quick, else 256. Eigenvalues and traces need
     grawa[flatness]."""
 
+    flatness_faults: str | None = None
+    """The conditions under which it is measured, where it takes longer than training; by default
+    all."""
+
     quick: bool = False
     """A first look: fewer steps, seeds and settings."""
 

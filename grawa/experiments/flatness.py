@@ -26,6 +26,9 @@ class FlatnessConfig:
     samples: int = 512
     """Training samples that the loss is taken over, drawn from all of them; without faults."""
 
+    gap_samples: int = 10_000
+    """Training samples whose error the generalisation gap is taken from, drawn in the same way."""
+
     eigenvalues: int = 3
     """How many of the Hessian; 0 for neither them nor the trace, which need grawa[flatness]."""
 
@@ -47,7 +50,12 @@ class FlatnessConfig:
         Raises:
             UserError: if something is.
         """
-        for name, least in (("samples", 2), ("eigenvalues", 0), ("ascent_steps", 1)):
+        for name, least in (
+            ("samples", 2),
+            ("gap_samples", 1),
+            ("eigenvalues", 0),
+            ("ascent_steps", 1),
+        ):
             if getattr(self, name) < least:
                 raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
         for radius in self.radii:
@@ -65,12 +73,14 @@ class Subject:
         task: what they have learnt.
         data: the data that they have learnt it from.
         surface: the loss over some of the training samples.
+        known: training samples in the place of the test's, to measure how well they are learnt.
         states: name -> state dict, the consensus first.
     """
 
     task: Task
     data: Data
     surface: Surface
+    known: Data
     states: Mapping[str, Mapping[str, Tensor]]
 
     @classmethod
@@ -95,7 +105,8 @@ class Subject:
         inputs = data.train_inputs
         like = inputs if inputs.is_floating_point() else inputs.double()
         random = generator(config.seed, "flatness", "samples")
-        picked = torch.randperm(len(inputs), generator=random)[: config.samples].to(inputs.device)
+        order = torch.randperm(len(inputs), generator=random).to(inputs.device)
+        picked = order[: config.samples]
         model = task.model(0).to(like.device, like.dtype)
         surface = Surface(
             model=model,
@@ -104,7 +115,11 @@ class Subject:
             targets=data.train_targets[picked],
             recalibrate=True,
         )
-        return cls(task=task, data=data, surface=surface, states=states)
+        train = (inputs, data.train_targets)
+        if config.gap_samples < len(inputs):
+            train = (inputs[order[: config.gap_samples]], train[1][order[: config.gap_samples]])
+        known = Data(*data[:2], *train)
+        return cls(task=task, data=data, surface=surface, known=known, states=states)
 
     @property
     def workers(self) -> list[str]:
@@ -122,13 +137,10 @@ class Subject:
         return self.surface.position()
 
     def errors(self) -> tuple[float, float]:
-        """The task's metric of the model in place: on all training samples, on the test's."""
-        data = self.data
-        train = Data(*data[:2], *data[:2])
-        with evaluating(self.surface.model):
-            return self.task.measure(self.surface.model, train), self.task.measure(
-                self.surface.model, data
-            )
+        """The task's metric of the model in place: on training samples, and on the test's."""
+        model = self.surface.model
+        with evaluating(model):
+            return self.task.measure(model, self.known), self.task.measure(model, self.data)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,7 +105,8 @@ class Study:
         axis: by which amount of what arms are compared.
         points: at how many points curves are measured.
         knob: what differs in an ablation; empty in a comparison.
-        flatness: how that of every compared run's end is measured; `None` for not at all.
+        flatness: how that of a compared run's end is measured; `None` for not at all.
+        flat_conditions: the names of the conditions under which it is; none for all.
     """
 
     kind: Literal["compare", "ablate"]
@@ -120,6 +121,7 @@ class Study:
     points: int
     knob: str = ""
     flatness: FlatnessConfig | None = None
+    flat_conditions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         known = [arm.value or arm.name for arm in self.arms]
@@ -130,6 +132,12 @@ class Study:
             raise UserError("a study needs at least one seed and one point")
         if self.flatness:
             self.flatness.check()
+        names = [condition.name for condition in self.conditions]
+        for name in self.flat_conditions:
+            if name not in names:
+                raise UserError(
+                    f"flatness can be measured under {', '.join(names)}, not under {name!r}"
+                )
 
     def arm(self, name: str) -> Arm:
         """The arm of this name."""
@@ -140,6 +148,13 @@ class Study:
         own = self.arm(name)
         alike = [a for a in self.arms if not own.value or a.method == own.method]
         return next(a.name for a in alike if self.baseline in {a.value, a.name})
+
+    @property
+    def measured(self) -> list[str]:
+        """The names of the conditions under which flatness is measured."""
+        if self.flatness is None:
+            return []
+        return list(self.flat_conditions) or [condition.name for condition in self.conditions]
 
     @property
     def populations(self) -> list[str]:
@@ -220,7 +235,7 @@ class Study:
             seed=seed,
             config=config,
             points=points,
-            flatness=self.flatness if role == "test" else None,
+            flatness=self.flatness if role == "test" and condition.name in self.measured else None,
         )
 
 

@@ -31,6 +31,7 @@ def as_toml(study: Study) -> dict[str, Any]:
         "tune_conditions": [_plain(condition) for condition in study.tune_conditions],
         "arms": [_plain(arm) for arm in study.arms],
         "flatness": {} if study.flatness is None else as_lists(asdict(study.flatness)),
+        "flat_conditions": list(study.flat_conditions),
     }
 
 
@@ -63,6 +64,7 @@ def from_toml(table: Mapping[str, Any], path: Path) -> Study:
                 for entry in table["arms"]
             ),
             flatness=FlatnessConfig(**_tuples(table["flatness"])) if table["flatness"] else None,
+            flat_conditions=tuple(table.get("flat_conditions", ())),
         )
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is not a whole study: {error}") from None

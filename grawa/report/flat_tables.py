@@ -26,8 +26,7 @@ def flat_tables(study: Study, flats: Sequence[Flat], unit: Unit) -> list[Table]:
         A table for each condition that has measurements.
     """
     by_condition = {
-        condition.name: [flat for flat in flats if flat.condition == condition.name]
-        for condition in study.conditions
+        name: [flat for flat in flats if flat.condition == name] for name in study.measured
     }
     return [_table(study, name, own, unit) for name, own in by_condition.items() if own]
 
@@ -55,7 +54,8 @@ def _table(study: Study, condition: str, flats: Sequence[Flat], unit: Unit) -> T
         rows=rows,
         note=f"Of the consensus at the end, over {study.flatness.samples} training samples without "
         "faults, mean ± standard error over the seeds. The gap is the error on the test less that "
-        f"on the training samples. Ratios are geometric means over pairs of a seed.",
+        f"on {study.flatness.gap_samples:,} training samples, or all if there are fewer. Ratios "
+        "are geometric means over pairs of a seed.",
     )  # fmt: skip
 
 
@@ -82,7 +82,7 @@ def _ratio_cells(flat: Flat) -> list[Cell]:
 
 def correlation_table(study: Study, flats: Sequence[Flat]) -> Table:
     """Kendall's correlation of each measure with the generalisation gap, over runs."""
-    groups = {condition.name: [condition.name] for condition in study.conditions}
+    groups = {name: [name] for name in study.measured}
     if len(groups) > 1:
         groups["all conditions"] = list(groups)
     rows = []

@@ -51,22 +51,22 @@ def flat_picture(study: Study, flats: Sequence[Flat]) -> Picture:
         caption="Geometric mean over the seeds, and each seed as a dot; flatter is further left.",
         draw=partial(_draw, study=study, flats=flats, measure=measure),
         size=panel_size(
-            len(study.conditions), 2, rows_height([arm.name for arm in study.arms], 0.26)
+            len(study.measured), 2, rows_height([arm.name for arm in study.arms], 0.26)
         ),
     )
 
 
 def _draw(figure: Figure, *, study: Study, flats: Sequence[Flat], measure: str) -> None:
     order = [arm.name for arm in study.arms]
-    panels = grid_of(figure, len(study.conditions), 2, sharey=True)
-    for panel, condition in zip(panels, study.conditions, strict=True):
-        for flat in (f for f in flats if f.condition == condition.name):
+    panels = grid_of(figure, len(study.measured), 2, sharey=True)
+    for panel, condition in zip(panels, study.measured, strict=True):
+        for flat in (f for f in flats if f.condition == condition):
             y, style = order.index(flat.arm), mark_style(order.index(flat.arm))
             values = [v for v in flat.values[measure].values() if v > 0.0]
             if values:
                 mean = math.exp(sum(map(math.log, values)) / len(values))
                 panel.plot(values, [y + 0.22] * len(values), ".", color=style["color"], alpha=0.5)
                 panel.plot([mean], [y], linestyle="", **style)
-        panel.set(title=condition.name, xlabel=f"{measure} of the consensus")
+        panel.set(title=condition, xlabel=f"{measure} of the consensus")
         log_scale(panel, "x")
         name_rows(panel, order)

@@ -245,6 +245,14 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
         (*COMPARE, "--tune", "0", "--tune-faults", "clean"),
         "tune_faults needs --tune",
     ),
+    "flatness of nothing": (
+        (*COMPARE, "--flatness", "0", "--flatness-faults", "clean"),
+        "flatness_faults needs --flatness",
+    ),
+    "flatness elsewhere": (
+        (*COMPARE, "--flatness", "64", "--flatness-faults", "nan:0@1"),
+        "flatness can be measured under clean, not under 'nan:0@1'",
+    ),
     "unknown further option": ((*COMPARE, "--options", "momentum=1"), "no option 'momentum'"),
     "the study's own": ((*COMPARE, "--options", "seed=1"), "seed is not for --options"),
     "too many workers": ((*COMPARE, "--workers", "100"), "fewer than a batch"),

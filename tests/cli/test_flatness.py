@@ -112,6 +112,22 @@ def test_consensus_and_workers_are_measured(capfd: pytest.CaptureFixture[str], r
 
 
 @pytest.mark.world
+def test_the_gap_is_taken_from_some_training_samples(
+    capfd: pytest.CaptureFixture[str], run: Path
+) -> None:
+    errors = {}
+    for few in ("20", "200", "1000"):
+        code, out, _ = command(capfd, "flatness", run, "--eigenvalues", "0", "--gap-samples", few)
+        assert code == 0
+        assert f"their error over {min(int(few), 200)};" in out
+        models = json.loads((run / "flatness.json").read_text())["models"]
+        errors[few] = [(one["train_error"], one["test_error"]) for one in models.values()]
+    assert errors["200"] == errors["1000"] != errors["20"]
+    assert all(20 * train == pytest.approx(round(20 * train)) for train, _ in errors["20"])
+    assert [test for _, test in errors["20"]] == [test for _, test in errors["200"]]
+
+
+@pytest.mark.world
 def test_the_same_seed_measures_the_same_and_all_samples_give_the_training_loss(
     capfd: pytest.CaptureFixture[str], run: Path
 ) -> None:

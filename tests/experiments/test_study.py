@@ -34,6 +34,14 @@ def test_flatness_is_measured_of_what_is_compared_alone() -> None:
     assert {trial.flatness for trial in others} == {None}
 
 
+def test_flatness_may_be_measured_under_some_conditions_alone() -> None:
+    asked = study(flatness=FlatnessConfig(), flat_conditions=("clean",))
+    assert from_toml(tomllib.loads(tomli_w.dumps(as_toml(asked))), Path("study.toml")) == asked
+    trials = asked.test_trials(STEPS, CHOSEN)
+    assert {t.condition for t in trials if t.flatness} == {"clean"} == set(asked.measured)
+    assert {t.condition for t in trials if not t.flatness} == {"lr-x6:3"}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"schema": 1}, "has schema 1"), ({"arms": [{}]}, "whole"), ({"base": {}}, "names no task")],

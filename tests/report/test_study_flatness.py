@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from grawa.experiments.flatness import FlatnessConfig
 from grawa.experiments.study import Condition, Study
@@ -49,6 +50,18 @@ FLATTER = [
     *runs("mgrawa", [1.0, 2.0, 4.0, 3.0], [0.01, 0.02, 0.04, 0.03]),
     *runs("uniform", [3.1, 5.9, 12.2, 8.8], [0.05, 0.06, 0.08, 0.07]),
 ]
+
+
+def test_conditions_without_measurements_have_no_place_in_tables_and_pictures() -> None:
+    both = (*asked().conditions, Condition(name="lr-x6:3", options={"fault": ("lr-x6:3",)}))
+    two = study(conditions=both, flatness=FlatnessConfig(), flat_conditions=("clean",))
+    unmeasured = [result(arm, [0.2], condition="lr-x6:3") for arm in ("mgrawa", "uniform")]
+    flats = flats_of(two, [*FLATTER, *unmeasured])
+    assert [table.title for table in flat_tables(two, flats, UNIT)] == ["clean: flatness"]
+    assert {row[1].text for row in correlation_table(two, flats).rows} == {"clean"}
+    figure = Figure()
+    flat_picture(two, flats).draw(figure)
+    assert [panel.get_title() for panel in figure.axes] == ["clean"]
 
 
 def test_ratios_are_taken_seed_by_seed() -> None:
