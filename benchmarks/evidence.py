@@ -19,9 +19,9 @@ from pathlib import Path
 import tyro
 
 from evidence_claims import claims_table
-from evidence_kept import Kept
+from evidence_kept import Kept, rounded
 from evidence_studies import MAPS, STUDIES, Kind
-from evidence_tables import Read, maps_table, rounded, summary, tables_of
+from evidence_tables import Read, maps_table, summary, tables_of
 from grawa.errors import UserError
 from grawa.experiments.environment import environment
 from grawa.experiments.study_folder import STUDY_PACKAGES, StudyFolder
@@ -103,7 +103,7 @@ def _place(config: Config, name: str) -> Path:
 def write_all(found: dict[str, Read], config: Config) -> None:
     """Figures, pictures, and the page's tables; those of several studies if all are there."""
     figures = {name: summary(read) for name, read in found.items()}
-    whole = {"environment": environment(STUDY_PACKAGES), "studies": rounded(figures)}
+    whole = {"environment": environment(STUDY_PACKAGES), "studies": rounded(figures, 6)}
     write_text(config.output, json.dumps(whole, indent=1, allow_nan=False) + "\n")
     pictures = config.page.with_suffix("")
     pictures.mkdir(exist_ok=True)

@@ -26,7 +26,8 @@ class Kept:
 
     Attributes:
         study: what was asked.
-        tested: the runs that are compared, without the workers' weights.
+        tested: the runs that are compared, without what no table tells: the workers' weights,
+            losses and distances on the way.
         runs: how many there were, with those that tuned.
         seconds: that all of them took, each on a core.
         environment: in which the study was begun.
@@ -43,7 +44,12 @@ class Kept:
         """From the folder of a study that is whole."""
         results = folder.found().results
         tested = [
-            replace(result, weights=None, group_names=[])
+            replace(
+                result,
+                weights=None,
+                group_names=[],
+                curve=replace(result.curve, loss=[], distance=[]),
+            )
             for result in sorted(results, key=lambda result: result.key)
             if result.role == "test"
         ]
@@ -61,12 +67,12 @@ class Kept:
         return command.partition(" --out ")[0] == shlex.join(words)
 
     def save(self, path: Path) -> None:
-        """Writes it."""
+        """Writes it, with numbers of seven digits."""
         plain = vars(self) | {
             "study": as_toml(self.study),
             "tested": [result.as_json() for result in self.tested],
         }
-        text = json.dumps(plain, allow_nan=False)
+        text = json.dumps(rounded(plain, 7), allow_nan=False)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_bytes(lzma.compress(text.encode()))
@@ -85,3 +91,14 @@ class Kept:
         study = from_toml(plain.pop("study"), path)
         tested = [Result.from_json(line) for line in plain.pop("tested")]
         return cls(study=study, tested=tested, **plain)
+
+
+def rounded(values: Any, digits: int) -> Any:
+    """The same with numbers of so many digits."""
+    if isinstance(values, float):
+        return float(f"{values:.{digits}g}")
+    if isinstance(values, dict):
+        return {name: rounded(value, digits) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [rounded(value, digits) for value in values]
+    return values

@@ -343,12 +343,3 @@ def summary(read: Read) -> dict[str, Any]:
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
-
-
-def rounded(values: Any) -> Any:
-    """The same with numbers of six digits, which is more than any of them is known to."""
-    if isinstance(values, float):
-        return float(f"{values:.6g}")
-    if isinstance(values, dict):
-        return {name: rounded(value) for name, value in values.items()}
-    return [rounded(value) for value in values] if isinstance(values, list) else values

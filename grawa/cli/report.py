@@ -30,23 +30,23 @@ def report_command(
     """
     if not folders:
         raise UserError("name at least one folder of a run or a study")
-    pages = [page_of(folder) for folder in folders]
     console = Console()
+    with console.status("reading"):
+        pages = [page_of(folder) for folder in folders]
     for page in pages:
         for notice in page.notices:
             console.print(f"note: {notice}", highlight=False, soft_wrap=True)
-    if out is not None:
-        console.print(f"{_written(pages, out)}: the page", highlight=False, soft_wrap=True)
-    else:
-        for folder, page in zip(folders, pages, strict=True):
-            console.print(
-                f"{_written([page], folder / 'report.html')}: the page",
-                highlight=False,
-                soft_wrap=True,
-            )
-    if pictures is not None:
-        _save_pictures(pages, pictures)
-        console.print(f"{pictures}: the pictures", highlight=False, soft_wrap=True)
+    with console.status("drawing"):
+        if out is not None:
+            written = {_written(pages, out): "the page"}
+        else:
+            own = zip(folders, pages, strict=True)
+            written = {_written([page], at / "report.html"): "the page" for at, page in own}
+        if pictures is not None:
+            _save_pictures(pages, pictures)
+            written[pictures] = "the pictures"
+    for path, what in written.items():
+        console.print(f"{path}: {what}", highlight=False, soft_wrap=True)
 
 
 def page_of(folder: Path) -> Page:

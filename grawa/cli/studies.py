@@ -166,7 +166,8 @@ def say_what_was_found(folder: StudyFolder, console: Console) -> None:
 
 def show(folder: StudyFolder, console: Console) -> None:
     """The tables and verdicts of a study, and where its page is."""
-    page = study_page(folder)
+    with console.status("tables"):
+        page = study_page(folder)
     for section in page.sections:
         for table in section.tables:
             if table.printed:
@@ -177,5 +178,6 @@ def show(folder: StudyFolder, console: Console) -> None:
             if verdict.outcome in {"supported", "contradicted"}:
                 line = f"  {verdict.outcome}: {verdict.claim}. {verdict.why}."
                 console.print(line, highlight=False, soft_wrap=True)
-    written = write_page([page], folder.path / "report.html")
+    with console.status("pictures"):
+        written = write_page([page], folder.path / "report.html")
     console.print(f"{written}: all of it, with pictures", highlight=False, soft_wrap=True)

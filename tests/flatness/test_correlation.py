@@ -4,6 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from scipy.stats import kendalltau
 
 from grawa.errors import UserError
 from grawa.flatness import kendall
@@ -38,6 +39,22 @@ def test_the_interval_holds_the_true_correlation_nearly_as_often_as_it_says() ->
         found = kendall(list(x), list(y), resamples=100)
         hits += found.low <= 1 / 3 <= found.high
     assert 50 <= hits < 60
+
+
+def test_the_interval_is_that_of_taus_over_drawn_runs() -> None:
+    random = np.random.default_rng(2)
+    x, y = random.integers(0, 6, 25).astype(float), random.integers(0, 6, 25).astype(float)
+    taus = []
+    for _ in range(4000):  # with ties, and runs that are drawn more than once
+        picked = random.integers(0, 25, 25)
+        taus.append(kendalltau(x[picked], y[picked]).statistic)
+    found = kendall(list(x), list(y), resamples=4000)
+    assert (found.low, found.high) == pytest.approx(np.percentile(taus, [2.5, 97.5]), abs=0.02)
+
+
+def test_resamples_in_which_all_runs_are_alike_have_no_part() -> None:
+    found = kendall([0.0, 0.0, 1.0], [0.0, 1.0, 1.0])
+    assert (found.tau, found.low, found.high) == pytest.approx((0.5, 0.5, 1.0))
 
 
 @pytest.mark.parametrize(
