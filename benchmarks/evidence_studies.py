@@ -128,7 +128,8 @@ _FULL_PULL = (
     *("inverse_loss:pull=1", "inverse_loss:losses=probe:pull=1"),
     *(f"mgrawa:power=0:pull=1:{OUTER}", f"mgrawa:norms=probe-times-loss:{OUTER}"),
     "mgrawa:norms=probe-times-loss:weights_from=6:pull=1",
-    *("inverse_loss:losses=probe:weights_from=6:pull=1", "inverse_loss:losses=probe:power=2:pull=1"),
+    "inverse_loss:losses=probe:weights_from=6:pull=1",
+    "inverse_loss:losses=probe:power=2:pull=1",
 )
 """LocalSGD, whose pull is 1, came near to the best on the maps: weights with that pull. The last
 three were asked after the others had been seen, which are repeated on other populations."""
