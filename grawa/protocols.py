@@ -147,8 +147,16 @@ class Tracker(Protocol):
         """Takes the losses of a local step, (K,); NaN for who made none, infinite if not finite."""
         ...
 
-    def read(self) -> Tensor:
-        """The scores for the round that is due, (K, G)."""
+    def read(self, anew: bool = True) -> Tensor:
+        """The scores for the round that is due.
+
+        Args:
+            anew: whether local steps were made since the last one; if not, what takes a pass of its
+                own to find out may stay as it was.
+
+        Returns:
+            (K, G).
+        """
         ...
 
     def restart(self) -> None:

@@ -144,11 +144,17 @@ class RollCall:
         if self._tracker is not None:
             # Asking for the consensus must not run a probe, and so change what comes after.
             asked = purpose is not Calls.CONSENSUS
-            scores = self._tracker.read() if asked else torch.zeros(len(losses), self._num_scores)
+            none = torch.zeros(len(losses), self._num_scores)
+            scores = self._tracker.read(self.has_news(purpose)) if asked else none
             columns.append(scores.to(losses))
         if self._shares:
             columns.append(self._replicas.has_gradient().to(losses))
         return torch.cat(columns, dim=1)
+
+    def has_news(self, purpose: Calls) -> bool:
+        """Whether scores for a round are to be found out; who leaves idle says what it said."""
+        idle = purpose is Calls.LEAVING and not any(self._new_steps)
+        return purpose in {Calls.ROUND, Calls.LEAVING} and not idle
 
     def _agreed(self, rows: Tensor) -> Tensor:
         """What a worker of several processes says with one voice; not finite if one is not."""

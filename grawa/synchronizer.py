@@ -268,7 +268,7 @@ class Synchronizer:
     def _rows(self, call: RollCall, purpose: Calls, moment: float) -> Tensor:
         """What the hosted workers say; finding out their scores for a round takes time."""
         rows = call.rows(purpose, moment)
-        if purpose in {Calls.ROUND, Calls.LEAVING}:
+        if call.has_news(purpose):
             self._clock.scored()
         return rows
 

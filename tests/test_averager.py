@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 import grawa
+from grawa.clock import VirtualClock
 from tests.helpers import (
     INPUTS,
     OUTPUTS,
@@ -328,3 +329,22 @@ def test_asking_for_the_consensus_does_not_change_the_training() -> None:
         return fleet.parameters()
 
     assert torch.equal(run(asks=True), run(asks=False))
+
+
+@pytest.mark.parametrize(("steps", "probes"), [(6, 3), (7, 4)])
+def test_leaving_runs_a_probe_only_if_steps_were_made_since_the_last_round(
+    steps: int, probes: int
+) -> None:
+    asked: list[int] = []
+
+    def probe(index: int) -> Tensor:
+        asked.append(index)
+        return torch.ones(2, 4, dtype=torch.float64)
+
+    fleet, clock = Fleet(2), VirtualClock(1.0, score_time=0.25)
+    strategy = grawa.MGRAWA(norms=grawa.ProbeGradientNorms(probe=probe))
+    averager = grawa.Averager(fleet.models, fleet.optimizers, strategy, sync_every=2, clock=clock)
+    with averager:
+        fleet.train(DATA.workers([0, 1]).steps(0, steps), averager)
+    assert asked == list(range(probes))
+    assert clock.now() == pytest.approx(steps + 0.25 * probes)

@@ -99,6 +99,14 @@ def test_each_probe_is_a_new_batch_of_the_same_sequence() -> None:
     assert asked == [0, 1, 2]
 
 
+def test_a_probe_is_not_run_for_who_made_no_steps() -> None:
+    found = iter([torch.tensor([[1.0]]), torch.tensor([[2.0]])])
+    tracker = grawa.ProbeGradientNorms(probe=lambda _: next(found), decay=0.5).tracker((0,), 1)
+    assert tracker.read(anew=False).tolist() == [[1.0]]  # there is nothing yet to say again
+    assert tracker.read(anew=False).tolist() == [[1.0]]
+    torch.testing.assert_close(tracker.read(), torch.tensor([[(0.25 + 1.0) / 0.75]]))
+
+
 def test_a_probe_that_is_not_finite_does_not_count() -> None:
     rounds = iter([torch.tensor([[1.0, 2.0]]), torch.tensor([[5.0, math.inf]])])
     tracker = grawa.ProbeGradientNorms(probe=lambda _: next(rounds)).tracker((0, 0), 1)

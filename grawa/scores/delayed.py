@@ -67,9 +67,9 @@ class DelayedTracker:
         """See `Tracker.note_losses`."""
         self._tracker.note_losses(losses)
 
-    def read(self) -> Tensor:
+    def read(self, anew: bool = True) -> Tensor:
         """See `Tracker.read`; what is not finite is told at once."""
-        scores = self._tracker.read()
+        scores = self._tracker.read(anew)
         if self._left == 0:
             return scores
         return torch.where(torch.isfinite(scores), torch.ones_like(scores), scores)

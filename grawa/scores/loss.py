@@ -53,7 +53,7 @@ class LossTracker:
         shifted = torch.cat([last[:, 1:], losses.unsqueeze(1)], dim=1)
         self._last = torch.where(losses.isnan().unsqueeze(1), last, shifted)
 
-    def read(self) -> Tensor:
+    def read(self, anew: bool = True) -> Tensor:
         """The means of finite losses, (K, 1); zero before the first, so that nobody is ahead."""
         finite = torch.where(torch.isfinite(self._last), self._last, torch.nan)
         none_yet = self._last.isnan().all(dim=1)

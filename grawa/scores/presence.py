@@ -36,7 +36,7 @@ class PresenceTracker:
     def note_losses(self, losses: Tensor) -> None:
         """Losses don't count."""
 
-    def read(self) -> Tensor:
+    def read(self, anew: bool = True) -> Tensor:
         """Zeros, (K, G)."""
         return self._present
 

@@ -52,10 +52,11 @@ class ProbeTracker:
     def note_losses(self, losses: Tensor) -> None:
         """Training losses don't count."""
 
-    def read(self) -> Tensor:
-        """Runs the probe and returns the average with it."""
-        self._ema.update(sum_groups(self._probe(self._count), self._groups))
-        self._count += 1
+    def read(self, anew: bool = True) -> Tensor:
+        """Runs the probe, unless there is nothing new to find out; the average with it."""
+        if anew or self._count == 0:
+            self._ema.update(sum_groups(self._probe(self._count), self._groups))
+            self._count += 1
         return self._ema.value()
 
     def restart(self) -> None:

@@ -64,10 +64,10 @@ class ProductTracker:
         """See `Tracker.note_losses`."""
         self._losses.note_losses(losses)
 
-    def read(self) -> Tensor:
+    def read(self, anew: bool = True) -> Tensor:
         """See `Tracker.read`; a loss below zero counts as zero."""
-        losses = self._losses.read().clamp_min(0.0)
-        return self._norms.read().to(losses) * losses
+        losses = self._losses.read(anew).clamp_min(0.0)
+        return self._norms.read(anew).to(losses) * losses
 
     def restart(self) -> None:
         """Each as it does."""

@@ -61,7 +61,7 @@ class RmsNormTracker:
     def note_losses(self, losses: Tensor) -> None:
         """Losses don't count."""
 
-    def read(self) -> Tensor:
+    def read(self, anew: bool = True) -> Tensor:
         """See `Tracker.read`; zeros before the first step."""
         return self._ema.value().sqrt() if self._ema.has_begun else self._none_yet
 

@@ -59,7 +59,7 @@ class TrainingNormTracker:
     def note_losses(self, losses: Tensor) -> None:
         """Losses don't count."""
 
-    def read(self) -> Tensor:
+    def read(self, anew: bool = True) -> Tensor:
         """See `Tracker.read`; the last round's scores if no step was made since, zeros at first."""
         if self._steps > 0:
             self._last = sum_groups(self._ema.value(), self._groups)
