@@ -52,13 +52,15 @@ def main(config: Config) -> None:
         if name not in STUDIES:
             raise UserError(f"there is no study {name!r}; there are {', '.join(STUDIES)}")
     for name in () if config.tables_only else config.only or STUDIES:
-        run(name, config.runs / name)
-        Kept.of(StudyFolder.open(config.runs / name)).save(_place(config, name))
+        run(name, config.runs / name).save(_place(config, name))
     write_all(read_all(config), config)
 
 
-def run(name: str, folder: Path) -> None:
+def run(name: str, folder: Path) -> Kept:
     """Runs a study, or what is left of it; one that is whole is left as it is.
+
+    Returns:
+        What it came to.
 
     Raises:
         UserError: if the folder holds another study, or the study fails.
@@ -69,7 +71,7 @@ def run(name: str, folder: Path) -> None:
         if not found.asked(words):
             raise UserError(f"{folder} holds what was asked before {name} was changed: remove it")
         if found.runs == found.study.count():
-            return
+            return found
     words = (*words, "--out", str(folder))
     print(f"{name}: {shlex.join(words)}", flush=True)
     began = time.perf_counter()
@@ -81,6 +83,7 @@ def run(name: str, folder: Path) -> None:
     if done.returncode:
         raise UserError(f"{name} ended with {done.returncode}; see {said.name}")
     print(f"{name}: {(time.perf_counter() - began) / 60.0:.1f} min", flush=True)
+    return Kept.of(StudyFolder.open(folder))
 
 
 def read_all(config: Config) -> dict[str, Read]:

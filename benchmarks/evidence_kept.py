@@ -22,7 +22,7 @@ from grawa.files import replacing
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """A whole study.
+    """A study.
 
     Attributes:
         study: what was asked.
@@ -41,7 +41,7 @@ class Kept:
 
     @classmethod
     def of(cls, folder: StudyFolder) -> "Kept":
-        """From the folder of a study that is whole."""
+        """From a study's folder, as far as it has come."""
         results = folder.found().results
         tested = [
             replace(

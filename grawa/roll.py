@@ -142,10 +142,10 @@ class RollCall:
         steps, lrs = losses.new_tensor(self._new_steps), self._replicas.lrs().to(losses)
         columns = [torch.stack([purposes, sizes.to(losses), losses, steps, lrs, times], dim=1)]
         if self._tracker is not None:
-            # Asking for the consensus must not run a probe, and so change what comes after.
-            asked = purpose is not Calls.CONSENSUS
-            none = torch.zeros(len(losses), self._num_scores)
-            scores = self._tracker.read(self.has_news(purpose)) if asked else none
+            if purpose is Calls.CONSENSUS:  # must not run a probe, and so change what comes after
+                scores = torch.zeros(len(losses), self._num_scores)
+            else:
+                scores = self._tracker.read(self.has_news(purpose))
             columns.append(scores.to(losses))
         if self._shares:
             columns.append(self._replicas.has_gradient().to(losses))
