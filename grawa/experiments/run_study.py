@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from grawa.errors import UserError
+from grawa.experiments.pace import affordable_steps
 from grawa.experiments.pool import TrialPool
-from grawa.experiments.study import Arm, Study, Trial
+from grawa.experiments.study import Study, Trial
 from grawa.experiments.study_folder import StudyFolder
 from grawa.experiments.trial import Prepare, Result
 
@@ -53,81 +53,6 @@ class _Runner:
             self._on_result(result, False)
             found[result.key] = result
         return [found[trial.key] for trial in trials]
-
-
-def affordable_steps(study: Study, paces: Sequence[Result]) -> dict[str, int]:
-    """How many local steps each arm can make for the same amount on the axis.
-
-    The arm whose steps cost least makes `steps` of them; what they cost is what each may spend.
-
-    Args:
-        study: what is asked.
-        paces: results of `pace_trials`.
-
-    Returns:
-        Arm -> steps, to the nearest whole round.
-
-    Raises:
-        UserError: if some arm can't make a round, or nothing is spent at all.
-    """
-    most = study.base.steps
-    assert most is not None, "a study ends its runs by steps"
-    if study.axis == "steps":
-        return {arm.name: most for arm in study.arms}
-    costs = {result.arm: _cost_of_a_step(result, study.axis) for result in paces}
-    free = [name for name, cost in costs.items() if not cost > 0.0]
-    if free:
-        raise UserError(
-            f"no common axis: {free[0]} spends no {study.axis} at all; take another --axis"
-        )
-    spend = most * min(costs.values())
-    steps = {arm.name: _whole_rounds(study, arm, spend / costs[arm.name]) for arm in study.arms}
-    _check_overlap(study.axis, paces, costs, steps)
-    return steps
-
-
-def _check_overlap(
-    axis: str, paces: Sequence[Result], costs: Mapping[str, float], steps: Mapping[str, int]
-) -> None:
-    """Refuses runs of which some would end before others are first measured."""
-    begins = {pace.arm: float(pace.curve.column(axis)[0]) for pace in paces}
-    ends = {
-        pace.arm: float(pace.curve.column(axis)[-1])
-        + (steps[pace.arm] - pace.curve.steps[-1]) * costs[pace.arm]
-        for pace in paces
-    }
-    late, short = max(begins, key=begins.__getitem__), min(ends, key=ends.__getitem__)
-    if begins[late] > ends[short]:
-        raise UserError(
-            f"no common axis: {late} would first be measured at {begins[late]:.9g} {axis}, and "
-            f"{short} with {steps[short]} steps end at {ends[short]:.9g}; take more --steps or "
-            "another --axis"
-        )
-
-
-def _cost_of_a_step(pace: Result, axis: str) -> float:
-    """The difference between the curve's last two points, by which starting up cancels."""
-    if pace.failure or len(pace.curve.steps) < 2:
-        why = pace.failure or "it makes less than two rounds"
-        raise UserError(f"can't tell what a step of {pace.arm} costs: {why}; take --axis steps")
-    spent, steps = pace.curve.column(axis), pace.curve.steps
-    return float(spent[-1] - spent[-2]) / (steps[-1] - steps[-2])
-
-
-def _whole_rounds(study: Study, arm: Arm, steps: float) -> int:
-    every = 1 if arm.shares_gradients else _sync_every(study, arm)
-    whole = round(steps / every) * every
-    if whole < 1:
-        raise UserError(
-            f"no common axis: {arm.name} can't make a round for the {study.axis} that the others "
-            f"spend on {study.base.steps} steps; take more --steps or another --axis"
-        )
-    return whole
-
-
-def _sync_every(study: Study, arm: Arm) -> int:
-    every: int = arm.settings[0].get("sync_every", study.base.sync_every)
-    return every
 
 
 def best_settings(study: Study, tuned: Sequence[Result]) -> dict[tuple[str, str], int]:

@@ -166,7 +166,11 @@ class Study:
         return _seeds_under(condition, self.conditions, self.seeds)
 
     def pace_trials(self) -> list[Trial]:
-        """Two rounds of each arm, which tell what a step costs; none if steps are what counts."""
+        """Two rounds of each arm and half of a third, which tell what steps and rounds cost.
+
+        Returns:
+            The trials; none if steps are what counts.
+        """
         if self.axis == "steps":
             return []
         clean = Condition(name="any", options={})
@@ -224,7 +228,8 @@ class Study:
     ) -> Trial:
         config = changed(self.base, arm.settings[setting], condition.options, {"seed": seed})
         points = {"pace": 2, "tune": 0, "test": self.points}[role]
-        steps = 2 * config.sync_every if steps is None else steps
+        if steps is None:
+            steps = 2 * config.sync_every + (0 if arm.shares_gradients else config.sync_every // 2)
         config = changed(config, {"steps": steps, **_measured(config, arm, steps, points)})
         return Trial(
             key="/".join([role, arm.name, condition.name, str(seed), str(setting)]),
@@ -254,5 +259,5 @@ def _measured(config: TrainConfig, arm: Arm, steps: int, points: int) -> Changes
     every = config.sync_every
     if arm.shares_gradients:  # its rounds only report, and few steps may be all that it can afford
         every = max(1, every // _REPORTS)
-    rounds = config.fragments * steps // every
+    rounds = config.fragments * (steps // every)
     return {"sync_every": every, "evaluate_every": max(1, rounds // points) if points else 0}

@@ -19,9 +19,10 @@ class Outcome:
         arm: its name.
         condition: its name.
         results: its trials, also those that failed.
-        at: where on the axis errors are read.
-        errors: seed -> error there.
-        averages: seed -> mean error on the way there, which is smaller for who is faster.
+        spent: on the axis, by the end of a run, in the mean; NaN if all trials failed.
+        errors: seed -> error at the end.
+        averages: seed -> mean error while all runs are on the way, which is smaller for who is
+            faster.
         end: mean and standard error of the errors; `None` if all trials failed.
         difference: to the baseline, in the error; `None` for itself, and without pairs.
         speed: the same in the mean error on the way.
@@ -32,7 +33,7 @@ class Outcome:
     arm: str
     condition: str
     results: Sequence[Result]
-    at: float
+    spent: float
     errors: Mapping[int, float]
     averages: Mapping[int, float]
     end: Mean | None
@@ -50,8 +51,9 @@ class Outcome:
 def outcomes_of(study: Study, results: Sequence[Result]) -> list[Outcome]:
     """Every arm under every condition.
 
-    Under each condition, errors are read at the largest amount on the axis that all trials have
-    reached, by linear interpolation between the points of a curve.
+    Errors are those at the end of each run: each was given as many steps as fit, and what is over
+    decides less than that a learning rate has not come to its end. Those on the way are averaged,
+    by linear interpolation, from where all runs have been measured to where the first one ends.
 
     Args:
         study: what was asked.
@@ -78,7 +80,7 @@ def _under(study: Study, condition: str, results: Sequence[Result]) -> list[Outc
     by_arm = {arm.name: [r for r in tests if r.arm == arm.name] for arm in study.arms}
     at = common_amount([r for r in tests if r.error is not None], study.axis)
     begin = _common_begin([r for r in tests if r.error is not None], study.axis)
-    ends = {name: _each(own, lambda r: error_at(r, study.axis, at)) for name, own in by_arm.items()}
+    ends = {name: _each(own, _end) for name, own in by_arm.items()}
     ways = {
         name: _each(own, lambda r: average_until(r, study.axis, begin, at))
         for name, own in by_arm.items()
@@ -88,7 +90,9 @@ def _under(study: Study, condition: str, results: Sequence[Result]) -> list[Outc
             arm=name,
             condition=condition,
             results=own,
-            at=at,
+            spent=_mean([
+                float(r.curve.column(study.axis)[-1]) for r in own if r.error is not None
+            ]),
             errors=ends[name],
             averages=ways[name],
             end=mean_of(list(ends[name].values())) if ends[name] else None,
@@ -98,6 +102,15 @@ def _under(study: Study, condition: str, results: Sequence[Result]) -> list[Outc
         for name, own in by_arm.items()
         if own
     ]
+
+
+def _end(result: Result) -> float:
+    assert result.error is not None, "of those that have ended"
+    return result.error
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
 
 
 def _each(results: Sequence[Result], read: Callable[[Result], float]) -> dict[int, float]:

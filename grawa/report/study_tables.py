@@ -9,7 +9,7 @@ from grawa.experiments.study import Arm, Condition, Study
 from grawa.experiments.trial import Result
 from grawa.report.outcomes import Outcome
 from grawa.report.statistics import Difference
-from grawa.report.tables import Cell, Table, Unit, amount_text
+from grawa.report.tables import Cell, Table, Unit, amount_text, amounts_text
 from grawa.report.verdicts import LEVEL, p_text
 
 _NO = Cell(text="-")
@@ -29,8 +29,8 @@ def condition_table(
     Returns:
         The table.
     """
-    at = outcomes[0].at if outcomes else math.nan
-    where = "" if math.isnan(at) else f" at {amount_text(study.axis, at)}"
+    spent = amounts_text(study.axis, [o.spent for o in outcomes])
+    where = f" after {spent}" if spent else ""
     by_name = {o.arm: o for o in outcomes}
     return Table(
         title=f"{condition.name}: {unit.label}{where}",

@@ -169,6 +169,20 @@ def _signed(value: float, text: Callable[[float], str]) -> str:
     return written if not float(written) else f"{'-' if value < 0.0 else '+'}{written}"
 
 
+def amounts_text(axis: str, amounts: Sequence[float]) -> str:
+    """From the least to the most of some amounts on an axis, as they are read; NaNs are left out.
+
+    Returns:
+        One amount where they read alike; nothing without amounts.
+
+    >>> amounts_text("time", [8.2483, 8.2512]), amounts_text("time", [8.39, 8.25])
+    ('8.25 s', '8.25 s to 8.39 s')
+    """
+    known = sorted(amount for amount in amounts if not math.isnan(amount))
+    ends = [amount_text(axis, amount) for amount in (known[:1] + known[-1:])]
+    return " to ".join(dict.fromkeys(ends))
+
+
 def amount_text(axis: str, amount: float) -> str:
     """An amount on an axis, with its unit.
 

@@ -8,7 +8,7 @@ from typing import Literal
 from grawa.experiments.study import Study
 from grawa.report.outcomes import Outcome
 from grawa.report.statistics import Difference
-from grawa.report.tables import Unit, amount_text
+from grawa.report.tables import Unit, amounts_text
 
 Finding = Literal["supported", "not supported", "contradicted", "no answer"]
 
@@ -43,10 +43,12 @@ def verdicts_of(study: Study, outcomes: Sequence[Outcome], unit: Unit) -> dict[s
         Verdicts on the end, and on speed, each under a heading.
     """
     baseline = {arm.name: study.baseline_of(arm.name) for arm in study.arms}
+    spent = {(o.arm, o.condition): o.spent for o in outcomes}
     others = [o for o in outcomes if o.arm != baseline[o.arm]]
     ends = [
         _verdict(
-            f"{baseline[o.arm]} ends at a lower error than {o.arm}, {o.condition}" + _at(study, o),
+            f"{baseline[o.arm]} ends at a lower error than {o.arm}, {o.condition}"
+            + _after(study, [spent.get((baseline[o.arm], o.condition), math.nan), o.spent]),
             o, o.difference, o.corrected, unit,
         )
         for o in others
@@ -61,8 +63,9 @@ def verdicts_of(study: Study, outcomes: Sequence[Outcome], unit: Unit) -> dict[s
     return {f"Ends better, at equal {study.axis}": ends, f"Is faster, by {study.axis}": speeds}
 
 
-def _at(study: Study, outcome: Outcome) -> str:
-    return "" if math.isnan(outcome.at) else f", at {amount_text(study.axis, outcome.at)}"
+def _after(study: Study, spent: Sequence[float]) -> str:
+    text = amounts_text(study.axis, spent)
+    return f", after {text}" if text else ""
 
 
 def _verdict(

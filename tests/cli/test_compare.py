@@ -60,7 +60,7 @@ def test_a_study_ends_in_a_table_verdicts_and_a_page(whole: tuple[Path, str]) ->
     path, said = whole
     assert len(results(path)) == TRIALS
     for words in (
-        "clean: test error (%) at",
+        "clean: test error (%) after",
         "minus mgrawa",
         "95% CI",
         "p, Holm",

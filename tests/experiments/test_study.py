@@ -8,9 +8,8 @@ import pytest
 import tomli_w
 
 from grawa.errors import UserError
-from grawa.experiments.config import TrainConfig
 from grawa.experiments.flatness import FlatnessConfig
-from grawa.experiments.run_study import affordable_steps, best_settings, mean_errors
+from grawa.experiments.run_study import best_settings, mean_errors
 from grawa.experiments.study import Condition
 from grawa.experiments.study_toml import as_toml, from_toml
 from tests.experiments.studies import arm, result, study
@@ -94,61 +93,6 @@ def test_a_run_is_measured_at_about_as_many_points_as_asked() -> None:
     # 30 rounds, every 7th; and 120 reports, every 30th.
     assert (by_arm["mgrawa"].sync_every, by_arm["mgrawa"].evaluate_every) == (32, 7)
     assert (by_arm["dp"].sync_every, by_arm["dp"].evaluate_every) == (8, 30)
-
-
-def test_steps_are_what_fits_into_what_the_cheapest_spends() -> None:
-    # A step of mgrawa takes 2 s, one of dp 5 s: 96 steps take 192 s, in which dp makes 38.4.
-    asked = study(axis="time", arms=(arm("mgrawa"), arm("dp", shares=True)))
-    paces = [
-        result("mgrawa", [0.9, 0.9], steps=[32, 64], time=[70.0, 134.0]),
-        result("dp", [0.9, 0.9], steps=[32, 64], time=[160.0, 320.0]),
-    ]
-    assert affordable_steps(asked, paces) == {"mgrawa": 96, "dp": 38}
-
-
-def test_steps_come_in_whole_rounds() -> None:
-    asked = study(axis="bytes", arms=(arm("mgrawa"), arm("lsgd")))
-    paces = [
-        result("mgrawa", [0.9, 0.9], steps=[32, 64], bytes=[0.0, 320.0]),
-        result("lsgd", [0.9, 0.9], steps=[32, 64], bytes=[0.0, 200.0]),
-    ]
-    # 96 x 200/320 = 60 steps, nearest to two rounds.
-    assert affordable_steps(asked, paces) == {"mgrawa": 64, "lsgd": 96}
-
-
-def test_by_steps_nothing_has_to_be_found_out() -> None:
-    assert study().pace_trials() == []
-    assert affordable_steps(study(), []) == {"mgrawa": 96, "uniform": 96}
-
-
-def test_runs_too_short_to_meet_on_the_axis_are_refused_beforehand() -> None:
-    paces = [
-        result("mgrawa", [0.9, 0.9], steps=[32, 64], bytes=[11.0, 22.0]),
-        result("uniform", [0.9, 0.9], steps=[32, 64], bytes=[10.0, 20.0]),
-    ]
-    short = study(axis="bytes", base=TrainConfig(task="digits", steps=32, clock="virtual"))
-    with pytest.raises(
-        UserError,
-        match="mgrawa would first be measured at 11 bytes, and uniform with 32 steps end at 10",
-    ):
-        affordable_steps(short, paces)
-    assert affordable_steps(study(axis="bytes"), paces) == {"mgrawa": 96, "uniform": 96}
-
-
-@pytest.mark.parametrize(
-    ("spent", "message"),
-    [
-        ([0.0, 0.0], "no common axis: mgrawa spends no bytes at all"),
-        ([0.0, 1e6], "no common axis: mgrawa can't make a round"),
-    ],
-)
-def test_no_common_axis_is_a_user_error(spent: list[float], message: str) -> None:
-    paces = [
-        result("mgrawa", [0.9, 0.9], steps=[32, 64], bytes=spent),
-        result("uniform", [0.9, 0.9], steps=[32, 64], bytes=[0.0, 320.0]),
-    ]
-    with pytest.raises(UserError, match=message):
-        affordable_steps(study(axis="bytes"), paces)
 
 
 def tuned(errors: dict[tuple[int, int], float | None], condition: str = "clean") -> list[Any]:

@@ -6,6 +6,7 @@ import pytest
 
 from grawa.errors import UserError
 from grawa.report.outcomes import average_until, common_amount, error_at, outcomes_of
+from grawa.report.study_tables import condition_table
 from grawa.report.tables import Unit
 from grawa.report.verdicts import verdicts_of
 from tests.experiments.studies import result, study
@@ -46,6 +47,24 @@ def test_without_a_common_amount_there_is_no_comparison() -> None:
         UserError, match="no common axis: dp_sgd is first measured at 32 rounds, and mgrawa ends at"
     ):
         common_amount([early, late], "rounds")
+
+
+def test_each_is_judged_by_its_own_end() -> None:
+    # A curve that falls up to its end, as with a cosine, is not cut off for another's sake.
+    trials = [
+        result("mgrawa", [0.9, 0.5, 0.1], time=[10.0, 20.0, 31.0]),
+        result("uniform", [0.9, 0.5, 0.2], time=[10.0, 20.0, 30.0]),
+    ]
+    asked = study(axis="time", conditions=CLEAN.conditions)
+    base, other = outcomes_of(asked, trials)
+    assert (base.errors, other.errors) == ({0: 0.1}, {0: 0.2})
+    assert (base.spent, other.spent) == (31.0, 30.0)
+    # On the way, up to 30 s, both have half the time between 0.9 and 0.5.
+    assert other.averages == {0: pytest.approx((0.7 + 0.35) / 2)}
+    table = condition_table(asked, asked.conditions[0], [base, other], Unit("test error"))
+    assert table.title == "clean: test error (%) after 30 s to 31 s"
+    ends, _ = verdicts_of(asked, [base, other], Unit("test error")).values()
+    assert ends[0].claim == "mgrawa ends at a lower error than uniform, clean, after 30 s to 31 s"
 
 
 def test_differences_are_paired_by_seed() -> None:
