@@ -4,38 +4,32 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from functools import partial, wraps
+from importlib import import_module
 from io import StringIO
 from typing import Any, NoReturn
 
 import tyro
 
-from grawa.cli.ablate import ablate_command
-from grawa.cli.compare import compare_command
 from grawa.cli.config_file import taken_from, with_defaults
-from grawa.cli.evaluate import evaluate_command
-from grawa.cli.flatness import flatness_command
-from grawa.cli.lists import strategies_command, tasks_command
-from grawa.cli.plan import plan_command
-from grawa.cli.report import report_command
-from grawa.cli.run import resume_command, train_command
-from grawa.cli.wells import wells_command
 from grawa.errors import CommunicationError, DivergedError, UserError
 from grawa.train.launch import WorkerFailedError
 from grawa.version import __version__
 
-_COMMANDS: dict[str, Callable[..., None]] = {
-    "train": train_command,
-    "resume": resume_command,
-    "evaluate": evaluate_command,
-    "compare": compare_command,
-    "ablate": ablate_command,
-    "report": report_command,
-    "flatness": flatness_command,
-    "plan": plan_command,
-    "wells": wells_command,
-    "strategies": strategies_command,
-    "tasks": tasks_command,
+_COMMANDS = {
+    "train": "run:train_command",
+    "resume": "run:resume_command",
+    "evaluate": "evaluate:evaluate_command",
+    "compare": "compare:compare_command",
+    "ablate": "ablate:ablate_command",
+    "report": "report:report_command",
+    "flatness": "flatness:flatness_command",
+    "plan": "plan:plan_command",
+    "wells": "wells:wells_command",
+    "strategies": "lists:strategies_command",
+    "tasks": "lists:tasks_command",
 }
+"""Where each is; imported when it is asked for, as pictures and statistics take a second of their
+own."""
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
@@ -61,8 +55,10 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 def _parse(args: Sequence[str] | None) -> Callable[[], None]:
     """The command that is asked for, ready to run."""
     complaint = StringIO()
-    later: dict[str, Callable[..., Any]] = {name: _later(run) for name, run in _COMMANDS.items()}
-    defaults = taken_from(sys.argv[1:] if args is None else args)
+    words = list(sys.argv[1:] if args is None else args)
+    names = [name for name in _COMMANDS if words[:1] == [name]] or list(_COMMANDS)
+    later = {name: _later(name) for name in names}
+    defaults = taken_from(words)
     if defaults is not None:
         later["train"] = with_defaults(later["train"], defaults)
     try:
@@ -80,8 +76,10 @@ def _parse(args: Sequence[str] | None) -> Callable[[], None]:
         _end(2, _one_line(complaint.getvalue()))
 
 
-def _later(run: Callable[..., None]) -> Callable[..., Callable[[], None]]:
-    """The same command, which is only prepared when it is called."""
+def _later(name: str) -> Callable[..., Any]:
+    """A command, which is only prepared when it is called."""
+    module, _, function = _COMMANDS[name].partition(":")
+    run: Callable[..., None] = getattr(import_module(f"grawa.cli.{module}"), function)
 
     @wraps(run)
     def prepare(*args: Any, **kwargs: Any) -> Callable[[], None]:

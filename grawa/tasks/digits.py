@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 
 from grawa.errors import UserError
@@ -42,6 +41,8 @@ class Digits(Classification):
 
     def data(self, seed: int) -> Data:
         """Another split into training and test images for each seed."""
+        from sklearn.datasets import load_digits  # takes a second, and brings SciPy with it
+
         bunch = load_digits()
         inputs = torch.from_numpy(bunch.data).to(torch.float32) / _WHITE
         targets = torch.from_numpy(bunch.target).to(torch.int64)

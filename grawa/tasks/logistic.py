@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from grawa.errors import UserError
@@ -72,6 +71,8 @@ class Logistic(Task):
 
     def minimiser(self, data: Data) -> Tensor:
         """The weights with the smallest loss: (1, D), float64."""
+        from sklearn.linear_model import LogisticRegression  # takes a second
+
         solver = LogisticRegression(
             C=1.0 / (self.ridge * len(data.train_inputs)),
             fit_intercept=False,

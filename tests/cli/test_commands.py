@@ -4,6 +4,8 @@ import json
 import os
 import shlex
 import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 from grawa.experiments.run_folder import RunFolder
-from tests.cli.processes import grawa
+from tests.cli.processes import environment, grawa
 from tests.tasks.archives import binary_files, python_files, write_archive
 
 RUN = ("train", "digits", "--workers", "4", "--steps", "64", "--checkpoint-every", "1")
@@ -266,6 +268,23 @@ def test_help_is_no_error(command: Any, args: tuple[str, ...]) -> None:
     done = command(*args)
     assert (done.code, done.err) == (0, "")
     assert "grawa" in done.out
+
+
+_SLOW_TO_IMPORT = "matplotlib", "scipy", "sklearn", "jinja2", "grawa.cli.compare"
+
+
+def test_help_does_not_wait_for_pictures_and_statistics() -> None:
+    said = f"atexit.register(lambda: print(*sys.modules.keys() & {set(_SLOW_TO_IMPORT)}))"
+    code = f"import atexit, sys; {said}; from grawa.cli import main; main(sys.argv[1:])"
+    lines = {
+        name: subprocess.run(
+            [sys.executable, "-c", code, name, "--help"],
+            env=environment(), capture_output=True, text=True, check=True,
+        ).stdout.splitlines()
+        for name in ("train", "compare")
+    }  # fmt: skip
+    assert lines["train"][-1] == ""
+    assert set(lines["compare"][-1].split()) >= {"matplotlib", "grawa.cli.compare"}
 
 
 # What a user can get wrong
