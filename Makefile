@@ -27,7 +27,7 @@ imports: .venv/installed
 	$(BIN)/lint-imports
 
 tests: .venv/installed
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=2 --dist=loadscope
 
 examples: .venv/installed
 	$(BIN)/python examples/own_loop.py

@@ -1,5 +1,6 @@
 """Workers to train, data to train them on, and the strategies under test."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -197,3 +198,8 @@ def alone(data: Data, optimizer: Callable[[nn.Module], Optimizer] = sgd) -> Tens
     fleet = Fleet(data.inputs.shape[1], lambda: mlp(dtype), optimizer)
     fleet.train(data)
     return fleet.parameters()
+
+
+def shown(strategy: grawa.Strategy) -> str:
+    """It, for a test's name, which is the same in every process."""
+    return re.sub(r"<function (\w+) at 0x\w+>", r"\1", repr(strategy))

@@ -16,6 +16,7 @@ from tests.helpers import (
     flat,
     flat_state,
     poison,
+    shown,
     with_batchnorm,
 )
 
@@ -69,7 +70,7 @@ def test_local_buffers_are_left_to_each_worker() -> None:
         grawa.DiLoCo(),
         grawa.LocalSGD(warmup_steps=3),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_a_worker_that_turned_nan_is_left_out_and_starts_again(strategy: grawa.Strategy) -> None:
     reports: list[grawa.RoundReport] = []
@@ -96,7 +97,7 @@ def test_a_worker_that_turned_nan_is_left_out_and_starts_again(strategy: grawa.S
     assert reports[1].left_out == {}
 
 
-@pytest.mark.parametrize("strategy", [grawa.LGRAWA(prox=0.0), grawa.LocalSGD()], ids=repr)
+@pytest.mark.parametrize("strategy", [grawa.LGRAWA(prox=0.0), grawa.LocalSGD()], ids=shown)
 def test_the_others_train_as_if_the_nan_worker_were_not_there(strategy: grawa.Strategy) -> None:
     fleet = Fleet(3)
     averager = grawa.Averager(fleet.models, fleet.optimizers, strategy, sync_every=4)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 import grawa
-from tests.helpers import STRATEGIES, Data, Fleet, batches, flat, flat_state, mlp, sgd
+from tests.helpers import STRATEGIES, Data, Fleet, batches, flat, flat_state, mlp, sgd, shown
 
 pytestmark = [
     pytest.mark.gpu,
@@ -242,7 +242,7 @@ def test_a_compiled_model_trains_as_the_model_does() -> None:
     assert fast_consensus.keys() == eager_consensus.keys()
 
 
-@pytest.mark.parametrize("strategy", [grawa.LGRAWA(), grawa.LSGD()], ids=repr)
+@pytest.mark.parametrize("strategy", [grawa.LGRAWA(), grawa.LSGD()], ids=shown)
 def test_a_checkpoint_read_to_the_cpu_resumes_on_the_gpu(
     strategy: grawa.Strategy, tmp_path: Path
 ) -> None:
@@ -291,7 +291,7 @@ def nccl() -> Generator[None]:
 @pytest.mark.skipif(not dist.is_nccl_available(), reason="torch was built without NCCL")
 @pytest.mark.parametrize("workers", [1, WORKERS])
 @pytest.mark.parametrize(
-    "strategy", [grawa.LGRAWA(), grawa.EASGD(), grawa.LocalSGD(), grawa.DataParallel()], ids=repr
+    "strategy", [grawa.LGRAWA(), grawa.EASGD(), grawa.LocalSGD(), grawa.DataParallel()], ids=shown
 )
 def test_over_nccl_it_trains_as_in_process(strategy: grawa.Strategy, workers: int) -> None:
     data = on_gpu(batches(steps=6, workers=workers))

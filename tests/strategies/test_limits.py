@@ -20,6 +20,7 @@ from tests.helpers import (
     flat,
     mlp,
     plain_sgd,
+    shown,
 )
 
 WORKERS, STEPS = 4, 12
@@ -289,7 +290,7 @@ def test_a_warm_up_of_the_whole_training_is_data_parallel() -> None:
         grawa.InverseLoss(pull=0.0, prox=0.0),
         grawa.RandomWeights(pull=0.0, prox=0.0),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_without_a_pull_the_workers_train_alone(strategy: grawa.Strategy) -> None:
     assert torch.equal(averaged(strategy, DATA)[0], alone(DATA))
@@ -308,7 +309,7 @@ def test_without_a_pull_the_workers_train_alone(strategy: grawa.Strategy) -> Non
         grawa.RandomWeights(prox=0.0),
         grawa.DataParallel(),
     ],
-    ids=repr,
+    ids=shown,
 )
 @pytest.mark.parametrize("guard", [None, grawa.Guard()], ids=["no guard", "guard"])
 def test_one_worker_trains_as_its_bare_optimizer_does(

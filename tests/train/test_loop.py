@@ -10,6 +10,7 @@ from grawa.errors import UserError
 from grawa.tasks import Digits, Logistic, Quadratic, Task
 from grawa.train.faults import Fault
 from grawa.train.loop import Evaluated, Finished, Started
+from tests.helpers import shown
 from tests.train.runs import always, end, events, settings
 
 LGRAWA = always(grawa.LGRAWA())
@@ -149,7 +150,7 @@ def test_wrong_labels_need_labels() -> None:
 
 
 @pytest.mark.parametrize(
-    "strategy", [grawa.LocalSGD(), grawa.LGRAWA(), grawa.DataParallel()], ids=str
+    "strategy", [grawa.LocalSGD(), grawa.LGRAWA(), grawa.DataParallel()], ids=shown
 )
 def test_measuring_the_consensus_costs_a_round_no_bytes(strategy: grawa.Strategy) -> None:
     plain, watched = (events(always(strategy), settings(evaluate_every=every)) for every in (0, 2))
