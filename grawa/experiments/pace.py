@@ -17,15 +17,13 @@ class Pace:
         every: local steps between rounds; 1 where workers share gradients.
         step: what a local step costs.
         round: what a round costs besides.
-        begins: what has been spent when the consensus is first measured.
-        idle: what is spent besides, once.
+        once: what is spent besides, at the beginning.
     """
 
     every: int
     step: float
     round: float
-    begins: float
-    idle: float = 0.0
+    once: float = 0.0
 
     @classmethod
     def of(cls, result: Result, arm: Arm, axis: str) -> Self:
@@ -56,17 +54,12 @@ class Pace:
             # Whole rounds and a part of one differ by steps alone.
             apart = (spent[-2] - spent[-3]) - (spent[-1] - spent[-2])
             step = min(max(apart / (whole - rest), 0.0), by_round)
-        pace = cls(
-            every=every,
-            step=step,
-            round=every * (by_round - step),
-            begins=spent[0],
-        )
-        return replace(pace, idle=spent[-1] - pace.cost(int(steps[-1])))
+        pace = cls(every=every, step=step, round=every * (by_round - step))
+        return replace(pace, once=spent[-1] - pace.cost(int(steps[-1])))
 
     def cost(self, steps: int) -> float:
         """Of so many local steps; the last ones are followed by a round, even if they are few."""
-        return steps * self.step + -(-steps // self.every) * self.round
+        return self.once + steps * self.step + -(-steps // self.every) * self.round
 
     def steps_for(self, spend: float, most: int) -> int:
         """How many local steps cost the nearest to this; the fewer of two that are as near.
@@ -81,7 +74,7 @@ class Pace:
             The steps; 0 where nothing is nearest.
         """
         whole = self.every * self.step + self.round
-        rounds = int(spend / whole) * self.every
+        rounds = max(0, int((spend - self.once) / whole)) * self.every
         tried = [rounds, rounds + self.every]
         if self.step > 0.0:
             rest = round((spend - self.cost(rounds) - self.round) / self.step)
@@ -122,18 +115,19 @@ def affordable_steps(study: Study, paces: Sequence[Result]) -> dict[str, int]:
             f"no common axis: {short[0]} can't make a round for the {study.axis} that the others "
             f"spend on {most} steps; take more --steps or another --axis"
         )
-    _check_overlap(study.axis, found, steps)
+    _check_overlap(study, found, steps)
     return steps
 
 
-def _check_overlap(axis: str, paces: Mapping[str, Pace], steps: Mapping[str, int]) -> None:
+def _check_overlap(study: Study, paces: Mapping[str, Pace], steps: Mapping[str, int]) -> None:
     """Refuses runs of which some would end before others are first measured."""
-    begins = {name: pace.begins for name, pace in paces.items()}
-    ends = {name: pace.idle + pace.cost(steps[name]) for name, pace in paces.items()}
+    firsts = {name: study.first_point(study.arm(name), count) for name, count in steps.items()}
+    begins = {name: pace.cost(firsts[name]) for name, pace in paces.items()}
+    ends = {name: pace.cost(steps[name]) for name, pace in paces.items()}
     late, short = max(begins, key=begins.__getitem__), min(ends, key=ends.__getitem__)
     if begins[late] > ends[short]:
         raise UserError(
-            f"no common axis: {late} would first be measured at {begins[late]:.9g} {axis}, and "
-            f"{short} with {steps[short]} steps end at {ends[short]:.9g}; take more --steps or "
+            f"no common axis: {late} would first be measured at {begins[late]:.9g} {study.axis}, "
+            f"and {short} with {steps[short]} steps end at {ends[short]:.9g}; take more --steps or "
             "another --axis"
         )

@@ -176,6 +176,21 @@ class Study:
         clean = Condition(name="any", options={})
         return [self._trial("pace", arm, 0, clean, self.seeds[0], None) for arm in self.arms]
 
+    def first_point(self, arm: Arm, steps: int) -> int:
+        """After how many local steps a compared run of an arm is first measured.
+
+        Args:
+            arm: which.
+            steps: that it makes in all.
+
+        Returns:
+            The steps, with rounds evenly spaced.
+        """
+        config = changed(self.base, arm.settings[0])
+        found = _measured(config, arm, steps, self.points)
+        first: int = found["sync_every"] * found["evaluate_every"] // config.fragments
+        return min(steps, first)
+
     def tune_trials(self, steps: Mapping[str, int]) -> list[Trial]:
         """All settings of all arms on the validation seeds.
 

@@ -20,13 +20,13 @@ def pace(name: str, axis: str, spent: Sequence[float], steps: Sequence[float] = 
 
 
 def test_steps_are_what_fits_into_what_the_cheapest_spends() -> None:
-    # A step of mgrawa takes 2 s, one of dp 5 s: 96 steps take 192 s, in which dp makes 38.4.
+    # A step of mgrawa takes 2 s, after 6 s at the beginning: 96 take 198 s. One of dp takes 5 s.
     asked = study(axis="time", arms=(arm("mgrawa"), arm("dp", shares=True)))
     paces = [
         pace("mgrawa", "time", [70.0, 134.0, 166.0]),
         pace("dp", "time", [160.0, 320.0], steps=[32, 64]),
     ]
-    assert affordable_steps(asked, paces) == {"mgrawa": 96, "dp": 38}
+    assert affordable_steps(asked, paces) == {"mgrawa": 96, "dp": 40}
 
 
 def test_the_last_round_may_come_after_fewer_steps() -> None:
@@ -43,8 +43,9 @@ def test_the_last_round_may_come_after_fewer_steps() -> None:
 
 @pytest.mark.parametrize(("spend", "steps"), [(72.0, 64), (74.0, 64), (75.0, 65), (76.9, 65)])
 def test_what_is_less_than_a_round_and_a_step_stays_over(spend: float, steps: int) -> None:
-    found = Pace(every=32, step=1.0, round=4.0, begins=36.0)
-    assert found.steps_for(spend, most=96) == steps
+    assert Pace(every=32, step=1.0, round=4.0).steps_for(spend, most=96) == steps
+    later = Pace(every=32, step=1.0, round=4.0, once=10.0)
+    assert later.steps_for(spend + 10.0, most=96) == steps
 
 
 def test_where_steps_cost_nothing_rounds_are_whole() -> None:
@@ -61,6 +62,18 @@ def test_nobody_makes_more_steps_than_asked_for() -> None:
     asked = study(axis="bytes", base=TrainConfig(task="digits", steps=70, clock="virtual"))
     paces = [pace(name, "bytes", [200.0, 400.0, 600.0]) for name in ("mgrawa", "uniform")]
     assert affordable_steps(asked, paces) == {"mgrawa": 70, "uniform": 70}
+
+
+def test_a_run_that_makes_no_round_is_measured_at_its_end() -> None:
+    # Two pace rounds of dp are 64 steps; what mgrawa sends in all pays for 4 of them.
+    asked = study(axis="bytes", arms=(arm("mgrawa"), arm("dp", shares=True)))
+    paces = [
+        pace("mgrawa", "bytes", [320.0, 640.0, 960.0]),
+        pace("dp", "bytes", [7680.0, 15360.0], steps=[32, 64]),
+    ]
+    assert affordable_steps(asked, paces) == {"mgrawa": 96, "dp": 4}
+    assert asked.first_point(asked.arms[1], 4) == 4
+    assert asked.first_point(asked.arms[1], 64) == 16  # of 8 reports every second
 
 
 def test_rounds_that_grow_apart_are_told_by_what_a_step_costs_in_all() -> None:
@@ -85,7 +98,7 @@ def test_a_run_spends_what_its_pace_foretells(probe_size: int) -> None:
     chosen = {(a.name, c.name): 0 for a in asked.arms for c in asked.conditions}
     test = asked.test_trials({"mgrawa": 70, "uniform": 70}, chosen)[0]
     ended = run_trial(prepare, test).curve.time[-1]
-    assert found.idle + found.cost(70) == pytest.approx(ended)
+    assert found.cost(70) == pytest.approx(ended)
 
 
 def test_runs_too_short_to_meet_on_the_axis_are_refused_beforehand() -> None:
