@@ -16,20 +16,20 @@ from grawa.train.launch import WorkerFailedError
 from grawa.version import __version__
 
 _COMMANDS = {
-    "train": "run:train_command",
-    "resume": "run:resume_command",
-    "evaluate": "evaluate:evaluate_command",
-    "compare": "compare:compare_command",
-    "ablate": "ablate:ablate_command",
-    "report": "report:report_command",
-    "flatness": "flatness:flatness_command",
-    "plan": "plan:plan_command",
-    "wells": "wells:wells_command",
-    "strategies": "lists:strategies_command",
-    "tasks": "lists:tasks_command",
+    "train": "run",
+    "resume": "run",
+    "evaluate": "evaluate",
+    "compare": "compare",
+    "ablate": "ablate",
+    "report": "report",
+    "flatness": "flatness",
+    "plan": "plan",
+    "wells": "wells",
+    "strategies": "lists",
+    "tasks": "lists",
 }
-"""Where each is; imported when it is asked for, as pictures and statistics take a second of their
-own."""
+"""The module of each; imported when it is asked for, as pictures and statistics take a second of
+their own."""
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
@@ -78,8 +78,8 @@ def _parse(args: Sequence[str] | None) -> Callable[[], None]:
 
 def _later(name: str) -> Callable[..., Any]:
     """A command, which is only prepared when it is called."""
-    module, _, function = _COMMANDS[name].partition(":")
-    run: Callable[..., None] = getattr(import_module(f"grawa.cli.{module}"), function)
+    module = import_module(f"grawa.cli.{_COMMANDS[name]}")
+    run: Callable[..., None] = getattr(module, f"{name}_command")
 
     @wraps(run)
     def prepare(*args: Any, **kwargs: Any) -> Callable[[], None]:

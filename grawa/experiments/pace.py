@@ -45,16 +45,14 @@ class Pace:
             why = result.failure or "it makes less than two rounds"
             raise UserError(f"can't tell what a step of {arm.name} costs: {why}; take --axis steps")
         whole = steps[-2] - steps[-3] if len(steps) > 2 else 0
-        rest = steps[-1] - steps[-2]
+        rest, for_rest = steps[-1] - steps[-2], spent[-1] - spent[-2]
         if arm.shares_gradients or rest >= whole:  # as with a schedule whose rounds grow apart
-            every, step = 1, (spent[-1] - spent[-2]) / rest
-            by_round = step
+            pace = cls(every=1, step=for_rest / rest, round=0.0)
         else:
-            every, by_round = int(whole), (spent[-2] - spent[-3]) / whole
             # Whole rounds and a part of one differ by steps alone.
-            apart = (spent[-2] - spent[-3]) - (spent[-1] - spent[-2])
-            step = min(max(apart / (whole - rest), 0.0), by_round)
-        pace = cls(every=every, step=step, round=every * (by_round - step))
+            for_whole = spent[-2] - spent[-3]
+            step = min(max((for_whole - for_rest) / (whole - rest), 0.0), for_whole / whole)
+            pace = cls(every=int(whole), step=step, round=for_whole - whole * step)
         return replace(pace, once=spent[-1] - pace.cost(int(steps[-1])))
 
     def cost(self, steps: int) -> float:
@@ -79,7 +77,7 @@ class Pace:
         if self.step > 0.0:
             rest = round((spend - self.cost(rounds) - self.round) / self.step)
             tried += [rounds + min(max(rest, 1), self.every)]
-        return min(most, *[min(tried, key=lambda n: (abs(self.cost(n) - spend), n))])
+        return min(most, min(tried, key=lambda n: (abs(self.cost(n) - spend), n)))
 
 
 def affordable_steps(study: Study, paces: Sequence[Result]) -> dict[str, int]:

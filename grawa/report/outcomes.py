@@ -1,7 +1,7 @@
 """What a study's trials come to: errors at equal cost, and differences seed by seed."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -19,7 +19,6 @@ class Outcome:
         arm: its name.
         condition: its name.
         results: its trials, also those that failed.
-        spent: on the axis, by the end of a run, in the mean; NaN if all trials failed.
         errors: seed -> error at the end.
         averages: seed -> mean error while all runs are on the way, which is smaller for who is
             faster.
@@ -33,7 +32,6 @@ class Outcome:
     arm: str
     condition: str
     results: Sequence[Result]
-    spent: float
     errors: Mapping[int, float]
     averages: Mapping[int, float]
     end: Mean | None
@@ -47,13 +45,18 @@ class Outcome:
         """How many trials came to nothing."""
         return len(self.results) - len(self.errors)
 
+    def spent(self, axis: str) -> float:
+        """On an axis, by the end of a run; the mean of those that have ended, NaN without any."""
+        ends = [float(r.curve.column(axis)[-1]) for r in self.results if r.error is not None]
+        return sum(ends) / len(ends) if ends else math.nan
+
 
 def outcomes_of(study: Study, results: Sequence[Result]) -> list[Outcome]:
     """Every arm under every condition.
 
-    Errors are those at the end of each run: each was given as many steps as fit, and what is over
-    decides less than that a learning rate has not come to its end. Those on the way are averaged,
-    by linear interpolation, from where all runs have been measured to where the first one ends.
+    Errors are those at the end of each run, which was given as many steps as fit. Those on the way
+    are averaged, by linear interpolation, from where all runs have been measured to where the first
+    one ends.
 
     Args:
         study: what was asked.
@@ -78,21 +81,20 @@ def outcomes_of(study: Study, results: Sequence[Result]) -> list[Outcome]:
 def _under(study: Study, condition: str, results: Sequence[Result]) -> list[Outcome]:
     tests = [r for r in results if r.role == "test" and r.condition == condition]
     by_arm = {arm.name: [r for r in tests if r.arm == arm.name] for arm in study.arms}
-    at = common_amount([r for r in tests if r.error is not None], study.axis)
-    begin = _common_begin([r for r in tests if r.error is not None], study.axis)
-    ends = {name: _each(own, _end) for name, own in by_arm.items()}
+    ended = [r for r in tests if r.error is not None]
+    at, begin = common_amount(ended, study.axis), _common_begin(ended, study.axis)
+    ends = {
+        name: {r.seed: r.error for r in own if r.error is not None} for name, own in by_arm.items()
+    }
     ways = {
-        name: _each(own, lambda r: average_until(r, study.axis, begin, at))
-        for name, own in by_arm.items()
+        name: {r.seed: average_until(r, study.axis, begin, at) for r in ended if r.arm == name}
+        for name in by_arm
     }
     return [
         Outcome(
             arm=name,
             condition=condition,
             results=own,
-            spent=_mean([
-                float(r.curve.column(study.axis)[-1]) for r in own if r.error is not None
-            ]),
             errors=ends[name],
             averages=ways[name],
             end=mean_of(list(ends[name].values())) if ends[name] else None,
@@ -102,19 +104,6 @@ def _under(study: Study, condition: str, results: Sequence[Result]) -> list[Outc
         for name, own in by_arm.items()
         if own
     ]
-
-
-def _end(result: Result) -> float:
-    assert result.error is not None, "of those that have ended"
-    return result.error
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
-
-
-def _each(results: Sequence[Result], read: Callable[[Result], float]) -> dict[int, float]:
-    return {r.seed: read(r) for r in results if r.error is not None}
 
 
 def _paired(

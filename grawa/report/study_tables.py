@@ -29,7 +29,7 @@ def condition_table(
     Returns:
         The table.
     """
-    spent = amounts_text(study.axis, [o.spent for o in outcomes])
+    spent = amounts_text(study.axis, [o.spent(study.axis) for o in outcomes])
     where = f" after {spent}" if spent else ""
     by_name = {o.arm: o for o in outcomes}
     return Table(
@@ -88,12 +88,8 @@ def cost_table(study: Study, outcomes: Iterable[Outcome]) -> Table:
     """What runs have spent, mean over those that have ended."""
     rows = []
     for outcome in outcomes:
-        ended = [r.curve for r in outcome.results if r.error is not None]
-        if ended:
-            means = {
-                axis: sum(float(c.column(axis)[-1]) for c in ended) / len(ended)
-                for axis in ("steps", "rounds", "bytes", "time")
-            }
+        if outcome.errors:
+            means = {axis: outcome.spent(axis) for axis in ("steps", "rounds", "bytes", "time")}
             cells = [Cell(text=_plain_amount(a, v), value=v) for a, v in means.items()]
             rows.append([Cell(text=outcome.arm), Cell(text=outcome.condition), *cells])
     return Table(

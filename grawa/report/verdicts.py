@@ -1,7 +1,7 @@
 """What a study says of a claim, in plain words, with the figures behind it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,12 +43,11 @@ def verdicts_of(study: Study, outcomes: Sequence[Outcome], unit: Unit) -> dict[s
         Verdicts on the end, and on speed, each under a heading.
     """
     baseline = {arm.name: study.baseline_of(arm.name) for arm in study.arms}
-    spent = {(o.arm, o.condition): o.spent for o in outcomes}
     others = [o for o in outcomes if o.arm != baseline[o.arm]]
     ends = [
         _verdict(
             f"{baseline[o.arm]} ends at a lower error than {o.arm}, {o.condition}"
-            + _after(study, [spent.get((baseline[o.arm], o.condition), math.nan), o.spent]),
+            + _after(study, o.condition, {o.arm, baseline[o.arm]}, outcomes),
             o, o.difference, o.corrected, unit,
         )
         for o in others
@@ -63,8 +62,10 @@ def verdicts_of(study: Study, outcomes: Sequence[Outcome], unit: Unit) -> dict[s
     return {f"Ends better, at equal {study.axis}": ends, f"Is faster, by {study.axis}": speeds}
 
 
-def _after(study: Study, spent: Sequence[float]) -> str:
-    text = amounts_text(study.axis, spent)
+def _after(study: Study, condition: str, arms: Set[str], outcomes: Sequence[Outcome]) -> str:
+    """What these arms have spent, in words."""
+    own = [o for o in outcomes if o.condition == condition and o.arm in arms]
+    text = amounts_text(study.axis, [o.spent(study.axis) for o in own])
     return f", after {text}" if text else ""
 
 

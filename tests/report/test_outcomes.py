@@ -58,7 +58,7 @@ def test_each_is_judged_by_its_own_end() -> None:
     asked = study(axis="time", conditions=CLEAN.conditions)
     base, other = outcomes_of(asked, trials)
     assert (base.errors, other.errors) == ({0: 0.1}, {0: 0.2})
-    assert (base.spent, other.spent) == (31.0, 30.0)
+    assert (base.spent("time"), other.spent("time")) == (31.0, 30.0)
     # On the way, up to 30 s, both have half the time between 0.9 and 0.5.
     assert other.averages == {0: pytest.approx((0.7 + 0.35) / 2)}
     table = condition_table(asked, asked.conditions[0], [base, other], Unit("test error"))
