@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -81,8 +81,12 @@ def resume_command(run: tyro.conf.Positional[Path]) -> None:
     _run(folder.config(), run)
 
 
-def check(config: TrainConfig) -> None:
+def check(config: TrainConfig, known: dict[Hashable, Data] | None = None) -> None:
     """Finds what is wrong with a configuration before anything is started or written.
+
+    Args:
+        config: the run.
+        known: data that were loaded for others; what is loaded is added.
 
     Raises:
         UserError: if anything is.
@@ -95,7 +99,11 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"probe_size must be at least 1, got {config.probe_size}")
     if config.tensorboard:
         require_tensorboard()
-    data = load(task, settings, torch.device("cpu"))
+    known = {} if known is None else known
+    source = (task, settings.seed, settings.dtype)
+    if source not in known:
+        known[source] = load(task, settings, torch.device("cpu"))
+    data = known[source]
     deal(task, data, settings)
     if settings.stack_workers:
         try_out(task, data, settings)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from grawa.report.page import tally, write_page
 from grawa.report.progress import StudyProgress
 from grawa.report.study_page import study_page
 from grawa.report.tables import as_rich
+from grawa.tasks import Data
 
 FIRST_TUNE_SEED = 1000
 """Validation seeds are from here on, and test seeds below."""
@@ -75,7 +76,8 @@ def study_of(
             f"the last seed would be {last}, but from {FIRST_TUNE_SEED} on they are for tuning: "
             "take fewer seeds or populations"
         )
-    _check(study)
+    with Console().status("checking"):
+        _check(study)
     return study
 
 
@@ -102,17 +104,18 @@ def _conditions(text: str, what: str) -> tuple[Condition, ...]:
 def _check(study: Study) -> None:
     """Every run is tried as far as its options go; each kind of data is dealt out once."""
     seen: set[Any] = set()
+    data_of: dict[Hashable, Data] = {}
     for arm in study.arms:
         for where in (*study.conditions, *study.tune_conditions):
             for setting in arm.settings:
                 config = changed(study.base, setting, where.options)
                 config.settings()
-                data = (config.workers, config.batch_size, config.shards, config.fault)
+                dealt = (config.workers, config.batch_size, config.shards, config.fault)
                 scores = (config.norms, config.losses, config.weights_from)
                 usual = scores == ("training", "training", 1)
-                kind = (*data, *scores, "" if usual else config.strategy)
+                kind = (*dealt, *scores, "" if usual else config.strategy)
                 if kind not in seen:
-                    check(config)
+                    check(config, data_of)
                 seen.add(kind)
 
 

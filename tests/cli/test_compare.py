@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from grawa.cli.main import main
 from grawa.cli.run import strategy_for
@@ -18,8 +19,9 @@ from grawa.experiments.config import TrainConfig
 from grawa.experiments.study_folder import StudyFolder
 from grawa.experiments.study_toml import as_toml
 from grawa.experiments.trial import Result
-from grawa.tasks import Digits
-from grawa.train.loop import Finished, train
+from grawa.tasks import Data, Digits, Task
+from grawa.train.loop import Finished, load, train
+from grawa.train.settings import Settings
 from tests.cli.processes import environment, grawa, until
 
 SMALL = ("digits:train_size=200", "--steps", "16", "--sync-every", "4", "--batch-size", "8")
@@ -299,3 +301,17 @@ def test_the_same_question_has_the_same_folder(tmp_path: Path) -> None:
     assert default_name(study()) == default_name(study())
     assert default_name(study()) != default_name(study(points=5))
     assert json.dumps(as_toml(study()))
+
+
+def test_a_study_is_checked_on_data_that_are_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+
+    def counting(task: Task, settings: Settings, device: torch.device) -> Data:
+        loaded.append(task)
+        return load(task, settings, device)
+
+    monkeypatch.setattr("grawa.cli.run.load", counting)
+    monkeypatch.setattr("grawa.cli.compare.run", lambda study, asked: None)
+    with pytest.raises(SystemExit):
+        main(["compare", "digits", "--faults", "clean,mixed:1", "--strategies", "mgrawa,lsgd"])
+    assert loaded == [Digits()]
