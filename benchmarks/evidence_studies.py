@@ -169,6 +169,13 @@ def _full_pull(task: str, *words: str) -> Asked:
     )
 
 
+def _speeds(task: str, *words: str) -> Asked:
+    """Over populations, where the slow make fewer steps between rounds."""
+    methods = (*_core(late=6), "local_sgd")
+    turns = ("--options", "schedule=shared-count")
+    return _populations(task, 8, methods, *_MLP, *words, *turns, kind=Kind.OTHER)
+
+
 # Learning rates lie around the best ones: at an edge of a grid its spacing decides.
 _MLP = ("--steps", "160", "--seeds", "2")
 _CNN = ("--steps", "160", "--seeds", "1")
@@ -263,6 +270,8 @@ STUDIES: Mapping[str, Asked] = {
     "populations-text-16": _populations(
         _SMALL_TEXT, 16, (*_core(late=3), "local_sgd", "lsgd:pull=0.5"), *_TEXT, seen=4
     ),
+    "speeds-digits-8": _speeds("digits"),
+    "speeds-glyphs-8": _speeds("glyphs", "--lr", "0.05"),
     "full-pull-digits-8": _full_pull("digits", "--steps", "160", "--seeds", "4"),
     "full-pull-glyphs-8": _full_pull("glyphs", "--steps", "160", "--seeds", "4", "--lr", "0.05"),
     "full-pull-digits-cnn-8": _full_pull("digits:model=cnn", "--steps", "160", "--seeds", "2"),

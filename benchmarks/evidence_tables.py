@@ -72,17 +72,16 @@ def kind_of(read: Read) -> Kind:
 
 def tables_of(read: Read) -> str:
     """A study's command, tables and pictures."""
-    kind = kind_of(read)
     parts = [
         f"    {' '.join(_quoted(word) for word in STUDIES[read.name].command)}",
         _spent(read),
     ]
-    if kind in {Kind.METHODS, Kind.OTHER}:
-        parts += [_methods_table(read), _flat_table(read), _correlations(read)]
-    elif kind is Kind.KNOB:
+    if read.pooled:
+        parts += [_pooled_table(read)]
+    elif read.study.kind == "ablate":
         parts += [_knob_table(read)]
     else:
-        parts += [_pooled_table(read)]
+        parts += [_methods_table(read), _flat_table(read), _correlations(read)]
     parts.append(_at_edges(read))
     parts += [
         f"![{picture.title}](evidence/{read.name}-{picture.name}.png)"
