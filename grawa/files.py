@@ -1,10 +1,12 @@
 """Files that are either whole or not there."""
 
+import json
 import math
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -33,3 +35,21 @@ def write_text(path: Path, text: str) -> None:
 def finite_or_none(value: float | None) -> float | None:
     """A number for a JSON file, which has none that are not finite."""
     return value if value is not None and math.isfinite(value) else None
+
+
+def read_line(line: str) -> dict[str, Any] | None:
+    """A line of a JSONL file, or `None` if it is not a whole object."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that may be missing or broken; then nothing."""
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return entry if isinstance(entry, dict) else {}

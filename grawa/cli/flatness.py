@@ -90,7 +90,7 @@ def _read(folder: RunFolder, config: FlatnessConfig, device: torch.device) -> Su
     for worker, state in folder.load_workers(ran.workers).items():
         states[f"worker {worker}"] = state
         paths[f"worker {worker}"] = folder.workers / f"worker-{worker}.safetensors"
-    task = names.task(ran.task)
+    task = names.task(ran.task, ran.data)
     data = load(task, replace(ran.settings(), dtype="float64"), device)
     subject = Subject.of(task, data, states, config)
     for name, state in states.items():

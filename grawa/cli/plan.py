@@ -35,6 +35,7 @@ def plan_command(
     link: str | None = None,
     topology: Literal["ring", "mesh", "star"] = "ring",
     batch_size: int = 16,
+    data: str | None = None,
     loss: str = "5%",
     device: str = "auto",
     picture: Path | None = None,
@@ -53,6 +54,7 @@ def plan_command(
         link: Bandwidth and latency between workers, 100mbit:20ms say; needed without torchrun.
         topology: How workers are connected.
         batch_size: Samples per worker and step, for a task.
+        data: The folder or archive with the data, for a task that reads them.
         loss: How much of the time may be lost in rounds.
         device: auto takes a GPU if there is one; else cpu or cuda.
         picture: Where to draw it, a PNG.
@@ -68,7 +70,7 @@ def plan_command(
     with distributed(device) if under_launcher() else _here(device) as place:
         network = None if under_launcher() and link is None else _network(link, topology, workers)
         console = Console(quiet=not is_first_process())
-        subject = _subject(what, batch_size, place)
+        subject = _subject(what, batch_size, data, place)
 
         def show(text: str) -> object:
             return console.status(f"measuring {text}")
@@ -108,11 +110,13 @@ def _network(link: str | None, topology: Literal["ring", "mesh", "star"], worker
     return Network(Link.parse(link), topology, workers)
 
 
-def _subject(what: str, batch_size: int, device: torch.device) -> Subject:
+def _subject(what: str, batch_size: int, folder: str | None, device: torch.device) -> Subject:
     if ":" in what and what.split(":")[0] not in names.TASKS:
+        if folder is not None:
+            raise UserError(f"--data is for a task, and {what} is a function of your own")
         return _own(what)
     config = TrainConfig(task=what, workers=1, batch_size=batch_size)
-    settings, task = config.settings(), names.task(what)
+    settings, task = config.settings(), names.task(what, folder)
     data = load(task, settings, device)
     worker = Worker(0, task, data, deal(task, data, settings)[0], settings, device)
 

@@ -77,7 +77,8 @@ def resume_command(run: tyro.conf.Positional[Path]) -> None:
     if (folder.path / "model.safetensors").exists():
         raise UserError(f"{run} has finished; `grawa evaluate {run}` measures its model")
     if is_first_process():
-        folder.forget_after(step_of(found))
+        for notice in folder.forget_after(step_of(found)):
+            Console().print(notice)
     _run(folder.config(), run)
 
 

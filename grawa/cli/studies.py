@@ -23,6 +23,7 @@ from grawa.report.progress import StudyProgress
 from grawa.report.study_page import study_page
 from grawa.report.tables import as_rich
 from grawa.tasks import Data
+from grawa.train.launch import pick_device
 
 FIRST_TUNE_SEED = 1000
 """Validation seeds are from here on, and test seeds below."""
@@ -126,7 +127,8 @@ def run(study: Study, asked: StudyConfig) -> None:
         study: what is asked.
         asked: the command line.
     """
-    jobs = at_least(asked.jobs or os.cpu_count() or 1, 1, "jobs")
+    usual = (os.cpu_count() or 1) if pick_device(asked.device).type == "cpu" else 1
+    jobs = at_least(usual if asked.jobs is None else asked.jobs, 1, "jobs")
     path = asked.out or Path("runs") / default_name(study)
     folder, console = StudyFolder.begin(path, study), Console()
     with folder.locked():

@@ -23,6 +23,10 @@ class StudyConfig:
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
     """What to learn, as in `grawa train`."""
 
+    data: str | None = None
+    """The folder or archive with the data, for a task that reads them: cifar10, cifar100,
+    imagenet."""
+
     strategies: str = ",".join(COMPARED)
     """Methods, separated by commas, with options of their own or of `grawa train`:
     lgrawa:pull=0.3,mgrawa:norms=rms,uniform."""
@@ -92,8 +96,11 @@ class StudyConfig:
     quick: bool = False
     """A first look: fewer steps, seeds and settings."""
 
+    device: str = "cpu"
+    """Where runs are: cpu, cuda (the first GPU), or auto for a GPU if there is one."""
+
     jobs: int | None = None
-    """Runs at a time; by default as many as there are cores."""
+    """Runs at a time; by default as many as there are cores, and one on a GPU."""
 
     out: Path | None = None
     """The study's folder; by default one in runs/ that is named by what is asked. If it holds this
@@ -115,6 +122,7 @@ class StudyConfig:
         options = other_options(self.options, self, "the study")
         config = TrainConfig(
             task=self.task,
+            data=self.data,
             workers=self.workers,
             steps=(320 if self.quick else 960) if self.steps is None else self.steps,
             sync_every=self.sync_every,
@@ -123,7 +131,7 @@ class StudyConfig:
             clock="virtual",
             step_time=self.step_time,
             link=self.link,
-            device="cpu",
+            device=self.device,
         )
         return changed(config, options)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from grawa.errors import UserError
 from grawa.experiments.config import TrainConfig
 from grawa.experiments.environment import environment
-from grawa.files import replacing, write_text
+from grawa.files import read_line, replacing, write_text
 
 SCHEMA = 1
 """Version of the lines in `events.jsonl`; raised when a field changes its meaning."""
@@ -109,16 +109,37 @@ class RunFolder:
             file.write(line + "\n")
 
     def events(self) -> list[dict[str, Any]]:
-        """All whole lines of `events.jsonl`; a last line that a crash cut short is left out."""
-        text = (self.path / "events.jsonl").read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]
-        return [json.loads(line) for line in whole.splitlines()]
+        """All whole lines of `events.jsonl`, as `read_events` finds them."""
+        return self.read_events()[0]
 
-    def forget_after(self, step: int) -> None:
-        """Drops the events of later steps, before a run goes on from a checkpoint."""
-        kept = [event for event in self.events() if event.get("step", 0) <= step]
+    def read_events(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """Reads `events.jsonl`.
+
+        Returns:
+            All whole lines, and a notice if a crash cut some others short.
+
+        Raises:
+            UserError: if there is no such file.
+        """
+        path = self.path / "events.jsonl"
+        if not path.is_file():
+            raise UserError(f"{self.path} has no events.jsonl, which tells of a run's rounds")
+        lines = [read_line(line) for line in path.read_text("utf-8", errors="replace").splitlines()]
+        whole = [line for line in lines if line is not None and "kind" in line]
+        cut = len(lines) - len(whole)
+        return whole, [f"{cut} lines of events.jsonl were cut short and left out."] if cut else []
+
+    def forget_after(self, step: int) -> list[str]:
+        """Drops the events of later steps, before a run goes on from a checkpoint.
+
+        Returns:
+            A notice if other lines were cut short.
+        """
+        events, notices = self.read_events()
+        kept = [event for event in events if event.get("step", 0) <= step]
         lines = (json.dumps(event, allow_nan=False) + "\n" for event in kept)
         write_text(self.path / "events.jsonl", "".join(lines))
+        return notices
 
     def save_model(self, state: Mapping[str, Tensor]) -> None:
         """Writes `model.safetensors`."""

@@ -17,7 +17,7 @@ from grawa.experiments.environment import PACKAGES, environment
 from grawa.experiments.study import Study
 from grawa.experiments.study_toml import as_toml, from_toml
 from grawa.experiments.trial import Result
-from grawa.files import write_text
+from grawa.files import read_json, read_line, write_text
 
 SCHEMA = 2
 """Version of the lines in `trials.jsonl`; raised when a field changes its meaning."""
@@ -185,21 +185,3 @@ class StudyFolder:
     def _text(self) -> str:
         path = self.path / "trials.jsonl"
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-
-
-def read_line(line: str) -> dict[str, Any] | None:
-    """A line of a JSONL file, or `None` if it is not a whole object."""
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) else None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that may be missing or broken; then nothing."""
-    try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return entry if isinstance(entry, dict) else {}

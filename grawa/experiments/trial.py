@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-import torch
-
 from grawa.errors import DivergedError, UserError
 from grawa.experiments.config import TrainConfig
 from grawa.experiments.curve import Curve, curve_of, weights_of
@@ -16,6 +14,7 @@ from grawa.experiments.study import Trial
 from grawa.files import finite_or_none
 from grawa.round_report import RoundReport
 from grawa.tasks import Task
+from grawa.train.launch import pick_device
 from grawa.train.loop import Evaluated, Event, Finished, Started, StrategyFor, load, train
 
 
@@ -105,6 +104,7 @@ def run_trial(prepare: Prepare, trial: Trial) -> Result:
             prepared.task,
             prepared.strategy_for,
             trial.config.settings(),
+            device=pick_device(trial.config.device),
             keep_workers=trial.flatness is not None,
         )
         events.extend(run)
@@ -158,7 +158,7 @@ def _flatness(task: Task, trial: Trial, finished: Finished) -> dict[str, Any] | 
         return None
     workers = {f"worker {i}": state for i, state in sorted(finished.workers.items())}
     settings = replace(trial.config.settings(), dtype="float64")
-    data = load(task, settings, torch.device("cpu"))
+    data = load(task, settings, pick_device(trial.config.device))
     states = {CONSENSUS: finished.consensus, **workers}
     subject = Subject.of(task, data, states, trial.flatness)
     try:

@@ -6,7 +6,7 @@ from typing import Any
 from grawa.errors import UserError
 from grawa.experiments.config import TrainConfig
 from grawa.experiments.run_folder import RunFolder
-from grawa.experiments.study_folder import read_json, read_line
+from grawa.files import read_json
 from grawa.report.console import metric_text
 from grawa.report.page import Page, Section, facts_of
 from grawa.report.run_pictures import run_pictures
@@ -28,7 +28,7 @@ def run_page(folder: RunFolder) -> Page:
         UserError: if it has no events.
     """
     config = folder.config()
-    events, notices = _events(folder)
+    events, notices = folder.read_events()
     rounds = [event for event in events if event["kind"] == "round"]
     if not rounds:
         raise UserError(f"{folder.path} has no rounds in events.jsonl: there is nothing to report")
@@ -47,17 +47,6 @@ def run_page(folder: RunFolder) -> Page:
         ],
         facts={**about, "options": _options(config)},
     )
-
-
-def _events(folder: RunFolder) -> tuple[Events, list[str]]:
-    """All whole lines, and a notice if some are not; rounds made twice count once."""
-    path = folder.path / "events.jsonl"
-    if not path.is_file():
-        raise UserError(f"{folder.path} has no events.jsonl: there is nothing to report")
-    lines = [read_line(line) for line in path.read_text("utf-8", errors="replace").splitlines()]
-    whole = [line for line in lines if line is not None and "kind" in line]
-    cut = len(lines) - len(whole)
-    return whole, [f"{cut} lines of events.jsonl were cut short and left out."] if cut else []
 
 
 def _subtitle(config: TrainConfig, finished: Mapping[str, Any] | None) -> str:

@@ -105,6 +105,7 @@ def test_a_resumed_run_ends_with_the_same_bits(whole: tuple[Path, str], tmp_path
     run = interrupted(whole[0], tmp_path / "resumed")
     done = grawa("resume", run)
     assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("1 lines of events.jsonl were cut short and left out.\n")
     assert model_bytes(run) == model_bytes(whole[0])
     events, expected = (RunFolder.open(path).events() for path in (run, whole[0]))
     kinds = ["started", "round", "started", "round", "finished"]
@@ -214,6 +215,7 @@ def test_photographs_are_trained_on_in_processes_and_hosted_to_the_same_numbers(
     measured = command("evaluate", tmp_path / "two")
     error = RunFolder(tmp_path / "two").events()[-1]["error"]
     assert f"{error:.2%}" in measured.out
+    assert command("flatness", tmp_path / "two", "--eigenvalues", "0").code == 0
 
 
 @pytest.mark.parametrize("keep", [0.3, 0.95])
@@ -444,6 +446,16 @@ def test_a_run_without_checkpoints_is_not_resumed(command: Any, run: Path) -> No
     done = command("resume", run)
     assert done.code == 2
     assert_one_line(done.err, "has no checkpoint; train with --checkpoint-every")
+
+
+def test_a_run_without_events_is_not_resumed(command: Any, run: Path) -> None:
+    (run / "model.safetensors").unlink()
+    (run / "events.jsonl").unlink()
+    before = everything(run)
+    done = command("resume", run)
+    assert done.code == 2
+    assert_one_line(done.err, "has no events.jsonl, which tells of a run's rounds")
+    assert everything(run) == before
 
 
 BROKEN_CONFIGS = {

@@ -23,6 +23,7 @@ from grawa.tasks import Data, Digits, Task
 from grawa.train.loop import Finished, load, train
 from grawa.train.settings import Settings
 from tests.cli.processes import environment, grawa, until
+from tests.tasks.archives import binary_files, write_folder
 
 SMALL = ("digits:train_size=200", "--steps", "16", "--sync-every", "4", "--batch-size", "8")
 STUDY = (
@@ -228,6 +229,8 @@ ABLATE = ("ablate", *SMALL)
 WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "no task": (("compare",), "TASK"),
     "unknown task": (("compare", "mnist"), "there is no task 'mnist'"),
+    "data that are not there": (("compare", "cifar10", "--data", "nowhere"), "there is no nowhere"),
+    "unknown device": ((*COMPARE, "--device", "tpu"), "there is no device 'tpu'"),
     "unknown method": ((*COMPARE, "--strategies", "sgd"), "there is no method 'sgd'; there are"),
     "unknown option of a method": ((*COMPARE, "--strategies", "lgrawa:pul=1"), "no option 'pul'"),
     "empty method": ((*COMPARE, "--strategies", "lgrawa,"), "separated by commas"),
@@ -281,6 +284,33 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(
     assert said in error
     assert error.count("\n") == 1, error
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.world
+def test_photographs_are_compared_by_one_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_folder(tmp_path / "cifar-10-batches-bin", binary_files(10, 12))
+    few = (
+        "--workers",
+        "2",
+        "--steps",
+        "4",
+        "--sync-every",
+        "2",
+        "--batch-size",
+        "4",
+        "--tune",
+        "0",
+    )
+    study = ("--strategies", "mgrawa,dp_sgd", "--seeds", "1", "--axis", "steps", "--flatness", "8")
+    args = ("compare", "cifar10:model=cnn", "--data", data, *few, *study)
+    code, said, error = here(capsys, *args, "--flatness", "8", "--out", tmp_path / "s")
+    assert (code, error) == (0, "")
+    assert "minus mgrawa" in said
+    found = results(tmp_path / "s").values()
+    assert {(r.config["data"], r.config["device"]) for r in found} == {(str(data), "cpu")}
+    assert not any(r.failure for r in found)
 
 
 @pytest.mark.world

@@ -81,6 +81,8 @@ def test_a_function_of_ones_own_is_planned(capsys: pytest.CaptureFixture[str], o
         (("digits", "--link", "1gbit", "--loss", "x"), "loss must be a positive number"),
         (("digits", "--link", "1gbit", "--strategies", "best"), "there is no strategy 'best'"),
         (("nothing", "--link", "1gbit"), "there is no task 'nothing'"),
+        (("cifar10", "--link", "1gbit", "--data", "nowhere"), "there is no nowhere"),
+        (("mine:make", "--link", "1gbit", "--data", "x"), "mine:make is a function of your own"),
         (("mine:absent", "--link", "1gbit"), "there is no 'mine:absent'"),
         (("mine:wrong", "--link", "1gbit"), "must return"),
     ],

@@ -80,13 +80,29 @@ def test_events_come_back_in_order(folder: RunFolder) -> None:
     assert len((folder.path / "events.jsonl").read_text().splitlines()) == 3
 
 
-@pytest.mark.parametrize("cut", range(1, 30))
+@pytest.mark.parametrize("cut", range(2, 30))
 def test_a_line_that_a_crash_cut_short_is_left_out(cut: int, folder: RunFolder) -> None:
     for kind, event in EVENTS:
         folder.append(kind, event)
     path = folder.path / "events.jsonl"
     path.write_bytes(path.read_bytes()[:-cut])
     assert [event["step"] for event in folder.events()] == [4, 8]
+    assert folder.read_events()[1] == ["1 lines of events.jsonl were cut short and left out."]
+
+
+def test_a_line_cut_in_the_middle_of_the_file_is_left_out(folder: RunFolder) -> None:
+    for kind, event in EVENTS:
+        folder.append(kind, event)
+    path = folder.path / "events.jsonl"
+    first, second, third = path.read_text().splitlines()
+    path.write_text("\n".join([first, second[:20], third, ""]))
+    assert [event["step"] for event in folder.events()] == [4, 12]
+
+
+def test_a_run_without_events_is_a_user_error(folder: RunFolder) -> None:
+    (folder.path / "events.jsonl").unlink()
+    with pytest.raises(UserError, match=r"has no events\.jsonl"):
+        folder.events()
 
 
 def test_what_came_after_a_checkpoint_can_be_forgotten(folder: RunFolder) -> None:
@@ -95,7 +111,7 @@ def test_what_came_after_a_checkpoint_can_be_forgotten(folder: RunFolder) -> Non
         folder.append(kind, event)
     path = folder.path / "events.jsonl"
     path.write_bytes(path.read_bytes()[:-7])
-    folder.forget_after(8)
+    assert folder.forget_after(8) == ["1 lines of events.jsonl were cut short and left out."]
     assert [event["step"] for event in folder.events()] == [0, 4, 8]
     folder.append(*EVENTS[2])
     assert [event["step"] for event in folder.events()] == [0, 4, 8, 12]

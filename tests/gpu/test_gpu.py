@@ -14,6 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 import grawa
+from grawa.cli.trials import prepare
+from grawa.experiments.config import TrainConfig
+from grawa.experiments.flatness import CONSENSUS, FlatnessConfig
+from grawa.experiments.trial import Result, run_trial
+from tests.experiments.studies import study
 from tests.helpers import STRATEGIES, Data, Fleet, batches, flat, flat_state, mlp, sgd, shown
 
 pytestmark = [
@@ -306,3 +311,20 @@ def test_over_nccl_it_trains_as_in_process(strategy: grawa.Strategy, workers: in
         over_nccl = run()
     for found, expected in zip(over_nccl, run(), strict=True):
         torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-12)
+
+
+def test_a_trial_of_a_study_comes_to_the_same() -> None:
+    def came_to(device: str) -> Result:
+        base = TrainConfig(
+            task="digits", steps=32, clock="virtual", dtype="float64", norms="probe", device=device
+        )
+        asked = study(base=base, flatness=FlatnessConfig(samples=64, eigenvalues=0))
+        chosen = {(a.name, c.name): 0 for a in asked.arms for c in asked.conditions}
+        return run_trial(prepare, asked.test_trials({a.name: 32 for a in asked.arms}, chosen)[0])
+
+    ours, expected = came_to("cuda"), came_to("cpu")
+    assert ours.curve.steps == expected.curve.steps
+    assert ours.error == pytest.approx(expected.error, abs=1e-3)
+    assert ours.curve.loss == pytest.approx(expected.curve.loss, rel=1e-6)
+    found, wanted = ((r.flatness or {})["models"][CONSENSUS] for r in (ours, expected))
+    assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-6)

@@ -174,7 +174,7 @@ def test_pictures_are_files_too_where_that_is_asked(made: Path, run: Path, tmp_p
 NOTHING = '{"schema": 1, "kind": "started", "step": 0}\n'
 WRONG = {
     "no folder": ({}, "is no run or study: it has no config.toml and no study.toml"),
-    "no events": ({"config.toml": 'task = "digits"\n'}, "has no events.jsonl: there is nothing"),
+    "no events": ({"config.toml": 'task = "digits"\n'}, "has no events.jsonl, which tells of"),
     "no rounds": (
         {"config.toml": 'task = "digits"\n', "events.jsonl": NOTHING},
         "has no rounds in events.jsonl",
