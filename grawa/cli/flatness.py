@@ -23,11 +23,9 @@ from grawa.flatness.hessian import import_curvlinops
 from grawa.report.flatness import flatness_tables, valley_text
 from grawa.report.landscape import bars_picture, line_picture, plane_picture
 from grawa.report.progress import counting
+from grawa.report.run_flatness import FLATNESS_SCHEMA
 from grawa.train.launch import pick_device
 from grawa.train.loop import load
-
-SCHEMA = 1
-"""Version of `flatness.json`; raised when a field changes its meaning."""
 
 _LINE_POINTS = 41
 _PLANE_POINTS = 25  # on each side
@@ -63,7 +61,7 @@ def flatness_command(
             notes = _draw(subject, found.valley, run, advance)
     text = json.dumps(
         {
-            "schema": SCHEMA,
+            "schema": FLATNESS_SCHEMA,
             "environment": environment((*PACKAGES, "scipy", "curvlinops-for-pytorch")),
             "config": asdict(config),
             "samples": len(subject.surface.inputs),

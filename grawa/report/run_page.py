@@ -9,6 +9,7 @@ from grawa.experiments.run_folder import RunFolder
 from grawa.files import read_json
 from grawa.report.console import metric_text
 from grawa.report.page import Page, Section, facts_of
+from grawa.report.run_flatness import run_flatness
 from grawa.report.run_pictures import run_pictures
 from grawa.report.tables import Cell, Table, Unit, amount_text
 
@@ -35,15 +36,19 @@ def run_page(folder: RunFolder) -> Page:
     finished = next((e for e in reversed(events) if e["kind"] == "finished"), None)
     if finished is None:
         notices.append(f"The run has not finished: this is its state after {len(rounds)} rounds.")
+    flatness, unread = run_flatness(folder.path)
     about = facts_of(read_json(folder.path / "environment.json"))
     unit = Unit("error" if finished is None else finished["metric"])
     return Page(
         title=f"{config.task}, {config.strategy}",
         subtitle=_subtitle(config, finished),
-        notices=notices,
+        notices=notices + unread,
         sections=[
             Section(title="Training", pictures=run_pictures(config, events, unit)),
-            Section(title="In numbers", tables=[_totals(events, finished), *_left_out(rounds)]),
+            Section(
+                title="In numbers",
+                tables=[_totals(events, finished), *_left_out(rounds), *flatness],
+            ),
         ],
         facts={**about, "options": _options(config)},
     )

@@ -68,12 +68,13 @@ def run_pictures(config: TrainConfig, events: Events, unit: Unit) -> list[Pictur
     layered = [e for e in rounds if e["weights"] is not None and len(e["weights"][0]) > 1]
     if layered:
         workers = len(layered[0]["weights"])
+        started = next((e for e in events if e["kind"] == "started"), {})
         pictures.append(
             Picture(
                 name="layers",
                 title="Weight of each worker, tensor by tensor, over rounds",
                 caption="Times the number of workers: 1 is the equal weight.",
-                draw=partial(_draw_layers, rounds=layered),
+                draw=partial(_draw_layers, rounds=layered, names=started.get("tensors", ())),
                 size=panel_size(workers, 2, 2.4),
             )
         )
@@ -123,15 +124,18 @@ def _draw_workers(figure: Figure, *, rounds: Sequence[Mapping[str, Any]]) -> Non
     legend_below(figure, losses, 6)
 
 
-def _draw_layers(figure: Figure, *, rounds: Sequence[Mapping[str, Any]]) -> None:
+def _draw_layers(
+    figure: Figure, *, rounds: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> None:
     workers = len(rounds[0]["weights"])
     groups = len(rounds[0]["weights"][0])
+    rows = list(names) if len(names) == groups else [f"group {g}" for g in range(groups)]
     alike = [e for e in rounds if len(e["weights"][0]) == groups]
     maps = [
         HeatMap(
             title=f"worker {i}",
             cells=[[workers * e["weights"][i][g] for e in alike] for g in range(groups)],
-            rows=[f"tensor {g}" for g in range(groups)],
+            rows=rows,
             columns=[e["round"] for e in alike],
         )
         for i in range(workers)

@@ -37,6 +37,7 @@ class Started:
         workers: N.
         processes: how many processes they live in.
         parameters: of the model, those that are trained.
+        tensors: their names, a group of weights for each in layer-wise methods.
         steps: local steps of each worker, if they end the run.
         device: where this process trains.
         faults: of all workers, as they are written; a population as what was drawn for it.
@@ -46,6 +47,7 @@ class Started:
     workers: int
     processes: int
     parameters: int
+    tensors: tuple[str, ...]
     steps: int | None
     device: str
     faults: tuple[str, ...]
@@ -203,12 +205,14 @@ class Run:
 
     def started(self) -> Started:
         """What is about to be trained."""
-        parameters = self._workers[0].model.parameters()
+        named = self._workers[0].model.named_parameters()
+        trained = {name: p.numel() for name, p in named if p.requires_grad}
         return Started(
             step=self.averager.step,
             workers=self._settings.workers,
             processes=self._processes,
-            parameters=sum(p.numel() for p in parameters if p.requires_grad),
+            parameters=sum(trained.values()),
+            tensors=tuple(trained),
             steps=self._ending.steps,
             device=str(self._device),
             faults=tuple(str(fault) for fault in self._settings.faults),

@@ -143,6 +143,7 @@ def test_a_run_has_a_page_too(run: Path, capsys: Any) -> None:
         "Training loss",
         "Workers, round by round",
         "Weight of each worker, tensor by tensor, over rounds",
+        "0.weight",
         "parameters are not finite",
     ):
         assert words in text
@@ -160,6 +161,33 @@ def test_a_run_whose_events_were_cut_is_reported_as_far_as_it_goes(
     said = " ".join(capsys.readouterr().out.split())
     assert "note: 1 lines of events.jsonl were cut short and left out." in said
     assert "note: The run has not finished: this is its state after 3 rounds." in said
+
+
+def test_a_runs_page_has_its_flatness_if_that_was_measured(
+    run: Path, tmp_path: Path, capsys: Any
+) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(run, path)
+    estimate = {"value": 31.25, "standard_error": 2.5}
+    one = {
+        "train_error": 0.125, "test_error": 0.25, "loss": 0.5, "gradient_norm": 0.75,
+        "sharpness": {"0.05": 0.0625, "0.5": None}, "eigenvalues": [estimate, estimate],
+        "trace": estimate, "trace_over_loss": {"value": 62.5, "standard_error": None},
+    }  # fmt: skip
+    found: dict[str, Any] = {
+        "schema": 1, "samples": 1234, "metric": "test error", "models": {"consensus": one},
+        "valley": None, "no_valley": "the workers were not kept",
+    }  # fmt: skip
+    (path / "flatness.json").write_text(json.dumps(found))
+    assert report(path) == 0
+    text = re.sub(r"\s+", " ", (path / "report.html").read_text())
+    for shown in ("12.50", "25.00", "rise at 0.05", "0.0625", "31.2 ± 2", "62.5", "1,234"):
+        assert shown in text
+    assert "No worker valley: the workers were not kept." in text
+    assert "note:" not in capsys.readouterr().out
+    (path / "flatness.json").write_text(json.dumps(found)[:-20])
+    assert report(path) == 0
+    assert "run `grawa flatness` again" in " ".join(capsys.readouterr().out.split())
 
 
 def test_pictures_are_files_too_where_that_is_asked(made: Path, run: Path, tmp_path: Path) -> None:
@@ -268,3 +296,13 @@ def test_a_long_name_makes_no_page_wider_than_its_window(page: Any) -> None:
     for where in (".verdicts li", "td", "h2", "dd"):
         page.locator(where).first.evaluate("(element, text) => element.append(text)", long)
     assert page.evaluate("document.documentElement.scrollWidth") == 400
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_a_runs_page_fits_a_phone_and_a_screen(page: Any, run: Path, width: int) -> None:
+    assert report(run) == 0
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto((run / "report.html").as_uri())
+    assert page.locator("h1").inner_text() == "digits:train_size=200, lgrawa"
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.said == []
