@@ -42,13 +42,17 @@ benchmarks: .venv/installed
 		$(BIN)/python benchmarks/$$name.py || exit 1; \
 	done
 
-evidence: .venv/installed runs/evidence/theory
+evidence: .venv/installed runs/evidence/theory runs/evidence/wells
 	$(BIN)/python benchmarks/evidence.py
 
 runs/evidence/theory: | .venv/installed
 	$(BIN)/python benchmarks/theory.py
 	mkdir -p $(@D)
 	touch $@
+
+runs/evidence/wells: | .venv/installed
+	$(BIN)/grawa wells --out $@
+	cp $@/paths.gif docs/evidence/wells.gif
 
 format: .venv/installed
 	$(BIN)/ruff check --fix

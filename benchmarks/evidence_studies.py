@@ -143,6 +143,7 @@ def _populations(
     kind: Kind = Kind.POPULATIONS,
     seen: int = len(_SEEN),
     held_out: str = HELD_OUT,
+    grid: int = 4,
     controls: tuple[str, ...] = MAP_CONTROLS,
 ) -> Asked:
     return Asked(
@@ -150,8 +151,8 @@ def _populations(
         words=(
             *("compare", task, "--strategies", ",".join(methods)),
             *("--workers", str(workers), "--sync-every", "16", *words),
-            *("--axis", "steps", "--points", "2", "--flatness", "0", "--tune", "1", "--grid", "4"),
-            *("--tune-faults", ",".join(_SEEN[:seen]), "--faults", held_out),
+            *("--axis", "steps", "--points", "2", "--flatness", "0", "--tune", "1"),
+            *("--grid", str(grid), "--tune-faults", ",".join(_SEEN[:seen]), "--faults", held_out),
         ),
         controls=controls,
     )
@@ -174,6 +175,15 @@ def _speeds(task: str, *words: str) -> Asked:
     methods = (*_core(late=6), "local_sgd")
     turns = ("--options", "schedule=shared-count")
     return _populations(task, 8, methods, *_MLP, *words, *turns, kind=Kind.OTHER)
+
+
+def _pulls(task: str, *words: str) -> Asked:
+    """Over populations, with each method's pull tuned beside its rate."""
+    methods = (
+        *("mgrawa", "mgrawa:norms=probe", "uniform", "inverse_loss:losses=probe", "lsgd", "easgd"),
+        *(_EQUAL, f"mgrawa:norms=probe-times-loss:{OUTER}", "local_sgd"),
+    )
+    return _populations(task, 8, methods, *_MLP, *words, kind=Kind.OTHER, grid=8)
 
 
 # Learning rates lie around the best ones: at an edge of a grid its spacing decides.
@@ -272,6 +282,8 @@ STUDIES: Mapping[str, Asked] = {
     ),
     "speeds-digits-8": _speeds("digits"),
     "speeds-glyphs-8": _speeds("glyphs", "--lr", "0.05"),
+    "pulls-digits-8": _pulls("digits"),
+    "pulls-glyphs-8": _pulls("glyphs", "--lr", "0.05"),
     "full-pull-digits-8": _full_pull("digits", "--steps", "160", "--seeds", "4"),
     "full-pull-glyphs-8": _full_pull("glyphs", "--steps", "160", "--seeds", "4", "--lr", "0.05"),
     "full-pull-digits-cnn-8": _full_pull("digits:model=cnn", "--steps", "160", "--seeds", "2"),
