@@ -139,11 +139,12 @@ class Averager:
             re.sub(r" at 0x[0-9a-f]+", "", str(options)),  # functions' addresses differ
         )
         worker = None if worker_group is None else connect(worker_group, 1, timeout)
-        self._rounds = Synchronizer(self._replicas, comm, worker, plan, clock, self._report)
+        self._rounds = Synchronizer(
+            self._replicas, comm, worker, plan, clock, partial(_tell, tuple(on_round))
+        )
         self._comm = comm
         self._individually = plan.individually
         self.strategy = strategy
-        self._on_round = list(on_round)
         self._handles: list[RemovableHandle] = []
         self._knows_losses = strategy.score is None or not strategy.score.needs_losses
 
@@ -353,10 +354,6 @@ class Averager:
                 "averager.record_loss(loss) before optimizer.step()"
             )
 
-    def _report(self, report: RoundReport) -> None:
-        for callback in self._on_round:
-            callback(report)
-
     def state_dict(self) -> dict[str, Any]:
         """What this process must save, beside model and optimizer, to resume bit for bit.
 
@@ -374,3 +371,8 @@ class Averager:
         with torch.no_grad():
             self._rounds.load_state_dict(state)
         self._knows_losses |= self.step > 0
+
+
+def _tell(callbacks: Sequence[OnRound], report: RoundReport) -> None:
+    for callback in callbacks:
+        callback(report)

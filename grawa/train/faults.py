@@ -119,7 +119,8 @@ class Fault:
         shift = torch.randint(1, num_classes, targets.shape, generator=random)
         share = 1.0 if self.kind == "wrong-labels" else self.amount
         wrong = torch.rand(targets.shape, generator=random) < share
-        return (targets + (shift * wrong).to(targets.device)) % num_classes
+        spoiled = (targets + (shift * wrong).to(targets.device)) % num_classes
+        return spoiled.to(targets.dtype)
 
     def batch_size(self, size: int) -> int:
         """The worker's batch size."""

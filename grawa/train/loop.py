@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from weakref import WeakMethod
 
 import torch
 import torch.distributed as dist
@@ -194,7 +195,7 @@ class Run:
             buffers=settings.buffers,
             timeout=settings.timeout,
             measure_distance=True,
-            on_round=[self._after_round],
+            on_round=[_weakly(WeakMethod(self._after_round))],
             clock=self._clock,
         )
 
@@ -289,6 +290,24 @@ class Run:
             first + k: {key: value.clone() for key, value in worker.model.state_dict().items()}
             for k, worker in enumerate(self._workers)
         }
+
+
+def _weakly(method: "WeakMethod[Callable[[RoundReport], None]]") -> Callable[[RoundReport], None]:
+    """For a run's averager, which would else hold the run that holds it.
+
+    Both, and the data with them, would stay until a garbage collection comes by: in a study, many
+    trials later.
+
+    Returns:
+        The method as a callback that does not hold its run.
+    """
+
+    def call(report: RoundReport) -> None:
+        found = method()
+        assert found is not None, "a round after its run was given up"
+        found(report)
+
+    return call
 
 
 def _is_due(round_number: int, every: int) -> bool:
