@@ -310,7 +310,7 @@ MAPS: Mapping[str, Maps] = {
         kind=Kind.POPULATIONS,
         baseline="uniform",
         overview=(
-            *("mgrawa", "mgrawa:norms=probe", f"mgrawa:norms=probe-times-loss:{OUTER}"),
+            *("mgrawa", "mgrawa:norms=probe", f"mgrawa:norms=probe-times-loss:{OUTER}", _EQUAL),
             *("inverse_loss:losses=probe", "local_sgd", "lsgd"),
         ),
     ),
