@@ -15,7 +15,14 @@ from grawa.cli import names
 from grawa.cli.saved import put_state
 from grawa.errors import UserError
 from grawa.experiments.environment import PACKAGES, environment
-from grawa.experiments.flatness import CONSENSUS, FlatnessConfig, Subject, measure_run, parts
+from grawa.experiments.flatness import (
+    CONSENSUS,
+    FLATNESS_SCHEMA,
+    FlatnessConfig,
+    Subject,
+    measure_run,
+    parts,
+)
 from grawa.experiments.run_folder import RunFolder
 from grawa.files import write_text
 from grawa.flatness import Valley, line, plane
@@ -23,7 +30,6 @@ from grawa.flatness.hessian import import_curvlinops
 from grawa.report.flatness import flatness_tables, valley_text
 from grawa.report.landscape import bars_picture, line_picture, plane_picture
 from grawa.report.progress import counting
-from grawa.report.run_flatness import FLATNESS_SCHEMA
 from grawa.train.launch import pick_device
 from grawa.train.loop import load
 

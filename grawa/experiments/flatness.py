@@ -15,6 +15,9 @@ from grawa.modes import evaluating
 from grawa.seeding import generator
 from grawa.tasks import Data, Task
 
+FLATNESS_SCHEMA = 1
+"""Version of `flatness.json`; raised when a field changes its meaning."""
+
 CONSENSUS = "consensus"
 """The name of the model that the others surround."""
 

@@ -124,8 +124,9 @@ class RunFolder:
         path = self.path / "events.jsonl"
         if not path.is_file():
             raise UserError(f"{self.path} has no events.jsonl, which tells of a run's rounds")
-        lines = [read_line(line) for line in path.read_text("utf-8", errors="replace").splitlines()]
-        whole = [line for line in lines if line is not None and "kind" in line]
+        lines = path.read_text("utf-8", errors="replace").splitlines(keepends=True)
+        found = [read_line(line) for line in lines if line.endswith("\n")]
+        whole = [event for event in found if event is not None and "kind" in event]
         cut = len(lines) - len(whole)
         return whole, [f"{cut} lines of events.jsonl were cut short and left out."] if cut else []
 

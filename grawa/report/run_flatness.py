@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from grawa.experiments.flatness import FLATNESS_SCHEMA
 from grawa.files import read_json
 from grawa.report.tables import Cell, Table, Unit
-
-FLATNESS_SCHEMA = 1
-"""Version of `flatness.json`; raised when a field changes its meaning."""
 
 
 def run_flatness(folder: Path) -> tuple[list[Table], list[str]]:
