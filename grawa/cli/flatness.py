@@ -27,9 +27,10 @@ from grawa.experiments.run_folder import RunFolder
 from grawa.files import write_text
 from grawa.flatness import Valley, line, plane
 from grawa.flatness.hessian import import_curvlinops
-from grawa.report.flatness import flatness_tables, valley_text
+from grawa.report.flatness import flatness_tables
 from grawa.report.landscape import bars_picture, line_picture, plane_picture
 from grawa.report.progress import counting
+from grawa.report.tables import as_rich
 from grawa.train.launch import pick_device
 from grawa.train.loop import load
 
@@ -65,24 +66,19 @@ def flatness_command(
         if pictures:
             bars_picture(found.models, run / "flatness.png")
             notes = _draw(subject, found.valley, run, advance)
-    text = json.dumps(
-        {
-            "schema": FLATNESS_SCHEMA,
-            "environment": environment((*PACKAGES, "scipy", "curvlinops-for-pytorch")),
-            "config": asdict(config),
-            "samples": len(subject.surface.inputs),
-            "parameters": subject.surface.position().numel(),
-            "metric": subject.task.metric,
-            **found.as_json(),
-        },
-        indent=1,
-        allow_nan=False,
-    )
-    write_text(run / "flatness.json", text + "\n")
+    record = {
+        "schema": FLATNESS_SCHEMA,
+        "environment": environment((*PACKAGES, "scipy", "curvlinops-for-pytorch")),
+        "config": asdict(config),
+        **subject.counts(),
+        "metric": subject.task.metric,
+        **found.as_json(),
+    }
+    write_text(run / "flatness.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
     console = Console()
-    for table in flatness_tables(found, subject.task.metric):
-        console.print(table)
-    for said in (_over(subject), valley_text(found), *notes, f"{run}/flatness.json: all of it"):
+    for table in flatness_tables(record):
+        console.print(as_rich(table))
+    for said in (*notes, f"{run}/flatness.json: all of it"):
         console.print(said, soft_wrap=True)
 
 
@@ -100,16 +96,6 @@ def _read(folder: RunFolder, config: FlatnessConfig, device: torch.device) -> Su
     for name, state in states.items():
         put_state(subject.surface.model, state, paths[name], ran.task)
     return subject
-
-
-def _over(subject: Subject) -> str:
-    samples, of = len(subject.surface.inputs), len(subject.data.train_inputs)
-    parameters = subject.surface.position().numel()
-    learnt = len(subject.known.test_inputs)
-    return (
-        f"over {samples:,} of {of:,} training samples, their error over {learnt:,}; "
-        f"{parameters:,} parameters"
-    )
 
 
 def _count(subject: Subject, config: FlatnessConfig, pictures: bool) -> int:

@@ -15,7 +15,7 @@ from grawa.modes import evaluating
 from grawa.seeding import generator
 from grawa.tasks import Data, Task
 
-FLATNESS_SCHEMA = 1
+FLATNESS_SCHEMA = 2
 """Version of `flatness.json`; raised when a field changes its meaning."""
 
 CONSENSUS = "consensus"
@@ -128,6 +128,15 @@ class Subject:
     def workers(self) -> list[str]:
         """The names of all but the consensus."""
         return [name for name in self.states if name != CONSENSUS]
+
+    def counts(self) -> dict[str, int]:
+        """Training samples of the loss, all there are, and those of the error; parameters."""
+        return {
+            "samples": len(self.surface.inputs),
+            "of_samples": len(self.data.train_inputs),
+            "gap_samples": len(self.known.test_inputs),
+            "parameters": self.surface.position().numel(),
+        }
 
     def put(self, name: str) -> None:
         """Puts a model in place, with BatchNorm's statistics computed anew from the samples."""

@@ -1,75 +1,108 @@
-"""What `grawa flatness` prints."""
+"""What `grawa flatness` measured of a run: in the terminal, and on the run's page."""
 
-import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
-from grawa.experiments.flatness import RunFlatness
-from grawa.flatness import Estimate
-from grawa.report.console import metric_text
+from grawa.experiments.flatness import FLATNESS_SCHEMA
+from grawa.files import read_json
+from grawa.report.tables import Cell, Table, Unit
 
 
-def flatness_tables(found: RunFlatness, metric: str) -> list[Table]:
+def run_flatness(folder: Path) -> tuple[list[Table], list[str]]:
+    """What was measured around a run's consensus and workers.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        Tables, if there is something to show; and a notice if it can't be read.
+    """
+    path = folder / "flatness.json"
+    if not path.is_file():
+        return [], []
+    found = read_json(path)
+    if found.get("schema") != FLATNESS_SCHEMA:
+        notice = (
+            "flatness.json is broken or of another version of grawa: run `grawa flatness` again."
+        )
+        return [], [notice]
+    return flatness_tables(found), []
+
+
+def flatness_tables(found: Mapping[str, Any]) -> list[Table]:
     """Two tables with a row for each model: errors and slopes, curvature and valley.
 
     Args:
-        found: what was measured.
-        metric: the task's, of which "train" and "test" are the values.
+        found: what is in `flatness.json`.
 
     Returns:
         The tables.
     """
-    radii = list(next(iter(found.models.values())).sharpness)
-    rises = [f"rise at {radius:g}" for radius in radii]
-    slopes = _table("model", "train", "test", "loss", "gradient", *rises)
-    for name, one in found.models.items():
-        errors = [metric_text({"metric": metric, "error": e}) for e in found.errors[name]]
-        numbers = [one.loss, one.gradient_norm, *one.sharpness.values()]
-        slopes.add_row(name, *errors, *map(_number, numbers))
-    curves = _table("model", "eigenvalue", "trace", "trace / loss", "distance", "border")
-    for name, one in found.models.items():
-        top = one.eigenvalues[0] if one.eigenvalues else None
-        estimates = [_estimate(e) for e in (top, one.trace, one.trace_over_loss)]
-        curves.add_row(name, *estimates, *_walk(found, name))
-    return [slopes, curves]
+    return [_slopes(found), _curves(found)]
 
 
-def _table(first: str, *numbers: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column(first, no_wrap=True)
-    for title in numbers:
-        table.add_column(title, justify="right", no_wrap=True)
-    return table
-
-
-def _walk(found: RunFlatness, name: str) -> list[str]:
-    """How far a worker is, and the border beyond it."""
-    valley, workers = found.valley, list(found.models)[1:]
-    if valley is None or name not in workers:
-        return ["", ""]
-    at = workers.index(name)
-    return [_number(valley.worker_distances[at]), _number(valley.border_distances[at])]
-
-
-def valley_text(found: RunFlatness) -> str:
-    """The worker-valley width in a line, or why there is none."""
-    valley = found.valley
-    if valley is None:
-        return f"no worker valley: {found.no_valley}"
-    return (
-        f"inverse mean valley {_number(valley.inverse_mean)}; at the border the loss is "
-        f"{valley.kappa:g} times the consensus's"
+def _slopes(found: Mapping[str, Any]) -> Table:
+    unit, models = Unit(found["metric"]), found["models"]
+    radii = list(next(iter(models.values()))["sharpness"])
+    columns = ["train", "test", "loss", "gradient norm", *(f"rise at {radius}" for radius in radii)]
+    rows = []
+    for name, one in models.items():
+        errors = [Cell(text=unit.text(one[k]), value=one[k]) for k in ("train_error", "test_error")]
+        numbers = [one["loss"], one["gradient_norm"], *one["sharpness"].values()]
+        rows.append([Cell(text=name), *errors, *map(_number, numbers)])
+    return Table(
+        title=f"Loss around each model, and {unit.label}",
+        columns=_columns(columns),
+        rows=rows,
+        note=(
+            f"The loss over {found['samples']:,} of {found['of_samples']:,} training samples, "
+            f"the train column over {found['gap_samples']:,}; {found['parameters']:,} parameters."
+        ),
     )
 
 
-def _number(value: float) -> str:
-    return f"{value:.3g}" if math.isfinite(value) else str(value)
+def _curves(found: Mapping[str, Any]) -> Table:
+    workers = list(found["models"])[1:]
+    through = found["valley"] or {"worker_distances": [], "border_distances": []}
+    away = dict(zip(workers, through["worker_distances"], strict=False))
+    borders = dict(zip(workers, through["border_distances"], strict=False))
+    rows = []
+    for name, one in found["models"].items():
+        top = one["eigenvalues"][0] if one["eigenvalues"] else None
+        estimates = [top, one["trace"], one["trace_over_loss"]]
+        walk = [_number(away.get(name)), _number(borders.get(name))]
+        rows.append([Cell(text=name), *map(_estimate, estimates), *walk])
+    return Table(
+        title="Curvature, and the way from the consensus",
+        columns=_columns(["largest eigenvalue", "trace", "trace / loss", "distance", "border"]),
+        rows=rows,
+        note=_valley(found),
+    )
 
 
-def _estimate(estimate: Estimate | None) -> str:
+def _columns(numbers: list[str]) -> list[tuple[str, bool]]:
+    return [("model", False), *((name, True) for name in numbers)]
+
+
+def _number(value: float | None) -> Cell:
+    return Cell(text="-" if value is None else f"{value:.3g}", value=value)
+
+
+def _estimate(estimate: Mapping[str, float | None] | None) -> Cell:
+    """A number and its standard error, where that is known and not zero."""
     if estimate is None:
-        return "-"
-    if not estimate.standard_error > 0.0:  # exact, or not known
-        return _number(estimate.value)
-    return f"{_number(estimate.value)} ± {estimate.standard_error:.1g}"
+        return Cell(text="-")
+    cell, error = _number(estimate["value"]), estimate["standard_error"]
+    return Cell(text=f"{cell.text} ± {error:.1g}", value=cell.value) if error else cell
+
+
+def _valley(found: Mapping[str, Any]) -> str:
+    """The worker-valley width in a sentence, or why there is none."""
+    through = found["valley"]
+    if through is None:
+        return f"No worker valley: {found['no_valley']}."
+    return (
+        f"To each worker, and on to the border where the loss is {through['kappa']:g} times the "
+        f"consensus's. Inverse mean valley {_number(through['inverse_mean']).text}."
+    )

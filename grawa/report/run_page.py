@@ -8,8 +8,8 @@ from grawa.experiments.config import TrainConfig
 from grawa.experiments.run_folder import RunFolder
 from grawa.files import read_json
 from grawa.report.console import metric_text
+from grawa.report.flatness import run_flatness
 from grawa.report.page import Page, Section, facts_of
-from grawa.report.run_flatness import run_flatness
 from grawa.report.run_pictures import run_pictures
 from grawa.report.tables import Cell, Table, Unit, amount_text
 

@@ -175,13 +175,14 @@ def test_a_runs_page_has_its_flatness_if_that_was_measured(
         "trace": estimate, "trace_over_loss": {"value": 62.5, "standard_error": None},
     }  # fmt: skip
     found: dict[str, Any] = {
-        "schema": 1, "samples": 1234, "metric": "test error", "models": {"consensus": one},
+        "schema": 2, "samples": 1234, "of_samples": 5678, "gap_samples": 910, "parameters": 4810,
+        "metric": "test error", "models": {"consensus": one},
         "valley": None, "no_valley": "the workers were not kept",
     }  # fmt: skip
     (path / "flatness.json").write_text(json.dumps(found))
     assert report(path) == 0
     text = re.sub(r"\s+", " ", (path / "report.html").read_text())
-    for shown in ("12.50", "25.00", "rise at 0.05", "0.0625", "31.2 ± 2", "62.5", "1,234"):
+    for shown in ("12.50", "25.00", "rise at 0.05", "0.0625", "31.2 ± 2", "62.5", "1,234 of 5,678"):
         assert shown in text
     assert "No worker valley: the workers were not kept." in text
     assert "note:" not in capsys.readouterr().out
