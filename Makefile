@@ -27,8 +27,8 @@ imports: .venv/installed
 	$(BIN)/lint-imports
 
 tests: .venv/installed
-	$(BIN)/pytest --numprocesses=2 --dist=loadscope -m "not world"
-	$(BIN)/pytest -m world  # these start processes of their own, and some mind the time
+	$(BIN)/pytest --numprocesses=2 --dist=loadscope -m "not alone"
+	$(BIN)/pytest -m alone tests
 
 examples: .venv/installed
 	$(BIN)/python examples/own_loop.py

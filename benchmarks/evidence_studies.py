@@ -11,6 +11,7 @@ class Kind(Enum):
     METHODS = "methods against each other, clean and under faults"
     KNOB = "what a knob does"
     POPULATIONS = "methods over random populations of workers"
+    SPEEDS = "the same, where the slow make fewer steps between rounds"
     FULL_PULL = "the same, with workers put onto the center and not only moved toward it"
     OTHER = "methods against each other, for a question of its own"
 
@@ -170,11 +171,13 @@ def _full_pull(task: str, *words: str) -> Asked:
     )
 
 
-def _speeds(task: str, *words: str) -> Asked:
-    """Over populations, where the slow make fewer steps between rounds."""
-    methods = (*_core(late=6), "local_sgd")
-    turns = ("--options", "schedule=shared-count")
-    return _populations(task, 8, methods, *_MLP, *words, *turns, kind=Kind.OTHER)
+_TURNS = "schedule=shared-count"
+"""A round once all workers' steps together are enough: the slow have made fewer."""
+
+
+def _speeds(task: str, *words: str, late: int = 6, seen: int = len(_SEEN)) -> Asked:
+    methods = (*_core(late=late), "local_sgd")
+    return _populations(task, 8, methods, *words, kind=Kind.SPEEDS, seen=seen)
 
 
 def _pulls(task: str, *words: str) -> Asked:
@@ -280,8 +283,15 @@ STUDIES: Mapping[str, Asked] = {
     "populations-text-16": _populations(
         _SMALL_TEXT, 16, (*_core(late=3), "local_sgd", "lsgd:pull=0.5"), *_TEXT, seen=4
     ),
-    "speeds-digits-8": _speeds("digits"),
-    "speeds-glyphs-8": _speeds("glyphs", "--lr", "0.05"),
+    "speeds-digits-8": _speeds("digits", *_MLP, "--options", _TURNS),
+    "speeds-glyphs-8": _speeds("glyphs", *_MLP, "--lr", "0.05", "--options", _TURNS),
+    "speeds-digits-cnn-8": _speeds("digits:model=cnn", *_CNN, "--options", _TURNS),
+    "speeds-text-8": _speeds(
+        *(_SMALL_TEXT, "--steps", "64", "--lr", "0.004", "--seeds", "1"),
+        *("--options", "optimizer=adamw", _TURNS),
+        late=3,
+        seen=4,
+    ),
     "pulls-digits-8": _pulls("digits"),
     "pulls-glyphs-8": _pulls("glyphs", "--lr", "0.05"),
     "full-pull-digits-8": _full_pull("digits", "--steps", "160", "--seeds", "4"),
@@ -305,15 +315,15 @@ class Maps:
     overview: tuple[str, ...]
 
 
+_OVERVIEW = (
+    *("mgrawa", "mgrawa:norms=probe", f"mgrawa:norms=probe-times-loss:{OUTER}"),
+    *(f"mgrawa:norms=probe-times-loss:weights_from=middle:{OUTER}", _EQUAL),
+    *("inverse_loss:losses=probe", "local_sgd", "lsgd"),
+)
+
 MAPS: Mapping[str, Maps] = {
-    "maps": Maps(
-        kind=Kind.POPULATIONS,
-        baseline="uniform",
-        overview=(
-            *("mgrawa", "mgrawa:norms=probe", f"mgrawa:norms=probe-times-loss:{OUTER}", _EQUAL),
-            *("inverse_loss:losses=probe", "local_sgd", "lsgd"),
-        ),
-    ),
+    "maps": Maps(kind=Kind.POPULATIONS, baseline="uniform", overview=_OVERVIEW),
+    "speeds-maps": Maps(kind=Kind.SPEEDS, baseline="uniform", overview=_OVERVIEW),
     "full-pull-maps": Maps(
         kind=Kind.FULL_PULL,
         baseline="local_sgd",

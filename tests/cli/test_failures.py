@@ -10,7 +10,7 @@ from grawa.experiments.run_folder import RunFolder
 from grawa.train.checkpoint import latest, step_of
 from tests.cli.processes import all_gone, training
 
-pytestmark = pytest.mark.world
+pytestmark = [pytest.mark.world, pytest.mark.alone]
 
 
 def only_line(output: str) -> str:

@@ -485,6 +485,7 @@ def a_silent_rank(silent_at: str) -> float:
     raise AssertionError("no error")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("silent_at", ["the start", "a round", "the consensus", "the end"])
 def test_a_rank_that_never_comes_is_noticed_within_the_timeout(silent_at: str) -> None:
     waited = on_ranks(4, a_silent_rank, silent_at)

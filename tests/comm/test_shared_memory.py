@@ -204,6 +204,7 @@ def stay_away() -> None:
 
 
 @pytest.mark.world
+@pytest.mark.alone
 def test_a_process_that_does_not_come_is_noticed_within_the_timeout() -> None:
     found = outcomes(4, mean_with_one_lost, stay_away)
     for rank, outcome in enumerate(found):
