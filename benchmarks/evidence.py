@@ -120,7 +120,11 @@ def write_all(found: dict[str, Read], config: Config) -> None:
     whole_maps = {name: maps for name, maps in MAPS.items() if _are_there(found, maps.kind)}
     tables |= {name: maps_table(reads, maps) for name, maps in whole_maps.items()}
     _write_into(config.page, tables)
-    overviews = {n: maps_table(reads, maps, maps.overview) for n, maps in whole_maps.items()}
+    overviews = {
+        name: maps_table(reads, maps, maps.overview)
+        for name, maps in whole_maps.items()
+        if maps.overview
+    }
     _write_into(config.readme, overviews)
     print(f"{config.page}, {config.output}: all figures; pictures are in {pictures}")
 

@@ -12,6 +12,7 @@ class Kind(Enum):
     KNOB = "what a knob does"
     POPULATIONS = "methods over random populations of workers"
     SPEEDS = "the same, where the slow make fewer steps between rounds"
+    PULLS = "the same, with each method's pull tuned beside its rate"
     FULL_PULL = "the same, with workers put onto the center and not only moved toward it"
     OTHER = "methods against each other, for a question of its own"
 
@@ -181,12 +182,11 @@ def _speeds(task: str, *words: str, late: int = 6, seen: int = len(_SEEN)) -> As
 
 
 def _pulls(task: str, *words: str) -> Asked:
-    """Over populations, with each method's pull tuned beside its rate."""
     methods = (
         *("mgrawa", "mgrawa:norms=probe", "uniform", "inverse_loss:losses=probe", "lsgd", "easgd"),
         *(_EQUAL, f"mgrawa:norms=probe-times-loss:{OUTER}", "local_sgd"),
     )
-    return _populations(task, 8, methods, *_MLP, *words, kind=Kind.OTHER, grid=8)
+    return _populations(task, 8, methods, *_MLP, *words, kind=Kind.PULLS, grid=8)
 
 
 # Learning rates lie around the best ones: at an edge of a grid its spacing decides.
@@ -307,23 +307,27 @@ class Maps:
     Attributes:
         kind: which.
         baseline: to whom all are compared.
-        overview: the methods that README.md shows; the page shows all that all maps have.
+        overview: the methods that README.md shows, if it shows any; the page shows all that all
+            maps have.
     """
 
     kind: Kind
     baseline: str
-    overview: tuple[str, ...]
+    overview: tuple[str, ...] = ()
 
-
-_OVERVIEW = (
-    *("mgrawa", "mgrawa:norms=probe", f"mgrawa:norms=probe-times-loss:{OUTER}"),
-    *(f"mgrawa:norms=probe-times-loss:weights_from=middle:{OUTER}", _EQUAL),
-    *("inverse_loss:losses=probe", "local_sgd", "lsgd"),
-)
 
 MAPS: Mapping[str, Maps] = {
-    "maps": Maps(kind=Kind.POPULATIONS, baseline="uniform", overview=_OVERVIEW),
-    "speeds-maps": Maps(kind=Kind.SPEEDS, baseline="uniform", overview=_OVERVIEW),
+    "maps": Maps(
+        kind=Kind.POPULATIONS,
+        baseline="uniform",
+        overview=(
+            *("mgrawa", "mgrawa:norms=probe", f"mgrawa:norms=probe-times-loss:{OUTER}"),
+            *(f"mgrawa:norms=probe-times-loss:weights_from=middle:{OUTER}", _EQUAL),
+            *("inverse_loss:losses=probe", "local_sgd", "lsgd"),
+        ),
+    ),
+    "speeds-maps": Maps(kind=Kind.SPEEDS, baseline="uniform"),
+    "pulls-maps": Maps(kind=Kind.PULLS, baseline="uniform"),
     "full-pull-maps": Maps(
         kind=Kind.FULL_PULL,
         baseline="local_sgd",

@@ -269,7 +269,9 @@ def maps_table(reads: Sequence[Read], of: Maps, methods: Sequence[str] = ()) -> 
 
 
 def _of_map(read: Read) -> str:
-    task, _, workers = re.sub(r"^(populations|speeds|full-pull)-", "", read.name).rpartition("-")
+    task, _, workers = re.sub(r"^(populations|speeds|pulls|full-pull)-", "", read.name).rpartition(
+        "-"
+    )
     return f"{task}, {workers} workers: {read.unit.points.strip() or read.unit.metric}"
 
 
