@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -82,7 +82,7 @@ def tables_of(read: Read) -> str:
         parts += [_knob_table(read)]
     else:
         parts += [_methods_table(read), _flat_table(read), _correlations(read)]
-    parts.append(_at_edges(read))
+    parts += [_chosen(read), _at_edges(read)]
     parts += [
         f"![{picture.title}](evidence/{read.name}-{picture.name}.png)"
         for picture in read.pictures()
@@ -101,6 +101,26 @@ def _spent(read: Read) -> str:
         f"{read.kept.runs:,} runs, {read.kept.seconds / 60.0:.0f} minutes of a core, of commit "
         f"`{commit}`; {failed} of the compared runs failed."
     )
+
+
+def _chosen(read: Read) -> str:
+    """What each method was run with, of several settings that were tried."""
+    texts = []
+    for arm in read.study.arms:
+        common = set.intersection(*({*_options(setting)} for setting in arm.settings))
+        tests = (result for result in read.kept.tested if result.arm == arm.name)
+        picked = [arm.settings[at] for at in sorted({result.setting for result in tests})]
+        own = [" ".join(o for o in _options(setting) if o not in common) for setting in picked]
+        if len(arm.settings) > 1:
+            texts.append(f"{arm.name} {' or '.join(own)}")
+    return f"Chosen: {'; '.join(texts)}." if texts else ""
+
+
+def _options(setting: Mapping[str, Any]) -> list[str]:
+    """A setting's options, those of its strategy one by one."""
+    _, *own = str(setting.get("strategy", "")).split(":")
+    rest = {name: value for name, value in setting.items() if name != "strategy"}
+    return own + [f"{n}={v:g}" if isinstance(v, float) else f"{n}={v}" for n, v in rest.items()]
 
 
 def _at_edges(read: Read) -> str:
