@@ -176,17 +176,17 @@ _TURNS = "schedule=shared-count"
 """A round once all workers' steps together are enough: the slow have made fewer."""
 
 
-def _speeds(task: str, *words: str, late: int = 6, seen: int = len(_SEEN)) -> Asked:
-    methods = (*_core(late=late), "local_sgd")
-    return _populations(task, 8, methods, *words, kind=Kind.SPEEDS, seen=seen)
+def _speeds(task: str, *words: str) -> Asked:
+    methods = (*_core(late=6), "local_sgd")
+    return _populations(task, 8, methods, *words, "--options", _TURNS, kind=Kind.SPEEDS)
 
 
-def _pulls(task: str, *words: str) -> Asked:
+def _pulls(task: str, *words: str, late: tuple[str, ...] = ()) -> Asked:
     methods = (
         *("mgrawa", "mgrawa:norms=probe", "uniform", "inverse_loss:losses=probe", "lsgd", "easgd"),
-        *(_EQUAL, f"mgrawa:norms=probe-times-loss:{OUTER}", "local_sgd"),
+        *(_EQUAL, f"mgrawa:norms=probe-times-loss:{OUTER}", *late, "local_sgd"),
     )
-    return _populations(task, 8, methods, *_MLP, *words, kind=Kind.PULLS, grid=8)
+    return _populations(task, 8, methods, *words, kind=Kind.PULLS, grid=8)
 
 
 # Learning rates lie around the best ones: at an edge of a grid its spacing decides.
@@ -283,17 +283,16 @@ STUDIES: Mapping[str, Asked] = {
     "populations-text-16": _populations(
         _SMALL_TEXT, 16, (*_core(late=3), "local_sgd", "lsgd:pull=0.5"), *_TEXT, seen=4
     ),
-    "speeds-digits-8": _speeds("digits", *_MLP, "--options", _TURNS),
-    "speeds-glyphs-8": _speeds("glyphs", *_MLP, "--lr", "0.05", "--options", _TURNS),
-    "speeds-digits-cnn-8": _speeds("digits:model=cnn", *_CNN, "--options", _TURNS),
-    "speeds-text-8": _speeds(
-        *(_SMALL_TEXT, "--steps", "64", "--lr", "0.004", "--seeds", "1"),
-        *("--options", "optimizer=adamw", _TURNS),
-        late=3,
-        seen=4,
+    "speeds-digits-8": _speeds("digits", *_MLP),
+    "speeds-glyphs-8": _speeds("glyphs", *_MLP, "--lr", "0.05"),
+    "speeds-digits-cnn-8": _speeds("digits:model=cnn", *_CNN),
+    "pulls-digits-8": _pulls("digits", *_MLP),
+    "pulls-glyphs-8": _pulls("glyphs", *_MLP, "--lr", "0.05"),
+    "pulls-digits-cnn-8": _pulls(
+        "digits:model=cnn",
+        *_CNN,
+        late=(f"mgrawa:norms=probe-times-loss:weights_from=6:{OUTER}",),
     ),
-    "pulls-digits-8": _pulls("digits"),
-    "pulls-glyphs-8": _pulls("glyphs", "--lr", "0.05"),
     "full-pull-digits-8": _full_pull("digits", "--steps", "160", "--seeds", "4"),
     "full-pull-glyphs-8": _full_pull("glyphs", "--steps", "160", "--seeds", "4", "--lr", "0.05"),
     "full-pull-digits-cnn-8": _full_pull("digits:model=cnn", "--steps", "160", "--seeds", "2"),
