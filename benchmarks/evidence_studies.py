@@ -89,9 +89,9 @@ learning rates were chosen that cost a point."""
 
 OUTER = "outer.lr=1:outer.momentum=0.5"
 _EQUAL = f"mgrawa:power=0:{OUTER}"
-MAP_CONTROLS = ("uniform", "inverse_loss:losses=probe", _EQUAL)
-"""To whom all are compared on populations: equal weights, the shared batch without norms, and equal
-weights with outer momentum."""
+MAP_CONTROLS = ("uniform", "local_sgd", "inverse_loss:losses=probe", _EQUAL)
+"""To whom all are compared on populations: equal weights, the same with a pull of 1, the shared
+batch without norms, and equal weights with outer momentum."""
 
 
 def _core(late: int) -> tuple[str, ...]:
