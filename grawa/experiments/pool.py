@@ -3,9 +3,10 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.synchronize import Event
@@ -62,13 +63,36 @@ class TrialPool:
         """
         work = partial(run_trial, self._prepare)
         try:
-            for future in as_completed([self._pool.submit(work, trial) for trial in trials]):
+            with _interrupted_later():
+                futures = [self._pool.submit(work, trial) for trial in trials]
+            for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool:
             raise WorkerFailedError(
                 "the process of a trial was killed (is there enough memory?); what has finished "
                 "is kept, and the same command goes on from there"
             ) from None
+
+
+@contextmanager
+def _interrupted_later() -> Generator[None]:
+    """Ctrl-C is heard when the block has ended, and not by processes that start in it.
+
+    They take over what is blocked here: one that is still importing would end with a traceback.
+
+    Raises:
+        KeyboardInterrupt: at the end, if it was pressed.
+    """
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        signal.signal(signal.SIGINT, before)
+    if heard:
+        raise KeyboardInterrupt
 
 
 def _begin(stop: Event, parent: int) -> None:

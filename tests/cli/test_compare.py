@@ -138,13 +138,15 @@ def test_a_killed_study_goes_on_to_the_same_results(
 
 
 @pytest.mark.world
-def test_an_interrupted_study_ends_at_once_with_its_processes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("to", ["the command", "everyone in the terminal"])
+def test_an_interrupted_study_ends_at_once_with_its_processes(to: str, tmp_path: Path) -> None:
     path = tmp_path / "interrupted"
     study = ("compare", "digits", "--steps", "900000", "--seeds", "2", "--tune", "0",
              "--axis", "steps", "--jobs", "2", "--out", str(path))  # fmt: skip
     running = subprocess.Popen(
         [sys.executable, "-m", "grawa", *study],
         env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
     )  # fmt: skip
     children: set[int] = set()
 
@@ -154,7 +156,7 @@ def test_an_interrupted_study_ends_at_once_with_its_processes(tmp_path: Path) ->
 
     try:
         until(started, 120, "processes")
-        running.send_signal(signal.SIGINT)
+        (os.kill if to == "the command" else os.killpg)(running.pid, signal.SIGINT)
         _, error = running.communicate(timeout=60)
     finally:
         running.kill()
