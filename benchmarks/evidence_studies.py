@@ -89,6 +89,7 @@ learning rates were chosen that cost a point."""
 
 OUTER = "outer.lr=1:outer.momentum=0.5"
 _EQUAL = f"mgrawa:power=0:{OUTER}"
+_TIMES_LOSS = f"mgrawa:norms=probe-times-loss:{OUTER}"
 MAP_CONTROLS = ("uniform", "local_sgd", "inverse_loss:losses=probe", _EQUAL)
 """To whom all are compared on populations: equal weights, the same with a pull of 1, the shared
 batch without norms, and equal weights with outer momentum."""
@@ -100,9 +101,14 @@ def _core(late: int) -> tuple[str, ...]:
         *("mgrawa", "mgrawa:norms=probe", "uniform", "inverse_loss", "inverse_loss:losses=probe"),
         *("lsgd", _EQUAL),
         f"inverse_loss:weights_from={late}:{OUTER}",
-        f"mgrawa:norms=probe-times-loss:{OUTER}",
-        f"mgrawa:norms=probe-times-loss:weights_from={late}:{OUTER}",
+        _TIMES_LOSS,
+        _times_loss_from(late),
     )
+
+
+def _times_loss_from(late: int | str) -> str:
+    """With equal weights in the rounds before."""
+    return f"mgrawa:norms=probe-times-loss:weights_from={late}:{OUTER}"
 
 
 _MAPPED = (
@@ -128,7 +134,7 @@ _FULL_PULL = (
     *("local_sgd", "uniform", "mgrawa:pull=1", "lgrawa:pull=1", "mgrawa:norms=probe:pull=1"),
     *("mgrawa:norms=norm-times-loss:pull=1", "mgrawa:norms=probe-times-loss:pull=1"),
     *("inverse_loss:pull=1", "inverse_loss:losses=probe:pull=1"),
-    *(f"mgrawa:power=0:pull=1:{OUTER}", f"mgrawa:norms=probe-times-loss:{OUTER}"),
+    *(f"mgrawa:power=0:pull=1:{OUTER}", _TIMES_LOSS),
     "mgrawa:norms=probe-times-loss:weights_from=6:pull=1",
     "inverse_loss:losses=probe:weights_from=6:pull=1",
     "inverse_loss:losses=probe:power=2:pull=1",
@@ -172,19 +178,17 @@ def _full_pull(task: str, *words: str) -> Asked:
     )
 
 
-_TURNS = "schedule=shared-count"
-"""A round once all workers' steps together are enough: the slow have made fewer."""
-
-
 def _speeds(task: str, *words: str) -> Asked:
+    """With a round once all workers' steps together are enough: the slow have made fewer."""
     methods = (*_core(late=6), "local_sgd")
-    return _populations(task, 8, methods, *words, "--options", _TURNS, kind=Kind.SPEEDS)
+    turns = ("--options", "schedule=shared-count")
+    return _populations(task, 8, methods, *words, *turns, kind=Kind.SPEEDS)
 
 
 def _pulls(task: str, *words: str, late: tuple[str, ...] = ()) -> Asked:
     methods = (
         *("mgrawa", "mgrawa:norms=probe", "uniform", "inverse_loss:losses=probe", "lsgd", "easgd"),
-        *(_EQUAL, f"mgrawa:norms=probe-times-loss:{OUTER}", *late, "local_sgd"),
+        *(_EQUAL, _TIMES_LOSS, *late, "local_sgd"),
     )
     return _populations(task, 8, methods, *words, kind=Kind.PULLS, grid=8)
 
@@ -288,11 +292,7 @@ STUDIES: Mapping[str, Asked] = {
     "speeds-digits-cnn-8": _speeds("digits:model=cnn", *_CNN),
     "pulls-digits-8": _pulls("digits", *_MLP),
     "pulls-glyphs-8": _pulls("glyphs", *_MLP, "--lr", "0.05"),
-    "pulls-digits-cnn-8": _pulls(
-        "digits:model=cnn",
-        *_CNN,
-        late=(f"mgrawa:norms=probe-times-loss:weights_from=6:{OUTER}",),
-    ),
+    "pulls-digits-cnn-8": _pulls("digits:model=cnn", *_CNN, late=(_times_loss_from(6),)),
     "full-pull-digits-8": _full_pull("digits", "--steps", "160", "--seeds", "4"),
     "full-pull-glyphs-8": _full_pull("glyphs", "--steps", "160", "--seeds", "4", "--lr", "0.05"),
     "full-pull-digits-cnn-8": _full_pull("digits:model=cnn", "--steps", "160", "--seeds", "2"),
@@ -320,8 +320,7 @@ MAPS: Mapping[str, Maps] = {
         kind=Kind.POPULATIONS,
         baseline="uniform",
         overview=(
-            *("mgrawa", "mgrawa:norms=probe", f"mgrawa:norms=probe-times-loss:{OUTER}"),
-            *(f"mgrawa:norms=probe-times-loss:weights_from=middle:{OUTER}", _EQUAL),
+            *("mgrawa", "mgrawa:norms=probe", _TIMES_LOSS, _times_loss_from("middle"), _EQUAL),
             *("inverse_loss:losses=probe", "local_sgd", "lsgd"),
         ),
     ),

@@ -107,12 +107,13 @@ def _chosen(read: Read) -> str:
     """What each method was run with, of several settings that were tried."""
     texts = []
     for arm in read.study.arms:
+        if len(arm.settings) == 1:
+            continue
         common = set.intersection(*({*_options(setting)} for setting in arm.settings))
         tests = (result for result in read.kept.tested if result.arm == arm.name)
         picked = [arm.settings[at] for at in sorted({result.setting for result in tests})]
         own = [" ".join(o for o in _options(setting) if o not in common) for setting in picked]
-        if len(arm.settings) > 1:
-            texts.append(f"{arm.name} {' or '.join(own)}")
+        texts.append(f"{arm.name} {' or '.join(own)}")
     return f"Chosen: {'; '.join(texts)}." if texts else ""
 
 
@@ -289,9 +290,9 @@ def maps_table(reads: Sequence[Read], of: Maps, methods: Sequence[str] = ()) -> 
 
 
 def _of_map(read: Read) -> str:
-    task, _, workers = re.sub(r"^(populations|speeds|pulls|full-pull)-", "", read.name).rpartition(
-        "-"
-    )
+    found = re.fullmatch(r"(?:full-pull|[a-z]+)-(.+)-(\d+)", read.name)
+    assert found is not None
+    task, workers = found.groups()
     return f"{task}, {workers} workers: {read.unit.points.strip() or read.unit.metric}"
 
 

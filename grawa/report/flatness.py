@@ -63,15 +63,11 @@ def _slopes(found: Mapping[str, Any]) -> Table:
 
 
 def _curves(found: Mapping[str, Any]) -> Table:
-    workers = list(found["models"])[1:]
-    through = found["valley"] or {"worker_distances": [], "border_distances": []}
-    away = dict(zip(workers, through["worker_distances"], strict=False))
-    borders = dict(zip(workers, through["border_distances"], strict=False))
-    rows = []
+    walks, rows = _walks(found), []
     for name, one in found["models"].items():
         top = one["eigenvalues"][0] if one["eigenvalues"] else None
         estimates = [top, one["trace"], one["trace_over_loss"]]
-        walk = [_number(away.get(name)), _number(borders.get(name))]
+        walk = walks.get(name, [_number(None)] * 2)
         rows.append([Cell(text=name), *map(_estimate, estimates), *walk])
     return Table(
         title="Curvature, and the way from the consensus",
@@ -79,6 +75,19 @@ def _curves(found: Mapping[str, Any]) -> Table:
         rows=rows,
         note=_valley(found),
     )
+
+
+def _walks(found: Mapping[str, Any]) -> dict[str, list[Cell]]:
+    """For each worker how far it is, and how far the border; of what has no valley nothing."""
+    through = found["valley"]
+    if through is None:
+        return {}
+    _, *workers = found["models"]
+    ways = zip(through["worker_distances"], through["border_distances"], strict=True)
+    return {
+        worker: [_number(away), Cell(text="inf") if border is None else _number(border)]
+        for worker, (away, border) in zip(workers, ways, strict=True)
+    }
 
 
 def _columns(numbers: list[str]) -> list[tuple[str, bool]]:

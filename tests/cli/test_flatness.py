@@ -21,10 +21,11 @@ RUN = ("train", "digits:train_size=200", "--workers", "4", "--steps", "64", "--d
 
 
 def command(capfd: pytest.CaptureFixture[str], *args: str | Path) -> tuple[object, str, str]:
+    """Its code, its output without line breaks, and its errors."""
     with pytest.raises(SystemExit) as stop:
         main([str(arg) for arg in args])
     said = capfd.readouterr()
-    return stop.value.code, said.out, said.err
+    return stop.value.code, " ".join(said.out.split()), said.err
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def test_workers_are_not_kept_unless_asked(
     assert not (tmp_path / "run" / "workers").exists()
     code, out, _ = command(capfd, "flatness", tmp_path / "run", "--eigenvalues", "0")
     assert code == 0
-    assert "the workers were not kept; train with --keep-workers" in " ".join(out.split())
+    assert "the workers were not kept; train with --keep-workers" in out
     found = json.loads((tmp_path / "run" / "flatness.json").read_text())
     assert list(found["models"]) == ["consensus"]
     assert found["valley"] is None
@@ -105,7 +106,6 @@ def test_consensus_and_workers_are_measured(capfd: pytest.CaptureFixture[str], r
     assert list(consensus["sharpness"]) == ["0.05", "0.5"]
     inverse = 4.0 / sum(found["valley"]["border_distances"])
     assert found["valley"]["inverse_mean"] == pytest.approx(inverse)
-    out = " ".join(out.split())
     for words in ("worker 3", "Inverse mean valley", "150 of 200 training samples", "plane.png"):
         assert words in out
     for name in ("flatness", "line", "plane"):
@@ -120,7 +120,7 @@ def test_the_gap_is_taken_from_some_training_samples(
     for few in ("20", "200", "1000"):
         code, out, _ = command(capfd, "flatness", run, "--eigenvalues", "0", "--gap-samples", few)
         assert code == 0
-        assert f"the train column over {min(int(few), 200)};" in " ".join(out.split())
+        assert f"the train column over {min(int(few), 200)};" in out
         models = json.loads((run / "flatness.json").read_text())["models"]
         errors[few] = [(one["train_error"], one["test_error"]) for one in models.values()]
     assert errors["200"] == errors["1000"] != errors["20"]
@@ -225,5 +225,5 @@ def test_workers_on_the_consensus_have_no_valley_and_no_landscape(
         shutil.copy(run / "model.safetensors", run / "workers" / f"worker-{worker}.safetensors")
     code, out, _ = command(capfd, "flatness", run, "--eigenvalues", "0", "--pictures")
     assert code == 0
-    assert "No worker valley: " in " ".join(out.split()) and "no landscapes: " in out
+    assert "No worker valley: " in out and "no landscapes: " in out
     assert not (run / "line.png").exists()

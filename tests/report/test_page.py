@@ -14,6 +14,7 @@ import pytest
 from grawa.cli.main import main
 from grawa.experiments.study_folder import StudyFolder
 from grawa.report.drawing import INK
+from grawa.report.flatness import flatness_tables
 from tests.experiments.studies import result, study
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -189,6 +190,24 @@ def test_a_runs_page_has_its_flatness_if_that_was_measured(
     (path / "flatness.json").write_text(json.dumps(found)[:-20])
     assert report(path) == 0
     assert "run `grawa flatness` again" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_way_without_a_border_is_endless() -> None:
+    nothing = {"value": None, "standard_error": None}
+    one = {
+        "train_error": 0.0, "test_error": 0.0, "loss": 0.5, "gradient_norm": 0.75, "sharpness": {},
+        "eigenvalues": None, "trace": None, "trace_over_loss": nothing,
+    }  # fmt: skip
+    valley = {
+        "worker_distances": [1.5, 2.5], "border_distances": [3.5, None], "kappa": 2.0,
+        "inverse_mean": 0.0,
+    }  # fmt: skip
+    _, curves = flatness_tables({
+        "metric": "test error", "samples": 1, "of_samples": 1, "gap_samples": 1, "parameters": 1,
+        "models": {name: one for name in ("consensus", "worker 0", "worker 1")}, "valley": valley,
+    })  # fmt: skip
+    walks = [[cell.text for cell in row][-2:] for row in curves.rows]
+    assert walks == [["-", "-"], ["1.5", "3.5"], ["2.5", "inf"]]
 
 
 def test_pictures_are_files_too_where_that_is_asked(made: Path, run: Path, tmp_path: Path) -> None:
