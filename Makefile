@@ -37,7 +37,7 @@ examples: .venv/installed
 	$(BIN)/python examples/new_strategy.py
 
 benchmarks: .venv/installed
-	$(BIN)/pip install -qq -c constraints.txt -e '.[bench]'
+	$(BIN)/pip install -qq -c constraints.txt -e '.[lab,bench]'
 	for name in sync local_step paired stragglers scale theory guard; do \
 		$(BIN)/python benchmarks/$$name.py || exit 1; \
 	done
@@ -63,5 +63,5 @@ clean:
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -qq -c constraints.txt -e '.[dev,flatness,tensorboard]'
+	$(BIN)/pip install -qq -c constraints.txt -e '.[lab,dev,flatness,tensorboard]'
 	touch $@

@@ -11,9 +11,9 @@ import grawa.strategies.grawa
 from grawa.comm import DistributedCommunicator
 from grawa.math.mean import RunningMean
 from grawa.math.motion import pull_
-from grawa.replicas import Replicas
-from grawa.roll import RollCall
+from grawa.rounds.roll_call import RollCall
 from grawa.scores.training_norms import TrainingNormTracker
+from grawa.workers.replicas import Replicas
 
 # Owners with their functions, so that the type checker notices when one is renamed.
 _PARTS: tuple[tuple[str, Any, Callable[..., Any]], ...] = (

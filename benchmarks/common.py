@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from grawa.experiments.environment import environment
+from grawa.lab.experiments.environment import environment
 
 PACKAGES = ("torch", "numpy", "accelerate", "torchft", "grawa")
 

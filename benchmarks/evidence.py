@@ -23,9 +23,9 @@ from evidence_kept import Kept, rounded
 from evidence_studies import MAPS, STUDIES, Kind
 from evidence_tables import Read, maps_table, summary, tables_of
 from grawa.errors import UserError
-from grawa.experiments.environment import environment
-from grawa.experiments.study_folder import STUDY_PACKAGES, StudyFolder
-from grawa.files import write_text
+from grawa.lab.experiments.environment import environment
+from grawa.lab.experiments.study_folder import STUDY_PACKAGES, StudyFolder
+from grawa.lab.files import write_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from typing import Any
 
 from evidence_studies import Kind
 from evidence_tables import Read, kind_of, markdown
-from grawa.report.statistics import Difference, Mean, holm, paired_difference
-from grawa.report.verdicts import Finding, finding
+from grawa.lab.report.statistics import Difference, Mean, holm, paired_difference
+from grawa.lab.report.verdicts import Finding, finding
 
 GRAWA = ("mgrawa", "lgrawa")
 RIVALS = ("easgd", "easgd:sync_every=4", "lsgd", "lsgd:sync_every=4", "dp_sgd", "dp_sam")

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from grawa.errors import UserError
-from grawa.experiments.study import Study
-from grawa.experiments.study_folder import StudyFolder
-from grawa.experiments.study_toml import as_toml, from_toml
-from grawa.experiments.trial import Result
-from grawa.files import replacing
+from grawa.lab.experiments.study import Study
+from grawa.lab.experiments.study_folder import StudyFolder
+from grawa.lab.experiments.study_toml import as_toml, from_toml
+from grawa.lab.experiments.trial import Result
+from grawa.lab.files import replacing
 
 
 @dataclass(frozen=True, kw_only=True)

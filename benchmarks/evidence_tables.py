@@ -8,18 +8,18 @@ from typing import Any
 
 from evidence_kept import Kept
 from evidence_studies import STUDIES, Kind, Maps
-from grawa.experiments.study import Study
-from grawa.report.drawing import Picture
-from grawa.report.final_pictures import final_picture, knob_picture
-from grawa.report.flat_tables import correlation_table
-from grawa.report.flats import Flat, flats_of
-from grawa.report.outcomes import Outcome, outcomes_of
-from grawa.report.pooled import Pooled, pooled_of, pooled_picture
-from grawa.report.statistics import Difference
-from grawa.report.study_flatness import flat_picture
-from grawa.report.study_tables import at_edge
-from grawa.report.tables import Unit
-from grawa.report.verdicts import LEVEL
+from grawa.lab.experiments.study import Study
+from grawa.lab.report.drawing import Picture
+from grawa.lab.report.final_pictures import final_picture, knob_picture
+from grawa.lab.report.flat_tables import correlation_table
+from grawa.lab.report.flats import Flat, flats_of
+from grawa.lab.report.outcomes import Outcome, outcomes_of
+from grawa.lab.report.pooled import Pooled, pooled_of, pooled_picture
+from grawa.lab.report.statistics import Difference
+from grawa.lab.report.study_flatness import flat_picture
+from grawa.lab.report.study_tables import at_edge
+from grawa.lab.report.tables import Unit
+from grawa.lab.report.verdicts import LEVEL
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,9 +23,9 @@ import grawa
 import hosts
 from common import Spread, show, write_results
 from grawa.comm import DistributedCommunicator, messages
-from grawa.files import write_text
+from grawa.lab.files import write_text
+from grawa.math.leaves import Rows
 from grawa.math.weights import uniform
-from grawa.stack import Rows
 from network_methods import TIMEOUT
 
 WHOLE = "whole messages at once"

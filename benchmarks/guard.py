@@ -23,15 +23,15 @@ import tyro
 from rich.progress import track
 
 from common import PACKAGES, show
-from grawa.cli import names
-from grawa.cli.run import strategy_for
 from grawa.errors import UserError
-from grawa.experiments.config import TrainConfig
-from grawa.experiments.environment import environment
-from grawa.files import write_text
-from grawa.guard import Guard
-from grawa.round_report import RoundReport
-from grawa.train.loop import Event, Finished, train
+from grawa.lab.cli import names
+from grawa.lab.cli.run import strategy_for
+from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.experiments.environment import environment
+from grawa.lab.files import write_text
+from grawa.lab.train.loop import Event, Finished, train
+from grawa.rounds.guard import Guard
+from grawa.rounds.report import RoundReport
 
 METHODS = {"local_sgd": "LocalSGD", "uniform": "uniform", "mgrawa": "MGRAWA", "lgrawa": "LGRAWA"}
 HAVE_NORMS = ("mgrawa", "lgrawa")

@@ -23,8 +23,8 @@ from torch.optim import SGD, AdamW, Optimizer
 
 import grawa
 from common import Spread, ratios, show, verdict, write_results
-from grawa.protocols import Strategy
-from grawa.tasks.models.resnet import resnet20
+from grawa.lab.tasks.models.resnet import resnet20
+from grawa.strategies.protocol import Strategy
 from models import ManyTensors
 
 NEVER = 10**9

@@ -15,8 +15,8 @@ from torch.distributed.algorithms.model_averaging.utils import average_parameter
 from torch.optim import SGD, Optimizer
 
 import grawa
-from grawa.experiments.environment import version
-from grawa.protocols import Strategy
+from grawa.lab.experiments.environment import version
+from grawa.strategies.protocol import Strategy
 
 NEVER = 10**9
 """Local steps between rounds, where rounds are called for by hand."""

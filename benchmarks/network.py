@@ -18,7 +18,7 @@ from typing import Any
 import tyro
 
 from common import show, verdict, write_results
-from grawa.network import Link
+from grawa.lab.simulate.network import Link
 from hosts import BITS, PORTS, check_machine, hosts, run_on, shape
 from network_methods import ALL_REDUCE, DDP, METHODS, NO_COMMUNICATION
 from network_worker import Task

@@ -17,8 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Optimizer
 
 import grawa
-from grawa.planning.predict import Variant
-from grawa.protocols import Strategy
+from grawa.lab.planning.predict import Variant
+from grawa.strategies.protocol import Strategy
 
 TIMEOUT = timedelta(minutes=10)
 OVERLAP = 28

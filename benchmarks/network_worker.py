@@ -15,9 +15,9 @@ import torch.distributed as dist
 from rich.progress import track
 from torch import nn
 
-from grawa.files import write_text
-from grawa.planning.measure import Subject, measure
-from grawa.planning.predict import predict
+from grawa.lab.files import write_text
+from grawa.lab.planning.measure import Subject, measure
+from grawa.lab.planning.predict import predict
 from hosts import HOSTS, join
 from network_methods import DDP, METHODS, PLANNED, TIMEOUT, Trainee, alone
 

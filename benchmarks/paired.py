@@ -23,10 +23,10 @@ import tyro
 from rich.progress import track
 
 from common import show, write_results
-from grawa.cli import names
-from grawa.cli.run import strategy_for
-from grawa.experiments.config import TrainConfig
-from grawa.train.loop import Finished, train
+from grawa.lab.cli import names
+from grawa.lab.cli.run import strategy_for
+from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.train.loop import Finished, train
 
 PLAIN = "blocking, every 32, float32"
 

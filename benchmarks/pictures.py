@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import LogLocator, NullLocator
 
 from common import Spread
-from grawa.files import replacing
+from grawa.lab.files import replacing
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#7F7F7F"
 """Of Okabe and Ito's palette, which colour-blind people can tell apart."""

@@ -24,9 +24,9 @@ from torch.optim import SGD
 
 import grawa
 from common import show, verdict, write_results
-from grawa.network import Link, Network
-from grawa.planning.measure import Subject, measure
-from grawa.planning.predict import Measured, Variant, predict, scaled
+from grawa.lab.planning.measure import Subject, measure
+from grawa.lab.planning.predict import Measured, Variant, predict, scaled
+from grawa.lab.simulate.network import Link, Network
 from models import ManyTensors
 from pictures import scale_picture
 from scale_worker import TASKS, Found, Job, tensor_bytes, work
@@ -39,7 +39,7 @@ LEAST = {"time": 4, "memory": 16}
 than what it takes whatever the number, and workers fill memory that starting up has freed."""
 
 PRELOADED = [
-    *("torch", "torch._dynamo", "sklearn.datasets", "grawa.train.loop"),
+    *("torch", "torch._dynamo", "sklearn.datasets", "grawa.lab.train.loop"),
     *("matplotlib.pyplot", "rich.progress", "tyro"),
 ]
 """What each fresh process finds there: packages, but nothing that was computed."""

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 import grawa
-from grawa.experiments.config import TrainConfig
+from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.tasks import Data, Digits, Task
+from grawa.lab.train.loop import Run
 from grawa.seeding import seeded
-from grawa.tasks import Data, Digits, Task
-from grawa.train.loop import Run
 from memory import measure
 
 REPEATS = 16

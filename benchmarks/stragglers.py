@@ -25,14 +25,14 @@ from torch.multiprocessing.spawn import spawn
 
 import grawa
 from common import show, write_results
-from grawa.clock import VirtualClock
-from grawa.experiments.config import TrainConfig
-from grawa.files import write_text
-from grawa.round_report import RoundReport
-from grawa.schedule import Schedule
-from grawa.tasks import Digits
-from grawa.train.loop import Finished, train
-from grawa.train.settings import Settings
+from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.files import write_text
+from grawa.lab.simulate.clock import VirtualClock
+from grawa.lab.tasks import Digits
+from grawa.lab.train.loop import Finished, train
+from grawa.lab.train.settings import Settings
+from grawa.rounds.report import RoundReport
+from grawa.rounds.schedule import Schedule
 from pictures import Point, stragglers_picture
 
 WORKERS = 4

@@ -29,12 +29,12 @@ from torch.optim import SGD
 
 from common import PACKAGES, show
 from grawa import Averager
-from grawa.cli import names
-from grawa.experiments.environment import environment
-from grawa.files import write_text
 from grawa.flatness import Surface, gradient_norm
+from grawa.lab.cli import names
+from grawa.lab.experiments.environment import environment
+from grawa.lab.files import write_text
+from grawa.lab.tasks import Digits
 from grawa.seeding import generator
-from grawa.tasks import Digits
 from theory_pictures import convex_picture, nonconvex_picture
 from theory_problems import TASKS, WORKERS, Kind, Problem, Steps, expected, lr, models
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib import pyplot as plt
 
-from grawa.report.pictures import COLOURS
+from grawa.lab.report.pictures import COLOURS
 from pictures import GREY, save
 
 _STYLES = ("-", "--", "-.", ":")

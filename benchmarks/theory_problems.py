@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
+from grawa.lab.tasks import Logistic, Quadratic, Task
+from grawa.lab.tasks.task import Data
 from grawa.seeding import generator
-from grawa.tasks import Logistic, Quadratic, Task
-from grawa.tasks.task import Data
 
 WORKERS = 4
 BIASED = WORKERS - 1

@@ -6,12 +6,12 @@ from torch import Tensor
 
 import grawa
 from grawa import Communicator, Leaves, Round, Score, Stack, State, Strategy, TrainingLoss
-from grawa.experiments.config import TrainConfig
+from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.tasks import Digits
+from grawa.lab.train.loop import Finished, train
 from grawa.math.motion import pull_
 from grawa.math.weights import inverse_norm, uniform
-from grawa.tasks import Digits
-from grawa.train.launch import is_first_process
-from grawa.train.loop import Finished, train
+from grawa.process_group import is_first_process
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,14 +1,14 @@
 """Train deep networks on several workers that rarely talk; see README.md."""
 
 from grawa.averager import Averager
-from grawa.batchnorm import recalibrate_batchnorm
+from grawa.comm.protocol import Communicator
 from grawa.errors import CommunicationError, DivergedError, UserError
-from grawa.guard import Guard
+from grawa.math.leaves import Leaves, Stack
 from grawa.optim import SAM
-from grawa.probe import GradientProbe, LossProbe
-from grawa.protocols import Communicator, Round, Score, State, Strategy
-from grawa.round_report import RoundReport
-from grawa.schedule import Every, Quadratic, Schedule, SharedCount, Warmup
+from grawa.process_group import distributed
+from grawa.rounds.guard import Guard
+from grawa.rounds.report import RoundReport
+from grawa.rounds.schedule import Every, Quadratic, Schedule, SharedCount, Warmup
 from grawa.scores import (
     Delayed,
     GradientNorms,
@@ -19,7 +19,8 @@ from grawa.scores import (
     RmsGradientNorms,
     TrainingLoss,
 )
-from grawa.stack import Leaves, Stack, by_model, by_tensor
+from grawa.scores.groups import by_model, by_tensor
+from grawa.scores.protocol import Score
 from grawa.strategies import (
     DPPF,
     EASGD,
@@ -36,8 +37,10 @@ from grawa.strategies import (
     SoftPull,
 )
 from grawa.strategies.center import OuterNesterov
-from grawa.train.launch import distributed
+from grawa.strategies.protocol import Round, State, Strategy
 from grawa.version import __version__
+from grawa.workers.batchnorm import recalibrate_batchnorm
+from grawa.workers.probe import GradientProbe, LossProbe
 
 __all__ = [
     "DPPF",

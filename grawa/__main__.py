@@ -1,5 +1,35 @@
-"""`python -m grawa` is the command `grawa`."""
+"""The command `grawa`, also as `python -m grawa`: the laboratory, where that is installed."""
 
-from grawa.cli import main
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import NoReturn
 
-main()
+_NEEDED = (
+    "jinja2", "matplotlib", "numpy", "PIL", "rich", "safetensors", "scipy", "sklearn", "tomli_w",
+    "typeguard", "tyro",
+)  # fmt: skip
+"""What `pip install 'grawa[lab]'` brings."""
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Runs a command and exits; with exit code 2 if the laboratory's packages are missing.
+
+    Args:
+        args: the command line; by default the process's own.
+    """
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        print(
+            f"grawa: the command needs packages that are not installed ({', '.join(missing)}); "
+            "type: pip install 'grawa[lab]'",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    from grawa.lab.cli import main as run  # after the check: it imports what may be missing
+
+    run(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from grawa.clock import Clock, WallClock
 from grawa.comm.compressed import Precision
 from grawa.comm.distributed import DEFAULT_TIMEOUT
 from grawa.errors import UserError
-from grawa.guard import Guard
-from grawa.protocols import Strategy
-from grawa.replicas import Replicas
-from grawa.round_plan import RoundPlan
-from grawa.round_report import RoundReport
-from grawa.schedule import Schedule
-from grawa.start import check_alike, connect
-from grawa.synchronizer import Synchronizer
+from grawa.rounds.clock import Clock, WallClock
+from grawa.rounds.engine import Synchronizer
+from grawa.rounds.guard import Guard
+from grawa.rounds.plan import RoundPlan
+from grawa.rounds.report import RoundReport
+from grawa.rounds.schedule import Schedule
+from grawa.strategies.protocol import Strategy
+from grawa.workers.replicas import Replicas
+from grawa.workers.start import check_alike, connect
 
 OnRound = Callable[[RoundReport], None]
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 import grawa
-from grawa.clock import VirtualClock
+from grawa.lab.simulate.clock import VirtualClock
 from tests.helpers import (
     INPUTS,
     OUTPUTS,

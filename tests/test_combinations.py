@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import grawa
-from grawa.clock import VirtualClock
-from grawa.network import Link
+from grawa.lab.simulate.clock import VirtualClock
+from grawa.lab.simulate.network import Link
 from tests.helpers import STRATEGIES, Fleet, batches, with_batchnorm
 from tests.world import on_ranks
 

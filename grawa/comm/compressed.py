@@ -10,11 +10,11 @@ from torch import Tensor
 from grawa.comm.in_process import weights_per_leaf
 from grawa.comm.parcel import Batch, Parcel, batches, cut, num_bytes
 from grawa.comm.plan import Piece, plan_of
+from grawa.comm.protocol import Communicator, Team
 from grawa.errors import DivergedError
 from grawa.math.codec import Codec, Precision
+from grawa.math.leaves import Leaves, Rows, Stack
 from grawa.math.mean import RunningMean
-from grawa.protocols import Communicator, Team
-from grawa.stack import Leaves, Rows, Stack
 
 __all__ = ["Compressed", "Precision"]
 

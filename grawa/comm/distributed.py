@@ -20,11 +20,11 @@ from grawa.comm.in_process import (
 )
 from grawa.comm.messages import Messages, contact
 from grawa.comm.plan import Piece, Plan, Run, plan_of, runs, section
+from grawa.comm.protocol import Team
 from grawa.comm.shared_memory import Block, Handle, SharedMemory, attach, counterparts
 from grawa.errors import CommunicationError, UserError
+from grawa.math.leaves import Leaves, Rows, Stack, private
 from grawa.math.mean import RunningMean
-from grawa.protocols import Team
-from grawa.stack import Leaves, Rows, Stack, private
 
 DEFAULT_TIMEOUT = timedelta(minutes=10)
 """Long enough for a straggler's round, short enough to notice a lost worker the same morning."""

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from grawa.comm.plan import plan_of
+from grawa.comm.protocol import Team
 from grawa.errors import DivergedError, UserError
+from grawa.math.leaves import Leaves, Stack, private
 from grawa.math.mean import RunningMean
-from grawa.protocols import Team
-from grawa.stack import Leaves, Stack, private
 
 
 class InProcessCommunicator:

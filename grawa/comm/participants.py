@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from grawa.protocols import Communicator, Team
-from grawa.stack import Leaves, Stack
+from grawa.comm.protocol import Communicator, Team
+from grawa.math.leaves import Leaves, Stack
 
 
 class Participants:

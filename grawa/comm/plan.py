@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from grawa.stack import Leaves
+from grawa.math.leaves import Leaves
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from grawa.errors import UserError
-from grawa.files import finite_or_none
 from grawa.flatness.curvature import Estimate, hessian_trace, top_eigenvalues
 from grawa.flatness.sharpness import gradient_norm, sam_sharpness
 from grawa.flatness.surface import Surface
+from grawa.math.finite import finite_or_none
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
-from grawa.batchnorm import recalibrate_batchnorm
 from grawa.errors import UserError
 from grawa.modes import evaluating
+from grawa.workers.batchnorm import recalibrate_batchnorm
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """The mean loss of a model over a batch of inputs and targets, a scalar."""

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from grawa.errors import UserError
-from grawa.round_report import RoundReport
+from grawa.rounds.report import RoundReport
 
 
 def require_tensorboard() -> None:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from grawa.stack import Leaves, Rows, Stack
+from grawa.math.leaves import Leaves, Rows, Stack
 
 
 def pull_(params: Stack, target: Leaves, strength: float) -> None:

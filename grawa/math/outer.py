@@ -2,7 +2,7 @@
 
 import torch
 
-from grawa.stack import Leaves
+from grawa.math.leaves import Leaves
 
 
 def nesterov_(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from grawa.errors import UserError
-from grawa.protocols import Score, Tracker
+from grawa.scores.protocol import Score, Tracker
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,14 @@
 """Norms of groups of parameter tensors, and what their averages have in common."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from grawa.errors import UserError
+
+Grouping = Callable[[Sequence[str]], tuple[int, ...]]
+"""Parameter names -> the group of each, numbered from 0; parameters of a group share one weight."""
 
 
 def check_decay(decay: float) -> None:
@@ -39,3 +42,27 @@ def sum_groups(norms: Tensor, groups: Sequence[int]) -> Tensor:
     index = torch.tensor(groups, device=norms.device)
     sums = norms.new_zeros(norms.shape[0], max(groups) + 1)
     return sums.index_add_(1, index, norms)
+
+
+def by_model(names: Sequence[str]) -> tuple[int, ...]:
+    """One group: all parameters of a model share a weight (MGRAWA).
+
+    Returns:
+        A zero for each name.
+
+    >>> by_model(["0.weight", "0.bias"])
+    (0, 0)
+    """
+    return (0,) * len(names)
+
+
+def by_tensor(names: Sequence[str]) -> tuple[int, ...]:
+    """One group per parameter tensor: each has a weight of its own (LGRAWA).
+
+    Returns:
+        The numbers from 0.
+
+    >>> by_tensor(["0.weight", "0.bias"])
+    (0, 1)
+    """
+    return tuple(range(len(names)))

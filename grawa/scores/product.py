@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from grawa.protocols import Score, Tracker
 from grawa.scores.loss import TrainingLoss
+from grawa.scores.protocol import Score, Tracker
 from grawa.scores.training_norms import GradientNorms
 
 

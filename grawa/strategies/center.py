@@ -4,12 +4,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from grawa.comm.protocol import Communicator
 from grawa.errors import UserError
+from grawa.math.leaves import Leaves, Stack
 from grawa.math.outer import nesterov_
 from grawa.math.weights import uniform
-from grawa.protocols import Communicator, State
-from grawa.stack import Leaves, Stack
 from grawa.strategies.checks import check_not_negative
+from grawa.strategies.protocol import State
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from grawa.protocols import Communicator, Round, State, Strategy
-from grawa.stack import Leaves, Stack
+from grawa.comm.protocol import Communicator
+from grawa.math.leaves import Leaves, Stack
 from grawa.strategies.center import mean_of_workers
+from grawa.strategies.protocol import Round, State, Strategy
 
 
 @dataclass(frozen=True, kw_only=True)

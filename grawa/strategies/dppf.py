@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from grawa.comm.protocol import Communicator
+from grawa.math.leaves import Leaves, Stack
 from grawa.math.motion import pull_and_push_
 from grawa.math.weights import uniform
-from grawa.protocols import Communicator, Round, State, Strategy
-from grawa.stack import Leaves, Stack
 from grawa.strategies.center import first_center, mean_of_workers, next_center
 from grawa.strategies.checks import check_fraction, check_not_negative
+from grawa.strategies.protocol import Round, State, Strategy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,11 @@ from torch import Tensor
 
 from grawa.errors import UserError
 from grawa.math.weights import inverse_norm
-from grawa.protocols import Score, State
 from grawa.scores import GradientNorms
-from grawa.stack import Grouping, by_model, by_tensor
+from grawa.scores.groups import Grouping, by_model, by_tensor
+from grawa.scores.protocol import Score
 from grawa.strategies.checks import check_not_negative
+from grawa.strategies.protocol import State
 from grawa.strategies.soft_pull import SoftPull
 
 

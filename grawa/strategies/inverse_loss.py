@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from grawa.math.weights import inverse_norm
-from grawa.protocols import Score, State
 from grawa.scores import TrainingLoss
+from grawa.scores.protocol import Score
 from grawa.strategies.checks import check_not_negative
+from grawa.strategies.protocol import State
 from grawa.strategies.soft_pull import SoftPull
 
 

@@ -5,14 +5,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from grawa.comm.protocol import Communicator
 from grawa.errors import UserError
+from grawa.math.leaves import Leaves, Stack
 from grawa.math.motion import pull_
 from grawa.math.weights import one_hot_smallest
-from grawa.protocols import Communicator, Round, Score, State, Strategy
 from grawa.scores import TrainingLoss
-from grawa.stack import Leaves, Stack
+from grawa.scores.protocol import Score
 from grawa.strategies.center import first_center, mean_of_workers, next_center
 from grawa.strategies.checks import check_fraction
+from grawa.strategies.protocol import Round, State, Strategy
 
 
 @dataclass(frozen=True, kw_only=True)

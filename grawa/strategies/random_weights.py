@@ -5,11 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from grawa.comm.protocol import Communicator
 from grawa.errors import UserError
-from grawa.protocols import Communicator, Round, Score, State
+from grawa.math.leaves import Leaves, Stack
 from grawa.scores import Presence
+from grawa.scores.protocol import Score
 from grawa.seeding import generator
-from grawa.stack import Leaves, Stack
+from grawa.strategies.protocol import Round, State
 from grawa.strategies.soft_pull import SoftPull
 
 _LEAST_WEIGHT = 1e-9  # so that those who take part can always share out the whole

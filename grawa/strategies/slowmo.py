@@ -4,14 +4,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from grawa.comm.protocol import Communicator
 from grawa.errors import UserError
+from grawa.math.leaves import Leaves, Stack
 from grawa.math.motion import put_
 from grawa.math.outer import heavy_ball_
 from grawa.math.weights import uniform
-from grawa.protocols import Communicator, Round, State, Strategy
-from grawa.stack import Leaves, Stack
 from grawa.strategies.center import first_center
 from grawa.strategies.checks import check_not_negative
+from grawa.strategies.protocol import Round, State, Strategy
 
 
 @dataclass(frozen=True, kw_only=True)

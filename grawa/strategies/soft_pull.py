@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from grawa.comm.protocol import Communicator
+from grawa.math.leaves import Leaves, Stack
 from grawa.math.motion import pull_
-from grawa.protocols import Communicator, Round, State, Strategy
-from grawa.stack import Leaves, Stack
 from grawa.strategies.center import OuterNesterov, first_center, next_center
 from grawa.strategies.checks import check_fraction
+from grawa.strategies.protocol import Round, State, Strategy
 
 
 @dataclass(frozen=True, kw_only=True)

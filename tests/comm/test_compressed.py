@@ -13,7 +13,7 @@ from torch import Tensor
 from grawa.comm import DistributedCommunicator, InProcessCommunicator
 from grawa.comm.compressed import Compressed, Precision
 from grawa.errors import DivergedError
-from grawa.stack import Leaves, Rows
+from grawa.math.leaves import Leaves, Rows
 from tests.world import on_ranks, outcomes
 
 EQUAL = torch.full((4, 1), 0.25, dtype=torch.float64)

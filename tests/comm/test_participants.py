@@ -8,8 +8,8 @@ from torch import Tensor
 
 from grawa.comm import InProcessCommunicator, Participants
 from grawa.comm.participants import distances_to
+from grawa.math.leaves import Leaves
 from grawa.math.weights import uniform
-from grawa.stack import Leaves
 
 
 def rows_of(workers: int) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grawa.comm.plan import plan_of, section
-from grawa.stack import Leaves
+from grawa.math.leaves import Leaves
 
 shapes = st.lists(
     st.tuples(

@@ -19,7 +19,7 @@ import grawa
 from grawa.comm import DistributedCommunicator
 from grawa.comm.shared_memory import Handle, SharedMemory, attach
 from grawa.errors import CommunicationError
-from grawa.stack import Leaves, Rows
+from grawa.math.leaves import Leaves, Rows
 from tests.comm.test_distributed import SHAPES, WEIGHTS, rows_of
 from tests.helpers import INPUTS, mlp
 from tests.world import on_ranks, outcomes

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 import grawa
-from grawa.cli.trials import prepare
-from grawa.experiments.config import TrainConfig
-from grawa.experiments.flatness import CONSENSUS, FlatnessConfig
-from grawa.experiments.trial import Result, run_trial
-from tests.experiments.studies import study
+from grawa.lab.cli.trials import prepare
+from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.experiments.flatness import CONSENSUS, FlatnessConfig
+from grawa.lab.experiments.trial import Result, run_trial
 from tests.helpers import STRATEGIES, Data, Fleet, batches, flat, flat_state, mlp, sgd, shown
+from tests.lab.experiments.studies import study
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from grawa.math.leaves import Leaves
 from grawa.math.motion import blend_, pull_, pull_and_push_, put_
-from grawa.stack import Leaves
 
 
 def stack(*rows: tuple[float, float]) -> dict[str, Tensor]:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from grawa.math.leaves import Leaves
 from grawa.math.outer import heavy_ball_, nesterov_
-from grawa.stack import Leaves
 
 
 def leaves(values: Tensor) -> Leaves:

@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 
 import grawa
 from grawa.comm import InProcessCommunicator, Participants
-from grawa.stack import Leaves, host
+from grawa.math.leaves import Leaves
+from grawa.workers.stack import host
 from tests.helpers import (
     STRATEGIES,
     Data,

@@ -1,5 +1,0 @@
-"""The command `grawa`."""
-
-from grawa.cli.main import main
-
-__all__ = ["main"]

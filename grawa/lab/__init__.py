@@ -1,0 +1,1 @@
+"""The laboratory: the command `grawa`, its tasks, runs, studies, simulations and reports."""

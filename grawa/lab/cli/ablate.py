@@ -1,0 +1,95 @@
+"""`grawa ablate`: what one knob does."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from grawa.errors import UserError
+from grawa.lab.cli import names
+from grawa.lab.cli.methods import OWN, grid, method
+from grawa.lab.cli.studies import run, study_of
+from grawa.lab.cli.study_config import StudyConfig, at_least, listed
+from grawa.lab.experiments.options import names_of_options, option_value
+from grawa.lab.experiments.study import Arm, Axis
+
+_ALIASES = {"decay": "norms.decay", "ema": "norms.decay", "norm_source": "norms"}
+"""Other names of knobs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateConfig(StudyConfig):
+    """What is told, beside what a comparison is told."""
+
+    knob: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="KNOB=VALUE,VALUE")]
+    """What differs, and its values: an option of `grawa train`, or one of the strategy:
+    workers=4,8,16, sync_every=1,4,16,64, pull=0.1,0.5,1, prox=0,0.01,0.1,
+    norm_source=training,rms,probe, ema=0.5,0.85,0.95 (how slowly training norms forget)."""
+
+    strategies: str = "lgrawa"
+    """Methods, separated by commas; each is run at every value."""
+
+    baseline: str | None = None
+    """The value to which each method's differences are taken; by default the first."""
+
+    axis: Axis = "steps"
+    """At the same amount of what values are compared: time, rounds, bytes or steps."""
+
+    tune: int | None = None
+    """Validation seeds on which each setting is chosen, 1000 and on; by default 0, for none."""
+
+
+def ablate_command(asked: Annotated[AblateConfig, tyro.conf.arg(name="")]) -> None:
+    """See what one knob does: the same task, seeds and steps, at several of its values.
+
+    Args:
+        asked: the study.
+
+    Raises:
+        UserError: if there is no such knob.
+    """
+    knob, equals, values = asked.knob.partition("=")
+    if not equals:
+        raise UserError(f"write a knob as name=value,value, prox=0,0.1 say, got {asked.knob!r}")
+    if knob in OWN:
+        raise UserError(f"{knob} can't be the knob: the study sets it itself")
+    settings = at_least(4 if asked.grid is None else asked.grid, 1, "grid")
+    settings = settings if asked.tune else 1
+    tried = listed(values, knob)
+    arms = [
+        arm_at(text, knob, value, asked.lr, settings)
+        for text in listed(asked.strategies, "strategies")
+        for value in tried
+    ]
+    baseline = tried[0] if asked.baseline is None else asked.baseline
+    study = study_of(asked, "ablate", arms, asked.tune or 0, baseline=baseline, knob=knob)
+    run(study, asked)
+
+
+def arm_at(text: str, knob: str, value: str, lr: float, settings: int) -> Arm:
+    """A method at one value of a knob.
+
+    Args:
+        text: the method, as on the command line.
+        knob: an option of `grawa train`, or of the strategy.
+        value: its value.
+        lr: in the middle of the grid.
+        settings: how many are to be tried.
+
+    Returns:
+        The arm.
+    """
+    changes: dict[str, Any] = {}
+    written, option = text, _ALIASES.get(knob, knob)
+    if option in names_of_options():
+        changes[option] = option_value(option, value)
+    else:
+        written = f"{text}:{option}={value}"
+    chosen = method(written)
+    return Arm(
+        name=f"{text} {knob}={value}",
+        method=text,
+        value=value,
+        settings=tuple({**setting, **changes} for setting in grid(chosen, lr, settings)),
+        shares_gradients=names.strategy(chosen.strategy).shares_gradients(10**9),
+    )

@@ -1,0 +1,51 @@
+"""`grawa compare`: methods against each other, on the same seeds and under the same conditions."""
+
+from typing import Annotated
+
+import tyro
+
+from grawa.lab.cli import names
+from grawa.lab.cli.methods import grid, method
+from grawa.lab.cli.studies import run, study_of
+from grawa.lab.cli.study_config import StudyConfig, at_least, listed
+from grawa.lab.experiments.study import Arm
+
+
+def compare_command(asked: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
+    """Compare methods on a task: tuned alike, on the same seeds, at the same cost.
+
+    Data, their order and initial weights are equal for each seed. Each method is first tuned over
+    as many settings on seeds of their own. Runs go in parallel, one to a core; interrupted, the
+    same command goes on where it stopped. It ends in a table, and in a page with pictures.
+
+    Args:
+        asked: the study.
+    """
+    usual = 1 if asked.quick else 2
+    tune = usual if asked.tune is None else asked.tune
+    settings = (4 if asked.quick else 12) if asked.grid is None else asked.grid
+    at_least(settings, 1, "grid")
+    methods = listed(asked.strategies, "strategies")
+    arms = [arm_of(text, asked.lr, settings if tune else 1) for text in methods]
+    baseline = methods[0] if asked.baseline is None else asked.baseline
+    run(study_of(asked, "compare", arms, tune, baseline=baseline), asked)
+
+
+def arm_of(text: str, lr: float, settings: int) -> Arm:
+    """A method as one of the things compared.
+
+    Args:
+        text: as on the command line.
+        lr: in the middle of the grid.
+        settings: how many are to be tried.
+
+    Returns:
+        The arm.
+    """
+    chosen = method(text)
+    return Arm(
+        name=text,
+        method=text,
+        settings=tuple(grid(chosen, lr, settings)),
+        shares_gradients=names.strategy(chosen.strategy).shares_gradients(10**9),
+    )

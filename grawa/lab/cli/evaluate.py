@@ -1,0 +1,32 @@
+"""`grawa evaluate`: the metric of a run's model, from its folder alone."""
+
+from pathlib import Path
+
+import torch
+import tyro
+from rich.console import Console
+
+from grawa.lab.cli import names
+from grawa.lab.cli.saved import put_state
+from grawa.lab.experiments.run_folder import RunFolder
+from grawa.lab.report.console import metric_text
+from grawa.lab.train.loop import load
+from grawa.modes import evaluating
+
+
+def evaluate_command(run: tyro.conf.Positional[Path]) -> None:
+    """Measure the model that a run has saved, on the run's test data.
+
+    Args:
+        run: The run's folder.
+    """
+    folder = RunFolder.open(run)
+    config = folder.config()
+    task = names.task(config.task, config.data)
+    data = load(task, config.settings(), torch.device("cpu"))
+    model = task.model(config.seed).to(getattr(torch, config.dtype))
+    put_state(model, folder.load_model(), run / "model.safetensors", config.task)
+    with evaluating(model):
+        error_rate = task.measure(model, data)
+    measured = {"metric": task.metric, "error": error_rate}
+    Console().print(f"{task.metric} of {run}/model.safetensors: {metric_text(measured)}")

@@ -1,0 +1,34 @@
+"""`grawa strategies`, `grawa tasks`: what there is."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from rich.console import Console
+from rich.table import Table
+
+from grawa.lab.cli import names
+
+
+def strategies_command() -> None:
+    """List the averaging strategies, with defaults and sources."""
+    _show("strategy", names.STRATEGIES)
+
+
+def tasks_command() -> None:
+    """List the tasks, with defaults and sources."""
+    _show("task", names.TASKS)
+
+
+def _show(what: str, known: Mapping[str, Callable[[], object]]) -> None:
+    table = Table(title_justify="left", show_lines=True)
+    for heading in (what, "what it is", "options and defaults", "source"):
+        table.add_column(heading, overflow="fold")
+    for name, make in known.items():
+        what_it_is, options, source = names.describe(make())
+        if isinstance(make, partial):
+            fixed = ", ".join(f"{key}={value}" for key, value in make.keywords.items())
+            what_it_is = f"{make.func.__name__} with {fixed}."
+        table.add_row(name, what_it_is, options, source)
+    console = Console()
+    console.print(table)
+    console.print(f"Options are written as {next(iter(known))}:option=value:option=value")

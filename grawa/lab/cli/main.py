@@ -1,0 +1,106 @@
+"""Where a command begins and ends."""
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from functools import partial, wraps
+from importlib import import_module
+from io import StringIO
+from typing import Any, NoReturn
+
+import tyro
+
+from grawa.errors import CommunicationError, DivergedError, UserError
+from grawa.lab.cli.config_file import taken_from, with_defaults
+from grawa.lab.train.launch import WorkerFailedError
+from grawa.version import __version__
+
+_COMMANDS = {
+    "train": "run",
+    "resume": "run",
+    "evaluate": "evaluate",
+    "compare": "compare",
+    "ablate": "ablate",
+    "report": "report",
+    "flatness": "flatness",
+    "plan": "plan",
+    "wells": "wells",
+    "strategies": "lists",
+    "tasks": "lists",
+}
+"""The module of each; imported when it is asked for, as pictures and statistics take a second of
+their own."""
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Runs a command and exits: 0 if all went well, 2 if the user must change something, else 1.
+
+    Args:
+        args: the command line; by default the process's own.
+    """
+    if (sys.argv[1:] if args is None else list(args)) == ["--version"]:
+        print(f"grawa {__version__}")
+        sys.exit(0)
+    try:
+        _parse(args)()
+    except UserError as error:
+        _end(2, str(error))
+    except (WorkerFailedError, DivergedError, CommunicationError) as error:
+        _end(1, str(error))
+    except KeyboardInterrupt:
+        _end(130, "interrupted")
+    sys.exit(0)
+
+
+def _parse(args: Sequence[str] | None) -> Callable[[], None]:
+    """The command that is asked for, ready to run."""
+    complaint = StringIO()
+    words = list(sys.argv[1:] if args is None else args)
+    names = [name for name in _COMMANDS if words[:1] == [name]] or list(_COMMANDS)
+    later = {name: _later(name) for name in names}
+    defaults = taken_from(words)
+    if defaults is not None:
+        later["train"] = with_defaults(later["train"], defaults)
+    try:
+        with redirect_stderr(complaint):
+            chosen: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
+                later,
+                prog="grawa",
+                description=f"Train deep networks on workers that rarely talk ({__version__}).",
+                args=args,
+            )
+            return chosen
+    except SystemExit as stop:
+        if stop.code == 0:
+            raise
+        _end(2, _one_line(complaint.getvalue()))
+
+
+def _later(name: str) -> Callable[..., Any]:
+    """A command, which is only prepared when it is called."""
+    module = import_module(f"grawa.lab.cli.{_COMMANDS[name]}")
+    run: Callable[..., None] = getattr(module, f"{name}_command")
+
+    @wraps(run)
+    def prepare(*args: Any, **kwargs: Any) -> Callable[[], None]:
+        return partial(run, *args, **kwargs)
+
+    return prepare
+
+
+def _one_line(box: str) -> str:
+    """What a framed message of tyro's says, up to its first rule, in one line."""
+    lines = [line.strip("│╭╮╰╯ \n") for line in box.splitlines()]
+    said = [line for line in lines if line]
+    title = said[0].strip("─ ") if said else "the command line can't be understood"
+    body: list[str] = []
+    for line in said[1:]:
+        if set(line) == {"─"}:
+            break
+        body.append(line)
+    return f"{' '.join(body) or title}; see grawa --help"
+
+
+def _end(code: int, message: str) -> NoReturn:
+    print(f"grawa: {message}", file=sys.stderr)
+    sys.exit(code)

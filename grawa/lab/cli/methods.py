@@ -1,0 +1,165 @@
+"""The methods of `grawa compare`: strategies with an optimizer, and what of them is tuned."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any
+
+from grawa.errors import UserError
+from grawa.lab.cli import names
+from grawa.lab.experiments.options import Changes, names_of_options, written_options
+
+_WIDEST = 1.5  # the grid's learning rates lie within 2**1.5 of the one that is asked for
+_FEWEST_LRS = 4
+"""A learning rate that is a factor of 2.8 from the best one costs more than a knob is worth."""
+
+
+OWN = (
+    "task", "strategy", "seed", "fault", "steps", "epochs", "budget", "until_error",
+    "evaluate_every", "processes", "clock", "device", "checkpoint_every", "tensorboard",
+)  # fmt: skip
+"""Options of a run that a study sets itself, or that make no sense in one."""
+
+_SHARED = ("workers", "batch_size", "lr", "step_time", "link", "topology", "shards")
+"""Options that all methods of a study have in common, or that are tuned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A strategy with an optimizer, and whatever else of a run is its own.
+
+    Attributes:
+        strategy: as in `grawa train --strategy`.
+        optimizer: as in `grawa train --optimizer`; `None` for what the comparison says.
+        options: other options of `grawa train`.
+        knobs: its two main options, or fewer -> values that tuning tries, the default first.
+        optimizer_knobs: the same of its optimizer; no more than two with the strategy's.
+    """
+
+    strategy: str
+    optimizer: str | None = None
+    options: Changes = field(default_factory=dict)
+    knobs: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    optimizer_knobs: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+_PULL = {"pull": (0.5, 0.9), "prox": (0.01, 0.1)}
+
+METHODS: dict[str, Method] = {
+    **{name: Method(strategy=name) for name in names.STRATEGIES},
+    "mgrawa": Method(strategy="mgrawa", knobs=_PULL),
+    "lgrawa": Method(strategy="lgrawa", knobs=_PULL),
+    "lgrawa_nesterov": Method(strategy="lgrawa_nesterov", knobs=_PULL),
+    "uniform": Method(strategy="uniform", knobs=_PULL),
+    "easgd": Method(strategy="easgd", knobs={"elasticity": (0.9, 0.43), "prox": (0.0, 0.1)}),
+    "lsgd": Method(strategy="lsgd", knobs={"pull": (0.1, 0.5), "prox": (0.0, 0.1)}),
+    "local_sgd": Method(strategy="local_sgd", knobs={"pull": (1.0, 0.75)}),
+    "diloco": Method(
+        strategy="diloco", knobs={"outer.lr": (0.7, 1.0), "outer.momentum": (0.9, 0.5)}
+    ),
+    "slowmo": Method(strategy="slowmo", knobs={"slow_lr": (1.0, 0.7), "momentum": (0.7, 0.4)}),
+    "dppf": Method(strategy="dppf", knobs={"pull": (0.1, 0.5), "push": (0.03, 0.1)}),
+    "random": Method(strategy="random", knobs=_PULL),
+    "inverse_loss": Method(strategy="inverse_loss", knobs=_PULL),
+    "dp_sgd": Method(strategy="data_parallel", optimizer="sgd"),
+    "dp_sam": Method(
+        strategy="data_parallel", optimizer="sam", optimizer_knobs={"rho": (0.05, 0.1)}
+    ),
+}
+"""Each strategy by its own name, and pairs of a strategy and an optimizer."""
+
+COMPARED = (
+    *("mgrawa", "lgrawa", "uniform", "easgd", "lsgd", "local_sgd", "diloco", "dppf"),
+    *("dp_sgd", "dp_sam"),
+)
+"""What is compared if nothing else is said."""
+
+
+def method(text: str) -> Method:
+    """The method written as `name` or `name:option=value`; what is said is not tuned.
+
+    Options are the strategy's or, where it has none of that name, those of `grawa train`:
+    mgrawa:power=2:norms=rms.
+
+    Returns:
+        The method.
+
+    Raises:
+        UserError: if there is no such method or option.
+    """
+    name, _, options = text.partition(":")
+    if name not in METHODS:
+        raise UserError(f"there is no method {name!r}; there are {', '.join(METHODS)}")
+    found = METHODS[name]
+    of_strategy = names.option_names(names.strategy(found.strategy))
+    own: list[str] = []
+    of_run: list[str] = []
+    for part in options.split(":") if options else []:
+        option = part.partition("=")[0]
+        is_of_run = option in names_of_options() and option not in of_strategy
+        (of_run if is_of_run else own).append(part)
+        if is_of_run and option in (*OWN, *_SHARED):
+            raise UserError(f"{option} is not for a method: the study sets it for all of them")
+    said = {part.partition("=")[0] for part in own}
+    changes = written_options(of_run)
+    optimizer = changes.pop("optimizer", found.optimizer)
+    made = replace(
+        found,
+        strategy=":".join([found.strategy, *own]),
+        optimizer=optimizer,
+        optimizer_knobs=found.optimizer_knobs if optimizer == found.optimizer else {},
+        options=changes,
+        knobs={knob: values for knob, values in found.knobs.items() if knob not in said},
+    )
+    names.strategy(made.strategy)
+    return made
+
+
+def grid(chosen: Method, lr: float, settings: int) -> list[dict[str, Any]]:
+    """The settings that tuning tries: all pairs of two values of knobs, and learning rates.
+
+    Each method gets as many: who has fewer knobs gets more learning rates. They are spread evenly,
+    on a logarithmic scale, between 0.35 and 2.8 times `lr`; a knob is tried where four of them are
+    left to go with each of its values.
+
+    Args:
+        chosen: the method.
+        lr: the learning rate in the middle.
+        settings: how many; 8, 12 and so on for one knob, 16 and so on for two.
+
+    Returns:
+        So many changes to a run's options; the method's defaults at `lr` if it is one.
+
+    >>> [s["lr"] for s in grid(Method(strategy="data_parallel"), 0.1, 3)]
+    [0.0354, 0.1, 0.283]
+    """
+    used: dict[str, Sequence[float]] = {}
+    left = settings
+    for knob, tried in (*chosen.knobs.items(), *chosen.optimizer_knobs.items()):
+        if left % len(tried) == 0 and left // len(tried) >= _FEWEST_LRS:
+            used[knob] = tried
+            left //= len(tried)
+    found: list[dict[str, Any]] = []
+    for *values, factor in product(*used.values(), _factors(left)):
+        said = dict(zip(used, values, strict=True))
+        of_optimizer = {k: said.pop(k) for k in chosen.optimizer_knobs if k in said}
+        setting: dict[str, Any] = {
+            "strategy": _with(chosen.strategy, said),
+            "lr": float(f"{lr * factor:.3g}"),
+            **chosen.options,
+        }
+        if chosen.optimizer is not None:
+            setting["optimizer"] = _with(chosen.optimizer, of_optimizer)
+        found.append(setting)
+    return found
+
+
+def _factors(count: int) -> list[float]:
+    if count == 1:
+        return [1.0]
+    exponents = [_WIDEST * (2 * i / (count - 1) - 1) for i in range(count)]
+    return [float(2.0**exponent) for exponent in exponents]
+
+
+def _with(name: str, options: Mapping[str, float]) -> str:
+    return ":".join([name, *(f"{option}={value}" for option, value in options.items())])

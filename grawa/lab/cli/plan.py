@@ -1,0 +1,145 @@
+"""`grawa plan`: what a method and a `sync_every` would cost, before anything is trained."""
+
+import importlib
+import json
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+from rich.console import Console
+from torch.nn import Module
+from torch.optim import Optimizer
+
+from grawa.errors import UserError
+from grawa.lab.cli import names
+from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.files import write_text
+from grawa.lab.planning.measure import Subject, measure
+from grawa.lab.report.plan import plan_json, plan_picture, plan_tables
+from grawa.lab.simulate.network import Link, Network
+from grawa.lab.train.loop import deal, load
+from grawa.lab.train.worker import Worker
+from grawa.lab.units import share
+from grawa.process_group import distributed, is_first_process, pick_device, under_launcher
+
+STRATEGIES = ("lgrawa", "mgrawa", "local_sgd", "easgd", "lsgd", "diloco", "data_parallel")
+
+
+def plan_command(
+    what: tyro.conf.Positional[str],
+    strategies: tuple[str, ...] = STRATEGIES,
+    workers: int = 4,
+    link: str | None = None,
+    topology: Literal["ring", "mesh", "star"] = "ring",
+    batch_size: int = 16,
+    data: str | None = None,
+    loss: str = "5%",
+    device: str = "auto",
+    picture: Path | None = None,
+    out: Path | None = None,
+) -> None:
+    """Predict the speed of each method over a network, from a few measured times.
+
+    A local step and each method's round are measured here; what messages take is worked out from
+    the link. Under torchrun the link between the processes is measured too.
+
+    Args:
+        what: A task, such as digits; or module:function of your own, a function that returns
+            (model, optimizer, step, samples): step() makes one whole local step of so many samples.
+        strategies: Which methods, as in `grawa train --strategy`.
+        workers: How many; under torchrun as many as processes.
+        link: Bandwidth and latency between workers, 100mbit:20ms say; needed without torchrun.
+        topology: How workers are connected.
+        batch_size: Samples per worker and step, for a task.
+        data: The folder or archive with the data, for a task that reads them.
+        loss: How much of the time may be lost in rounds.
+        device: auto takes a GPU if there is one; else cpu or cuda.
+        picture: Where to draw it, a PNG.
+        out: Where to write all of it, as JSON.
+
+    Raises:
+        UserError: if a name, a link or a share is not one.
+    """
+    made = {name: names.strategy(name) for name in strategies}
+    most_lost = share(loss, "loss")
+    if most_lost >= 1.0:
+        raise UserError(f"loss must be below 100%, got {loss!r}")
+    with distributed(device) if under_launcher() else _here(device) as place:
+        network = None if under_launcher() and link is None else _network(link, topology, workers)
+        console = Console(quiet=not is_first_process())
+        subject = _subject(what, batch_size, data, place)
+
+        def show(text: str) -> object:
+            return console.status(f"measuring {text}")
+
+        measured = measure(subject, made, network, show)  # type: ignore[arg-type]
+    if not is_first_process():
+        return
+    line = measured.network.link
+    console.print(
+        f"{measured.network.num_workers} workers, {measured.model_bytes / 4:,.0f} parameters, "
+        f"{measured.step_seconds * 1e3:,.2f} ms a step; "
+        f"{line.bandwidth * 8e-6:,.1f} Mbit/s and {line.latency * 1e3:,.2f} ms between workers"
+        f"{' (measured)' if network is None else ''}, {measured.network.topology}"
+    )
+    for table in plan_tables(measured, most_lost):
+        console.print(table)
+    if out is not None:
+        write_text(out, json.dumps(plan_json(measured, most_lost), indent=1) + "\n")
+    if picture is not None:
+        plan_picture(measured, picture)
+        console.print(f"{picture}: the same as a picture")
+
+
+@contextmanager
+def _here(device: str) -> Generator[torch.device]:
+    yield pick_device(device)
+
+
+def _network(link: str | None, topology: Literal["ring", "mesh", "star"], workers: int) -> Network:
+    if link is None:
+        raise UserError(
+            "give the link between workers, --link 100mbit:20ms say; or start this command with "
+            "torchrun, to measure the one there is"
+        )
+    if workers < 2:
+        raise UserError(f"a plan needs at least 2 workers, got {workers}")
+    return Network(Link.parse(link), topology, workers)
+
+
+def _subject(what: str, batch_size: int, folder: str | None, device: torch.device) -> Subject:
+    if ":" in what and what.split(":")[0] not in names.TASKS:
+        if folder is not None:
+            raise UserError(f"--data is for a task, and {what} is a function of your own")
+        return _own(what)
+    config = TrainConfig(task=what, workers=1, batch_size=batch_size)
+    settings, task = config.settings(), names.task(what, folder)
+    data = load(task, settings, device)
+    worker = Worker(0, task, data, deal(task, data, settings)[0], settings, device)
+
+    def step() -> None:
+        worker.backward(1)
+        worker.optimizer.step()
+
+    return Subject(model=worker.model, optimizer=worker.optimizer, step=step, samples=batch_size)
+
+
+def _own(what: str) -> Subject:
+    """What the user's function returns."""
+    module, _, name = what.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"there is no {what!r}: {error}; give a task, or module:function that can be imported "
+            "from here"
+        ) from None
+    made = function()
+    match made:
+        case (Module() as model, Optimizer() as optimizer, step, int(samples)) if callable(step):
+            chosen: Callable[[], object] = step
+            return Subject(model=model, optimizer=optimizer, step=chosen, samples=samples)
+    raise UserError(f"{what} must return (model, optimizer, step, samples), got {made!r:.100}")

@@ -1,0 +1,87 @@
+"""`grawa report`: a page of a run or a study, from its folder alone."""
+
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from grawa.errors import UserError
+from grawa.lab.experiments.run_folder import RunFolder
+from grawa.lab.experiments.study_folder import StudyFolder
+from grawa.lab.report.page import Page, write_page
+from grawa.lab.report.run_page import run_page
+from grawa.lab.report.study_page import study_page
+
+
+def report_command(
+    folders: tyro.conf.Positional[tuple[Path, ...]],
+    out: Path | None = None,
+    pictures: Path | None = None,
+) -> None:
+    """Make a page of runs and studies: tables, pictures and verdicts in one file.
+
+    Args:
+        folders: Folders of runs or studies, whole or interrupted.
+        out: One page for all of them; by default each gets report.html in its own folder.
+        pictures: A folder for the pictures as PNG files too.
+
+    Raises:
+        UserError: if one is not such a folder, or has nothing to show.
+    """
+    if not folders:
+        raise UserError("name at least one folder of a run or a study")
+    console = Console()
+    with console.status("reading"):
+        pages = [page_of(folder) for folder in folders]
+    for page in pages:
+        for notice in page.notices:
+            console.print(f"note: {notice}", highlight=False, soft_wrap=True)
+    with console.status("drawing"):
+        if out is not None:
+            written = {_written(pages, out): "the page"}
+        else:
+            own = zip(folders, pages, strict=True)
+            written = {_written([page], at / "report.html"): "the page" for at, page in own}
+        if pictures is not None:
+            _save_pictures(pages, pictures)
+            written[pictures] = "the pictures"
+    for path, what in written.items():
+        console.print(f"{path}: {what}", highlight=False, soft_wrap=True)
+
+
+def page_of(folder: Path) -> Page:
+    """The page of a run or a study.
+
+    Args:
+        folder: of one or the other.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: if it is neither.
+    """
+    if StudyFolder.is_one(folder):
+        return study_page(StudyFolder.open(folder))
+    if not (folder / "config.toml").is_file():
+        raise UserError(f"{folder} is no run or study: it has no config.toml and no study.toml")
+    return run_page(RunFolder.open(folder))
+
+
+def _written(pages: list[Page], path: Path) -> Path:
+    try:
+        return write_page(pages, path)
+    except OSError as error:
+        raise UserError(f"can't write {path}: {error.strerror}") from None
+
+
+def _save_pictures(pages: list[Page], folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, page in enumerate(pages):
+            prefix = f"{number}-" if len(pages) > 1 else ""
+            for section in page.sections:
+                for picture in section.pictures:
+                    picture.save_png(folder / f"{prefix}{picture.name}.png")
+    except OSError as error:
+        raise UserError(f"can't write pictures to {folder}: {error.strerror}") from None

@@ -1,0 +1,210 @@
+"""`grawa train`, `grawa resume`: from a configuration to a run folder."""
+
+import json
+import sys
+from collections.abc import Hashable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from rich.console import Console
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from grawa.errors import UserError
+from grawa.integrations.tensorboard import TensorBoardRounds, require_tensorboard
+from grawa.lab.cli import names, scores
+from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.experiments.run_folder import RunFolder
+from grawa.lab.report.console import RoundProgress, summary
+from grawa.lab.tasks import Data, Task
+from grawa.lab.train.checkpoint import latest, step_of
+from grawa.lab.train.launch import from_first, launch, while_parent_lives
+from grawa.lab.train.loop import Evaluated, Event, Finished, Started, deal, load, train
+from grawa.lab.train.stackable import try_out
+from grawa.lab.train.worker import Worker
+from grawa.process_group import distributed, is_first_process, pick_device, under_launcher
+from grawa.rounds.report import RoundReport
+from grawa.strategies import RandomWeights
+from grawa.strategies.protocol import Strategy
+
+
+def train_command(
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")],
+    from_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None,
+    out: Path | None = None,
+) -> None:
+    """Train a task on several workers.
+
+    Args:
+        config: the run.
+        from_file: A file as a run's config.toml, such as those in recipes/, whose entries stand
+            for options that are not given; TASK may then be left out. It is read before the
+            options are: see `grawa.lab.cli.config_file`.
+        out: The run's folder, which must not exist; by default a new one in runs/.
+    """
+    check(config)
+    path = out or Path("runs") / f"{_file_name(config)}-{datetime.now():%Y%m%d-%H%M%S}"
+    if is_first_process():
+        RunFolder.check_new(path)
+    _run(config, path)
+
+
+def resume_command(run: tyro.conf.Positional[Path]) -> None:
+    """Go on with a run from its last checkpoint, as if it had not been interrupted.
+
+    Args:
+        run: The run's folder.
+
+    Raises:
+        UserError: if there is nothing to go on from.
+    """
+    folder = RunFolder.open(run)
+    found = latest(folder.checkpoints)
+    if found is None:
+        raise UserError(f"{run} has no checkpoint; train with --checkpoint-every")
+    if (folder.path / "model.safetensors").exists():
+        raise UserError(f"{run} has finished; `grawa evaluate {run}` measures its model")
+    if is_first_process():
+        for notice in folder.forget_after(step_of(found)):
+            Console().print(notice)
+    _run(folder.config(), run)
+
+
+def check(config: TrainConfig, known: dict[Hashable, Data] | None = None) -> None:
+    """Finds what is wrong with a configuration before anything is started or written.
+
+    Args:
+        config: the run.
+        known: data that were loaded for others; what is loaded is added.
+
+    Raises:
+        UserError: if anything is.
+    """
+    settings = config.settings()
+    config.num_processes()
+    task, strategy = names.task(config.task, config.data), names.strategy(config.strategy)
+    scores.check(config, strategy)
+    if config.probe_size < 1:
+        raise UserError(f"probe_size must be at least 1, got {config.probe_size}")
+    if config.tensorboard:
+        require_tensorboard()
+    known = {} if known is None else known
+    source = (task, settings.seed, settings.dtype)
+    if source not in known:
+        known[source] = load(task, settings, torch.device("cpu"))
+    data = known[source]
+    deal(task, data, settings)
+    if settings.stack_workers:
+        try_out(task, data, settings)
+    pick_device(config.device)
+
+
+def _run(config: TrainConfig, path: Path) -> None:
+    processes = config.num_processes()
+    if under_launcher() or processes == 1:
+        run_process(config, path)
+    else:
+        launch(
+            ["-m", "grawa.lab.cli.worker", json.dumps(asdict(config)), str(path), *sys.argv],
+            processes,
+        )
+    if is_first_process():
+        console = Console()
+        console.print(summary(RunFolder(path).events()[-1]))
+        console.print(f"{path}: the run's folder; `grawa evaluate {path}` measures its model")
+
+
+@record
+def run_process(config: TrainConfig, path: Path) -> None:
+    """What each process does; it leaves its error where a launcher finds it."""
+    with distributed(config.device, config.settings().timeout) as device:
+        _host(config, from_first(path), device)
+
+
+def _host(config: TrainConfig, path: Path, device: torch.device) -> None:
+    """Trains the workers of this process; the first one keeps the run folder."""
+    task = names.task(config.task, config.data)
+    checkpoints = RunFolder(path).checkpoints if config.checkpoint_every else None
+    events = train(
+        task,
+        partial(strategy_for, config),
+        config.settings(),
+        device=device,
+        checkpoints=checkpoints,
+        keep_workers=config.keep_workers,
+    )
+    if under_launcher():
+        events = while_parent_lives(events)
+    events = _keeping_workers(events, RunFolder(path))
+    if is_first_process():
+        keep(events, config, task, path)
+    else:
+        for _ in events:
+            pass
+
+
+def _keeping_workers(events: Iterator[Event], folder: RunFolder) -> Iterator[Event]:
+    """The same events; each process writes its own workers, before the first writes the model."""
+    for event in events:
+        if isinstance(event, Finished):
+            for worker, state in event.workers.items():
+                folder.save_worker(worker, state)
+        yield event
+
+
+def strategy_for(config: TrainConfig, task: Task, data: Data, workers: list[Worker]) -> Strategy:
+    """The configured strategy, with the seed and the norms that it is to have."""
+    strategy = names.strategy(config.strategy)
+    if isinstance(strategy, RandomWeights) and strategy.seed is None:
+        return replace(strategy, seed=config.seed)
+    return scores.with_scores(strategy, config, task, data, workers)
+
+
+def keep(events: Iterator[Event], config: TrainConfig, task: Task, path: Path) -> None:
+    """Shows a run's events and keeps them in its folder, which is made when all have started."""
+    started = next(events)
+    assert isinstance(started, Started)
+    folder = RunFolder.create(path, config) if started.step == 0 else RunFolder.open(path)
+    folder.append("started", asdict(started))
+    with ExitStack() as stack:
+        budget = config.settings().budget
+        progress = stack.enter_context(RoundProgress(started.steps, budget, Console()))
+        board = TensorBoardRounds(folder.path / "tensorboard") if config.tensorboard else None
+        if board is not None:
+            stack.callback(board.close)
+        for event in events:
+            if isinstance(event, RoundReport):
+                folder.append("round", event.as_json())
+                progress.show(event)
+                if board is not None:
+                    board(event)
+            elif isinstance(event, Evaluated):
+                folder.append("evaluated", asdict(event))
+            elif isinstance(event, Finished):
+                folder.save_model(event.consensus)
+                folder.append("finished", _totals(event, task, folder))
+
+
+def _totals(finished: Finished, task: Task, folder: RunFolder) -> dict[str, Any]:
+    """What came of a run; sums over all its rounds, also those before it was resumed."""
+    rounds = [event for event in folder.events() if event["kind"] == "round"]
+    summed = ("bytes_sent", "compute_seconds", "round_seconds", "exposed_seconds")
+    return {
+        "metric": task.metric,
+        "error": finished.error,
+        "step": finished.step,
+        "elapsed": finished.elapsed,
+        "round": finished.round,
+        "averaged_rounds": finished.averaged_rounds,
+        **{name: sum(event[name] for event in rounds) for name in summed},
+    }
+
+
+def _file_name(config: TrainConfig) -> str:
+    words = f"{config.task}-{config.strategy}-seed{config.seed}"
+    return "".join(c if c.isalnum() or c in "-._" else "-" for c in words)

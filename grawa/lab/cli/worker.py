@@ -1,0 +1,23 @@
+"""One process of `grawa train`, as `grawa.lab.train.launch` starts it; the launcher reports errors.
+
+Arguments: the configuration as JSON, the run's folder, and the command that the user gave.
+"""
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+from grawa.errors import CommunicationError, DivergedError, UserError
+from grawa.lab.cli.run import run_process
+from grawa.lab.experiments.config import TrainConfig
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher is told, and ends all
+    table = json.loads(sys.argv[1])
+    path = Path(sys.argv[2])
+    sys.argv = sys.argv[3:]  # for the record
+    try:
+        run_process(TrainConfig.from_toml(table, Path("command line")), path)
+    except (UserError, DivergedError, CommunicationError):
+        sys.exit(1)

@@ -1,0 +1,247 @@
+"""The flatness of what a run has left: its consensus, and the workers that were kept."""
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grawa.errors import UserError
+from grawa.flatness import Flatness, Surface, Valley, measure, valley
+from grawa.lab.tasks import Data, Task
+from grawa.modes import evaluating
+from grawa.seeding import generator
+from grawa.workers.batchnorm import recalibrate_batchnorm
+
+FLATNESS_SCHEMA = 2
+"""Version of `flatness.json`; raised when a field changes its meaning."""
+
+CONSENSUS = "consensus"
+"""The name of the model that the others surround."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlatnessConfig:
+    """How models are measured."""
+
+    samples: int = 512
+    """Training samples that the loss is taken over, drawn from all of them; without faults."""
+
+    gap_samples: int = 10_000
+    """Training samples whose error the generalisation gap is taken from, drawn in the same way."""
+
+    eigenvalues: int = 3
+    """How many of the Hessian; 0 for neither them nor the trace, which need grawa[flatness]."""
+
+    radii: tuple[float, ...] = (0.05, 0.5)
+    """Of the balls around a model in which the loss is raised, L2."""
+
+    ascent_steps: int = 1
+    """Steps with which it is; 1 is that of SAM."""
+
+    kappa: float = 2.0
+    """The valley's border is where the loss is this many times the consensus's."""
+
+    seed: int = 0
+    """Of the choice of samples, and of what else is random."""
+
+    def check(self) -> None:
+        """Finds what is out of range, before anything is measured.
+
+        Raises:
+            UserError: if something is.
+        """
+        for name, least in (
+            ("samples", 2),
+            ("gap_samples", 1),
+            ("eigenvalues", 0),
+            ("ascent_steps", 1),
+        ):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for radius in self.radii:
+            if not 0.0 < radius < math.inf:
+                raise UserError(f"radii must be positive and finite, got {radius}")
+        if not 1.0 < self.kappa < math.inf:
+            raise UserError(f"kappa must be larger than 1 and finite, got {self.kappa}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """Models of one task, and the loss surface that they lie on.
+
+    Args:
+        task: what they have learnt.
+        data: the data that they have learnt it from.
+        surface: the loss over some of the training samples.
+        known: training samples in the place of the test's, to measure how well they are learnt.
+        states: name -> state dict, the consensus first.
+    """
+
+    task: Task
+    data: Data
+    surface: Surface
+    known: Data
+    states: Mapping[str, Mapping[str, Tensor]]
+
+    @classmethod
+    def of(
+        cls,
+        task: Task,
+        data: Data,
+        states: Mapping[str, Mapping[str, Tensor]],
+        config: FlatnessConfig,
+    ) -> "Subject":
+        """Draws the samples.
+
+        Args:
+            task: what the models have learnt.
+            data: on the device and in the dtype that are to be used.
+            states: name -> state dict.
+            config: how many samples.
+
+        Returns:
+            The subject, with a model of the data's dtype and device.
+        """
+        inputs = data.train_inputs
+        like = inputs if inputs.is_floating_point() else inputs.double()
+        random = generator(config.seed, "flatness", "samples")
+        order = torch.randperm(len(inputs), generator=random).to(inputs.device)
+        picked = order[: config.samples]
+        model = task.model(0).to(like.device, like.dtype)
+        surface = Surface(
+            model=model,
+            loss=task.loss,
+            inputs=task.prepare(inputs[picked], model),
+            targets=data.train_targets[picked],
+            recalibrate=True,
+        )
+        train = (inputs, data.train_targets)
+        if config.gap_samples < len(inputs):
+            train = (inputs[order[: config.gap_samples]], train[1][order[: config.gap_samples]])
+        known = Data(*data[:2], *train)
+        return cls(task=task, data=data, surface=surface, known=known, states=states)
+
+    @property
+    def workers(self) -> list[str]:
+        """The names of all but the consensus."""
+        return [name for name in self.states if name != CONSENSUS]
+
+    def counts(self) -> dict[str, int]:
+        """Training samples of the loss, all there are, and those of the error; parameters."""
+        return {
+            "samples": len(self.surface.inputs),
+            "of_samples": len(self.data.train_inputs),
+            "gap_samples": len(self.known.test_inputs),
+            "parameters": self.surface.position().numel(),
+        }
+
+    def put(self, name: str) -> None:
+        """Puts a model in place, with BatchNorm's statistics computed anew from the samples."""
+        self.surface.model.load_state_dict(self.states[name])
+        recalibrate_batchnorm(self.surface.model, self.surface.batches)
+
+    def position(self, name: str) -> Tensor:
+        """Where a model lies: (P,). It is put in place for that."""
+        self.put(name)
+        return self.surface.position()
+
+    def errors(self) -> tuple[float, float]:
+        """The task's metric of the model in place: on training samples, and on the test's."""
+        model = self.surface.model
+        with evaluating(model):
+            return self.task.measure(model, self.known), self.task.measure(model, self.data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFlatness:
+    """What was measured of a run.
+
+    Args:
+        models: name -> measurements, the consensus first.
+        errors: name -> the task's metric on the training samples and on the test's.
+        valley: through the workers; `None` if it could not be measured.
+        no_valley: why not.
+    """
+
+    models: Mapping[str, Flatness]
+    errors: Mapping[str, tuple[float, float]]
+    valley: Valley | None
+    no_valley: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; `None` for what is not finite.
+
+        Returns:
+            All of it; a model's "gap" is its error on the test less that on the training samples.
+        """
+        models = {}
+        for name, one in self.models.items():
+            train, test = self.errors[name]
+            errors = {"train_error": train, "test_error": test, "gap": test - train}
+            models[name] = {**errors, **one.as_json()}
+        through = self.valley
+        plain = None
+        if through is not None:
+            borders = [b if math.isfinite(b) else None for b in through.border_distances]
+            measured = {**asdict(through), "border_distances": borders}
+            plain = {**measured, "inverse_mean": through.inverse_mean}
+        return {"models": models, "valley": plain, "no_valley": self.no_valley}
+
+
+def parts(subject: Subject, config: FlatnessConfig) -> int:
+    """How many parts `measure_run` measures of all models, for a progress display."""
+    each = 2 + len(config.radii) + (2 if config.eigenvalues else 0)
+    return each * len(subject.states) + 1
+
+
+def measure_run(
+    subject: Subject,
+    config: FlatnessConfig,
+    before_part: Callable[[str], object],
+    names: Collection[str] | None = None,
+) -> RunFlatness:
+    """Measures models, and the valley between all of them.
+
+    Args:
+        subject: the models.
+        config: how.
+        before_part: called with what comes next, `parts` times if all are measured.
+        names: of those that are measured each by itself; all by default.
+
+    Returns:
+        The measurements.
+    """
+    models, errors = {}, {}
+    for name in subject.states if names is None else names:
+        subject.put(name)
+        errors[name] = subject.errors()
+        models[name] = measure(
+            subject.surface,
+            eigenvalues=config.eigenvalues,
+            radii=config.radii,
+            ascent_steps=config.ascent_steps,
+            seed=config.seed,
+            before_part=_named(name, before_part),
+        )
+    before_part("worker valley")
+    found, why = _valley(subject, config.kappa)
+    return RunFlatness(models=models, errors=errors, valley=found, no_valley=why)
+
+
+def _named(name: str, before_part: Callable[[str], object]) -> Callable[[str], object]:
+    return lambda part: before_part(f"{name}: {part}")
+
+
+def _valley(subject: Subject, kappa: float) -> tuple[Valley | None, str]:
+    """The valley, or why there is none."""
+    if not subject.workers:
+        return None, "the workers were not kept; train with --keep-workers"
+    workers = [subject.position(name) for name in subject.workers]
+    center = subject.position(CONSENSUS)
+    try:
+        return valley(subject.surface, center, workers, kappa), ""
+    except UserError as error:
+        return None, str(error)

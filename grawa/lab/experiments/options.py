@@ -1,0 +1,119 @@
+"""Options of a training run, as texts and as tables of changes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any, get_type_hints
+
+from typeguard import TypeCheckError, check_type
+
+from grawa.errors import UserError
+from grawa.lab.experiments.config import TrainConfig
+
+Changes = Mapping[str, Any]
+"""Option of `TrainConfig` -> value."""
+
+_READERS = ({"true": True, "false": False}.__getitem__, float, int, str)
+
+
+def names_of_options() -> list[str]:
+    """All that a run can be told."""
+    return [field.name for field in fields(TrainConfig)]
+
+
+def option_value(name: str, text: str) -> Any:
+    """The value of an option that is written as on the command line.
+
+    Args:
+        name: of the option.
+        text: its value.
+
+    Returns:
+        It, in the option's type.
+
+    Raises:
+        UserError: if there is no such option, or it can't have this value.
+
+    >>> option_value("lr", "0.5"), option_value("workers", "8"), option_value("guard", "false")
+    (0.5, 8, False)
+    """
+    hints = get_type_hints(TrainConfig)
+    if name not in hints:
+        raise UserError(
+            f"`grawa train` has no option {name!r}; it has {', '.join(names_of_options())}"
+        )
+    for read in _READERS:
+        try:
+            value = read(text)
+            check_type(value, hints[name])
+        except (KeyError, ValueError, TypeCheckError):
+            continue
+        return value
+    raise UserError(f"{name} can't be {text!r}; see `grawa train --help`")
+
+
+def changed(config: TrainConfig, *changes: Changes) -> TrainConfig:
+    """The configuration with options changed, the later ones over the earlier.
+
+    Faults add up, so that a condition does not undo another one.
+
+    Returns:
+        A new configuration.
+    """
+    for change in changes:
+        faults = config.fault + tuple(change.get("fault", ()))
+        config = replace(config, **{**change, "fault": faults})
+    return config
+
+
+def as_lists(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as TOML and JSON have them: lists in the place of tuples."""
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in options.items()}
+
+
+def written_options(texts: Sequence[str]) -> dict[str, Any]:
+    """Options that are written as name=value.
+
+    Args:
+        texts: one for each option.
+
+    Returns:
+        The changes.
+
+    Raises:
+        UserError: if one is not written so.
+
+    >>> written_options(["batch_size=8", "optimizer=adamw"])
+    {'batch_size': 8, 'optimizer': 'adamw'}
+    """
+    pairs = [text.partition("=") for text in texts]
+    for (_, equals, _), text in zip(pairs, texts, strict=True):
+        if not equals:
+            raise UserError(f"write options as name=value, batch_size=32 say, got {text!r}")
+    return {name: option_value(name, value) for name, _, value in pairs}
+
+
+def condition(text: str) -> dict[str, Any]:
+    """What a condition changes in a run.
+
+    Args:
+        text: clean; a fault such as wrong-labels:3; a way to deal out samples, dirichlet:0.3; or
+            several of them, joined by +.
+
+    Returns:
+        The changes.
+
+    Raises:
+        UserError: if a part of it is empty.
+
+    >>> condition("dirichlet:0.3+lr-x6:3")
+    {'shards': 'dirichlet:0.3', 'fault': ('lr-x6:3',)}
+    """
+    found: dict[str, Any] = {}
+    for part in text.split("+"):
+        if not part:
+            raise UserError(f"write conditions as clean or wrong-labels:3+lr-x6:2, got {text!r}")
+        if part == "iid" or part.startswith("dirichlet"):
+            found["shards"] = part
+        elif part != "clean":
+            found["fault"] = (*found.get("fault", ()), part)
+    return found

@@ -1,0 +1,109 @@
+"""Trials in processes of their own, as many at a time as there are cores."""
+
+import os
+import signal
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.synchronize import Event
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from grawa.lab.experiments.study import Trial
+from grawa.lab.experiments.trial import Prepare, Result, run_trial
+from grawa.lab.train.launch import WorkerFailedError
+
+_LOOK_SECONDS = 0.3
+"""How often a process looks whether it is still wanted."""
+
+
+class TrialPool:
+    """Processes that each run one trial at a time, with one thread.
+
+    They start with the first trial, and end with the `with` block, or with this process.
+
+    Args:
+        prepare: makes tasks and strategies.
+        jobs: trials at a time.
+    """
+
+    def __init__(self, prepare: Prepare, jobs: int) -> None:
+        context = get_context("spawn")
+        self._prepare = prepare
+        self._stop = context.Event()
+        self._pool = ProcessPoolExecutor(jobs, context, _begin, (self._stop, os.getpid()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._stop.set()  # trials that are under way are not waited for
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def run(self, trials: Sequence[Trial]) -> Iterator[Result]:
+        """Runs trials.
+
+        Args:
+            trials: what to run.
+
+        Yields:
+            The results, as they come.
+
+        Raises:
+            WorkerFailedError: if a process was killed.
+        """
+        work = partial(run_trial, self._prepare)
+        try:
+            with _interrupted_later():
+                futures = [self._pool.submit(work, trial) for trial in trials]
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool:
+            raise WorkerFailedError(
+                "the process of a trial was killed (is there enough memory?); what has finished "
+                "is kept, and the same command goes on from there"
+            ) from None
+
+
+@contextmanager
+def _interrupted_later() -> Generator[None]:
+    """Ctrl-C is heard when the block has ended, and not by processes that start in it.
+
+    They take over what is blocked here: one that is still importing would end with a traceback.
+
+    Raises:
+        KeyboardInterrupt: at the end, if it was pressed.
+    """
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        signal.signal(signal.SIGINT, before)
+    if heard:
+        raise KeyboardInterrupt
+
+
+def _begin(stop: Event, parent: int) -> None:
+    """What each process does first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is told by `stop`
+    torch.set_num_threads(1)
+    threading.Thread(target=_watch, args=(stop, parent), daemon=True).start()
+
+
+def _watch(stop: Event, parent: int) -> None:
+    """Ends the process when it is not wanted any more."""
+    while not stop.wait(_LOOK_SECONDS) and os.getppid() == parent:
+        pass
+    os._exit(1)

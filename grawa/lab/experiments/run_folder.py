@@ -1,0 +1,206 @@
+"""The folder of a run: everything that is known of it afterwards."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from grawa.errors import UserError
+from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.experiments.environment import environment
+from grawa.lab.files import read_line, replacing, write_text
+
+SCHEMA = 1
+"""Version of the lines in `events.jsonl`; raised when a field changes its meaning."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`config.toml`, `environment.json`, `events.jsonl`, `checkpoints/`, `model.safetensors`.
+
+    And `workers/`, as they were in the end, if they are kept.
+
+    Args:
+        path: the folder.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, config: TrainConfig) -> "RunFolder":
+        """A new folder with its configuration and environment.
+
+        Returns:
+            The folder.
+
+        Raises:
+            UserError: if there is something at that path already, or it can't be written.
+        """
+        cls.check_new(path)
+        try:
+            path.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"can't make the run folder {path}: {error.strerror}") from None
+        folder = cls(path)
+        write_text(path / "config.toml", tomli_w.dumps(config.as_toml()))
+        write_text(path / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        (path / "events.jsonl").touch()
+        return folder
+
+    @staticmethod
+    def check_new(path: Path) -> None:
+        """Makes sure that nothing would be overwritten.
+
+        Raises:
+            UserError: if there is something at that path.
+        """
+        if path.exists():
+            raise UserError(
+                f"{path} exists already, and nothing is overwritten: choose another --out, or "
+                "remove it"
+            )
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """An existing folder.
+
+        Returns:
+            The folder.
+
+        Raises:
+            UserError: if it is not a run's.
+        """
+        if not (path / "config.toml").is_file():
+            raise UserError(f"{path} is not a run folder: it has no config.toml")
+        return cls(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints are kept."""
+        return self.path / "checkpoints"
+
+    def config(self) -> TrainConfig:
+        """The run's configuration.
+
+        Returns:
+            As it was given.
+
+        Raises:
+            UserError: if the file can't be read.
+        """
+        path = self.path / "config.toml"
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} can't be read: {error}") from None
+        return TrainConfig.from_toml(table, path)
+
+    def append(self, kind: str, event: Mapping[str, Any]) -> None:
+        """Adds a line to `events.jsonl`, flushed at once."""
+        line = json.dumps({"schema": SCHEMA, "kind": kind, **event}, allow_nan=False)
+        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def events(self) -> list[dict[str, Any]]:
+        """All whole lines of `events.jsonl`, as `read_events` finds them."""
+        return self.read_events()[0]
+
+    def read_events(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """Reads `events.jsonl`.
+
+        Returns:
+            All whole lines, and a notice if a crash cut some others short.
+
+        Raises:
+            UserError: if there is no such file.
+        """
+        path = self.path / "events.jsonl"
+        if not path.is_file():
+            raise UserError(f"{self.path} has no events.jsonl, which tells of a run's rounds")
+        lines = path.read_text("utf-8", errors="replace").splitlines(keepends=True)
+        found = [read_line(line) for line in lines if line.endswith("\n")]
+        whole = [event for event in found if event is not None and "kind" in event]
+        cut = len(lines) - len(whole)
+        return whole, [f"{cut} lines of events.jsonl were cut short and left out."] if cut else []
+
+    def forget_after(self, step: int) -> list[str]:
+        """Drops the events of later steps, before a run goes on from a checkpoint.
+
+        Returns:
+            A notice if other lines were cut short.
+        """
+        events, notices = self.read_events()
+        kept = [event for event in events if event.get("step", 0) <= step]
+        lines = (json.dumps(event, allow_nan=False) + "\n" for event in kept)
+        write_text(self.path / "events.jsonl", "".join(lines))
+        return notices
+
+    def save_model(self, state: Mapping[str, Tensor]) -> None:
+        """Writes `model.safetensors`."""
+        _save(state, self.path / "model.safetensors")
+
+    def load_model(self) -> dict[str, Tensor]:
+        """Reads `model.safetensors`.
+
+        Returns:
+            The state dict.
+
+        Raises:
+            UserError: if it is missing or broken.
+        """
+        path = self.path / "model.safetensors"
+        if not path.is_file():
+            raise UserError(f"{path} is missing: the run has not finished; see `grawa resume`")
+        return _load(path)
+
+    @property
+    def workers(self) -> Path:
+        """Where the workers' parameters are, if they are kept."""
+        return self.path / "workers"
+
+    def save_worker(self, worker: int, state: Mapping[str, Tensor]) -> None:
+        """Writes `workers/worker-{worker}.safetensors`."""
+        self.workers.mkdir(exist_ok=True)
+        _save(state, self.workers / f"worker-{worker}.safetensors")
+
+    def load_workers(self, count: int) -> dict[int, dict[str, Tensor]]:
+        """Reads the workers' parameters.
+
+        Args:
+            count: N.
+
+        Returns:
+            Worker -> state dict; empty if they were not kept.
+
+        Raises:
+            UserError: if some are missing, or a file is broken.
+        """
+        paths = {i: self.workers / f"worker-{i}.safetensors" for i in range(count)}
+        missing = [path for path in paths.values() if not path.is_file()]
+        if len(missing) == count:
+            return {}
+        if missing:
+            raise UserError(
+                f"{missing[0]} is missing, and other workers are there; train again with "
+                "--keep-workers"
+            )
+        return {worker: _load(path) for worker, path in paths.items()}
+
+
+def _save(state: Mapping[str, Tensor], path: Path) -> None:
+    with replacing(path) as temporary:
+        save_file({key: value.contiguous() for key, value in state.items()}, temporary)
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a whole safetensors file: {error}") from None

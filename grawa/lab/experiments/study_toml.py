@@ -1,0 +1,86 @@
+"""A study as `study.toml` holds it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from grawa.errors import UserError
+from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.experiments.flatness import FlatnessConfig
+from grawa.lab.experiments.options import as_lists
+from grawa.lab.experiments.study import Arm, Condition, Study
+
+SCHEMA = 2
+"""Version of `study.toml`; raised when an entry changes its meaning."""
+
+
+def as_toml(study: Study) -> dict[str, Any]:
+    """What `study.toml` holds."""
+    return {
+        "schema": SCHEMA,
+        "kind": study.kind,
+        "knob": study.knob,
+        "axis": study.axis,
+        "points": study.points,
+        "baseline": study.baseline,
+        "seeds": list(study.seeds),
+        "tune_seeds": list(study.tune_seeds),
+        "base": study.base.as_toml(),
+        "conditions": [_plain(condition) for condition in study.conditions],
+        "tune_conditions": [_plain(condition) for condition in study.tune_conditions],
+        "arms": [_plain(arm) for arm in study.arms],
+        "flatness": {} if study.flatness is None else as_lists(asdict(study.flatness)),
+        "flat_conditions": list(study.flat_conditions),
+    }
+
+
+def from_toml(table: Mapping[str, Any], path: Path) -> Study:
+    """Reads back what `as_toml` gave.
+
+    Returns:
+        The study.
+
+    Raises:
+        UserError: if it is of another version, or not whole.
+    """
+    if table.get("schema") != SCHEMA:
+        found = table.get("schema")
+        raise UserError(f"{path} has schema {found!r}, and this grawa reads {SCHEMA}")
+    try:
+        return Study(
+            kind=table["kind"],
+            knob=table["knob"],
+            axis=table["axis"],
+            points=table["points"],
+            baseline=table["baseline"],
+            seeds=tuple(table["seeds"]),
+            tune_seeds=tuple(table["tune_seeds"]),
+            base=TrainConfig.from_toml(table["base"], path),
+            conditions=tuple(_condition(entry) for entry in table["conditions"]),
+            tune_conditions=tuple(_condition(entry) for entry in table["tune_conditions"]),
+            arms=tuple(
+                Arm(**{**entry, "settings": tuple(_tuples(s) for s in entry["settings"])})
+                for entry in table["arms"]
+            ),
+            flatness=FlatnessConfig(**_tuples(table["flatness"])) if table["flatness"] else None,
+            flat_conditions=tuple(table.get("flat_conditions", ())),
+        )
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a whole study: {error}") from None
+
+
+def _plain(value: Arm | Condition) -> dict[str, Any]:
+    return {
+        name: [dict(s) for s in entry] if name == "settings" else entry
+        for name, entry in vars(value).items()
+    }
+
+
+def _condition(entry: Mapping[str, Any]) -> Condition:
+    return Condition(name=entry["name"], options=_tuples(entry["options"]))
+
+
+def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:
+    """TOML has lists where configurations have tuples."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}

@@ -1,0 +1,177 @@
+"""One training run of a study, in a process of its own."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+from grawa.errors import DivergedError, UserError
+from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.experiments.curve import Curve, curve_of, weights_of
+from grawa.lab.experiments.flatness import CONSENSUS, Subject, measure_run
+from grawa.lab.experiments.options import as_lists
+from grawa.lab.experiments.study import Trial
+from grawa.lab.tasks import Task
+from grawa.lab.train.loop import Evaluated, Event, Finished, Started, StrategyFor, load, train
+from grawa.math.finite import finite_or_none
+from grawa.process_group import pick_device
+from grawa.rounds.report import RoundReport
+
+
+class Prepared(NamedTuple):
+    """What a configuration stands for."""
+
+    task: Task
+    strategy_for: StrategyFor
+    shares_gradients: Callable[[int], bool]
+    """Whether its workers talk at a local step, counted from 0."""
+
+
+Prepare = Callable[[TrainConfig], Prepared]
+"""From names to objects; a function that a new process can import."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What came of a trial: a line of `trials.jsonl`.
+
+    Attributes:
+        key: the trial's.
+        role: the trial's.
+        arm: the trial's.
+        setting: the trial's.
+        condition: the trial's.
+        seed: the trial's.
+        config: the run's options, as in `config.toml`.
+        metric: what errors are, in words.
+        error: of the consensus at the end; `None` if there is none.
+        failure: why there is none.
+        curve: the run at some points.
+        weights: as `weights_of` has them.
+        group_names: the parameter tensors that have weights of their own; none if all share one.
+        left_out: for each worker, in how many rounds it had no part.
+        flatness: of the consensus at the end, and the valley around it, as `RunFlatness` has them;
+            "failure" alone where it could not be measured; `None` where it was not to be.
+        seconds: that the trial took.
+    """
+
+    key: str
+    role: str
+    arm: str
+    setting: int
+    condition: str
+    seed: int
+    config: dict[str, Any]
+    metric: str
+    error: float | None
+    failure: str
+    curve: Curve
+    weights: dict[str, Any] | None
+    group_names: list[str]
+    left_out: list[int]
+    flatness: dict[str, Any] | None
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; what is not finite becomes `None`."""
+        curve = {
+            name: [finite_or_none(v) for v in column] for name, column in vars(self.curve).items()
+        }
+        return {**asdict(self), "curve": curve}
+
+    @classmethod
+    def from_json(cls, line: dict[str, Any]) -> "Result":
+        """Reads back what `as_json` gave."""
+        return cls(**{**line, "curve": Curve(**line["curve"])})
+
+
+def run_trial(prepare: Prepare, trial: Trial) -> Result:
+    """Trains once, with all workers in this process.
+
+    Args:
+        prepare: makes the task and the strategy.
+        trial: what to run.
+
+    Returns:
+        What came of it; a run that diverges is one that failed.
+    """
+    began = time.perf_counter()
+    prepared = prepare(trial.config)
+    events: list[Event] = []
+    failure = ""
+    try:
+        run = train(
+            prepared.task,
+            prepared.strategy_for,
+            trial.config.settings(),
+            device=pick_device(trial.config.device),
+            keep_workers=trial.flatness is not None,
+        )
+        events.extend(run)
+    except DivergedError as stopped:
+        failure = str(stopped)
+    finished = events[-1] if events and isinstance(events[-1], Finished) else None
+    if finished and not all(bool(v.isfinite().all()) for v in finished.consensus.values()):
+        failure = "the consensus is not finite"
+    plain = [as_plain(event) for event in events]
+    curve = curve_of(plain, fragments=trial.config.fragments, talks=prepared.shares_gradients)
+    weights = weights_of(plain) if trial.role == "test" else None
+    by_tensor = weights is not None and len(weights["groups"][0]) > 1
+    return Result(
+        key=trial.key,
+        role=trial.role,
+        arm=trial.arm,
+        setting=trial.setting,
+        condition=trial.condition,
+        seed=trial.seed,
+        config=plain_options(trial.config),
+        metric=prepared.task.metric,
+        error=None if failure or finished is None else finite_or_none(finished.error),
+        failure=failure,
+        curve=curve if trial.points else Curve(),
+        weights=weights,
+        group_names=_tensor_names(prepared.task, trial.config.seed) if by_tensor else [],
+        left_out=_left_out(events, trial.config.workers),
+        flatness=_flatness(prepared.task, trial, finished) if finished and not failure else None,
+        seconds=round(time.perf_counter() - began, 3),
+    )
+
+
+def plain_options(config: TrainConfig) -> dict[str, Any]:
+    """The options of a run that have a value, as JSON has them."""
+    return as_lists(config.as_toml())
+
+
+def as_plain(event: Event) -> dict[str, Any]:
+    """An event as `events.jsonl` has it, without the consensus itself."""
+    if isinstance(event, RoundReport):
+        return {"kind": "round", **event.as_json()}
+    kind = {Started: "started", Evaluated: "evaluated", Finished: "finished"}[type(event)]
+    states = {"consensus", "workers"} if isinstance(event, Finished) else ()
+    plain = {name: value for name, value in vars(event).items() if name not in states}
+    return {"kind": kind, **plain}
+
+
+def _flatness(task: Task, trial: Trial, finished: Finished) -> dict[str, Any] | None:
+    """Around the end of a run; the workers tell the valley, and are not measured themselves."""
+    if trial.flatness is None:
+        return None
+    workers = {f"worker {i}": state for i, state in sorted(finished.workers.items())}
+    settings = replace(trial.config.settings(), dtype="float64")
+    data = load(task, settings, pick_device(trial.config.device))
+    states = {CONSENSUS: finished.consensus, **workers}
+    subject = Subject.of(task, data, states, trial.flatness)
+    try:
+        found = measure_run(subject, trial.flatness, lambda _: None, names=[CONSENSUS])
+    except UserError as error:  # its loss over these samples is not finite
+        return {"failure": str(error)}
+    return found.as_json()
+
+
+def _tensor_names(task: Task, seed: int) -> list[str]:
+    return [name for name, p in task.model(seed).named_parameters() if p.requires_grad]
+
+
+def _left_out(events: Iterable[Event], workers: int) -> list[int]:
+    rounds = [event for event in events if isinstance(event, RoundReport)]
+    return [sum(worker in report.left_out for report in rounds) for worker in range(workers)]

@@ -1,0 +1,236 @@
+"""Measuring what predictions are made from."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.optim import SGD, Optimizer
+
+from grawa.averager import Averager
+from grawa.comm import DistributedCommunicator, InProcessCommunicator
+from grawa.errors import UserError
+from grawa.lab.planning.predict import Measured, Method
+from grawa.lab.simulate.metered import Metered
+from grawa.lab.simulate.network import Link, Network
+from grawa.math.codec import Precision
+from grawa.math.leaves import Rows
+from grawa.math.weights import uniform
+from grawa.rounds.roll_call import ROW_LENGTH
+from grawa.strategies import LocalSGD
+from grawa.strategies.protocol import Strategy
+
+LEAST_SECONDS = 0.5
+LEAST_TIMES = 5
+MOST_TIMES = 200
+PROBE_BYTES = 8_000_000
+TRIALS = 16
+LATE = 10**6
+"""A local step after every warm-up."""
+
+Progress = Callable[[str], AbstractContextManager[object]]
+"""Shows what is being measured, while it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is to be trained.
+
+    Attributes:
+        model: on its device.
+        optimizer: of the model.
+        step: makes one whole local step, the optimizer's included.
+        samples: in a step.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    step: Callable[[], object]
+    samples: int
+
+
+def measure(
+    subject: Subject,
+    strategies: Mapping[str, Strategy],
+    network: Network | None,
+    show: Progress,
+) -> Measured:
+    """Measures step, rounds and, between processes, the link.
+
+    Args:
+        subject: what is to be trained.
+        strategies: name -> strategy.
+        network: between the workers; `None` to measure the link between the processes there are.
+        show: progress.
+
+    Returns:
+        What predictions are made from; the same on every process.
+    """
+    with show("a local step"):
+        step_seconds = _agreed(_median(subject.step))
+    if network is None:
+        with show("the link"):
+            network = Network(measure_link(), "mesh", dist.get_world_size())
+    parameters = [p for p in subject.model.parameters() if p.requires_grad]
+    flat = torch.empty(sum(p.numel() for p in parameters), device=parameters[0].device)
+    other = torch.zeros_like(flat)
+    with show("a pass over the parameters"):
+        copy_seconds = _agreed(_median(lambda: flat.copy_(other)))
+    codec_seconds = {}
+    for precision in get_args(Precision):
+        with show(f"a round in {precision}"):
+            codec_seconds[precision] = _codec_seconds(precision, flat.numel(), len(parameters))
+    methods = []
+    for name, strategy in strategies.items():
+        with show(f"a round of {name}"):
+            methods.append(_method(name, strategy, flat.numel(), len(parameters), network))
+    return Measured(
+        step_seconds=step_seconds,
+        samples=subject.samples,
+        model_bytes=4.0 * flat.numel(),
+        copy_seconds=copy_seconds,
+        codec_seconds=codec_seconds,
+        network=network,
+        methods=methods,
+    )
+
+
+def measure_link() -> Link:
+    """Latency and bandwidth between this process and the others, all talking at once.
+
+    A small message and a large exchange are timed; the slowest process counts.
+
+    Returns:
+        The link that a mesh of the processes would need to take as long.
+
+    Raises:
+        UserError: if there is but one process.
+    """
+    if not dist.is_initialized() or dist.get_world_size() < 2:
+        raise UserError(
+            "there is no link to measure between fewer than two processes: give --link, "
+            "100mbit:20ms say, or start this command with torchrun"
+        )
+    comm = DistributedCommunicator()
+    try:
+        row = torch.zeros(1, 1)
+        latency = _agreed(_median(lambda: comm.gather(row)(), together=True))
+        rows = Rows({"x": torch.zeros(1, PROBE_BYTES // 4)}.items()).twin()
+        rows["x"].zero_()
+        equal = torch.full((comm.num_workers, 1), 1.0 / comm.num_workers, dtype=torch.float64)
+        out = comm.weighted_mean(rows, equal)
+        whole = _agreed(_median(lambda: comm.weighted_mean(rows, equal, out), together=True))
+    finally:
+        comm.close()
+    sent = 2 * (comm.num_workers - 1) / comm.num_workers * PROBE_BYTES
+    return Link(sent / max(whole - 2 * latency, 1e-9), latency)
+
+
+def _method(
+    name: str, strategy: Strategy, parameters: int, tensors: int, network: Network
+) -> Method:
+    """A strategy's round on a model of this size, of one worker: all but the messages."""
+    always_shares = strategy.shares_gradients(LATE)
+    work = 0.0 if always_shares else _agreed(_round_work(strategy, parameters, tensors))
+    groups = strategy.groups([str(i) for i in range(tensors)])
+    sent, busiest = _shares(strategy, network.num_workers)
+    return Method(
+        name=name,
+        round_work=work,
+        sent_share=sent,
+        busiest_share=busiest,
+        shares_gradients=always_shares,
+        row_length=ROW_LENGTH + (max(groups) + 1 if strategy.score else 0),
+    )
+
+
+def _codec_seconds(precision: Precision, parameters: int, tensors: int) -> float:
+    """What fewer bits add to the work of a round, whatever the strategy."""
+    plain, coded = (
+        _agreed(_round_work(LocalSGD(), parameters, tensors, dtype)) for dtype in (None, precision)
+    )
+    return max(0.0, coded - plain)
+
+
+def _round_work(
+    strategy: Strategy, parameters: int, tensors: int, comm_dtype: Precision | None = None
+) -> float:
+    sizes = [parameters // tensors] * (tensors - 1)
+    sizes.append(parameters - sum(sizes))
+    model = nn.ParameterList([torch.randn(size) for size in sizes])
+    for parameter in model:
+        parameter.grad = torch.randn_like(parameter)
+    alone = None
+    if _is_many():
+        created = dist.new_group([dist.get_rank()], use_local_synchronization=True)
+        assert isinstance(created, dist.ProcessGroup), "this process belongs to the group"
+        alone = created
+    optimizer = SGD(model.parameters(), lr=0.0)
+    averager = Averager(model, optimizer, strategy, process_group=alone, comm_dtype=comm_dtype)
+    averager.attach()
+    averager.record_loss(torch.tensor(1.0))
+    optimizer.step()
+    return _median(averager.synchronize)
+
+
+def _shares(strategy: Strategy, workers: int) -> tuple[float, float]:
+    """Bytes of a round over those of the parameters, by trying it out.
+
+    Returns:
+        What a worker sends, and what the busiest one does.
+    """
+    rows = Rows({"x": torch.ones(workers, 64 * workers)}.items())
+    model_bytes = rows["x"][0].nbytes
+    # Over a link that takes a second for a model, seconds are shares.
+    network = Network(Link(float(model_bytes), 0.0), "mesh", workers)
+    comm = Metered(InProcessCommunicator(workers), network)
+    if strategy.shares_gradients(LATE):
+        comm.weighted_mean(rows, uniform(workers))
+        return comm.bytes_sent / model_bytes, comm.take_seconds()
+    state = strategy.init(rows, comm)
+    comm.take_seconds()
+    before = comm.bytes_sent
+    scores = torch.ones(workers, 1, dtype=torch.float64) if strategy.score else None
+    for _ in range(TRIALS):
+        state = strategy.sync(rows, scores, state, comm).state
+    return (comm.bytes_sent - before) / TRIALS / model_bytes, comm.take_seconds() / TRIALS
+
+
+def _median(function: Callable[[], object], *, together: bool = False) -> float:
+    """Seconds of a call, after one that does not count.
+
+    Args:
+        function: what is timed.
+        together: the same number of times on every process.
+
+    Returns:
+        The median of several.
+    """
+    function()
+    times: list[float] = []
+    enough = math.inf if together else LEAST_SECONDS
+    most = LEAST_TIMES if together else MOST_TIMES
+    while len(times) < LEAST_TIMES or (sum(times) < enough and len(times) < most):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def _agreed(seconds: float) -> float:
+    """The slowest process's, on all of them."""
+    if not _is_many():
+        return seconds
+    everyone: list[float] = [0.0] * dist.get_world_size()
+    dist.all_gather_object(everyone, seconds)
+    return max(everyone)
+
+
+def _is_many() -> bool:
+    return dist.is_initialized() and dist.get_world_size() > 1

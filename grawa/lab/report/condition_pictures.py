@@ -1,0 +1,199 @@
+"""Pictures of what happened under one condition: curves, and workers' weights."""
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+
+from matplotlib.figure import Figure
+
+from grawa.lab.experiments.study import Axis, Study
+from grawa.lab.experiments.trial import Result
+from grawa.lab.report.drawing import (
+    Picture,
+    grid_of,
+    legend_below,
+    line_style,
+    log_scale,
+    panel_size,
+    spread_out,
+)
+from grawa.lab.report.heat_maps import HeatMap, draw_heat_maps
+from grawa.lab.report.outcomes import Outcome
+from grawa.lab.report.statistics import mean_of
+from grawa.lab.report.tables import Unit
+
+AXIS_LABELS: Mapping[str, str] = {
+    "time": "time (s)",
+    "rounds": "rounds",
+    "bytes": "sent by a worker (MB)",
+    "steps": "local steps",
+}
+_SCALES = {"bytes": 1e-6}
+_AXES: tuple[Axis, ...] = ("time", "rounds", "bytes", "steps")
+
+
+def condition_pictures(
+    study: Study, outcomes: Sequence[Outcome], unit: Unit, number: int
+) -> Iterator[Picture]:
+    """Learning curves, training loss and distance, and weights where they are not all equal.
+
+    Args:
+        study: what was asked.
+        outcomes: of the condition.
+        unit: how errors are written.
+        number: of the condition, for the pictures' names.
+
+    Yields:
+        The pictures.
+    """
+    where = outcomes[0].condition
+    yield from curve_pictures(study, outcomes, unit, number)
+    weighted = [o for o in outcomes if any(r.weights for r in o.results)]
+    if weighted:
+        yield Picture(
+            name=f"weights-{number}",
+            title=f"Weight of each worker, {where}",
+            caption="Mean over seeds and tensors; the dotted line is the equal weight.",
+            draw=partial(_draw_weights, outcomes=weighted),
+            size=panel_size(len(weighted), 3, 2.4),
+        )
+    layered = [o for o in weighted if any(r.group_names for r in o.results)]
+    if layered:
+        yield Picture(
+            name=f"layers-{number}",
+            title=f"Weight of each worker, tensor by tensor, {where}",
+            caption="Mean over rounds and seeds, times the number of workers: 1 is the equal one.",
+            draw=partial(_draw_layers, outcomes=layered),
+            size=panel_size(len(layered), 2, 3.0),
+        )
+
+
+def curve_pictures(
+    study: Study, outcomes: Sequence[Outcome], unit: Unit, name: int | str = "together"
+) -> Iterator[Picture]:
+    """Learning curves, training loss and distance.
+
+    Args:
+        study: what was asked.
+        outcomes: under one condition, one of each arm.
+        unit: how errors are written.
+        name: what sets the pictures' names apart from others'.
+
+    Yields:
+        The pictures.
+    """
+    order = [arm.name for arm in study.arms]
+    where = outcomes[0].condition
+    yield Picture(
+        name=f"curves-{name}",
+        title=f"Learning curves, {where}",
+        caption="Consensus, mean over the runs and one standard error to either side.",
+        draw=partial(_draw_curves, outcomes=outcomes, order=order, column="error", label=unit),
+        size=panel_size(4, 2, 2.7),
+    )
+    yield Picture(
+        name=f"training-{name}",
+        title=f"Training loss and consensus distance, {where}",
+        caption="Means over workers and runs.",
+        draw=partial(_draw_training, outcomes=outcomes, order=order),
+        size=panel_size(2, 2),
+    )
+
+
+def _draw_curves(
+    figure: Figure, *, outcomes: Sequence[Outcome], order: Sequence[str], column: str, label: Unit
+) -> None:
+    panels = grid_of(figure, len(_AXES), 2, sharey=True)
+    for panel, axis in zip(panels, _AXES, strict=True):
+        reach: list[float] = []
+        for outcome in outcomes:
+            xs, ys, errors = _mean_curve(outcome.results, axis, column)
+            if not xs:
+                continue
+            style = line_style(order.index(outcome.arm))
+            ys, errors = [label.scale * y for y in ys], [label.scale * e for e in errors]
+            panel.plot(xs, ys, label=outcome.arm, **style)
+            low = [y - e for y, e in zip(ys, errors, strict=True)]
+            high = [y + e for y, e in zip(ys, errors, strict=True)]
+            panel.fill_between(xs, low, high, color=style["color"], alpha=0.15, linewidth=0)
+            reach.append(xs[-1])
+        if spread_out(reach, 5.0):
+            log_scale(panel, "x")
+        panel.set_xlabel(AXIS_LABELS[axis])
+    if spread_out(panels[0].get_ylim(), 10.0):
+        log_scale(panels[0], "y")
+    for panel in panels[::2]:
+        panel.set_ylabel(label.label)
+    legend_below(figure, panels[0])
+
+
+def _mean_curve(
+    results: Sequence[Result], axis: str, column: str
+) -> tuple[list[float], list[float], list[float]]:
+    """Means over seeds, point by point, of those that measured as often as most did."""
+    whole = [r.curve for r in results if r.error is not None]
+    if not whole:
+        return [], [], []
+    usual = statistics.mode(len(curve.steps) for curve in whole)
+    alike = [curve for curve in whole if len(curve.steps) == usual]
+    xs, ys, errors = [], [], []
+    for i in range(usual):
+        values = [v for v in (curve.column(column)[i] for curve in alike) if v is not None]
+        if values:
+            mean = mean_of(values)
+            x = statistics.fmean(curve.column(axis)[i] for curve in alike)
+            xs.append(x * _SCALES.get(axis, 1.0))
+            ys.append(mean.mean)
+            errors.append(mean.error if mean.number > 1 else 0.0)
+    return xs, ys, errors
+
+
+def _draw_training(figure: Figure, *, outcomes: Sequence[Outcome], order: Sequence[str]) -> None:
+    left, right = grid_of(figure, 2, 2)
+    for panel, column, label in (
+        (left, "loss", "training loss"),
+        (right, "distance", "consensus distance"),
+    ):
+        for outcome in outcomes:
+            xs, ys, _ = _mean_curve(outcome.results, "steps", column)
+            if ys and (column == "loss" or max(ys) > 0.0):
+                panel.plot(xs, ys, label=outcome.arm, **line_style(order.index(outcome.arm)))
+        panel.set_xlabel(AXIS_LABELS["steps"])
+        panel.set_ylabel(label)
+    if left.get_ylim()[0] <= 0 or spread_out(left.get_ylim()):
+        log_scale(left, "y")
+    legend_below(figure, left)
+
+
+def _draw_weights(figure: Figure, *, outcomes: Sequence[Outcome]) -> None:
+    panels = grid_of(figure, len(outcomes), 3, sharey=True)
+    for panel, outcome in zip(panels, outcomes, strict=True):
+        tables = [r.weights for r in outcome.results if r.weights]
+        length = min(len(table["rounds"]) for table in tables)
+        rounds = tables[0]["rounds"][:length]
+        workers = len(tables[0]["workers"][0])
+        for i in range(workers):
+            means = [
+                statistics.fmean(table["workers"][r][i] for table in tables) for r in range(length)
+            ]
+            panel.plot(rounds, means, label=f"worker {i}", **line_style(i))
+        panel.axhline(1.0 / workers, linestyle=":", linewidth=1, color="#7F7F7F")
+        panel.set(title=outcome.arm, xlabel="round")
+        panel.xaxis.get_major_locator().set_params(integer=True)
+    panels[0].set_ylabel("weight")
+    panels[0].set_ylim(bottom=0.0)
+    legend_below(figure, max(panels, key=lambda p: len(p.lines)), 6)
+
+
+def _draw_layers(figure: Figure, *, outcomes: Sequence[Outcome]) -> None:
+    panels, maps = grid_of(figure, len(outcomes), 2, sharey=True), []
+    for outcome in outcomes:
+        tables = [r.weights["groups"] for r in outcome.results if r.weights]
+        names = next(r.group_names for r in outcome.results if r.group_names)
+        workers = len(tables[0])
+        cells = [
+            [workers * statistics.fmean(t[i][g] for t in tables) for i in range(workers)]
+            for g in range(len(tables[0][0]))
+        ]
+        maps.append(HeatMap(title=outcome.arm, cells=cells, rows=names, columns=range(workers)))
+    draw_heat_maps(figure, panels, maps, "worker")

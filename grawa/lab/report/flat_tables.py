@@ -1,0 +1,122 @@
+"""Tables of how flat a study's runs end, and whether that goes with the generalisation gap."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from grawa.errors import UserError
+from grawa.flatness import kendall
+from grawa.lab.experiments.study import Study
+from grawa.lab.report.flats import Flat, interval_text, measures_of
+from grawa.lab.report.statistics import mean_of
+from grawa.lab.report.tables import Cell, Table, Unit, with_error
+from grawa.lab.report.verdicts import LEVEL, p_text
+
+_NO = Cell(text="-")
+
+
+def flat_tables(study: Study, flats: Sequence[Flat], unit: Unit) -> list[Table]:
+    """All measures of all arms, condition by condition.
+
+    Args:
+        study: what was asked.
+        flats: of all conditions.
+        unit: how errors are written.
+
+    Returns:
+        A table for each condition that has measurements.
+    """
+    by_condition = {
+        name: [flat for flat in flats if flat.condition == name] for name in study.measured
+    }
+    return [_table(study, name, own, unit) for name, own in by_condition.items() if own]
+
+
+def _table(study: Study, condition: str, flats: Sequence[Flat], unit: Unit) -> Table:
+    measures = list(measures_of(study))
+    rows = [
+        [
+            Cell(text=flat.arm),
+            _mean(flat.values["gap"], unit.text),
+            _mean(flat.values["loss"]),
+            *(_mean(flat.values[name]) for name in measures),
+            *_ratio_cells(flat),
+        ]
+        for flat in flats
+    ]
+    assert study.flatness is not None
+    return Table(
+        title=f"{condition}: flatness",
+        columns=[
+            ("method", False), ("gap" + (" (%)" if unit.in_percent else ""), True), ("loss", True),
+            *((name, True) for name in measures),
+            (f"{measures[0]} over {study.baseline}'s", True), ("95% CI", False), ("p, Holm", True),
+        ],
+        rows=rows,
+        note=f"Of the consensus at the end, over {study.flatness.samples} training samples without "
+        "faults, mean ± standard error over the seeds. The gap is the error on the test less that "
+        f"on {study.flatness.gap_samples:,} training samples, or all if there are fewer. Ratios "
+        "are geometric means over pairs of a seed.",
+    )  # fmt: skip
+
+
+def _mean(values: Mapping[int, float], text: Callable[[float], str] = "{:.3g}".format) -> Cell:
+    if not values:
+        return _NO
+    found = mean_of(list(values.values()))
+    return Cell(text=with_error(found, text), value=found.mean)
+
+
+def _ratio_cells(flat: Flat) -> list[Cell]:
+    if flat.ratio is None:
+        return [_NO] * 3
+    ratio = Cell(text=f"{math.exp(flat.ratio.mean):.2f}", value=flat.ratio.mean)
+    if flat.ratio.number < 2:
+        return [ratio, _NO, _NO]
+    clear = flat.corrected < LEVEL
+    return [
+        Cell(text=ratio.text, value=ratio.value, strong=clear),
+        Cell(text=interval_text(flat.ratio), value=flat.ratio.low),
+        Cell(text=p_text(flat.corrected), value=flat.corrected, strong=clear),
+    ]
+
+
+def correlation_table(study: Study, flats: Sequence[Flat]) -> Table:
+    """Kendall's correlation of each measure with the generalisation gap, over runs."""
+    groups = {name: [name] for name in study.measured}
+    if len(groups) > 1:
+        groups["all conditions"] = list(groups)
+    rows = []
+    for group, conditions in groups.items():
+        for name in ("loss", *measures_of(study)):
+            pairs = [
+                (flat.values[name][seed], gap)
+                for flat in flats
+                if flat.condition in conditions
+                for seed, gap in flat.values["gap"].items()
+                if seed in flat.values[name]
+            ]
+            rows.append([Cell(text=name), Cell(text=group), *_correlated(pairs)])
+    return Table(
+        title="Does flatness go with the generalisation gap?",
+        columns=[
+            ("measure", False), ("runs of", False), ("Kendall's tau", True), ("95% CI", False),
+            ("p", True), ("runs", True),
+        ],
+        rows=rows,
+        note="Over all runs; 1 where the sharper one of two always has the larger gap, 0 where "
+        "that tells nothing. Runs of one seed share data, and runs of one method a setting, so "
+        "they are not independent: intervals (bootstrap over runs) and p are too narrow.",
+    )  # fmt: skip
+
+
+def _correlated(pairs: Sequence[tuple[float, float]]) -> list[Cell]:
+    try:
+        found = kendall([m for m, _ in pairs], [g for _, g in pairs])
+    except UserError:  # too few runs, or all of them alike: there is no correlation to show
+        return [_NO, _NO, _NO, Cell(text=str(len(pairs)), value=len(pairs))]
+    return [
+        Cell(text=f"{found.tau:+.2f}", value=found.tau),
+        Cell(text=f"{found.low:+.2f} to {found.high:+.2f}", value=found.low),
+        Cell(text=p_text(found.p_value), value=found.p_value),
+        Cell(text=str(found.runs), value=found.runs),
+    ]

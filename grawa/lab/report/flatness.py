@@ -1,0 +1,117 @@
+"""What `grawa flatness` measured of a run: in the terminal, and on the run's page."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from grawa.lab.experiments.flatness import FLATNESS_SCHEMA
+from grawa.lab.files import read_json
+from grawa.lab.report.tables import Cell, Table, Unit
+
+
+def run_flatness(folder: Path) -> tuple[list[Table], list[str]]:
+    """What was measured around a run's consensus and workers.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        Tables, if there is something to show; and a notice if it can't be read.
+    """
+    path = folder / "flatness.json"
+    if not path.is_file():
+        return [], []
+    found = read_json(path)
+    if found.get("schema") != FLATNESS_SCHEMA:
+        notice = (
+            "flatness.json is broken or of another version of grawa: run `grawa flatness` again."
+        )
+        return [], [notice]
+    return flatness_tables(found), []
+
+
+def flatness_tables(found: Mapping[str, Any]) -> list[Table]:
+    """Two tables with a row for each model: errors and slopes, curvature and valley.
+
+    Args:
+        found: what is in `flatness.json`.
+
+    Returns:
+        The tables.
+    """
+    return [_slopes(found), _curves(found)]
+
+
+def _slopes(found: Mapping[str, Any]) -> Table:
+    unit, models = Unit(found["metric"]), found["models"]
+    radii = list(next(iter(models.values()))["sharpness"])
+    columns = ["train", "test", "loss", "gradient norm", *(f"rise at {radius}" for radius in radii)]
+    rows = []
+    for name, one in models.items():
+        errors = [Cell(text=unit.text(one[k]), value=one[k]) for k in ("train_error", "test_error")]
+        numbers = [one["loss"], one["gradient_norm"], *one["sharpness"].values()]
+        rows.append([Cell(text=name), *errors, *map(_number, numbers)])
+    return Table(
+        title=f"Loss around each model, and {unit.label}",
+        columns=_columns(columns),
+        rows=rows,
+        note=(
+            f"The loss over {found['samples']:,} of {found['of_samples']:,} training samples, "
+            f"the train column over {found['gap_samples']:,}; {found['parameters']:,} parameters."
+        ),
+    )
+
+
+def _curves(found: Mapping[str, Any]) -> Table:
+    walks, rows = _walks(found), []
+    for name, one in found["models"].items():
+        top = one["eigenvalues"][0] if one["eigenvalues"] else None
+        estimates = [top, one["trace"], one["trace_over_loss"]]
+        walk = walks.get(name, [_number(None)] * 2)
+        rows.append([Cell(text=name), *map(_estimate, estimates), *walk])
+    return Table(
+        title="Curvature, and the way from the consensus",
+        columns=_columns(["largest eigenvalue", "trace", "trace / loss", "distance", "border"]),
+        rows=rows,
+        note=_valley(found),
+    )
+
+
+def _walks(found: Mapping[str, Any]) -> dict[str, list[Cell]]:
+    """For each worker how far it is, and how far the border; of what has no valley nothing."""
+    through = found["valley"]
+    if through is None:
+        return {}
+    _, *workers = found["models"]
+    ways = zip(through["worker_distances"], through["border_distances"], strict=True)
+    return {
+        worker: [_number(away), Cell(text="inf") if border is None else _number(border)]
+        for worker, (away, border) in zip(workers, ways, strict=True)
+    }
+
+
+def _columns(numbers: list[str]) -> list[tuple[str, bool]]:
+    return [("model", False), *((name, True) for name in numbers)]
+
+
+def _number(value: float | None) -> Cell:
+    return Cell(text="-" if value is None else f"{value:.3g}", value=value)
+
+
+def _estimate(estimate: Mapping[str, float | None] | None) -> Cell:
+    """A number and its standard error, where that is known and not zero."""
+    if estimate is None:
+        return Cell(text="-")
+    cell, error = _number(estimate["value"]), estimate["standard_error"]
+    return Cell(text=f"{cell.text} ± {error:.1g}", value=cell.value) if error else cell
+
+
+def _valley(found: Mapping[str, Any]) -> str:
+    """The worker-valley width in a sentence, or why there is none."""
+    through = found["valley"]
+    if through is None:
+        return f"No worker valley: {found['no_valley']}."
+    return (
+        f"To each worker, and on to the border where the loss is {through['kappa']:g} times the "
+        f"consensus's. Inverse mean valley {_number(through['inverse_mean']).text}."
+    )

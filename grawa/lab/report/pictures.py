@@ -1,0 +1,41 @@
+"""What all pictures share: colours, and how a file is written."""
+
+from pathlib import Path
+from typing import Any
+
+from grawa.errors import UserError
+from grawa.lab.files import replacing
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's palette, which colour-blind people can tell apart."""
+
+MARKS = "osv^Dx+"
+
+GREY = "#7F7F7F"
+
+
+def pyplot() -> Any:
+    """Matplotlib without a screen."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    return plt
+
+
+def save(figure: Any, path: Path) -> None:
+    """Writes a picture whole or not at all, and closes it.
+
+    Args:
+        figure: of matplotlib.
+        path: ends in .png or .svg.
+
+    Raises:
+        UserError: if it ends otherwise.
+    """
+    if path.suffix not in (".png", ".svg"):
+        raise UserError(f"a picture's name must end in .png or .svg, got {path}")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=160, format=path.suffix[1:], bbox_inches="tight")
+    pyplot().close(figure)

@@ -1,0 +1,160 @@
+"""What a plan looks like: tables and a picture."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from grawa.lab.files import replacing
+from grawa.lab.planning.predict import (
+    TAUS,
+    VARIANTS,
+    Measured,
+    Method,
+    Prediction,
+    Variant,
+    predict,
+    smallest_tau,
+)
+from grawa.lab.report.pictures import COLOURS, GREY, MARKS, pyplot
+
+
+def _short(value: float) -> str:
+    """A number in at most four characters.
+
+    Returns:
+        It, with a letter for thousands.
+
+    >>> [_short(v) for v in (3.14159, 31.4, 999.6, 9_764.0, 28_200.0, 1.25e6, 2.5e8)]
+    ['3.1', '31', '1.0k', '9.8k', '28k', '1.2M', '250M']
+    """
+    for unit in ("", "k", "M", "G"):
+        if value < 999.5:
+            return f"{value:.1f}{unit}" if value < 9.95 and value else f"{value:.0f}{unit}"
+        value /= 1000.0
+    return f"{value:.0f}T"
+
+
+def plan_tables(measured: Measured, most_lost: float) -> list[Table]:
+    """Samples per second, time lost and bytes by `sync_every`, and where the loss becomes small."""
+    return [
+        _by_tau("Samples per second", measured, lambda p: _short(p.samples_per_second)),
+        _by_tau("Time lost in rounds", measured, lambda p: f"{p.lost:.0%}"),
+        _by_tau("Bytes sent by a worker in an hour", measured, lambda p: _short(p.bytes_per_hour)),
+        _smallest(measured, most_lost),
+    ]
+
+
+def _by_tau(title: str, measured: Measured, show: Callable[[Prediction], str]) -> Table:
+    table = _table(f"{title}, blocking rounds, by sync_every")
+    for tau in TAUS:
+        table.add_column(str(tau), justify="right", no_wrap=True)
+    for method in measured.methods:
+        row = [show(predict(measured, method, Variant(), tau)) for tau in TAUS]
+        if method.shares_gradients:  # at every step, whatever sync_every is
+            row = [row[0], *[""] * (len(TAUS) - 1)]
+        table.add_row(method.name, *row)
+    return table
+
+
+def _smallest(measured: Measured, most_lost: float) -> Table:
+    table = _table(f"Smallest sync_every that loses at most {most_lost:.0%} (samples per second)")
+    for variant in VARIANTS:
+        table.add_column(variant.name, justify="right", no_wrap=True)
+    for method in measured.methods:
+        if not method.shares_gradients:
+            table.add_row(
+                method.name, *(_at_smallest(measured, method, v, most_lost) for v in VARIANTS)
+            )
+    return table
+
+
+def _table(title: str) -> Table:
+    """Narrow enough for ten columns of numbers in a terminal of 80."""
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0), pad_edge=False
+    )
+    table.add_column("method", no_wrap=True)
+    return table
+
+
+def _at_smallest(measured: Measured, method: Method, variant: Variant, most_lost: float) -> str:
+    tau = smallest_tau(measured, method, variant, most_lost)
+    if tau is None:
+        return f"> {TAUS[-1]}"
+    return f"{tau} ({_short(predict(measured, method, variant, tau).samples_per_second)})"
+
+
+def plan_json(measured: Measured, most_lost: float) -> dict[str, Any]:
+    """Everything, as plain values."""
+    link = measured.network.link
+    return {
+        "measured": {
+            "step_seconds": measured.step_seconds,
+            "samples_per_step": measured.samples,
+            "model_bytes": measured.model_bytes,
+            "copy_seconds": measured.copy_seconds,
+            "codec_seconds": measured.codec_seconds,
+            "workers": measured.network.num_workers,
+            "topology": measured.network.topology,
+            "bandwidth": link.bandwidth,
+            "latency": link.latency,
+        },
+        "most_lost": most_lost,
+        "methods": [
+            {
+                **vars(method),
+                "variants": {v.name: _variant(measured, method, v, most_lost) for v in VARIANTS},
+            }
+            for method in measured.methods
+        ],
+    }
+
+
+def _variant(
+    measured: Measured, method: Method, variant: Variant, most_lost: float
+) -> Mapping[str, Any]:
+    by_tau = {str(tau): vars(predict(measured, method, variant, tau)) for tau in TAUS}
+    return {"smallest": smallest_tau(measured, method, variant, most_lost), "by_sync_every": by_tau}
+
+
+def plan_picture(measured: Measured, path: Path) -> None:
+    """Samples per second by `sync_every`: on the left all methods, on the right what hides them.
+
+    Args:
+        measured: what predictions are made from.
+        path: of the PNG, written whole or not at all.
+    """
+    plt = pyplot()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11.0, 4.6), sharey=True)
+    periodic = [method for method in measured.methods if not method.shares_gradients]
+    lines = [(method.name, method, Variant()) for method in measured.methods]
+    _draw(left, "blocking rounds", lines, measured)
+    if periodic:
+        shown = periodic[0]
+        _draw(right, shown.name, [(v.name, shown, v) for v in VARIANTS], measured)
+    left.set_ylabel("samples per second, all workers")
+    figure.tight_layout()
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+    plt.close(figure)
+
+
+def _draw(
+    axis: Any, title: str, lines: Sequence[tuple[str, Method, Variant]], measured: Measured
+) -> None:
+    limit = measured.network.num_workers * measured.samples / measured.step_seconds
+    for i, (name, method, variant) in enumerate(lines):
+        speeds = [predict(measured, method, variant, tau).samples_per_second for tau in TAUS]
+        mark, colour = MARKS[i % len(MARKS)], COLOURS[i % len(COLOURS)]
+        axis.plot(TAUS, speeds, marker=mark, color=colour, label=name, markersize=5)
+    axis.axhline(limit, color=GREY, linestyle="--", linewidth=1, label="no communication")
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(TAUS, [str(tau) for tau in TAUS])
+    axis.set_ylim(0, limit * 1.05)
+    axis.set_xlabel("sync_every, local steps between rounds")
+    axis.set_title(title)
+    axis.legend(fontsize=8)
+    axis.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,120 @@
+"""Progress of a study, with an estimate of the time left."""
+
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from grawa.lab.experiments.trial import Result
+
+_LINES = 10  # of progress where there is no terminal to redraw
+
+_WORDS = {"pace": "what a step costs", "tune": "tuning", "test": "comparing"}
+
+
+@contextmanager
+def counting(total: int, begin: str, *columns: ProgressColumn) -> Generator[Callable[[str], None]]:
+    """A bar on a terminal, for what comes in parts.
+
+    Args:
+        total: how many parts.
+        begin: shown before the first.
+        columns: of rich, behind the bar and before the times.
+
+    Yields:
+        What to call for each part, with its name.
+    """
+    console = Console()
+    shown = (TextColumn("{task.description}"), BarColumn(bar_width=24), *columns)
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*shown, *times, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(begin, total=total)
+        yield lambda part: progress.update(task, advance=1, description=part)
+
+
+class StudyProgress:
+    """A bar, or lines where there is no terminal.
+
+    Args:
+        total: trials in all.
+        console: where to show it.
+    """
+
+    def __init__(self, total: int, console: Console) -> None:
+        self._total, self._console = total, console
+        self._done, self._run = 0, 0
+        self._first = 0.0
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} trials  {task.fields[left]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=total, left="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, result: Result, known: bool) -> None:
+        """A trial has finished.
+
+        Args:
+            result: what came of it.
+            known: whether that was known from before.
+        """
+        before = self._done * _LINES // self._total
+        self._done += 1
+        if not known:
+            self._run += 1
+            self._first = self._first or time.monotonic()
+        left = self.left()
+        if result.failure and not known:
+            self._console.print(
+                f"{result.key}: failed: {result.failure}", highlight=False, soft_wrap=True
+            )
+        self._bar.update(
+            self._task, completed=self._done, description=_WORDS[result.role], left=left
+        )
+        if not self._console.is_terminal and self._done * _LINES // self._total > before:
+            self._console.print(
+                f"{_WORDS[result.role]}: {self._done}/{self._total} trials  {left}", highlight=False
+            )
+
+    def left(self) -> str:
+        """The time left, if those to come take as long as those since the first has ended."""
+        if self._run < 2:
+            return ""
+        seconds = (time.monotonic() - self._first) / (self._run - 1) * (self._total - self._done)
+        return f"{duration_text(seconds)} left"
+
+
+def duration_text(seconds: float) -> str:
+    """A duration in one unit.
+
+    Returns:
+        Number and unit.
+
+    >>> duration_text(5.2), duration_text(200.0), duration_text(8000.0)
+    ('5 s', '3 min', '2.2 h')
+    """
+    if seconds < 100.0:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60.0:.0f} min" if seconds < 6000.0 else f"{seconds / 3600.0:.1f} h"

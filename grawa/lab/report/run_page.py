@@ -1,0 +1,110 @@
+"""The page of a run, from its folder alone."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from grawa.errors import UserError
+from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.experiments.run_folder import RunFolder
+from grawa.lab.files import read_json
+from grawa.lab.report.console import metric_text
+from grawa.lab.report.flatness import run_flatness
+from grawa.lab.report.page import Page, Section, facts_of
+from grawa.lab.report.run_pictures import run_pictures
+from grawa.lab.report.tables import Cell, Table, Unit, amount_text
+
+Events = list[dict[str, Any]]
+
+
+def run_page(folder: RunFolder) -> Page:
+    """What is known of a run, also of one that has not finished.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: if it has no events.
+    """
+    config = folder.config()
+    events, notices = folder.read_events()
+    rounds = [event for event in events if event["kind"] == "round"]
+    if not rounds:
+        raise UserError(f"{folder.path} has no rounds in events.jsonl: there is nothing to report")
+    finished = next((e for e in reversed(events) if e["kind"] == "finished"), None)
+    if finished is None:
+        notices.append(f"The run has not finished: this is its state after {len(rounds)} rounds.")
+    flatness, unread = run_flatness(folder.path)
+    about = facts_of(read_json(folder.path / "environment.json"))
+    unit = Unit("error" if finished is None else finished["metric"])
+    return Page(
+        title=f"{config.task}, {config.strategy}",
+        subtitle=_subtitle(config, finished),
+        notices=notices + unread,
+        sections=[
+            Section(title="Training", pictures=run_pictures(config, events, unit)),
+            Section(
+                title="In numbers",
+                tables=[_totals(events, finished), *_left_out(rounds), *flatness],
+            ),
+        ],
+        facts={**about, "options": _options(config)},
+    )
+
+
+def _subtitle(config: TrainConfig, finished: Mapping[str, Any] | None) -> str:
+    faults = f" Faults: {', '.join(config.fault)}." if config.fault else ""
+    end = "" if finished is None else f" Ended at {metric_text(finished)} {finished['metric']}."
+    return (
+        f"{config.workers} workers, a round every {config.sync_every} local steps, seed "
+        f"{config.seed}.{end}{faults}"
+    )
+
+
+def _options(config: TrainConfig) -> str:
+    return ", ".join(f"{name} {value}" for name, value in config.as_toml().items() if value != ())
+
+
+def _totals(events: Sequence[Mapping[str, Any]], finished: Mapping[str, Any] | None) -> Table:
+    rounds = [event for event in events if event["kind"] == "round"]
+    started = next((e for e in events if e["kind"] == "started"), {})
+    last = finished or rounds[-1]
+    values = {
+        "parameters": f"{started.get('parameters', 0):,}",
+        "processes": str(started.get("processes", "-")),
+        "local steps per worker": f"{last['step']:,}",
+        "rounds": f"{last['round']:,}",
+        "sent by a worker": amount_text("bytes", sum(e["bytes_sent"] for e in rounds)),
+        "time in all": amount_text("time", last["elapsed"]),
+        "local steps held up": amount_text("time", sum(e["exposed_seconds"] for e in rounds)),
+    }
+    if finished is not None:
+        values = {f"{finished['metric']} of the consensus": metric_text(finished), **values}
+    return Table(
+        title="Totals",
+        columns=[("what", False), ("value", True)],
+        rows=[[Cell(text=name), Cell(text=value)] for name, value in values.items()],
+    )
+
+
+def _left_out(rounds: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """How often workers had no part in the center, and first why."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for event in rounds:
+        for worker in event["left_out"]:
+            found.setdefault(worker, []).append(event)
+    if not found:
+        return []
+    rows = [
+        [
+            Cell(text=worker, value=float(worker)),
+            Cell(text=f"{len(those)} of {len(rounds)}", value=float(len(those))),
+            Cell(text=str(those[0]["round"]), value=float(those[0]["round"])),
+            Cell(text=those[0]["left_out"][worker]),
+        ]
+        for worker, those in sorted(found.items(), key=lambda item: int(item[0]))
+    ]
+    columns = [("worker", True), ("rounds left out", True), ("first in", True), ("why", False)]
+    return [Table(title="Workers that were left out of the center", columns=columns, rows=rows)]

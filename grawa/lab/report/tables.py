@@ -1,0 +1,199 @@
+"""A table, as it is printed and as a page shows it."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table as RichTable
+
+from grawa.lab.report.console import bytes_text
+from grawa.lab.report.statistics import Difference, Mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One cell.
+
+    Attributes:
+        text: what is shown.
+        value: what it is sorted by, where that is a number; what has none comes last.
+        strong: whether it stands out.
+    """
+
+    text: str
+    value: float | None = None
+    strong: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows of cells.
+
+    Attributes:
+        title: above it.
+        columns: heading and whether it holds numbers.
+        rows: as many cells as columns.
+        note: below it, in a sentence.
+        printed: whether it is shown in the terminal too.
+    """
+
+    title: str
+    columns: Sequence[tuple[str, bool]]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""
+    printed: bool = False
+
+
+def as_rich(table: Table) -> RichTable:
+    """The table for a terminal."""
+    shown = RichTable(
+        title=table.title,
+        title_justify="left",
+        caption=table.note or None,
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for heading, numeric in table.columns:
+        shown.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+    for row in table.rows:
+        shown.add_row(*(f"[bold]{cell.text}[/]" if cell.strong else cell.text for cell in row))
+    return shown
+
+
+def with_error(mean: Mean, text: Callable[[float], str]) -> str:
+    """A mean and its standard error, as `text` writes numbers; the mean alone of one value."""
+    if math.isnan(mean.error):
+        return text(mean.mean)
+    return f"{text(mean.mean)} ± {text(mean.error)}"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How a metric is written.
+
+    Args:
+        metric: its name; error rates are written in percent.
+    """
+
+    metric: str
+
+    @property
+    def in_percent(self) -> bool:
+        """Whether it is an error rate."""
+        return self.metric.endswith("error")
+
+    @property
+    def scale(self) -> float:
+        """What values are multiplied by before they are shown."""
+        return 100.0 if self.in_percent else 1.0
+
+    @property
+    def label(self) -> str:
+        """For an axis or a column."""
+        return f"{self.metric} (%)" if self.in_percent else self.metric
+
+    @property
+    def points(self) -> str:
+        """What a difference is counted in."""
+        return " points" if self.in_percent else ""
+
+    def text(self, value: float) -> str:
+        """A value, without its unit.
+
+        Returns:
+            As many digits as are worth reading.
+
+        >>> Unit("test error").text(0.0417), Unit("excess loss").text(0.01234)
+        ('4.17', '0.01234')
+        """
+        return f"{value * 100.0:.2f}" if self.in_percent else f"{value:.4g}"
+
+    def mean(self, mean: Mean) -> str:
+        """A mean with its standard error, where there is one.
+
+        Returns:
+            Both, without the unit.
+
+        >>> Unit("test error").mean(Mean(0.0417, 0.002, 8))
+        '4.17 ± 0.20'
+        >>> Unit("bits per byte").mean(Mean(4.2216, 0.0125, 8))
+        '4.222 ± 0.013'
+        """
+        return with_error(mean, self._within(mean.error))
+
+    def change(self, difference: Difference) -> str:
+        """The mean of a difference, with its sign.
+
+        Returns:
+            It, without the unit.
+
+        >>> Unit("test error").change(Difference(0.0121, -0.002, 0.022, 0.1, 8))
+        '+1.21'
+        >>> Unit("test error").change(Difference(-0.00001, -0.002, 0.022, 0.1, 8))
+        '0.00'
+        """
+        return _signed(difference.mean, self._within(_half(difference)))
+
+    def interval(self, difference: Difference) -> str:
+        """The confidence interval of a difference.
+
+        Returns:
+            Its ends, without the unit.
+
+        >>> Unit("test error").interval(Difference(0.01, -0.002, 0.022, 0.1, 8))
+        '-0.20 to +2.20'
+        >>> Unit("bits per byte").interval(Difference(-0.06806, -0.07928, -0.05684, 0.1, 8))
+        '-0.079 to -0.057'
+        """
+        text = self._within(_half(difference))
+        return f"{_signed(difference.low, text)} to {_signed(difference.high, text)}"
+
+    def _within(self, spread: float) -> Callable[[float], str]:
+        """How to write values that are known to within so much: to two digits of that."""
+        if self.in_percent or not 0.0 < spread < math.inf:
+            return self.text
+        decimals = max(0, 1 - math.floor(math.log10(spread)))
+        return lambda value: f"{value:.{decimals}f}"
+
+
+def _half(difference: Difference) -> float:
+    """The half width of its interval."""
+    return (difference.high - difference.low) / 2.0
+
+
+def _signed(value: float, text: Callable[[float], str]) -> str:
+    written = text(abs(value))
+    return written if not float(written) else f"{'-' if value < 0.0 else '+'}{written}"
+
+
+def amounts_text(axis: str, amounts: Sequence[float]) -> str:
+    """From the least to the most of some amounts on an axis, as they are read; NaNs are left out.
+
+    Returns:
+        One amount where they read alike; nothing without amounts.
+
+    >>> amounts_text("time", [8.2483, 8.2512]), amounts_text("time", [8.39, 8.25])
+    ('8.25 s', '8.25 s to 8.39 s')
+    """
+    known = sorted(amount for amount in amounts if not math.isnan(amount))
+    ends = [amount_text(axis, amount) for amount in (known[:1] + known[-1:])]
+    return " to ".join(dict.fromkeys(ends))
+
+
+def amount_text(axis: str, amount: float) -> str:
+    """An amount on an axis, with its unit.
+
+    Returns:
+        Number and unit.
+
+    >>> amount_text("time", 48.64), amount_text("bytes", 920_900), amount_text("steps", 960)
+    ('48.6 s', '920.9 kB', '960 steps')
+    """
+    if axis == "time":
+        return f"{amount:.3g} s" if amount < 1000 else f"{amount:,.0f} s"
+    if axis == "bytes":
+        return bytes_text(amount)
+    return f"{amount:,.0f} {axis}"

@@ -1,0 +1,167 @@
+"""A clock whose time is modelled: local steps and rounds take what they are said to take."""
+
+import math
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from grawa.comm.protocol import Communicator
+from grawa.errors import UserError
+from grawa.lab.simulate.metered import Metered
+from grawa.lab.simulate.network import Link, Network, Topology
+
+
+class VirtualClock:
+    """A time that passes by local steps of a given length, and by rounds over a modelled network.
+
+    The mathematics is what it would be; only time is modelled. Rounds take what their messages
+    take: averaging and pulling themselves are not counted. One process must host all workers.
+
+    Args:
+        step_time: seconds of a local step at speed 1.
+        score_time: seconds in which a worker finds out what it reports in a round, at speed 1: of
+            a probe's pass, say.
+        speeds: of each worker; a worker of speed 0.5 takes twice as long. `None` for equal ones.
+        jitter: standard deviation of a step's length, as a share of it; lengths are log-normal.
+        link: between workers; `None` for messages that take no time.
+        topology: "ring", "mesh" or "star".
+        seed: of the jitter.
+
+    Raises:
+        UserError: if a value is out of range.
+
+    >>> clock = VirtualClock(0.1, speeds=[1.0, 0.5])
+    >>> from grawa.comm import InProcessCommunicator
+    >>> _ = clock.meter(InProcessCommunicator(2))
+    >>> clock.stepped(slice(None))
+    >>> clock.times
+    [0.1, 0.2]
+    """
+
+    individual = True
+
+    def __init__(
+        self,
+        step_time: float,
+        *,
+        score_time: float = 0.0,
+        speeds: Sequence[float] | None = None,
+        jitter: float = 0.0,
+        link: Link | None = None,
+        topology: Topology = "ring",
+        seed: int = 0,
+    ) -> None:
+        if not 0.0 < step_time < math.inf:
+            raise UserError(f"the time of a step must be positive, got {step_time} s")
+        if not 0.0 <= score_time < math.inf:
+            raise UserError(f"the time of a score must not be negative, got {score_time} s")
+        if speeds is not None and not all(0.0 < speed < math.inf for speed in speeds):
+            raise UserError(f"speeds must be positive, got {list(speeds)}")
+        if not 0.0 <= jitter < math.inf:
+            raise UserError(f"jitter must not be negative, got {jitter}")
+        self._step_time = step_time
+        self._score_time = score_time
+        self._speeds = speeds
+        # A log-normal length with mean 1 and this standard deviation.
+        self._sigma = math.sqrt(math.log1p(jitter * jitter))
+        self._link = link
+        self._topology = topology
+        self._random = random.Random(seed)
+        self._comm: Metered | None = None
+        self._free = 0.0
+        self._joined = 0.0
+        self._lengths: list[float] = []
+        self.times: list[float] = []
+
+    def meter(self, comm: Communicator) -> Communicator:
+        """The communicator to use, which adds up what its messages would take.
+
+        Returns:
+            It, in a wrapper if there is a link.
+
+        Raises:
+            UserError: if there are other processes, or not as many speeds as workers.
+        """
+        workers = comm.num_workers
+        if comm.num_hosted < workers:
+            raise UserError("a virtual clock needs all workers in one process: --processes 1")
+        if self._speeds is not None and len(self._speeds) != workers:
+            raise UserError(f"{workers} workers need {workers} speeds, got {len(self._speeds)}")
+        self.times = [0.0] * workers
+        self._lengths = [self._draw(k) for k in range(workers)]
+        if self._link is None:
+            return comm
+        self._comm = Metered(comm, Network(self._link, self._topology, workers))
+        return self._comm
+
+    def now(self) -> float:
+        """The mean of the workers' times."""
+        return sum(self.times) / len(self.times)
+
+    def next_worker(self, waiting: Sequence[bool]) -> int:
+        """Whose turn it is: of those who don't wait for a round, who is done with a step first.
+
+        Args:
+            waiting: of each worker.
+
+        Returns:
+            Its number; the smallest of several.
+        """
+        ready = [k for k, waits in enumerate(waiting) if not waits]
+        return min(ready, key=lambda k: self.times[k] + self._lengths[k])
+
+    def stepped(self, who: slice) -> None:
+        """See `Clock.stepped`."""
+        for k in range(len(self.times))[who]:
+            self.times[k] += self._lengths[k]
+            self._lengths[k] = self._draw(k)
+
+    def scored(self) -> None:
+        """See `Clock.scored`."""
+        for k in range(len(self.times)):
+            self.times[k] += self._score_time / self._speed(k)
+
+    def _draw(self, k: int) -> float:
+        """How long a worker's next step will take."""
+        factor = math.exp(self._random.gauss(-(self._sigma**2) / 2, self._sigma))
+        return self._step_time / self._speed(k) * factor
+
+    def _speed(self, k: int) -> float:
+        return 1.0 if self._speeds is None else self._speeds[k]
+
+    def joined(self) -> float:
+        """When the last worker got there."""
+        self._joined = max(self.times)
+        return self._joined
+
+    def finished(self) -> float:
+        """When its messages are through, one round's after the other's."""
+        self._free = max(self._joined, self._free) + self._taken()
+        return self._free
+
+    def _taken(self) -> float:
+        return 0.0 if self._comm is None else self._comm.take_seconds()
+
+    def disregard(self) -> None:
+        """See `Clock.disregard`."""
+        self._taken()
+
+    def arrive(self, moment: float) -> None:
+        """See `Clock.arrive`."""
+        self.times = [max(own, moment) for own in self.times]
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Clock.state_dict`."""
+        return {
+            "times": list(self.times),
+            "lengths": list(self._lengths),
+            "free": self._free,
+            "random": self._random.getstate(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Clock.load_state_dict`."""
+        self.times, self._free = list(state["times"]), state["free"]
+        self._lengths = list(state["lengths"])
+        version, internal, gauss_next = state["random"]
+        self._random.setstate((version, tuple(internal), gauss_next))

@@ -1,0 +1,134 @@
+"""A modelled network: how long messages between workers would take."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from grawa.errors import UserError
+from grawa.lab.units import seconds
+
+Topology = Literal["ring", "mesh", "star"]
+"""How workers are connected: each to the next, each to each, or all to one server."""
+
+_BITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
+
+
+@dataclass(frozen=True)
+class Link:
+    """What lies between two workers.
+
+    Args:
+        bandwidth: in each direction, bytes per second.
+        latency: of a message, seconds.
+    """
+
+    bandwidth: float
+    latency: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.bandwidth < float("inf"):
+            raise UserError(f"a link's bandwidth must be positive, got {self.bandwidth} bytes/s")
+        if not 0.0 <= self.latency < float("inf"):
+            raise UserError(f"a link's latency must not be negative, got {self.latency} s")
+
+    @classmethod
+    def parse(cls, text: str) -> "Link":
+        """The link written as bandwidth, or bandwidth:latency.
+
+        Args:
+            text: such as 100mbit:20ms or 1gbit.
+
+        Returns:
+            The link.
+
+        Raises:
+            UserError: if it is not one.
+
+        >>> Link.parse("100mbit:20ms")
+        Link(bandwidth=12500000.0, latency=0.02)
+        """
+        bandwidth, colon, latency = text.strip().partition(":")
+        match = re.fullmatch(r"([0-9]*\.?[0-9]+)(kbit|mbit|gbit)", bandwidth)
+        if match is None:
+            raise UserError(
+                f"write a link as bandwidth:latency, 100mbit:20ms or 1gbit:50us say, got {text!r}"
+            )
+        delay = seconds(latency, "a link's latency") if colon else 0.0
+        return cls(float(match[1]) * _BITS[match[2]] / 8, delay)
+
+
+@dataclass(frozen=True)
+class Network:
+    """N workers with equal links, and what collectives take between them.
+
+    A worker sends and receives at the same time. On a ring and on a mesh each worker has a link of
+    its own; on a star all share the server's.
+
+    Args:
+        link: of each worker.
+        topology: how they are connected.
+        num_workers: N.
+
+    Source: Thakur, Rabenseifner and Gropp (2005), "Optimization of Collective Communication
+    Operations in MPICH", sections 3 and 4, for the model and a ring's costs; Patarasuk and Yuan
+    (2009), "Bandwidth Optimal All-reduce Algorithms for Clusters of Workstations", for 2(N-1)/N.
+    """
+
+    link: Link
+    topology: Topology
+    num_workers: int
+
+    def gather_seconds(self, row_bytes: float) -> float:
+        """Every worker's row to every worker.
+
+        Args:
+            row_bytes: of one row.
+
+        Returns:
+            Seconds.
+
+        >>> Network(Link(100.0, 1.0), "ring", 3).gather_seconds(50)
+        3.0
+        """
+        n, link = self.num_workers, self.link
+        if n == 1:
+            return 0.0
+        if self.topology == "ring":
+            return (n - 1) * (link.latency + row_bytes / link.bandwidth)
+        if self.topology == "mesh":
+            return link.latency + (n - 1) * row_bytes / link.bandwidth
+        return 2 * link.latency + (n + n * n) * row_bytes / link.bandwidth
+
+    def mean_seconds(self, model_bytes: float) -> float:
+        """The mean of all workers' rows to every worker.
+
+        Args:
+            model_bytes: of one row.
+
+        Returns:
+            Seconds.
+
+        >>> Network(Link(100.0, 1.0), "mesh", 4).mean_seconds(200)
+        5.0
+        """
+        n = self.num_workers
+        return self.exchange_seconds(2 * (n - 1) / n * model_bytes)
+
+    def exchange_seconds(self, sent_bytes: float) -> float:
+        """A mean for which a worker would send so many bytes on a ring or mesh.
+
+        Args:
+            sent_bytes: by each worker, on average; 2(N-1)/N of a model for the mean of whole rows.
+
+        Returns:
+            Seconds.
+        """
+        n, link = self.num_workers, self.link
+        if n == 1:
+            return 0.0
+        if self.topology == "ring":
+            return 2 * (n - 1) * link.latency + sent_bytes / link.bandwidth
+        if self.topology == "mesh":
+            return 2 * link.latency + sent_bytes / link.bandwidth
+        up_and_down = sent_bytes * n / (n - 1)
+        return 2 * link.latency + n * up_and_down / link.bandwidth

@@ -1,0 +1,167 @@
+"""The files of CIFAR-10 and CIFAR-100 as they are published: pickled or binary, packed or not."""
+
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grawa.errors import UserError
+from grawa.lab.tasks.plain_pickle import load_plain
+
+_SHAPE = (3, 32, 32)
+_PIXELS = 3 * 32 * 32
+
+Images = tuple[Tensor, Tensor]
+"""Bytes, (n, 3, 32, 32), and labels, (n,)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """One form in which a data set is published.
+
+    Args:
+        folder: that the archive holds.
+        archive: its usual name.
+        train: files of training images.
+        test: files of test images.
+        decode: makes images and labels of a file's bytes; raises `ValueError`.
+    """
+
+    folder: str
+    archive: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    decode: Callable[[bytes], Images]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All that must be there."""
+        return (*self.train, *self.test)
+
+
+def read(path: Path, layouts: Sequence[Layout], what: str) -> tuple[Images, Images]:
+    """Training and test images of a data set.
+
+    Args:
+        path: the folder with its files, or the archive, or a folder that holds one of these.
+        layouts: in which forms it may be.
+        what: the data set's name.
+
+    Returns:
+        Training images and labels, test images and labels.
+
+    Raises:
+        UserError: if nothing of the kind is there, or a file is missing or broken.
+    """
+    if not path.exists():
+        raise UserError(f"there is no {path}: give the folder or the archive of {what} as data")
+    for place in _places(path, layouts):
+        try:
+            files = _contents(place, layouts)
+        except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+            cause = next(iter(str(error).splitlines()), type(error).__name__).rstrip(":")
+            raise UserError(
+                f"{place} can't be read to its end ({cause}); get {what} again"
+            ) from None
+        for layout in layouts:
+            if any(name in files for name in layout.train):
+                return _decoded(place, files, layout)
+    forms = ", ".join(f"{layout.folder} or {layout.archive}" for layout in layouts)
+    raise UserError(f"{path} does not hold {what}; its forms are {forms}")
+
+
+def _places(path: Path, layouts: Sequence[Layout]) -> Iterator[Path]:
+    """Where to look: the path itself, and what is usually in it."""
+    yield path
+    for layout in layouts:
+        for name in (layout.folder, layout.archive):
+            if (path / name).exists():
+                yield path / name
+
+
+def _contents(place: Path, layouts: Sequence[Layout]) -> dict[str, bytes]:
+    """Those files of a folder or an archive that are of a data set."""
+    wanted = {name for layout in layouts for name in layout.files}
+    if place.is_dir():
+        found = [place / name for name in sorted(wanted)]
+        return {path.name: path.read_bytes() for path in found if path.is_file()}
+    files = {}
+    with tarfile.open(place) as archive:
+        for member in archive:
+            name = PurePosixPath(member.name).name
+            if name in wanted and (opened := archive.extractfile(member)) is not None:
+                files[name] = opened.read()
+    return files
+
+
+def _decoded(place: Path, files: Mapping[str, bytes], layout: Layout) -> tuple[Images, Images]:
+    missing = [name for name in layout.files if name not in files]
+    if missing:
+        raise UserError(f"{place} lacks {', '.join(missing)}; it must hold {layout.files}")
+    parts: dict[str, Images] = {}
+    for name in layout.files:
+        try:
+            parts[name] = layout.decode(files[name])
+        except ValueError as error:
+            raise UserError(f"{place}: {name} is not a whole file of its kind: {error}") from None
+    counts = {name: len(parts[name][0]) for name in layout.train}
+    fewest = min(counts, key=counts.__getitem__)
+    if counts[fewest] != max(counts.values()):
+        raise UserError(
+            f"{place}: {fewest} is not whole: it has {counts[fewest]:,} images, and others have "
+            f"{max(counts.values()):,}"
+        )
+    return _joined(parts, layout.train), _joined(parts, layout.test)
+
+
+def _joined(parts: Mapping[str, Images], names: Sequence[str]) -> Images:
+    images, labels = zip(*(parts[name] for name in names), strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def pickled(labels_key: bytes, classes: int) -> Callable[[bytes], Images]:
+    """Reads the form for Python: a dictionary with `data`, (n, 3072), and lists of labels."""
+
+    def decode(raw: bytes) -> Images:
+        found: Any = load_plain(raw)
+        if not isinstance(found, dict) or b"data" not in found or labels_key not in found:
+            raise ValueError(f"there is no dictionary with 'data' and {labels_key.decode()!r}")
+        pixels, labels = found[b"data"], found[labels_key]
+        if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != _PIXELS:
+            raise ValueError(f"its data are not rows of {_PIXELS} bytes")
+        if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+            raise ValueError("its labels are not a list of whole numbers")
+        return _checked(pixels, np.asarray(labels, dtype=np.int64), classes)
+
+    return decode
+
+
+def binary(labels: int, classes: int) -> Callable[[bytes], Images]:
+    """Reads the form for C: records of so many labels, the last of which counts, and 3072 bytes."""
+
+    def decode(raw: bytes) -> Images:
+        if not raw or len(raw) % (labels + _PIXELS):
+            raise ValueError(f"{len(raw):,} bytes are not records of {labels + _PIXELS} bytes")
+        records = np.frombuffer(raw, dtype=np.uint8).reshape(-1, labels + _PIXELS)
+        return _checked(records[:, labels:], records[:, labels - 1].astype(np.int64), classes)
+
+    return decode
+
+
+def _checked(
+    pixels: "np.ndarray[Any, np.dtype[np.uint8]]",
+    labels: "np.ndarray[Any, np.dtype[np.int64]]",
+    classes: int,
+) -> Images:
+    if not len(pixels) or len(pixels) != len(labels):
+        raise ValueError(f"it has {len(pixels)} images and {len(labels)} labels")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"its labels reach from {labels.min()} to {labels.max()}")
+    images = torch.from_numpy(pixels.reshape(-1, *_SHAPE).copy())
+    return images, torch.from_numpy(labels)

@@ -1,0 +1,58 @@
+"""Handwritten digits: 1,797 real images of 8 x 8 pixels, shipped with scikit-learn."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from grawa.errors import UserError
+from grawa.lab.tasks.classification import Classification, with_wrong_labels
+from grawa.lab.tasks.models.registry import build, check_model
+from grawa.lab.tasks.task import Data, split, written
+from grawa.seeding import generator, seeded
+
+_WHITE = 16.0  # the images' largest value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digits(Classification):
+    """Which digit is it? A small multilayer perceptron or convolutional network on real images.
+
+    Args:
+        train_size: images to train on; the rest, of 1,797, are for the test.
+        architecture: "mlp" (64-64-10, with a ReLU) or "cnn"; `model=` on the command line.
+        label_noise: share of the training labels that are wrong, the same ones for a seed.
+
+    Source: Alpaydin and Kaynak (1998), "Optical Recognition of Handwritten Digits", UCI.
+    """
+
+    num_classes: ClassVar[int] = 10
+    architectures: ClassVar[tuple[str, ...]] = ("mlp", "cnn")
+
+    train_size: int = 1200
+    architecture: str = field(default="mlp", metadata=written("model"))
+    label_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_model(self.architecture, self.architectures)
+        if not 0.0 <= self.label_noise <= 1.0:
+            raise UserError(f"label_noise must lie in [0, 1], got {self.label_noise}")
+
+    def data(self, seed: int) -> Data:
+        """Another split into training and test images for each seed."""
+        from sklearn.datasets import load_digits  # takes a second, and brings SciPy with it
+
+        bunch = load_digits()
+        inputs = torch.from_numpy(bunch.data).to(torch.float32) / _WHITE
+        targets = torch.from_numpy(bunch.target).to(torch.int64)
+        order = torch.randperm(len(inputs), generator=generator(seed, "split"))
+        data = split(inputs, targets, self.train_size, order)
+        random = generator(seed, "label-noise")
+        labels = with_wrong_labels(data.train_targets, self.label_noise, self.num_classes, random)
+        return data._replace(train_targets=labels)
+
+    def model(self, seed: int) -> nn.Module:
+        """The chosen one, for images of 8 x 8 pixels in a row of 64."""
+        with seeded(seed, "model"):
+            return build(self.architecture, (1, 8, 8), self.num_classes)

@@ -1,0 +1,152 @@
+"""Faults that can be given to a worker, to see what a method and its guard make of them."""
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from grawa.errors import UserError
+from grawa.lab.train.noise import add_gradient_noise_, noisy
+from grawa.seeding import generator
+
+_PLAIN = ("wrong-labels", "batch-of-one", "nan", "dead")
+_FACTOR = ("lr-x", "batch-x", "scale-x")
+_VALUE = ("noisy-labels", "input-noise", "gradient-noise", "batch", "speed")
+_AT_STEP = ("nan", "dead", "scale-x")
+_FORM = re.compile(
+    r"(?P<kind>[a-z-]+?)(?P<equals>=)?(?P<amount>[0-9.]+)?:(?P<worker>\d+)(?:@(?P<step>\d+))?"
+)
+
+FAULTS_HELP = (
+    "wrong-labels:W (all labels of worker W wrong), noisy-labels=P:W (each wrong with probability "
+    "P), input-noise=S:W (added to every batch, S times the inputs' standard deviation; of tokens, "
+    "each is another with probability S), gradient-noise=S:W (of a length S times the gradient's), "
+    "batch=B:W (B samples per step), batch-xF:W (F times as many), batch-of-one:W, lr-xF:W "
+    "(learning rate times F), speed=S:W (virtual clock), and, before local step S: nan:W@S "
+    "(parameters not a number), scale-xF:W@S (parameters times F), dead:W@S (parameters zero); and "
+    "of all workers: mixed:SEED (a random population: each has its own batch size, label noise, "
+    "gradient or input noise and, with --clock virtual, speed), graded-labels (label noise rising "
+    "evenly from 0 to 0.6), graded-batch (batch sizes rising evenly from 4 to 32)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """Something that goes wrong with one worker, or sets it apart from the others.
+
+    Args:
+        kind: one of the names in `FAULTS_HELP`, without its amount.
+        worker: which of the N workers.
+        amount: what stands behind `x` or `=`.
+        step: for what happens once: before which local step, counted from 1.
+    """
+
+    kind: str
+    worker: int
+    amount: float = 1.0
+    step: int | None = None
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "noisy-labels": (0.0 <= self.amount <= 1.0, "lie in [0, 1]"),
+            "batch": (
+                self.amount >= 1.0 and self.amount.is_integer(),
+                "be a whole number, 1 or more",
+            ),
+            "batch-x": (self.amount > 0.0, "be positive"),
+            "speed": (self.amount > 0.0, "be positive"),
+        }
+        fits, limits = allowed.get(self.kind, (True, ""))
+        if not fits:
+            raise UserError(f"the amount of fault {self} must {limits}, got {self.amount:g}")
+
+    def __str__(self) -> str:
+        amount = format(Decimal(repr(float(self.amount))), "f").removesuffix(".0")
+        written = {**dict.fromkeys(_PLAIN, ""), **dict.fromkeys(_VALUE, f"={amount}")}
+        step = "" if self.step is None else f"@{self.step}"
+        return f"{self.kind}{written.get(self.kind, amount)}:{self.worker}{step}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Fault":
+        """Reads a fault as it is written on the command line, and by `str`.
+
+        Returns:
+            The fault.
+
+        Raises:
+            UserError: if it is not one of `FAULTS_HELP`.
+
+        >>> Fault.parse("lr-x6:3")
+        Fault(kind='lr-x', worker=3, amount=6.0, step=None)
+        >>> str(Fault.parse("noisy-labels=0.40:0"))
+        'noisy-labels=0.4:0'
+        """
+        found = _FORM.fullmatch(text)
+        kind = found["kind"] if found else ""
+        if (
+            not found
+            or kind not in (*_PLAIN, *_FACTOR, *_VALUE)
+            or (found["amount"] is not None) != (kind not in _PLAIN)
+            or (found["equals"] is not None) != (kind in _VALUE)
+            or (found["step"] is not None) != (kind in _AT_STEP)
+            or int(found["step"] or 1) < 1
+        ):
+            raise UserError(f"there is no fault {text!r}; there are {FAULTS_HELP}")
+        try:
+            amount = float(found["amount"] or 1.0)
+        except ValueError:
+            raise UserError(f"the amount of {text!r} is not a number") from None
+        step = int(found["step"]) if found["step"] else None
+        return cls(kind=kind, worker=int(found["worker"]), amount=amount, step=step)
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the task's targets must be labels."""
+        return self.kind in {"wrong-labels", "noisy-labels"}
+
+    def labels(self, targets: Tensor, num_classes: int, seed: int) -> Tensor:
+        """The worker's labels: wrong at random, all or some of them, if that is the fault.
+
+        Returns:
+            Of the targets' shape, for all samples.
+        """
+        if not self.needs_labels:
+            return targets
+        random = generator(seed, "wrong-labels", self.worker)
+        shift = torch.randint(1, num_classes, targets.shape, generator=random)
+        share = 1.0 if self.kind == "wrong-labels" else self.amount
+        wrong = torch.rand(targets.shape, generator=random) < share
+        spoiled = (targets + (shift * wrong).to(targets.device)) % num_classes
+        return spoiled.to(targets.dtype)
+
+    def batch_size(self, size: int) -> int:
+        """The worker's batch size."""
+        if self.kind == "batch-x":
+            return max(1, round(size * self.amount))
+        return {"batch-of-one": 1, "batch": int(self.amount)}.get(self.kind, size)
+
+    def scale_lr(self, optimizer: Optimizer) -> None:
+        """Raises the worker's learning rate."""
+        if self.kind == "lr-x":
+            for group in optimizer.param_groups:
+                group["lr"] *= self.amount
+
+    def blur(self, inputs: Tensor, random: torch.Generator) -> Tensor:
+        """A batch's inputs, (B, ...): with noise, if that is the fault."""
+        return noisy(inputs, self.amount, random) if self.kind == "input-noise" else inputs
+
+    def shake(self, model: nn.Module, random: torch.Generator) -> None:
+        """Adds noise to the gradients, if that is the fault."""
+        if self.kind == "gradient-noise":
+            add_gradient_noise_(model, self.amount, random)
+
+    def strike(self, model: nn.Module, step: int) -> None:
+        """What happens to the parameters before local step `step`."""
+        if self.step != step:
+            return
+        factor = {"nan": float("nan"), "dead": 0.0}.get(self.kind, self.amount)
+        with torch.no_grad():
+            torch._foreach_mul_(list(model.parameters()), factor)

@@ -1,0 +1,144 @@
+"""What a training run is told, apart from the task and the strategy."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+from grawa.comm.compressed import Precision
+from grawa.errors import UserError
+from grawa.lab.simulate.clock import VirtualClock
+from grawa.lab.train.faults import Fault
+from grawa.lab.train.optimizers import OptimizerChoice
+from grawa.rounds.guard import Guard
+from grawa.rounds.schedule import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to train.
+
+    Args:
+        workers: N.
+        steps: local steps of each worker, on average over the workers if the schedule counts
+            them together; `None` if a budget ends the training.
+        epochs: passes over the smallest shard, in place of `steps`.
+        budget: seconds after which training ends, at the round that is nearest; `None` for no
+            such end. The learning rate falls with the time that is spent.
+        until_error: the metric at which training ends; `None` for no such end.
+        evaluate_every: rounds between measurements of the consensus; 0 for none.
+        schedule: when rounds are due.
+        overlap_steps: as for `Averager`.
+        fragments: as for `Averager`.
+        comm_dtype: as for `Averager`.
+        hook_every: as for `Averager`.
+        modelled: makes the clock, where time is modelled; `None` for the wall's.
+        batch_size: samples per worker and step.
+        lr: the learning rate at the start.
+        lr_schedule: "constant", or "cosine" down to zero at the end.
+        optimizer: as for `grawa.lab.train.optimizers.OptimizerChoice.parse`.
+        guard: who takes part in rounds; `None` for everyone.
+        buffers: as for `Averager`.
+        shards: as for `grawa.lab.train.batches.shard`.
+        faults: what goes wrong, of each worker.
+        dtype: of parameters and data.
+        seed: of everything random.
+        timeout: how long a message may wait for the others.
+        checkpoint_every: rounds between checkpoints, or 0 for none.
+        stack_workers: whether the workers of a process make their local steps in one batched pass.
+        swa: over which fraction of the run, at its end, the consensus after each round is averaged;
+            `None` for no average.
+    """
+
+    workers: int
+    steps: int | None
+    epochs: float | None
+    budget: float | None
+    until_error: float | None
+    evaluate_every: int
+    schedule: Schedule
+    overlap_steps: int
+    fragments: int
+    comm_dtype: Precision | None
+    hook_every: int
+    modelled: Callable[[], VirtualClock] | None
+    batch_size: int
+    lr: float
+    lr_schedule: Literal["constant", "cosine"]
+    optimizer: str
+    guard: Guard | None
+    buffers: Literal["average", "local"]
+    shards: str
+    faults: tuple[Fault, ...]
+    dtype: Literal["float32", "float64"]
+    seed: int
+    timeout: timedelta
+    checkpoint_every: int
+    stack_workers: bool
+    swa: float | None
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "steps", "batch_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("checkpoint_every", "evaluate_every"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("epochs", "budget", "until_error"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 < value < float("inf"):
+                raise UserError(f"{name} must be positive, got {value}")
+        if self.steps is not None and self.epochs is not None:
+            raise UserError("give steps or epochs, not both")
+        if (self.steps, self.epochs, self.budget) == (None, None, None):
+            raise UserError("nothing ends the training: give steps, epochs or a budget")
+        if self.until_error is not None and self.evaluate_every == 0:
+            raise UserError("until_error needs the consensus measured: evaluate_every at least 1")
+        if not 0.0 < self.lr < float("inf"):
+            raise UserError(f"lr must be positive, got {self.lr}")
+        if self.swa is not None and not 0.0 < self.swa <= 1.0:
+            raise UserError(f"swa must lie in (0, 1], got {self.swa}")
+        OptimizerChoice.parse(self.optimizer)
+        if self.timeout <= timedelta(0):
+            raise UserError(f"timeout must be positive, got {self.timeout.total_seconds()} s")
+        for fault in self.faults:
+            if fault.worker >= self.workers:
+                raise UserError(
+                    f"fault {fault} names worker {fault.worker}, but the workers are 0 to "
+                    f"{self.workers - 1}"
+                )
+        kinds = [(fault.kind, fault.worker, fault.step) for fault in self.faults]
+        for index, fault in enumerate(self.faults):
+            if kinds[index] in kinds[:index]:
+                raise UserError(
+                    f"worker {fault.worker} has {fault.kind} twice, the second time by {fault}: "
+                    "leave one of the two out"
+                )
+        if self.stack_workers:
+            self._check_stacking()
+
+    def _check_stacking(self) -> None:
+        """Workers that are stacked do the same at the same time."""
+        if self.modelled is not None and self.schedule.counts_together:
+            raise UserError(
+                "with --clock virtual and --schedule shared-count workers step in turns, so they "
+                "can't step together: leave out --stack-workers"
+            )
+        if OptimizerChoice.parse(self.optimizer).rho is not None:
+            raise UserError("SAM's two passes can't be stacked: leave out --stack-workers")
+        for fault in self.faults:
+            if fault.kind in {"input-noise", "gradient-noise"}:
+                raise UserError(f"fault {fault} can't be stacked: leave out --stack-workers")
+        if len({self.batch_size_of(worker) for worker in range(self.workers)}) > 1:
+            raise UserError(
+                "--stack-workers needs batches of one size, but the faults give workers others: "
+                "leave one of the two out"
+            )
+
+    def batch_size_of(self, worker: int) -> int:
+        """A worker's own batch size."""
+        size = self.batch_size
+        for fault in self.faults:
+            if fault.worker == worker:
+                size = fault.batch_size(size)
+        return size

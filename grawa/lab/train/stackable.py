@@ -1,0 +1,102 @@
+"""Whether a model's local steps can be stacked: found out by trying."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.linalg import vector_norm
+
+from grawa.errors import UserError
+from grawa.lab.tasks import Data, Task
+from grawa.lab.train.settings import Settings
+from grawa.lab.train.stacked_gradient import StackedGradient
+from grawa.seeding import seeded
+from grawa.workers.stack import host
+
+ROWS = 2
+"""Models in a trial."""
+
+TOLERANCE = 1e-3
+"""Of what comes of a trial, relative: far above rounding, far below what would be another model."""
+
+_REFUSED = "the model can't be trained with --stack-workers, leave that out:"
+
+Outcome = dict[str, Tensor]
+"""Of a trial: what -> (ROWS, number of values)."""
+
+
+def try_out(task: Task, data: Data, settings: Settings) -> list[str]:
+    """Makes a step of models of its own, one after another and stacked, and compares.
+
+    Args:
+        task: what is learnt.
+        data: of the task, where it is to be tried.
+        settings: of the run.
+
+    Returns:
+        The names of the parameters that have a gradient.
+
+    Raises:
+        UserError: if the model can't be stacked, or comes to something else then.
+    """
+    picked = torch.arange(ROWS * settings.batch_size) % len(data.train_inputs)
+    batches = picked.view(ROWS, -1).to(data.train_inputs.device)
+    inputs, targets = data.train_inputs[batches], data.train_targets[batches]
+    with seeded(settings.seed, "trial"):
+        models = _models(task, data, settings)
+        expected, names = _one_by_one(task, models, inputs, targets)
+        models = _models(task, data, settings)
+        try:
+            found = _together(task, models, names, inputs, targets)
+        except Exception as error:  # the model's code may raise anything
+            cause = " ".join(str(error).split())
+            raise UserError(f"{_REFUSED} it can't run for several at once: {cause}") from None
+    for what, values in expected.items():
+        if not vector_norm(found[what] - values) <= TOLERANCE * vector_norm(values):
+            raise UserError(f"{_REFUSED} its {what} would be others than without")
+    return names
+
+
+def _models(task: Task, data: Data, settings: Settings) -> list[nn.Module]:
+    device, dtype = data.train_inputs.device, getattr(torch, settings.dtype)
+    return [task.model(settings.seed).to(device, dtype) for _ in range(ROWS)]
+
+
+def _one_by_one(
+    task: Task, models: Sequence[nn.Module], inputs: Tensor, targets: Tensor
+) -> tuple[Outcome, list[str]]:
+    losses = []
+    for model, *batch in zip(models, inputs, targets, strict=True):
+        losses.append(task.loss(model, *batch))
+        losses[-1].backward()
+    tables = [
+        {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        for model in models
+    ]
+    names = [name for name in tables[0] if all(name in table for table in tables)]
+    gradients = {name: torch.stack([table[name] for table in tables]) for name in names}
+    return _outcome(models, torch.stack(losses), gradients), names
+
+
+def _together(
+    task: Task, models: Sequence[nn.Module], names: Sequence[str], inputs: Tensor, targets: Tensor
+) -> Outcome:
+    frozen = host(models, [name for name, _ in models[0].named_parameters()])
+    trained = {name: frozen.pop(name) for name in names}
+    buffers = host(models, [name for name, _ in models[0].named_buffers()])
+    run = StackedGradient(task, models[0], trained, frozen, buffers)
+    gradients, losses = run(inputs, targets)
+    return _outcome(models, losses, gradients)
+
+
+def _outcome(models: Sequence[nn.Module], losses: Tensor, gradients: dict[str, Tensor]) -> Outcome:
+    buffers = [torch.cat([*map(_flat, model.buffers()), torch.zeros(0)]) for model in models]
+    return {
+        "losses": _flat(losses),
+        "gradients": torch.cat([*map(_flat, gradients.values())]),
+        "buffers": torch.cat(buffers),
+    }
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", torch.float64).flatten()

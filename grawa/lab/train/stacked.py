@@ -1,0 +1,85 @@
+"""The local steps of the workers hosted by a process: all at once."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from grawa.averager import Averager
+from grawa.lab.tasks import Data, Task
+from grawa.lab.train.settings import Settings
+from grawa.lab.train.stackable import try_out
+from grawa.lab.train.stacked_gradient import StackedGradient
+from grawa.lab.train.stacked_optimizer import StackedOptimizer
+from grawa.lab.train.worker import Worker
+
+
+class Stacked:
+    """Hosted workers that step together, in one batched pass over their stacked parameters.
+
+    Parameters are not copied, they lie stacked anyway; and each parameter's `.grad` is a row of the
+    gradients that the pass returns.
+
+    Args:
+        task: what is learnt.
+        data: of the task, on the device.
+        workers: the K hosted workers.
+        averager: of the same workers.
+        settings: of the run.
+
+    Raises:
+        UserError: if the model can't be stacked.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        data: Data,
+        workers: Sequence[Worker],
+        averager: Averager,
+        settings: Settings,
+    ) -> None:
+        names = try_out(task, data, settings)
+        replicas = averager.replicas
+        frozen = dict(replicas.params)
+        trained = {name: frozen.pop(name) for name in names}
+        buffers = {**replicas.float_buffers(), **replicas.other_buffers()}
+        tables = [dict(worker.model.named_parameters()) for worker in workers]
+        self._params = [[table[name] for name in names] for table in tables]
+        self._workers, self._averager, self._inputs = workers, averager, data.train_inputs
+        self._gradient = StackedGradient(task, workers[0].model, trained, frozen, buffers)
+        self._gradients: list[Tensor] = []
+        self._optimizer = StackedOptimizer(
+            list(trained.values()), self._params, [worker.optimizer for worker in workers]
+        )
+        targets = {id(worker.targets): worker.targets for worker in workers}
+        self._targets = torch.stack(list(targets.values()))
+        whose = [list(targets).index(id(worker.targets)) for worker in workers]
+        self._whose = torch.tensor(whose, device=self._targets.device).unsqueeze(1)
+
+    def backward(self, who: slice, steps: Sequence[int]) -> Tensor:
+        """See `Hosted.backward`; all must step."""
+        pairs = zip(self._workers, steps, strict=True)
+        batches = torch.stack([worker.next_batch(step) for worker, step in pairs])
+        batches = batches.to(self._inputs.device)  # (K, B)
+        self._forget_gradients()
+        pairs_of_inputs = zip(self._workers, self._inputs[batches], strict=True)
+        inputs = torch.stack([worker.augment(rows) for worker, rows in pairs_of_inputs])
+        gradients, losses = self._gradient(inputs, self._targets[self._whose, batches])
+        self._gradients = list(gradients.values())
+        rows = zip(*(gradient.unbind() for gradient in self._gradients), strict=True)
+        for params, row in zip(self._params, rows, strict=True):
+            for parameter, gradient in zip(params, row, strict=True):
+                parameter.grad = gradient
+        return losses
+
+    def _forget_gradients(self) -> None:
+        """Frees the last gradients' memory for the next."""
+        self._gradients = []
+        for params in self._params:
+            for parameter in params:
+                parameter.grad = None
+
+    def move(self, who: slice) -> None:
+        """See `Hosted.move`; all must step."""
+        self._averager.step_together(lambda: self._optimizer.step(self._gradients))

@@ -1,0 +1,132 @@
+"""One worker: a model, an optimizer and a stream of batches of its own."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grawa.lab.tasks import Data, Task
+from grawa.lab.train.batches import Batches
+from grawa.lab.train.optimizers import OptimizerChoice
+from grawa.lab.train.settings import Settings
+from grawa.optim import SAM
+from grawa.seeding import generator
+
+
+class Worker:
+    """A worker of a training run.
+
+    Args:
+        index: which of the N workers.
+        task: what it learns.
+        data: the whole data; the worker trains on its own samples only.
+        samples: indices of its samples.
+        settings: how it trains.
+        device: where its model lives; `data` is there already.
+
+    Attributes:
+        targets: of all samples, as this worker sees them.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        task: Task,
+        data: Data,
+        samples: Tensor,
+        settings: Settings,
+        device: torch.device,
+    ) -> None:
+        self._task = task
+        self._faults = [fault for fault in settings.faults if fault.worker == index]
+        self._inputs = data.train_inputs
+        self.targets = data.train_targets
+        for fault in self._faults:
+            self.targets = fault.labels(self.targets, task.num_classes, settings.seed)
+        self._noise = generator(settings.seed, "noise", index)
+        self._augmentation = generator(settings.seed, "augmentation", index)
+        self._batches = Batches(
+            samples, settings.batch_size_of(index), generator(settings.seed, "batches", index)
+        )
+        dtype = getattr(torch, settings.dtype)
+        self.model = task.model(settings.seed).to(device, dtype)
+        self.optimizer = OptimizerChoice.parse(settings.optimizer).make(self.model, settings.lr)
+        for fault in self._faults:
+            fault.scale_lr(self.optimizer)
+        self._lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self._factor = _cosine if settings.lr_schedule == "cosine" else _constant
+
+    def backward(self, step: int) -> Tensor:
+        """The gradient of one batch, with SAM the second one; local step `step`, from 1.
+
+        Returns:
+            The loss, a scalar; with SAM, at the parameters as they are.
+        """
+        batch = self.next_batch(step).to(self._inputs.device)
+        inputs, targets = self.augment(self._inputs[batch]), self.targets[batch]
+        for fault in self._faults:
+            inputs = fault.blur(self._task.prepare(inputs, self.model), self._noise)
+        loss = self._gradient(inputs, targets)
+        if isinstance(self.optimizer, SAM) and self.optimizer.rho > 0.0:
+            with self.optimizer.perturbed():
+                self._gradient(inputs, targets)
+        return loss
+
+    def _gradient(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        self.optimizer.zero_grad()
+        loss = self._task.loss(self.model, inputs, targets)
+        loss.backward()
+        for fault in self._faults:
+            fault.shake(self.model, self._noise)
+        return loss.detach()
+
+    def next_batch(self, step: int) -> Tensor:
+        """The samples of local step `step`, from 1, before which faults strike.
+
+        Returns:
+            Indices, (batch_size,).
+        """
+        for fault in self._faults:
+            fault.strike(self.model, step)
+        return self._batches.next()
+
+    def augment(self, inputs: Tensor) -> Tensor:
+        """A batch's inputs as they are trained on, by this worker's own random numbers."""
+        return self._task.augment(inputs, self._augmentation)
+
+    def set_lr(self, progress: float) -> None:
+        """The learning rate for the next step.
+
+        Args:
+            progress: how much of the training is done, in [0, 1].
+        """
+        for group, lr in zip(self.optimizer.param_groups, self._lrs, strict=True):
+            group["lr"] = lr * self._factor(progress)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must be saved so that training resumes bit for bit."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "batches": self._batches.state_dict(),
+            "noise": self._noise.get_state(),
+            "augmentation": self._augmentation.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._batches.load_state_dict(state["batches"])
+        self._noise.set_state(state["noise"])
+        self._augmentation.set_state(state["augmentation"])
+
+
+def _cosine(progress: float) -> float:
+    """The learning rate falls to zero along half a wave; Loshchilov and Hutter (2017), SGDR."""
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def _constant(progress: float) -> float:
+    return 1.0

@@ -1,0 +1,105 @@
+"""The process group of a training script, and this process's device."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from grawa.comm.distributed import DEFAULT_TIMEOUT
+from grawa.errors import CommunicationError, UserError
+
+_GRACE_SECONDS = 1.0
+"""How long a worker that lost another holds back its own error, so that the cause is named."""
+
+
+def under_launcher() -> bool:
+    """Whether this process was started by torchrun or another launcher that sets RANK."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def is_first_process() -> bool:
+    """Whether this process keeps the records: rank 0, or one that was not launched."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+@contextmanager
+def distributed(
+    device: str = "auto", timeout: timedelta = DEFAULT_TIMEOUT
+) -> Generator[torch.device]:
+    """The process group of a script that torchrun started; nothing for one that was not.
+
+    Args:
+        device: "cpu" for gloo, "cuda" for NCCL, "auto" for what the machine has.
+        timeout: how long a message may wait for the others.
+
+    Yields:
+        The device of this process: with GPUs, one for each process of a machine.
+
+    Raises:
+        CommunicationError: as the body did, or if not all processes came.
+    """
+    place = pick_device(device)
+    if not under_launcher():
+        yield place
+        return
+    try:
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timeout)
+    except RuntimeError as error:
+        raise CommunicationError(f"not all processes came together: {error}") from error
+    neighbours = _neighbours()
+    try:
+        yield place
+    except CommunicationError:
+        _wake(neighbours)
+        # The process that failed first is to be found first.
+        time.sleep(_GRACE_SECONDS)
+        raise
+    finally:
+        dist.destroy_process_group()
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of this process.
+
+    Args:
+        name: "auto" for a GPU if there is one, or a device's name.
+
+    Returns:
+        The device; a GPU is made the current one.
+
+    Raises:
+        UserError: if there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError("device cuda was asked for, but this machine has no usable GPU")
+        index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+        torch.cuda.set_device(index)
+        return torch.device("cuda", index)
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"there is no device {name!r}: use auto, cpu or cuda") from error
+
+
+def _neighbours() -> list[int]:
+    """The processes of the group that live on this machine."""
+    everyone: list[tuple[str, int]] = [("", 0)] * dist.get_world_size()
+    here = socket.gethostname()
+    dist.all_gather_object(everyone, (here, os.getpid()))
+    return [pid for host, pid in everyone if host == here]
+
+
+def _wake(pids: Sequence[int]) -> None:
+    """Lets stopped processes go on, since a signal to end reaches a process only awake."""
+    for pid in pids:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGCONT)

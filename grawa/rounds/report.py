@@ -1,0 +1,145 @@
+"""What a round tells the outside: callbacks, logs, progress and plots."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from grawa.rounds.fragment import Outcome
+from grawa.rounds.roll_call import Roll
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundReport:
+    """One round, as every process saw it; seconds are this process's own.
+
+    Attributes:
+        round: its number, from 1; each fragment's round counts.
+        fragment: which fragment was synchronised, from 0.
+        step: local steps made when it began; with several hosted workers, by the foremost.
+        weights: (N, G), columns sum to 1; `None` where the workers count equally.
+        scores: (N, G), as reported; `None` where the strategy asks for none.
+        losses: (N,), mean training loss since the last round, and of earlier steps where
+            these are fewer than 32; NaN where it is not known.
+        steps_made: (N,), local steps of each worker since the last round.
+        consensus_distance: root mean square over the workers that take part of the L2 distance
+            to the round's center, before the pull; `None` if not measured, or without a mean.
+        left_out: worker -> why it has no part in the center.
+        bytes_sent: since the last round, or the start, and in this round; per hosted worker.
+            What was sent to measure or save the consensus does not count.
+        elapsed: seconds since the start, by worker 0's clock, when it began; the same everywhere.
+        compute_seconds: since the last round began, without the time for which that one held
+            local steps up.
+        wait_seconds: from the start of the round until the last worker had joined it.
+        round_seconds: the whole round, with the wait.
+        exposed_seconds: for how long it held local steps up: all of it, or with `overlap_steps`
+            what could not be hidden.
+    """
+
+    round: int
+    fragment: int
+    step: int
+    weights: Tensor | None
+    scores: Tensor | None
+    losses: Tensor
+    steps_made: Tensor
+    consensus_distance: float | None
+    left_out: dict[int, str]
+    bytes_sent: int
+    elapsed: float
+    compute_seconds: float
+    wait_seconds: float
+    round_seconds: float
+    exposed_seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain numbers, lists and strings; what is not finite becomes `None`."""
+        plain = {name: _plain(value) for name, value in vars(self).items()}
+        return {**plain, "left_out": {str(k): why for k, why in self.left_out.items()}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return _plain(value.tolist())
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not (abs(value) < float("inf")):
+        return None
+    return value
+
+
+class Done(NamedTuple):
+    """A round that has run, and when; moments are the clock's."""
+
+    roll: Roll
+    outcome: Outcome
+    joined: float
+    """When the last worker had joined."""
+    finished: float
+
+
+class Reporter:
+    """Keeps time and counts bytes between round reports."""
+
+    def __init__(self) -> None:
+        self._bytes_before = 0
+        self._free_since = 0.0
+        self._computed = 0.0
+
+    def local_steps_begin(self, now: float) -> None:
+        """The workers train by themselves from now on."""
+        self._free_since = now
+
+    def local_steps_end(self, now: float) -> None:
+        """They are held up."""
+        self._computed += now - self._free_since
+
+    def disregard(self, bytes_sent: int) -> None:
+        """These bytes, sent since the last round, are not to count."""
+        self._bytes_before += bytes_sent
+
+    def report(
+        self,
+        round_number: int,
+        fragment: int,
+        step: int,
+        done: Done,
+        *,
+        began: float,
+        exposed: float,
+        bytes_sent: int,
+    ) -> RoundReport:
+        """The report of a round that is over.
+
+        Args:
+            round_number: its number.
+            fragment: which fragment.
+            step: local steps made when it began.
+            done: what came of it.
+            began: when this process called for it.
+            exposed: for how many seconds it held local steps up.
+            bytes_sent: by now.
+
+        Returns:
+            The report.
+        """
+        report = RoundReport(
+            round=round_number,
+            fragment=fragment,
+            step=step,
+            weights=done.outcome.weights,
+            scores=done.roll.health.scores,
+            losses=done.roll.health.losses,
+            steps_made=done.roll.new_steps,
+            consensus_distance=done.outcome.consensus_distance,
+            left_out=done.outcome.verdict.left_out,
+            bytes_sent=bytes_sent - self._bytes_before,
+            elapsed=done.roll.elapsed,
+            compute_seconds=self._computed,
+            wait_seconds=done.joined - began,
+            round_seconds=done.finished - began,
+            exposed_seconds=exposed,
+        )
+        self._bytes_before = bytes_sent
+        self._computed = 0.0
+        return report

@@ -1,0 +1,1 @@
+"""The hosted workers: their models, optimizers, buffers and losses."""

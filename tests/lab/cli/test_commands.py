@@ -1,0 +1,520 @@
+"""The command, from its arguments to its files, output and exit code."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from grawa.lab.experiments.run_folder import RunFolder
+from tests.lab.cli.processes import environment, grawa
+from tests.lab.tasks.archives import binary_files, python_files, write_archive
+
+RUN = ("train", "digits", "--workers", "4", "--steps", "64", "--checkpoint-every", "1")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder and the output of a run in four processes."""
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    done = grawa(*RUN, "--out", path)
+    assert (done.returncode, done.stderr) == (0, "")
+    return path, done.stdout
+
+
+def model_bytes(run: Path) -> bytes:
+    return (run / "model.safetensors").read_bytes()
+
+
+@pytest.mark.world
+def test_one_process_hosts_all_workers_to_the_same_numbers(
+    command: Any, whole: tuple[Path, str], tmp_path: Path
+) -> None:
+    assert command(*RUN, "--out", "one", "--processes", "1").code == 0
+    # Not to the bit: this process computes with more threads than each of the four.
+    ours, theirs = (RunFolder.open(path).load_model() for path in (tmp_path / "one", whole[0]))
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=0.0, atol=1e-5)
+
+
+@pytest.mark.world
+def test_two_processes_host_two_workers_each_to_the_same_numbers(
+    whole: tuple[Path, str], tmp_path: Path
+) -> None:
+    assert grawa(*RUN, "--out", tmp_path / "two", "--processes", "2").returncode == 0
+    ours, theirs = (RunFolder.open(path).load_model() for path in (tmp_path / "two", whole[0]))
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=0.0, atol=1e-5)
+
+
+@pytest.mark.world
+def test_a_run_leaves_its_folder(whole: tuple[Path, str]) -> None:
+    run, _ = whole
+    assert sorted(os.listdir(run)) == [
+        "checkpoints",
+        "config.toml",
+        "environment.json",
+        "events.jsonl",
+        "model.safetensors",
+    ]
+    config = tomllib.loads((run / "config.toml").read_text())
+    assert (config["task"], config["steps"], config["strategy"]) == ("digits", 64, "lgrawa")
+    environment = json.loads((run / "environment.json").read_text())
+    assert shlex.split(environment["command"])[1:] == [*RUN, "--out", str(run)]
+    events = RunFolder.open(run).events()
+    assert [event["kind"] for event in events] == ["started", "round", "round", "finished"]
+    assert all(event["schema"] == 1 for event in events)
+    assert [event["step"] for event in events] == [0, 32, 64, 64]
+    assert (events[0]["workers"], events[0]["processes"]) == (4, 4)
+    assert len(events[1]["weights"]) == 4
+    assert sorted(os.listdir(run / "checkpoints")) == ["step-00000032", "step-00000064"]
+    assert len(os.listdir(run / "checkpoints" / "step-00000064")) == 4
+
+
+@pytest.mark.world
+def test_evaluate_prints_the_error_of_the_runs_table(command: Any, whole: tuple[Path, str]) -> None:
+    run, printed = whole
+    error = RunFolder.open(run).events()[-1]["error"]
+    assert 0.0 < error < 0.5
+    row = next(line for line in printed.splitlines() if "test error of the consensus" in line)
+    assert f"{error:.2%}" in row
+    done = command("evaluate", run)
+    assert done.code == 0
+    assert f"test error of {run}/model.safetensors: {error:.2%}" in done.out.replace("\n", "")
+
+
+def interrupted(whole: Path, path: Path) -> Path:
+    """The run as it was right before the end of its last round."""
+    shutil.copytree(whole, path)
+    (path / "model.safetensors").unlink()
+    shutil.rmtree(path / "checkpoints" / "step-00000064")
+    with (path / "events.jsonl").open("a") as events:
+        events.write('{"schema": 1, "kind": "rou')
+    return path
+
+
+@pytest.mark.world
+def test_a_resumed_run_ends_with_the_same_bits(whole: tuple[Path, str], tmp_path: Path) -> None:
+    run = interrupted(whole[0], tmp_path / "resumed")
+    done = grawa("resume", run)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("1 lines of events.jsonl were cut short and left out.\n")
+    assert model_bytes(run) == model_bytes(whole[0])
+    events, expected = (RunFolder.open(path).events() for path in (run, whole[0]))
+    kinds = ["started", "round", "started", "round", "finished"]
+    assert [event["kind"] for event in events] == kinds
+    for name in ("round", "step", "weights", "scores", "losses", "consensus_distance"):
+        assert events[3][name] == expected[2][name]
+    for name in ("metric", "error", "round", "step"):
+        assert events[-1][name] == expected[-1][name]
+
+
+@pytest.mark.world
+def test_resuming_needs_as_many_processes(
+    command: Any, whole: tuple[Path, str], tmp_path: Path
+) -> None:
+    run = interrupted(whole[0], tmp_path / "run")
+    config = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(config + "processes = 1\n")
+    events = (run / "events.jsonl").read_text()
+    done = command("resume", run)
+    assert done.code == 2
+    assert "has 1 workers per process, not 4; resume with the same numbers" in done.err
+    assert not (run / "model.safetensors").exists()
+    assert (run / "events.jsonl").read_text().startswith(events[:200])
+
+
+FAST = ("--processes", "1", "--workers", "2", "--steps", "8", "--sync-every", "4")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("digits", "--strategy", "data_parallel"),
+        ("digits", "--strategy", "data_parallel", "--optimizer", "sam:rho=0.1"),
+        ("digits", "--optimizer", "sam:base=adamw", "--lr", "0.01"),
+        ("digits", "--strategy", "lsgd:team_size=2"),
+        ("digits", "--strategy", "diloco:outer.lr=0.5", "--optimizer", "adamw", "--lr", "0.01"),
+        ("digits", "--norms", "probe", "--probe-size", "5", "--shards", "dirichlet:0.5"),
+        ("digits", "--swa", "50%"),
+        ("digits", "--norms", "rms:decay=0.9"),
+        ("digits", "--norms", "norm-times-loss", "--strategy", "mgrawa"),
+        ("digits", "--strategy", "random"),
+        ("digits", "--strategy", "inverse_loss:power=2"),
+        ("digits", "--strategy", "dppf:push=0.05"),
+        ("digits", "--strategy", "slowmo"),
+        ("digits", "--fault", "nan:1@3"),
+        ("digits", "--stack-workers", "--fault", "lr-x2:1"),
+        ("digits:model=cnn:label_noise=0.2", "--strategy", "mgrawa"),
+        ("glyphs:train_size=100:model=cnn", "--norms", "probe"),
+        (
+            "text:model=transformer_small:train_bytes=9000:test_bytes=3000:context=32",
+            "--fault",
+            "wrong-labels:1",
+            "--optimizer",
+            "adamw",
+        ),
+        ("wells", "--strategy", "easgd"),
+        ("digits", "--fault", "wrong-labels:1", "--fault", "lr-x6:0"),
+        ("digits", "--fault", "mixed:1", "--optimizer", "sam"),
+        ("digits", "--fault", "mixed:1", "--clock", "virtual", "--schedule", "every"),
+        ("digits", "--fault", "graded-labels", "--fault", "graded-batch"),
+        ("logistic", "--dtype", "float64", "--lr-schedule", "constant"),
+        ("quadratic:dimensions=3", "--no-guard", "--buffers", "local", "--tensorboard"),
+    ],
+    ids=" ".join,
+)
+def test_runs_of_many_kinds_can_be_evaluated(command: Any, args: tuple[str, ...]) -> None:
+    done = command("train", *args, *FAST, "--out", "run")
+    assert (done.code, done.err) == (0, "")
+    finished = RunFolder(Path("run")).events()[-1]
+    assert (finished["step"], finished["round"]) == (8, 2)
+    measured = command("evaluate", "run")
+    assert (measured.code, measured.err) == (0, "")
+    assert measured.out.startswith(f"{finished['metric']} of run/model.safetensors: ")
+    assert Path("run/tensorboard").exists() == ("--tensorboard" in args)
+
+
+def test_a_population_is_written_into_the_run(command: Any) -> None:
+    options = ("--fault", "mixed:1", "--clock", "virtual")
+    assert command("train", "digits", *FAST, *options, "--out", "run").code == 0
+    drawn = RunFolder(Path("run")).events()[0]["faults"]
+    assert len(drawn) == 8
+    assert [text.split("=")[0] for text in drawn if text.endswith(":0")][::3] == ["batch", "speed"]
+    again = ("--clock", "virtual", *(part for text in drawn for part in ("--fault", text)))
+    assert command("train", "digits", *FAST, *again, "--out", "again").code == 0
+    assert model_bytes(Path("run")) == model_bytes(Path("again"))
+
+
+def test_an_average_of_consensuses_is_announced(command: Any) -> None:
+    done = command("train", "digits", *FAST, "--swa", "1", "--out", "run")
+    assert "test error of the averaged consensus" in done.out
+    assert "rounds averaged" in done.out
+    assert RunFolder(Path("run")).events()[-1]["averaged_rounds"] == 2
+
+
+@pytest.mark.world
+def test_photographs_are_trained_on_in_processes_and_hosted_to_the_same_numbers(
+    command: Any, tmp_path: Path
+) -> None:
+    write_archive(tmp_path / "cifar-10-python.tar.gz", "cifar-10-batches-py", python_files(10, 12))
+    args = ("train", "cifar10:model=cnn", "--data", tmp_path, "--workers", "2", "--steps", "6")
+    options = ("--sync-every", "3", "--batch-size", "8", "--norms", "probe", "--probe-size", "16")
+    assert grawa(*args, *options, "--out", tmp_path / "two").returncode == 0
+    assert command(*args, *options, "--processes", "1", "--out", "one").code == 0
+    ours, theirs = (RunFolder.open(tmp_path / run).load_model() for run in ("one", "two"))
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=0.0, atol=1e-5)
+    measured = command("evaluate", tmp_path / "two")
+    error = RunFolder(tmp_path / "two").events()[-1]["error"]
+    assert f"{error:.2%}" in measured.out
+    assert command("flatness", tmp_path / "two", "--eigenvalues", "0").code == 0
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.95])
+def test_a_truncated_archive_is_one_clear_line(command: Any, keep: float, tmp_path: Path) -> None:
+    path = tmp_path / "cifar-100-binary.tar.gz"
+    write_archive(path, "cifar-100-binary", binary_files(100))
+    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    done = command("train", "cifar100", "--data", path, "--out", "run")
+    assert done.code == 2
+    assert_one_line(done.err, "can't be read to its end")
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_faulty_worker_is_announced(command: Any) -> None:
+    done = command("train", "digits", *FAST, "--fault", "nan:1@6", "--out", "run")
+    assert done.code == 0
+    assert "round 2: worker 1 left out: parameters are not finite" in done.out
+
+
+@pytest.mark.parametrize("strategy", ["lgrawa", "mgrawa", "local_sgd", "lsgd", "easgd"])
+@pytest.mark.parametrize("guard", ["--guard", "--no-guard"])
+def test_a_run_that_diverges_ends_without_a_traceback(
+    command: Any, strategy: str, guard: str
+) -> None:
+    faults = ("--fault", "nan:0@3", "--fault", "nan:1@3")
+    done = command("train", "digits", *FAST, *faults, "--strategy", strategy, guard, "--out", "r")
+    if guard == "--guard":
+        assert done.code == 1
+        assert_one_line(done.err, "all 2 workers have diverged (worker 0: parameters are not fin")
+    else:
+        assert done.code in {0, 1}
+
+
+def test_a_run_has_a_folder_of_its_own_by_default(command: Any) -> None:
+    assert command("train", "quadratic:dimensions=2", *FAST).code == 0
+    (run,) = Path("runs").iterdir()
+    assert run.name.startswith("quadratic-dimensions-2-lgrawa-seed0-")
+
+
+def test_the_lists_show_every_name(command: Any) -> None:
+    for what, expected in {
+        "strategies": ["mgrawa", "lgrawa", "easgd", "lsgd", "local_sgd", "diloco", "uniform"],
+        "tasks": ["digits", "quadratic", "logistic", "train_size=1200"],
+    }.items():
+        done = command(what)
+        assert done.code == 0
+        assert all(name in done.out for name in expected)
+
+
+@pytest.mark.parametrize("args", [("--help",), ("train", "--help"), ("evaluate", "--help")])
+def test_help_is_no_error(command: Any, args: tuple[str, ...]) -> None:
+    done = command(*args)
+    assert (done.code, done.err) == (0, "")
+    assert "grawa" in done.out
+
+
+_SLOW_TO_IMPORT = "matplotlib", "scipy", "sklearn", "jinja2", "grawa.lab.cli.compare"
+
+
+def test_help_does_not_wait_for_pictures_and_statistics() -> None:
+    said = f"atexit.register(lambda: print(*sys.modules.keys() & {set(_SLOW_TO_IMPORT)}))"
+    code = f"import atexit, sys; {said}; from grawa.lab.cli import main; main(sys.argv[1:])"
+    lines = {
+        name: subprocess.run(
+            [sys.executable, "-c", code, name, "--help"],
+            env=environment(), capture_output=True, text=True, check=True,
+        ).stdout.splitlines()
+        for name in ("train", "compare")
+    }  # fmt: skip
+    assert lines["train"][-1] == ""
+    assert set(lines["compare"][-1].split()) >= {"matplotlib", "grawa.lab.cli.compare"}
+
+
+# What a user can get wrong
+
+
+def assert_one_line(err: str, said: str) -> None:
+    """One line that begins with the command's name and says what is wrong."""
+    assert err.startswith("grawa: ")
+    assert err.endswith("\n")
+    assert err.count("\n") == 1, err
+    assert said in err
+
+
+WRONG: dict[str, tuple[tuple[str, ...], str]] = {
+    "no command": ((), "see grawa --help"),
+    "unknown command": (("fly",), "fly"),
+    "no task": (("train",), "task"),
+    "unknown task": (("train", "mnist"), "there is no task 'mnist'; there are digits"),
+    "unknown task option": (("train", "digits:size=3"), "has no option 'size'"),
+    "task option out of range": (("train", "digits:train_size=0"), "train_size must lie between"),
+    "no data": (("train", "cifar10"), "say where CIFAR-10 is: --data DIR"),
+    "data that are not there": (("train", "cifar100", "--data", "nowhere"), "there is no nowhere"),
+    "a foreign folder": (("train", "cifar10:data=."), "does not hold CIFAR-10"),
+    "a foreign folder of photographs": (("train", "imagenet", "--data", "."), "no folder train"),
+    "data for a task without": (("train", "digits", "--data", "x"), "has no option 'data'"),
+    "unknown model": (("train", "digits:model=vgg16"), "model must be one of mlp, cnn"),
+    "shards of text": (
+        ("train", "text:model=transformer_small:train_bytes=9000", "--shards", "dirichlet:1"),
+        "need one label for each sample",
+    ),
+    "dimensions": (("train", "quadratic:dimensions=0"), "dimensions must be at least 1"),
+    "unknown option": (("train", "digits", "--momentum", "3"), "--momentum"),
+    "not a number": (("train", "digits", "--steps", "x"), "--steps"),
+    "unknown choice": (("train", "digits", "--dtype", "float16"), "'float16'"),
+    "unknown optimizer": (
+        ("train", "digits", "--optimizer", "lion"),
+        "there is no optimizer 'lion'; there are sgd",
+    ),
+    "unknown optimizer option": (("train", "digits", "--optimizer", "sam:r=1"), "option 'r'"),
+    "unknown strategy": (("train", "digits", "--strategy", "sgd"), "there is no strategy 'sgd'"),
+    "unknown strategy option": (
+        ("train", "digits", "--strategy", "lgrawa:pul=1"),
+        "has no option 'pul'",
+    ),
+    "strategy option out of range": (
+        ("train", "digits", "--strategy", "lgrawa:pull=2"),
+        "pull must lie in [0, 1], got 2.0",
+    ),
+    "teams that leave workers over": (
+        ("train", "digits", "--strategy", "lsgd:team_size=3", "--processes", "2"),
+        "4 workers can't be split into teams of 3",
+    ),
+    "teams that leave workers over, in one process": (
+        ("train", "digits", "--strategy", "lsgd:team_size=3", "--processes", "1"),
+        "4 workers can't be split into teams of 3",
+    ),
+    "unknown fault": (("train", "digits", "--fault", "tired:1"), "there is no fault 'tired:1'"),
+    "population without a seed": (("train", "digits", "--fault", "mixed"), "mixed:SEED"),
+    "fault out of range": (
+        ("train", "digits", "--fault", "noisy-labels=2:0"),
+        "must lie in [0, 1], got 2",
+    ),
+    "speed on the wall's clock": (("train", "digits", "--fault", "speed=2:0"), "--clock virtual"),
+    "population without labels": (("train", "quadratic", "--fault", "mixed:1"), "with labels"),
+    "fault of nobody": (("train", "digits", "--fault", "nan:4@1"), "the workers are 0 to 3"),
+    "fault without labels": (("train", "quadratic", "--fault", "wrong-labels:0"), "with labels"),
+    "stacked batches of one": (
+        ("train", "digits", "--stack-workers", "--fault", "batch-of-one:0"),
+        "--stack-workers needs batches of one size",
+    ),
+    "stacked turns": (
+        (
+            *("train", "digits", "--stack-workers"),
+            *("--clock", "virtual", "--schedule", "shared-count"),
+        ),
+        "can't step together: leave out --stack-workers",
+    ),
+    "no workers": (("train", "digits", "--workers", "0"), "workers must be at least 1, got 0"),
+    "no steps": (("train", "digits", "--steps", "-1"), "steps must be at least 1, got -1"),
+    "no sync": (("train", "digits", "--sync-every", "0"), "sync_every must be a whole number"),
+    "no batch": (("train", "digits", "--batch-size", "0"), "batch_size must be at least 1"),
+    "average": (("train", "digits", "--swa", "2"), "swa must lie in (0, 1], got 2.0"),
+    "no rate": (("train", "digits", "--lr", "0"), "lr must be positive, got 0.0"),
+    "rate is nan": (("train", "digits", "--lr", "nan"), "lr must be positive, got nan"),
+    "timeout": (("train", "digits", "--timeout", "0"), "timeout must be positive"),
+    "timeout is nan": (("train", "digits", "--timeout", "nan"), "timeout"),
+    "timeout is endless": (("train", "digits", "--timeout", "inf"), "timeout"),
+    "checkpoints": (("train", "digits", "--checkpoint-every", "-1"), "must not be negative"),
+    "shards": (("train", "digits", "--shards", "dirichlet:0"), 'shards must be "iid" or'),
+    "device": (("train", "digits", "--device", "abacus"), "there is no device 'abacus'"),
+    "probe": (("train", "digits", "--norms", "probe", "--strategy", "lsgd"), "gradient norms"),
+    "probe of losses": (("train", "digits", "--losses", "probe"), "go by losses, not lgrawa"),
+    "weights of none": (
+        ("train", "digits", "--strategy", "lsgd", "--weights-from", "2"),
+        "make weights of norms or losses, not lsgd",
+    ),
+    "weights from": (("train", "digits", "--weights-from", "0"), "weights_from must be at least 1"),
+    "options of a probe": (("train", "digits", "--norms", "probe:decay=1"), "no source of norms"),
+    "norms": (("train", "digits", "--norms", "l1"), "norms 'l1'; there are training, rms"),
+    "option of norms": (("train", "digits", "--norms", "rms:d=1"), "has no option 'd'; it has d"),
+    "probe size": (("train", "digits", "--probe-size", "0"), "probe_size must be at least 1"),
+    "processes": (("train", "digits", "--processes", "3"), "divide the 4 workers evenly, got 3"),
+    "no processes": (("train", "digits", "--processes", "0"), "evenly, got 0"),
+    "too many workers for the data": (
+        ("train", "digits", "--workers", "100"),
+        "worker 0 would have 12 training samples, fewer than a batch of 16",
+    ),
+    "evaluate nothing": (("evaluate",), "run"),
+    "evaluate no run": (("evaluate", "missing"), "missing is not a run folder"),
+    "resume no run": (("resume", "missing"), "missing is not a run folder"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_bad_input_is_one_clear_line_and_exit_code_2(
+    command: Any, case: str, tmp_path: Path
+) -> None:
+    args, said = WRONG[case]
+    done = command(*args, *(["--out", "run"] if args[:1] == ("train",) else []))
+    assert done.code == 2
+    assert_one_line(done.err, said)
+    assert done.out == ""
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture
+def run(command: Any, tmp_path: Path) -> Path:
+    """A small run's folder."""
+    done = command("train", "digits", *FAST, "--checkpoint-every", "1", "--out", "run")
+    assert done.code == 0
+    return tmp_path / "run"
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_an_existing_run_is_left_untouched(command: Any, run: Path) -> None:
+    before = everything(run)
+    done = command("train", "digits", *FAST, "--out", run)
+    assert done.code == 2
+    assert_one_line(done.err, "exists already, and nothing is overwritten")
+    assert everything(run) == before
+
+
+def test_a_finished_run_is_not_resumed(command: Any, run: Path) -> None:
+    before = everything(run)
+    done = command("resume", run)
+    assert done.code == 2
+    assert_one_line(done.err, "has finished")
+    assert everything(run) == before
+
+
+def test_a_run_without_checkpoints_is_not_resumed(command: Any, run: Path) -> None:
+    shutil.rmtree(run / "checkpoints")
+    done = command("resume", run)
+    assert done.code == 2
+    assert_one_line(done.err, "has no checkpoint; train with --checkpoint-every")
+
+
+def test_a_run_without_events_is_not_resumed(command: Any, run: Path) -> None:
+    (run / "model.safetensors").unlink()
+    (run / "events.jsonl").unlink()
+    before = everything(run)
+    done = command("resume", run)
+    assert done.code == 2
+    assert_one_line(done.err, "has no events.jsonl, which tells of a run's rounds")
+    assert everything(run) == before
+
+
+BROKEN_CONFIGS = {
+    "not toml": "task = ",
+    "unknown entry": 'task = "digits"\nmomentum = 0.9\n',
+    "no task": "workers = 4\n",
+    "empty": "",
+    "wrong type": 'task = "digits"\nworkers = "four"\n',
+    "wrong type of task": "task = 3\n",
+    "wrong dtype": 'task = "digits"\ndtype = "float12"\n',
+}
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "resume"])
+@pytest.mark.parametrize("text", BROKEN_CONFIGS.values(), ids=BROKEN_CONFIGS)
+def test_a_broken_configuration_is_one_clear_line(
+    command: Any, run: Path, verb: str, text: str
+) -> None:
+    (run / "config.toml").write_text(text)
+    if verb == "resume":
+        (run / "model.safetensors").unlink()
+    done = command(verb, run)
+    assert done.code == 2
+    assert_one_line(done.err, "config.toml")
+
+
+def test_a_run_that_has_not_finished_has_no_model_to_evaluate(command: Any, run: Path) -> None:
+    (run / "model.safetensors").unlink()
+    done = command("evaluate", run)
+    assert done.code == 2
+    assert_one_line(done.err, "the run has not finished; see `grawa resume`")
+
+
+def test_a_model_of_another_task_is_refused(command: Any, run: Path) -> None:
+    config = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(config.replace('"digits"', '"logistic"'))
+    done = command("evaluate", run)
+    assert done.code == 2
+    assert_one_line(done.err, "is not a model of logistic")
+
+
+def test_a_truncated_model_is_refused(command: Any, run: Path) -> None:
+    (run / "model.safetensors").write_bytes(model_bytes(run)[:1000])
+    done = command("evaluate", run)
+    assert done.code == 2
+    assert_one_line(done.err, "is not a whole safetensors file")
+
+
+def test_a_truncated_checkpoint_is_refused(command: Any, run: Path) -> None:
+    (run / "model.safetensors").unlink()
+    path = run / "checkpoints" / "step-00000008" / "process-0.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    done = command("resume", run)
+    assert done.code == 2
+    assert_one_line(done.err, "process-0.pt")
+
+
+def test_an_out_that_can_not_be_written_is_refused(command: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    done = command("train", "digits", *FAST, "--out", "file/run")
+    assert done.code == 2
+    assert_one_line(done.err, "can't make the run folder file/run")

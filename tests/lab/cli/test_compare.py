@@ -1,0 +1,338 @@
+"""`grawa compare` and `grawa ablate`, from the command line to the table."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from grawa.lab.cli.main import main
+from grawa.lab.cli.run import strategy_for
+from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.experiments.study_folder import StudyFolder
+from grawa.lab.experiments.study_toml import as_toml
+from grawa.lab.experiments.trial import Result
+from grawa.lab.tasks import Data, Digits, Task
+from grawa.lab.train.loop import Finished, load, train
+from grawa.lab.train.settings import Settings
+from tests.lab.cli.processes import environment, grawa, until
+from tests.lab.tasks.archives import binary_files, write_folder
+
+SMALL = ("digits:train_size=200", "--steps", "16", "--sync-every", "4", "--batch-size", "8")
+STUDY = (
+    "compare", *SMALL, "--strategies", "mgrawa,uniform,dp_sgd", "--seeds", "2", "--tune", "1",
+    "--grid", "2", "--faults", "clean,wrong-labels:3", "--points", "3", "--axis", "time",
+)  # fmt: skip
+TRIALS = 3 + 3 * 2 * 2 + 3 * 2 * 2  # paces; settings x conditions; seeds x conditions
+
+
+def here(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[object, str, str]:
+    """Runs the command in this process, its trials in one other; code, output, errors."""
+    with pytest.raises(SystemExit) as stop:
+        main([*map(str, args), "--jobs", "1"])
+    said = capsys.readouterr()
+    return stop.value.code, said.out, said.err
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A study's folder, and what was printed."""
+    path = tmp_path_factory.mktemp("studies") / "whole"
+    done = grawa(*STUDY, "--out", path)
+    assert (done.returncode, done.stderr) == (0, "")
+    return path, done.stdout
+
+
+def results(path: Path) -> dict[str, Result]:
+    return {result.key: result for result in StudyFolder(path).found().results}
+
+
+def without_time(path: Path) -> dict[str, dict[str, Any]]:
+    return {key: {**r.as_json(), "seconds": 0} for key, r in results(path).items()}
+
+
+@pytest.mark.world
+def test_a_study_ends_in_a_table_verdicts_and_a_page(whole: tuple[Path, str]) -> None:
+    path, said = whole
+    assert len(results(path)) == TRIALS
+    for words in (
+        "clean: test error (%) after",
+        "minus mgrawa",
+        "95% CI",
+        "p, Holm",
+        f"{TRIALS}/{TRIALS} trials",
+        "Ends better, at equal time:",
+        "report.html",
+    ):
+        assert words in said
+    assert "<svg" in (path / "report.html").read_text()
+
+
+@pytest.mark.world
+def test_a_trial_is_the_run_that_grawa_train_makes(whole: tuple[Path, str]) -> None:
+    found = next(
+        r
+        for r in results(whole[0]).values()
+        if (r.role, r.arm, r.condition, r.seed) == ("test", "mgrawa", "wrong-labels:3", 1)
+    )
+    config = TrainConfig.from_toml(found.config, Path("trials.jsonl"))
+    assert (config.fault, config.seed, config.processes) == (("wrong-labels:3",), 1, None)
+    *_, finished = train(Digits(train_size=200), partial(strategy_for, config), config.settings())
+    assert isinstance(finished, Finished)
+    assert found.error == pytest.approx(finished.error)
+    assert found.curve.error[-1] == found.error
+    assert len(found.curve.steps) >= 3
+    assert found.weights is not None
+
+
+@pytest.mark.world
+def test_methods_get_as_much_of_the_axis(whole: tuple[Path, str]) -> None:
+    tests = [r for r in results(whole[0]).values() if r.role == "test"]
+    ends = {r.arm: (r.curve.steps[-1], r.curve.time[-1]) for r in tests}
+    assert ends["mgrawa"][0] == ends["uniform"][0] == 16
+    assert 0 < ends["dp_sgd"][0] < 8  # 4 messages of 20 ms and more, beside 50 ms of computing
+    times = [time for _, time in ends.values()]
+    assert max(times) / min(times) < 1.3
+
+
+@pytest.mark.world
+def test_the_same_command_again_runs_nothing(
+    whole: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "again"
+    shutil.copytree(whole[0], path)
+    before = (path / "trials.jsonl").read_bytes()
+    code, said, _ = here(capsys, *STUDY, "--out", path)
+    assert code == 0
+    assert f"going on after {TRIALS} trials" in " ".join(said.split())
+    assert (path / "trials.jsonl").read_bytes() == before
+
+
+@pytest.mark.world
+def test_a_killed_study_goes_on_to_the_same_results(
+    whole: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "killed"
+    command = [sys.executable, "-m", "grawa", *STUDY, "--out", str(path)]
+    running = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
+    trials = path / "trials.jsonl"
+    try:
+        until(lambda: trials.exists() and trials.read_text().count("\n") > 4, 120, "trials")
+    finally:
+        running.kill()
+        running.wait()
+    assert len(results(path)) < TRIALS
+    with trials.open("a") as file:
+        file.write('{"schema": 1, "key": "test/mg')  # as a crash leaves it
+    code, said, _ = here(capsys, *STUDY, "--out", path)
+    assert code == 0
+    assert "lines of trials.jsonl were cut short; they run again" in said
+    assert without_time(path) == without_time(whole[0])
+
+
+@pytest.mark.world
+@pytest.mark.parametrize("to", ["the command", "everyone in the terminal"])
+def test_an_interrupted_study_ends_at_once_with_its_processes(to: str, tmp_path: Path) -> None:
+    path = tmp_path / "interrupted"
+    study = ("compare", "digits", "--steps", "900000", "--seeds", "2", "--tune", "0",
+             "--axis", "steps", "--jobs", "2", "--out", str(path))  # fmt: skip
+    running = subprocess.Popen(
+        [sys.executable, "-m", "grawa", *study],
+        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    children: set[int] = set()
+
+    def started() -> bool:
+        children.update(children_of(running.pid))
+        return len(children) >= 3  # two for trials, and the resource tracker
+
+    try:
+        until(started, 120, "processes")
+        (os.kill if to == "the command" else os.killpg)(running.pid, signal.SIGINT)
+        _, error = running.communicate(timeout=60)
+    finally:
+        running.kill()
+        running.wait()
+    assert running.returncode == 130
+    assert error.strip() == "grawa: interrupted"
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), 30, "children gone")
+
+
+def children_of(pid: int) -> set[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return {int(child) for child in text.split()}
+
+
+@pytest.mark.world
+def test_another_study_is_refused_and_nothing_is_lost(
+    whole: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (whole[0] / "trials.jsonl").read_bytes()
+    with pytest.raises(SystemExit) as stop:
+        main([*STUDY, "--out", str(whole[0]), "--lr", "0.2"])
+    assert stop.value.code == 2
+    assert "holds another study: its base differ; choose another --out" in capsys.readouterr().err
+    assert (whole[0] / "trials.jsonl").read_bytes() == before
+
+
+@pytest.mark.world
+@pytest.mark.parametrize(
+    ("knob", "strategies"),
+    [
+        ("sync_every=2,8", "lgrawa,uniform"),
+        ("ema=0.5,0.9", "mgrawa"),
+        ("norm_source=training,probe", "mgrawa"),
+    ],
+)
+def test_an_ablation_has_a_picture_of_its_knob(
+    knob: str, strategies: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "ablation"
+    code, _, error = here(
+        capsys, "ablate", *SMALL, knob, "--strategies", strategies, "--seeds", "2", "--out", path
+    )
+    assert (code, error) == (0, "")
+    name, _, values = knob.partition("=")
+    arms = [f"{s} {name}={v}" for s in strategies.split(",") for v in values.split(",")]
+    assert {r.arm for r in results(path).values()} == set(arms)
+    assert f"What {name} does" in (path / "report.html").read_text()
+    first, second = (results(path)[f"test/{arm}/clean/0/0"].config for arm in arms[:2])
+    changed = {key for key in first if first[key] != second[key]} - {"evaluate_every"}
+    assert changed == {{"ema": "strategy", "norm_source": "norms"}.get(name, name)}
+
+
+@pytest.mark.world
+def test_a_failed_trial_is_said_and_does_not_stop_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "diverging"
+    faults = "+".join(f"nan:{worker}@3" for worker in range(4))
+    code, said, _ = here(
+        capsys, "compare", *SMALL, "--strategies", "mgrawa,uniform", "--seeds", "1", "--tune", "0",
+        "--faults", f"clean,{faults}", "--axis", "steps", "--out", path,
+    )  # fmt: skip
+    assert code == 0
+    assert "failed: all 4 workers have diverged" in said
+    failed = [r for r in results(path).values() if r.failure]
+    assert {(r.arm, r.error) for r in failed} == {("mgrawa", None), ("uniform", None)}
+    assert "2 runs failed" in (path / "report.html").read_text()
+
+
+COMPARE = ("compare", *SMALL)
+ABLATE = ("ablate", *SMALL)
+WRONG: dict[str, tuple[tuple[str, ...], str]] = {
+    "no task": (("compare",), "TASK"),
+    "unknown task": (("compare", "mnist"), "there is no task 'mnist'"),
+    "data that are not there": (("compare", "cifar10", "--data", "nowhere"), "there is no nowhere"),
+    "unknown device": ((*COMPARE, "--device", "tpu"), "there is no device 'tpu'"),
+    "unknown method": ((*COMPARE, "--strategies", "sgd"), "there is no method 'sgd'; there are"),
+    "unknown option of a method": ((*COMPARE, "--strategies", "lgrawa:pul=1"), "no option 'pul'"),
+    "empty method": ((*COMPARE, "--strategies", "lgrawa,"), "separated by commas"),
+    "a method twice": ((*COMPARE, "--strategies", "lsgd,lsgd"), "'lsgd' is given twice"),
+    "unknown baseline": ((*COMPARE, "--baseline", "sgd"), "the baseline must be one of mgrawa"),
+    "unknown fault": ((*COMPARE, "--faults", "tired:1"), "there is no fault 'tired:1'"),
+    "fault of nobody": ((*COMPARE, "--faults", "lr-x6:4"), "the workers are 0 to 3"),
+    "unknown axis": ((*COMPARE, "--axis", "money"), "'money'"),
+    "no seeds": ((*COMPARE, "--seeds", "0"), "seeds must be at least 1, got 0"),
+    "seeds for tuning": ((*COMPARE, "--seeds", "1001"), "the last seed would be 1000"),
+    "negative tune": ((*COMPARE, "--tune", "-1"), "tune must be at least 0, got -1"),
+    "no grid": ((*COMPARE, "--grid", "0"), "grid must be at least 1, got 0"),
+    "no points": ((*COMPARE, "--points", "0"), "points must be at least 1"),
+    "no jobs": ((*COMPARE, "--jobs", "-1"), "jobs must be at least 1"),
+    "link": ((*COMPARE, "--link", "fast"), "write a link as"),
+    "tune_faults untuned": (
+        (*COMPARE, "--tune", "0", "--tune-faults", "clean"),
+        "tune_faults needs --tune",
+    ),
+    "flatness of nothing": (
+        (*COMPARE, "--flatness", "0", "--flatness-faults", "clean"),
+        "flatness_faults needs --flatness",
+    ),
+    "flatness elsewhere": (
+        (*COMPARE, "--flatness", "64", "--flatness-faults", "nan:0@1"),
+        "flatness can be measured under clean, not under 'nan:0@1'",
+    ),
+    "unknown further option": ((*COMPARE, "--options", "momentum=1"), "no option 'momentum'"),
+    "the study's own": ((*COMPARE, "--options", "seed=1"), "seed is not for --options"),
+    "too many workers": ((*COMPARE, "--workers", "100"), "fewer than a batch"),
+    "no knob": (ABLATE, "KNOB"),
+    "knob without values": ((*ABLATE, "pull"), "write a knob as name=value,value"),
+    "unknown knob": ((*ABLATE, "push=1,2"), "has no option 'push'"),
+    "value out of range": ((*ABLATE, "pull=0.5,2"), "pull must lie in [0, 1], got 2.0"),
+    "value of another type": ((*ABLATE, "workers=4,many"), "workers can't be 'many'"),
+    "a value twice": ((*ABLATE, "workers=4,4"), "is given twice"),
+    "not a knob": ((*ABLATE, "seed=1,2"), "seed can't be the knob"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_bad_input_is_one_clear_line_and_exit_code_2(
+    case: str, tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    args, said = WRONG[case]
+    with pytest.raises(SystemExit) as stop:
+        main(list(args))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert said in error
+    assert error.count("\n") == 1, error
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.world
+def test_photographs_are_compared_by_one_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_folder(tmp_path / "cifar-10-batches-bin", binary_files(10, 12))
+    few = ("--workers", "2", "--steps", "4", "--sync-every", "2", "--batch-size", "4")
+    study = ("--strategies", "mgrawa,dp_sgd", "--seeds", "1", "--tune", "0", "--axis", "steps")
+    args = ("compare", "cifar10:model=cnn", "--data", data, *few, *study)
+    code, said, error = here(capsys, *args, "--flatness", "8", "--out", tmp_path / "s")
+    assert (code, error) == (0, "")
+    assert "minus mgrawa" in said
+    found = results(tmp_path / "s").values()
+    assert {(r.config["data"], r.config["device"]) for r in found} == {(str(data), "cpu")}
+    assert not any(r.failure for r in found)
+
+
+@pytest.mark.world
+def test_no_common_axis_is_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = ("--workers", "1", "--seeds", "1", "--tune", "0", "--axis", "bytes")
+    code, _, error = here(capsys, "compare", *SMALL, *alone, "--out", tmp_path / "study")
+    assert code == 2
+    assert error.startswith("grawa: no common axis: mgrawa spends no bytes at all")
+    assert error.count("\n") == 1
+
+
+def test_the_same_question_has_the_same_folder(tmp_path: Path) -> None:
+    from grawa.lab.cli.studies import default_name
+    from tests.lab.experiments.studies import study
+
+    assert default_name(study()) == default_name(study())
+    assert default_name(study()) != default_name(study(points=5))
+    assert json.dumps(as_toml(study()))
+
+
+def test_a_study_is_checked_on_data_that_are_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+
+    def counting(task: Task, settings: Settings, device: torch.device) -> Data:
+        loaded.append(task)
+        return load(task, settings, device)
+
+    monkeypatch.setattr("grawa.lab.cli.run.load", counting)
+    monkeypatch.setattr("grawa.lab.cli.compare.run", lambda study, asked: None)
+    with pytest.raises(SystemExit):
+        main(["compare", "digits", "--faults", "clean,mixed:1", "--strategies", "mgrawa,lsgd"])
+    assert loaded == [Digits()]

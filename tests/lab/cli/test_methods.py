@@ -1,0 +1,68 @@
+"""The methods of a comparison, as they are written and tuned."""
+
+from typing import Any
+
+import pytest
+
+from grawa.errors import UserError
+from grawa.lab.cli.methods import METHODS, grid, method
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("settings", [1, 4, 6, 12])
+def test_every_method_gets_as_many_settings_all_different(name: str, settings: int) -> None:
+    tried = grid(method(name), 0.1, settings)
+    assert len({str(setting) for setting in tried}) == settings
+
+
+def test_the_radius_of_sam_is_tuned_with_the_learning_rate() -> None:
+    tried = {(s["optimizer"], s["lr"]) for s in grid(method("dp_sam"), 0.1, 8)}
+    rates = (0.0354, 0.0707, 0.141, 0.283)
+    assert tried == {(f"sam:rho={rho}", lr) for rho in (0.05, 0.1) for lr in rates}
+
+
+@pytest.mark.parametrize(
+    ("settings", "strategies", "rates"), [(1, 1, 1), (4, 1, 4), (6, 1, 6), (8, 2, 4), (16, 4, 4)]
+)
+def test_knobs_are_tried_where_four_learning_rates_are_left(
+    settings: int, strategies: int, rates: int
+) -> None:
+    tried = grid(method("mgrawa"), 0.1, settings)
+    assert len({s["strategy"] for s in tried}) == strategies
+    assert len({s["lr"] for s in tried}) == rates
+
+
+@pytest.mark.parametrize(
+    ("text", "setting"),
+    [
+        ("mgrawa:power=2:norms=rms", {"strategy": "mgrawa:power=2", "norms": "rms"}),
+        ("uniform:optimizer=sam:guard=false", {"optimizer": "sam", "guard": False}),
+        ("dp_sam:optimizer=adamw", {"strategy": "data_parallel", "optimizer": "adamw"}),
+        ("lgrawa:sync_every=8", {"sync_every": 8}),
+        ("random:seed=3", {"strategy": "random:seed=3"}),  # its own, though a run has one too
+    ],
+)
+def test_options_are_the_strategys_or_those_of_a_run(text: str, setting: dict[str, Any]) -> None:
+    (made,) = grid(method(text), 0.1, 1)
+    assert {name: made[name] for name in setting} == setting
+
+
+def test_what_is_said_is_not_tuned() -> None:
+    tried = {s["strategy"] for s in grid(method("mgrawa:pull=0.3"), 0.1, 12)}
+    assert tried == {"mgrawa:pull=0.3:prox=0.01", "mgrawa:pull=0.3:prox=0.1"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sgd", "there is no method 'sgd'"),
+        ("mgrawa:lr=0.1", "lr is not for a method"),
+        ("mgrawa:steps=3", "steps is not for a method"),
+        ("mgrawa:elasticity=0.1", "has no option 'elasticity'"),
+        ("mgrawa:pull", "write options of a strategy as"),
+        ("mgrawa:norms", "write options as name=value"),
+    ],
+)
+def test_what_a_method_has_not_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        method(text)

@@ -1,0 +1,250 @@
+"""Strategies and tasks as they are written on the command line."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import grawa
+from grawa.lab.cli import names
+from grawa.lab.cli.run import strategy_for
+from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.tasks import (
+    Cifar10,
+    Digits,
+    Glyphs,
+    ImageNet,
+    Logistic,
+    Quadratic,
+    Task,
+    Text,
+    Wells,
+)
+from grawa.lab.train.worker import Worker
+
+WRITTEN: dict[str, grawa.Strategy] = {
+    "mgrawa": grawa.MGRAWA(),
+    "lgrawa": grawa.LGRAWA(),
+    "lgrawa:pull=0.3": grawa.LGRAWA(pull=0.3),
+    "lgrawa:pull=0.3:prox=0": grawa.LGRAWA(pull=0.3, prox=0.0),
+    "lgrawa:pull=.3:pull=1": grawa.LGRAWA(pull=1.0),
+    "lgrawa:power=2e0": grawa.LGRAWA(power=2.0),
+    "lgrawa:norms.decay=0.95": grawa.LGRAWA(norms=grawa.GradientNorms(decay=0.95)),
+    "lgrawa:outer.lr=1": grawa.LGRAWA(outer=grawa.OuterNesterov(lr=1.0)),
+    "mgrawa:outer.lr=1:outer.momentum=0": grawa.MGRAWA(
+        outer=grawa.OuterNesterov(lr=1.0, momentum=0.0)
+    ),
+    "lgrawa_nesterov": grawa.LGRAWA(outer=grawa.OuterNesterov()),
+    "lgrawa_nesterov:outer.momentum=0.5": grawa.LGRAWA(outer=grawa.OuterNesterov(momentum=0.5)),
+    "easgd:elasticity=0.5": grawa.EASGD(elasticity=0.5),
+    "lsgd": grawa.LSGD(),
+    "lsgd:team_size=2:leader_every=4": grawa.LSGD(team_size=2, leader_every=4),
+    "lsgd:loss.window=8": grawa.LSGD(loss=grawa.TrainingLoss(window=8)),
+    "local_sgd": grawa.LocalSGD(),
+    "local_sgd:warmup_steps=100": grawa.LocalSGD(warmup_steps=100),
+    "uniform": grawa.LocalSGD(pull=0.5, prox=0.01),
+    "diloco:outer.lr=0.5": grawa.DiLoCo(outer=grawa.OuterNesterov(lr=0.5)),
+    "slowmo:momentum=0.5": grawa.SlowMo(momentum=0.5),
+    "dppf:push=0.5:push_warmup=10": grawa.DPPF(push=0.5, push_warmup=10),
+    "random:seed=7:concentration=2": grawa.RandomWeights(seed=7, concentration=2.0),
+    "inverse_loss:power=2:loss.window=8": grawa.InverseLoss(
+        power=2.0, loss=grawa.TrainingLoss(window=8)
+    ),
+    "data_parallel": grawa.DataParallel(),
+}
+
+
+@pytest.mark.parametrize("text", WRITTEN)
+def test_a_strategy_is_read_as_it_is_written(text: str) -> None:
+    assert names.strategy(text) == WRITTEN[text]
+
+
+TASKS: dict[str, Task] = {
+    "digits": Digits(),
+    "digits:train_size=400": Digits(train_size=400),
+    "digits:model=cnn:label_noise=0.2": Digits(architecture="cnn", label_noise=0.2),
+    "glyphs:model=cnn:length=64": Glyphs(architecture="cnn", length=64),
+    "text:model=transformer_small:context=64": Text(architecture="transformer_small", context=64),
+    "cifar10:data=/some where/c=10:model=vgg16:augment=false": Cifar10(
+        folder=Path("/some where/c=10"), architecture="vgg16", augment_images=False
+    ),
+    "imagenet:data=pictures:size=96": ImageNet(folder=Path("pictures"), size=96),
+    "wells:noise=2": Wells(noise=2.0),
+    "quadratic:dimensions=3:noise=0": Quadratic(dimensions=3, noise=0.0),
+    "logistic:ridge=0.1": Logistic(ridge=0.1),
+}
+
+
+@pytest.mark.parametrize("text", TASKS)
+def test_a_task_is_read_as_it_is_written(text: str) -> None:
+    assert names.task(text) == TASKS[text]
+
+
+def test_the_data_of_a_task_may_lie_where_a_colon_is() -> None:
+    assert names.task("cifar10:augment=false", "c:/data") == Cifar10(
+        folder=Path("c:/data"), augment_images=False
+    )
+    assert names.task("cifar10:data=here", "there") == Cifar10(folder=Path("there"))
+
+
+REFUSED = {
+    "": "there is no strategy ''; there are mgrawa, lgrawa, easgd",
+    "LGRAWA": "there is no strategy 'LGRAWA'",
+    "sgd": "there is no strategy 'sgd'",
+    "lgrawa:": "write options of a strategy as lgrawa:option=value, got ''",
+    "lgrawa:pull": "write options of a strategy as lgrawa:option=value, got 'pull'",
+    "lgrawa:pul=0.3": "strategy lgrawa has no option 'pul'; it has pull, prox",
+    "lgrawa:=1": "has no option ''",
+    "lgrawa:pull=": "pull of strategy lgrawa must be a float, got ''",
+    "lgrawa:pull=half": "pull of strategy lgrawa must be a float, got 'half'",
+    "lgrawa:pull=2": r"pull must lie in \[0, 1\], got 2.0",
+    "lgrawa:pull=nan": r"pull must lie in \[0, 1\], got nan",
+    "lgrawa:group_by=x": "has no option 'group_by'",
+    "lgrawa:outer=1": "set 'outer' of strategy lgrawa by its own options: outer.lr, outer.mom",
+    "lgrawa:outer.x=1": "has no option 'x'; it has lr, momentum",
+    "lgrawa:outer.lr=-1": r"lr .*, got -1\.0",
+    "lgrawa:norms.decay=1": r"decay must lie in \[0, 1\), got 1\.0",
+    "lsgd:team_size=2.5": "team_size of strategy lsgd must be a int, got '2.5'",
+    "lsgd:team_size=1": "team_size must be at least 2, got 1",
+    "lsgd:leader_every=2": "leader_every must be 1, or more with a team_size, got 2",
+    "data_parallel:pull=1": "strategy data_parallel has no option 'pull'; it has none",
+    "local_sgd:pull.x=1": "pull",
+}
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_what_is_no_strategy_is_refused(text: str) -> None:
+    with pytest.raises(grawa.UserError, match=REFUSED[text]):
+        names.strategy(text)
+
+
+REFUSED_TASKS = {
+    "mnist": "there is no task 'mnist'; there are digits, glyphs, text, cifar10",
+    "digits:size=3": "task digits has no option 'size'; it has train_size, model, label_noise",
+    "digits:train_size=1e3": "train_size of task digits must be a int, got '1e3'",
+    "digits:model=": "model of task digits must be a str, got ''",
+    "digits:model=resnet20": "model must be one of mlp, cnn, got 'resnet20'",
+    "digits:architecture=cnn": "task digits has no option 'architecture'",
+    "cifar10:model=resnet": "model must be one of cnn, resnet20, .*, densenet121, got 'resnet'",
+    "cifar10:data=": "data of task cifar10 must be a Path, got ''",
+    "cifar10:data=c:/data": "write options of a task as cifar10:option=value, got '/data'",
+    "cifar10:augment=no": "augment of task cifar10 must be a bool, got 'no'",
+    "quadratic:": "write options of a task as quadratic:option=value, got ''",
+}
+
+
+@pytest.mark.parametrize("text", REFUSED_TASKS)
+def test_what_is_no_task_is_refused(text: str) -> None:
+    with pytest.raises(grawa.UserError, match=REFUSED_TASKS[text]):
+        names.task(text)
+
+
+def test_data_are_for_tasks_that_read_them() -> None:
+    with pytest.raises(grawa.UserError, match="task digits has no option 'data'"):
+        names.task("digits", "here")
+
+
+@pytest.mark.parametrize("name", names.TASKS)
+def test_what_the_list_of_tasks_shows_can_be_written(name: str) -> None:
+    made = names.TASKS[name]()
+    what, options, _ = names.describe(made)
+    assert what[-1] in ".?"
+    shown = [option for option in options.split(", ") if "None" not in option]
+    assert names.task(":".join([name, *shown])) == made
+    assert len(options.split(", ")) == len(dataclasses.fields(made))
+
+
+@pytest.mark.parametrize("name", names.STRATEGIES)
+def test_what_a_list_shows_can_be_written(name: str) -> None:
+    made = names.STRATEGIES[name]()
+    _, options, _ = names.describe(made)
+    shown = [option for option in options.split(", ") if option and "None" not in option]
+    assert names.strategy(":".join([name, *shown])) == made
+
+
+@pytest.mark.parametrize("name", names.STRATEGIES)
+def test_every_option_that_has_a_default_is_shown(name: str) -> None:
+    made = names.STRATEGIES[name]()
+    what, options, source = names.describe(made)
+    assert what.endswith(".")
+    assert source.startswith("Source") or any(c.isdigit() for c in source)
+    for field in dataclasses.fields(made):
+        if field.name != "group_by":
+            assert field.name in options
+
+
+NORMS: dict[str, grawa.Score] = {
+    "training": grawa.GradientNorms(),
+    "training:decay=0.5": grawa.GradientNorms(decay=0.5),
+    "rms": grawa.RmsGradientNorms(),
+    "rms:decay=0.9": grawa.RmsGradientNorms(decay=0.9),
+    "norm-times-loss": grawa.NormTimesLoss(),
+    "norm-times-loss:norms.decay=0.5:loss.window=2": grawa.NormTimesLoss(
+        norms=grawa.GradientNorms(decay=0.5), loss=grawa.TrainingLoss(window=2)
+    ),
+}
+
+
+@pytest.mark.parametrize("text", NORMS)
+def test_a_source_of_norms_is_read_as_it_is_written(text: str) -> None:
+    assert names.norms(text) == NORMS[text]
+
+
+def test_random_weights_follow_the_runs_seed_unless_they_have_their_own() -> None:
+    def made(text: str) -> grawa.Strategy:
+        config = TrainConfig(task="digits", strategy=text, seed=5)
+        return strategy_for(config, Digits(), Digits().data(0), [])
+
+    assert made("random") == grawa.RandomWeights(seed=5)
+    assert made("random:seed=0") == grawa.RandomWeights(seed=0)
+
+
+def test_norms_replace_those_of_the_strategy() -> None:
+    config = TrainConfig(task="digits", strategy="lgrawa:pull=0.3", norms="rms:decay=0.5")
+    expected = grawa.LGRAWA(pull=0.3, norms=grawa.RmsGradientNorms(decay=0.5))
+    assert strategy_for(config, Digits(), Digits().data(0), []) == expected
+
+
+PROBED: dict[str, tuple[dict[str, Any], tuple[type, ...]]] = {
+    "norms": ({"strategy": "mgrawa", "norms": "probe"}, (grawa.ProbeGradientNorms,)),
+    "product": (
+        {"strategy": "mgrawa", "norms": "probe-times-loss"},
+        (grawa.NormTimesLoss, grawa.ProbeGradientNorms, grawa.TrainingLoss),
+    ),
+    "product of probes": (
+        {"strategy": "mgrawa", "norms": "probe-times-loss", "losses": "probe"},
+        (grawa.NormTimesLoss, grawa.ProbeGradientNorms, grawa.ProbeLoss),
+    ),
+    "loss of the probe": (
+        {"strategy": "mgrawa", "norms": "norm-times-loss", "losses": "probe"},
+        (grawa.NormTimesLoss, grawa.GradientNorms, grawa.ProbeLoss),
+    ),
+    "later": (
+        {"strategy": "mgrawa", "norms": "probe", "weights_from": 3},
+        (grawa.Delayed, grawa.ProbeGradientNorms),
+    ),
+    "losses later": (
+        {"strategy": "inverse_loss", "weights_from": 3},
+        (grawa.Delayed, grawa.TrainingLoss),
+    ),
+    "leader": ({"strategy": "lsgd", "losses": "probe"}, (grawa.ProbeLoss,)),
+    "weights": ({"strategy": "inverse_loss", "losses": "probe"}, (grawa.ProbeLoss,)),
+}
+
+
+@pytest.mark.parametrize("case", PROBED)
+def test_scores_come_from_where_they_are_said_to(case: str) -> None:
+    options, kinds = PROBED[case]
+    config = TrainConfig(task="digits", **options)
+    task, settings = Digits(), config.settings()
+    data = task.data(0)
+    worker = Worker(0, task, data, torch.arange(100), settings, torch.device("cpu"))
+    made = strategy_for(config, task, data, [worker])
+    parts = [made.score]
+    if isinstance(made.score, grawa.NormTimesLoss):
+        parts += [made.score.norms, made.score.loss]
+    if isinstance(made.score, grawa.Delayed):
+        parts.append(made.score.score)
+    assert [type(part) for part in parts] == list(kinds)

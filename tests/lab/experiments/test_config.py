@@ -1,0 +1,204 @@
+"""A run's configuration, written and read back."""
+
+import dataclasses
+import tomllib
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+import grawa
+from grawa.comm import InProcessCommunicator
+from grawa.errors import UserError
+from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.train.faults import Fault
+
+PATH = Path("config.toml")
+
+OTHER = TrainConfig(
+    task="logistic:ridge=0.1",
+    data="photographs",
+    strategy="lsgd:team_size=2",
+    workers=6,
+    processes=3,
+    steps=7,
+    sync_every=2,
+    batch_size=5,
+    lr=1e-3,
+    lr_schedule="constant",
+    optimizer="adamw",
+    norms="probe",
+    probe_size=9,
+    guard=False,
+    buffers="local",
+    shards="dirichlet:0.3",
+    fault=("nan:0@100", "lr-x6:3"),
+    dtype="float64",
+    device="cpu",
+    seed=2**40,
+    timeout=3.5,
+    keep_workers=True,
+    checkpoint_every=4,
+    tensorboard=True,
+    until_error="5%",
+    evaluate_every=2,
+    schedule="quadratic:0.5",
+    overlap_steps=1,
+    fragments=2,
+    comm_dtype="int8",
+    swa="25%",
+    hook_every=2,
+    stack_workers=True,
+)
+
+VIRTUAL = TrainConfig(
+    task="digits",
+    epochs=2.5,
+    budget="2m",
+    schedule="shared-count",
+    clock="virtual",
+    step_time="10ms",
+    speeds="1,1,0.5,1",
+    jitter=0.1,
+    link="1gbit:1ms",
+    topology="mesh",
+    strategy="lsgd",
+    losses="probe",
+    weights_from=3,
+)
+"""In one of the two nothing is as by default."""
+
+
+def test_every_option_is_other_than_by_default() -> None:
+    usual = dataclasses.asdict(TrainConfig(task="digits"))
+    one, other = dataclasses.asdict(OTHER), dataclasses.asdict(VIRTUAL)
+    kept = [name for name in usual if one[name] == usual[name] and other[name] == usual[name]]
+    assert not kept
+
+
+@pytest.mark.parametrize(
+    "config", [TrainConfig(task="digits"), OTHER, VIRTUAL], ids=["defaults", "other", "virtual"]
+)
+def test_a_configuration_comes_back_from_its_file(config: TrainConfig) -> None:
+    text = tomli_w.dumps(config.as_toml())
+    assert TrainConfig.from_toml(tomllib.loads(text), PATH) == config
+
+
+def test_an_unknown_entry_is_named() -> None:
+    table = {**OTHER.as_toml(), "momentum": 0.9}
+    with pytest.raises(UserError, match=r"config\.toml has an unknown entry 'momentum'"):
+        TrainConfig.from_toml(table, PATH)
+
+
+def test_a_configuration_needs_a_task() -> None:
+    with pytest.raises(UserError, match=r"config\.toml names no task"):
+        TrainConfig.from_toml({"workers": 4}, PATH)
+
+
+def test_settings_say_the_same() -> None:
+    settings = OTHER.settings()
+    for field in dataclasses.fields(settings):
+        if field.name not in {
+            "guard",
+            "faults",
+            "timeout",
+            "until_error",
+            "schedule",
+            "modelled",
+            "swa",
+        }:
+            assert getattr(settings, field.name) == getattr(OTHER, field.name)
+    assert settings.guard is None
+    assert settings.faults == (Fault.parse("nan:0@100"), Fault.parse("lr-x6:3"))
+    assert settings.timeout == timedelta(seconds=3.5)
+    assert settings.until_error == pytest.approx(0.05)
+    assert settings.swa == pytest.approx(0.25)
+    assert settings.schedule == grawa.Quadratic(2, growth=0.5)
+    assert settings.modelled is None
+    assert TrainConfig(task="digits").settings().guard == grawa.Guard()
+
+
+def test_settings_of_modelled_time_say_the_same() -> None:
+    settings = VIRTUAL.settings()
+    assert (settings.steps, settings.epochs, settings.budget) == (None, 2.5, 120.0)
+    assert settings.schedule == grawa.SharedCount(32)
+    assert settings.modelled is not None
+    assert VIRTUAL.num_processes() == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({}, 0.0),
+        ({"norms": "rms"}, 0.0),
+        ({"norms": "probe"}, 4.0),
+        ({"norms": "probe-times-loss", "probe_size": 32}, 2.0),
+        ({"strategy": "lsgd", "losses": "probe"}, 4.0 / 3.0),
+        ({"norms": "probe-times-loss", "losses": "probe"}, 4.0 + 4.0 / 3.0),
+    ],
+)
+def test_a_probe_takes_the_time_of_its_samples(options: dict[str, Any], steps: float) -> None:
+    usual: dict[str, Any] = {"task": "digits", "clock": "virtual", "step_time": "2s"}
+    made = TrainConfig(**usual | options).settings().modelled
+    assert made is not None
+    clock = made()
+    clock.meter(InProcessCommunicator(4))
+    clock.scored()
+    assert clock.now() == pytest.approx(2.0 * steps)
+
+
+def test_what_is_measured_follows_from_what_ends_the_run() -> None:
+    assert TrainConfig(task="digits").settings().evaluate_every == 0
+    assert TrainConfig(task="digits", until_error="5%").settings().evaluate_every == 1
+    assert TrainConfig(task="digits").settings().steps == 960
+    assert TrainConfig(task="digits", budget="9s").settings().steps is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"link": "5", "clock": "virtual"}, "write a link as bandwidth:latency"),
+        ({"speeds": "1,1", "clock": "virtual"}, "4 workers need 4 speeds, got 2"),
+        ({"speeds": "1,1,1,x", "clock": "virtual"}, "speeds must be numbers"),
+        ({"speeds": "1,1,1,0", "clock": "virtual"}, "speeds must be positive"),
+        ({"step_time": "50", "clock": "virtual"}, "step_time must be a time with its unit"),
+        ({"step_time": "0ms", "clock": "virtual"}, "time of a step must be positive"),
+        ({"jitter": -1.0, "clock": "virtual"}, "jitter must not be negative"),
+        ({"link": "1gbit"}, "link is for --clock virtual"),
+        ({"budget": "0s"}, "budget must be positive"),
+        ({"swa": "150%"}, r"swa must lie in \(0, 1\], got 1\.5"),
+        ({"swa": "0"}, "swa must be a positive number or percentage"),
+        ({"budget": "soon"}, "budget must be a time with its unit"),
+        ({"until_error": "-5%"}, "until_error must be a positive number or percentage"),
+        ({"until_error": "5%", "evaluate_every": 0}, "until_error needs the consensus measured"),
+        ({"steps": 5, "epochs": 1.0}, "steps or epochs, not both"),
+        ({"epochs": 0.0}, "epochs must be positive"),
+        ({"schedule": "often"}, "schedule must be every, shared-count"),
+        ({"schedule": "warmup"}, "schedule must be every, shared-count"),
+        ({"schedule": "quadratic:-1"}, "growth must be positive"),
+        ({"sync_every": 0}, "sync_every must be a whole number, at least 1"),
+    ],
+    ids=str,
+)
+def test_what_is_out_of_range_is_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        TrainConfig(task="digits", **options).settings()
+
+
+@pytest.mark.parametrize(
+    ("workers", "processes", "expected"), [(4, None, 4), (4, 2, 2), (4, 1, 1), (1, None, 1)]
+)
+def test_workers_are_spread_evenly_over_processes(
+    workers: int, processes: int | None, expected: int
+) -> None:
+    config = TrainConfig(task="digits", workers=workers, processes=processes)
+    assert config.num_processes() == expected
+
+
+@pytest.mark.parametrize("processes", [0, -1, 3, 8])
+def test_workers_that_can_not_be_spread_evenly_are_refused(processes: int) -> None:
+    config = TrainConfig(task="digits", workers=4, processes=processes)
+    with pytest.raises(UserError, match=f"must divide the 4 workers evenly, got {processes}"):
+        config.num_processes()

@@ -1,0 +1,104 @@
+"""What is known of a study afterwards, and what a crash may do to it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from grawa.errors import UserError
+from grawa.lab.experiments.study_folder import SCHEMA, StudyFolder
+from tests.lab.experiments.studies import result, study
+
+LINES = [result("mgrawa", [0.5, 0.25], seed=seed) for seed in range(3)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StudyFolder:
+    made = StudyFolder.begin(tmp_path / "studies" / "first", study())
+    for line in LINES:
+        made.append(line)
+    return made
+
+
+def test_a_study_has_its_question_environment_and_results(folder: StudyFolder) -> None:
+    assert sorted(path.name for path in folder.path.iterdir()) == [
+        "environment.json",
+        "study.toml",
+        "trials.jsonl",
+    ]
+    assert folder.study() == study()
+    assert folder.found() == (LINES, 0)
+    assert folder.changed_since() == []
+
+
+@pytest.mark.parametrize("cut", [1, 2, 40, 300])
+def test_a_line_that_a_crash_cut_short_is_dropped_and_counted(
+    cut: int, folder: StudyFolder
+) -> None:
+    path = folder.path / "trials.jsonl"
+    path.write_bytes(path.read_bytes()[: -1 - cut])
+    assert folder.found() == (LINES[:2], 1)
+    folder.mend()
+    assert folder.found() == (LINES[:2], 0)
+    folder.append(LINES[2])
+    assert folder.found() == (LINES, 0)
+
+
+def test_a_whole_file_is_not_touched_by_mending(folder: StudyFolder) -> None:
+    before = (folder.path / "trials.jsonl").stat().st_mtime_ns
+    folder.mend()
+    assert (folder.path / "trials.jsonl").stat().st_mtime_ns == before
+
+
+def test_a_broken_line_in_the_middle_costs_that_trial_only(folder: StudyFolder) -> None:
+    path = folder.path / "trials.jsonl"
+    first, second, third = path.read_text().splitlines()
+    path.write_text("\n".join([first, second[:50], third]) + "\n")
+    assert folder.found() == ([LINES[0], LINES[2]], 1)
+
+
+def test_lines_of_another_version_are_refused(folder: StudyFolder) -> None:
+    path = folder.path / "trials.jsonl"
+    path.write_text(path.read_text().replace(f'"schema": {SCHEMA}', '"schema": 99'))
+    with pytest.raises(UserError, match="written by another version"):
+        folder.found()
+
+
+def test_what_is_not_finite_becomes_nothing(folder: StudyFolder) -> None:
+    folder.append(result("uniform", [float("nan"), 0.5]))
+    assert folder.found().results[-1].curve.error == [None, 0.5]
+
+
+def test_the_same_study_goes_on_and_another_one_is_refused(folder: StudyFolder) -> None:
+    assert StudyFolder.begin(folder.path, study()) == folder
+    with pytest.raises(UserError, match="holds another study: its points differ"):
+        StudyFolder.begin(folder.path, study(points=5))
+    assert folder.found() == (LINES, 0)
+
+
+def test_other_folders_are_no_studies(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UserError, match=r"is not a study folder: it has no study\.toml"):
+        StudyFolder.begin(tmp_path / "mine", study())
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="can't make the study folder"):
+        StudyFolder.begin(tmp_path / "file" / "study", study())
+
+
+def test_a_study_is_run_by_one_process_at_a_time(folder: StudyFolder) -> None:
+    code = (
+        "import sys; from pathlib import Path;"
+        "from grawa.lab.experiments.study_folder import StudyFolder;"
+        "from grawa.errors import UserError\n"
+        "try:\n    StudyFolder(Path(sys.argv[1])).locked().__enter__()\n"
+        "except UserError as error:\n    print(error)"
+    )
+    with folder.locked():
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(folder.path)],
+            capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+    assert "is being run by another process" in done.stdout
+    with folder.locked():
+        pass  # it is free again

@@ -1,0 +1,120 @@
+"""Predictions, against what can be worked out by hand, and what must hold whatever the numbers."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grawa.lab.planning.predict import (
+    TAUS,
+    VARIANTS,
+    Measured,
+    Method,
+    Variant,
+    predict,
+    scaled,
+    smallest_tau,
+)
+from grawa.lab.simulate.network import Link, Network
+
+MGRAWA = Method(
+    name="mgrawa",
+    round_work=0.05,
+    sent_share=1.5,
+    busiest_share=1.5,
+    shares_gradients=False,
+    row_length=0,
+)
+PARALLEL = replace(MGRAWA, name="data_parallel", round_work=0.0, shares_gradients=True)
+
+MEASURED = Measured(
+    step_seconds=0.1,
+    samples=32,
+    model_bytes=4e6,
+    copy_seconds=0.01,
+    codec_seconds={"int8": 0.25},
+    network=Network(Link(1e6, 0.0), "ring", 4),
+    methods=(MGRAWA, PARALLEL),
+)
+"""A round sends 6 MB at 1 MB/s: six seconds, and 0.05 of work."""
+
+
+def test_a_blocking_round_is_lost_whole() -> None:
+    found = predict(MEASURED, MGRAWA, Variant(), 32)
+    assert found.round_seconds == pytest.approx(6.05)
+    assert found.lost == pytest.approx(6.05 / 9.25)
+    assert found.samples_per_second == pytest.approx(4 * 32 * 32 / 9.25)
+    assert found.bytes_per_hour == pytest.approx(6e6 / 9.25 * 3600)
+
+
+def test_overlap_hides_all_steps_but_one() -> None:
+    found = predict(MEASURED, MGRAWA, Variant(overlap=True), 32)
+    assert found.lost == pytest.approx((6.05 - 3.1 + 0.03) / (3.2 + 6.05 - 3.1 + 0.03))
+    assert predict(MEASURED, MGRAWA, Variant(overlap=True), 64).lost == pytest.approx(0.03 / 6.43)
+
+
+@pytest.mark.parametrize(("dtype", "seconds"), [("int8", 1.5 + 0.05 + 0.25), ("bf16", 3.05)])
+def test_fewer_bits_take_less_to_send_and_some_time_to_write(dtype: str, seconds: float) -> None:
+    found = predict(MEASURED, MGRAWA, Variant(comm_dtype=dtype), 32)
+    assert found.round_seconds == pytest.approx(seconds)
+
+
+def test_data_parallel_talks_at_every_step() -> None:
+    slow, fast = (predict(MEASURED, PARALLEL, Variant(), tau) for tau in (1, 512))
+    assert slow == fast
+    assert slow.samples_per_second == pytest.approx(4 * 32 / 6.1)
+    assert smallest_tau(MEASURED, PARALLEL, Variant(), 0.5) is None
+
+
+def test_the_smallest_interval_is_the_first_that_fits() -> None:
+    # 6.05 / (0.1 tau + 6.05) <= 0.2 from tau = 242 on.
+    assert smallest_tau(MEASURED, MGRAWA, Variant(), 0.2) == 256
+    assert smallest_tau(MEASURED, MGRAWA, Variant(), 0.05) is None
+
+
+def test_more_workers_send_nearly_twice_the_model_at_most() -> None:
+    assert scaled(MEASURED, 4).methods[0].sent_share == pytest.approx(1.5)
+    assert scaled(MEASURED, 8).methods[0].sent_share == pytest.approx(1.75)
+    assert scaled(MEASURED, 4096).methods[0].sent_share == pytest.approx(2.0, abs=1e-3)
+
+
+measured = st.builds(
+    lambda step, size, bandwidth, latency, work: replace(
+        MEASURED,
+        step_seconds=step,
+        model_bytes=size,
+        network=Network(Link(bandwidth, latency), "ring", 4),
+        methods=(replace(MGRAWA, round_work=work),),
+    ),
+    st.floats(1e-4, 10.0),
+    st.floats(1e3, 1e10),
+    st.floats(1e4, 1e11),
+    st.floats(0.0, 1.0),
+    st.floats(0.0, 1.0),
+)
+
+
+@given(measured, st.sampled_from(VARIANTS), st.sampled_from(TAUS[:-1]))
+def test_rarer_rounds_never_lose_more(given_: Measured, variant: Variant, tau: int) -> None:
+    method = given_.methods[0]
+    rare, often = (predict(given_, method, variant, t) for t in (2 * tau, tau))
+    assert rare.lost <= often.lost * (1 + 1e-9)
+    assert rare.samples_per_second >= often.samples_per_second * (1 - 1e-9)
+
+
+@given(measured, st.sampled_from(VARIANTS), st.sampled_from(TAUS))
+def test_a_faster_link_is_never_slower(given_: Measured, variant: Variant, tau: int) -> None:
+    method, link = given_.methods[0], given_.network.link
+    faster = replace(
+        given_, network=replace(given_.network, link=Link(2 * link.bandwidth, link.latency))
+    )
+    one, other = (predict(m, method, variant, tau).samples_per_second for m in (faster, given_))
+    assert one >= other * (1 - 1e-9)
+
+
+@given(measured, st.sampled_from(TAUS))
+def test_overlap_is_never_slower_than_blocking(given_: Measured, tau: int) -> None:
+    method = given_.methods[0]
+    hidden, blocking = (predict(given_, method, Variant(overlap=o), tau) for o in (True, False))
+    assert hidden.samples_per_second >= blocking.samples_per_second * (1 - 1e-9)

@@ -1,0 +1,51 @@
+"""Files are whole or not there."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from grawa.lab.files import replacing, write_text
+
+
+def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "words"
+    write_text(path, "old\n")
+    write_text(path, "nouveau, für 新\n")
+    assert path.read_text(encoding="utf-8") == "nouveau, für 新\n"
+    assert os.listdir(tmp_path) == ["words"]
+
+
+@pytest.mark.parametrize("kind", [KeyError, KeyboardInterrupt, SystemExit])
+def test_a_crash_while_writing_leaves_the_old_file(
+    kind: type[BaseException], tmp_path: Path
+) -> None:
+    path = tmp_path / "words"
+    path.write_text("old")
+    with pytest.raises(kind), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise kind
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["words"]
+
+
+def test_a_crash_while_writing_a_new_file_leaves_none(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), replacing(tmp_path / "words") as temporary:
+        temporary.write_text("half")
+        raise KeyError
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "words"
+    path.write_text("old")
+    with replacing(path) as temporary:
+        temporary.write_text("half")
+        assert path.read_text() == "old"
+        temporary.write_text("whole")
+    assert path.read_text() == "whole"
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_text(tmp_path / "missing" / "words", "new")

@@ -1,0 +1,97 @@
+"""Short training runs in one process."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import grawa
+from grawa.lab.cli.run import strategy_for
+from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.tasks import Data, Digits, Task
+from grawa.lab.train.loop import Event, Finished, Started, train
+from grawa.lab.train.settings import Settings
+from grawa.lab.train.worker import Worker
+
+StrategyFor = Callable[[Task, Data, list[Worker]], grawa.Strategy]
+
+
+def settings(**changes: Any) -> Settings:
+    """A small run's settings."""
+    usual: dict[str, Any] = {
+        "workers": 4,
+        "steps": 24,
+        "epochs": None,
+        "budget": None,
+        "until_error": None,
+        "evaluate_every": 0,
+        "schedule": grawa.Every(4),
+        "overlap_steps": 0,
+        "fragments": 1,
+        "comm_dtype": None,
+        "hook_every": 1,
+        "modelled": None,
+        "batch_size": 8,
+        "lr": 0.1,
+        "lr_schedule": "cosine",
+        "optimizer": "sgd",
+        "guard": grawa.Guard(),
+        "buffers": "average",
+        "shards": "iid",
+        "faults": (),
+        "dtype": "float32",
+        "seed": 0,
+        "timeout": timedelta(seconds=60),
+        "checkpoint_every": 0,
+        "stack_workers": False,
+        "swa": None,
+    }
+    return Settings(**usual | changes)
+
+
+def always(strategy: grawa.Strategy) -> StrategyFor:
+    return lambda task, data, workers: strategy
+
+
+def probing() -> StrategyFor:
+    """LGRAWA by the norms on a batch that all workers share."""
+    return partial(strategy_for, TrainConfig(task="digits", norms="probe"))
+
+
+def events(
+    strategy_for: StrategyFor,
+    chosen: Settings,
+    *,
+    checkpoints: Path | None = None,
+    until: int | None = None,
+    task: Task | None = None,
+) -> list[Event]:
+    """All events of a run; or those of the first `until`, after which it is broken off."""
+    stream = train(task or Digits(train_size=200), strategy_for, chosen, checkpoints=checkpoints)
+    if until is None:
+        return list(stream)
+    return [next(stream) for _ in range(until)]
+
+
+def end(found: list[Event]) -> Finished:
+    """The last event of a whole run."""
+    finished = found[-1]
+    assert isinstance(finished, Finished)
+    return finished
+
+
+def started(found: list[Event]) -> Started:
+    """The first event of a run."""
+    first = found[0]
+    assert isinstance(first, Started)
+    return first
+
+
+def same_model(first: Finished, second: Finished) -> bool:
+    """Whether two runs ended with the same bits."""
+    return first.consensus.keys() == second.consensus.keys() and all(
+        torch.equal(value, second.consensus[name]) for name, value in first.consensus.items()
+    )
