@@ -171,6 +171,14 @@ def copy_(target: Stack, source: Stack) -> None:
     torch._foreach_copy_(targets, sources)
 
 
+def copied(rows: Rows) -> Rows:
+    """A copy of some rows."""
+    copy = rows.twin()
+    if rows:
+        copy_(copy, rows)
+    return copy
+
+
 def side_by_side(*stacks: Stack) -> list[list[Tensor]]:
     """The tensors of stacks of one form, matched: whole blocks where all have some."""
     if all(isinstance(stack, Rows) and stack.blocks for stack in stacks):

@@ -1,120 +1,119 @@
-"""The rounds of a fragment: who is well, who is pulled, and what the strategy keeps."""
+"""A fragment: a part of the model that is synchronised at once, and what it owns between rounds."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from grawa.comm.compression import Compression
 from grawa.comm.participants import Participants
-from grawa.comm.protocol import Communicator
+from grawa.comm.protocol import Transport
 from grawa.errors import UserError
 from grawa.math.leaves import Leaves, Rows
-from grawa.rounds.guard import Guard, Health, Verdict, trusting
-from grawa.rounds.roll_call import Roll
+from grawa.rounds.plan import RoundPlan
+from grawa.rounds.shadow import Shadow
 from grawa.strategies.protocol import Strategy
-from grawa.workers.buffers import average_buffers
-from grawa.workers.target import Target
 
 
-class Outcome(NamedTuple):
-    """What a round came to."""
-
-    weights: Tensor | None
-    """(N, G), or `None` where the workers count equally."""
-    verdict: Verdict
-    consensus_distance: float | None
-
-
-def judge(guard: Guard | None, health: Health) -> Verdict:
-    """Who takes part; without a guard everyone, whatever their state."""
-    return trusting(health) if guard is None else guard.judge(health)
-
-
-class Rounds:
-    """Runs the rounds of a strategy over some leaves; state lives here between rounds.
+class Fragment:
+    """A part of the model, with all that it owns between rounds.
 
     Args:
-        params: the hosted workers' leaves, which are the same for all workers now.
-        groups: the group of each leaf in the whole model.
-        strategy: how workers are pulled together.
+        params: the hosted workers' parameters in it, name -> (K, *shape); all workers are equal.
+        groups: the group of each of them in the whole model.
+        plan: how rounds are made.
         comm: all workers.
-        averaging: all workers, for the strategy's means, if these travel in another way.
-        guard: who takes part.
-        measure_distance: whether consensus distances are measured; one more pass over the
-            parameters and one more small message a round.
-        in_background: whether rounds run while `drift` is called.
+
+    Attributes:
+        params: the hosted workers' parameters, as views.
+        rounds: how many it has had.
+        shadow: on which its rounds run; `None` if they run on the workers themselves.
     """
 
     def __init__(
-        self,
-        params: Rows,
-        groups: Sequence[int],
-        strategy: Strategy,
-        comm: Communicator,
-        averaging: Communicator,
-        guard: Guard | None,
-        *,
-        measure_distance: bool,
-        in_background: bool,
+        self, params: Rows, groups: Sequence[int], plan: RoundPlan, comm: Transport
     ) -> None:
-        self._columns = columns_of(groups, strategy.groups(list(params)))
-        self._strategy = strategy
-        self._comm = comm
-        self._averaging = averaging
-        self._guard = guard
-        self._measure_distance = measure_distance
-        self._buffer_mean: Leaves | None = None
-        self._state = strategy.init(params, averaging)
-        drifts = type(strategy).drift is not Strategy.drift
-        self._seen = {k: v.clone() for k, v in self._state.items()} if drifts else {}
-        self._in_background = in_background
-        if not in_background:
-            self._seen = self._state
+        self._names = list(params)
+        self._columns = columns_of(groups, plan.strategy.groups(self._names))
+        self._strategy, self._comm = plan.strategy, comm
+        self._measure_distance = plan.measure_distance
+        self._compression = Compression(plan.comm_dtype) if plan.comm_dtype else None
+        self.rounds = 0
+        self.shadow = Shadow(params) if plan.overlap_steps else None
+        self._state = plan.strategy.init(params)
+        drifts = type(plan.strategy).drift is not Strategy.drift
+        # In the background a round changes the state, while the workers still drift by the old.
+        self._seen = self._state
+        if self.shadow is not None:
+            self._seen = {k: v.clone() for k, v in self._state.items()} if drifts else {}
+        self.bind(params)
 
-    def drift(self, params: Rows, share: float) -> None:
-        """After a local step that makes up `share` of a cycle."""
-        self._strategy.drift(params, self._seen, share)
+    def bind(self, params: Rows) -> None:
+        """Takes the parameters' views, of the whole model, where they are now."""
+        self.params = params.part(self._names)
+        hosted = self._comm.num_hosted
+        self._by_worker = [self.params.worker(k) for k in range(hosted)] if hosted > 1 else []
 
-    def run(self, roll: Roll, target: Target) -> Outcome:
-        """One round with those who answered the roll call."""
-        verdict = judge(self._guard, roll.health)
-        others = Participants(self._averaging, verdict.active, measure=self._measure_distance)
-        scores = None if verdict.scores is None else verdict.scores[:, self._columns]
-        done = self._strategy.sync(target.params, scores, self._state, others)
-        self._state = done.state
-        plain = Participants(self._comm, verdict.active)
-        self._buffer_mean = average_buffers(target, plain, self._buffer_mean)
-        return Outcome(done.weights, verdict, self._distance(others, verdict))
+    def drift(self, share: float, who: slice) -> None:
+        """After a local step of these hosted workers that makes up `share` of a cycle."""
+        rows = [self.params]
+        if len(range(self._comm.num_hosted)[who]) < self._comm.num_hosted:
+            rows = self._by_worker[who]
+        for params in rows:
+            self._strategy.drift(params, self._seen, share)
+
+    def run(
+        self, params: Rows, scores: Tensor | None, active: Tensor
+    ) -> tuple[Tensor | None, float | None]:
+        """One round, which moves the parameters in place; collective.
+
+        Args:
+            params: the workers, or their copies.
+            scores: of the whole model's groups, (N, G).
+            active: who takes part, (N,).
+
+        Returns:
+            The weights of the fragment's groups, and the consensus distance if it is measured.
+        """
+        workers = Participants(
+            self._comm, active, compression=self._compression, measure=self._measure_distance
+        )
+        own = None if scores is None else scores[:, self._columns]
+        weights = self._strategy.sync(params, own, self._state, workers, self.rounds)
+        self.rounds += 1
+        return weights, self._distance(workers, active)
+
+    def _distance(self, workers: Participants, active: Tensor) -> float | None:
+        if workers.distances is None:
+            return None
+        distances = self._comm.gather(workers.distances.unsqueeze(1))()[active]
+        return float(distances.double().square().mean().sqrt())
 
     def settle(self) -> None:
         """The round is over for the workers too: they drift by its outcome from now on."""
-        if not self._in_background:
-            self._seen = self._state
-            return
-        for key, leaves in self._seen.items():
-            torch._foreach_copy_(leaves.flats, self._state[key].flats)
+        if self._seen is not self._state:
+            for key, leaves in self._seen.items():
+                torch._foreach_copy_(leaves.flats, self._state[key].flats)
 
-    def _distance(self, others: Participants, verdict: Verdict) -> float | None:
-        if others.distances is None:
-            return None
-        distances = self._comm.gather(others.distances.unsqueeze(1))()[verdict.active]
-        return float(distances.square().mean().sqrt())
-
-    def consensus(self, params: Rows, active: Tensor) -> Leaves:
-        """The strategy's consensus of the workers that are active, (N,)."""
-        return self._strategy.consensus(params, self._state, Participants(self._comm, active))
+    def consensus(self, active: Tensor) -> Leaves:
+        """The strategy's consensus of the workers that are active, (N,); collective."""
+        workers = Participants(self._comm, active)
+        return self._strategy.consensus(self.params, self._state, workers)
 
     def state_dict(self) -> dict[str, Any]:
-        """What must be saved so that training resumes bit for bit."""
-        return {key: dict(leaves) for key, leaves in self._state.items()}
+        """What must be saved so that training resumes bit for bit, copied."""
+        state = {key: {n: x.clone() for n, x in v.items()} for key, v in self._state.items()}
+        compression = self._compression.state_dict() if self._compression else None
+        return {"state": state, "rounds": self.rounds, "compression": compression}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Takes back what `state_dict` gave, into the same strategy.
 
         Raises:
             UserError: if it was saved by another strategy.
         """
+        state = saved["state"]
         if state.keys() != self._state.keys():
             raise UserError(
                 f"the saved state has {sorted(state)}, but this strategy keeps "
@@ -123,6 +122,9 @@ class Rounds:
         for key, leaves in self._state.items():
             for name, leaf in leaves.items():
                 leaf.copy_(state[key][name])
+        self.rounds = saved["rounds"]
+        if self._compression is not None:
+            self._compression.load_state_dict(saved["compression"])
         self.settle()
 
 

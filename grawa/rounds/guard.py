@@ -20,7 +20,11 @@ class Health(NamedTuple):
     scores: Tensor | None
     """(N, G), smaller is better."""
     are_norms: bool = False
-    """Whether the scores are norms, of which one near zero would draw all the weight."""
+    """Whether the scores are norms, of which one near zero would get nearly all the weight."""
+    new_steps: Tensor | None = None
+    """(N,), local steps since the last round."""
+    start_size: float = 0.0
+    """L2 norm of the parameters at the last round, of the worker in the middle."""
 
 
 class Verdict(NamedTuple):
@@ -29,7 +33,7 @@ class Verdict(NamedTuple):
     active: Tensor
     """(N,), true for those who take part in the center."""
     scores: Tensor | None
-    """(N, G), infinite for those who don't."""
+    """(N, G), as far as they are believed."""
     reset: Tensor
     """(N,), true for those who must start again from the consensus."""
     left_out: dict[int, str]
@@ -41,11 +45,12 @@ class Guard:
     """Keeps a worker that has gone wrong from ruining the others.
 
     A worker is *reset* if its parameters, loss or score are not finite, or its parameters are many
-    times as large as the others': it has no part in the center, starts again from the consensus,
-    and its optimizer forgets the past. Of the others, one whose loss is far above the median is
+    times as large as the others' and have grown by more than its number of local steps explains: it
+    has no part in the center, starts again from the consensus, and its optimizer's state is
+    cleared. Of the others, one whose loss is far above the median is
     *left out* of the center, but still pulled to it; and norms are floored at a fraction of their
-    group's median, and at all of it where the loss says that a small norm is not earned: what
-    learns nothing, a dead network or one with wrong labels, has small gradients too, and would draw
+    group's median, and at all of it where the worker's loss is above the median: what learns
+    nothing, a dead network or one with wrong labels, has small gradients too, and would get most of
     the weight while all losses are high and none is far above the others. Medians of losses and
     sizes are the lower of the two middle values, so that of two halves the one with the smaller
     ones is believed.
@@ -61,7 +66,9 @@ class Guard:
         loss_ratio: a loss may be this many times the median ...
         loss_margin: ... plus this much, before its worker is left out; infinity turns it off.
         size_ratio: parameters may have this many times the median L2 norm before their worker is
-            reset; infinity turns it off.
+            reset; infinity turns it off. Where workers make different numbers of steps, a norm may
+            also have grown by this many times the median growth, times the square of the ratio of
+            steps (which is how far a constant gradient carries heavy-ball momentum at most).
 
     Source: ours; `docs/decisions.md` has the measurements behind the defaults.
     """
@@ -84,7 +91,7 @@ class Guard:
             raise UserError(f"size_ratio must be above 1, got {self.size_ratio}")
 
     def judge(self, health: Health) -> Verdict:
-        """Decides on a round; a function of what everyone knows, so that all decide alike.
+        """Decides on a round; a function of what every process knows, so that all come to the same.
 
         Args:
             health: of all workers.
@@ -102,7 +109,11 @@ class Guard:
                 f"all {len(sound)} workers have diverged (worker 0: {reasons[0]}); lower the "
                 "learning rate, or resume from an earlier checkpoint"
             )
-        sound &= ~self._above(health.sizes, sound, self.size_ratio, 0.0, "parameter norm", reasons)
+        large = self._above(
+            health.sizes, sound & ~self._explained(health, sound), self.size_ratio, 0.0,
+            "parameter norm", reasons, median_of=sound,
+        )  # fmt: skip
+        sound &= ~large
         above = self._above(
             health.losses, sound, self.loss_ratio, self.loss_margin, "loss", reasons
         )
@@ -117,26 +128,38 @@ class Guard:
         margin: float,
         name: str,
         reasons: dict[int, str],
+        median_of: Tensor | None = None,
     ) -> Tensor:
         """Whose value is far above the median; (N,), false where a value is not known."""
         known = torch.where(among, values, torch.nan)
-        median = known.nanmedian()
+        median = torch.where(among if median_of is None else median_of, values, torch.nan)
+        median = median.nanmedian()
         limit = median + (ratio - 1.0) * median.abs() + margin
         above = (known > limit) & (limit.abs() > 0.0)  # half the values are zero: that says nothing
         for i in torch.where(above)[0].tolist():
             reasons[i] = f"{name} {known[i]:.3g} is above {limit:.3g} (median {median:.3g})"
         return above
 
+    def _explained(self, health: Health, sound: Tensor) -> Tensor:
+        """Whose parameters have grown by no more than their steps explain, (N,)."""
+        if health.new_steps is None:
+            return torch.zeros_like(sound)
+        growth = (health.sizes - health.start_size).abs()
+        middle = torch.where(sound, growth, torch.nan).nanmedian()
+        steps = torch.where(sound, health.new_steps, torch.nan)
+        ratio = health.new_steps / steps.nanmedian()  # infinite where the one in the middle has 0
+        more = torch.where(health.new_steps > steps.nanmedian(), ratio, 0.0)
+        return (more > 1.0) & (growth <= self.size_ratio * middle * more.square())
+
     def _believed(self, health: Health, active: Tensor) -> Tensor | None:
         if health.scores is None:
             return None
-        kept = torch.where(active.unsqueeze(1), health.scores, torch.inf)
         if not health.are_norms:
-            return kept
+            return health.scores
         losses = torch.where(active, health.losses, torch.nan)
-        floors = kept.new_full((len(kept), 1), self.norm_floor)
+        floors = health.scores.new_full((len(losses), 1), self.norm_floor)
         floors[losses > losses.nanmedian()] = max(self.norm_floor, self.unearned_floor)
-        return floor_at_median(kept, floors)
+        return floor_at_median(health.scores, floors, active)
 
 
 def _not_finite(health: Health) -> dict[int, str]:

@@ -1,12 +1,11 @@
 """What a round tells the outside: callbacks, logs, progress and plots."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
-from grawa.rounds.fragment import Outcome
-from grawa.rounds.roll_call import Roll
+from grawa.rounds.underway import Outcome, Underway
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +31,7 @@ class RoundReport:
             local steps up.
         wait_seconds: from the start of the round until the last worker had joined it.
         round_seconds: the whole round, with the wait.
-        exposed_seconds: for how long it held local steps up: all of it, or with `overlap_steps`
+        exposed_seconds: for how long it blocked local steps: all of it, or with `overlap_steps`
             what could not be hidden.
     """
 
@@ -68,16 +67,6 @@ def _plain(value: Any) -> Any:
     return value
 
 
-class Done(NamedTuple):
-    """A round that has run, and when; moments are the clock's."""
-
-    roll: Roll
-    outcome: Outcome
-    joined: float
-    """When the last worker had joined."""
-    finished: float
-
-
 class Reporter:
     """Keeps time and counts bytes between round reports."""
 
@@ -91,7 +80,7 @@ class Reporter:
         self._free_since = now
 
     def local_steps_end(self, now: float) -> None:
-        """They are held up."""
+        """They are blocked."""
         self._computed += now - self._free_since
 
     def disregard(self, bytes_sent: int) -> None:
@@ -99,46 +88,36 @@ class Reporter:
         self._bytes_before += bytes_sent
 
     def report(
-        self,
-        round_number: int,
-        fragment: int,
-        step: int,
-        done: Done,
-        *,
-        began: float,
-        exposed: float,
-        bytes_sent: int,
+        self, round_number: int, underway: Underway, outcome: Outcome, bytes_sent: int
     ) -> RoundReport:
         """The report of a round that is over.
 
         Args:
             round_number: its number.
-            fragment: which fragment.
-            step: local steps made when it began.
-            done: what came of it.
-            began: when this process called for it.
-            exposed: for how many seconds it held local steps up.
+            underway: when it began.
+            outcome: what came of it.
             bytes_sent: by now.
 
         Returns:
             The report.
         """
+        roll = outcome.roll
         report = RoundReport(
             round=round_number,
-            fragment=fragment,
-            step=step,
-            weights=done.outcome.weights,
-            scores=done.roll.health.scores,
-            losses=done.roll.health.losses,
-            steps_made=done.roll.new_steps,
-            consensus_distance=done.outcome.consensus_distance,
-            left_out=done.outcome.verdict.left_out,
+            fragment=underway.fragment,
+            step=underway.step,
+            weights=outcome.weights,
+            scores=roll.health.scores,
+            losses=roll.health.losses,
+            steps_made=roll.new_steps,
+            consensus_distance=outcome.consensus_distance,
+            left_out=outcome.verdict.left_out,
             bytes_sent=bytes_sent - self._bytes_before,
-            elapsed=done.roll.elapsed,
+            elapsed=roll.elapsed,
             compute_seconds=self._computed,
-            wait_seconds=done.joined - began,
-            round_seconds=done.finished - began,
-            exposed_seconds=exposed,
+            wait_seconds=outcome.joined - underway.began,
+            round_seconds=outcome.finished - underway.began,
+            exposed_seconds=underway.exposed,
         )
         self._bytes_before = bytes_sent
         self._computed = 0.0

@@ -1,49 +1,49 @@
-"""The roll call before a round: what every worker says of itself, in one small message."""
+"""The one place where processes meet: each says what for, and what is to be known of its workers."""
 
 from collections.abc import Sequence
-from enum import IntEnum
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from grawa.comm.protocol import Communicator
+from grawa.comm.protocol import Transport
 from grawa.rounds.guard import Health
+from grawa.rounds.purposes import ROUNDS, Purpose
 from grawa.scores.protocol import Score
+from grawa.workers.buffers import BufferState, states_of
 from grawa.workers.losses import RecentLosses
 from grawa.workers.replicas import Replicas
 
-ROW_LENGTH = 6
-"""Numbers that a worker says before a round, beside its scores: see `Roll`."""
-
-
-class Calls(IntEnum):
-    """What a worker calls the others together for."""
-
-    ROUND = 0
-    GRADIENTS = 1
-    LEAVING = 2
-    CONSENSUS = 3
+_FIXED = 9
+"""Numbers that a worker says whatever it comes for: see `Roll`."""
 
 
 class Roll(NamedTuple):
     """What all workers said."""
 
-    calls: Tensor
-    """(N,)"""
+    purposes: tuple[Purpose, ...]
+    """N of them."""
+    rounds: Tensor
+    """(N,), rounds made."""
+    steps: Tensor
+    """(N,), local steps made."""
     new_steps: Tensor
-    """(N,), local steps since the last round."""
+    """(N,), local steps since the last round of the fragment."""
     lr: float
     """The learning rate, by the lower median of what the workers have."""
     elapsed: float
     """Seconds since the start, by worker 0's clock."""
+    values: Tensor
+    """(N,), what each wants the others to know."""
     health: Health
+    marks: Tensor
+    """(N, B), of the buffers: see `grawa.workers.buffers`."""
     has_gradient: Tensor
     """(N, L), or (N, 0) for a strategy that never shares gradients."""
 
 
 class RollCall:
-    """Collects what the hosted workers will say while they train, and calls the roll.
+    """Collects what is to be said of the hosted workers while they train, and calls the roll.
 
     Args:
         replicas: the hosted workers.
@@ -51,31 +51,34 @@ class RollCall:
         worker: the processes that the one hosted worker is made of, if they are several.
         score: what the strategy asks for, if anything.
         groups: the group of each leaf.
-        with_buffers: whether buffers must be finite too, since they are averaged.
+        num_fragments: P; each has rounds of its own.
+        with_buffers: whether buffers are averaged.
         shares_gradients: whether the strategy ever shares gradients.
     """
 
     def __init__(
         self,
         replicas: Replicas,
-        comm: Communicator,
-        worker: Communicator | None,
+        comm: Transport,
+        worker: Transport | None,
         *,
         score: Score | None,
         groups: Sequence[int],
+        num_fragments: int,
         with_buffers: bool,
         shares_gradients: bool,
     ) -> None:
-        self._replicas = replicas
-        self._with_buffers = with_buffers
-        self._comm = comm
-        self._worker = worker
-        self._score = score
+        self._replicas, self._comm, self._worker = replicas, comm, worker
         self._num_scores = max(groups) + 1 if score else 0
+        self._num_buffers = len(replicas.buffers.names) if with_buffers else 0
         self._shares = shares_gradients
-        self._tracker = score.tracker(groups, comm.num_hosted) if score else None
-        self._losses = RecentLosses(replicas.zeros())
-        self._new_steps = [0] * comm.num_hosted
+        hosted = comm.num_hosted
+        self._tracker = score.tracker(groups, hosted, num_fragments) if score else None
+        self._is_norm = score is not None and score.is_norm
+        self._losses = RecentLosses(replicas.zeros(), num_fragments)
+        self._new_steps = torch.zeros(num_fragments, hosted, dtype=torch.float64, device="cpu")
+        self.steps = torch.zeros(hosted, dtype=torch.float64, device="cpu")
+        """Local steps of each hosted worker."""
 
     def note_step(self, norms: Tensor | None, who: slice) -> None:
         """Counts a local step.
@@ -84,21 +87,85 @@ class RollCall:
             norms: (K, L), of the gradients, if the score is made of them; NaN for who made none.
             who: the hosted workers that made it.
         """
-        self._new_steps[who] = [steps + 1 for steps in self._new_steps[who]]
+        self._new_steps[:, who] += 1
+        self.steps[who] += 1
         if self._tracker is not None and norms is not None:
             self._tracker.note_gradients(norms)
 
+    def uncount(self, skipped: Tensor) -> None:
+        """Takes back steps that turned out to have been skipped: (K,), how many each."""
+        self._new_steps -= skipped
+        self.steps -= skipped
+
     def note_losses(self, losses: Tensor, who: slice) -> None:
         """Takes the losses of a local step of these hosted workers, one each."""
-        self._losses.note(losses, who)
+        self._losses.note(losses.to(self._replicas.zeros()), who)
         if self._tracker is not None:
             noted = self._replicas.zeros().fill_(torch.nan)
             noted[who] = torch.where(torch.isfinite(losses), losses, torch.inf).to(noted)
             self._tracker.note_losses(noted)
 
-    def forget_losses(self, worker: int) -> None:
-        """A hosted worker has started again, so its losses until now say nothing of it."""
-        self._losses.forget(worker)
+    def forget_losses(self, workers: Sequence[int]) -> None:
+        """Hosted workers have started again, so their losses until now say nothing of them."""
+        self._losses.forget(workers)
+
+    def restart(self, fragment: int) -> None:
+        """Called after each round of a fragment."""
+        self._losses.restart(fragment)
+        self._new_steps[fragment] = 0
+        if self._tracker is not None:
+            self._tracker.restart(fragment)
+
+    def has_news(self, fragment: int) -> bool:
+        """Whether hosted workers have made steps since the fragment's last round."""
+        return bool(self._new_steps[fragment].any())
+
+    def rows(
+        self,
+        purpose: Purpose,
+        fragment: int,
+        *,
+        rounds: int,
+        elapsed: float,
+        value: float = 0.0,
+    ) -> Tensor:
+        """What the hosted workers say.
+
+        Args:
+            purpose: what they come for.
+            fragment: whose round is next.
+            rounds: that have been made.
+            elapsed: seconds since the start.
+            value: what the others are to know.
+
+        Returns:
+            A row each, (K, C), as wide for every purpose; with scores and buffers for a round.
+        """
+        whole = purpose in ROUNDS
+        sizes, losses = self._replicas.sizes(), self._losses.read(fragment)
+        marks = losses.new_zeros(len(losses), self._num_buffers, dtype=torch.float64)
+        if purpose is Purpose.GRADIENTS:
+            norms = self._replicas.gradient_norms().sum(dim=1)
+            sizes = torch.where(torch.isfinite(norms), sizes, torch.nan)
+        elif whole and self._num_buffers:
+            buffers = self._replicas.buffers
+            marks = buffers.marks(buffers.rows(), losses.device)
+            broken = (states_of(marks) == BufferState.NAN).any(dim=1)
+            sizes = torch.where(broken, torch.nan, sizes)
+        same = [purpose, rounds, elapsed, value]
+        columns = [losses.new_tensor(same, dtype=torch.float64).expand(len(losses), -1)]
+        own = [self.steps, self._new_steps[fragment], self._replicas.lrs(), sizes, losses]
+        columns.append(torch.stack([x.to(marks) for x in own], dim=1))
+        columns.append(self._scores(fragment, whole=whole).to(marks))
+        columns.append(marks)
+        if self._shares:
+            columns.append(self._replicas.has_gradient().to(marks))
+        return torch.cat(columns, dim=1)
+
+    def _scores(self, fragment: int, *, whole: bool) -> Tensor:
+        if self._tracker is None or not whole:
+            return torch.zeros(len(self.steps), self._num_scores, device="cpu")
+        return self._tracker.read(self._replicas, fragment, self.has_news(fragment))
 
     def call(self, rows: Tensor) -> Roll:
         """Calls all workers together; each process must do so, for whatever purpose.
@@ -110,65 +177,50 @@ class RollCall:
             What all said.
         """
         everyone = self._comm.gather(self._agreed(rows))()
-        calls, sizes, losses, new_steps, lrs, elapsed = everyone[:, :ROW_LENGTH].unbind(dim=1)
-        scores, has_gradient = everyone[:, ROW_LENGTH:].tensor_split([self._num_scores], dim=1)
-        is_norm = self._score is not None and self._score.is_norm
-        health = Health(sizes, losses, scores if self._num_scores else None, is_norm)
-        return Roll(calls, new_steps, float(lrs.median()), float(elapsed[0]), health, has_gradient)
-
-    def restart(self) -> None:
-        """Called after each round."""
-        self._losses.restart()
-        self._new_steps = [0] * len(self._new_steps)
-        if self._tracker is not None:
-            self._tracker.restart()
-
-    def rows(self, purpose: Calls, elapsed: float) -> Tensor:
-        """What the hosted workers say.
-
-        Args:
-            purpose: what for.
-            elapsed: seconds since the start.
-
-        Returns:
-            A row each, (K, C).
-        """
-        sizes = self._replicas.sizes(with_buffers=self._with_buffers)
-        if purpose is Calls.GRADIENTS:
-            norms = self._replicas.gradient_norms().sum(dim=1)
-            sizes = torch.where(torch.isfinite(norms), sizes, torch.nan)
-        losses = self._losses.read()
-        purposes = torch.full_like(losses, float(purpose))
-        times = torch.full_like(losses, elapsed)
-        steps, lrs = losses.new_tensor(self._new_steps), self._replicas.lrs().to(losses)
-        columns = [torch.stack([purposes, sizes.to(losses), losses, steps, lrs, times], dim=1)]
-        if self._tracker is not None:
-            if purpose is Calls.CONSENSUS:  # must not run a probe, and so change what comes after
-                scores = torch.zeros(len(losses), self._num_scores)
-            else:
-                scores = self._tracker.read(self.has_news(purpose))
-            columns.append(scores.to(losses))
-        if self._shares:
-            columns.append(self._replicas.has_gradient().to(losses))
-        return torch.cat(columns, dim=1)
-
-    def has_news(self, purpose: Calls) -> bool:
-        """Whether scores for a round are to be found out; who leaves idle says what it said."""
-        idle = purpose is Calls.LEAVING and not any(self._new_steps)
-        return purpose in {Calls.ROUND, Calls.LEAVING} and not idle
+        fixed, scores, marks, has_gradient = everyone.split(
+            [
+                _FIXED,
+                self._num_scores,
+                self._num_buffers,
+                everyone.shape[1] - _FIXED - self._num_scores - self._num_buffers,
+            ],
+            dim=1,
+        )
+        purposes, rounds, elapsed, values, steps, new, lrs, sizes, losses = fixed.unbind(dim=1)
+        health = Health(
+            sizes, losses, scores if self._num_scores else None, self._is_norm, new
+        )
+        return Roll(
+            purposes=tuple(Purpose(int(p)) for p in purposes.tolist()),
+            rounds=rounds,
+            steps=steps,
+            new_steps=new,
+            lr=float(lrs.median()),
+            elapsed=float(elapsed[0]),
+            values=values,
+            health=health,
+            marks=marks,
+            has_gradient=has_gradient,
+        )
 
     def _agreed(self, rows: Tensor) -> Tensor:
         """What a worker of several processes says with one voice; not finite if one is not."""
         if self._worker is None:
             return rows
-        return self._worker.gather(rows)().mean(dim=0, keepdim=True)
+        everyone = self._worker.gather(rows)()
+        agreed = everyone.mean(dim=0, keepdim=True)
+        exact = slice(0, 2), slice(_FIXED + self._num_scores, None)
+        for columns in exact:  # names of things, of which there is no mean
+            agreed[:, columns] = everyone[:, columns].amax(dim=0)
+        return agreed
 
     def state_dict(self) -> dict[str, Any]:
         """What must be saved so that training resumes bit for bit."""
         return {
             "tracker": self._tracker.state_dict() if self._tracker else None,
             "losses": self._losses.state_dict(),
-            "new_steps": self._new_steps,
+            "new_steps": self._new_steps.clone(),
+            "steps": self.steps.clone(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -176,4 +228,5 @@ class RollCall:
         if self._tracker is not None:
             self._tracker.load_state_dict(state["tracker"])
         self._losses.load_state_dict(state["losses"])
-        self._new_steps = state["new_steps"]
+        self._new_steps.copy_(state["new_steps"])
+        self.steps.copy_(state["steps"])

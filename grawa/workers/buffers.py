@@ -1,58 +1,263 @@
-"""Keeping workers alike in what no strategy looks after: the start, and buffers."""
+"""The hosted models' buffers: which have changed, and how workers agree on them."""
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from enum import IntEnum
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from grawa.comm.protocol import Communicator
-from grawa.math.leaves import Leaves, Stack
-from grawa.math.motion import put_
+from grawa.errors import UserError
+from grawa.math.leaves import Rows, names_by_kind
 from grawa.math.weights import uniform
-from grawa.workers.target import Target
+from grawa.workers.stack import stack_of, values
+
+Gather = Callable[[Tensor], Tensor]
+"""Brings all workers' rows to every process: (K, C) -> (N, C)."""
+
+_FLAGS = 4
+"""How many states of a buffer there are: a mark is its state plus this many times its form."""
+
+_FORM_BITS = 48  # with a state a float64 still holds it exactly
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Whole numbers as wide as an element, by which contents are compared bit for bit."""
 
 
-def average_buffers(target: Target, comm: Communicator, mean: Leaves | None) -> Leaves | None:
-    """Floating-point buffers become their mean, all others the workers' maximum.
+class BufferState(IntEnum):
+    """What a worker says of a buffer before a round."""
+
+    UNCHANGED = 0
+    """Since the last round it has the same bits."""
+    CHANGED = 1
+    INFINITE = 2
+    """Changed, with an infinite entry: a mask, perhaps."""
+    NAN = 3
+    """Changed, with an entry that is not a number."""
+
+
+class Buffers:
+    """The persistent buffers of hosted models; others are made anew by each process.
+
+    A buffer travels only if it has changed on some worker since the last round, so masks and
+    tables cost nothing. A module may put a new tensor in a buffer's place.
 
     Args:
-        target: whose buffers.
-        comm: those who take part.
-        mean: where the last mean was put, to be used again.
+        models: K models with the same buffers.
+    """
+
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        self._models = models
+        self.names = persistent_names(models[0])
+        self._rows = Rows()
+        self._addresses: list[list[int]] = []
+        self._seen: dict[str, Tensor] = {}
+
+    def rows(self) -> Rows:
+        """The buffers as they are now, name -> (K, *shape), real; in their own dtypes."""
+        tables = [_buffers(model) for model in self._models]
+        addresses = [[_address(table[name]) for name in self.names] for table in tables]
+        if addresses != self._addresses:
+            for table in tables[1:]:
+                self._check_form(tables[0], table)
+            self._rows = stack_of(tables, self.names)
+            tables = [_buffers(model) for model in self._models]
+            self._addresses = [[_address(t[name]) for name in self.names] for t in tables]
+        return self._rows
+
+    def _check_form(self, first: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+        for name in self.names:
+            if _form(first[name]) != _form(other[name]):
+                raise UserError(
+                    f"buffer {name!r} has another shape or dtype on one hosted worker than on "
+                    f"another: {_form(first[name])} and {_form(other[name])}"
+                )
+
+    def remember(self, names: Sequence[str] | None = None) -> None:
+        """What buffers hold now counts as unchanged at the next round.
+
+        Args:
+            names: of the buffers that may have changed; by default all.
+        """
+        rows = self.rows()
+        for name in self.names if names is None else names:
+            self._seen[name] = rows[name].clone()
+
+    def marks(self, rows: Rows, device: torch.device) -> Tensor:
+        """Each worker's state of each buffer, with its form, as one number: (K, B), float64.
+
+        Args:
+            rows: as `rows` gave them.
+            device: where the marks are wanted; nothing waits for the device.
+
+        Returns:
+            The marks; equal forms and states give equal marks on every process.
+        """
+        marks = [self._states(name, row).to(device) + _form_mark(row) for name, row in rows.items()]
+        count = len(self._models)
+        return torch.stack(marks, dim=1) if marks else torch.zeros(count, 0, device=device).double()
+
+    def _states(self, name: str, rows: Tensor) -> Tensor:
+        """(K,), float64."""
+        flat = rows.reshape(len(rows), -1)
+        seen = self._seen.get(name)
+        if seen is None or seen.shape != rows.shape or seen.dtype != rows.dtype:
+            changed = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+        else:
+            changed = (_bits(flat) != _bits(seen.reshape(len(rows), -1))).any(dim=1)
+        state = changed.to(torch.float64)
+        if rows.is_floating_point() and rows.itemsize > 1:
+            state += changed * flat.isinf().any(dim=1)
+            state = torch.where(changed & flat.isnan().any(dim=1), float(BufferState.NAN), state)
+        return state
+
+    def put(self, agreed: Mapping[str, Tensor], workers: Sequence[int] | None = None) -> None:
+        """Puts what all agreed on into the buffers.
+
+        Args:
+            agreed: name -> values, (*shape).
+            workers: hosted workers; by default all.
+        """
+        own = self.rows()
+        for name, new in agreed.items():
+            if workers is None:
+                own[name].copy_(new)
+            for k in workers or ():
+                own[name][k].copy_(new)
+
+    def follow(self, agreed: Mapping[str, Tensor], before: Rows) -> None:
+        """Moves the buffers as far as a round in the background would have moved them.
+
+        Floating-point numbers move by the difference between what was agreed on and what they were
+        when the round began; whole numbers and truth values become the larger of the two.
+
+        Args:
+            agreed: name -> values, (*shape).
+            before: what the buffers were, name -> (K, *shape).
+        """
+        own = self.rows()
+        for name, new in agreed.items():
+            live = own[name]
+            if not live.is_floating_point():
+                live.copy_(torch.maximum(live, new) if live.dtype != torch.bool else live | new)
+                continue
+            moved = live + (new - before[name])
+            live.copy_(torch.where(moved.isfinite(), moved, new))
+
+
+def average(
+    rows: Rows, states: Tensor, active: Tensor, comm: Communicator, gather: Gather
+) -> dict[str, Tensor]:
+    """What all workers agree on for the buffers that have changed; collective.
+
+    Args:
+        rows: the hosted workers' buffers, name -> (K, *shape).
+        states: all workers' states of each, (N, B).
+        active: (N,), bool: who counts.
+        comm: takes means of those who are active.
+        gather: brings all workers' rows together: (K, C) -> (N, C), in their dtype.
 
     Returns:
-        Where the mean was put, if there are floating-point buffers.
+        name -> (*shape).
     """
-    if comm.num_workers == 1:
-        return None
-    if target.floats:
-        mean = comm.weighted_mean(target.floats, uniform(comm.num_workers), mean)
-        put_(target.floats, mean)
-    set_others(target.others, comm, lambda everyone: everyone.amax(dim=0))
-    return mean
+    changed = [name for b, name in enumerate(rows) if bool((states[:, b] > 0).any())]
+    odd = {name for b, name in enumerate(rows) if bool((states[:, b] > BufferState.CHANGED).any())}
+    plain = Rows((n, rows[n]) for n in changed if rows[n].is_floating_point() and n not in odd)
+    agreed: dict[str, Tensor] = {}
+    if plain:
+        agreed.update(comm.weighted_mean(plain, uniform(comm.num_workers)))
+    rest = {name: rows[name] for name in changed if name not in agreed}
+    for names in names_by_kind(rest).values():
+        flat = torch.cat([rest[name].reshape(len(rest[name]), -1) for name in names], dim=1)
+        combined = combine(gather(flat), active)
+        sizes = [rest[name][0].numel() for name in names]
+        for name, part in zip(names, combined.split(sizes), strict=True):
+            agreed[name] = part.view(rest[name].shape[1:]).to(rest[name].device)
+    return agreed
 
 
-def mend_buffers(target: Target, comm: Communicator, broken: Sequence[int]) -> None:
-    """Gives hosted workers that start again the mean of the others' buffers; collective.
+def states_of(marks: Tensor) -> Tensor:
+    """The states in all workers' marks: (N, B) -> (N, B), see `BufferState`."""
+    return marks.remainder(_FLAGS)
+
+
+def check_forms(names: Sequence[str], marks: Tensor) -> None:
+    """Refuses buffers that have grown differently on different workers.
 
     Args:
-        target: whose buffers.
-        comm: those who are sound.
-        broken: the hosted workers that start again.
+        names: B buffers.
+        marks: (N, B).
+
+    Raises:
+        UserError: on every process alike, naming a buffer and a worker.
     """
-    if target.floats:
-        mean = comm.weighted_mean(target.floats, uniform(comm.num_workers))
-        for k in broken:
-            put_(target.floats.worker(k), mean)
-    set_others(target.others, comm, lambda everyone: everyone.amax(dim=0))
+    forms = marks.div(_FLAGS, rounding_mode="floor")
+    different = (forms != forms[:1]).nonzero()
+    if len(different):
+        worker, buffer = different[0].tolist()
+        raise UserError(
+            f"buffer {names[buffer]!r} has another shape or dtype on worker {worker} than on "
+            "worker 0, so it can't be averaged: give it the same shape everywhere, register it "
+            'with persistent=False, or take buffers="local"'
+        )
 
 
-def set_others(stack: Stack, comm: Communicator, pick: Callable[[Tensor], Tensor]) -> None:
-    """Sets buffers that don't hold floats to what is picked from all workers' values, (N, C)."""
-    if not stack:
-        return
-    flat = [rows.reshape(len(rows), -1).to(torch.float64) for rows in stack.values()]
-    picked = pick(comm.gather(torch.cat(flat, dim=1))())
-    parts = torch.split(picked, [rows.shape[1] for rows in flat])
-    for rows, part in zip(stack.values(), parts, strict=True):
-        rows.copy_(part.view(rows.shape[1:]))
+def combine(everyone: Tensor, active: Tensor) -> Tensor:
+    """What workers agree on for a buffer, of which each tells its values.
+
+    Numbers that are equal on all stay as they are, infinite ones too. Else floating-point numbers
+    become the mean of those that are finite, whole numbers and truth values the maximum.
+
+    Args:
+        everyone: (N, *shape).
+        active: (N,), bool: who counts.
+
+    Returns:
+        (*shape).
+
+    >>> combine(torch.tensor([[1.0, -torch.inf], [3.0, -torch.inf]]), torch.tensor([True, True]))
+    tensor([2., -inf])
+    """
+    rows = everyone[active.to(everyone.device)]
+    if not rows.is_floating_point():
+        return rows.amax(dim=0) if rows.dtype != torch.bool else rows.any(dim=0)
+    wide = rows.to(torch.float64)
+    finite = wide.isfinite()
+    total = torch.where(finite, wide, 0.0).sum(dim=0)
+    mean = torch.where(finite.any(dim=0), total / finite.sum(dim=0).clamp_min(1), wide[0])
+    same = ((rows == rows[:1]) | (rows.isnan() & rows[:1].isnan())).all(dim=0)
+    return torch.where(same, rows[0], mean.to(rows.dtype))
+
+
+def persistent_names(model: nn.Module) -> list[str]:
+    """The names of the buffers that a state dict has, each once."""
+    skipped = {
+        f"{prefix}{'.' if prefix else ''}{name}"
+        for prefix, module in model.named_modules()
+        for name in module._non_persistent_buffers_set
+    }
+    return [name for name, _ in model.named_buffers() if name not in skipped]
+
+
+def _buffers(model: nn.Module) -> dict[str, Tensor]:
+    return dict(model.named_buffers())
+
+
+def _address(buffer: Tensor) -> int:
+    return values(buffer).data_ptr()
+
+
+def _form(buffer: Tensor) -> str:
+    return f"{tuple(buffer.shape)} {buffer.dtype}"
+
+
+def _form_mark(rows: Tensor) -> float:
+    """A number for the shape and dtype of a buffer, a multiple of `_FLAGS`."""
+    digest = hashlib.sha256(f"{tuple(rows.shape[1:])} {rows.dtype}".encode()).digest()
+    return float((int.from_bytes(digest[:8]) >> (64 - _FORM_BITS)) * _FLAGS)
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """The same memory as whole numbers."""
+    return tensor.contiguous().view(_BITS[tensor.itemsize])

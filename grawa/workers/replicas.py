@@ -1,7 +1,8 @@
 """The hosted workers' models and optimizers, seen as stacks."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -12,24 +13,27 @@ from torch.linalg import vector_norm
 from torch.optim import Optimizer
 
 from grawa.errors import UserError
-from grawa.math.leaves import Allocate, Leaves, Rows, Stack, private
-from grawa.workers.stack import host, local
+from grawa.math.leaves import Leaves, Rows, Stack
+from grawa.workers.buffers import Buffers, persistent_names
+from grawa.workers.checks import check_averageable, check_model, check_no_weights_in_state
+from grawa.workers.stack import local, stack_of, values
 
 
 class Replicas:
-    """K models with an optimizer each.
+    """K models with their optimizers.
 
     Args:
         models: K models with the same parameters and buffers.
-        optimizers: K optimizers; each holds all of its model's trainable parameters, and nothing
-            else.
+        optimizers: the optimizers of each; those of a model hold all of its trainable parameters
+            together, and nothing else.
         worker_group: the processes that a worker is made of, if its parameters are sharded over
-            them (DTensor): gradient norms are taken over all shards.
-        allocate: makes the memory that the parameters are moved to.
+            them (DTensor): norms are taken over all shards.
 
     Attributes:
         params: what is trained and averaged, name -> (K, *shape): the parameters that the
-            optimizers hold. A parameter that two modules share is there once.
+            optimizers hold. A parameter that two modules share is there once. Complex ones are
+            there as real and imaginary parts, (K, *shape, 2).
+        buffers: the models' persistent buffers.
 
     Raises:
         UserError: if models and optimizers don't fit each other.
@@ -38,9 +42,8 @@ class Replicas:
     def __init__(
         self,
         models: Sequence[nn.Module],
-        optimizers: Sequence[Optimizer],
+        optimizers: Sequence[Sequence[Optimizer]],
         worker_group: dist.ProcessGroup | None = None,
-        allocate: Allocate = private,
     ) -> None:
         if len(models) != len(optimizers) or not models:
             raise UserError(
@@ -48,76 +51,130 @@ class Replicas:
                 f"{len(optimizers)} optimizers"
             )
         self.models = list(models)
-        self.optimizers = list(optimizers)
-        forms = {fingerprint(model) for model in models}
+        self.optimizers = [list(its) for its in optimizers]
+        for model in models:
+            check_model(model)
+        held = [held_names(m, o) for m, o in zip(self.models, self.optimizers, strict=True)]
+        forms = {fingerprint(m, h) for m, h in zip(models, held, strict=True)}
         if len(forms) > 1:
             raise UserError("the hosted models differ in names, shapes or dtypes of parameters")
-        held = [held_names(m, o) for m, o in zip(models, optimizers, strict=True)]
-        names = held[0]
-        self.params = host(models, names, together=True, allocate=allocate)
-        self._hosted_buffers: dict[tuple[str, ...], Rows] = {}
+        self.names = held[0]
+        self._params = [_picked(model, self.names) for model in models]
+        check_averageable(dict(zip(self.names, self._params[0], strict=True)))
+        self._check_sharding(worker_group)
+        self._held = [{id(p) for p in params} for params in self._params]
+        self._forms = [_form(p) for p in self._params[0]]
+        self._stack_params()
+        self.buffers = Buffers(self.models)
+        dtypes = {rows.dtype for rows in self.params.values()}
+        wide = torch.float64 if torch.float64 in dtypes else torch.float32
+        self._norm_dtype = None if dtypes == {wide} else wide
         self._on_one_device = len({rows.device for rows in self.params.values()}) == 1
-        self._params = [
-            [dict(model.named_parameters())[name] for name in names] for model in models
-        ]
+
+    def _check_sharding(self, worker_group: dist.ProcessGroup | None) -> None:
         sharded = any(hasattr(p, "to_local") for p in self._params[0])
-        if sharded and (worker_group is None or len(models) > 1):
+        if sharded and (worker_group is None or len(self.models) > 1):
             raise UserError(
                 "the model's parameters are sharded: host one worker per process, and pass the "
                 "processes that hold its shards as worker_group"
             )
         self._shards = worker_group if sharded else None
-        dtypes = {rows.dtype for rows in self.params.values()}
-        wide = torch.float64 if torch.float64 in dtypes else torch.float32
-        self._norm_dtype = None if dtypes == {wide} else wide
 
-    @property
-    def names(self) -> list[str]:
-        """The leaves' names, in order."""
-        return list(self.params)
+    def _stack_params(self) -> None:
+        tables = [dict(zip(self.names, params, strict=True)) for params in self._params]
+        self.params = stack_of(tables, self.names)
+        self._addresses = self._current_addresses()
+
+    def _current_addresses(self) -> list[int]:
+        return [local(p).data_ptr() for params in self._params for p in params]
 
     @property
     def device(self) -> torch.device:
         """Where the first parameter lives; scores are computed there."""
-        return self._params[0][0].device
+        return next(iter(self.params.values())).device
 
-    def check_unmoved(self) -> None:
-        """Notices parameters that were replaced, or moved to other memory.
+    def follow(self) -> bool:
+        """Notices parameters that a module has moved to other memory, as recurrent ones do.
+
+        Returns:
+            Whether there were any, so that `params` is new.
+        """
+        if self._current_addresses() == self._addresses:
+            return False
+        self._check_forms()
+        self._stack_params()
+        return True
+
+    def _check_forms(self) -> None:
+        for params in self._params:
+            for name, parameter, form in zip(self.names, params, self._forms, strict=True):
+                if _form(parameter) != form:
+                    raise UserError(_moved(name))
+
+    def check(self) -> None:
+        """Notices parameters that were replaced or converted, or that began to train later.
 
         Raises:
             UserError: naming the first such parameter.
         """
-        for k, model in enumerate(self.models):
+        for model, params, held in zip(self.models, self._params, self._held, strict=True):
             current = dict(model.named_parameters())
-            for name, rows in self.params.items():
-                if name not in current or local(current[name]).data_ptr() != rows[k].data_ptr():
-                    raise UserError(
-                        f"parameter {name!r} was moved or replaced after the Averager was made; "
-                        "move, convert and wrap the model first, then make its optimizer and the "
-                        "Averager"
-                    )
+            for name, parameter in zip(self.names, params, strict=True):
+                if current.get(name) is not parameter:
+                    raise UserError(_moved(name))
+            self._check_held(current, held)
+        self._check_forms()
 
-    def sizes(self, *, with_buffers: bool = False) -> Tensor:
-        """L2 norm of each model's parameters.
+    def _check_held(self, current: Mapping[str, nn.Parameter], held: set[int]) -> None:
+        now = {id(p) for k in range(len(self.models)) for p in self._optimized(k)}
+        for name, parameter in current.items():
+            if id(parameter) in now - held and id(parameter) not in set().union(*self._held):
+                raise UserError(
+                    f"parameter {name!r} was given to the optimizer after the Averager was made, "
+                    "so it would never be averaged: let the optimizer hold it from the start "
+                    "(with requires_grad=False it does not train until you unfreeze it), or make "
+                    "a new Averager when you unfreeze it"
+                )
 
-        Args:
-            with_buffers: whether buffers must be finite too; they don't count otherwise.
+    def _optimized(self, k: int) -> list[Tensor]:
+        groups = [group for optimizer in self.optimizers[k] for group in optimizer.param_groups]
+        return [p for group in groups for p in group["params"]]
 
-        Returns:
-            (K,); not finite if a parameter, or a buffer, is not.
+    def check_optimizer_state(self) -> None:
+        """Notices optimizers that keep weights of their own in their state.
+
+        Raises:
+            UserError: naming the entry.
         """
+        for params, optimizers in zip(self._params, self.optimizers, strict=True):
+            for name, parameter in zip(self.names, params, strict=True):
+                for optimizer in optimizers:
+                    check_no_weights_in_state(name, parameter, optimizer)
+
+    def versions(self) -> list[int]:
+        """How often the hosted workers' parameters have been changed in place."""
+        return [p._version for params in self._params for p in params]
+
+    def have_gradients(self) -> bool:
+        """Whether some parameter has a gradient."""
+        return any(p.grad is not None for params in self._params for p in params)
+
+    def over_shards(self, squares: Tensor) -> Tensor:
+        """Sums of squares over all processes that a sharded worker is made of."""
+        if self._shards is not None:
+            squares = squares.clone()
+            dist.all_reduce(squares, group=self._shards)
+        return squares
+
+    def sizes(self) -> Tensor:
+        """L2 norm of each model's parameters, over all shards: (K,); not finite if one is not."""
         if self.params.blocks:
             norms = [vector_norm(b, dim=1, dtype=self._norm_dtype) for b in self.params.blocks]
             wide = torch.stack([norm.to(self.device) for norm in norms])
         else:
             wide = self._norms([rows[0] for rows in self.params.values()]).unsqueeze(1)
         size: Tensor = vector_norm(wide, dim=0)
-        buffers = self.float_buffers() if with_buffers else Rows()
-        if not buffers:
-            return size
-        per_worker = torch._foreach_norm([row for rows in buffers.values() for row in rows])
-        norms = [norm.to(size) for norm in per_worker]
-        return size + 0.0 * torch.stack(norms).view(-1, len(size)).sum(dim=0)
+        return size if self._shards is None else self.over_shards(size.square()).sqrt()
 
     def gradient_norms(self, who: slice = slice(None)) -> Tensor:
         """L2 norm of each parameter's gradient.
@@ -129,16 +186,32 @@ class Replicas:
             (K, L); zero where there is no gradient, NaN for other workers.
         """
         grads = [p.grad for params in self._params[who] for p in params]
-        norms = self._norms([None if grad is None else _values(grad) for grad in grads])
-        if self._shards is not None:
-            squares = norms.square()
-            dist.all_reduce(squares, group=self._shards)
-            norms = squares.sqrt()
+        norms = self._norms([None if grad is None else _entries(grad) for grad in grads])
         norms = norms.view(-1, len(self.names))
+        if self._shards is not None:
+            norms = self.over_shards(norms.square()).sqrt()
         if len(norms) < len(self.models):
             some, norms = norms, norms.new_full((len(self.models), len(self.names)), torch.nan)
             norms[who] = some
         return norms
+
+    def clip_gradients(self, norms: Tensor, max_norm: float) -> Tensor:
+        """Scales each model's gradients so that their norm is at most `max_norm`.
+
+        Args:
+            norms: of the gradients, (K, L).
+            max_norm: the largest norm that is left alone.
+
+        Returns:
+            The norms of whole models before, (K,).
+        """
+        totals: Tensor = vector_norm(norms, dim=1)
+        factors = (max_norm / (totals + 1e-6)).clamp_max(1.0)  # as in torch's clip_grad_norm_
+        for params, factor in zip(self._params, factors, strict=True):
+            grads = [p.grad for p in params if p.grad is not None]
+            for device, here in _by_device([local(grad) for grad in grads]).items():
+                torch._foreach_mul_(here, factor.to(device))
+        return totals
 
     def _norms(self, tensors: Sequence[Tensor | None]) -> Tensor:
         present = [tensor for tensor in tensors if tensor is not None]
@@ -179,78 +252,100 @@ class Replicas:
                 if not take:
                     continue
                 if parameter.grad is None or parameter.grad.is_sparse:
-                    parameter.grad = leaf.clone()
-                else:
-                    local(parameter.grad).copy_(leaf)
+                    parameter.grad = torch.empty_like(parameter)
+                values(parameter.grad).copy_(leaf)
 
     def lrs(self) -> Tensor:
-        """The hosted workers' learning rates, of their optimizers' first groups: (K,), float64."""
-        rates = [float(optimizer.param_groups[0]["lr"]) for optimizer in self.optimizers]
+        """The hosted workers' learning rates, of their first optimizers' first groups: (K,)."""
+        rates = [float(its[0].param_groups[0]["lr"]) for its in self.optimizers]
         return torch.tensor(rates, dtype=torch.float64)
 
-    def state_dict_of(self, leaves: Mapping[str, Tensor]) -> dict[str, Any]:
-        """The first model's state dict, copied, with these leaves in place of its own."""
-        model = self.models[0]
-        names = {id(parameter): name for name, parameter in model.named_parameters()}
-        state: dict[str, Any] = {}
-        for key, value in model.state_dict(keep_vars=True).items():
-            if not isinstance(value, Tensor):  # a module's extra state
-                state[key] = deepcopy(value)
-                continue
-            state[key] = value.detach().clone()
-            if (name := names.get(id(value), "")) in leaves:
-                local(state[key]).copy_(leaves[name])
-        return state
+    @contextmanager
+    def holding(self, leaves: Mapping[str, Tensor]) -> Generator[nn.Module]:
+        """The first hosted model with these values as its parameters; its own are back afterwards.
 
-    def others(self) -> Rows:
-        """The frozen parameters that no optimizer holds: the same everywhere from the start."""
-        names = [n for n, _ in self.models[0].named_parameters() if n not in self.params]
-        return host(self.models, names)
+        Args:
+            leaves: name -> values, like a row of `params`.
 
-    def float_buffers(self) -> Rows:
-        """The floating-point buffers, as a stack."""
-        return self._buffers_that(torch.is_floating_point)
+        Yields:
+            The model.
+        """
+        rows = [self.params[name][0] for name in leaves]
+        own = [row.clone() for row in rows]
+        with torch.no_grad():
+            torch._foreach_copy_(rows, list(leaves.values()))
+        try:
+            yield self.models[0]
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(rows, own)
 
-    def other_buffers(self) -> Rows:
-        """All other buffers, as a stack."""
-        return self._buffers_that(lambda buffer: not torch.is_floating_point(buffer))
+    def state_dict_with(self, leaves: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The first model's state dict with these values as its parameters, copied."""
+        with self.holding(leaves) as model:
+            return {key: _copied(value) for key, value in model.state_dict().items()}
 
-    def _buffers_that(self, wanted: Callable[[Tensor], bool]) -> Rows:
-        names = [name for name, buffer in self.models[0].named_buffers() if wanted(buffer)]
-        found = self._hosted_buffers.get(tuple(names), Rows())
-        current = [dict(model.named_buffers()) for model in self.models]
-        if not found or any(
-            table[name].data_ptr() != rows[k].data_ptr()
-            for name, rows in found.items()
-            for k, table in enumerate(current)
-        ):  # a module may put a new buffer in an old one's place
-            found = self._hosted_buffers[tuple(names)] = host(self.models, names)
-        return found
+    def frozen(self) -> Rows:
+        """The plain parameters that no optimizer holds: the same everywhere from the start."""
+        tables = [dict(model.named_parameters()) for model in self.models]
+        names = [n for n, p in tables[0].items() if n not in self.params and is_plain(p)]
+        return stack_of(tables, names)
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is one that arithmetic works on, and not some library's packed format."""
+    usual = type(tensor.data) in (Tensor, nn.Parameter) or hasattr(tensor, "to_local")
+    return usual and tensor.itemsize > 1 and not tensor.is_quantized
+
+
+def _copied(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else deepcopy(value)
+
+
+def _picked(model: nn.Module, names: Sequence[str]) -> list[nn.Parameter]:
+    named = dict(model.named_parameters())
+    return [named[name] for name in names]
+
+
+def _form(parameter: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
+    return parameter.shape, parameter.dtype, parameter.device
+
+
+def _moved(name: str) -> str:
+    return (
+        f"parameter {name!r} was moved or replaced after the Averager was made; move, convert and "
+        "wrap the model first, then make its optimizer and the Averager"
+    )
+
+
+def _by_device(tensors: Sequence[Tensor]) -> dict[torch.device, list[Tensor]]:
+    found: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors:
+        found.setdefault(tensor.device, []).append(tensor)
+    return found
 
 
 def _grad_or_zero(parameter: nn.Parameter) -> Tensor:
     grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-    return grad.to_dense() if grad.is_sparse else local(grad)
+    return grad.to_dense() if grad.is_sparse else values(grad)
 
 
-def _values(grad: Tensor) -> Tensor:
+def _entries(grad: Tensor) -> Tensor:
     """The entries of a gradient that this process holds."""
-    return grad.coalesce().values() if grad.is_sparse else local(grad)
+    return grad.coalesce().values() if grad.is_sparse else values(grad)
 
 
-def held_names(model: nn.Module, optimizer: Optimizer) -> list[str]:
-    """The names of the model's parameters that its optimizer holds.
+def held_names(model: nn.Module, optimizers: Sequence[Optimizer]) -> list[str]:
+    """The names of the model's parameters that its optimizers hold.
 
     Returns:
         The names, in the model's order.
 
     Raises:
-        UserError: if the optimizer holds something else, or not every trainable parameter.
+        UserError: if they hold something else, or not every trainable parameter.
     """
     named = dict(model.named_parameters())
-    if not named:
-        raise UserError("the model has no parameters, so there is nothing to average")
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    held = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
     missing = [name for name, p in named.items() if p.requires_grad and id(p) not in held]
     if missing or not held <= {id(p) for p in named.values()}:
         what = (
@@ -260,13 +355,24 @@ def held_names(model: nn.Module, optimizer: Optimizer) -> list[str]:
         )
         raise UserError(
             f"the optimizer {what}; make the optimizer from this model's parameters(), after the "
-            "model is built, and freeze (requires_grad=False) what is not to be trained"
+            "model is built, freeze (requires_grad=False) what is not to be trained, and pass all "
+            "optimizers of one model together, as a list"
         )
     return [name for name, p in named.items() if id(p) in held]
 
 
-def fingerprint(model: nn.Module) -> str:
-    """A digest of the names, shapes, strides and dtypes of a model's parameters and buffers."""
-    named: Mapping[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+def fingerprint(model: nn.Module, held: Sequence[str]) -> str:
+    """A digest of what must be the same on all workers: names, forms, and what is averaged.
+
+    Args:
+        model: its parameters and persistent buffers.
+        held: the parameters that the optimizers hold.
+
+    Returns:
+        Hexadecimal digits.
+    """
+    named: dict[str, Tensor] = dict(model.named_parameters())
+    buffers = dict(model.named_buffers())
+    named.update((name, buffers[name]) for name in persistent_names(model))
     lines = [f"{n} {tuple(t.shape)} {t.stride()} {t.dtype}" for n, t in named.items()]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256("\n".join([*lines, "held", *held]).encode()).hexdigest()

@@ -1,97 +1,92 @@
 """The tensors of hosted models as stacks: one row for each worker of this process."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.utils.dlpack import from_dlpack
 
 from grawa.errors import UserError
-from grawa.math.leaves import Allocate, Rows, as_stack, names_by_kind, private
+from grawa.math.leaves import Rows, as_stack, names_by_kind
 
 
-def host(
-    models: Sequence[nn.Module],
-    names: Iterable[str],
-    *,
-    together: bool = False,
-    allocate: Allocate = private,
-) -> Rows:
-    """Named parameters or buffers of hosted models as one stack; the models go on using the rows.
+def stack_of(tables: Sequence[dict[str, Tensor]], names: Sequence[str]) -> Rows:
+    """Named tensors of hosted models as one stack; the models go on using the rows.
 
-    What is done to the stack is done to the models. With one model the rows are views. With
-    several, or if asked to, the tensors are moved into one block of memory per dtype and device,
-    so that messages and arithmetic need not go tensor by tensor. Each still has a storage of its
-    own, for those who save models and drop what shares a storage.
+    What is done to the stack is done to the models. With one model the rows are views of its
+    tensors, which stay where they are. With several, the tensors are moved into one block of
+    memory per dtype and device, so that arithmetic need not go tensor by tensor. Each still has a
+    storage of its own, for those who save models and drop what shares a storage.
 
     Args:
-        models: K models with the same parameters.
-        names: which, as in `named_parameters()` and `named_buffers()`.
-        together: move the tensors of one model too.
-        allocate: makes the blocks.
+        tables: name -> parameter or buffer, of each of K models.
+        names: which.
 
     Returns:
-        name -> (K, *shape).
+        name -> (K, *shape); of complex tensors the real and imaginary parts, (K, *shape, 2).
 
     Raises:
         UserError: if a tensor's elements do not fill one block of memory.
 
     >>> models = [nn.Linear(2, 1), nn.Linear(2, 1)]
-    >>> stack = host(models, ["weight"])
+    >>> stack = stack_of([dict(model.named_parameters()) for model in models], ["weight"])
     >>> _ = stack["weight"].zero_()
     >>> models[1].weight.abs().sum().item()
     0.0
     """
-    tables = [dict((*model.named_parameters(), *model.named_buffers())) for model in models]
-    sharded = any(local(tensor) is not tensor for tensor in tables[0].values())
-    tables = [{name: local(t) for name, t in table.items()} for table in tables]
-    names = list(names)
     for name in names:
-        first = tables[0][name]
-        if not is_dense(first):
-            raise UserError(
-                f"{name!r} (shape {tuple(first.shape)}, strides {first.stride()}) is "
-                "not one block of memory; make it so with .contiguous() before training"
-            )
-    stack: dict[str, Tensor] = {}
+        _check_dense(name, local(tables[0][name]))
+    if len(tables) == 1:
+        return Rows((name, values(tables[0][name]).unsqueeze(0)) for name in names)
+    first = {name: values(tables[0][name]).unsqueeze(0) for name in names}
+    found: dict[str, Tensor] = {}
     blocks: list[Tensor] = []
-    for alike in names_by_kind({name: tables[0][name] for name in names}).values():
-        rows = [[table[name] for name in alike] for table in tables]
-        if len(models) == 1 and (sharded or not together):  # shards are somebody else's
-            stack.update((name, tables[0][name].detach().unsqueeze(0)) for name in alike)
-        else:
-            parts, block = _in_one_block(rows, allocate)
-            stack.update(zip(alike, parts, strict=True))
-            blocks.append(block)
-    ordered = Rows((name, stack[name]) for name in names)
-    ordered.blocks = blocks
-    return ordered
+    for alike in names_by_kind(first).values():
+        parts, block = _in_one_block([[table[name] for name in alike] for table in tables])
+        found.update(zip(alike, parts, strict=True))
+        blocks.append(block)
+    stack = Rows((name, found[name]) for name in names)
+    stack.blocks = blocks
+    return stack
 
 
-def _in_one_block(
-    rows: Sequence[Sequence[Tensor]], allocate: Allocate
-) -> tuple[list[Tensor], Tensor]:
+def _check_dense(name: str, tensor: Tensor) -> None:
+    if not is_dense(tensor):
+        raise UserError(
+            f"{name!r} (shape {tuple(tensor.shape)}, strides {tensor.stride()}) is "
+            "not one block of memory; make it so with .contiguous() before training"
+        )
+
+
+def _in_one_block(rows: Sequence[Sequence[Tensor]]) -> tuple[list[Tensor], Tensor]:
     """Moves K rows of L tensors of one kind together.
 
     Returns:
         L tensors (K, *shape), and all of them as one (K, P).
     """
-    first = rows[0]
-    sizes = [tensor.numel() for tensor in first]
-    dtype, device = first[0].dtype, first[0].device
-    block = allocate(len(rows) * sum(sizes), dtype, device).view(len(rows), -1)
+    forms = [values(tensor) for tensor in rows[0]]
+    sizes = [form.numel() for form in forms]
+    dtype, device = forms[0].dtype, forms[0].device
+    block = torch.empty(len(rows), sum(sizes), dtype=dtype, device=device)
     for row, target in zip(rows, block, strict=True):
-        for tensor, part, form in zip(row, target.split(sizes), first, strict=True):
+        for tensor, part, form in zip(row, target.split(sizes), forms, strict=True):
             # The way through DLPack gives the part a storage of its own at the same memory.
             place = from_dlpack(part).as_strided(form.shape, form.stride())
-            place.copy_(tensor.detach())
-            tensor.data = place
-    return as_stack(block, first), block
+            place.copy_(values(tensor))
+            tensor.data = torch.view_as_complex(place) if tensor.is_complex() else place
+    return as_stack(block, forms), block
 
 
 def local(tensor: Tensor) -> Tensor:
     """This process's part of a tensor: a shard's values if it is sharded (a DTensor), else all."""
     part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return part
+
+
+def values(tensor: Tensor) -> Tensor:
+    """The numbers of a tensor that this process holds, as a real view, detached."""
+    part = local(tensor).detach()
+    return torch.view_as_real(part) if part.is_complex() else part
 
 
 def is_dense(tensor: Tensor) -> bool:

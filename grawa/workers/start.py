@@ -1,35 +1,72 @@
-"""What all processes check together before the first step."""
+"""What all processes settle before the first step: who takes part, and from which values."""
 
+import ctypes
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor
 
 from grawa.comm import DistributedCommunicator, InProcessCommunicator
-from grawa.comm.protocol import Communicator
+from grawa.comm.protocol import Transport
 from grawa.errors import UserError
+from grawa.math.leaves import Rows
 from grawa.math.motion import put_
-from grawa.workers.buffers import set_others
-from grawa.workers.replicas import Replicas, fingerprint
-
-Built = TypeVar("Built")
+from grawa.workers.checks import check_launched_alone
+from grawa.workers.replicas import Replicas, fingerprint, is_plain
 
 _DIGITS = 12  # of a hex digest: 48 bits, which float64 holds exactly
 
 
-def check_alike(
-    comm: Communicator, build: Callable[[], Built], models: Sequence[nn.Module], options: str
-) -> Built:
+class _HasReplicas(Protocol):
+    @property
+    def replicas(self) -> Replicas: ...
+
+
+Built = TypeVar("Built", bound=_HasReplicas)
+
+
+def connect(
+    group: dist.ProcessGroup | None,
+    num_hosted: int,
+    timeout: timedelta,
+    *,
+    device: torch.device,
+    shared_memory: bool = True,
+) -> Transport:
+    """The connection to the processes of a group, or to nobody if there is no group at all.
+
+    Args:
+        group: who takes part; `None` for all processes, if there are several.
+        num_hosted: workers per process.
+        timeout: how long a message may wait for the others.
+        device: where the parameters live.
+        shared_memory: whether processes of one machine may exchange messages in shared memory.
+
+    Returns:
+        The connection.
+
+    Raises:
+        UserError: if a launcher started several processes, but there is no process group.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        check_launched_alone()
+        return InProcessCommunicator(num_hosted)
+    ranks = None if group is None else dist.get_process_group_ranks(group)
+    return DistributedCommunicator(
+        ranks, num_hosted, timeout, device=device, shared_memory=shared_memory
+    )
+
+
+def build_alike(comm: Transport, build: Callable[[], Built], options: str) -> Built:
     """Builds the hosted workers and makes sure that all processes built the same.
 
     Args:
         comm: the other workers.
         build: makes the hosted workers.
-        models: the hosted models.
         options: everything else that must be the same everywhere, in words.
 
     Returns:
@@ -40,66 +77,90 @@ def check_alike(
     """
     built: Built | None = None
     failure: UserError | None = None
+    row = [0.0, 0.0, 0.0, _number(options)]
     try:
         built = build()
+        replicas = built.replicas
+        form = fingerprint(replicas.models[0], replicas.names)
+        row = [1.0, _number(form), _number(_packed(replicas)), row[3]]
     except UserError as error:
         failure = error
-    row = [float(built is not None), _number(fingerprint(models[0])), _number(options)]
     rows = comm.gather(torch.tensor([row] * comm.num_hosted, dtype=torch.float64))()
     if failure is not None:
         raise failure
-    for column, what in enumerate((
-        "could not be set up",
-        "has another model",
-        "has other options",
-    )):
-        different = torch.where(rows[:, column] != (1.0 if column == 0 else rows[0, column]))[0]
+    for column, what in enumerate(_DIFFERENCES):
+        wanted = 1.0 if column == 0 else float(rows[0, column])
+        different = torch.where(rows[:, column] != wanted)[0]
         if len(different):
             raise UserError(
-                f"worker {int(different[0])} {what}"
-                + (" than worker 0" if column else "; see its own message")
-                + "; every process must make the same model (names, shapes, dtypes), strategy and "
-                "options before the Averager"
+                f"worker {int(different[0])} {what}; every process must make the same model "
+                "(names, shapes, dtypes), optimizer, strategy and options before the Averager"
             )
     assert built is not None
     return built
 
 
-def connect(
-    group: dist.ProcessGroup | None,
-    num_hosted: int,
-    timeout: timedelta,
-    *,
-    shared_memory: bool = True,
-) -> Communicator:
-    """A communicator for the processes of a group, or for this one if there is no group at all.
+_DIFFERENCES = (
+    "could not be set up; see its own message",
+    "has another model than worker 0, or its optimizer holds other parameters",
+    "has other values than worker 0 in frozen parameters of a packed format, which can't be sent",
+    "has other options than worker 0",
+)
 
-    Args:
-        group: who takes part; `None` for all processes, if there are several.
-        num_hosted: workers per process.
-        timeout: how long a message may wait for the others.
-        shared_memory: whether processes of one machine may read each other's memory.
 
-    Returns:
-        The communicator.
+def _packed(replicas: Replicas) -> str:
+    """A digest of the frozen parameters that are no plain tensors."""
+    named = replicas.models[0].named_parameters()
+    return " ".join(f"{n} {_digest(p)}" for n, p in named if not is_plain(p))
+
+
+def start_alike(replicas: Replicas, comm: Transport) -> None:
+    """Gives every worker worker 0's parameters, frozen ones too, and buffers; collective.
+
+    What is equal on all workers, as it is after the same seed or checkpoint, is not sent.
     """
-    if not (dist.is_available() and dist.is_initialized()):
-        return InProcessCommunicator(num_hosted)
-    ranks = None if group is None else dist.get_process_group_ranks(group)
-    return DistributedCommunicator(ranks, num_hosted, timeout, shared_memory=shared_memory)
+    if comm.num_workers == 1:
+        return
+    stacks = replicas.params, replicas.frozen(), replicas.buffers.rows()
+    digests = [[_digest(row) for row in rows] for stack in stacks for rows in stack.values()]
+    numbers = torch.tensor([[_number(d) for d in of] for of in digests], dtype=torch.float64)
+    everyone = comm.gather(numbers.T.contiguous())() if digests else numbers.T
+    different = (everyone != everyone[:1]).any(dim=0).tolist()
+    for stack in stacks:
+        mine, different = different[: len(stack)], different[len(stack) :]
+        _send_first({n: rows for (n, rows), d in zip(stack.items(), mine, strict=True) if d}, comm)
+    replicas.buffers.remember()
+
+
+def _send_first(stack: Mapping[str, Tensor], comm: Transport) -> None:
+    """Gives every worker worker 0's rows of a stack."""
+    floats = Rows((n, rows) for n, rows in stack.items() if rows.is_floating_point())
+    if floats:
+        first = torch.zeros(comm.num_workers, 1, dtype=torch.float64, device="cpu")
+        first[0] = 1.0
+        put_(floats, comm.weighted_mean(floats, first))
+    for name, rows in stack.items():
+        if name not in floats:
+            rows.copy_(comm.gather(rows.reshape(len(rows), -1))()[0].view(rows.shape[1:]))
+
+
+def _digest(tensor: Tensor) -> str:
+    """Of a tensor's bits, the same on every machine."""
+    if type(tensor.data) is not Tensor:
+        return hashlib.sha256(repr(_parts_of(tensor)).encode()).hexdigest()
+    plain = tensor.detach().cpu().contiguous()
+    if not plain.numel():
+        return "empty"
+    memory = (ctypes.c_char * plain.nbytes).from_address(plain.data_ptr())
+    return hashlib.sha256(memory).hexdigest()
+
+
+def _parts_of(tensor: Tensor) -> Sequence[str]:
+    """The digests of the plain tensors that a tensor subclass is made of."""
+    names, _ = tensor.__tensor_flatten__() if hasattr(tensor, "__tensor_flatten__") else ([], None)
+    return [f"{name} {_digest(getattr(tensor, name))}" for name in names]
 
 
 def _number(text: str) -> float:
-    return float(int(hashlib.sha256(text.encode()).hexdigest()[:_DIGITS], 16))
-
-
-def start_alike(replicas: Replicas, comm: Communicator) -> None:
-    """Gives every worker the parameters, frozen ones too, and the buffers of worker 0."""
-    if comm.num_workers == 1:
-        return
-    first = torch.zeros(comm.num_workers, 1, dtype=torch.float64)
-    first[0] = 1.0
-    for stack in (replicas.params, replicas.others(), replicas.float_buffers()):
-        if stack:
-            put_(stack, comm.weighted_mean(stack, first))
-    set_others(replicas.other_buffers(), comm, lambda everyone: everyone[0])
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return float(int(digest[:_DIGITS], 16))

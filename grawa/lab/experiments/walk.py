@@ -61,17 +61,18 @@ class _Track:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.workers = [self._places()]
-        self.consensus = [_flat(run.averager.consensus())]
+        self.consensus = [_flat(consensus_of(run))]
         self.rounds = [0]
 
     def follow(self) -> None:
         """Makes all the steps."""
         run = self.run
-        with run.averager:
-            while not run.is_over():
-                run.step()
-                self.workers.append(self._places())
-                self._note_round()
+        run.engine.local_steps_begin()
+        while not run.is_over():
+            run.step()
+            self.workers.append(self._places())
+            self._note_round()
+        run.engine.leave()
         if self._note_round():  # that took in the last steps
             self.workers[-1] = self._places()
 
@@ -90,13 +91,18 @@ class _Track:
         """Whether there was one since the last call."""
         is_new = bool(list(self.run.news()))
         if is_new:
-            self.consensus.append(_flat(self.run.averager.consensus()))
+            self.consensus.append(_flat(consensus_of(self.run)))
             self.rounds.append(len(self.workers) - 1)
         return is_new
 
     def _places(self) -> Tensor:
         states = self.run.workers_states()
         return torch.stack([_flat(states[worker]) for worker in sorted(states)])
+
+
+def consensus_of(run: Run) -> dict[str, Tensor]:
+    """The state dict of the model that a run would evaluate now."""
+    return run.engine.replicas.state_dict_with(run.engine.consensus())
 
 
 def _flat(state: Mapping[str, Tensor]) -> Tensor:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from grawa.averager import Averager
 from grawa.errors import UserError
 from grawa.lab.files import replacing
 from grawa.lab.train.averaged import ConsensusAverage
+from grawa.rounds.engine import Engine
 
 if TYPE_CHECKING:
     from grawa.lab.train.worker import Worker
@@ -25,7 +25,7 @@ _NAME = re.compile(r"step-(\d{8})")
 def save(
     folder: Path,
     workers: "list[Worker]",
-    averager: Averager,
+    engine: Engine,
     average: ConsensusAverage | None,
     process: int,
 ) -> Path:
@@ -34,27 +34,27 @@ def save(
     Returns:
         The checkpoint's folder.
     """
-    final = folder / f"step-{averager.step:08d}"
+    final = folder / f"step-{engine.step:08d}"
     building = folder / f".{final.name}.tmp"
     building.mkdir(parents=True, exist_ok=True)
     state = {
         "workers": [worker.state_dict() for worker in workers],
-        "averager": averager.state_dict(),
+        "engine": engine.state_dict(),
         "average": average.state_dict() if average else None,
     }
     with replacing(_file(building, process)) as temporary:
         torch.save(state, temporary)
-    averager.barrier()
+    engine.gather(0.0)  # until all are here
     if process == 0 and not final.exists():
         building.rename(final)
-    averager.barrier()
+    engine.gather(0.0)  # until all are here
     return final
 
 
 def restore(
     found: Path,
     workers: "list[Worker]",
-    averager: Averager,
+    engine: Engine,
     average: ConsensusAverage | None,
     process: int,
 ) -> None:
@@ -80,7 +80,7 @@ def restore(
         )
     for worker, saved in zip(workers, state["workers"], strict=True):
         worker.load_state_dict(saved)
-    averager.load_state_dict(state["averager"])
+    engine.load_state_dict(state["engine"])
     if average:
         average.load_state_dict(state["average"])
 

@@ -25,7 +25,7 @@ class Hosted(Protocol):
         ...
 
     def move(self, who: slice) -> None:
-        """Their optimizers' steps, of which the `Averager` learns."""
+        """Their optimizers' steps."""
         ...
 
 

@@ -1,7 +1,9 @@
 """The training loop of one process, which hosts one or more workers, as a stream of events."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from weakref import WeakMethod
 
@@ -9,7 +11,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from grawa.averager import Averager
 from grawa.errors import UserError
 from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.tasks import Data, Task
@@ -23,7 +24,10 @@ from grawa.lab.train.stacked import Stacked
 from grawa.lab.train.worker import Worker
 from grawa.modes import evaluating
 from grawa.rounds.clock import WallClock
+from grawa.rounds.engine import Engine
+from grawa.rounds.plan import RoundPlan
 from grawa.rounds.report import RoundReport
+from grawa.rounds.setup import set_up
 from grawa.strategies.protocol import Strategy
 
 StrategyFor = Callable[[Task, Data, list[Worker]], Strategy]
@@ -124,10 +128,11 @@ def train(
     """
     run = Run(task, strategy_for, settings, device or torch.device("cpu"), checkpoints)
     yield run.started()
-    with run.averager:
-        while not run.is_over():
-            run.step()
-            yield from run.news()
+    run.engine.local_steps_begin()
+    while not run.is_over():
+        run.step()
+        yield from run.news()
+    run.engine.leave()
     yield from run.news()  # of the rounds after the last steps
     finished = run.finish()
     yield replace(finished, workers=run.workers_states()) if keep_workers else finished
@@ -174,43 +179,53 @@ class Run:
         if settings.swa is not None:
             self._average = ConsensusAverage(self._workers[0].model, settings.swa)
         self._clock = settings.modelled() if settings.modelled else WallClock()
-        self.averager = self._make_averager(strategy_for(task, self._data, self._workers))
+        self.engine = self._make_engine(strategy_for(task, self._data, self._workers))
         self._hosted = self._make_hosted()
         found = latest(checkpoints) if checkpoints else None
         if found:
-            restore(found, self._workers, self.averager, self._average, self._process)
+            restore(found, self._workers, self.engine, self._average, self._process)
             self._set_lrs(self._workers)
 
-    def _make_averager(self, strategy: Strategy) -> Averager:
+    def _make_engine(self, strategy: Strategy) -> Engine:
         settings = self._settings
-        return Averager(
-            [worker.model for worker in self._workers],
-            [worker.optimizer for worker in self._workers],
-            strategy,
+        individual = self._clock.individual and settings.schedule.counts_together
+        plan = partial(
+            RoundPlan,
+            strategy=strategy,
             schedule=settings.schedule,
+            guard=settings.guard,
+            buffers=settings.buffers,
+            measure_distance=True,
             overlap_steps=settings.overlap_steps,
             fragments=settings.fragments,
             comm_dtype=settings.comm_dtype,
             hook_every=settings.hook_every,
-            guard=settings.guard,
-            buffers=settings.buffers,
+            individually=individual,
+        )
+        return set_up(
+            [worker.model for worker in self._workers],
+            [[worker.optimizer] for worker in self._workers],
+            plan,
+            "a run of the laboratory, whose processes have one configuration",
+            process_group=None,
+            worker_group=None,
             timeout=settings.timeout,
-            measure_distance=True,
-            on_round=[_weakly(WeakMethod(self._after_round))],
+            shared_memory=True,
             clock=self._clock,
+            tell=_weakly(WeakMethod(self._after_round)),
         )
 
     def _make_hosted(self) -> Hosted:
         if not self._settings.stack_workers:
             return Looped(self._workers)
-        return Stacked(self._task, self._data, self._workers, self.averager, self._settings)
+        return Stacked(self._task, self._data, self._workers, self.engine, self._settings)
 
     def started(self) -> Started:
         """What is about to be trained."""
         named = self._workers[0].model.named_parameters()
         trained = {name: p.numel() for name, p in named if p.requires_grad}
         return Started(
-            step=self.averager.step,
+            step=self.engine.step,
             workers=self._settings.workers,
             processes=self._processes,
             parameters=sum(trained.values()),
@@ -224,25 +239,27 @@ class Run:
         """Whether the last step has been made."""
         steps = self._ending.steps
         return self._ending.is_over or (
-            steps is not None and self.averager.total_steps >= steps * self._settings.workers
+            steps is not None and self.engine.total_steps >= steps * self._settings.workers
         )
 
     def step(self) -> None:
-        """A local step of the hosted workers, or of the one whose turn it is."""
-        averager = self.averager
-        turn = None
-        if averager.steps_individually:
-            assert isinstance(self._clock, VirtualClock), "only there workers take turns"
-            turn = self._clock.next_worker(averager.waiting)
-        who = slice(None) if turn is None else slice(turn, turn + 1)
-        losses = self._hosted.backward(who, [steps + 1 for steps in averager.steps[who]])
-        averager.record_loss(losses, turn)
+        """A local step of the hosted workers, or of the one that is next by the clock."""
+        engine, who = self.engine, slice(None)
+        if engine.plan.individually:
+            assert isinstance(self._clock, VirtualClock), "only there workers step one by one"
+            worker = self._clock.next_worker(engine.waiting)
+            who = slice(worker, worker + 1)
+        losses = self._hosted.backward(who, [steps + 1 for steps in engine.steps[who]])
+        engine.note_losses(losses, who)
+        if engine.plan.strategy.shares_gradients(engine.step):
+            engine.share_gradients()
         self._hosted.move(who)
+        engine.local_step(who)
         self._set_lrs(self._workers[who])
 
     def _progress(self) -> float:
         """How much is done, in [0, 1], as far as this process knows."""
-        mean_steps = self.averager.total_steps / self._settings.workers
+        mean_steps = self.engine.total_steps / self._settings.workers
         return self._ending.progress(mean_steps, self._clock.now())
 
     def _set_lrs(self, workers: list[Worker]) -> None:
@@ -260,29 +277,44 @@ class Run:
         settings, error = self._settings, None
         self._news.append(report)
         if _is_due(report.round, settings.evaluate_every):
-            with self.averager.consensus_applied() as model, evaluating(model):
+            with self._consensus() as model, evaluating(model):
                 error = self._agreed(self._task.measure(model, self._data))
             self._news.append(
                 Evaluated(error=error, step=report.step, round=report.round, elapsed=report.elapsed)
             )
         self._ending.after_round(report, error)
         if self._average and self._average.is_due(self._agreed(self._progress())):
-            with self.averager.consensus_applied() as model:
+            with self._consensus() as model:
                 self._average.add(model)
         if self._checkpoints and _is_due(report.round, settings.checkpoint_every):
-            save(self._checkpoints, self._workers, self.averager, self._average, self._process)
+            save(self._checkpoints, self._workers, self.engine, self._average, self._process)
 
     def _agreed(self, value: float) -> float:
         """Worker 0's, on every process: what they decide together must be the same everywhere."""
-        return float(self.averager.gather(value)[0])
+        return float(self.engine.gather(value)[0])
+
+    def _consensus(self) -> AbstractContextManager[nn.Module]:
+        """The first worker's model with the consensus's parameters; every process must call it."""
+        return self.engine.replicas.holding(self.engine.consensus())
 
     def finish(self) -> Finished:
         """Measures the consensus and keeps it; every process must call it."""
         elapsed, average = self._clock.now(), self._average
         if average is None or average.rounds == 0:
-            return finish(self.averager, self._task, self._data, elapsed)
+            with self._consensus() as model, evaluating(model):
+                return self._finished(model, elapsed, averaged_rounds=0)
         model = average.finished(self._data.train_inputs, self._task.prepare)
-        return _finished(model, self.averager, self._task, self._data, elapsed, average.rounds)
+        return self._finished(model, elapsed, average.rounds)
+
+    def _finished(self, model: nn.Module, elapsed: float, averaged_rounds: int) -> Finished:
+        return Finished(
+            error=self._task.measure(model, self._data),
+            consensus={key: value.clone() for key, value in model.state_dict().items()},
+            step=self.engine.step,
+            round=self.engine.round,
+            elapsed=elapsed,
+            averaged_rounds=averaged_rounds,
+        )
 
     def workers_states(self) -> dict[int, dict[str, Tensor]]:
         """The state dicts of the workers of this process, copied."""
@@ -337,30 +369,6 @@ def deal(task: Task, data: Data, settings: Settings) -> list[Tensor]:
                 f"of {size}; take fewer workers, smaller batches or more samples"
             )
     return shards
-
-
-def finish(averager: Averager, task: Task, data: Data, elapsed: float) -> Finished:
-    """Measures the consensus and keeps it; every process must call it."""
-    with averager.consensus_applied() as model, evaluating(model):
-        return _finished(model, averager, task, data, elapsed, averaged_rounds=0)
-
-
-def _finished(
-    model: nn.Module,
-    averager: Averager,
-    task: Task,
-    data: Data,
-    elapsed: float,
-    averaged_rounds: int,
-) -> Finished:
-    return Finished(
-        error=task.measure(model, data),
-        consensus={key: value.clone() for key, value in model.state_dict().items()},
-        step=averager.step,
-        round=averager.round,
-        elapsed=elapsed,
-        averaged_rounds=averaged_rounds,
-    )
 
 
 def load(task: Task, settings: Settings, device: torch.device) -> Data:

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from grawa.averager import Averager
 from grawa.lab.tasks import Data, Task
 from grawa.lab.train.settings import Settings
 from grawa.lab.train.stackable import try_out
 from grawa.lab.train.stacked_gradient import StackedGradient
 from grawa.lab.train.stacked_optimizer import StackedOptimizer
 from grawa.lab.train.worker import Worker
+from grawa.rounds.engine import Engine
 
 
 class Stacked:
@@ -24,7 +24,7 @@ class Stacked:
         task: what is learnt.
         data: of the task, on the device.
         workers: the K hosted workers.
-        averager: of the same workers.
+        engine: of the same workers.
         settings: of the run.
 
     Raises:
@@ -36,17 +36,17 @@ class Stacked:
         task: Task,
         data: Data,
         workers: Sequence[Worker],
-        averager: Averager,
+        engine: Engine,
         settings: Settings,
     ) -> None:
         names = try_out(task, data, settings)
-        replicas = averager.replicas
+        replicas = engine.replicas
         frozen = dict(replicas.params)
         trained = {name: frozen.pop(name) for name in names}
-        buffers = {**replicas.float_buffers(), **replicas.other_buffers()}
+        buffers = dict(replicas.buffers.rows())
         tables = [dict(worker.model.named_parameters()) for worker in workers]
         self._params = [[table[name] for name in names] for table in tables]
-        self._workers, self._averager, self._inputs = workers, averager, data.train_inputs
+        self._workers, self._inputs = workers, data.train_inputs
         self._gradient = StackedGradient(task, workers[0].model, trained, frozen, buffers)
         self._gradients: list[Tensor] = []
         self._optimizer = StackedOptimizer(
@@ -82,4 +82,4 @@ class Stacked:
 
     def move(self, who: slice) -> None:
         """See `Hosted.move`; all must step."""
-        self._averager.step_together(lambda: self._optimizer.step(self._gradients))
+        self._optimizer.step(self._gradients)

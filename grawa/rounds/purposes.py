@@ -1,0 +1,99 @@
+"""What processes meet for, and what is done when they come for different things at once."""
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+from torch import Tensor
+
+from grawa.errors import UserError
+
+
+class Purpose(IntEnum):
+    """What a worker calls the others together for."""
+
+    FAILED = 0
+    """To say that it can't go on; all raise."""
+    GRADIENTS = 1
+    """To share gradients before an optimizer's step."""
+    ROUND = 2
+    """A round that is due."""
+    SYNCHRONIZE = 3
+    """A round that was asked for."""
+    CONSENSUS = 4
+    """The consensus."""
+    VALUES = 5
+    """To tell each other a number."""
+    LEAVING = 6
+    """It has made its last step, and takes part in what the others still need."""
+
+
+ROUNDS = frozenset({Purpose.ROUND, Purpose.SYNCHRONIZE})
+"""At which workers say their scores and buffers, too."""
+
+_CALLS = {
+    Purpose.FAILED: "failed",
+    Purpose.GRADIENTS: "is at an optimizer step that shares gradients",
+    Purpose.ROUND: "is at a round",
+    Purpose.SYNCHRONIZE: "called synchronize()",
+    Purpose.CONSENSUS: "called consensus()",
+    Purpose.VALUES: "waits for the others' values",
+    Purpose.LEAVING: "has finished (detach(), or the end of the `with` block)",
+}
+
+_SERVED = Purpose.ROUND, Purpose.SYNCHRONIZE, Purpose.CONSENSUS, Purpose.VALUES
+"""In the order in which they are done where workers came for different ones."""
+
+
+def served(purposes: Sequence[Purpose], steps: Tensor, rounds: Tensor) -> Purpose:
+    """What is done at this meeting; the same on every process.
+
+    A round goes first: whoever came for something else takes part in it, and calls again. A
+    consensus is served when all have asked for it or have finished, so that the n-th consensus is
+    the same model everywhere, however many batches each has an epoch.
+
+    Args:
+        purposes: of all N workers.
+        steps: local steps that each has made, (N,).
+        rounds: that each has made, (N,).
+
+    Returns:
+        What is done. Who came for something else calls again afterwards.
+
+    Raises:
+        UserError: on every process, where that can't be served.
+    """
+    kinds = set(purposes)
+    if Purpose.FAILED in kinds:
+        worker = purposes.index(Purpose.FAILED)
+        raise UserError(f"worker {worker} can't go on; its own message says why")
+    if Purpose.GRADIENTS in kinds:
+        _check_gradients(purposes, steps)
+        return Purpose.GRADIENTS
+    if bool((rounds != rounds[0]).any()):
+        raise UserError(
+            f"workers have made different numbers of rounds ({rounds.int().tolist()}), so they "
+            "don't train together any more: load the same checkpoint on every process"
+        )
+    if kinds == {Purpose.VALUES, Purpose.LEAVING} or kinds == {Purpose.VALUES, Purpose.CONSENSUS}:
+        raise UserError(f"workers called for different things at once: {listed(purposes)}")
+    return next((purpose for purpose in _SERVED if purpose in kinds), Purpose.LEAVING)
+
+
+def _check_gradients(purposes: Sequence[Purpose], steps: Tensor) -> None:
+    if set(purposes) == {Purpose.GRADIENTS} and bool((steps == steps[0]).all()):
+        return
+    made = ", ".join(f"worker {i} {int(step)}" for i, step in enumerate(steps.tolist()))
+    raise UserError(
+        "sharing gradients needs the same number of optimizer steps on every worker, but "
+        f"{listed(purposes)}; steps made: {made}. Give every worker as many batches, and let all "
+        "skip a step together (a GradScaler skips where one worker's gradients overflow)"
+    )
+
+
+def listed(purposes: Sequence[Purpose]) -> str:
+    """Who called for what, in words: "worker 0 called consensus(), workers 1, 2 ..."."""
+    parts: list[str] = []
+    for purpose in sorted(set(purposes)):
+        who = [str(i) for i, p in enumerate(purposes) if p is purpose]
+        parts.append(f"worker{'s' if len(who) > 1 else ''} {', '.join(who)} {_CALLS[purpose]}")
+    return ", ".join(parts)

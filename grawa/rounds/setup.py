@@ -1,0 +1,87 @@
+"""Setting an engine up, in the same way on every process."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.optim import Optimizer
+
+from grawa.errors import UserError
+from grawa.rounds.clock import Clock
+from grawa.rounds.engine import Engine
+from grawa.rounds.plan import RoundPlan
+from grawa.rounds.report import RoundReport
+from grawa.workers.checks import check_not_parallel
+from grawa.workers.replicas import Replicas
+from grawa.workers.start import build_alike, connect
+
+
+@dataclass(frozen=True)
+class _Built:
+    replicas: Replicas
+    plan: RoundPlan
+
+
+def set_up(
+    models: Sequence[nn.Module],
+    optimizers: Sequence[Sequence[Optimizer]],
+    plan: Callable[[], RoundPlan],
+    options: str,
+    *,
+    process_group: dist.ProcessGroup | None,
+    worker_group: dist.ProcessGroup | None,
+    timeout: timedelta,
+    shared_memory: bool,
+    clock: Clock,
+    tell: Callable[[RoundReport], None],
+) -> Engine:
+    """Connects this process to the others and builds its engine.
+
+    Args:
+        models: the K hosted models.
+        optimizers: those of each.
+        plan: makes the plan of rounds.
+        options: the plan in words, the same on every process.
+        process_group: who averages; `None` for all processes.
+        worker_group: the processes that the hosted worker is made of, if they are several.
+        timeout: how long a message may wait for the others.
+        shared_memory: whether processes of one machine may exchange messages in shared memory.
+        clock: what time it is for the workers.
+        tell: what gets the report of each round.
+
+    Returns:
+        The engine, with all workers at worker 0's parameters.
+
+    Raises:
+        UserError: if something does not fit, on every process.
+    """
+    if worker_group is not None and (len(models) > 1 or process_group is None):
+        raise UserError(
+            "where a worker is several processes, each hosts that worker only, and "
+            "process_group must say who averages: the processes of the same place in each"
+        )
+    device = next((p.device for model in models for p in model.parameters()), torch.device("cpu"))
+    comm = clock.meter(
+        connect(process_group, len(models), timeout, device=device, shared_memory=shared_memory)
+    )
+
+    def build() -> _Built:
+        for model in models:
+            check_not_parallel(model, _ranks(process_group))
+        return _Built(Replicas(models, optimizers, worker_group), plan())
+
+    built = build_alike(comm, build, options)
+    worker = None
+    if worker_group is not None:
+        worker = connect(worker_group, 1, timeout, device=device)
+    return Engine(built.replicas, comm, worker, built.plan, clock, tell)
+
+
+def _ranks(group: dist.ProcessGroup | None) -> Sequence[int]:
+    """The global ranks of those who average; none where there is no process group."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return ()
+    return dist.get_process_group_ranks(group if group is not None else dist.group.WORLD)

@@ -1,0 +1,37 @@
+"""Steps that fused optimizers skip inside their kernels, of which the host learns late."""
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class Skips:
+    """Steps that a `GradScaler` had a fused optimizer skip.
+
+    A fused optimizer is called even when gradients have overflowed, and looks at the scaler's flag
+    on the device. The flags are kept there too, until it matters how many there were.
+
+    Args:
+        num_hosted: K.
+    """
+
+    def __init__(self, num_hosted: int) -> None:
+        self._flags: list[list[Tensor]] = [[] for _ in range(num_hosted)]
+
+    def note(self, worker: int, optimizer: Optimizer) -> None:
+        """An optimizer of a hosted worker was called."""
+        flag = getattr(optimizer, "found_inf", None)
+        if isinstance(flag, Tensor):
+            self._flags[worker].append(flag.detach().clone().reshape(1))
+
+    def take(self) -> Tensor | None:
+        """How many steps of each hosted worker were skipped since the last call: (K,), float64.
+
+        Returns:
+            `None` if no scaler had to do with any, for which nothing waits for the device.
+        """
+        if not any(self._flags):
+            return None
+        counts = [(torch.cat(f) > 0).sum().item() if f else 0 for f in self._flags]
+        self._flags = [[] for _ in self._flags]
+        return torch.tensor(counts, dtype=torch.float64, device="cpu")

@@ -1,0 +1,46 @@
+"""A round on its way: what has begun, and what came of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from grawa.math.leaves import Rows
+from grawa.rounds.guard import Verdict
+from grawa.rounds.roll_call import Roll
+
+
+class Outcome(NamedTuple):
+    """What a round came to; moments are the clock's."""
+
+    roll: Roll
+    verdict: Verdict
+    weights: Tensor | None
+    """(N, G), or `None` where the workers count equally."""
+    consensus_distance: float | None
+    buffers: dict[str, Tensor]
+    """What all agreed on for the buffers that had changed."""
+    joined: float
+    """When the last worker had joined."""
+    finished: float
+
+
+@dataclass
+class Underway:
+    """A round that has begun."""
+
+    fragment: int
+    wait: Callable[[], Outcome]
+    began: float
+    step: int
+    before: Rows
+    """The buffers when it began."""
+    in_shadow: bool = False
+    """Whether it runs on a copy of the workers, in the background."""
+    exposed: float = 0.0
+    """For how many seconds it has blocked local steps."""
+    age: int = 0
+    """Local steps since it began."""
+    called: float | None = None
+    """When its outcome was asked for."""

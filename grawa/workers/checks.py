@@ -1,0 +1,176 @@
+"""What is refused before anything is averaged, each with what to do about it."""
+
+import os
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
+
+from grawa.errors import UserError
+from grawa.workers.stack import local
+
+_DTYPES = {
+    torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.complex64, torch.complex128,
+}  # fmt: skip
+"""Of parameters that can be averaged."""
+
+_LAUNCHED = (
+    ("WORLD_SIZE", "RANK", "torchrun"),
+    ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "srun"),
+    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "mpirun"),
+    ("PMI_SIZE", "PMI_RANK", "MPI"),
+)
+"""Variables by which launchers tell a process how many it is one of; its number; the launcher."""
+
+
+def check_launched_alone() -> None:
+    """Refuses a process that a launcher started as one of several, but that has no process group.
+
+    Raises:
+        UserError: naming the launcher's variable.
+    """
+    for size, rank, launcher in _LAUNCHED:
+        count = os.environ.get(size, "")
+        if rank in os.environ and count.isdigit() and int(count) > 1:
+            raise UserError(
+                f"{launcher} started {count} processes ({size}={count}), but there is no process "
+                "group, so each would train alone: open one before the Averager, with "
+                "`with grawa.distributed():` or torch.distributed.init_process_group()"
+            )
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuses models whose parameters are not there yet, or none.
+
+    Raises:
+        UserError: naming the first such parameter.
+    """
+    named = dict(model.named_parameters())
+    if not named:
+        raise UserError("the model has no parameters, so there is nothing to average")
+    for name, parameter in named.items():
+        if is_lazy(parameter):
+            raise UserError(
+                f"parameter {name!r} is lazy: it has no shape before the first forward pass. Run "
+                "one batch through the model, then make the optimizer and the Averager"
+            )
+        if parameter.is_meta:
+            raise UserError(
+                f"parameter {name!r} is on the meta device, without values: materialise the model "
+                "(model.to_empty(device=...) and its initialisation) before the Averager"
+            )
+
+
+def check_averageable(named: dict[str, nn.Parameter]) -> None:
+    """Refuses parameters that can't be averaged, or that lie in each other's memory.
+
+    Args:
+        named: the parameters that the optimizer holds.
+
+    Raises:
+        UserError: naming the parameter.
+    """
+    for name, parameter in named.items():
+        if parameter.dtype not in _DTYPES:
+            raise UserError(
+                f"parameter {name!r} is {parameter.dtype}, of which no average can be taken; "
+                "freeze it (requires_grad=False, and not in the optimizer), or train it in "
+                "float32 or bfloat16"
+            )
+    spans: dict[torch.device, list[tuple[int, int, str]]] = {}
+    for name, parameter in named.items():
+        tensor = local(parameter.detach())
+        if tensor.numel():
+            start = tensor.data_ptr()
+            spans.setdefault(tensor.device, []).append((start, start + tensor.nbytes, name))
+    for found in spans.values():
+        for (_, stop, name), (start, _, other) in _neighbours(sorted(found)):
+            if start < stop:
+                raise UserError(
+                    f"parameters {name!r} and {other!r} lie in the same memory, so a round would "
+                    "move it twice: tie weights by sharing the Parameter itself "
+                    "(b.weight = a.weight), not its .data"
+                )
+
+
+def _neighbours(
+    spans: Sequence[tuple[int, int, str]],
+) -> zip[tuple[tuple[int, int, str], tuple[int, int, str]]]:
+    return zip(spans, spans[1:], strict=False)
+
+
+def check_not_parallel(model: nn.Module, ranks: Sequence[int]) -> None:
+    """Refuses a model whose gradients DDP averages over the processes that are to average weights.
+
+    Args:
+        model: which may hold wrapped modules.
+        ranks: of the processes that average, as global ranks.
+
+    Raises:
+        UserError: if there is such a module.
+    """
+    for module in model.modules():
+        if not isinstance(module, DistributedDataParallel):
+            continue
+        shared = set(dist.get_process_group_ranks(module.process_group)) & set(ranks)
+        if len(shared) > 1:
+            raise UserError(
+                f"the model is wrapped in DistributedDataParallel over ranks {sorted(shared)}, "
+                "which are to average their weights: DDP makes their gradients equal at every "
+                "step, so averaging would do nothing. Hand over the model without DDP "
+                "(model.module); or, if a worker is to be several processes, give DDP a group of "
+                "one worker's ranks, and pass that as worker_group and the ranks of the same place "
+                "in each worker as process_group"
+            )
+
+
+def check_hooked(optimizers: Sequence[Optimizer]) -> None:
+    """Refuses optimizers whose `step()` calls no hooks, so that no step would be counted.
+
+    Raises:
+        UserError: naming the class.
+    """
+    for optimizer in optimizers:
+        if not getattr(type(optimizer).step, "hooked", False):
+            base = next(
+                (name for name, value in vars(optimizer).items() if isinstance(value, Optimizer)),
+                None,
+            )
+            inner = f"optimizer.{base}" if base else "the optimizer inside it"
+            raise UserError(
+                f"{type(optimizer).__name__}.step() runs no step hooks (it was made without "
+                f"torch.optim.Optimizer.__init__), so no step would be counted: give the Averager "
+                f"{inner}, whose step() it calls"
+            )
+
+
+def check_no_weights_in_state(name: str, parameter: nn.Parameter, optimizer: Optimizer) -> None:
+    """Refuses an optimizer that keeps weights of its own, which undo a round one step later.
+
+    Args:
+        name: of the parameter.
+        parameter: after at least one step.
+        optimizer: that holds it.
+
+    Raises:
+        UserError: naming the entry of the optimizer's state.
+    """
+    own = local(parameter.detach())
+    for key, entry in optimizer.state.get(parameter, {}).items():
+        if not isinstance(entry, Tensor) or entry.shape != parameter.shape:
+            continue
+        if not entry.is_floating_point() or not own.is_floating_point():
+            continue
+        kept = local(entry).to(own)
+        free = key == "z" and "schedulefree" in type(optimizer).__name__.lower()
+        if free or (torch.equal(kept, own) and bool(own.any())):
+            raise UserError(
+                f"{type(optimizer).__name__} keeps weights in its state ({key!r} of {name!r}) and "
+                "writes them over the parameters at its next step, which would undo every round: "
+                "let it hold the float32 parameters themselves (and compute in bfloat16 by "
+                "autocast), or take an optimizer without a copy of the weights"
+            )
