@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from grawa.comm.codec import Precision
+from grawa.math.codec import Precision
 from grawa.comm.distributed import DEFAULT_TIMEOUT
 from grawa.errors import UserError
 from grawa.rounds.clock import WallClock
@@ -21,7 +21,7 @@ from grawa.rounds.engine import Engine
 from grawa.rounds.guard import Guard
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.report import RoundReport
-from grawa.rounds.schedule import Schedule
+from grawa.rounds.schedule import Every, Schedule
 from grawa.rounds.setup import set_up
 from grawa.rounds.skips import Skips
 from grawa.strategies.protocol import Strategy
@@ -109,7 +109,7 @@ class Averager:
     ) -> None:
         models = [model] if isinstance(model, nn.Module) else list(model)
         plan = partial(
-            RoundPlan.of,
+            _plan,
             strategy=strategy,
             schedule=schedule,
             sync_every=sync_every,
@@ -120,7 +120,6 @@ class Averager:
             guard=guard,
             buffers=buffers,
             measure_distance=measure_distance,
-            individually=False,
         )
         self._engine = set_up(
             models,
@@ -385,6 +384,11 @@ def _hook(function: Callable[..., None], *args: Any) -> Callable[..., None]:
 
     hook._torchdynamo_disable = True  # type: ignore[attr-defined] - as torch.compiler.disable sets it, which would import the compiler
     return hook
+
+
+def _plan(schedule: Schedule | None, sync_every: int, **options: Any) -> RoundPlan:
+    """The plan, with a round every `sync_every` local steps where there is no schedule."""
+    return RoundPlan(schedule=Every(sync_every) if schedule is None else schedule, **options)
 
 
 def _per_model(

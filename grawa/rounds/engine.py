@@ -71,11 +71,10 @@ class Engine:
             replicas,
             comm,
             worker,
-            score=plan.strategy.score if self._moves else None,
-            groups=list(groups.values()),
-            num_fragments=plan.fragments,
+            plan,
+            list(groups.values()),
+            moves=self._moves,
             with_buffers=self._averages_buffers,
-            shares_gradients=plan.strategy.shares_gradients(0),
         )
         self._underway: Underway | None = None
         self._norms: Tensor | None = None

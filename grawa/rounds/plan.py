@@ -1,9 +1,9 @@
 """How rounds are made, and which ways of making them go together."""
 
-from dataclasses import dataclass
-from typing import Any, get_args
+from dataclasses import dataclass, field
+from typing import get_args
 
-from grawa.comm.compressed import Precision
+from grawa.math.codec import Precision
 from grawa.errors import UserError
 from grawa.rounds.guard import Guard
 from grawa.rounds.schedule import Every, Schedule
@@ -31,24 +31,15 @@ class RoundPlan:
     """
 
     strategy: Strategy
-    schedule: Schedule
-    guard: Guard | None
-    buffers: str
-    measure_distance: bool
-    overlap_steps: int
-    fragments: int
-    comm_dtype: Precision | None
-    hook_every: int
-    individually: bool
-
-    @classmethod
-    def of(cls, schedule: Schedule | None, sync_every: int, **options: Any) -> "RoundPlan":
-        """The plan, with a round every `sync_every` local steps where there is no schedule.
-
-        Returns:
-            The plan.
-        """
-        return cls(schedule=Every(sync_every) if schedule is None else schedule, **options)
+    schedule: Schedule = field(default_factory=lambda: Every(32))
+    guard: Guard | None = field(default_factory=Guard)
+    buffers: str = "average"
+    measure_distance: bool = False
+    overlap_steps: int = 0
+    fragments: int = 1
+    comm_dtype: Precision | None = None
+    hook_every: int = 1
+    individually: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.strategy, Strategy):

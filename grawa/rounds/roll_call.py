@@ -8,13 +8,13 @@ from torch import Tensor
 
 from grawa.comm.protocol import Transport
 from grawa.rounds.guard import Health
+from grawa.rounds.plan import RoundPlan
 from grawa.rounds.purposes import ROUNDS, Purpose
-from grawa.scores.protocol import Score
 from grawa.workers.buffers import BufferState, states_of
 from grawa.workers.losses import RecentLosses
 from grawa.workers.replicas import Replicas
 
-_FIXED = 9
+ROW_LENGTH = 9
 """Numbers that a worker says whatever it comes for: see `Roll`."""
 
 
@@ -49,11 +49,10 @@ class RollCall:
         replicas: the hosted workers.
         comm: all workers.
         worker: the processes that the one hosted worker is made of, if they are several.
-        score: what the strategy asks for, if anything.
+        plan: how rounds are made.
         groups: the group of each leaf.
-        num_fragments: P; each has rounds of its own.
+        moves: whether rounds move anything; if not, no scores are asked for.
         with_buffers: whether buffers are averaged.
-        shares_gradients: whether the strategy ever shares gradients.
     """
 
     def __init__(
@@ -61,17 +60,18 @@ class RollCall:
         replicas: Replicas,
         comm: Transport,
         worker: Transport | None,
-        *,
-        score: Score | None,
+        plan: RoundPlan,
         groups: Sequence[int],
-        num_fragments: int,
-        with_buffers: bool,
-        shares_gradients: bool,
+        *,
+        moves: bool = True,
+        with_buffers: bool = False,
     ) -> None:
+        score = plan.strategy.score if moves else None
+        num_fragments = plan.fragments
         self._replicas, self._comm, self._worker = replicas, comm, worker
         self._num_scores = max(groups) + 1 if score else 0
         self._num_buffers = len(replicas.buffers.names) if with_buffers else 0
-        self._shares = shares_gradients
+        self._shares = plan.strategy.shares_gradients(0)
         hosted = comm.num_hosted
         self._tracker = score.tracker(groups, hosted, num_fragments) if score else None
         self._is_norm = score is not None and score.is_norm
@@ -179,10 +179,10 @@ class RollCall:
         everyone = self._comm.gather(self._agreed(rows))()
         fixed, scores, marks, has_gradient = everyone.split(
             [
-                _FIXED,
+                ROW_LENGTH,
                 self._num_scores,
                 self._num_buffers,
-                everyone.shape[1] - _FIXED - self._num_scores - self._num_buffers,
+                everyone.shape[1] - ROW_LENGTH - self._num_scores - self._num_buffers,
             ],
             dim=1,
         )
@@ -209,7 +209,7 @@ class RollCall:
             return rows
         everyone = self._worker.gather(rows)()
         agreed = everyone.mean(dim=0, keepdim=True)
-        exact = slice(0, 2), slice(_FIXED + self._num_scores, None)
+        exact = slice(0, 2), slice(ROW_LENGTH + self._num_scores, None)
         for columns in exact:  # names of things, of which there is no mean
             agreed[:, columns] = everyone[:, columns].amax(dim=0)
         return agreed

@@ -13,7 +13,6 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim import SGD, Optimizer
 
-from grawa.averager import Averager
 from grawa.comm import DistributedCommunicator, InProcessCommunicator
 from grawa.errors import UserError
 from grawa.lab.planning.predict import Measured, Method
@@ -24,7 +23,12 @@ from grawa.math.leaves import Rows
 from grawa.math.weights import uniform
 from grawa.rounds.roll_call import ROW_LENGTH
 from grawa.strategies import LocalSGD
+from grawa.rounds.fragment import Fragment
+from grawa.rounds.plan import RoundPlan
+from grawa.rounds.purposes import Purpose
+from grawa.rounds.roll_call import RollCall
 from grawa.strategies.protocol import Strategy
+from grawa.workers.replicas import Replicas
 
 LEAST_SECONDS = 0.5
 LEAST_TIMES = 5
@@ -166,17 +170,23 @@ def _round_work(
     model = nn.ParameterList([torch.randn(size) for size in sizes])
     for parameter in model:
         parameter.grad = torch.randn_like(parameter)
-    alone = None
-    if _is_many():
-        created = dist.new_group([dist.get_rank()], use_local_synchronization=True)
-        assert isinstance(created, dist.ProcessGroup), "this process belongs to the group"
-        alone = created
     optimizer = SGD(model.parameters(), lr=0.0)
-    averager = Averager(model, optimizer, strategy, process_group=alone, comm_dtype=comm_dtype)
-    averager.attach()
-    averager.record_loss(torch.tensor(1.0))
     optimizer.step()
-    return _median(averager.synchronize)
+    replicas, comm = Replicas([model], [[optimizer]]), InProcessCommunicator(1)
+    plan = RoundPlan(strategy=strategy, comm_dtype=comm_dtype)
+    groups = strategy.groups(replicas.names)
+    fragment = Fragment(replicas.params, groups, plan, comm)
+    roll_call = RollCall(replicas, comm, None, plan, groups)
+    everyone = torch.ones(1, dtype=torch.bool)
+    roll_call.note_losses(torch.ones(1), slice(None))
+
+    def work() -> None:
+        roll_call.note_step(replicas.gradient_norms(), slice(None))
+        roll = roll_call.call(roll_call.rows(Purpose.ROUND, 0, rounds=0, elapsed=0.0))
+        fragment.run(fragment.params, roll.health.scores, everyone)
+        roll_call.restart(0)
+
+    return _median(work)
 
 
 def _shares(strategy: Strategy, workers: int) -> tuple[float, float]:
