@@ -41,6 +41,10 @@ class Fragment:
         self._compression = Compression(plan.comm_dtype) if plan.comm_dtype else None
         self.rounds = 0
         self.shadow = Shadow(params) if plan.overlap_steps else None
+        for size in plan.strategy.team_sizes():
+            comm.split(size)
+        if self._compression is not None:
+            self._compression.start_from(params)
         self._state = plan.strategy.init(params)
         drifts = type(plan.strategy).drift is not Strategy.drift
         # In the background a round changes the state, while the workers still drift by the old.

@@ -14,8 +14,10 @@ from torch.optim import Optimizer
 
 from grawa.errors import UserError
 from grawa.math.leaves import Leaves, Rows, Stack
+from grawa.scores.protocol import Loss
 from grawa.workers.buffers import Buffers, persistent_names
 from grawa.workers.checks import check_averageable, check_model, check_no_weights_in_state
+from grawa.workers.probe import gradients_on, loss_on
 from grawa.workers.stack import local, stack_of, values
 
 
@@ -185,15 +187,29 @@ class Replicas:
         Returns:
             (K, L); zero where there is no gradient, NaN for other workers.
         """
-        grads = [p.grad for params in self._params[who] for p in params]
-        norms = self._norms([None if grad is None else _entries(grad) for grad in grads])
-        norms = norms.view(-1, len(self.names))
-        if self._shards is not None:
-            norms = self.over_shards(norms.square()).sqrt()
+        norms = self._gradient_norms([p.grad for params in self._params[who] for p in params])
         if len(norms) < len(self.models):
             some, norms = norms, norms.new_full((len(self.models), len(self.names)), torch.nan)
             norms[who] = some
         return norms
+
+    def gradient_norms_on(self, batch: Any, loss: Loss) -> Tensor:
+        """See `grawa.scores.protocol.Observed`."""
+        pairs = zip(self.models, self._params, strict=True)
+        grads = [g for model, params in pairs for g in gradients_on(model, params, batch, loss)]
+        return self._gradient_norms(grads)
+
+    def losses_on(self, batch: Any, loss: Loss) -> Tensor:
+        """See `grawa.scores.protocol.Observed`."""
+        pairs = zip(self.models, self._params, strict=True)
+        losses = [loss_on(model, params, batch, loss) for model, params in pairs]
+        return torch.stack([loss.to(self.device) for loss in losses]).unsqueeze(1)
+
+    def _gradient_norms(self, grads: Sequence[Tensor | None]) -> Tensor:
+        """L2 norms, over all shards of a worker: L for each of some workers -> (k, L)."""
+        norms = self._norms([None if grad is None else _entries(grad) for grad in grads])
+        norms = norms.view(-1, len(self.names))
+        return norms if self._shards is None else self.over_shards(norms.square()).sqrt()
 
     def clip_gradients(self, norms: Tensor, max_norm: float) -> Tensor:
         """Scales each model's gradients so that their norm is at most `max_norm`.

@@ -30,8 +30,8 @@ from grawa.rounds.report import RoundReport
 from grawa.rounds.setup import set_up
 from grawa.strategies.protocol import Strategy
 
-StrategyFor = Callable[[Task, Data, list[Worker]], Strategy]
-"""Makes the strategy, once data and hosted workers are there for its probe."""
+StrategyFor = Callable[[Task, Data], Strategy]
+"""Makes the strategy, once the data are there for its probe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +179,7 @@ class Run:
         if settings.swa is not None:
             self._average = ConsensusAverage(self._workers[0].model, settings.swa)
         self._clock = settings.modelled() if settings.modelled else WallClock()
-        self.engine = self._make_engine(strategy_for(task, self._data, self._workers))
+        self.engine = self._make_engine(strategy_for(task, self._data))
         self._hosted = self._make_hosted()
         found = latest(checkpoints) if checkpoints else None
         if found:
