@@ -38,13 +38,13 @@ class Fragment:
         self._columns = columns_of(groups, plan.strategy.groups(self._names))
         self._strategy, self._comm = plan.strategy, comm
         self._measure_distance = plan.measure_distance
-        self._compression = Compression(plan.comm_dtype) if plan.comm_dtype else None
+        self._compression = None
+        if plan.comm_dtype is not None:  # what all have in common now is the first reference
+            self._compression = Compression(plan.comm_dtype, Leaves.copy_of(params))
         self.rounds = 0
         self.shadow = Shadow(params) if plan.overlap_steps else None
         for size in plan.strategy.team_sizes():
             comm.split(size)
-        if self._compression is not None:
-            self._compression.start_from(params)
         self._state = plan.strategy.init(params)
         drifts = type(plan.strategy).drift is not Strategy.drift
         # In the background a round changes the state, while the workers still drift by the old.

@@ -107,7 +107,7 @@ class Buffers:
         else:
             changed = (_bits(flat) != _bits(seen.reshape(len(rows), -1))).any(dim=1)
         state = changed.to(torch.float64)
-        if rows.is_floating_point() and rows.itemsize > 1:
+        if _has_means(rows):
             state += changed * flat.isinf().any(dim=1)
             state = torch.where(changed & flat.isnan().any(dim=1), float(BufferState.NAN), state)
         return state
@@ -163,7 +163,7 @@ def average(
     """
     changed = [name for b, name in enumerate(rows) if bool((states[:, b] > 0).any())]
     odd = {name for b, name in enumerate(rows) if bool((states[:, b] > BufferState.CHANGED).any())}
-    plain = Rows((n, rows[n]) for n in changed if rows[n].is_floating_point() and n not in odd)
+    plain = Rows((n, rows[n]) for n in changed if _has_means(rows[n]) and n not in odd)
     agreed: dict[str, Tensor] = {}
     if plain:
         agreed.update(comm.weighted_mean(plain, uniform(comm.num_workers)))
@@ -226,7 +226,7 @@ def combine(everyone: Tensor, active: Tensor) -> Tensor:
     finite = wide.isfinite()
     total = torch.where(finite, wide, 0.0).sum(dim=0)
     mean = torch.where(finite.any(dim=0), total / finite.sum(dim=0).clamp_min(1), wide[0])
-    same = ((rows == rows[:1]) | (rows.isnan() & rows[:1].isnan())).all(dim=0)
+    same = ((wide == wide[:1]) | (wide.isnan() & wide[:1].isnan())).all(dim=0)
     return torch.where(same, rows[0], mean.to(rows.dtype))
 
 
@@ -238,6 +238,11 @@ def persistent_names(model: nn.Module) -> list[str]:
         for name in module._non_persistent_buffers_set
     }
     return [name for name, _ in model.named_buffers() if name not in skipped]
+
+
+def _has_means(rows: Tensor) -> bool:
+    """Whether it holds floating-point numbers that arithmetic is made for."""
+    return rows.is_floating_point() and rows.itemsize > 1
 
 
 def _buffers(model: nn.Module) -> dict[str, Tensor]:
