@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from grawa.comm.compressed import Precision
 from grawa.comm.distributed import DEFAULT_TIMEOUT
 from grawa.errors import UserError
+from grawa.math.codec import Precision
 from grawa.rounds.clock import Clock, WallClock
 from grawa.rounds.engine import Synchronizer
 from grawa.rounds.guard import Guard
@@ -50,7 +50,7 @@ class Averager:
             later. Takes memory for two copies of the parameters, and for what the strategy keeps.
         fragments: in how many parts of nearly equal bytes the model is synchronised, one after
             the other at equal distances: the same bytes in all, a part at a time.
-        comm_dtype: "bf16", "fp16" or "int8": in what parameters travel, as differences from the
+        comm_dtype: "bf16" or "int8": in what parameters travel, as differences from the
             last center; "int8" carries what is lost over to the next round.
         hook_every: after which local steps gradient norms are noted and the proximal pull is made,
             each by default. Every fourth, say, saves memory traffic where the optimizer's step is
@@ -114,7 +114,13 @@ class Averager:
             )
         clock = WallClock() if clock is None else clock
         comm = clock.meter(
-            connect(process_group, len(models), timeout, shared_memory=shared_memory)
+            connect(
+                process_group,
+                len(models),
+                timeout,
+                device=next((p.device for p in models[0].parameters()), torch.device("cpu")),
+                shared_memory=shared_memory,
+            )
         )
         options: dict[str, Any] = {
             "strategy": strategy,
@@ -132,7 +138,7 @@ class Averager:
         self._replicas, plan = check_alike(
             comm,
             lambda: (
-                Replicas(models, optimizers, worker_group, comm.allocate),
+                Replicas(models, optimizers, worker_group),
                 RoundPlan.of(**options),
             ),
             models,

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grawa.comm.compressed import Compressed
-from grawa.comm.participants import Participants
-from grawa.comm.protocol import Communicator
+from grawa.comm.compression import Compression
+from grawa.comm.protocol import Transport
 from grawa.errors import UserError
-from grawa.math.leaves import Rows
+from grawa.math.leaves import Leaves, Rows
 from grawa.rounds.background import Lane
 from grawa.rounds.clock import Clock
 from grawa.rounds.cut import fragments
@@ -37,7 +36,7 @@ class Part:
     """The same, one row each."""
     roll_call: RollCall
     rounds: Rounds
-    averaging: Communicator
+    compression: Compression | None
     shadow: Shadow | None
     with_buffers: bool
 
@@ -72,8 +71,8 @@ class Synchronizer:
     def __init__(
         self,
         replicas: Replicas,
-        comm: Communicator,
-        worker: Communicator | None,
+        comm: Transport,
+        worker: Transport | None,
         plan: RoundPlan,
         clock: Clock,
         tell: Callable[[RoundReport], None],
@@ -98,7 +97,7 @@ class Synchronizer:
         self.round = 0
         clock.disregard()
 
-    def _make_parts(self, worker: Communicator | None) -> list[Part]:
+    def _make_parts(self, worker: Transport | None) -> list[Part]:
         replicas, plan = self._replicas, self._plan
         groups = dict(zip(replicas.names, plan.strategy.groups(replicas.names), strict=True))
         cut = fragments(replicas.params, plan.fragments)
@@ -111,13 +110,15 @@ class Synchronizer:
         self,
         names: Sequence[str],
         groups: dict[str, int],
-        worker: Communicator | None,
+        worker: Transport | None,
         *,
         with_buffers: bool,
     ) -> Part:
         plan, comm = self._plan, self._comm
         params = self._replicas.params.part(names)
-        averaging = Compressed(comm, plan.comm_dtype) if plan.comm_dtype else comm
+        compression = (
+            Compression(plan.comm_dtype, Leaves.copy_of(params)) if plan.comm_dtype else None
+        )
         in_background = plan.overlap_steps > 0
         return Part(
             params=params,
@@ -136,13 +137,13 @@ class Synchronizer:
                 [groups[name] for name in names],
                 plan.strategy,
                 comm,
-                averaging,
+                compression,
                 plan.guard,
                 measure_distance=plan.measure_distance,
                 in_background=in_background,
             ),
-            averaging=averaging,
-            shadow=Shadow(params, comm.allocate) if in_background else None,
+            compression=compression,
+            shadow=Shadow(params) if in_background else None,
             with_buffers=with_buffers and plan.buffers == "average",
         )
 
@@ -369,7 +370,6 @@ class Synchronizer:
         """Workers that are not sound start again from the consensus; all processes take part."""
         if not bool(verdict.reset.any()):
             return
-        sound = Participants(self._comm, verdict.active)
         for part in self._parts:
             consensus = part.rounds.consensus(part.params, verdict.active)
             for k in broken:
@@ -377,7 +377,7 @@ class Synchronizer:
                 torch._foreach_copy_(own, list(consensus.values()))
                 part.roll_call.forget_losses(k)
         if self._plan.buffers == "average":
-            mend_buffers(self._live(self._parts[-1]), sound, broken)
+            mend_buffers(self._live(self._parts[-1]), self._comm, verdict.active, broken)
         for k in broken:
             self._replicas.optimizers[k].state.clear()
 
@@ -395,9 +395,7 @@ class Synchronizer:
                 {
                     "roll": part.roll_call.state_dict(),
                     "rounds": part.rounds.state_dict(),
-                    "averaging": part.averaging.state_dict()
-                    if isinstance(part.averaging, Compressed)
-                    else None,
+                    "compression": part.compression.state_dict() if part.compression else None,
                 }
                 for part in self._parts
             ],
@@ -416,11 +414,12 @@ class Synchronizer:
         for part, saved in zip(self._parts, state["parts"], strict=True):
             part.roll_call.load_state_dict(saved["roll"])
             part.rounds.load_state_dict(saved["rounds"])
-            if isinstance(part.averaging, Compressed):
-                part.averaging.load_state_dict(saved["averaging"])
+            if part.compression is not None and saved["compression"] is not None:
+                part.compression.load_state_dict(saved["compression"])
         self._clock.load_state_dict(state["clock"])
         self._timetable.load_state_dict(state["timetable"])
         self.steps, self.waiting = list(state["steps"]), list(state["waiting"])
         self.round, self._lr = state["round"], state["lr"]
         if self._plan.schedule.counts_together:
-            self._total = self._comm.count(sum(self.steps))
+            self._comm.reset_count(sum(self.steps))
+            self._total = sum(self.steps)

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from grawa.comm.compression import Compression
 from grawa.comm.participants import Participants
-from grawa.comm.protocol import Communicator
+from grawa.comm.protocol import Transport
 from grawa.errors import UserError
 from grawa.math.leaves import Leaves, Rows
 from grawa.rounds.guard import Guard, Health, Verdict, trusting
@@ -39,7 +40,7 @@ class Rounds:
         groups: the group of each leaf in the whole model.
         strategy: how workers are pulled together.
         comm: all workers.
-        averaging: all workers, for the strategy's means, if these travel in another way.
+        compression: in what the strategy's means travel, if in fewer bits.
         guard: who takes part.
         measure_distance: whether consensus distances are measured; one more pass over the
             parameters and one more small message a round.
@@ -51,8 +52,8 @@ class Rounds:
         params: Rows,
         groups: Sequence[int],
         strategy: Strategy,
-        comm: Communicator,
-        averaging: Communicator,
+        comm: Transport,
+        compression: Compression | None,
         guard: Guard | None,
         *,
         measure_distance: bool,
@@ -61,11 +62,11 @@ class Rounds:
         self._columns = columns_of(groups, strategy.groups(list(params)))
         self._strategy = strategy
         self._comm = comm
-        self._averaging = averaging
+        self._compression = compression
         self._guard = guard
         self._measure_distance = measure_distance
         self._buffer_mean: Leaves | None = None
-        self._state = strategy.init(params, averaging)
+        self._state = strategy.init(params, Participants(comm, compression=compression))
         drifts = type(strategy).drift is not Strategy.drift
         self._seen = {k: v.clone() for k, v in self._state.items()} if drifts else {}
         self._in_background = in_background
@@ -79,12 +80,15 @@ class Rounds:
     def run(self, roll: Roll, target: Target) -> Outcome:
         """One round with those who answered the roll call."""
         verdict = judge(self._guard, roll.health)
-        others = Participants(self._averaging, verdict.active, measure=self._measure_distance)
+        others = Participants(
+            self._comm, verdict.active, self._compression, measure=self._measure_distance
+        )
         scores = None if verdict.scores is None else verdict.scores[:, self._columns]
         done = self._strategy.sync(target.params, scores, self._state, others)
         self._state = done.state
-        plain = Participants(self._comm, verdict.active)
-        self._buffer_mean = average_buffers(target, plain, self._buffer_mean)
+        self._buffer_mean = average_buffers(
+            target, self._comm, verdict.active, self._buffer_mean
+        )
         return Outcome(done.weights, verdict, self._distance(others, verdict))
 
     def settle(self) -> None:
@@ -98,7 +102,7 @@ class Rounds:
     def _distance(self, others: Participants, verdict: Verdict) -> float | None:
         if others.distances is None:
             return None
-        distances = self._comm.gather(others.distances.unsqueeze(1))()[verdict.active]
+        distances = self._comm.gather(others.distances.double().unsqueeze(1))()[verdict.active]
         return float(distances.square().mean().sqrt())
 
     def consensus(self, params: Rows, active: Tensor) -> Leaves:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from grawa.comm.participants import Participants
-from grawa.comm.protocol import Communicator
+from grawa.comm.protocol import Transport
 from grawa.errors import UserError
 from grawa.math.leaves import Leaves
 from grawa.math.weights import uniform
@@ -20,7 +20,7 @@ class GradientSharing:
         comm: all workers.
     """
 
-    def __init__(self, replicas: Replicas, comm: Communicator) -> None:
+    def __init__(self, replicas: Replicas, comm: Transport) -> None:
         self._replicas = replicas
         self._comm = comm
         self._mean: Leaves | None = None

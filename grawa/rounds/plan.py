@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from grawa.comm.compressed import Precision
+from grawa.math.codec import Precision
 from grawa.errors import UserError
 from grawa.rounds.guard import Guard
 from grawa.rounds.schedule import Every, Schedule

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from grawa.comm.protocol import Communicator
+from grawa.comm.protocol import Transport
 from grawa.rounds.guard import Health
 from grawa.scores.protocol import Score
 from grawa.workers.losses import RecentLosses
@@ -58,8 +58,8 @@ class RollCall:
     def __init__(
         self,
         replicas: Replicas,
-        comm: Communicator,
-        worker: Communicator | None,
+        comm: Transport,
+        worker: Transport | None,
         *,
         score: Score | None,
         groups: Sequence[int],
@@ -109,7 +109,7 @@ class RollCall:
         Returns:
             What all said.
         """
-        everyone = self._comm.gather(self._agreed(rows))()
+        everyone = self._comm.gather(self._agreed(rows).double())()
         calls, sizes, losses, new_steps, lrs, elapsed = everyone[:, :ROW_LENGTH].unbind(dim=1)
         scores, has_gradient = everyone[:, ROW_LENGTH:].tensor_split([self._num_scores], dim=1)
         is_norm = self._score is not None and self._score.is_norm
@@ -161,7 +161,7 @@ class RollCall:
         """What a worker of several processes says with one voice; not finite if one is not."""
         if self._worker is None:
             return rows
-        return self._worker.gather(rows)().mean(dim=0, keepdim=True)
+        return self._worker.gather(rows.double())().mean(dim=0, keepdim=True)
 
     def state_dict(self) -> dict[str, Any]:
         """What must be saved so that training resumes bit for bit."""

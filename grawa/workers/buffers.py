@@ -5,19 +5,23 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from grawa.comm.protocol import Communicator
+from grawa.comm.participants import Participants
+from grawa.comm.protocol import Transport
 from grawa.math.leaves import Leaves, Stack
 from grawa.math.motion import put_
 from grawa.math.weights import uniform
 from grawa.workers.target import Target
 
 
-def average_buffers(target: Target, comm: Communicator, mean: Leaves | None) -> Leaves | None:
+def average_buffers(
+    target: Target, comm: Transport, active: Tensor, mean: Leaves | None
+) -> Leaves | None:
     """Floating-point buffers become their mean, all others the workers' maximum.
 
     Args:
         target: whose buffers.
-        comm: those who take part.
+        comm: all workers.
+        active: (N,), true for those who take part.
         mean: where the last mean was put, to be used again.
 
     Returns:
@@ -26,28 +30,33 @@ def average_buffers(target: Target, comm: Communicator, mean: Leaves | None) -> 
     if comm.num_workers == 1:
         return None
     if target.floats:
-        mean = comm.weighted_mean(target.floats, uniform(comm.num_workers), mean)
+        others = Participants(comm, active)
+        mean = others.weighted_mean(target.floats, uniform(comm.num_workers), mean)
         put_(target.floats, mean)
     set_others(target.others, comm, lambda everyone: everyone.amax(dim=0))
     return mean
 
 
-def mend_buffers(target: Target, comm: Communicator, broken: Sequence[int]) -> None:
+def mend_buffers(
+    target: Target, comm: Transport, active: Tensor, broken: Sequence[int]
+) -> None:
     """Gives hosted workers that start again the mean of the others' buffers; collective.
 
     Args:
         target: whose buffers.
-        comm: those who are sound.
+        comm: all workers.
+        active: (N,), true for those who are sound.
         broken: the hosted workers that start again.
     """
     if target.floats:
-        mean = comm.weighted_mean(target.floats, uniform(comm.num_workers))
+        sound = Participants(comm, active)
+        mean = sound.weighted_mean(target.floats, uniform(comm.num_workers))
         for k in broken:
             put_(target.floats.worker(k), mean)
     set_others(target.others, comm, lambda everyone: everyone.amax(dim=0))
 
 
-def set_others(stack: Stack, comm: Communicator, pick: Callable[[Tensor], Tensor]) -> None:
+def set_others(stack: Stack, comm: Transport, pick: Callable[[Tensor], Tensor]) -> None:
     """Sets buffers that don't hold floats to what is picked from all workers' values, (N, C)."""
     if not stack:
         return

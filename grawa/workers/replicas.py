@@ -12,7 +12,7 @@ from torch.linalg import vector_norm
 from torch.optim import Optimizer
 
 from grawa.errors import UserError
-from grawa.math.leaves import Allocate, Leaves, Rows, Stack, private
+from grawa.math.leaves import Leaves, Rows, Stack
 from grawa.workers.stack import host, local
 
 
@@ -25,7 +25,6 @@ class Replicas:
             else.
         worker_group: the processes that a worker is made of, if its parameters are sharded over
             them (DTensor): gradient norms are taken over all shards.
-        allocate: makes the memory that the parameters are moved to.
 
     Attributes:
         params: what is trained and averaged, name -> (K, *shape): the parameters that the
@@ -40,7 +39,6 @@ class Replicas:
         models: Sequence[nn.Module],
         optimizers: Sequence[Optimizer],
         worker_group: dist.ProcessGroup | None = None,
-        allocate: Allocate = private,
     ) -> None:
         if len(models) != len(optimizers) or not models:
             raise UserError(
@@ -54,7 +52,7 @@ class Replicas:
             raise UserError("the hosted models differ in names, shapes or dtypes of parameters")
         held = [held_names(m, o) for m, o in zip(models, optimizers, strict=True)]
         names = held[0]
-        self.params = host(models, names, together=True, allocate=allocate)
+        self.params = host(models, names, together=True)
         self._hosted_buffers: dict[tuple[str, ...], Rows] = {}
         self._on_one_device = len({rows.device for rows in self.params.values()}) == 1
         self._params = [

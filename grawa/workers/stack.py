@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.utils.dlpack import from_dlpack
 
 from grawa.errors import UserError
-from grawa.math.leaves import Allocate, Rows, as_stack, names_by_kind, private
+from grawa.math.leaves import Rows, as_stack, names_by_kind
 
 
 def host(
@@ -14,7 +15,6 @@ def host(
     names: Iterable[str],
     *,
     together: bool = False,
-    allocate: Allocate = private,
 ) -> Rows:
     """Named parameters or buffers of hosted models as one stack; the models go on using the rows.
 
@@ -27,7 +27,6 @@ def host(
         models: K models with the same parameters.
         names: which, as in `named_parameters()` and `named_buffers()`.
         together: move the tensors of one model too.
-        allocate: makes the blocks.
 
     Returns:
         name -> (K, *shape).
@@ -59,7 +58,7 @@ def host(
         if len(models) == 1 and (sharded or not together):  # shards are somebody else's
             stack.update((name, tables[0][name].detach().unsqueeze(0)) for name in alike)
         else:
-            parts, block = _in_one_block(rows, allocate)
+            parts, block = _in_one_block(rows)
             stack.update(zip(alike, parts, strict=True))
             blocks.append(block)
     ordered = Rows((name, stack[name]) for name in names)
@@ -67,9 +66,7 @@ def host(
     return ordered
 
 
-def _in_one_block(
-    rows: Sequence[Sequence[Tensor]], allocate: Allocate
-) -> tuple[list[Tensor], Tensor]:
+def _in_one_block(rows: Sequence[Sequence[Tensor]]) -> tuple[list[Tensor], Tensor]:
     """Moves K rows of L tensors of one kind together.
 
     Returns:
@@ -78,7 +75,7 @@ def _in_one_block(
     first = rows[0]
     sizes = [tensor.numel() for tensor in first]
     dtype, device = first[0].dtype, first[0].device
-    block = allocate(len(rows) * sum(sizes), dtype, device).view(len(rows), -1)
+    block = torch.empty(len(rows), sum(sizes), dtype=dtype, device=device)
     for row, target in zip(rows, block, strict=True):
         for tensor, part, form in zip(row, target.split(sizes), first, strict=True):
             # The way through DLPack gives the part a storage of its own at the same memory.

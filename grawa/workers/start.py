@@ -10,7 +10,8 @@ import torch.distributed as dist
 from torch import nn
 
 from grawa.comm import DistributedCommunicator, InProcessCommunicator
-from grawa.comm.protocol import Communicator
+from grawa.comm.group import ranks_of
+from grawa.comm.protocol import Transport
 from grawa.errors import UserError
 from grawa.math.motion import put_
 from grawa.workers.buffers import set_others
@@ -22,7 +23,7 @@ _DIGITS = 12  # of a hex digest: 48 bits, which float64 holds exactly
 
 
 def check_alike(
-    comm: Communicator, build: Callable[[], Built], models: Sequence[nn.Module], options: str
+    comm: Transport, build: Callable[[], Built], models: Sequence[nn.Module], options: str
 ) -> Built:
     """Builds the hosted workers and makes sure that all processes built the same.
 
@@ -70,14 +71,16 @@ def connect(
     num_hosted: int,
     timeout: timedelta,
     *,
+    device: torch.device = torch.device("cpu"),
     shared_memory: bool = True,
-) -> Communicator:
+) -> Transport:
     """A communicator for the processes of a group, or for this one if there is no group at all.
 
     Args:
         group: who takes part; `None` for all processes, if there are several.
         num_hosted: workers per process.
         timeout: how long a message may wait for the others.
+        device: where what is averaged lives.
         shared_memory: whether processes of one machine may read each other's memory.
 
     Returns:
@@ -85,15 +88,16 @@ def connect(
     """
     if not (dist.is_available() and dist.is_initialized()):
         return InProcessCommunicator(num_hosted)
-    ranks = None if group is None else dist.get_process_group_ranks(group)
-    return DistributedCommunicator(ranks, num_hosted, timeout, shared_memory=shared_memory)
+    return DistributedCommunicator(
+        ranks_of(group), num_hosted, timeout, device=device, shared_memory=shared_memory
+    )
 
 
 def _number(text: str) -> float:
     return float(int(hashlib.sha256(text.encode()).hexdigest()[:_DIGITS], 16))
 
 
-def start_alike(replicas: Replicas, comm: Communicator) -> None:
+def start_alike(replicas: Replicas, comm: Transport) -> None:
     """Gives every worker the parameters, frozen ones too, and the buffers of worker 0."""
     if comm.num_workers == 1:
         return

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from grawa.math.leaves import Allocate, Rows, copy_, private, side_by_side
+from grawa.math.leaves import Rows, copy_, side_by_side
 
 
 class Target(NamedTuple):
@@ -26,12 +26,11 @@ class Shadow:
 
     Args:
         params: a fragment's parameters, as they train.
-        allocate: makes the memory of the copy that rounds move.
     """
 
-    def __init__(self, params: Rows, allocate: Allocate = private) -> None:
+    def __init__(self, params: Rows) -> None:
         self._before = Target(params.twin(), Rows(), Rows())
-        self._params = params.twin(allocate)
+        self._params = params.twin()
 
     def take(self, live: Target) -> None:
         """Copies the workers."""

@@ -47,7 +47,7 @@ def rounds_of(
     """Two rounds with a drift in between, the models moved before each."""
     names = [name for name, _ in models[0].named_parameters()]
     params = host(models, names)
-    comm = InProcessCommunicator(len(models))
+    comm = Participants(InProcessCommunicator(len(models)))
     state = strategy.init(params, comm)
     scores = scores_of(strategy, names, [1.0 + k for k in range(len(models))])
     with torch.no_grad():
@@ -226,7 +226,7 @@ def test_a_worker_that_is_left_out_does_not_touch_the_others(
 ) -> None:
     params = {"x": torch.tensor([[1.0], [2.0], [4.0], [8.0]], dtype=torch.float64)}
     comm = InProcessCommunicator(WORKERS)
-    state = strategy.init(params, comm)
+    state = strategy.init(params, Participants(comm))
     params["x"][left_out] = math.nan
     active = torch.ones(WORKERS, dtype=torch.bool)
     active[left_out] = False

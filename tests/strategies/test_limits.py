@@ -7,7 +7,7 @@ from torch.nn.functional import mse_loss
 from torch.optim import SGD
 
 import grawa
-from grawa.comm import InProcessCommunicator
+from grawa.comm import InProcessCommunicator, Participants
 from tests.helpers import (
     BATCH,
     INPUTS,
@@ -36,7 +36,7 @@ def assert_same(a: grawa.Strategy, b: grawa.Strategy, data: Data = DATA) -> None
 
 def sync(strategy: grawa.Strategy, rows: Tensor, scores: Tensor | None) -> Tensor:
     """The workers' parameters after one round, from (N, P)."""
-    params, comm = {"x": rows.clone()}, InProcessCommunicator(len(rows))
+    params, comm = {"x": rows.clone()}, Participants(InProcessCommunicator(len(rows)))
     strategy.sync(params, scores, strategy.init({"x": rows}, comm), comm)
     return params["x"]
 
@@ -200,7 +200,8 @@ def test_easgd_without_elasticity_trains_alone_around_a_fixed_center() -> None:
 
 def test_easgds_springs_act_and_react() -> None:
     # What the workers lose the center gains: the sum of all N + 1 positions is kept.
-    strategy, comm = grawa.EASGD(elasticity=0.6), InProcessCommunicator(WORKERS)
+    comm = Participants(InProcessCommunicator(WORKERS))
+    strategy = grawa.EASGD(elasticity=0.6)
     params = {"x": torch.randn(WORKERS, 30, dtype=torch.float64)}
     state = strategy.init({"x": torch.zeros(WORKERS, 30, dtype=torch.float64)}, comm)
     for _ in range(3):
@@ -211,7 +212,7 @@ def test_easgds_springs_act_and_react() -> None:
 
 
 def test_easgd_with_full_elasticity_and_one_worker_swaps_worker_and_center() -> None:
-    strategy, comm = grawa.EASGD(elasticity=1.0), InProcessCommunicator(1)
+    strategy, comm = grawa.EASGD(elasticity=1.0), Participants(InProcessCommunicator(1))
     state = strategy.init({"x": torch.tensor([[1.0, 2.0]])}, comm)
     params = {"x": torch.tensor([[5.0, 6.0]])}
     state = strategy.sync(params, None, state, comm).state

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 
 from grawa.averager import Averager
-from grawa.comm import DistributedCommunicator, InProcessCommunicator
+from grawa.comm import DistributedCommunicator, InProcessCommunicator, Participants
 from grawa.errors import UserError
 from grawa.lab.planning.predict import Measured, Method
 from grawa.lab.simulate.metered import Metered
@@ -127,7 +127,7 @@ def measure_link() -> Link:
         out = comm.weighted_mean(rows, equal)
         whole = _agreed(_median(lambda: comm.weighted_mean(rows, equal, out), together=True))
     finally:
-        comm.close()
+        comm.release()
     sent = 2 * (comm.num_workers - 1) / comm.num_workers * PROBE_BYTES
     return Link(sent / max(whole - 2 * latency, 1e-9), latency)
 
@@ -193,12 +193,13 @@ def _shares(strategy: Strategy, workers: int) -> tuple[float, float]:
     if strategy.shares_gradients(LATE):
         comm.weighted_mean(rows, uniform(workers))
         return comm.bytes_sent / model_bytes, comm.take_seconds()
-    state = strategy.init(rows, comm)
+    others = Participants(comm)
+    state = strategy.init(rows, others)
     comm.take_seconds()
     before = comm.bytes_sent
     scores = torch.ones(workers, 1, dtype=torch.float64) if strategy.score else None
     for _ in range(TRIALS):
-        state = strategy.sync(rows, scores, state, comm).state
+        state = strategy.sync(rows, scores, state, others).state
     return (comm.bytes_sent - before) / TRIALS / model_bytes, comm.take_seconds() / TRIALS
 
 
