@@ -174,7 +174,6 @@ METHODS: Mapping[str, Build] = {
     "LGRAWA, by sockets": partial(_lgrawa, shared_memory=False),
     "LGRAWA, one of 4 fragments": partial(_lgrawa, fragments=4),
     "LGRAWA, bf16": partial(_lgrawa, comm_dtype="bf16"),
-    "LGRAWA, fp16": partial(_lgrawa, comm_dtype="fp16"),
     "LGRAWA, int8": partial(_lgrawa, comm_dtype="int8"),
     "LGRAWA, overlap, held up": partial(_lgrawa, sync_every=2, overlap_steps=1),
     "PyTorch average_parameters": pytorch,

@@ -194,7 +194,6 @@ METHODS: Mapping[str, Build] = {
     "LGRAWA, 4 fragments": partial(_LGRAWA, fragments=4),
     "LGRAWA, 4 fragments, overlap": partial(_LGRAWA, fragments=4, overlap_steps=7),
     "LGRAWA, bf16": partial(_LGRAWA, comm_dtype="bf16"),
-    "LGRAWA, fp16": partial(_LGRAWA, comm_dtype="fp16"),
     "LGRAWA, int8": partial(_LGRAWA, comm_dtype="int8"),
     "LGRAWA, int8, overlap": partial(_LGRAWA, comm_dtype="int8", overlap_steps=OVERLAP),
 }
@@ -209,7 +208,6 @@ PLANNED: Mapping[str, Plan] = {
     "LGRAWA": Plan(grawa.LGRAWA(), Variant()),
     "LGRAWA, overlap": Plan(grawa.LGRAWA(), Variant(overlap=True)),
     "LGRAWA, bf16": Plan(grawa.LGRAWA(), Variant(comm_dtype="bf16")),
-    "LGRAWA, fp16": Plan(grawa.LGRAWA(), Variant(comm_dtype="fp16")),
     "LGRAWA, int8": Plan(grawa.LGRAWA(), Variant(comm_dtype="int8")),
     "LGRAWA, int8, overlap": Plan(grawa.LGRAWA(), Variant(comm_dtype="int8", overlap=True)),
 }

@@ -37,7 +37,6 @@ VARIANTS: Mapping[str, dict[str, Any]] = {
     "4 fragments": {"fragments": 4},
     "4 fragments, overlap 7": {"fragments": 4, "overlap_steps": 7},
     "bf16": {"comm_dtype": "bf16"},
-    "fp16": {"comm_dtype": "fp16"},
     "int8": {"comm_dtype": "int8"},
     "int8, overlap 28": {"comm_dtype": "int8", "overlap_steps": 28},
     "shared-count": {"schedule": "shared-count"},

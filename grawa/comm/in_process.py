@@ -5,15 +5,18 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from grawa.comm.carrier import Alone
+from grawa.comm.coded import coded_mean
+from grawa.comm.compression import Compression
+from grawa.comm.exchange import checked_weights, mean_of_rows
 from grawa.comm.plan import plan_of
-from grawa.comm.protocol import Team
-from grawa.errors import DivergedError, UserError
-from grawa.math.leaves import Leaves, Stack, private
-from grawa.math.mean import RunningMean
+from grawa.comm.protocol import TeamTransport
+from grawa.errors import UserError
+from grawa.math.leaves import Leaves, Stack
 
 
 class InProcessCommunicator:
-    """The communicator of N workers that are all hosted here (K = N); nothing is sent.
+    """The transport of N workers that are all hosted here (K = N); nothing is sent.
 
     Args:
         num_workers: N.
@@ -33,7 +36,7 @@ class InProcessCommunicator:
         self._num_workers = num_workers
         self._bytes = 0
         self._count = 0
-        self._teams: dict[int, list[Team]] = {}
+        self._teams: dict[int, list[TeamTransport]] = {}
 
     @property
     def num_workers(self) -> int:
@@ -58,91 +61,70 @@ class InProcessCommunicator:
     @property
     def bytes_sent(self) -> int:
         """What one of N processes with a worker each would have sent by now, on average."""
-        teams = [team for split in self._teams.values() for team in split]
-        in_teams = sum(team.comm.bytes_sent * team.comm.num_workers for team in teams)
+        teams = [team.transport for split in self._teams.values() for team in split]
+        in_teams = sum(team.bytes_sent * team.num_workers for team in teams)
         return (self._bytes + in_teams) // self._num_workers
 
-    def allocate(self, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """See `Communicator.allocate`."""
-        return private(size, dtype, device)
-
     def gather(self, rows: Tensor) -> Callable[[], Tensor]:
-        """The rows themselves, on the CPU in float64."""
-        gathered = rows.detach().to("cpu", torch.float64)
-        self._bytes += self._num_workers * (self._num_workers - 1) * rows[0].numel() * 8
+        """The rows themselves, on the CPU."""
+        gathered = rows.detach().to("cpu", copy=True)
+        self._bytes += self._num_workers * (self._num_workers - 1) * rows[0].nbytes
         return lambda: gathered
 
     def hosted(self, rows: Tensor) -> Tensor:
         """All of them."""
         return rows
 
-    def weighted_mean(self, rows: Stack, weights: Tensor, out: Leaves | None = None) -> Leaves:
-        """See `Communicator.weighted_mean`."""
-        mean = Leaves.like(rows, multiple=self._num_workers) if out is None else out
-        per_leaf = weights_per_leaf(weights, len(rows))
-        mean_of_rows(rows, per_leaf, mean)
-        self._bytes += plan_of(mean, self._num_workers).bytes_sent_by_all(per_leaf)
+    @torch.no_grad()
+    def weighted_mean(
+        self,
+        rows: Stack,
+        weights: Tensor,
+        out: Leaves | None = None,
+        compression: Compression | None = None,
+    ) -> Leaves:
+        """See `Transport.weighted_mean`."""
+        lists = checked_weights(rows, weights)
+        mean = Leaves.like(rows) if out is None else out
+        if compression is not None and compression.knows(rows):
+            self._bytes += coded_mean(Alone(), self._num_workers, rows, lists, mean, compression)
+            return mean
+        mean_of_rows(rows, lists, mean)
+        self._bytes += self._bytes_of_mean(mean, lists)
+        if compression is not None and compression.reference is None:
+            compression.start(mean)
         return mean
 
-    def exchange(
-        self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor], sent: int, most: int
-    ) -> None:
-        """Nobody is there to exchange with; the bytes count."""
-        self._bytes += sent
+    def _bytes_of_mean(self, mean: Leaves, weights: list[list[float]]) -> int:
+        """What N processes would send; where one alone has weight, it sends to the owners."""
+        if sum(any(own) for own in weights) == 1:
+            return sum(flat.nbytes for flat in mean.flats) * (self._num_workers - 1)
+        return plan_of(mean, self._num_workers).bytes_sent_by_all(weights)
 
     def count(self, steps: int) -> int:
-        """See `Communicator.count`."""
+        """See `Transport.count`; exact here."""
         self._count += steps
         return self._count
 
-    def split(self, size: int) -> Sequence[Team]:
-        """See `Communicator.split`."""
+    def reset_count(self, steps: int) -> None:
+        """See `Transport.reset_count`."""
+        self._count = steps
+
+    def split(self, size: int) -> Sequence[TeamTransport]:
+        """See `Transport.split`."""
         if size not in self._teams:
             check_split(self._num_workers, size)
             self._teams[size] = [
-                Team(slice(i, i + size), slice(i, i + size), InProcessCommunicator(size))
+                TeamTransport(slice(i, i + size), slice(i, i + size), InProcessCommunicator(size))
                 for i in range(0, self._num_workers, size)
             ]
         return self._teams[size]
+
+    def release(self) -> None:
+        """See `Transport.release`; nothing is held."""
 
 
 def check_split(num_workers: int, size: int) -> None:
     """Refuses teams that leave workers over."""
     if not 1 <= size <= num_workers or num_workers % size:
         raise UserError(f"{num_workers} workers can't be split into teams of {size}")
-
-
-def weights_per_leaf(weights: Tensor, num_leaves: int) -> list[list[float]]:
-    """Weights as Python numbers, one for each leaf.
-
-    Args:
-        weights: (N, L) or (N, 1).
-        num_leaves: L.
-
-    Returns:
-        N lists of L numbers.
-
-    Raises:
-        DivergedError: if a weight is not finite.
-        ValueError: if a weight is negative, or a column has no positive one.
-    """
-    if not bool(torch.isfinite(weights).all()):
-        raise DivergedError(
-            f"a worker's weight is not finite, because its score is not: {weights.tolist()}; the "
-            "guard keeps such workers out"
-        )
-    if bool((weights < 0).any()) or not bool((weights.sum(dim=0) > 0).all()):
-        raise ValueError(
-            "weights must not be negative, and each column needs a positive sum, got "
-            f"{weights.tolist()}"
-        )
-    lists: list[list[float]] = weights.expand(-1, num_leaves).tolist()
-    return lists
-
-
-def mean_of_rows(rows: Stack, weights: list[list[float]], out: Leaves) -> None:
-    """The weighted mean of the rows of one stack, into `out`; a column without weight is left."""
-    mean = RunningMean(list(out.values()))
-    by_worker = zip(*(leaf.unbind(0) for leaf in rows.values()), strict=True)
-    for row, row_weights in zip(by_worker, weights, strict=True):
-        mean.add(row, row_weights)

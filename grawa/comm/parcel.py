@@ -1,7 +1,6 @@
 """What travels of a section in fewer bits: the scales of its pieces, then their codes."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -28,9 +27,11 @@ class Batch(NamedTuple):
 def cut(pieces: Sequence[Piece]) -> list[Piece]:
     """Pieces of at most `BATCH` numbers, which have a scale each."""
     return [
-        replace(piece, start=start, size=min(BATCH, piece.stop - start))
+        piece._replace(
+            start=piece.start + skip, offset=piece.offset + skip, size=min(BATCH, piece.size - skip)
+        )
         for piece in pieces
-        for start in range(piece.start, piece.stop, BATCH)
+        for skip in range(0, piece.size, BATCH)
     ]
 
 

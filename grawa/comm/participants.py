@@ -1,21 +1,23 @@
 """The communicator of one round: who takes part, and how far apart the workers are."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from grawa.comm.protocol import Communicator, Team
-from grawa.math.leaves import Leaves, Stack
+from grawa.comm.compression import Compression
+from grawa.comm.protocol import Team, Transport
+from grawa.math.leaves import Leaves, Stack, wide
 
 
 class Participants:
     """A communicator in which some workers have weight zero, whatever weight they are given.
 
     Args:
-        comm: the communicator of all workers.
-        active: (N,), true for those who take part.
+        transport: of all workers.
+        active: (N,), true for those who take part; everyone by default.
+        compression: in what means travel, if in fewer bits than they have.
         measure: whether to note the hosted workers' distances to the first mean.
 
     Attributes:
@@ -23,82 +25,53 @@ class Participants:
             before it, or if they are not measured.
     """
 
-    def __init__(self, comm: Communicator, active: Tensor, *, measure: bool = False) -> None:
-        self._comm = comm
-        self._active = active.to(torch.float64).unsqueeze(1)
+    def __init__(
+        self,
+        transport: Transport,
+        active: Tensor | None = None,
+        compression: Compression | None = None,
+        *,
+        measure: bool = False,
+    ) -> None:
+        self._transport = transport
+        everyone = torch.ones(transport.num_workers, dtype=torch.bool)
+        self._active = everyone if active is None else active.cpu() > 0
+        self._compression = compression
         self._measure = measure
         self.distances: Tensor | None = None
 
     @property
     def num_workers(self) -> int:
         """N, with those who are left out."""
-        return self._comm.num_workers
+        return self._transport.num_workers
 
     @property
     def active(self) -> Tensor:
-        """(N,), true for the workers that take part."""
-        return self._active[:, 0] > 0.0
-
-    @property
-    def num_hosted(self) -> int:
-        """K."""
-        return self._comm.num_hosted
-
-    @property
-    def num_processes(self) -> int:
-        """P."""
-        return self._comm.num_processes
-
-    @property
-    def process(self) -> int:
-        """See `Communicator.process`."""
-        return self._comm.process
-
-    @property
-    def bytes_sent(self) -> int:
-        """See `Communicator.bytes_sent`."""
-        return self._comm.bytes_sent
-
-    def allocate(self, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """See `Communicator.allocate`."""
-        return self._comm.allocate(size, dtype, device)
-
-    def gather(self, rows: Tensor) -> Callable[[], Tensor]:
-        """See `Communicator.gather`."""
-        return self._comm.gather(rows)
-
-    def hosted(self, rows: Tensor) -> Tensor:
-        """See `Communicator.hosted`."""
-        return self._comm.hosted(rows)
+        """Who takes part: (N,), bool, on the CPU."""
+        return self._active
 
     def weighted_mean(self, rows: Stack, weights: Tensor, out: Leaves | None = None) -> Leaves:
-        """See `Communicator.weighted_mean`; over those who take part."""
-        mean = self._comm.weighted_mean(rows, weights * self._active, out)
+        """See `Communicator.weighted_mean`."""
+        of_active = weights.to(torch.float64) * self._active.unsqueeze(1)
+        mean = self._transport.weighted_mean(rows, of_active, out, self._compression)
         if self._measure and self.distances is None:
             self.distances = distances_to(rows, mean)
         return mean
 
-    def exchange(
-        self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor], sent: int, most: int
-    ) -> None:
-        """See `Communicator.exchange`."""
-        self._comm.exchange(outgoing, incoming, sent, most)
-
-    def count(self, steps: int) -> int:
-        """See `Communicator.count`."""
-        return self._comm.count(steps)
-
     def split(self, size: int) -> Sequence[Team]:
-        """See `Communicator.split`; without teams of which nobody takes part."""
-        return [
-            team._replace(comm=Participants(team.comm, self._active[team.workers, 0] > 0))
-            for team in self._comm.split(size)
-            if bool(self._active[team.workers].any())
-        ]
+        """See `Communicator.split`."""
+        teams = []
+        for workers, hosted, transport in self._transport.split(size):
+            active = self._active[workers]
+            if bool(active.any()):
+                coded = self._compression
+                own = None if coded is None else coded.team(size, workers.start)
+                teams.append(Team(workers, hosted, Participants(transport, active, own)))
+        return teams
 
 
 def distances_to(rows: Stack, target: Leaves) -> Tensor:
-    """L2 distance of each row to the target, over all leaves.
+    """L2 distance of each row to the target, over all leaves, computed in float32 or wider.
 
     Args:
         rows: name -> (K, *shape).
@@ -108,7 +81,12 @@ def distances_to(rows: Stack, target: Leaves) -> Tensor:
         (K,), on the first leaf's device.
     """
     # Leaf by leaf, so that the differences never take the memory of a whole model.
-    leaves = zip(rows.values(), target.rows, strict=True)
-    norms = [vector_norm((row - leaf).reshape(len(row), -1), dim=1) for row, leaf in leaves]
-    total: Tensor = vector_norm(torch.stack([norm.to(norms[0]) for norm in norms]), dim=0)
+    norms = []
+    for row, leaf in zip(rows.values(), target.rows, strict=True):
+        away = row.to(wide(row.dtype)) - leaf
+        norms.append(vector_norm(away.reshape(len(row), -1), dim=1))
+    widest = max((norm.dtype for norm in norms), key=lambda dtype: dtype.itemsize)
+    total: Tensor = vector_norm(
+        torch.stack([norm.to(norms[0].device, widest) for norm in norms]), dim=0
+    )
     return total

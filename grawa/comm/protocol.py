@@ -3,10 +3,54 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
+from grawa.comm.compression import Compression
 from grawa.math.leaves import Leaves, Stack
+
+
+class Communicator(Protocol):
+    """What a strategy sees of the other workers in a round.
+
+    Every method is collective: each process calls it, in the same order.
+    """
+
+    @property
+    def num_workers(self) -> int:
+        """N."""
+        ...
+
+    @property
+    def active(self) -> Tensor:
+        """Who takes part in this round: (N,), bool, on the CPU."""
+        ...
+
+    def weighted_mean(self, rows: Stack, weights: Tensor, out: Leaves | None = None) -> Leaves:
+        """Sum over the workers that take part of weight times row, over the sum of the weights.
+
+        A row with weight zero contributes exactly nothing, also when it holds NaN; equal rows
+        give that row bit for bit; every process ends with the same bits.
+
+        Args:
+            rows: name -> (K, *shape).
+            weights: (N, L) for L leaves or (N, 1) for all of them, float64, on the CPU, the same
+                on every process; not negative, each column with a positive sum.
+            out: where to put the mean, overwritten; may not share memory with `rows`.
+
+        Returns:
+            `out`, or new leaves.
+        """
+        ...
+
+    def split(self, size: int) -> "Sequence[Team]":
+        """The teams of `size` consecutive workers in which this process hosts workers.
+
+        Teams in which no worker takes part are left out.
+
+        Raises:
+            UserError: if the workers can't be split so.
+        """
+        ...
 
 
 class Team(NamedTuple):
@@ -16,14 +60,14 @@ class Team(NamedTuple):
     """Which of the N workers."""
     hosted: slice
     """Which of the K hosted workers."""
-    comm: "Communicator"
+    comm: Communicator
 
 
-class Communicator(Protocol):
+class Transport(Protocol):
     """All traffic between N workers, K of which are hosted by this process.
 
-    Every method is collective: each process calls it, in the same order. A call that can't be
-    finished within the communicator's timeout raises `CommunicationError`.
+    Every method is collective, `count` and `reset_count` aside. A call that can't be finished
+    within the transport's timeout raises `CommunicationError`.
     """
 
     @property
@@ -51,27 +95,15 @@ class Communicator(Protocol):
         """Bytes of payload that have been sent, per hosted worker."""
         ...
 
-    def allocate(self, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Makes a flat tensor for what is to be averaged, where that is fastest; uninitialised.
-
-        Args:
-            size: in elements; each process asks for as many, in the same order.
-            dtype: of the elements.
-            device: where it is to be.
-
-        Returns:
-            (size,).
-        """
-        ...
-
     def gather(self, rows: Tensor) -> Callable[[], Tensor]:
         """Starts to bring every worker's row to every process.
 
         Args:
-            rows: (K, C).
+            rows: (K, C), of any dtype.
 
         Returns:
-            A function that waits for the rows and returns them: (N, C), float64, on the CPU.
+            A function that waits for the rows and returns them: (N, C), of the same dtype and
+            bit for bit, on the CPU.
         """
         ...
 
@@ -79,53 +111,76 @@ class Communicator(Protocol):
         """The hosted workers' part of what was gathered: (N, C) -> (K, C)."""
         ...
 
-    def weighted_mean(self, rows: Stack, weights: Tensor, out: Leaves | None = None) -> Leaves:
-        """Sum over all N workers of weight times row, divided by the sum of the weights.
-
-        A row with weight zero contributes exactly nothing, also when it holds NaN; equal rows
-        give that row bit for bit; every process ends with the same bits.
+    def weighted_mean(
+        self,
+        rows: Stack,
+        weights: Tensor,
+        out: Leaves | None = None,
+        compression: Compression | None = None,
+    ) -> Leaves:
+        """See `Communicator.weighted_mean`; over all workers.
 
         Args:
             rows: name -> (K, *shape).
-            weights: (N, L) for L leaves or (N, 1) for all of them, float64, on the CPU, the same
-                on every process; not negative, each column with a positive sum.
-            out: where to put the mean, overwritten; may not share memory with `rows`.
+            weights: (N, L) or (N, 1).
+            out: where to put the mean.
+            compression: sends differences from the last mean in fewer bits; the same object for
+                means of the same rows, since it keeps that mean.
 
         Returns:
             `out`, or new leaves.
-        """
-        ...
 
-    def exchange(
-        self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor], sent: int, most: int
-    ) -> None:
-        """Sends a buffer to each process, and receives one from each.
-
-        Args:
-            outgoing: P buffers, uint8, contiguous; the own one stays.
-            incoming: P buffers of the sizes that the others send; the own one is left alone.
-            sent: bytes to count for it, of all hosted workers together.
-            most: bytes that the busiest of all workers sends, which decide how long it takes.
+        Raises:
+            DivergedError: if a weight, or a mean that travels in fewer bits, is not finite.
+            UserError: if a row is of a dtype that can't be averaged.
         """
         ...
 
     def count(self, steps: int) -> int:
-        """Adds to a count that all processes share. Not collective: nobody waits.
+        """Adds to a count that all processes share; never waits for the others.
 
         Args:
             steps: how many local steps to add.
 
         Returns:
-            The count, with everything that was added until now.
+            The count, as far as this process knows it, with its own steps.
+
+        Raises:
+            CommunicationError: if the count has been out of reach for longer than the timeout.
         """
         ...
 
-    def split(self, size: int) -> Sequence[Team]:
+    def reset_count(self, steps: int) -> None:
+        """Starts the count anew; every process must call it as often as the others.
+
+        Args:
+            steps: what this process adds to the new count, which starts at zero.
+        """
+        ...
+
+    def split(self, size: int) -> "Sequence[TeamTransport]":
         """The teams of `size` consecutive workers in which this process hosts workers.
 
-        The communicators are made by the first call for a size, which is collective, and kept.
+        The transports are made by the first call for a size, which is collective, and kept.
 
         Raises:
             UserError: if the workers can't be split so.
         """
         ...
+
+    def release(self) -> None:
+        """Gives back what it holds, for the next transport between the same processes.
+
+        Call it on all processes, after the last message has arrived; it can't be used afterwards.
+        """
+        ...
+
+
+class TeamTransport(NamedTuple):
+    """Some of all workers, with a transport of their own."""
+
+    workers: slice
+    """Which of the N workers."""
+    hosted: slice
+    """Which of the K hosted workers."""
+    transport: Transport

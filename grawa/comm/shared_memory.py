@@ -1,13 +1,20 @@
-"""Memory that the processes of one machine reach in each other, where nothing need be sent."""
+"""Memory that the processes of one machine reach in each other."""
 
 import mmap
 import os
-import weakref
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from grawa.errors import CommunicationError
+
+Meet = Callable[[Sequence[int]], list[list[int]]]
+"""Tells every process some whole numbers, and returns everyone's."""
+
+_ALIGNMENT = 64  # bytes; a line of the cache
 
 
 class Handle(NamedTuple):
@@ -18,59 +25,26 @@ class Handle(NamedTuple):
     num_bytes: int
 
 
-@dataclass
-class Block:
-    """A block of this process's memory, and what the others keep in its place."""
+def make(num_bytes: int) -> tuple[Tensor, Handle]:
+    """A block of this process's memory that other processes of the machine can map.
 
-    handle: Handle
-    address: int
-    theirs: list[Tensor] = field(default_factory=list)
-    """Each process's counterpart, uint8, once they are known; the own one among them."""
+    It has no name in any file system and no size limit but the machine's; pages that nobody writes
+    take no memory. It is gone when its last user is, however that came about.
 
+    Returns:
+        Its bytes, uint8, zero; and its handle, whose descriptor the caller closes once the others
+        have mapped it.
 
-class SharedMemory:
-    """Blocks of memory that other processes of the machine can map.
-
-    A block has no name in any file system and no size limit but the machine's. It is gone when
-    its last user is, however that came about.
-
-    >>> memory = SharedMemory()
-    >>> tensor = memory.empty(3, torch.float32).fill_(1.0)
-    >>> attach(memory.find(tensor).handle).view(torch.float32)
-    tensor([1., 1., 1.])
-    >>> memory.find(torch.ones(3)) is None
-    True
+    >>> values, handle = make(8)
+    >>> attach(handle).fill_(1)[:2]
+    tensor([1, 1], dtype=torch.uint8)
+    >>> os.close(handle.descriptor); int(values.sum())
+    8
     """
-
-    def __init__(self) -> None:
-        self._blocks: dict[int, Block] = {}
-        self._made = 0
-
-    def empty(self, size: int, dtype: torch.dtype) -> Tensor:
-        """A flat tensor of zeros in a block of its own, (size,)."""
-        num_bytes = size * dtype.itemsize
-        if num_bytes == 0:
-            return torch.empty(0, dtype=dtype)
-        descriptor = os.memfd_create("grawa")
-        os.ftruncate(descriptor, num_bytes)
-        memory = mmap.mmap(descriptor, num_bytes)
-        tensor = torch.frombuffer(memory, dtype=dtype)
-        self._made += 1
-        handle = Handle(os.getpid(), descriptor, num_bytes)
-        self._blocks[self._made] = Block(handle, tensor.data_ptr())
-        weakref.finalize(memory, self._forget, self._made).atexit = False
-        return tensor
-
-    def _forget(self, number: int) -> None:
-        os.close(self._blocks.pop(number).handle.descriptor)
-
-    def find(self, tensor: Tensor) -> Block | None:
-        """The block that a tensor lies in, if it lies in one."""
-        at = tensor.data_ptr()
-        for block in self._blocks.values():
-            if block.address <= at < block.address + block.handle.num_bytes:
-                return block
-        return None
+    descriptor = os.memfd_create("grawa")
+    os.ftruncate(descriptor, num_bytes)
+    values = torch.frombuffer(mmap.mmap(descriptor, num_bytes), dtype=torch.uint8)
+    return values, Handle(os.getpid(), descriptor, num_bytes)
 
 
 def attach(handle: Handle) -> Tensor:
@@ -86,10 +60,60 @@ def attach(handle: Handle) -> Tensor:
         os.close(descriptor)
 
 
-def counterparts(tensor: Tensor, block: Block) -> list[Tensor]:
-    """What each process keeps where this one keeps a tensor, which lies in a block."""
-    offset = tensor.data_ptr() - block.address
-    return [
-        theirs[offset : offset + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-        for theirs in block.theirs
-    ]
+def is_shared(meet: Meet) -> bool:
+    """Whether all processes can map each other's memory: they try it with a random word."""
+    word = int.from_bytes(os.urandom(7))
+    handle = Handle(0, 0, 0)
+    if hasattr(os, "memfd_create"):  # on Linux
+        values, handle = make(torch.int64.itemsize)
+        values.view(torch.int64).fill_(word)
+    reached = all(_reads(Handle(*theirs), word) for word, *theirs in meet([word, *handle]))
+    agreed = all(flag for (flag,) in meet([int(reached)]))
+    if handle.num_bytes:
+        os.close(handle.descriptor)
+    return agreed
+
+
+def _reads(handle: Handle, word: int) -> bool:
+    """Whether another process's memory is there, and is what it is said to be."""
+    try:
+        return int(attach(handle).view(torch.int64)) == word
+    except (OSError, ValueError):
+        return False
+
+
+class Region:
+    """A block of each process, mapped by all of them; it grows as needed.
+
+    Args:
+        meet: tells every process some numbers.
+    """
+
+    def __init__(self, meet: Meet) -> None:
+        self._meet = meet
+        self._of_each: list[Tensor] = []
+
+    def flats(self, like: Sequence[Tensor]) -> list[list[Tensor]]:
+        """For each process, flat tensors of these forms in its block; what they hold is left.
+
+        Args:
+            like: flat tensors; the forms are the same on every process.
+        """
+        sizes = [-(-flat.nbytes // _ALIGNMENT) * _ALIGNMENT for flat in like]
+        if not self._of_each or sum(sizes) > self._of_each[0].numel():
+            self._grow(max(sum(sizes), 1))
+        starts = accumulate(sizes, initial=0)
+        parts = [(start, start + x.nbytes, x.dtype) for start, x in zip(starts, like, strict=False)]
+        return [[block[a:b].view(dtype) for a, b, dtype in parts] for block in self._of_each]
+
+    def _grow(self, num_bytes: int) -> None:
+        _, handle = make(num_bytes)
+        try:
+            self._of_each = [attach(Handle(*theirs)) for theirs in self._meet(handle)]
+        except OSError as error:
+            raise CommunicationError(
+                f"process {os.getpid()} can't reach the memory of another one any more ({error}); "
+                "shared_memory=False has them send everything"
+            ) from error
+        self._meet([0])  # or one might be gone before all have found it
+        os.close(handle.descriptor)

@@ -6,10 +6,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Precision = Literal["bf16", "fp16", "int8"]
+Precision = Literal["bf16", "int8"]
 """What numbers travel in."""
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
+_DTYPES = {"bf16": torch.bfloat16, "int8": torch.int8}
 _STEPS = 127  # of int8, to either side
 
 
@@ -44,7 +44,7 @@ class Codec:
                 that is not finite gets a scale, or codes, that are not finite.
         """
         if not self.has_scales:
-            torch._foreach_copy_(list(codes), [_within(x, self.dtype) for x in tensors])
+            torch._foreach_copy_(list(codes), list(tensors))
             return
         largest = torch.stack(torch._foreach_norm(list(tensors), ord=float("inf")))
         torch.div(largest, _STEPS, out=scales)
@@ -63,11 +63,3 @@ class Codec:
         if self.has_scales and values:
             torch._foreach_mul_(values, list(scales.unbind()))
         return values
-
-
-def _within(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is finite as near as can be to a number that there is; the rest as it is."""
-    most = torch.finfo(dtype).max
-    if most > torch.finfo(torch.float16).max:  # as wide as float32
-        return tensor
-    return torch.where(torch.isfinite(tensor), tensor.clamp(-most, most), tensor)

@@ -1,6 +1,6 @@
 """The two containers every method works on: rows of hosted workers, and leaves shared by all."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -11,14 +11,6 @@ Stack = Mapping[str, Tensor]
 
 Kind = tuple[torch.dtype, torch.device]
 """Tensors of a kind can lie in one block of memory."""
-
-Allocate = Callable[[int, torch.dtype, torch.device], Tensor]
-"""Makes a flat tensor of so many elements, uninitialised."""
-
-
-def private(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Memory that only this process uses: see `Allocate`."""
-    return torch.empty(size, dtype=dtype, device=device)
 
 
 class Place(NamedTuple):
@@ -39,35 +31,30 @@ class Leaves(dict[str, Tensor]):
     Args:
         flats: one flat tensor per dtype and device.
         places: where each leaf lies in them.
-        allocate: where leaves that are made of these are put.
 
     Attributes:
         rows: the leaves in order, each seen as one row of a stack, shape (1, *shape).
     """
 
-    def __init__(
-        self, flats: Sequence[Tensor], places: Mapping[str, Place], allocate: Allocate = private
-    ) -> None:
+    def __init__(self, flats: Sequence[Tensor], places: Mapping[str, Place]) -> None:
         super().__init__(
             (name, flats[place.flat].as_strided(place.shape, place.stride, place.offset))
             for name, place in places.items()
         )
         self.flats = list(flats)
         self.places = dict(places)
-        self._allocate = allocate
         self.rows = [leaf.unsqueeze(0) for leaf in self.values()]
 
     @classmethod
-    def like(cls, stack: Stack, multiple: int = 1, allocate: Allocate = private) -> "Leaves":
+    def like(cls, stack: Stack) -> "Leaves":
         """Uninitialised leaves of the form of a stack's rows.
 
         Args:
             stack: name -> (K, *shape).
-            multiple: each flat tensor is padded with zeros to a multiple of this many elements.
-            allocate: makes the flat tensors.
 
         Returns:
-            Leaves with the rows' shapes, strides, dtypes and devices.
+            Leaves with the rows' shapes, dtypes and devices, and their strides too where a row
+            fills a block of memory.
         """
         sizes: dict[Kind, int] = {}
         places: dict[str, Place] = {}
@@ -75,14 +62,12 @@ class Leaves(dict[str, Tensor]):
             kind = _kind(rows)
             offset = sizes.setdefault(kind, 0)
             row = rows[0]
-            places[name] = Place(list(sizes).index(kind), offset, row.shape, row.stride())
+            # Strides of a row that skips memory, or uses some twice, would reach too far.
+            stride = torch.empty_like(row, device="meta").stride()
+            places[name] = Place(list(sizes).index(kind), offset, row.shape, stride)
             sizes[kind] += row.numel()
-        flats = []
-        for (dtype, device), size in sizes.items():
-            padded = -(-size // multiple) * multiple
-            flats.append(allocate(padded, dtype, device))
-            flats[-1][size:].zero_()
-        return cls(flats, places, allocate)
+        flats = [torch.empty(size, dtype=d, device=at) for (d, at), size in sizes.items()]
+        return cls(flats, places)
 
     @classmethod
     def copy_of(cls, stack: Stack, row: int = 0) -> "Leaves":
@@ -93,34 +78,22 @@ class Leaves(dict[str, Tensor]):
 
     def zeros_like(self) -> "Leaves":
         """New leaves of the same form, all zero."""
-        twin = self._twin()
-        torch._foreach_zero_(twin.flats)
-        return twin
+        return Leaves([torch.zeros_like(flat) for flat in self.flats], self.places)
+
+    def wide_like(self) -> "Leaves":
+        """New uninitialised leaves at the same places, with float32 in place of 16-bit dtypes."""
+        flats = [torch.empty_like(flat, dtype=wide(flat.dtype)) for flat in self.flats]
+        return Leaves(flats, self.places)
 
     def clone(self) -> "Leaves":
         """New leaves with the same values."""
-        twin = self._twin()
-        torch._foreach_copy_(twin.flats, self.flats)
-        return twin
+        return Leaves([flat.clone() for flat in self.flats], self.places)
 
     def widened(self) -> "Leaves":
         """New leaves with the same values, 16-bit ones in float32, laid out as these."""
-        wide = [flat.float() if flat.itemsize < 4 else flat.clone() for flat in self.flats]
-        return Leaves(wide, self.places, self._allocate)
-
-    def moved(self, multiple: int, allocate: Allocate) -> "Leaves":
-        """New leaves with the same values, in memory that `allocate` makes; see `like`."""
-        flats = []
-        for flat in self.flats:
-            size = -(-flat.numel() // multiple) * multiple
-            flats.append(allocate(size, flat.dtype, flat.device))
-            flats[-1][: flat.numel()] = flat
-            flats[-1][flat.numel() :].zero_()
-        return Leaves(flats, self.places, allocate)
-
-    def _twin(self) -> "Leaves":
-        flats = [self._allocate(flat.numel(), flat.dtype, flat.device) for flat in self.flats]
-        return Leaves(flats, self.places, self._allocate)
+        wide = self.wide_like()
+        torch._foreach_copy_(wide.flats, self.flats)
+        return wide
 
 
 class Rows(dict[str, Tensor]):
@@ -146,11 +119,13 @@ class Rows(dict[str, Tensor]):
         """
         part = Rows((name, self[name]) for name in names)
         for block in self.blocks:
-            alike = [rows for rows in part.values() if _kind(rows) == _kind(block)]
-            if alike:
-                start = (alike[0].data_ptr() - block.data_ptr()) // block.element_size()
-                stop = start + sum(rows[0].numel() for rows in alike)
+            same_kind = [r for r in part.values() if _kind(r) == _kind(block) and r.numel()]
+            if same_kind:  # a tensor without elements has no address
+                start = (same_kind[0].data_ptr() - block.data_ptr()) // block.element_size()
+                stop = start + sum(rows[0].numel() for rows in same_kind)
                 part.blocks.append(block[:, start:stop])
+            elif any(_kind(rows) == _kind(block) for rows in part.values()):
+                part.blocks.append(block[:, :0])
         return part
 
     def worker(self, k: int) -> "Rows":
@@ -159,13 +134,12 @@ class Rows(dict[str, Tensor]):
         row.blocks = [block[k : k + 1] for block in self.blocks]
         return row
 
-    def twin(self, allocate: Allocate = private) -> "Rows":
-        """Uninitialised rows of the same form, in blocks of their own, which `allocate` makes."""
+    def twin(self) -> "Rows":
+        """Uninitialised rows of the same form, in blocks of their own."""
         twin = Rows(self.items())
-        for kind, names in names_by_kind(self).items():
+        for (dtype, device), names in names_by_kind(self).items():
             sizes = [self[name][0].numel() for name in names]
-            rows = len(self[names[0]])
-            block = allocate(rows * sum(sizes), *kind).view(rows, -1)
+            block = torch.empty(len(self[names[0]]), sum(sizes), dtype=dtype, device=device)
             forms = [self[name][0] for name in names]
             twin.update(zip(names, as_stack(block, forms), strict=True))
             twin.blocks.append(block)
@@ -199,6 +173,11 @@ def side_by_side(*stacks: Stack) -> list[list[Tensor]]:
     if all(isinstance(stack, Rows) and stack.blocks for stack in stacks):
         return [list(cast(Rows, stack).blocks) for stack in stacks]
     return [list(stack.values()) for stack in stacks]
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which values of a dtype are summed: at least float32."""
+    return torch.float32 if dtype.itemsize < torch.float32.itemsize else dtype
 
 
 def _kind(tensor: Tensor) -> Kind:

@@ -1,43 +1,51 @@
 """A weighted mean, built up row by row."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
+from grawa.math.leaves import wide
 
-class RunningMean:
-    """A weighted mean of lists of tensors, folded in one list at a time.
+
+def weighted_mean_(
+    mean: Sequence[Tensor],
+    rows: Iterable[Sequence[Tensor]],
+    weights: Iterable[Sequence[float]],
+) -> None:
+    """The weighted mean of rows of L tensors, folded in one row at a time.
 
         W <- W + w,    mean <- mean + (w / W) (row - mean)
 
-    Rows that are equal give exactly that row, and a row with weight zero is never read, so it
-    contributes nothing even if it holds NaN.
+    Rows that are equal give exactly that row, and a tensor with weight zero is never read, so it
+    contributes nothing even if it holds NaN. 16-bit tensors are summed in float32 and rounded
+    once.
 
     Args:
-        mean: L tensors, where the mean is kept; their contents are overwritten.
+        mean: L tensors, where the mean is put; one that has no weight in any row is left as it is.
+        rows: L tensors each, of the same shapes and dtypes, on any device.
+        weights: L numbers for each row, not negative.
 
-    >>> running = RunningMean([torch.empty(2)])
-    >>> running.add([torch.tensor([1.0, 2.0])], [1.0])
-    >>> running.add([torch.tensor([5.0, 6.0])], [3.0])
-    >>> running.mean
+    >>> mean = [torch.empty(2)]
+    >>> rows = [[torch.tensor([1.0, 2.0])], [torch.tensor([5.0, 6.0])]]
+    >>> weighted_mean_(mean, rows, [[1.0], [3.0]])
+    >>> mean
     [tensor([4., 5.])]
     """
-
-    def __init__(self, mean: Sequence[Tensor]) -> None:
-        self.mean = list(mean)
-        self._weights = [0.0] * len(self.mean)
-
-    def add(self, row: Sequence[Tensor], weights: Sequence[float]) -> None:
-        """Folds in one row of L tensors with its L weights."""
-        first = [i for i, w in enumerate(weights) if w > 0 and self._weights[i] == 0]
-        later = [i for i, w in enumerate(weights) if w > 0 and self._weights[i] > 0]
-        self._weights = [total + w for total, w in zip(self._weights, weights, strict=True)]
+    sums = [torch.empty_like(x, dtype=wide(x.dtype)) if x.itemsize < 4 else x for x in mean]
+    totals = [0.0] * len(sums)
+    for row, own in zip(rows, weights, strict=True):
+        first = [i for i, w in enumerate(own) if w > 0 and totals[i] == 0]
+        later = [i for i, w in enumerate(own) if w > 0 and totals[i] > 0]
+        totals = [total + w for total, w in zip(totals, own, strict=True)]
         if first:
-            torch._foreach_copy_([self.mean[i] for i in first], [row[i] for i in first])
+            torch._foreach_copy_([sums[i] for i in first], [row[i] for i in first])
         if later:
             torch._foreach_lerp_(
-                [self.mean[i] for i in later],
-                [row[i] for i in later],
-                [weights[i] / self._weights[i] for i in later],
+                [sums[i] for i in later],
+                [row[i].to(sums[i]) for i in later],
+                [own[i] / totals[i] for i in later],
             )
+    rounded = [i for i, total in enumerate(totals) if total > 0 and sums[i] is not mean[i]]
+    if rounded:
+        torch._foreach_copy_([mean[i] for i in rounded], [sums[i] for i in rounded])

@@ -3,7 +3,7 @@
 import time
 from typing import Any, Protocol
 
-from grawa.comm.protocol import Communicator
+from grawa.comm.protocol import Transport
 
 
 class Clock(Protocol):
@@ -14,7 +14,7 @@ class Clock(Protocol):
         """Whether each hosted worker has a time of its own, by which it is its turn to step."""
         ...
 
-    def meter(self, comm: Communicator) -> Communicator:
+    def meter(self, comm: Transport) -> Transport:
         """The communicator to use, so that the clock learns of what it does."""
         ...
 
@@ -68,7 +68,7 @@ class WallClock:
     def __init__(self) -> None:
         self._start = time.perf_counter()
 
-    def meter(self, comm: Communicator) -> Communicator:
+    def meter(self, comm: Transport) -> Transport:
         """The same communicator: its time is seen on the wall."""
         return comm
 

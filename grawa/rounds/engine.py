@@ -473,4 +473,5 @@ class Engine:
         self._lr, self._size = state["lr"], state["size"]
         self.replicas.buffers.remember()
         if self.plan.schedule.counts_together:
-            self._total = self.comm.reset_count(sum(self.steps))
+            self.comm.reset_count(sum(self.steps))
+            self._total = sum(self.steps)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 from unittest.mock import patch
 
 import pytest
@@ -25,14 +25,16 @@ pytestmark = pytest.mark.world
 WORKERS = 4
 
 # What a model may hold: one element, none but itself, sizes that no number of processes divides,
-# one leaf larger than all others together, two dtypes.
+# one leaf larger than all others together, two dtypes, leaves without elements.
 SHAPES: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+    "empty": ((0, 3), torch.float64),
     "one": ((1,), torch.float64),
     "scalar": ((), torch.float64),
     "huge": ((1003,), torch.float64),
     "narrow": ((7, 3), torch.float32),
     "image": ((2, 3, 5, 4), torch.float64),
     "narrow scalar": ((), torch.float32),
+    "narrow empty": ((3, 0), torch.float32),
 }
 
 
@@ -102,7 +104,14 @@ def mean_there(weights: Tensor, spoil: bool, repeat: int) -> dict[str, Tensor]:
         return mean_here(weights, spoil, repeat)
 
 
-def mean_here(weights: Tensor, spoil: bool, repeat: int) -> dict[str, Tensor]:
+def mean_by_messages(weights: Tensor, spoil: bool, repeat: int) -> dict[str, Tensor]:
+    """As `mean_here`, without shared memory."""
+    return mean_here(weights, spoil, repeat, shared_memory=False)
+
+
+def mean_here(
+    weights: Tensor, spoil: bool, repeat: int, **options: Any
+) -> dict[str, Tensor]:
     """The mean as this process gets it; rows without weight hold NaN and infinity."""
     hosted = hosted_here()
     rows = rows_of(hosted)
@@ -111,20 +120,20 @@ def mean_here(weights: Tensor, spoil: bool, repeat: int) -> dict[str, Tensor]:
             for k, worker in enumerate(hosted):
                 if not weights[worker, leaf % weights.shape[1]]:
                     values[k] = math.nan if leaf % 2 else math.inf
-    comm = DistributedCommunicator(num_hosted=len(hosted))
+    comm = DistributedCommunicator(num_hosted=len(hosted), **options)
     mean = comm.weighted_mean(rows, weights)
     for _ in range(repeat):
         again = comm.weighted_mean(rows, weights, mean)
         assert again is mean
     assert all(mean[name].stride() == rows[name].stride()[1:] for name in rows)
-    comm.close()
+    comm.release()
     return dict(mean)
 
 
 @pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
 @pytest.mark.parametrize("processes", [1, 2, 4])
 @pytest.mark.parametrize("spoil", [False, True], ids=["finite", "NaN without weight"])
-@pytest.mark.parametrize("mean", [mean_here, mean_there])
+@pytest.mark.parametrize("mean", [mean_here, mean_by_messages, mean_there])
 def test_the_mean_is_the_dense_one_and_the_same_bits_everywhere(
     weights: Tensor, processes: int, spoil: bool, mean: Callable[..., dict[str, Tensor]]
 ) -> None:
@@ -222,7 +231,7 @@ def team_means() -> list[tuple[int, int, float]]:
         (
             team.workers.start,
             team.workers.stop,
-            float(team.comm.weighted_mean({"x": rows["x"][team.hosted]}, equal)["x"]),
+            float(team.transport.weighted_mean({"x": rows["x"][team.hosted]}, equal)["x"]),
         )
         for team in comm.split(2)
     ]

@@ -15,7 +15,7 @@ import grawa
 from grawa.comm import InProcessCommunicator, Participants
 from grawa.math.leaves import Leaves
 from grawa.strategies import InverseLoss, RandomWeights
-from grawa.workers.stack import host
+from grawa.workers.stack import stack_of
 from tests.helpers import (
     STRATEGIES,
     Data,
@@ -48,7 +48,7 @@ def rounds_of(
 ) -> None:
     """Two rounds with a drift in between, the models moved before each."""
     names = [name for name, _ in models[0].named_parameters()]
-    params = host(models, names)
+    params = stack_of([dict(m.named_parameters()) for m in models], names)
     state, comm = strategy.init(params), everyone(len(models))
     scores = scores_of(strategy, names, [1.0 + k for k in range(len(models))])
     with torch.no_grad():

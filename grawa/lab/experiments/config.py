@@ -81,7 +81,7 @@ class TrainConfig:
     fragments: int = 1
     """Parts of the model that are synchronised in turn, each a part of the bytes."""
 
-    comm_dtype: Literal["same", "bf16", "fp16", "int8"] = "same"
+    comm_dtype: Literal["same", "bf16", "int8"] = "same"
     """In what parameters travel between workers."""
 
     hook_every: int = 1

@@ -12,7 +12,7 @@ COPIES = 3
 """Passes over the parameters that a round in the background takes in the foreground: a copy
 before, and after it a difference and a sum."""
 
-WIDTHS: Mapping[str, float] = {"same": 1.0, "bf16": 0.5, "fp16": 0.5, "int8": 0.25}
+WIDTHS: Mapping[str, float] = {"same": 1.0, "bf16": 0.5, "int8": 0.25}
 """Bytes on the way, as a share of float32's."""
 
 _ROW_BYTES = 8  # of each number that workers say of themselves

@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from grawa.comm.protocol import Communicator
+from grawa.comm.protocol import Transport
 from grawa.errors import UserError
 from grawa.lab.simulate.metered import Metered
 from grawa.lab.simulate.network import Link, Network, Topology
@@ -73,7 +73,7 @@ class VirtualClock:
         self._lengths: list[float] = []
         self.times: list[float] = []
 
-    def meter(self, comm: Communicator) -> Communicator:
+    def meter(self, comm: Transport) -> Transport:
         """The communicator to use, which adds up what its messages would take.
 
         Returns:

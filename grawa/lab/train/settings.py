@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
-from grawa.comm.compressed import Precision
+from grawa.math.codec import Precision
 from grawa.errors import UserError
 from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.train.faults import Fault

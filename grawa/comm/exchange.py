@@ -1,0 +1,199 @@
+"""The exchange behind a weighted mean: rows go to the owners of sections, means come back."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from grawa.comm.carrier import Carrier
+from grawa.comm.plan import Piece, Run, plan_of, runs_of, weighty
+from grawa.errors import DivergedError, UserError
+from grawa.math.leaves import Leaves, Place, Stack
+from grawa.math.mean import weighted_mean_
+
+AVERAGED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+"""The dtypes of what can be averaged."""
+
+
+class Division(NamedTuple):
+    """Who has weight, who owns what, and who is to get the mean."""
+
+    masses: list[list[float]]
+    """(P, L), each process's weight of each leaf."""
+    owned: list[list[Piece]]
+    """Each process's pieces."""
+    receivers: list[int]
+    """The processes that own sections and get the mean."""
+
+
+def exchange_mean(
+    carrier: Carrier, num_hosted: int, rows: Stack, weights: list[list[float]], out: Leaves
+) -> int:
+    """The weighted mean of all workers' rows, between at least two processes.
+
+    Args:
+        carrier: between the processes.
+        num_hosted: K.
+        rows: name -> (K, *shape).
+        weights: N lists of L numbers.
+        out: where the mean is put.
+
+    Returns:
+        The bytes that this process has sent.
+    """
+    me = carrier.process
+    masses, owned, receivers = divide(out, weights, num_hosted)
+    row, spare = _row_of_process(rows, weights[me * num_hosted :][:num_hosted], out)
+    staged = carrier.staging(spare)
+    sends = [weighty(own, masses[me]) if p != me else [] for p, own in enumerate(owned)]
+    leaving = [runs_of(pieces) for pieces in sends]
+    if num_hosted == 1 or staged[0] is not spare[0]:
+        _write(staged, chain(*leaving), parts_of(row, chain(*sends)))
+    arriving = [runs_of(weighty(owned[me], m)) if p != me else [] for p, m in enumerate(masses)]
+    arrived = carrier.rows(staged, leaving, arriving)
+    said = [_pieces(runs, got) for runs, got in zip(arriving, arrived, strict=True)]
+    said[me] = parts_of(row, weighty(owned[me], masses[me]))
+    mean_of_pieces([p.of(out.flats) for p in owned[me]], owned[me], said, masses)
+    if me not in receivers:  # it alone has weight, so that its row is the mean
+        torch._foreach_copy_(in_memory_order(out, out.places), row)
+    sections = [runs_of(own) for own in owned]
+    carrier.sections(out.flats, sections, receivers)
+    others = sum(p != me for p in receivers)
+    return _bytes(staged, chain(*leaving)) + others * _bytes(out.flats, sections[me])
+
+
+def divide(out: Leaves, weights: list[list[float]], num_hosted: int) -> Division:
+    """Who owns what in a mean with these weights, N lists of L numbers."""
+    by_process = [weights[i : i + num_hosted] for i in range(0, len(weights), num_hosted)]
+    masses = [[sum(column) for column in zip(*own, strict=True)] for own in by_process]
+    heavy = [p for p, own in enumerate(masses) if any(own)]
+    receivers = [p for p in range(len(masses)) if heavy != [p]]
+    sections = iter(plan_of(out, len(receivers) * num_hosted).sections)
+    owned = [
+        [piece for _ in range(num_hosted) for piece in next(sections)] if p in receivers else []
+        for p in range(len(masses))
+    ]
+    return Division(masses, owned, receivers)
+
+
+def _row_of_process(
+    rows: Stack, weights: list[list[float]], out: Leaves
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The hosted workers' weighted mean, or the only row itself.
+
+    Returns:
+        Its leaves in memory order, and flat tensors in which it may be staged: where they are the
+        mean's own, it lies there already. A mean is wider than `out` if that is 16-bit.
+    """
+    if len(weights) == 1:
+        return in_memory_order({name: r[0] for name, r in rows.items()}, out.places), out.flats
+    mean = out.wide_like()
+    mean_of_rows(rows, weights, mean)
+    return in_memory_order(mean, out.places), mean.flats
+
+
+def in_memory_order(leaves: Mapping[str, Tensor], places: Mapping[str, Place]) -> list[Tensor]:
+    """Leaves as they lie at these places, one-dimensional; copied where they lie otherwise."""
+    found = []
+    for leaf, place in zip(leaves.values(), places.values(), strict=True):
+        if leaf.stride() != place.stride:
+            form = torch.empty_strided(
+                place.shape, place.stride, dtype=leaf.dtype, device=leaf.device
+            )
+            leaf = form.copy_(leaf)
+        found.append(leaf.as_strided((leaf.numel(),), (1,)))
+    return found
+
+
+def parts_of(leaves: Sequence[Tensor], pieces: Iterable[Piece]) -> list[Tensor]:
+    """The pieces of one-dimensional leaves."""
+    return [
+        leaves[p.leaf]
+        if p.size == leaves[p.leaf].numel()
+        else leaves[p.leaf][p.offset : p.offset + p.size]
+        for p in pieces
+    ]
+
+
+def mean_of_pieces(
+    mean: Sequence[Tensor],
+    pieces: Sequence[Piece],
+    said: Iterable[Sequence[Tensor]],
+    masses: Sequence[Sequence[float]],
+) -> None:
+    """The weighted mean of what is said of some pieces.
+
+    Args:
+        mean: where it is put, a tensor for each piece.
+        pieces: which.
+        said: by each sender, of the pieces in which it has weight.
+        masses: each sender's weight of each leaf.
+    """
+    weights = [[own[piece.leaf] for piece in pieces] for own in masses]
+    rows = (
+        # What has no weight is not there, and is not read: the mean stands in for it.
+        [next(found) if weight > 0 else place for weight, place in zip(own, mean, strict=True)]
+        for found, own in zip(map(iter, said), weights, strict=True)
+    )
+    weighted_mean_(mean, rows, weights)
+
+
+def mean_of_rows(rows: Stack, weights: Sequence[Sequence[float]], out: Leaves) -> None:
+    """The weighted mean of the rows of one stack, into `out`; a column without weight is left."""
+    weighted_mean_(
+        list(out.values()),
+        zip(*(leaf.unbind(0) for leaf in rows.values()), strict=True),
+        weights,
+    )
+
+
+def checked_weights(rows: Stack, weights: Tensor) -> list[list[float]]:
+    """Weights as Python numbers, one for each leaf, if they and the rows can make a mean.
+
+    Args:
+        rows: name -> (K, *shape), L of them.
+        weights: (N, L) or (N, 1).
+
+    Returns:
+        N lists of L numbers.
+
+    Raises:
+        DivergedError: if a weight is not finite.
+        UserError: if a row is of a dtype that can't be averaged.
+        ValueError: if a weight is negative, or a column has no positive one.
+    """
+    for name, row in rows.items():
+        if row.dtype not in AVERAGED:
+            raise UserError(
+                f"{name!r} is of {row.dtype}, which can't be averaged: only "
+                f"{', '.join(map(str, AVERAGED))} can; freeze it, or convert it before training"
+            )
+    if not bool(torch.isfinite(weights).all()):
+        raise DivergedError(
+            f"a worker's weight is not finite, because its score is not: {weights.tolist()}; the "
+            "guard keeps such workers out"
+        )
+    if bool((weights < 0).any()) or not bool((weights.sum(dim=0) > 0).all()):
+        raise ValueError(
+            "weights must not be negative, and each column needs a positive sum, got "
+            f"{weights.tolist()}"
+        )
+    lists: list[list[float]] = weights.expand(-1, len(rows)).tolist()
+    return lists
+
+
+def _pieces(runs: Iterable[Run], values: Iterable[Tensor]) -> list[Tensor]:
+    """What runs hold, piece by piece."""
+    return [p for run, own in zip(runs, values, strict=True) for p in own.split(run.sizes)]
+
+
+def _write(staged: Sequence[Tensor], runs: Iterable[Run], values: list[Tensor]) -> None:
+    places = [piece for run in runs for piece in run.of(staged).split(run.sizes)]
+    if places:
+        torch._foreach_copy_(places, values)
+
+
+def _bytes(flats: Sequence[Tensor], runs: Iterable[Run]) -> int:
+    return sum((run.stop - run.start) * flats[run.flat].element_size() for run in runs)

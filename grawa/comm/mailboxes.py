@@ -1,0 +1,79 @@
+"""The carrier of processes that share a machine: they read each other's memory."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from grawa.comm.group import Group
+from grawa.comm.plan import Run
+from grawa.comm.shared_memory import Region
+
+
+class Mailboxes:
+    """Each process has a mailbox that the others read; they tell each other when.
+
+    A mailbox has two blocks, of rows and of sections, in which only what leaves is ever written:
+    together they take the memory of one model. Nothing but a word is sent; these words have the
+    group's timeout, and notice a lost process.
+
+    Rows of the next mean may be written as soon as all have made their sections of this one, and
+    sections once all have come to the next mean; so two words a mean are enough.
+
+    Args:
+        group: the processes.
+    """
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+        meet = partial(group.everyone, purpose="share memory")
+        self._rows, self._sections = Region(meet), Region(meet)
+        self._staged: list[list[Tensor]] = []
+
+    @property
+    def num_processes(self) -> int:
+        """P."""
+        return len(self._group.members)
+
+    @property
+    def process(self) -> int:
+        """Which of them this is."""
+        return self._group.process
+
+    def staging(self, spare: Sequence[Tensor]) -> list[Tensor]:
+        """See `Carrier.staging`."""
+        self._staged = self._rows.flats(spare)
+        return self._staged[self.process]
+
+    def rows(
+        self,
+        staged: Sequence[Tensor],
+        leaving: Sequence[Sequence[Run]],
+        arriving: Sequence[Sequence[Run]],
+    ) -> list[list[Tensor]]:
+        """See `Carrier.rows`."""
+        self._group.everyone([0], "average parameters")
+        return [
+            [run.of(flats) for run in runs]
+            for runs, flats in zip(arriving, self._staged, strict=True)
+        ]
+
+    def sections(
+        self, flats: Sequence[Tensor], runs: Sequence[Sequence[Run]], receivers: Sequence[int]
+    ) -> None:
+        """See `Carrier.sections`."""
+        boxes = self._sections.flats(flats)
+        me = self.process
+        _copy([run.of(boxes[me]) for run in runs[me]], [run.of(flats) for run in runs[me]])
+        self._group.everyone([0], "share the average")
+        if me in receivers:
+            for peer in self._group.peers():
+                _copy(
+                    [run.of(flats) for run in runs[peer]], [run.of(boxes[peer]) for run in runs[peer]]
+                )
+
+
+def _copy(places: list[Tensor], values: list[Tensor]) -> None:
+    if places:
+        torch._foreach_copy_(places, values)

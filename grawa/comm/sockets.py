@@ -1,0 +1,110 @@
+"""The carrier of processes that send each other messages: over sockets, or by NCCL."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from grawa.comm.group import Group
+from grawa.comm.plan import Run
+
+_ALIGNMENT = 16  # bytes; of the widest element that is averaged, and more
+
+
+class Sockets:
+    """Sends each run as one message, and receives rows into a buffer that is used again.
+
+    What leaves is staged in the result's own memory, where the sections of others are not yet in
+    use; so a mean takes the memory of its result, and of the sections that arrive.
+
+    Where the group can't send from the device of the parameters, messages go by way of the CPU.
+
+    Args:
+        group: the processes.
+    """
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+        self._wire = group.device
+        self._buffer = torch.empty(0, dtype=torch.uint8, device=self._wire)
+
+    @property
+    def num_processes(self) -> int:
+        """P."""
+        return len(self._group.members)
+
+    @property
+    def process(self) -> int:
+        """Which of them this is."""
+        return self._group.process
+
+    def staging(self, spare: Sequence[Tensor]) -> list[Tensor]:
+        """See `Carrier.staging`."""
+        return list(spare)
+
+    def rows(
+        self,
+        staged: Sequence[Tensor],
+        leaving: Sequence[Sequence[Run]],
+        arriving: Sequence[Sequence[Run]],
+    ) -> list[list[Tensor]]:
+        """See `Carrier.rows`."""
+        me = self.process
+        messages = self._group.messages("average parameters")
+        arrived = self._places(staged, arriving)
+        for peer in self._group.peers():
+            for run in leaving[peer]:
+                messages.send(run.of(staged).to(self._wire), peer)
+            for place in arrived[peer]:
+                messages.receive(place, peer)
+        messages.run()
+        arrived[me] = [run.of(staged) for run in arriving[me]]
+        return arrived
+
+    def _places(
+        self, staged: Sequence[Tensor], arriving: Sequence[Sequence[Run]]
+    ) -> list[list[Tensor]]:
+        """Where the others' runs wait, in the buffer."""
+        sizes = [
+            [(run.stop - run.start) * staged[run.flat].element_size() for run in runs]
+            if peer != self.process
+            else []
+            for peer, runs in enumerate(arriving)
+        ]
+        room = sum(_aligned(size) for own in sizes for size in own)
+        if room > self._buffer.numel():
+            self._buffer = torch.empty(room, dtype=torch.uint8, device=self._wire)
+        found: list[list[Tensor]] = []
+        at = 0
+        for runs, own in zip(arriving, sizes, strict=True):
+            found.append([])
+            for run, size in zip(runs, own, strict=False):
+                place = self._buffer[at : at + size].view(staged[run.flat].dtype)
+                found[-1].append(place)
+                at += _aligned(size)
+        return found
+
+    def sections(
+        self, flats: Sequence[Tensor], runs: Sequence[Sequence[Run]], receivers: Sequence[int]
+    ) -> None:
+        """See `Carrier.sections`."""
+        messages = self._group.messages("share the average")
+        received: list[tuple[Tensor, Tensor]] = []
+        for peer in self._group.peers():
+            if peer in receivers:
+                for run in runs[self.process]:
+                    messages.send(run.of(flats).to(self._wire), peer)
+            if self.process in receivers:
+                for run in runs[peer]:
+                    place = run.of(flats)
+                    arriving = place if place.device == self._wire else place.to(self._wire)
+                    messages.receive(arriving, peer)
+                    received.append((place, arriving))
+        messages.run()
+        for place, arriving in received:
+            if arriving is not place:
+                place.copy_(arriving)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
