@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 import torch.distributed as dist
@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from grawa.math.codec import Precision
 from grawa.comm.distributed import DEFAULT_TIMEOUT
 from grawa.errors import UserError
+from grawa.math.codec import Precision
 from grawa.rounds.clock import WallClock
-from grawa.rounds.engine import Engine
 from grawa.rounds.guard import Guard
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.report import RoundReport
@@ -121,18 +120,19 @@ class Averager:
             buffers=buffers,
             measure_distance=measure_distance,
         )
-        self._engine = set_up(
-            models,
-            _per_model(optimizer, isinstance(model, nn.Module)),
-            plan,
-            re.sub(r" at 0x[0-9a-f]+", "", str(plan.keywords)),  # functions' addresses differ
-            process_group=process_group,
-            worker_group=worker_group,
-            timeout=timeout,
-            shared_memory=shared_memory,
-            clock=WallClock(),
-            tell=partial(_tell, tuple(on_round)),
-        )
+        with _undisturbed():
+            self._engine = set_up(
+                models,
+                _per_model(optimizer, isinstance(model, nn.Module)),
+                plan,
+                re.sub(r" at 0x[0-9a-f]+", "", str(plan.keywords)),  # functions' addresses differ
+                process_group=process_group,
+                worker_group=worker_group,
+                timeout=timeout,
+                shared_memory=shared_memory,
+                clock=WallClock(),
+                tell=partial(_tell, tuple(on_round)),
+            )
         self._handles: list[RemovableHandle] = []
         self._skips = Skips(len(models))
         self._counted = 0
@@ -378,12 +378,7 @@ def _undisturbed() -> Generator[None]:
 
 def _hook(function: Callable[..., None], *args: Any) -> Callable[..., None]:
     """A hook that `torch.compile(optimizer.step)` leaves outside its graph."""
-
-    def hook(*given: Any) -> None:
-        function(*args, *given)
-
-    hook._torchdynamo_disable = True  # type: ignore[attr-defined] - as torch.compiler.disable sets it, which would import the compiler
-    return hook
+    return cast(Callable[..., None], torch.compiler.disable(partial(function, *args)))
 
 
 def _plan(schedule: Schedule | None, sync_every: int, **options: Any) -> RoundPlan:

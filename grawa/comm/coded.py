@@ -166,9 +166,7 @@ class _CodedMean:
         means = [torch.empty(bounds[-1], dtype=torch.uint8, device=device)]
         parcels = [
             Parcel(self._codec, pieces, part)
-            for pieces, part in zip(
-                self._sections, means[0].split(self._mean_sizes), strict=True
-            )
+            for pieces, part in zip(self._sections, means[0].split(self._mean_sizes), strict=True)
         ]
         for k, s in enumerate(self._of(self._carrier.process)):
             self._write_section(k, self._sections[s], arrived[k], parcels[s])

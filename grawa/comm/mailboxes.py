@@ -70,7 +70,8 @@ class Mailboxes:
         if me in receivers:
             for peer in self._group.peers():
                 _copy(
-                    [run.of(flats) for run in runs[peer]], [run.of(boxes[peer]) for run in runs[peer]]
+                    [run.of(flats) for run in runs[peer]],
+                    [run.of(boxes[peer]) for run in runs[peer]],
                 )
 
 

@@ -102,11 +102,14 @@ class Rows(dict[str, Tensor]):
     Attributes:
         blocks: one (K, P) tensor per dtype and device, in the order of the flat tensors of
             `Leaves`; none if the memory belongs to somebody else.
+        lost: what rows of 16 bits could not hold of small moves, in float32: see
+            `grawa.math.motion.pull_`; empty where nothing is carried.
     """
 
     def __init__(self, *entries: Iterable[tuple[str, Tensor]]) -> None:
         super().__init__(*entries)
         self.blocks: list[Tensor] = []
+        self.lost: dict[str, Tensor] = {}
 
     def part(self, names: Sequence[str]) -> "Rows":
         """Some of the rows, as views.
@@ -132,6 +135,7 @@ class Rows(dict[str, Tensor]):
         """One hosted worker's row, as views: name -> (1, *shape)."""
         row = Rows((name, rows[k : k + 1]) for name, rows in self.items())
         row.blocks = [block[k : k + 1] for block in self.blocks]
+        row.lost = {name: rows[k : k + 1] for name, rows in self.lost.items()}
         return row
 
     def twin(self) -> "Rows":

@@ -1,10 +1,16 @@
 """How parameters move: pulls and copies, in place and for all leaves at once."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
 from grawa.math.leaves import Leaves, Rows, Stack
+
+
+_MOST_WIDENED = 2**24
+"""Numbers of which a temporary float32 copy is made at a time."""
 
 
 def pull_(params: Stack, target: Leaves, strength: float) -> None:
@@ -13,7 +19,8 @@ def pull_(params: Stack, target: Leaves, strength: float) -> None:
     Args:
         params: name -> (K, *shape), moved in place.
         target: name -> shape.
-        strength: 0 leaves the rows alone, 1 puts them on the target.
+        strength: 0 leaves the rows alone, 1 puts them on the target. Where rows have 16 bits and
+            come with `lost`, what they can't hold of a move is carried over to the next.
 
     >>> params = {"x": torch.tensor([[0.0], [4.0]])}
     >>> pull_(params, Leaves.copy_of({"x": torch.tensor([[2.0]])}), 0.5)
@@ -22,8 +29,41 @@ def pull_(params: Stack, target: Leaves, strength: float) -> None:
     """
     if strength >= 1.0:
         put_(params, target)
+    elif strength > 0.0 and isinstance(params, Rows) and params.lost:
+        _pull_carrying_(params, params.lost, target, strength)
     elif strength > 0.0:
         torch._foreach_lerp_(*_in_pairs(params, target), strength)
+
+
+def _pull_carrying_(params: Rows, lost: Stack, target: Leaves, strength: float) -> None:
+    """As `pull_`; what 16 bits can't hold of the move is added to the next one."""
+    exact = [name for name in params if name not in lost]
+    if exact:
+        rows, targets = [params[n] for n in exact], [target[n].unsqueeze(0) for n in exact]
+        torch._foreach_lerp_(rows, targets, strength)
+    names = list(lost)
+    for some in _batches([lost[name].numel() for name in names]):
+        own = [params[names[i]] for i in some]
+        there = [target[names[i]].expand_as(row) for i, row in zip(some, own, strict=True)]
+        rest = [lost[names[i]] for i in some]
+        torch._foreach_add_(rest, torch._foreach_sub(there, own), alpha=strength)
+        moved = torch._foreach_add(rest, own)  # float32
+        torch._foreach_copy_(own, moved)
+        torch._foreach_sub_(moved, own)
+        torch._foreach_copy_(rest, moved)
+
+
+def _batches(sizes: Sequence[int]) -> list[list[int]]:
+    """Neighbouring tensors, few enough that a float32 copy of them is small."""
+    found: list[list[int]] = []
+    room = 0
+    for i, size in enumerate(sizes):
+        if size > room or not found:
+            found.append([])
+            room = _MOST_WIDENED
+        found[-1].append(i)
+        room -= size
+    return found
 
 
 def pull_and_push_(params: Stack, target: Leaves, pull: float, push: float) -> None:

@@ -290,14 +290,14 @@ class Engine:
 
         What makes a round impossible here is said to the others, too, before it is raised.
         """
-        if purpose in ROUNDS:
+        if purpose in ROUNDS or purpose is Purpose.CONSENSUS:
             try:
                 self._check()
             except UserError:
                 self._tell_failure(fragment)
                 raise
-            if self._roll_call.has_news(fragment):
-                self._clock.scored()
+        if purpose in ROUNDS and self._roll_call.has_news(fragment):
+            self._clock.scored()
         return self._said(purpose, fragment, value)
 
     def _said(self, purpose: Purpose, fragment: int, value: float = 0.0) -> Tensor:

@@ -51,11 +51,14 @@ class Fragment:
         self._seen = self._state
         if self.shadow is not None:
             self._seen = {k: v.clone() for k, v in self._state.items()} if drifts else {}
+        narrow = {n: x for n, x in params.items() if x.itemsize < 4 and drifts}
+        self._lost = {n: torch.zeros_like(x, dtype=torch.float32) for n, x in narrow.items()}
         self.bind(params)
 
     def bind(self, params: Rows) -> None:
         """Takes the parameters' views, of the whole model, where they are now."""
         self.params = params.part(self._names)
+        self.params.lost = self._lost
         hosted = self._comm.num_hosted
         self._by_worker = [self.params.worker(k) for k in range(hosted)] if hosted > 1 else []
 
@@ -109,7 +112,8 @@ class Fragment:
         """What must be saved so that training resumes bit for bit, copied."""
         state = {key: {n: x.clone() for n, x in v.items()} for key, v in self._state.items()}
         compression = self._compression.state_dict() if self._compression else None
-        return {"state": state, "rounds": self.rounds, "compression": compression}
+        lost = {name: rows.clone() for name, rows in self._lost.items()}
+        return {"state": state, "rounds": self.rounds, "compression": compression, "lost": lost}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Takes back what `state_dict` gave, into the same strategy.
@@ -127,6 +131,8 @@ class Fragment:
             for name, leaf in leaves.items():
                 leaf.copy_(state[key][name])
         self.rounds = saved["rounds"]
+        for name, rows in self._lost.items():
+            rows.copy_(saved["lost"][name])
         if self._compression is not None:
             self._compression.load_state_dict(saved["compression"])
         self.settle()

@@ -187,9 +187,7 @@ class RollCall:
             dim=1,
         )
         purposes, rounds, elapsed, values, steps, new, lrs, sizes, losses = fixed.unbind(dim=1)
-        health = Health(
-            sizes, losses, scores if self._num_scores else None, self._is_norm, new
-        )
+        health = Health(sizes, losses, scores if self._num_scores else None, self._is_norm, new)
         return Roll(
             purposes=tuple(Purpose(int(p)) for p in purposes.tolist()),
             rounds=rounds,

@@ -16,8 +16,8 @@ from grawa.workers.stack import stack_of, values
 Gather = Callable[[Tensor], Tensor]
 """Brings all workers' rows to every process: (K, C) -> (N, C)."""
 
-_FLAGS = 4
-"""How many states of a buffer there are: a mark is its state plus this many times its form."""
+_FLAGS = 8
+"""More than there are states of a buffer: a mark is its state plus this many times its form."""
 
 _FORM_BITS = 48  # with a state a float64 still holds it exactly
 
@@ -35,6 +35,13 @@ class BufferState(IntEnum):
     """Changed, with an infinite entry: a mask, perhaps."""
     NAN = 3
     """Changed, with an entry that is not a number."""
+    ODD = 4
+    """Unchanged, with an entry that is not finite."""
+
+    @classmethod
+    def changed(cls, states: Tensor) -> Tensor:
+        """Which of these states, (N, B), are of buffers that have changed."""
+        return (states > cls.UNCHANGED) & (states < cls.ODD)
 
 
 class Buffers:
@@ -107,9 +114,11 @@ class Buffers:
         else:
             changed = (_bits(flat) != _bits(seen.reshape(len(rows), -1))).any(dim=1)
         state = changed.to(torch.float64)
-        if _has_means(rows):
-            state += changed * flat.isinf().any(dim=1)
-            state = torch.where(changed & flat.isnan().any(dim=1), float(BufferState.NAN), state)
+        if has_means(rows):
+            infinite, nan = flat.isinf().any(dim=1), flat.isnan().any(dim=1)
+            odd = torch.where(nan, float(BufferState.NAN), float(BufferState.INFINITE))
+            odd = torch.where(changed, odd, float(BufferState.ODD))
+            state = torch.where(infinite | nan, odd, state)
         return state
 
     def put(self, agreed: Mapping[str, Tensor], workers: Sequence[int] | None = None) -> None:
@@ -139,6 +148,8 @@ class Buffers:
         own = self.rows()
         for name, new in agreed.items():
             live = own[name]
+            if live.shape[1:] != new.shape:
+                continue  # a module has put another in its place since
             if not live.is_floating_point():
                 live.copy_(torch.maximum(live, new) if live.dtype != torch.bool else live | new)
                 continue
@@ -161,9 +172,10 @@ def average(
     Returns:
         name -> (*shape).
     """
-    changed = [name for b, name in enumerate(rows) if bool((states[:, b] > 0).any())]
+    moved = BufferState.changed(states).any(dim=0).tolist()
+    changed = [name for name, has_changed in zip(rows, moved, strict=True) if has_changed]
     odd = {name for b, name in enumerate(rows) if bool((states[:, b] > BufferState.CHANGED).any())}
-    plain = Rows((n, rows[n]) for n in changed if _has_means(rows[n]) and n not in odd)
+    plain = Rows((n, rows[n]) for n in changed if has_means(rows[n]) and n not in odd)
     agreed: dict[str, Tensor] = {}
     if plain:
         agreed.update(comm.weighted_mean(plain, uniform(comm.num_workers)))
@@ -230,6 +242,11 @@ def combine(everyone: Tensor, active: Tensor) -> Tensor:
     return torch.where(same, rows[0], mean.to(rows.dtype))
 
 
+def has_means(rows: Tensor) -> bool:
+    """Whether it holds floating-point numbers that arithmetic is made for."""
+    return rows.is_floating_point() and rows.itemsize > 1
+
+
 def persistent_names(model: nn.Module) -> list[str]:
     """The names of the buffers that a state dict has, each once."""
     skipped = {
@@ -238,11 +255,6 @@ def persistent_names(model: nn.Module) -> list[str]:
         for name in module._non_persistent_buffers_set
     }
     return [name for name, _ in model.named_buffers() if name not in skipped]
-
-
-def _has_means(rows: Tensor) -> bool:
-    """Whether it holds floating-point numbers that arithmetic is made for."""
-    return rows.is_floating_point() and rows.itemsize > 1
 
 
 def _buffers(model: nn.Module) -> dict[str, Tensor]:

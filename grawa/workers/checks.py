@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.distributed as dist
@@ -88,19 +89,13 @@ def check_averageable(named: dict[str, nn.Parameter]) -> None:
             start = tensor.data_ptr()
             spans.setdefault(tensor.device, []).append((start, start + tensor.nbytes, name))
     for found in spans.values():
-        for (_, stop, name), (start, _, other) in _neighbours(sorted(found)):
+        for (_, stop, name), (start, _, other) in pairwise(sorted(found)):
             if start < stop:
                 raise UserError(
                     f"parameters {name!r} and {other!r} lie in the same memory, so a round would "
                     "move it twice: tie weights by sharing the Parameter itself "
                     "(b.weight = a.weight), not its .data"
                 )
-
-
-def _neighbours(
-    spans: Sequence[tuple[int, int, str]],
-) -> zip[tuple[tuple[int, int, str], tuple[int, int, str]]]:
-    return zip(spans, spans[1:], strict=False)
 
 
 def check_not_parallel(model: nn.Module, ranks: Sequence[int]) -> None:

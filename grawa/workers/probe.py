@@ -52,9 +52,7 @@ def gradients_on(
     return [found.get(id(p)) for p in parameters]
 
 
-def loss_on(
-    model: nn.Module, parameters: Sequence[nn.Parameter], batch: Any, loss: Loss
-) -> Tensor:
+def loss_on(model: nn.Module, parameters: Sequence[nn.Parameter], batch: Any, loss: Loss) -> Tensor:
     """The loss of a model on a batch, a scalar; for the rest see `gradients_on`."""
     with _untouched(model, parameters), torch.no_grad():
         return _loss_of(model, parameters, batch, loss)

@@ -15,6 +15,7 @@ from grawa.comm.protocol import Transport
 from grawa.errors import UserError
 from grawa.math.leaves import Rows
 from grawa.math.motion import put_
+from grawa.workers.buffers import has_means
 from grawa.workers.checks import check_launched_alone
 from grawa.workers.replicas import Replicas, fingerprint, is_plain
 
@@ -134,7 +135,7 @@ def start_alike(replicas: Replicas, comm: Transport) -> None:
 
 def _send_first(stack: Mapping[str, Tensor], comm: Transport) -> None:
     """Gives every worker worker 0's rows of a stack."""
-    floats = Rows((n, rows) for n, rows in stack.items() if rows.is_floating_point())
+    floats = Rows((n, rows) for n, rows in stack.items() if has_means(rows))
     if floats:
         first = torch.zeros(comm.num_workers, 1, dtype=torch.float64, device="cpu")
         first[0] = 1.0

@@ -109,9 +109,7 @@ def mean_by_messages(weights: Tensor, spoil: bool, repeat: int) -> dict[str, Ten
     return mean_here(weights, spoil, repeat, shared_memory=False)
 
 
-def mean_here(
-    weights: Tensor, spoil: bool, repeat: int, **options: Any
-) -> dict[str, Tensor]:
+def mean_here(weights: Tensor, spoil: bool, repeat: int, **options: Any) -> dict[str, Tensor]:
     """The mean as this process gets it; rows without weight hold NaN and infinity."""
     hosted = hosted_here()
     rows = rows_of(hosted)

@@ -73,7 +73,9 @@ class Lookahead(Optimizer):
 def test_an_optimizer_whose_steps_run_no_hooks_is_refused() -> None:
     model = nn.Linear(8, 4)
     averager = grawa.Averager(model, Lookahead(SGD(model.parameters(), 0.1)), grawa.LGRAWA())
-    with pytest.raises(grawa.UserError, match=r"Lookahead.step\(\) runs no step hooks.*optimizer\.base"):
+    with pytest.raises(
+        grawa.UserError, match=r"Lookahead.step\(\) runs no step hooks.*optimizer\.base"
+    ):
         averager.attach()
 
 

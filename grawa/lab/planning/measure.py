@@ -21,12 +21,11 @@ from grawa.lab.simulate.network import Link, Network
 from grawa.math.codec import Precision
 from grawa.math.leaves import Rows
 from grawa.math.weights import uniform
-from grawa.rounds.roll_call import ROW_LENGTH
-from grawa.strategies import LocalSGD
 from grawa.rounds.fragment import Fragment
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.purposes import Purpose
-from grawa.rounds.roll_call import RollCall
+from grawa.rounds.roll_call import ROW_LENGTH, RollCall
+from grawa.strategies import LocalSGD
 from grawa.strategies.protocol import Strategy
 from grawa.workers.replicas import Replicas
 
