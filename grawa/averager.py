@@ -162,6 +162,11 @@ class Averager:
         return self._engine.step
 
     @property
+    def total_steps(self) -> int:
+        """Optimizer steps of all workers, as far as this process knows: what `SharedCount` counts."""
+        return self._engine.total_steps
+
+    @property
     def round(self) -> int:
         """Rounds made."""
         return self._engine.round

@@ -3,6 +3,9 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +13,9 @@ from torch.nn.functional import mse_loss
 from torch.optim import SGD, Optimizer
 
 import grawa
+from grawa.lab.simulate.clock import VirtualClock
+from grawa.rounds.plan import RoundPlan
+from grawa.rounds.setup import set_up
 from grawa.comm import InProcessCommunicator, Participants
 from grawa.scores import NormTimesLoss, RmsGradientNorms
 from grawa.strategies import InverseLoss, RandomWeights
@@ -140,6 +146,64 @@ class Fleet:
     def parameters(self) -> Tensor:
         """A copy of all parameters, (K, P)."""
         return torch.stack([flat(model) for model in self.models])
+
+
+class Simulated:
+    """Hosted workers on a virtual clock, as the laboratory trains them.
+
+    Args:
+        fleet: the workers.
+        strategy: how they are pulled together.
+        clock: what time it is for them.
+        options: as for `RoundPlan`.
+    """
+
+    def __init__(
+        self, fleet: Fleet, strategy: grawa.Strategy, clock: VirtualClock, **options: Any
+    ) -> None:
+        self.reports: list[grawa.RoundReport] = []
+        self._fleet, self._clock = fleet, clock
+        options.setdefault("schedule", grawa.Every(options.pop("sync_every", 32)))
+        individually = options["schedule"].counts_together
+        plan = partial(RoundPlan, strategy=strategy, individually=individually, **options)
+        self.engine = set_up(
+            fleet.models,
+            [[optimizer] for optimizer in fleet.optimizers],
+            plan,
+            "a test",
+            process_group=None,
+            worker_group=None,
+            timeout=timedelta(seconds=20),
+            shared_memory=True,
+            clock=clock,
+            tell=self.reports.append,
+        )
+
+    def train(self, data: Data) -> None:
+        """Local steps of all workers together."""
+        self.engine.local_steps_begin()
+        for inputs, targets in zip(data.inputs, data.targets, strict=True):
+            losses = self._fleet.backward(inputs, targets)
+            self.engine.note_losses(losses)
+            if self.engine.plan.strategy.shares_gradients(self.engine.step):
+                self.engine.share_gradients()
+            for optimizer in self._fleet.optimizers:
+                optimizer.step()
+            self.engine.local_step()
+
+    def train_one_by_one(self, data: Data, total: int) -> None:
+        """Local steps of one worker after another, by the clock, until there are `total`."""
+        self.engine.local_steps_begin()
+        while self.engine.total_steps < total:
+            k = self._clock.next_worker(self.engine.waiting)
+            model, optimizer = self._fleet.models[k], self._fleet.optimizers[k]
+            index = self.engine.steps[k] % len(data.inputs)
+            optimizer.zero_grad()
+            loss = mse_loss(model(data.inputs[index, k]), data.targets[index, k])
+            loss.backward()
+            self.engine.note_losses(loss.detach().reshape(1), slice(k, k + 1))
+            optimizer.step()
+            self.engine.local_step(slice(k, k + 1))
 
 
 def step(model: nn.Module, optimizer: Optimizer, data: Data, index: int) -> None:

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import grawa
 from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.simulate.network import Link
-from tests.helpers import STRATEGIES, Fleet, batches, with_batchnorm
+from tests.helpers import STRATEGIES, Fleet, Simulated, batches, with_batchnorm
 from tests.world import on_ranks
 
 STEPS = 13
@@ -37,43 +38,45 @@ combinations = st.fixed_dictionaries({
 })
 
 
-def run(hosted: int, clock: VirtualClock | None = None, **options: Any) -> tuple[str, Any]:
+def run(hosted: int, **options: Any) -> tuple[str, Any]:
     """Trains; how it went, and what all processes must agree on."""
     first = dist.get_rank() * hosted if dist.is_initialized() else 0
     data = DATA.workers(range(first, first + hosted))
     fleet = Fleet(hosted, with_batchnorm)
     try:
-        averager = grawa.Averager(fleet.models, fleet.optimizers, clock=clock, **options)
+        averager = grawa.Averager(fleet.models, fleet.optimizers, **options)
     except grawa.UserError as error:
         return "refused", str(error)
     with averager:
-        if averager.steps_individually:
-            _take_turns(fleet, averager, clock, data)
-        else:
-            while averager.total_steps < STEPS * 4:
-                fleet.train(data.steps(averager.step, averager.step + 1), averager)
-    consensus = averager.consensus()
+        while averager.total_steps < STEPS * 4:
+            fleet.train(data.steps(averager.step, averager.step + 1), averager)
+    return "trained", (averager.round, sound(fleet, averager.consensus()))
+
+
+def run_modelled(**options: Any) -> tuple[str, Any]:
+    """The same on a virtual clock."""
+    fleet = Fleet(4, with_batchnorm)
+    clock = VirtualClock(0.1, speeds=[1.0, 0.7, 1.0, 0.5], jitter=0.1, link=Link(1e5, 0.01))
+    strategy = options.pop("strategy")
+    try:
+        simulated = Simulated(fleet, strategy, clock, **options)
+    except grawa.UserError as error:
+        return "refused", str(error)
+    if simulated.engine.plan.individually:
+        simulated.train_one_by_one(DATA, STEPS * 4)
+    else:
+        simulated.train(DATA.steps(0, STEPS))
+    simulated.engine.leave()
+    return "trained", (simulated.engine.round, sound(fleet, simulated.engine.consensus()))
+
+
+def sound(fleet: Fleet, consensus: dict[str, Tensor]) -> Tensor:
+    """The consensus's parameters, where all is finite."""
     values = [v for v in consensus.values() if v.is_floating_point()]
     assert all(bool(torch.isfinite(value).all()) for value in values)
     assert bool(torch.isfinite(fleet.parameters()).all())
     names = [name for name, _ in fleet.models[0].named_parameters()]
-    return "trained", (averager.round, torch.cat([consensus[name].flatten() for name in names]))
-
-
-def _take_turns(
-    fleet: Fleet, averager: grawa.Averager, clock: VirtualClock | None, data: Any
-) -> None:
-    assert clock is not None
-    while averager.total_steps < STEPS * 4:
-        k = clock.next_worker(averager.waiting)
-        index = averager.steps[k] % len(data.inputs)
-        fleet.optimizers[k].zero_grad()
-        loss = torch.nn.functional.mse_loss(
-            fleet.models[k](data.inputs[index, k]), data.targets[index, k]
-        )
-        loss.backward()
-        averager.record_loss(loss, k)
-        fleet.optimizers[k].step()
+    return torch.cat([consensus[name].flatten() for name in names])
 
 
 def check(outcome: tuple[str, Any]) -> None:
@@ -90,19 +93,14 @@ def check(outcome: tuple[str, Any]) -> None:
 @given(combinations, st.booleans())
 @settings(max_examples=150, deadline=None)
 def test_in_one_process(options: dict[str, Any], modelled: bool) -> None:
-    clock = (
-        VirtualClock(0.1, speeds=[1.0, 0.7, 1.0, 0.5], jitter=0.1, link=Link(1e5, 0.01))
-        if modelled
-        else None
-    )
-    check(run(4, clock, **options))
+    check(run_modelled(**options) if modelled else run(4, **options))
 
 
 @pytest.mark.world
 @given(combinations, st.sampled_from([2, 4]))
 @settings(max_examples=40, deadline=None)
 def test_in_several_processes(options: dict[str, Any], processes: int) -> None:
-    found = on_ranks(processes, run, 4 // processes, None, **options)
+    found = on_ranks(processes, run, 4 // processes, **options)
     for outcome in found:
         check(outcome)
         assert outcome[0] == found[0][0]

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +77,7 @@ def _loss_of(
 
 
 def _backward(value: Tensor, trained: Sequence[nn.Parameter]) -> list[Tensor | None]:
-    """Gradients by way of `.grad`, where FSDP puts those of its shards, which it has no others of."""
+    """Gradients by way of `.grad`: FSDP makes those of its shards nowhere else."""
     for p in trained:
         p.grad = None
     value.backward()
@@ -92,8 +92,16 @@ def _untouched(model: nn.Module, parameters: Sequence[nn.Parameter]) -> Generato
         stack.enter_context(evaluating(model))
         stack.enter_context(torch.random.fork_rng(devices))
         stack.callback(_put_back, [(p, p.grad) for p in parameters])
+        stack.callback(_reshard, model)
         stack.enter_context(_same_buffers(model))
         yield
+
+
+def _reshard(model: nn.Module) -> None:
+    """FSDP leaves whole parameters where there was no backward pass."""
+    for module in model.modules():
+        if hasattr(module, "reshard") and hasattr(module, "unshard"):
+            cast(Any, module).reshard()
 
 
 def _put_back(grads: Sequence[tuple[nn.Parameter, Tensor | None]]) -> None:

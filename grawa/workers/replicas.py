@@ -348,7 +348,8 @@ def _grad_or_zero(parameter: nn.Parameter) -> Tensor:
 
 def _entries(grad: Tensor) -> Tensor:
     """The entries of a gradient that this process holds."""
-    return grad.coalesce().values() if grad.is_sparse else values(grad)
+    entries = grad.coalesce().values() if grad.is_sparse else grad
+    return values(entries)
 
 
 def held_names(model: nn.Module, optimizers: Sequence[Optimizer]) -> list[str]:

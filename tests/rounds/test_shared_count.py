@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 import grawa
 from grawa.lab.simulate.clock import VirtualClock
-from tests.helpers import Fleet, batches
+from tests.helpers import Fleet, Simulated, batches
 from tests.world import on_ranks
 
 TAU = 8
@@ -72,27 +72,10 @@ def test_the_virtual_order_is_that_of_the_workers_times() -> None:
     clock = VirtualClock(1.0, speeds=[1.0, 1.0, 0.5])
     fleet = Fleet(3)
     data = batches(60, 3)
-    reports: list[grawa.RoundReport] = []
-    with grawa.Averager(
-        fleet.models,
-        fleet.optimizers,
-        grawa.LocalSGD(),
-        schedule=grawa.SharedCount(10),
-        clock=clock,
-        on_round=[reports.append],
-    ) as averager:
-        assert averager.steps_individually
-        while averager.total_steps < 60:
-            k = clock.next_worker(averager.waiting)
-            index = averager.steps[k]
-            model, optimizer = fleet.models[k], fleet.optimizers[k]
-            optimizer.zero_grad()
-            loss = torch.nn.functional.mse_loss(
-                model(data.inputs[index, k]), data.targets[index, k]
-            )
-            loss.backward()
-            averager.record_loss(loss, k)
-            optimizer.step()
+    simulated = Simulated(fleet, grawa.LocalSGD(), clock, schedule=grawa.SharedCount(10))
+    simulated.train_one_by_one(data, 60)
+    simulated.engine.leave()
+    reports = simulated.reports
     # At time 12 there are 12, 12 and 6 steps, 30 in all; worker 2 is the last to count its own and
     # joins at once, the others after one more. The slow worker is in its next step meanwhile.
     assert reports[0].steps_made.tolist() == [13.0, 13.0, 6.0]
@@ -104,17 +87,10 @@ def test_the_virtual_order_is_that_of_the_workers_times() -> None:
     torch.testing.assert_close(rows, rows[:1].expand_as(rows))
 
 
-def test_hosted_workers_that_take_turns_can_not_overlap() -> None:
-    fleet = Fleet(2)
+def test_hosted_workers_that_step_one_by_one_can_not_overlap() -> None:
+    options = {"schedule": grawa.SharedCount(8), "overlap_steps": 2}
     with pytest.raises(grawa.UserError, match="join a round one after another"):
-        grawa.Averager(
-            fleet.models,
-            fleet.optimizers,
-            grawa.LocalSGD(),
-            schedule=grawa.SharedCount(8),
-            overlap_steps=2,
-            clock=VirtualClock(1.0),
-        )
+        Simulated(Fleet(2), grawa.LocalSGD(), VirtualClock(1.0), **options)
 
 
 def test_sharing_gradients_needs_equal_steps() -> None:

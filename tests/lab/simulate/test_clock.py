@@ -9,7 +9,7 @@ import grawa
 from grawa.comm import InProcessCommunicator
 from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.simulate.network import Link
-from tests.helpers import Fleet, batches
+from tests.helpers import Fleet, Simulated, batches
 
 LINK = Link(1000.0, 0.5)
 
@@ -17,20 +17,15 @@ LINK = Link(1000.0, 0.5)
 def trained(
     strategy: grawa.Strategy, steps: int, clock: VirtualClock, **options: Any
 ) -> list[grawa.RoundReport]:
-    reports: list[grawa.RoundReport] = []
-    fleet = Fleet(4)
-    averager = grawa.Averager(
-        fleet.models, fleet.optimizers, strategy, clock=clock, on_round=[reports.append], **options
-    )
-    averager.attach()
-    fleet.train(batches(steps, 4), averager)
-    return reports
+    simulated = Simulated(Fleet(4), strategy, clock, **options)
+    simulated.train(batches(steps, 4))
+    return simulated.reports
 
 
 def round_seconds() -> float:
-    """On a ring: 50 parameters in float64, and a gather of 6 numbers."""
+    """On a ring: 50 parameters in float64, and a gather of 9 numbers."""
     mean = 6 * 0.5 + 1.5 * 50 * 8 / 1000.0
-    gather = 3 * (0.5 + 6 * 8 / 1000.0)
+    gather = 3 * (0.5 + 9 * 8 / 1000.0)
     return mean + gather
 
 
@@ -65,7 +60,7 @@ def test_fragments_share_the_line_one_after_the_other() -> None:
     clock = VirtualClock(1.0, link=LINK)
     reports = trained(grawa.LocalSGD(), 8, clock, sync_every=8, fragments=2)
     assert len(reports) == 2
-    gathers = 2 * 3 * (0.5 + 6 * 8 / 1000.0)
+    gathers = 2 * 3 * (0.5 + 9 * 8 / 1000.0)
     # The fragments are 24 + 8 and 16 + 2 parameters.
     sent = 8 * 1.5 * (32 + 18)
     assert clock.now() == pytest.approx(8.0 + gathers + 2 * 6 * 0.5 + sent / 1000.0)
@@ -79,10 +74,9 @@ def test_shared_gradients_take_their_time_too() -> None:
 
 def test_what_is_measured_for_its_own_sake_takes_no_time() -> None:
     clock = VirtualClock(1.0, link=LINK)
-    fleet = Fleet(4)
-    averager = grawa.Averager(fleet.models, fleet.optimizers, grawa.LocalSGD(), clock=clock)
-    averager.consensus()
-    averager.synchronize()
+    engine = Simulated(Fleet(4), grawa.LocalSGD(), clock).engine
+    engine.consensus()
+    engine.synchronize()
     assert clock.now() == pytest.approx(round_seconds())
 
 
