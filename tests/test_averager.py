@@ -13,6 +13,7 @@ from tests.helpers import (
     INPUTS,
     OUTPUTS,
     Fleet,
+    Simulated,
     alone,
     averaged,
     batches,
@@ -345,8 +346,8 @@ def test_leaving_runs_a_probe_only_if_steps_were_made_since_the_last_round(
     fleet, clock = Fleet(2), VirtualClock(1.0, score_time=0.25)
     score = grawa.ProbeNorms(batch=batch, loss=lambda model, x: model(x).sum())
     strategy = grawa.MGRAWA(score=score)
-    averager = grawa.Averager(fleet.models, fleet.optimizers, strategy, sync_every=2, clock=clock)
-    with averager:
-        fleet.train(DATA.workers([0, 1]).steps(0, steps), averager)
+    simulated = Simulated(fleet, strategy, clock, sync_every=2)
+    simulated.train(DATA.workers([0, 1]).steps(0, steps))
+    simulated.engine.leave()
     assert asked == list(range(probes))
     assert clock.now() == pytest.approx(steps + 0.25 * probes)

@@ -16,10 +16,10 @@ def constant_gradients(prox: float, every: int, steps: int) -> tuple[float, list
     Returns:
         Where it is in the end, and the score of each round.
     """
-    model = nn.Linear(1, 1, bias=False).double()
-    with torch.no_grad():
-        model.weight.fill_(0.0)
-    optimizer = SGD(model.parameters(), lr=0.0)
+    models = [nn.Linear(1, 1, bias=False).double() for _ in range(2)]
+    for model in models:
+        nn.init.zeros_(model.weight)
+    optimizers = [SGD(model.parameters(), lr=0.0) for model in models]
     scores: list[float] = []
 
     def note(report: grawa.RoundReport) -> None:
@@ -28,14 +28,15 @@ def constant_gradients(prox: float, every: int, steps: int) -> tuple[float, list
 
     strategy = grawa.MGRAWA(prox=prox, pull=0.0)
     with grawa.Averager(
-        model, optimizer, strategy, sync_every=8, hook_every=every, on_round=[note]
+        models, optimizers, strategy, sync_every=8, hook_every=every, on_round=[note]
     ):
-        with torch.no_grad():
-            model.weight.fill_(1.0)  # the center stays at 0 until the first round
+        for model in models:
+            nn.init.ones_(model.weight)  # the center stays at 0 until the first round
         for step in range(1, steps + 1):
-            model.weight.grad = torch.full_like(model.weight, float(step))
-            optimizer.step()
-    return float(model.weight.detach()), scores
+            for model, optimizer in zip(models, optimizers, strict=True):
+                model.weight.grad = torch.full_like(model.weight, float(step))
+                optimizer.step()
+    return float(models[0].weight.detach()), scores
 
 
 @pytest.mark.parametrize("every", [1, 2, 4, 8])

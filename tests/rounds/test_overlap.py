@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 import grawa
@@ -122,7 +123,7 @@ def train_patiently() -> int:
     model = mlp()
     optimizer = sgd(model)
     with grawa.Averager(model, optimizer, Patient(), sync_every=2, overlap_steps=1) as averager:
-        data = batches(3, 1)
+        data = batches(3, 2).workers([dist.get_rank()])
         for inputs, targets in zip(data.inputs, data.targets, strict=True):
             if averager.step == 2:
                 Patient.stepped.set()

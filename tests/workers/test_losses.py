@@ -57,7 +57,7 @@ def test_workers_are_apart() -> None:
     losses.restart()
     losses.note(torch.tensor([1.0, 5.0]), ALL)
     assert losses.read().tolist() == [1.0, 4.0]
-    losses.forget(1)
+    losses.forget([1])
     assert losses.read().isnan().tolist() == [False, True]
 
 

@@ -50,7 +50,7 @@ def loss(model: nn.Module, samples: Batch) -> Tensor:
 
 
 def hosted(*models: nn.Module) -> Replicas:
-    return Replicas(models, [SGD(model.parameters(), lr=0.1) for model in models])
+    return Replicas(models, [[SGD(model.parameters(), lr=0.1)] for model in models])
 
 
 def norms_of(*models: nn.Module, index: int = 0) -> Tensor:
@@ -249,7 +249,7 @@ def probe_in_groups(kind: str) -> tuple[Tensor, Tensor, bool]:
     else:
         net = DistributedDataParallel(net, process_group=within, find_unused_parameters=True)
     optimizer = SGD(net.parameters(), lr=0.0)
-    workers = Replicas([net], [optimizer], within)
+    workers = Replicas([net], [[optimizer]], within)
     loss(net, batch(9)).backward()
     held = optimizer.param_groups[0]["params"]
     grads = [p.grad for p in held]

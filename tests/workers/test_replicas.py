@@ -112,6 +112,7 @@ def test_every_worker_starts_as_worker_zero() -> None:
         assert torch.equal(flat(model), flat(mlp(seed=0)))
 
 
+@pytest.mark.filterwarnings("ignore:all . workers had exactly equal")
 def test_frozen_parameters_outside_the_optimizer_start_equal_and_stay() -> None:
     models = [mlp(seed=seed) for seed in range(2)]
     for model in models:
@@ -207,8 +208,9 @@ def test_a_shared_parameter_counts_once_and_stays_shared(workers: int) -> None:
         sum(float(p.grad.norm()) for p in m.parameters() if p.grad is not None)
         for m in fleet.models
     ]
-    assert reports[0].scores is not None
-    assert reports[0].scores.flatten().tolist() == pytest.approx(norms, rel=1e-14)
+    if workers > 1:  # one worker is asked for none
+        assert reports[0].scores is not None
+        assert reports[0].scores.flatten().tolist() == pytest.approx(norms, rel=1e-14)
     consensus = averager.consensus()
     assert torch.equal(consensus["first.weight"], consensus["second.weight"])
     Tied().double().load_state_dict(consensus)

@@ -1,37 +1,57 @@
 """Models seen as rows of one stack, and the leaves that all workers share."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from grawa.errors import UserError
-from grawa.math.leaves import Leaves
+from grawa.math.leaves import Leaves, Rows
 from grawa.scores.groups import by_model, by_tensor
-from grawa.workers.stack import host, is_dense
+from grawa.workers.stack import is_dense, stack_of
 
 
 def names_of(model: nn.Module) -> list[str]:
     return [name for name, _ in model.named_parameters()]
 
 
-def test_one_model_goes_on_in_one_block_with_its_values() -> None:
+def host(models: Sequence[nn.Module], names: list[str]) -> Rows:
+    tables = [dict((*m.named_parameters(), *m.named_buffers())) for m in models]
+    return stack_of(tables, names)
+
+
+def test_one_model_stays_where_it_is() -> None:
     model = nn.Linear(3, 2)
-    parameters, values = list(model.parameters()), [p.detach().clone() for p in model.parameters()]
-    stack = host([model], names_of(model), together=True)
-    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(parameters, values, strict=True))
-    assert [rows.data_ptr() for rows in stack.values()] == [p.data_ptr() for p in parameters]
-    assert parameters[1].data_ptr() == parameters[0].data_ptr() + parameters[0].nbytes
-    # Those who save models look at storages, and drop a tensor that shares another's.
-    storages = [p.untyped_storage() for p in parameters]
-    assert len({storage.data_ptr() for storage in storages}) == 2
-    assert [storage.nbytes() for storage in storages] == [p.nbytes for p in parameters]
-    assert {name: tuple(rows.shape) for name, rows in stack.items()} == {
-        "weight": (1, 2, 3),
-        "bias": (1, 2),
-    }
+    addresses = [p.data_ptr() for p in model.parameters()]
+    stack = host([model], names_of(model))
+    assert [rows.data_ptr() for rows in stack.values()] == addresses
+    assert [p.data_ptr() for p in model.parameters()] == addresses
+    shapes = {name: tuple(rows.shape) for name, rows in stack.items()}
+    assert shapes == {"weight": (1, 2, 3), "bias": (1, 2)}
     stack["bias"].fill_(5.0)
     assert model.bias.tolist() == [5.0, 5.0]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_complex_tensors_are_there_as_real_and_imaginary_parts(workers: int) -> None:
+    models = [nn.Linear(3, 2, dtype=torch.complex64) for _ in range(workers)]
+    values = [model.weight.detach().clone() for model in models]
+    stack = host(models, ["weight"])
+    assert stack["weight"].shape == (workers, 2, 3, 2)
+    for model, value in zip(models, values, strict=True):
+        assert torch.equal(model.weight, value)
+    stack["weight"][0].fill_(2.0)
+    assert torch.equal(models[0].weight, torch.full((2, 3), 2.0 + 2.0j))
+
+
+def test_each_of_several_models_has_storages_of_its_own() -> None:
+    # Those who save models look at storages, and drop a tensor that shares another's.
+    models = [nn.Linear(3, 2) for _ in range(2)]
+    host(models, names_of(models[0]))
+    storages = [p.untyped_storage() for p in models[0].parameters()]
+    assert len({storage.data_ptr() for storage in storages}) == 2
+    assert [storage.nbytes() for storage in storages] == [24, 8]
 
 
 def test_several_models_become_rows_with_their_values_and_stay_themselves() -> None:
@@ -165,12 +185,9 @@ def test_leaves_are_views_of_the_flat_tensors() -> None:
     assert [row.shape for row in leaves.rows] == [(1, 3), (1, 2), (1, 2, 2)]
 
 
-@pytest.mark.parametrize(("multiple", "sizes"), [(1, [7, 2]), (4, [8, 4]), (5, [10, 5])])
-def test_flat_tensors_are_padded_with_zeros_to_a_multiple(multiple: int, sizes: list[int]) -> None:
-    leaves = Leaves.like(mixed(), multiple)
-    assert [flat.numel() for flat in leaves.flats] == sizes
-    assert leaves.flats[0][7:].tolist() == [0.0] * (sizes[0] - 7)
-    assert leaves.flats[1][2:].tolist() == [0.0] * (sizes[1] - 2)
+def test_flat_tensors_hold_the_leaves_and_nothing_else() -> None:
+    leaves = Leaves.like(mixed())
+    assert [flat.numel() for flat in leaves.flats] == [7, 2]
     assert {name: leaf.shape for name, leaf in leaves.items()} == {
         name: rows.shape[1:] for name, rows in mixed().items()
     }
