@@ -115,7 +115,7 @@ def work(job: Job) -> Found:
 
     def build() -> Run:
         run = Run(task, lambda *_: grawa.LGRAWA(), usual.settings(), torch.device("cpu"), None)
-        run.averager.attach()
+        run.engine.local_steps_begin()
         return run
 
     run, memory = measure(build, lambda _: None, lambda run: _train(run, SYNC_EVERY))

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
-from torch.linalg import vector_norm
 
 from grawa.comm.compression import Compression
 from grawa.comm.protocol import Team, Transport
 from grawa.math.leaves import Leaves, Stack, wide
+from grawa.math.norms import Norms, row_norms
 
 
 class Participants:
@@ -19,6 +18,7 @@ class Participants:
         active: (N,), true for those who take part; everyone by default.
         compression: in what means travel, if in fewer bits than they have.
         measure: whether to note the hosted workers' distances to the first mean.
+        norms: takes the norms of whole workers, of which this process may hold a shard only.
 
     Attributes:
         distances: (K,), L2 distances of the rows to the first mean that was asked for; `None`
@@ -32,12 +32,14 @@ class Participants:
         compression: Compression | None = None,
         *,
         measure: bool = False,
+        norms: Norms = row_norms,
     ) -> None:
         self._transport = transport
         everyone = torch.ones(transport.num_workers, dtype=torch.bool)
         self._active = everyone if active is None else active.cpu() > 0
         self._compression = compression
         self._measure = measure
+        self.norms = norms
         self.distances: Tensor | None = None
 
     @property
@@ -55,7 +57,9 @@ class Participants:
         of_active = weights.to(torch.float64) * self._active.unsqueeze(1)
         mean = self._transport.weighted_mean(rows, of_active, out, self._compression)
         if self._measure and self.distances is None:
-            self.distances = distances_to(rows, mean)
+            # Leaf by leaf, so that the differences never take the memory of a whole model.
+            pairs = zip(rows.values(), mean.rows, strict=True)
+            self.distances = self.norms(row.to(wide(row.dtype)) - leaf for row, leaf in pairs)
         return mean
 
     def split(self, size: int) -> Sequence[Team]:
@@ -66,27 +70,5 @@ class Participants:
             if bool(active.any()):
                 coded = self._compression
                 own = None if coded is None else coded.team(size, workers.start)
-                teams.append(Team(workers, hosted, Participants(transport, active, own)))
+                teams.append(Team(workers, hosted, Participants(transport, active, own, norms=self.norms)))
         return teams
-
-
-def distances_to(rows: Stack, target: Leaves) -> Tensor:
-    """L2 distance of each row to the target, over all leaves, computed in float32 or wider.
-
-    Args:
-        rows: name -> (K, *shape).
-        target: name -> shape.
-
-    Returns:
-        (K,), on the first leaf's device.
-    """
-    # Leaf by leaf, so that the differences never take the memory of a whole model.
-    norms = []
-    for row, leaf in zip(rows.values(), target.rows, strict=True):
-        away = row.to(wide(row.dtype)) - leaf
-        norms.append(vector_norm(away.reshape(len(row), -1), dim=1))
-    widest = max((norm.dtype for norm in norms), key=lambda dtype: dtype.itemsize)
-    total: Tensor = vector_norm(
-        torch.stack([norm.to(norms[0].device, widest) for norm in norms]), dim=0
-    )
-    return total

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from grawa.comm.compression import Compression
 from grawa.math.leaves import Leaves, Stack
+from grawa.math.norms import Norms
 
 
 class Communicator(Protocol):
@@ -23,6 +24,11 @@ class Communicator(Protocol):
     @property
     def active(self) -> Tensor:
         """Who takes part in this round: (N,), bool, on the CPU."""
+        ...
+
+    @property
+    def norms(self) -> Norms:
+        """Takes the L2 norms of whole hosted workers, over all shards where they are sharded."""
         ...
 
     def weighted_mean(self, rows: Stack, weights: Tensor, out: Leaves | None = None) -> Leaves:

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.linalg import vector_norm
 
 from grawa.math.leaves import Leaves, Rows, Stack
-
+from grawa.math.norms import Norms, row_norms
 
 _MOST_WIDENED = 2**24
 """Numbers of which a temporary float32 copy is made at a time."""
@@ -66,7 +65,9 @@ def _batches(sizes: Sequence[int]) -> list[list[int]]:
     return found
 
 
-def pull_and_push_(params: Stack, target: Leaves, pull: float, push: float) -> None:
+def pull_and_push_(
+    params: Stack, target: Leaves, pull: float, push: float, norms: Norms = row_norms
+) -> None:
     """Moves every row toward the target by a share, and away from it by a length.
 
         x <- x + pull (target - x) + push (x - target) / ||x - target||
@@ -78,6 +79,7 @@ def pull_and_push_(params: Stack, target: Leaves, pull: float, push: float) -> N
         target: name -> shape.
         pull: a share, in [0, 1].
         push: a length, not negative: of all leaves together.
+        norms: takes the norms of whole workers.
 
     >>> params = {"x": torch.tensor([[0.0], [4.0]])}
     >>> pull_and_push_(params, Leaves.copy_of({"x": torch.tensor([[2.0]])}), 0.5, 0.25)
@@ -89,17 +91,12 @@ def pull_and_push_(params: Stack, target: Leaves, pull: float, push: float) -> N
         return
     rows, targets = _in_pairs(params, target)
     away = torch._foreach_sub(rows, targets)
-    parts = [vector_norm(a.flatten(1), dim=1, dtype=_wide(a)) for a in away]
-    norms = vector_norm(torch.stack([part.to(parts[0]) for part in parts]), dim=0)  # (K,)
-    shares = torch.where(norms > 0.0, push / norms, 0.0)
+    lengths = norms(away)  # (K,)
+    shares = torch.where(lengths > 0.0, push / lengths, 0.0)
     pull_(params, target, pull)
     for part in away:
         part.mul_(shares.to(part).view(-1, *[1] * (part.dim() - 1)))
     torch._foreach_add_(rows, away)
-
-
-def _wide(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def put_(params: Stack, target: Leaves) -> None:

@@ -64,7 +64,9 @@ class Engine:
         start_alike(replicas, comm)
         groups = dict(zip(replicas.names, plan.strategy.groups(replicas.names), strict=True))
         self._fragments = [
-            Fragment(replicas.params.part(names), [groups[n] for n in names], plan, comm)
+            Fragment(
+                replicas.params.part(names), [groups[n] for n in names], plan, comm, replicas.norms
+            )
             for names in fragments(replicas.params, plan.fragments)
         ]
         self._roll_call = RollCall(

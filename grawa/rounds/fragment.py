@@ -11,6 +11,7 @@ from grawa.comm.participants import Participants
 from grawa.comm.protocol import Transport
 from grawa.errors import UserError
 from grawa.math.leaves import Leaves, Rows
+from grawa.math.norms import Norms, row_norms
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.shadow import Shadow
 from grawa.strategies.protocol import Strategy
@@ -24,6 +25,7 @@ class Fragment:
         groups: the group of each of them in the whole model.
         plan: how rounds are made.
         comm: all workers.
+        norms: takes the norms of whole workers, of which this process may hold a shard only.
 
     Attributes:
         params: the hosted workers' parameters, as views.
@@ -32,11 +34,16 @@ class Fragment:
     """
 
     def __init__(
-        self, params: Rows, groups: Sequence[int], plan: RoundPlan, comm: Transport
+        self,
+        params: Rows,
+        groups: Sequence[int],
+        plan: RoundPlan,
+        comm: Transport,
+        norms: Norms = row_norms,
     ) -> None:
         self._names = list(params)
         self._columns = columns_of(groups, plan.strategy.groups(self._names))
-        self._strategy, self._comm = plan.strategy, comm
+        self._strategy, self._comm, self._norms = plan.strategy, comm, norms
         self._measure_distance = plan.measure_distance
         self._compression = None
         if plan.comm_dtype is not None:  # what all have in common now is the first reference
@@ -84,7 +91,11 @@ class Fragment:
             The weights of the fragment's groups, and the consensus distance if it is measured.
         """
         workers = Participants(
-            self._comm, active, compression=self._compression, measure=self._measure_distance
+            self._comm,
+            active,
+            compression=self._compression,
+            measure=self._measure_distance,
+            norms=self._norms,
         )
         own = None if scores is None else scores[:, self._columns]
         weights = self._strategy.sync(params, own, self._state, workers, self.rounds)

@@ -53,7 +53,7 @@ class DPPF(Strategy):
         """See `Strategy.sync`."""
         center = next_center(params, uniform(comm.num_workers), state, comm)
         risen = min(1.0, (round + 1) / (self.push_warmup + 1))
-        pull_and_push_(params, center, self.pull, self.push * risen)
+        pull_and_push_(params, center, self.pull, self.push * risen, comm.norms)
         return None
 
     def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from grawa.comm.protocol import Team
 from grawa.math.leaves import Leaves, Stack
+from grawa.math.norms import Norms
 from grawa.scores.protocol import Score
 
 __all__ = ["Communicator", "Leaves", "Score", "Stack", "State", "Strategy", "Team"]
@@ -28,6 +29,11 @@ class Communicator(Protocol):
     @property
     def active(self) -> Tensor:
         """(N,), true for the workers that take part in this round."""
+        ...
+
+    @property
+    def norms(self) -> Norms:
+        """Takes the L2 norms of whole hosted workers, over all shards where they are sharded."""
         ...
 
     def weighted_mean(self, rows: Stack, weights: Tensor, out: Leaves | None = None) -> Leaves:

@@ -1,7 +1,7 @@
 """The hosted workers' models and optimizers, seen as stacks."""
 
 import hashlib
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from grawa.errors import UserError
 from grawa.math.leaves import Leaves, Rows, Stack
+from grawa.math.norms import row_norms
 from grawa.scores.protocol import Loss
 from grawa.workers.buffers import Buffers, persistent_names
 from grawa.workers.checks import check_averageable, check_model, check_no_weights_in_state
@@ -83,7 +84,9 @@ class Replicas:
         self._shards = worker_group if sharded else None
 
     def _stack_params(self) -> None:
-        tables = [dict(zip(self.names, params, strict=True)) for params in self._params]
+        tables: list[dict[str, Tensor]] = [
+            dict(zip(self.names, params, strict=True)) for params in self._params
+        ]
         self.params = stack_of(tables, self.names)
         self._addresses = self._current_addresses()
 
@@ -167,6 +170,11 @@ class Replicas:
             squares = squares.clone()
             dist.all_reduce(squares, group=self._shards)
         return squares
+
+    def norms(self, parts: Iterable[Tensor]) -> Tensor:
+        """L2 norm of each worker over all tensors, and over all shards: see `row_norms`."""
+        norms = row_norms(parts)
+        return norms if self._shards is None else self.over_shards(norms.square()).sqrt()
 
     def sizes(self) -> Tensor:
         """L2 norm of each model's parameters, over all shards: (K,); not finite if one is not."""
@@ -303,7 +311,7 @@ class Replicas:
 
     def frozen(self) -> Rows:
         """The plain parameters that no optimizer holds: the same everywhere from the start."""
-        tables = [dict(model.named_parameters()) for model in self.models]
+        tables: list[dict[str, Tensor]] = [dict(m.named_parameters()) for m in self.models]
         names = [n for n, p in tables[0].items() if n not in self.params and is_plain(p)]
         return stack_of(tables, names)
 

@@ -33,7 +33,11 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 1) ->
 
 
 def sums(state: dict[str, Any]) -> list[float]:
-    return [float(value.sum()) for name, value in state.items() if "running" not in name and "tracked" not in name]
+    return [
+        float(value.sum())
+        for name, value in state.items()
+        if "running" not in name and "tracked" not in name
+    ]
 
 
 def uneven_epochs(

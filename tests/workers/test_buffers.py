@@ -18,6 +18,8 @@ INF = float("inf")
 class WithBuffer(nn.Module):
     """A linear layer with a buffer that its forward pass ignores, or changes."""
 
+    buffer: Tensor
+
     def __init__(
         self, buffer: Tensor, change: Callable[[Tensor], Tensor] | None = None, kept: bool = True
     ) -> None:
@@ -38,7 +40,7 @@ def trained(
     steps: int = 4,
     *,
     overlap_steps: int = 0,
-    guard: grawa.Guard | None = grawa.Guard(),
+    guard: grawa.Guard | None = None,
 ) -> tuple[list[Tensor], grawa.Averager]:
     """The workers' buffers after some rounds of training."""
     models = [make(k) for k in range(workers)]
@@ -112,8 +114,8 @@ def test_every_dtype_is_kept_bit_for_bit(buffer: Tensor) -> None:
 def each_rank_starts_with_its_own(rank: int) -> list[tuple[str, list[int]]]:
     models = [WithBuffer(buffer.clone()) for buffer in BUFFERS]
     if rank > 0:
-        for model in models:
-            model.get_buffer("buffer").zero_()
+        for own in models:
+            own.buffer.zero_()
     model = nn.ModuleList(models)
     grawa.Averager(model, torch.optim.SGD(model.parameters(), lr=0.1), grawa.LGRAWA())
     return [bits(own.get_buffer("buffer")) for own in models]

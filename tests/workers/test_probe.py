@@ -255,7 +255,8 @@ def probe_in_groups(kind: str) -> tuple[Tensor, Tensor, bool]:
     grads = [p.grad for p in held]
     norms = workers.gradient_norms_on(batch(3), loss)
     value = workers.losses_on(batch(3), loss)
-    workers.check_unmoved()
+    workers.check()
+    assert not workers.follow()
     kept = all(p.grad is grad for p, grad in zip(held, grads, strict=True))
     loss(net, batch(8)).backward()  # the model trains on
     return norms[0], value[0], kept

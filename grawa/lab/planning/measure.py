@@ -130,7 +130,7 @@ def measure_link() -> Link:
         out = comm.weighted_mean(rows, equal)
         whole = _agreed(_median(lambda: comm.weighted_mean(rows, equal, out), together=True))
     finally:
-        comm.close()
+        comm.release()
     sent = 2 * (comm.num_workers - 1) / comm.num_workers * PROBE_BYTES
     return Link(sent / max(whole - 2 * latency, 1e-9), latency)
 

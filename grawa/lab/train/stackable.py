@@ -11,7 +11,7 @@ from grawa.lab.tasks import Data, Task
 from grawa.lab.train.settings import Settings
 from grawa.lab.train.stacked_gradient import StackedGradient
 from grawa.seeding import seeded
-from grawa.workers.stack import host
+from grawa.workers.stack import stack_of
 
 ROWS = 2
 """Models in a trial."""
@@ -81,9 +81,11 @@ def _one_by_one(
 def _together(
     task: Task, models: Sequence[nn.Module], names: Sequence[str], inputs: Tensor, targets: Tensor
 ) -> Outcome:
-    frozen = host(models, [name for name, _ in models[0].named_parameters()])
+    tables: list[dict[str, Tensor]] = [dict(model.named_parameters()) for model in models]
+    frozen = stack_of(tables, list(tables[0]))
     trained = {name: frozen.pop(name) for name in names}
-    buffers = host(models, [name for name, _ in models[0].named_buffers()])
+    tables = [dict(model.named_buffers()) for model in models]
+    buffers = stack_of(tables, list(tables[0]))
     run = StackedGradient(task, models[0], trained, frozen, buffers)
     gradients, losses = run(inputs, targets)
     return _outcome(models, losses, gradients)

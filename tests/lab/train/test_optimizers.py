@@ -88,10 +88,10 @@ def test_data_parallel_sam_keeps_the_workers_equal() -> None:
         torch.device("cpu"),
         None,
     )
-    with run.averager:
-        while not run.is_over():
-            run.step()
-    models = run.averager.replicas.models
+    run.engine.local_steps_begin()
+    while not run.is_over():
+        run.step()
+    models = run.engine.replicas.models
     assert all(torch.equal(flat(model), flat(models[0])) for model in models)
 
 
