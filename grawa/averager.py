@@ -163,7 +163,7 @@ class Averager:
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of all workers, as far as this process knows: what `SharedCount` counts."""
+        """Optimizer steps of all workers, as far as this process knows; `SharedCount` counts them."""
         return self._engine.total_steps
 
     @property
@@ -204,10 +204,8 @@ class Averager:
 
         Workers may have made different numbers of steps, because their data ran out or because a
         `GradScaler` skipped some: who has finished goes on taking part until all have. A round
-        that is under way is finished.
-
-        Raises:
-            UserError: if parameters were trained, but no step was counted; on every process.
+        that is under way is finished. If parameters were trained, but no step was counted, every
+        process raises a `UserError`.
         """
         self._remove_hooks()
         with _undisturbed():

@@ -13,10 +13,10 @@ from torch.nn.functional import mse_loss
 from torch.optim import SGD, Optimizer
 
 import grawa
+from grawa.comm import InProcessCommunicator, Participants
 from grawa.lab.simulate.clock import VirtualClock
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.setup import set_up
-from grawa.comm import InProcessCommunicator, Participants
 from grawa.scores import NormTimesLoss, RmsGradientNorms
 from grawa.strategies import InverseLoss, RandomWeights
 

@@ -288,9 +288,13 @@ class Engine:
         return roll, served(roll.purposes, roll.steps, roll.rounds)
 
     def _rows(self, purpose: Purpose, fragment: int, value: float = 0.0) -> Tensor:
-        """What the hosted workers say; with scores and buffers only where a round needs them.
+        """What the hosted workers say, after a look at whether they can take part at all.
 
-        What makes a round impossible here is said to the others, too, before it is raised.
+        Returns:
+            Their rows; with scores and buffers only where a round needs them.
+
+        Raises:
+            UserError: if they can't; the others are told before.
         """
         if purpose in ROUNDS or purpose is Purpose.CONSENSUS:
             try:

@@ -1,4 +1,4 @@
-"""The one place where processes meet: each says what for, and what is to be known of its workers."""
+"""The one place where processes meet: each says what for, and how its workers are."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

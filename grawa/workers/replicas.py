@@ -146,11 +146,7 @@ class Replicas:
         return [p for group in groups for p in group["params"]]
 
     def check_optimizer_state(self) -> None:
-        """Notices optimizers that keep weights of their own in their state.
-
-        Raises:
-            UserError: naming the entry.
-        """
+        """Refuses optimizers that keep weights of their own in their state."""
         for params, optimizers in zip(self._params, self.optimizers, strict=True):
             for name, parameter in zip(self.names, params, strict=True):
                 for optimizer in optimizers:

@@ -25,9 +25,6 @@ def stack_of(tables: Sequence[dict[str, Tensor]], names: Sequence[str]) -> Rows:
     Returns:
         name -> (K, *shape); of complex tensors the real and imaginary parts, (K, *shape, 2).
 
-    Raises:
-        UserError: if a tensor's elements do not fill one block of memory.
-
     >>> models = [nn.Linear(2, 1), nn.Linear(2, 1)]
     >>> stack = stack_of([dict(model.named_parameters()) for model in models], ["weight"])
     >>> _ = stack["weight"].zero_()

@@ -49,9 +49,6 @@ def connect(
 
     Returns:
         The connection.
-
-    Raises:
-        UserError: if a launcher started several processes, but there is no process group.
     """
     if not (dist.is_available() and dist.is_initialized()):
         check_launched_alone()

@@ -30,8 +30,14 @@ def batch(rank: int, step: int) -> tuple[Tensor, Tensor]:
     return torch.randn(8, 5, generator=random), torch.randint(0, 3, (8,), generator=random)
 
 
-def two_workers_of_two(kind: str, poisoned: int | None = None) -> tuple[Tensor, dict[int, str]]:
-    """Ranks 0 and 1 are a worker, and ranks 2 and 3; the consensus and who was left out."""
+def two_workers_of_two(
+    kind: str, poisoned: int | None = None, strategy: grawa.Strategy | None = None
+) -> tuple[Tensor, dict[int, str], list[float | None]]:
+    """Ranks 0 and 1 are a worker, and ranks 2 and 3.
+
+    Returns:
+        The consensus, who was left out, and the consensus distances.
+    """
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("across", "within"))
     across, within = mesh["across"].get_group(), mesh["within"].get_group()
     net: nn.Module = model()
@@ -41,14 +47,19 @@ def two_workers_of_two(kind: str, poisoned: int | None = None) -> tuple[Tensor, 
         net = DistributedDataParallel(net, process_group=within)
     optimizer = SGD(net.parameters(), lr=0.1, momentum=0.9)
     left_out: dict[int, str] = {}
+    distances: list[float | None] = []
     averager = grawa.Averager(
         net,
         optimizer,
-        grawa.LGRAWA(),
+        strategy or grawa.LGRAWA(),
         sync_every=SYNC_EVERY,
         process_group=across,
         worker_group=within,
-        on_round=[lambda report: left_out.update(report.left_out)],
+        measure_distance=True,
+        on_round=[
+            lambda report: left_out.update(report.left_out),
+            lambda report: distances.append(report.consensus_distance),
+        ],
     )
     with averager:
         for step in range(STEPS):
@@ -63,14 +74,22 @@ def two_workers_of_two(kind: str, poisoned: int | None = None) -> tuple[Tensor, 
         value.full_tensor() if hasattr(value, "full_tensor") else value
         for value in averager.consensus().values()
     ]
-    return torch.cat([value.flatten() for value in whole]), left_out
+    return torch.cat([value.flatten() for value in whole]), left_out, distances
 
 
-def joined_batches() -> Tensor:
-    """Two hosted workers, each with the batches of two processes."""
+def joined_batches(strategy: grawa.Strategy) -> tuple[Tensor, list[float | None]]:
+    """Two hosted workers, each with the batches of two processes; consensus and distances."""
+    distances: list[float | None] = []
     nets = [model(), model()]
     optimizers = [SGD(net.parameters(), lr=0.1, momentum=0.9) for net in nets]
-    averager = grawa.Averager(nets, optimizers, grawa.LGRAWA(), sync_every=SYNC_EVERY)
+    averager = grawa.Averager(
+        nets,
+        optimizers,
+        strategy,
+        sync_every=SYNC_EVERY,
+        measure_distance=True,
+        on_round=[lambda report: distances.append(report.consensus_distance)],
+    )
     with averager:
         for step in range(STEPS):
             losses = []
@@ -83,20 +102,26 @@ def joined_batches() -> Tensor:
             averager.record_loss(torch.stack(losses))
             for optimizer in optimizers:
                 optimizer.step()
-    return torch.cat([value.flatten() for value in averager.consensus().values()])
+    consensus = averager.consensus()
+    return torch.cat([value.flatten() for value in consensus.values()]), distances
 
 
 @pytest.mark.parametrize("kind", ["fsdp", "ddp"])
-def test_a_worker_of_two_processes_is_one_worker_on_the_joined_batch(kind: str) -> None:
-    expected = joined_batches()
-    for consensus, left_out in on_ranks(4, partial(two_workers_of_two, kind)):
+@pytest.mark.parametrize("strategy", [grawa.LGRAWA(), grawa.DPPF(pull=0.1, push=0.3)])
+def test_a_worker_of_two_processes_is_one_worker_on_the_joined_batch(
+    kind: str, strategy: grawa.Strategy
+) -> None:
+    expected, apart = joined_batches(strategy)
+    found = on_ranks(4, partial(two_workers_of_two, kind, strategy=strategy))
+    for consensus, left_out, distances in found:
         assert left_out == {}
+        assert distances == pytest.approx(apart, abs=1e-6)
         torch.testing.assert_close(consensus, expected, rtol=0.0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["fsdp", "ddp"])
 def test_a_worker_meets_one_fate_in_all_its_processes(kind: str) -> None:
-    for consensus, left_out in on_ranks(4, partial(two_workers_of_two, kind, poisoned=3)):
+    for consensus, left_out, _ in on_ranks(4, partial(two_workers_of_two, kind, poisoned=3)):
         assert bool(torch.isfinite(consensus).all())
         assert left_out == {1: "loss is not finite"}
 

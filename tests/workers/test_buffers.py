@@ -54,7 +54,7 @@ def trained(
                 model(torch.randn(4, 3)).square().mean().backward()
             for optimizer in optimizers:
                 optimizer.step()
-    return [model.get_buffer("buffer") for model in models], averager
+    return [model.buffer for model in models], averager
 
 
 @pytest.mark.parametrize("value", [-INF, INF, torch.finfo(torch.float32).min, float("nan")])
