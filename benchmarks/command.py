@@ -84,7 +84,7 @@ class Benchmark(Generic[Config]):
             "Options",
             [
                 ("config", tyro.conf.OmitArgPrefixes[type(usual)], field(default=usual)),  # type: ignore[misc]
-                ("files", tyro.conf.OmitArgPrefixes[Files], field(default_factory=Files)),  # type: ignore[misc]
+                ("files", tyro.conf.OmitArgPrefixes[Files], field(default=Files())),
             ],
         )
         program = f"python benchmarks/{self.name}.py"

@@ -27,7 +27,7 @@ class Spread(NamedTuple):
     def of(cls, samples: Sequence[float]) -> "Spread":
         """The quartiles; a single sample is all three."""
         if len(samples) == 1:
-            return cls(*samples * 3)
+            return cls(samples[0], samples[0], samples[0])
         return cls(*statistics.quantiles(samples, n=4, method="inclusive"))
 
 

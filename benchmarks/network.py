@@ -1,28 +1,27 @@
 """Training over a real slow network: four hosts, made of network namespaces on a bridge.
 
-Run `python benchmarks/network.py` as root on Linux with iproute2; `--help` tells the options. Each
-host has one process and a link of the given rate to the bridge, in each direction, by a token
-bucket (`tc tbf`). Latency can't be shaped so: it is that of the machine, some tens of
-microseconds. All hosts share the machine's cores, as they do without communication.
+Each host has one process and a link of the given rate to the bridge, in each direction, by a token
+bucket (`tc tbf`). Latency can't be shaped so: it is that of the machine, some tens of microseconds.
+All hosts share the machine's cores, as they do without communication. Needs root on Linux, and
+iproute2. What was measured earlier at other rates is kept.
 """
 
-import json
 import statistics
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
-from common import show, verdict, write_results
+from command import Benchmark, Results
+from common import show, verdict
+from grawa.errors import UserError
+from grawa.lab.planning.measure import LEAST_SECONDS
 from grawa.lab.simulate.network import Link
-from hosts import BITS, PORTS, check_machine, hosts, run_on, shape
+from hosts import BITS, check_machine, hosts, run_on, shape
 from network_methods import ALL_REDUCE, DDP, METHODS, NO_COMMUNICATION
-from network_worker import Task
+from network_worker import Task, work
 from pictures import network_picture
+from samples import Sample, Samples
 
 TARGETS = (
     ("100mbit", "LGRAWA, overlap", NO_COMMUNICATION, 0.95),
@@ -46,7 +45,7 @@ class Config:
     """What is measured."""
 
     rates: tuple[str, ...] = ("1gbit", "100mbit", "20mbit")
-    """Of the links, as tc writes them. What the output holds of other rates is kept."""
+    """Of the links, as tc writes them."""
     methods: tuple[str, ...] = ()
     """Which; all by default."""
     sync_every: int = 32
@@ -60,32 +59,65 @@ class Config:
     pause: float = 0.0
     """Seconds that a step waits before it computes, as it does where an accelerator computes: take
     a small batch with it. The processors are then free for rounds in the background."""
-    output: Path = Path("benchmarks/results/network.json")
-    """Where everything goes; the picture beside it."""
+    width: int = 1024
+    """Of each of the model's five layers."""
+    planning: float = LEAST_SECONDS
+    """Seconds for which the planner repeats each kind of round."""
 
 
-def main(config: Config) -> None:
-    """Measures, writes and prints."""
+TOY = Config(rates=("1gbit",), cycles=1, repeat=1, planning=0.0, batch=2, width=16)
+
+
+def check(config: Config) -> None:
+    """Raises `UserError` if this can't be measured here."""
+    unknown = set(config.methods) - set(METHODS)
+    if unknown:
+        raise UserError(f"there is no method {min(unknown)!r}; there are {', '.join(METHODS)}")
+    for rate in config.rates:
+        Link.parse(rate)
     check_machine()
-    rates = _earlier(config.output)
-    with tempfile.TemporaryDirectory() as folder, hosts() as names:
+
+
+def measure(config: Config, samples: Samples) -> None:
+    """Trains on four hosts, rate by rate."""
+    with hosts() as names:
         for rate in config.rates:
             shape(names, rate)
-            ranks = _on_hosts(rate, names, config, Path(folder) / f"{rate}.json")
-            rates[_kind(rate, config.pause)] = {
-                "config": {**asdict(config), "output": str(config.output)},
-                "found": _in_the_middle(ranks),
-                "planned": ranks[0]["planned"],
-            }
-            write_results(config.output, {"rates": rates})
-    rates = dict(sorted(rates.items(), key=_place))
+            run_on(names, work, _task(rate, config), samples)
+
+
+def merge(config: Config, samples: Sequence[Sample]) -> Results:
+    """What was found at each rate, and planned."""
+    rates: dict[str, Any] = {}
+    for kind in dict.fromkeys(sample["rate"] for sample in samples):
+        those = [sample for sample in samples if sample["rate"] == kind]
+        rates[kind] = {
+            "config": asdict(config),
+            "found": _in_the_middle([sample for sample in those if "hosts" in sample]),
+            "planned": those[0]["planned"],
+        }
+    return {"rates": rates}
+
+
+def join(earlier: Results, found: Results) -> Results:
+    """What was found now, and at other rates before."""
+    rates = {**earlier.get("rates", {}), **found["rates"]}
+    return {"rates": dict(sorted(rates.items(), key=_place))}
+
+
+def tables(_: Config, results: Results) -> None:
+    """Prints what was found at each rate, and whether it meets the targets."""
+    rates = results["rates"]
     for rate, measured in rates.items():
         _show(rate, measured["found"], measured["planned"])
     found = {rate: measured["found"] for rate, measured in rates.items()}
     _judge(found, {rate: measured["planned"] for rate, measured in rates.items()})
-    picture = config.output.with_suffix(".png")
-    network_picture(found, picture)
-    print(f"all figures are in {config.output}, the picture is {picture}")
+
+
+def draw(_: Config, results: Results, folder: Path) -> None:
+    """Draws samples per second."""
+    found = {rate: measured["found"] for rate, measured in results["rates"].items()}
+    network_picture(found, folder / "network.png")
 
 
 def _kind(rate: str, pause: float) -> str:
@@ -99,19 +131,11 @@ def _place(measured: tuple[str, Any]) -> tuple[bool, float]:
     return kind != rate, -Link.parse(rate).bandwidth
 
 
-def _earlier(output: Path) -> dict[str, Any]:
-    """What earlier runs have found, rate by rate."""
-    if not output.exists():
-        return {}
-    rates: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))["rates"]
-    return rates
-
-
-def _in_the_middle(ranks: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _in_the_middle(samples: Sequence[Sample]) -> dict[str, dict[str, Any]]:
     """Of each method's runs the one in the middle, with the shares of all."""
     runs: dict[str, list[dict[str, Any]]] = {}
-    for run in zip(*(rank["runs"] for rank in ranks), strict=True):
-        runs.setdefault(run[0]["method"], []).append(_merge(run))
+    for sample in samples:
+        runs.setdefault(sample["method"], []).append(_merge(sample["hosts"]))
     middle = {}
     for method, found in runs.items():
         found.sort(key=lambda run: run.get("share_of_limit", 0.0))
@@ -125,26 +149,21 @@ def _is_judged(method: str, rate: str) -> bool:
     return pairs or (rate, method) in ROUNDS
 
 
-def _on_hosts(rate: str, names: list[str], config: Config, output: Path) -> list[dict[str, Any]]:
-    """All runs at a rate: what each host found."""
+def _task(rate: str, config: Config) -> Task:
+    """All runs at a rate."""
     wanted = config.methods or tuple(METHODS)
     judged = [method for method in wanted if _is_judged(method, rate)]
-    task = Task(
+    return Task(
         runs=(*wanted, *judged * (config.repeat - 1)),
-        port=next(PORTS),
         sync_every=config.sync_every,
         cycles=config.cycles,
         batch=config.batch,
+        width=config.width,
         pause=config.pause,
-        rate=rate,
+        planning=config.planning,
+        rate=_kind(rate, config.pause),
         slow=BITS.get(rate, 1e8) < 5e8,
-        output=str(output),
     )
-    failed = run_on(names, "benchmarks/network_worker.py", asdict(task))
-    if failed is not None:
-        sys.exit(failed)
-    found: list[dict[str, Any]] = json.loads(output.read_text(encoding="utf-8"))
-    return found
 
 
 def _merge(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -169,7 +188,8 @@ def _show(rate: str, methods: Mapping[str, Mapping[str, Any]], plan: Any) -> Non
     rows = []
     for method, found in methods.items():
         if "failed" in found:
-            rows.append([method, "refused", "", "", "", "", ""])
+            what = "not installed" if found["failed"] == "not installed" else "refused"
+            rows.append([method, what, "", "", "", "", ""])
             continue
         rows.append([
             method,
@@ -185,9 +205,9 @@ def _show(rate: str, methods: Mapping[str, Mapping[str, Any]], plan: Any) -> Non
         "samples/s",
         "of the limit",
         "planned",
-        "MB sent a step",
+        "MB a step",
         "round s",
-        "held up s",
+        "blocked s",
     ]
     show(f"Four hosts, links of {rate}", columns, rows)
     print(
@@ -235,5 +255,20 @@ def _judge(found: Mapping[str, Mapping[str, Mapping[str, Any]]], plans: Mapping[
         )
 
 
+BENCHMARK = Benchmark(
+    name="network",
+    text=__doc__,
+    takes="an hour",
+    config=Config(),
+    toy=TOY,
+    measure=measure,
+    merge=merge,
+    show=tables,
+    draw=draw,
+    check=check,
+    join=join,
+)
+main = BENCHMARK.run
+
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main()

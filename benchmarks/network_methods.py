@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Optimizer
 
 import grawa
+from grawa.lab.experiments.environment import version
 from grawa.lab.planning.predict import Variant
 from grawa.strategies.protocol import Strategy
 
@@ -198,6 +199,13 @@ METHODS: Mapping[str, Build] = {
     "LGRAWA, int8": partial(_LGRAWA, comm_dtype="int8"),
     "LGRAWA, int8, overlap": partial(_LGRAWA, comm_dtype="int8", overlap_steps=OVERLAP),
 }
+
+
+
+def is_installed(method: str) -> bool:
+    """Whether a method's package is there."""
+    return not method.startswith("torchft") or version("torchft") is not None
+
 
 PLANNED: Mapping[str, Plan] = {
     DDP: Plan(grawa.DataParallel(), Variant()),

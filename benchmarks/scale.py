@@ -1,34 +1,33 @@
 """Many workers in one process: time and memory of a worker-step. Many machines: a prediction.
 
-Run `python benchmarks/scale.py`; `--help` tells the options. Each number of workers is measured in
-a fresh process, one after another and stacked (`--stack-workers`), in an order drawn anew for each
-turn; what counts is the processor's time, of one thread. The prediction is the planner's, for a
-model and a step that are given; what a round computes is measured here.
+Each number of workers is measured in a fresh process, one after another and stacked
+(`--stack-workers`), in an order drawn anew for each turn; what counts is the processor's time, of
+one thread. The prediction is the planner's, for a model and a step that are given; what a round
+computes is measured here.
 """
 
-import os
 import random
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
-import torch
-import tyro
 from rich.progress import track
 from torch.optim import SGD
 
 import grawa
-from common import show, verdict, write_results
-from grawa.lab.planning.measure import Subject, measure
+from command import Benchmark, Results
+from common import show, verdict
+from grawa.lab.planning.measure import LEAST_SECONDS, Subject, measure
 from grawa.lab.planning.predict import Measured, Variant, predict, scaled
 from grawa.lab.simulate.network import Link, Network
 from models import ManyTensors
 from pictures import scale_picture
+from processes import fresh_processes, one_thread
+from samples import Sample, Samples
 from scale_worker import TASKS, Found, Job, tensor_bytes, work
 
 TARGET = 1.3
@@ -37,12 +36,6 @@ TARGET = 1.3
 LEAST = {"time": 4, "memory": 16}
 """Workers from which on a worker's time and memory are to be flat. Below, a step takes hardly more
 than what it takes whatever the number, and workers fill memory that starting up has freed."""
-
-PRELOADED = [
-    *("torch", "torch._dynamo", "sklearn.datasets", "grawa.lab.train.loop"),
-    *("matplotlib.pyplot", "rich.progress", "tyro"),
-]
-"""What each fresh process finds there: packages, but nothing that was computed."""
 
 KINDS = ("one by one", "stacked")
 
@@ -67,6 +60,8 @@ class Config:
     """Measurements of each."""
     worker_steps: int = 1024
     """Timed in each, at least."""
+    sync_every: int = 32
+    """Local steps between rounds."""
     machines: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
     """Workers to predict for, on a ring."""
     links: tuple[str, ...] = ("1gbit:100us", "100gbit:10us")
@@ -79,56 +74,100 @@ class Config:
     """Seconds of a local step."""
     samples: int = 32
     """Of a local step."""
-    output: Path = Path("benchmarks/results/scale.json")
-    """Where all samples go; the picture beside it."""
+    planning: float = LEAST_SECONDS
+    """Seconds for which each kind of round is repeated, to see what it computes."""
 
 
-def main(config: Config) -> None:
-    """Measures, predicts, writes, draws and prints."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
+TOY = Config(
+    workers=(1, 2),
+    cnn_workers=(1,),
+    turns=1,
+    worker_steps=1,
+    sync_every=4,
+    planning=0.0,
+    machines=(8, 16),
+    parameters=1000,
+    tensors=10,
+    step=0.001,
+)
+
+Medians = Mapping[Job, Found]
+Predictions = Mapping[str, Mapping[str, Mapping[int, float]]]
+"""Link -> name -> number of workers -> milliseconds of a local step."""
+
+
+def measure_all(config: Config, samples: Samples) -> None:
+    """Measures each job in a fresh process, in an order of its own in each turn; then predicts."""
     jobs = _jobs(config)
-    samples = _measured(jobs, config.turns)
-    medians = {job: _median(samples[job]) for job in jobs}
-    foundation = _foundation(config)
+    context = fresh_processes()
+    order = [j for turn in range(config.turns) for j in random.Random(turn).sample(jobs, len(jobs))]
+    for job in track(order, "worker-steps"):
+        with context.Pool(1) as pool:
+            samples.add(job=asdict(job), found=asdict(pool.apply(work, (job,))))
+    with one_thread():
+        foundation = _foundation(config)
     predictions = {link: _predicted(config, foundation, link) for link in config.links}
-    write_results(
-        config.output,
-        {
-            "config": {**asdict(config), "output": str(config.output)},
-            "samples": [{**asdict(j), "found": [asdict(f) for f in samples[j]]} for j in jobs],
-            "foundation": asdict(foundation),
-            "predictions": predictions,
-        },
-    )
-    picture = config.output.with_suffix(".png")
-    scale_picture(_series(medians), _memory(medians), predictions, picture)
+    samples.add(foundation=asdict(foundation), predictions=predictions)
+
+
+def merge(config: Config, samples: Sequence[Sample]) -> Results:
+    """What was found, job by job, and what was predicted."""
+    found: dict[Job, list[Sample]] = {job: [] for job in _jobs(config)}
+    predicted: Sample = {"predictions": {}}
+    for sample in samples:
+        if "job" in sample:
+            found[Job(**sample["job"])].append(sample["found"])
+        else:
+            predicted = sample
+    measured = [{**asdict(job), "found": those} for job, those in found.items() if those]
+    return {"samples": measured, **predicted}
+
+
+def tables(config: Config, results: Results) -> None:
+    """Prints costs, predictions, and whether costs rise too much."""
+    medians = _medians(results)
     for model in TASKS:
         _show_model(model, medians)
-    _show_predictions(config, predictions)
+    _show_predictions(config, _predictions(results))
     _judge(medians)
-    print(f"all samples are in {config.output}, the picture in {picture}")
+
+
+def draw(_: Config, results: Results, folder: Path) -> None:
+    """Draws what the tables show."""
+    medians = _medians(results)
+    path = folder / "scale.png"
+    scale_picture(_series(medians), _memory(medians), _predictions(results), path)
+
+
+def _medians(results: Results) -> dict[Job, Found]:
+    medians = {}
+    for job in results["samples"]:
+        asked = {name: value for name, value in job.items() if name != "found"}
+        medians[Job(**asked)] = _median([Found(**one) for one in job["found"]])
+    return medians
+
+
+def _predictions(results: Results) -> Predictions:
+    """With whole numbers of workers again, which JSON has made text."""
+    return {
+        link: {name: {int(n): ms for n, ms in steps.items()} for name, steps in found.items()}
+        for link, found in results["predictions"].items()
+    }
 
 
 def _jobs(config: Config) -> list[Job]:
     return [
-        Job(model=model, stacked=stacked, workers=n, worker_steps=config.worker_steps)
+        Job(
+            model=model,
+            stacked=stacked,
+            workers=n,
+            worker_steps=config.worker_steps,
+            sync_every=config.sync_every,
+        )
         for model in TASKS
         for stacked in (False, True)
         for n in (config.workers if model == "MLP" else config.cnn_workers)
     ]
-
-
-def _measured(jobs: Sequence[Job], turns: int) -> dict[Job, list[Found]]:
-    """Each job in a fresh process, in an order of its own in each turn."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    samples: dict[Job, list[Found]] = {job: [] for job in jobs}
-    order = [job for turn in range(turns) for job in random.Random(turn).sample(jobs, len(jobs))]
-    for job in track(order, "worker-steps"):
-        with context.Pool(1) as pool:
-            samples[job].append(pool.apply(work, (job,)))
-    return samples
 
 
 def _median(found: Sequence[Found]) -> Found:
@@ -156,8 +195,12 @@ def _foundation(config: Config) -> Measured:
     }
     network = Network(Link.parse(config.links[0]), "ring", config.machines[0])
     print("measuring what a round computes")
-    measured = measure(subject, strategies, network, lambda _: nullcontext())
+    measured = measure(subject, strategies, network, _quietly, least_seconds=config.planning)
     return replace(measured, step_seconds=config.step)
+
+
+def _quietly(_: str) -> AbstractContextManager[object]:
+    return nullcontext()
 
 
 def _predicted(config: Config, measured: Measured, link: str) -> dict[str, dict[int, float]]:
@@ -175,12 +218,12 @@ def _predicted(config: Config, measured: Measured, link: str) -> dict[str, dict[
     return found
 
 
-def _by_workers(medians: Mapping[Job, Found], model: str, stacked: bool) -> dict[int, Found]:
+def _by_workers(medians: Medians, model: str, stacked: bool) -> dict[int, Found]:
     chosen = (job for job in medians if (job.model, job.stacked) == (model, stacked))
     return {job.workers: medians[job] for job in chosen}
 
 
-def _series(medians: Mapping[Job, Found]) -> dict[str, dict[int, float]]:
+def _series(medians: Medians) -> dict[str, dict[int, float]]:
     """Microseconds of a worker-step, for each model and kind."""
     return {
         f"{model}, {kind}": {
@@ -191,13 +234,13 @@ def _series(medians: Mapping[Job, Found]) -> dict[str, dict[int, float]]:
     }
 
 
-def _memory(medians: Mapping[Job, Found]) -> dict[str, dict[int, float]]:
+def _memory(medians: Medians) -> dict[str, dict[int, float]]:
     """Kilobytes at the peak for each worker beside the first, for each model and kind."""
     series = {}
     for model in TASKS:
         for i, kind in enumerate(KINDS):
             found = _by_workers(medians, model, bool(i))
-            first = found[min(found)].peak
+            first = found[min(found)].peak if found else 0
             series[f"{model}, {kind}"] = {
                 n: (one.peak - first) / (n - min(found)) / 1e3
                 for n, one in found.items()
@@ -206,7 +249,7 @@ def _memory(medians: Mapping[Job, Found]) -> dict[str, dict[int, float]]:
     return series
 
 
-def _show_model(model: str, medians: Mapping[Job, Found]) -> None:
+def _show_model(model: str, medians: Medians) -> None:
     time_of, memory = _series(medians), _memory(medians)
     looped, stacked = (f"{model}, {kind}" for kind in KINDS)
     rows = [
@@ -218,6 +261,7 @@ def _show_model(model: str, medians: Mapping[Job, Found]) -> None:
             *(f"{memory[kind][n]:.0f}" if n in memory[kind] else "" for kind in (looped, stacked)),
         ]
         for n in time_of[looped]
+        if n in time_of[stacked]  # unless it was interrupted
     ]
     columns = ["workers", "us", "stacked", "faster by", "kB", "stacked"]
     show(f"{model} on digits, one by one and stacked", columns, rows)
@@ -228,9 +272,7 @@ def _show_model(model: str, medians: Mapping[Job, Found]) -> None:
     )
 
 
-def _show_predictions(
-    config: Config, predictions: Mapping[str, Mapping[str, Mapping[int, float]]]
-) -> None:
+def _show_predictions(config: Config, predictions: Predictions) -> None:
     shown = [n for i, n in enumerate(config.machines) if i % 3 == 0]
     for link, found in predictions.items():
         rows = [[name, *(f"{steps[n]:.0f}" for n in shown)] for name, steps in found.items()]
@@ -251,7 +293,7 @@ def _rise(values: Mapping[int, float], first: int) -> float:
     return rise
 
 
-def _judge(medians: Mapping[Job, Found]) -> None:
+def _judge(medians: Medians) -> None:
     for what, series in (("time", _series(medians)), ("memory", _memory(medians))):
         for kind in KINDS:
             rise = _rise(series[f"MLP, {kind}"], LEAST[what])
@@ -259,5 +301,18 @@ def _judge(medians: Mapping[Job, Found]) -> None:
             print(verdict(name, rise, TARGET))
 
 
+BENCHMARK = Benchmark(
+    name="scale",
+    text=__doc__,
+    takes="15 minutes of one core",
+    config=Config(),
+    toy=TOY,
+    measure=measure_all,
+    merge=merge,
+    show=tables,
+    draw=draw,
+)
+main = BENCHMARK.run
+
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main()
