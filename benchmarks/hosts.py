@@ -61,7 +61,7 @@ def hosts() -> Generator[list[str]]:
             _run("ip", "link", "add", far, "type", "veth", "peer", "name", "eth0", "netns", host)
             _run("ip", "link", "set", far, "netns", bridge)
             _run("ip", "-n", bridge, "link", "set", far, "master", "br0", "up")
-            _run("ip", "-n", host, "addr", "add", f"{_address(i)}/24", "dev", "eth0")
+            _run("ip", "-n", host, "addr", "add", f"{address(i)}/24", "dev", "eth0")
             _run("ip", "-n", host, "link", "set", "eth0", "up")
             _run("ip", "-n", host, "link", "set", "lo", "up")
         yield [f"{tag}h{i}" for i in range(HOSTS)]
@@ -111,12 +111,13 @@ def join(rank: int, timeout: timedelta) -> None:
     """Starts the process group of all hosts, on one of them."""
     dist.init_process_group(
         "gloo",
-        init_method=f"tcp://{_address(0)}:{_PORT}",
+        init_method=f"tcp://{address(0)}:{_PORT}",
         rank=rank,
         world_size=HOSTS,
         timeout=timeout,
     )
 
 
-def _address(host: int) -> str:
+def address(host: int) -> str:
+    """Of a host's link."""
     return f"10.77.0.{host + 1}"

@@ -20,6 +20,8 @@ import grawa
 from grawa.lab.experiments.environment import version
 from grawa.lab.planning.predict import Variant
 from grawa.strategies.protocol import Strategy
+from hosts import address
+from torchft_peers import torchft_local_sgd
 
 TIMEOUT = timedelta(minutes=10)
 OVERLAP = 28
@@ -103,41 +105,16 @@ def post_local_sgd(model: nn.Module, sync_every: int) -> Trainee:
 
 def torchft(model: nn.Module, sync_every: int) -> Trainee:
     """`torchft.local_sgd.LocalSGD`; each host is a replica group, rank 0 runs the lighthouse."""
-    from torchft import Manager, ProcessGroupGloo
-    from torchft.coordination import LighthouseServer
-    from torchft.local_sgd import LocalSGD
-
-    size, rank = dist.get_world_size(), dist.get_rank()
-    own = f"10.77.0.{rank + 1}"
-    lighthouse = LighthouseServer("[::]:29600", size, join_timeout_ms=10_000) if rank == 0 else None
-    dist.barrier()
-    store = dist.TCPStore(own, 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
-    manager = Manager(
-        pg=ProcessGroupGloo(timeout=TIMEOUT),
-        load_state_dict=model.load_state_dict,
-        state_dict=model.state_dict,
-        min_replica_size=size,
-        timeout=TIMEOUT,
-        rank=0,
-        world_size=1,
-        store_addr=own,
-        store_port=store.port,
-        lighthouse_addr="http://10.77.0.1:29600",
-        replica_id=str(rank),
-        hostname=own,
-        init_sync=False,
-    )
     optimizer = sgd(model)
-    local_sgd = LocalSGD(manager, model, optimizer, sync_every=sync_every)
+    local_sgd, close = torchft_local_sgd(
+        model,
+        optimizer,
+        sync_every=sync_every,
+        host=address(dist.get_rank()),
+        first_host=address(0),
+        timeout=TIMEOUT,
+    )
     local_sgd.__enter__()
-
-    def close() -> None:
-        manager.shutdown(wait=False)
-        dist.barrier()
-        if lighthouse is not None:
-            lighthouse.shutdown()
-        assert store.port, "the store has to live as long as its manager"
-
     return Trainee(model=model, optimizer=optimizer, close=close)
 
 
@@ -199,7 +176,6 @@ METHODS: Mapping[str, Build] = {
     "LGRAWA, int8": partial(_LGRAWA, comm_dtype="int8"),
     "LGRAWA, int8, overlap": partial(_LGRAWA, comm_dtype="int8", overlap_steps=OVERLAP),
 }
-
 
 
 def is_installed(method: str) -> bool:
