@@ -1,8 +1,8 @@
 """One slow worker among four: rounds after every so many steps, against steps counted together.
 
 Four real processes train digits for the same time; a step takes as long as is asked for, for the
-slow one longer, by sleeping, so that the machine's cores are no limit. Beside it the virtual clock's
-prediction of the same runs.
+slow one longer, by sleeping, so that the machine's cores are no limit. Beside it what the virtual
+clock predicts of the same runs.
 """
 
 import statistics

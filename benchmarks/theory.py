@@ -4,8 +4,9 @@ Four workers with plain SGD, no momentum and no guard, all hosted in one process
 squared distance of the consensus from the minimiser of all samples, over rounds, for constant and
 decaying steps; with one biased worker; and where each worker sees other samples, all of them at
 each step, so that what is left in the end is the bias of the fixed point. Non-convex: an MLP on
-`digits`, with a learning rate in proportion to 1/sqrt(T): the squared gradient norm of the consensus
-over all training samples, averaged over T steps, which theory bounds by a multiple of 1/sqrt(T).
+`digits`, with a learning rate in proportion to 1/sqrt(T): the squared gradient norm of the
+consensus over all training samples, averaged over T steps, which theory bounds by a multiple of
+1/sqrt(T).
 """
 
 import math
