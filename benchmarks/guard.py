@@ -241,7 +241,8 @@ def cell(those: Sequence[Result]) -> str:
 
 
 def _fraction(counts: Iterable[tuple[int, int]]) -> str:
-    out, of = (sum(column) for column in zip(*counts, strict=True))
+    found = list(counts)
+    out, of = sum(out for out, _ in found), sum(of for _, of in found)
     return f"{out / of:.1%}" if of else "-"
 
 

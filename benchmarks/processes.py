@@ -1,6 +1,7 @@
 """Work in processes of their own: all together, or one job after the other."""
 
 import ctypes
+import gc
 import os
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -48,8 +49,7 @@ def together(work: Callable[..., None], processes: int, *args: object) -> None:
 
 
 def _worker(rank: int, work: Callable[..., None], args: Sequence[object]) -> None:
-    _ends_with_its_parent()
-    torch.set_num_threads(1)
+    begin()
     work(rank, *args)
 
 
@@ -72,7 +72,7 @@ def one_by_one(
             for job in track(jobs, title):
                 yield job, work(job)
         return
-    with ProcessPoolExecutor(at_a_time, fresh_processes(), _ends_with_its_parent) as pool:
+    with ProcessPoolExecutor(at_a_time, fresh_processes(), begin) as pool:
         try:
             found = pool.map(work, jobs)
             yield from track(zip(jobs, found, strict=True), title, total=len(jobs))
@@ -91,8 +91,13 @@ def one_thread() -> Generator[None]:
         torch.set_num_threads(before)
 
 
-def _ends_with_its_parent() -> None:
-    """Ctrl-C is for the parent, and Linux ends this process when the parent ends."""
+def begin() -> None:
+    """What each process does first: Ctrl-C is for its parent, and it ends when the parent ends.
+
+    It computes on one thread. What was imported is no garbage, and is not looked through for it.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    set_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+    set_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2), Linux
     ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
+    torch.set_num_threads(1)
+    gc.freeze()

@@ -26,7 +26,7 @@ from grawa.lab.planning.predict import Measured, Variant, predict, scaled
 from grawa.lab.simulate.network import Link, Network
 from models import ManyTensors
 from pictures import scale_picture
-from processes import fresh_processes, one_thread
+from processes import begin, fresh_processes, one_thread
 from samples import Sample, Samples
 from scale_worker import TASKS, Found, Job, tensor_bytes, work
 
@@ -98,11 +98,11 @@ Predictions = Mapping[str, Mapping[str, Mapping[int, float]]]
 
 def measure_all(config: Config, samples: Samples) -> None:
     """Measures each job in a fresh process, in an order of its own in each turn; then predicts."""
-    jobs = _jobs(config)
+    asked = jobs(config)
     context = fresh_processes()
-    order = [j for turn in range(config.turns) for j in random.Random(turn).sample(jobs, len(jobs))]
-    for job in track(order, "worker-steps"):
-        with context.Pool(1) as pool:
+    turns = [random.Random(turn).sample(asked, len(asked)) for turn in range(config.turns)]
+    for job in track([job for turn in turns for job in turn], "worker-steps"):
+        with context.Pool(1, begin) as pool:
             samples.add(job=asdict(job), found=asdict(pool.apply(work, (job,))))
     with one_thread():
         foundation = _foundation(config)
@@ -112,7 +112,7 @@ def measure_all(config: Config, samples: Samples) -> None:
 
 def merge(config: Config, samples: Sequence[Sample]) -> Results:
     """What was found, job by job, and what was predicted."""
-    found: dict[Job, list[Sample]] = {job: [] for job in _jobs(config)}
+    found: dict[Job, list[Sample]] = {job: [] for job in jobs(config)}
     predicted: Sample = {"predictions": {}}
     for sample in samples:
         if "job" in sample:
@@ -155,7 +155,8 @@ def _predictions(results: Results) -> Predictions:
     }
 
 
-def _jobs(config: Config) -> list[Job]:
+def jobs(config: Config) -> list[Job]:
+    """All measurements, of a turn."""
     return [
         Job(
             model=model,

@@ -103,7 +103,6 @@ class Found:
 
 def work(job: Job) -> Found:
     """Trains for some rounds, watches the memory, then the time."""
-    torch.set_num_threads(1)
     task = TASKS[job.model]
     usual = TrainConfig(
         task="digits",
