@@ -56,7 +56,7 @@ class Config:
     like the figures, in --out, by default runs/toy-benchmarks."""
 
 
-_SMALL = (
+SMALL = (
     *("text", "workers", "sync-every", "steps-text"),
     *(f"{kind}-digits-cnn-8" for kind in ("populations", "speeds", "pulls", "full-pull")),
 )
@@ -90,7 +90,7 @@ def _run_and_write(config: Config) -> None:
         if name not in STUDIES:
             raise UserError(f"there is no study {name!r}; there are {', '.join(STUDIES)}")
     if config.toy:
-        studies: Mapping[str, Asked] = {name: STUDIES[name] for name in _SMALL}
+        studies: Mapping[str, Asked] = {name: STUDIES[name] for name in SMALL}
         config = _with_copies(config)
     else:
         studies = STUDIES

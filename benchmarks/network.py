@@ -65,7 +65,7 @@ class Config:
     """Seconds for which the planner repeats each kind of round."""
 
 
-TOY = Config(rates=("1gbit",), cycles=1, repeat=1, planning=0.0, batch=2, width=16)
+TOY = Config(rates=("1gbit",), sync_every=8, cycles=1, repeat=1, planning=0.0, batch=2, width=16)
 
 
 def check(config: Config) -> None:

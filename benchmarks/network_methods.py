@@ -24,8 +24,8 @@ from hosts import address
 from torchft_peers import torchft_local_sgd
 
 TIMEOUT = timedelta(minutes=10)
-OVERLAP = 28
-"""Local steps, of 32 between rounds."""
+OVERLAP = 7 / 8
+"""Of the local steps between rounds."""
 
 
 class Round(NamedTuple):
@@ -118,7 +118,15 @@ def torchft(model: nn.Module, sync_every: int) -> Trainee:
     return Trainee(model=model, optimizer=optimizer, close=close)
 
 
-def ours(model: nn.Module, sync_every: int, *, strategy: Strategy, **options: Any) -> Trainee:
+def ours(
+    model: nn.Module,
+    sync_every: int,
+    *,
+    strategy: Strategy,
+    fragments: int = 1,
+    overlap: bool = False,
+    **options: Any,
+) -> Trainee:
     """As users get it: health checks, scores, guard, exchange, pull, report."""
     rounds: list[Round] = []
 
@@ -132,6 +140,8 @@ def ours(model: nn.Module, sync_every: int, *, strategy: Strategy, **options: An
         optimizer,
         strategy,
         sync_every=sync_every,
+        fragments=fragments,
+        overlap_steps=int(OVERLAP * (sync_every // fragments)) if overlap else 0,
         timeout=TIMEOUT,
         on_round=[note],
         **options,
@@ -168,13 +178,13 @@ METHODS: Mapping[str, Build] = {
     "DiLoCo": partial(ours, strategy=grawa.DiLoCo()),
     "MGRAWA": partial(ours, strategy=grawa.MGRAWA()),
     "LGRAWA": _LGRAWA,
-    "LGRAWA, overlap": partial(_LGRAWA, overlap_steps=OVERLAP),
+    "LGRAWA, overlap": partial(_LGRAWA, overlap=True),
     "LGRAWA, 4 fragments": partial(_LGRAWA, fragments=4),
-    "LGRAWA, 4 fragments, overlap": partial(_LGRAWA, fragments=4, overlap_steps=7),
+    "LGRAWA, 4 fragments, overlap": partial(_LGRAWA, fragments=4, overlap=True),
     "LGRAWA, bf16": partial(_LGRAWA, comm_dtype="bf16"),
     "LGRAWA, fp16": partial(_LGRAWA, comm_dtype="fp16"),
     "LGRAWA, int8": partial(_LGRAWA, comm_dtype="int8"),
-    "LGRAWA, int8, overlap": partial(_LGRAWA, comm_dtype="int8", overlap_steps=OVERLAP),
+    "LGRAWA, int8, overlap": partial(_LGRAWA, comm_dtype="int8", overlap=True),
 }
 
 

@@ -77,7 +77,8 @@ def test_help_tells_what_is_measured_how_long_it_takes_and_what_is_written(
         module.main(["--help"])
     assert ended.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert " ".join(module.__doc__.split("\n\n")[0].split()) in text
+    first = (module.__doc__ or "").split("\n\n")[0]
+    assert " ".join(first.split()) in text
     assert "Takes " in text
     assert f"{name}.json" in text
     assert "--toy" in text and "--out" in text

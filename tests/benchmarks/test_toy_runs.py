@@ -18,6 +18,7 @@ from exchange import WAYS
 from grawa.lab.files import read_json
 from tests.benchmarks.toys import NAMES, Toy, assert_positive, rows, said, toy
 from theory_problems import TASKS
+from theory_results import CONDITIONS, METHODS
 
 PICTURES = {
     "network": {"network.png"},
@@ -130,12 +131,12 @@ def test_theory_trains_every_method_under_every_condition() -> None:
     run = toy("theory")
     assert len(run.lines()) == len(theory.jobs(theory.TOY))
     found = run.results()
-    conditions = [", ".join(condition) for condition in theory.CONDITIONS]
-    for task, condition, method in product(TASKS, conditions, theory.METHODS):
+    conditions = [", ".join(condition) for condition in CONDITIONS]
+    for task, condition, method in product(TASKS, conditions, METHODS):
         assert_positive(found["convex"][task][condition][method]["mean"])
     assert "expected" in found["convex"]["quadratic"]["iid, decaying"]
-    assert set(found["nonconvex"]) == set(theory.METHODS)
-    assert rows(run.printed) == {*theory.METHODS.values(), "expected"}
+    assert set(found["nonconvex"]) == set(METHODS)
+    assert rows(run.printed) == {*METHODS.values(), "expected"}
 
 
 def test_exchange_takes_a_mean_by_every_way() -> None:
