@@ -48,7 +48,9 @@ def write_results(path: Path, results: dict[str, Any], environment: dict[str, An
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table; all columns but the first hold numbers."""
+    """Prints a table, if there is something in it; all columns but the first hold numbers."""
+    if not rows:
+        return
     table = Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i else "left", no_wrap=True)

@@ -7,7 +7,7 @@ run again. What each came to is kept in `benchmarks/results/evidence`. From ther
 `docs/evidence.md` and two of README.md are written anew between their marks, the pictures beside
 that page, and all figures to `benchmarks/results/evidence.json`.
 
-Takes days of a core if nothing is there, and a minute with --tables-only.
+Takes ten hours of two cores if nothing is there, and a minute with --tables-only.
 """
 
 import json
@@ -24,9 +24,10 @@ import tyro
 
 from command import TOYS
 from evidence_claims import claims_table
+from evidence_figures import summary
 from evidence_kept import Kept, rounded
 from evidence_studies import MAPS, STUDIES, Asked, Kind
-from evidence_tables import Read, maps_table, summary, tables_of
+from evidence_tables import Read, maps_table, tables_of
 from grawa.errors import UserError
 from grawa.lab.experiments.environment import environment
 from grawa.lab.experiments.study_folder import STUDY_PACKAGES, StudyFolder

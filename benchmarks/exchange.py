@@ -131,7 +131,7 @@ def _messages(way: str) -> Messages:
 BENCHMARK = Benchmark(
     name="exchange",
     text=__doc__,
-    takes="5 minutes, at 100 Mbit/s",
+    takes="3 minutes, at 100 Mbit/s",
     config=Config(),
     toy=TOY,
     measure=measure,

@@ -249,7 +249,7 @@ def _fraction(counts: Iterable[tuple[int, int]]) -> str:
 BENCHMARK = Benchmark(
     name="guard",
     text=__doc__,
-    takes="4 minutes of two cores",
+    takes="4 minutes of a core",
     config=Config(),
     toy=TOY,
     measure=measure,

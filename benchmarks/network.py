@@ -7,37 +7,21 @@ iproute2. What was measured earlier at other rates is kept.
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from command import Benchmark, Results
-from common import show, verdict
 from grawa.errors import UserError
 from grawa.lab.planning.measure import LEAST_SECONDS
 from grawa.lab.simulate.network import Link
 from hosts import BITS, check_machine, hosts, run_on, shape
-from network_methods import ALL_REDUCE, DDP, METHODS, NO_COMMUNICATION
+from network_methods import METHODS
+from network_tables import WAITING, is_judged, tables
 from network_worker import Task, work
 from pictures import network_picture
 from samples import Sample, Samples
-
-TARGETS = (
-    ("100mbit", "LGRAWA, overlap", NO_COMMUNICATION, 0.95),
-    ("100mbit", "LGRAWA, overlap", DDP, 20.0),
-    ("20mbit", "LGRAWA, int8, overlap", NO_COMMUNICATION, 0.90),
-)
-"""At this rate, this method, against that one, at least so many times the samples per second."""
-
-WAITING = ", steps that wait"
-
-ROUNDS = (("1gbit", "LGRAWA"), ("1gbit", ALL_REDUCE), ("100mbit", "LGRAWA"))
-"""At this rate, the time of a round of this method is judged."""
-
-ROUND_TARGET = 0.95
-"""Of the link's own limit, at 100 Mbit/s, for a blocking float32 round of LGRAWA: the time in
-which the link can carry what the round sends, headers and all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,15 +89,6 @@ def join(earlier: Results, found: Results) -> Results:
     return {"rates": dict(sorted(rates.items(), key=_place))}
 
 
-def tables(_: Config, results: Results) -> None:
-    """Prints what was found at each rate, and whether it meets the targets."""
-    rates = results["rates"]
-    for rate, measured in rates.items():
-        _show(rate, measured["found"], measured["planned"])
-    found = {rate: measured["found"] for rate, measured in rates.items()}
-    _judge(found, {rate: measured["planned"] for rate, measured in rates.items()})
-
-
 def draw(_: Config, results: Results, folder: Path) -> None:
     """Draws samples per second."""
     found = {rate: measured["found"] for rate, measured in results["rates"].items()}
@@ -144,15 +119,10 @@ def _in_the_middle(samples: Sequence[Sample]) -> dict[str, dict[str, Any]]:
     return middle
 
 
-def _is_judged(method: str, rate: str) -> bool:
-    pairs = any(rate == at and method in (this, that) for at, this, that, _ in TARGETS)
-    return pairs or (rate, method) in ROUNDS
-
-
 def _task(rate: str, config: Config) -> Task:
     """All runs at a rate."""
     wanted = config.methods or tuple(METHODS)
-    judged = [method for method in wanted if _is_judged(method, rate)]
+    judged = [method for method in wanted if is_judged(method, rate)]
     return Task(
         runs=(*wanted, *judged * (config.repeat - 1)),
         sync_every=config.sync_every,
@@ -183,87 +153,15 @@ def _merge(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _show(rate: str, methods: Mapping[str, Mapping[str, Any]], plan: Any) -> None:
-    foreseen = plan["shares"]
-    rows = []
-    for method, found in methods.items():
-        if "failed" in found:
-            what = "not installed" if found["failed"] == "not installed" else "refused"
-            rows.append([method, what, "", "", "", "", ""])
-            continue
-        rows.append([
-            method,
-            f"{found['samples_per_second']:.0f}",
-            f"{found['share_of_limit']:.1%}",
-            f"{foreseen[method]:.1%}" if method in foreseen else "",
-            f"{found['bytes_per_step'] / 1e6:.2f}",
-            f"{found['round_seconds']:.2f}" if found["round_seconds"] else "",
-            f"{found['exposed_seconds']:.2f}" if found["round_seconds"] else "",
-        ])
-    columns = [
-        "method",
-        "samples/s",
-        "of the limit",
-        "planned",
-        "MB a step",
-        "round s",
-        "blocked s",
-    ]
-    show(f"Four hosts, links of {rate}", columns, rows)
-    print(
-        "of the limit: the time of a step without communication, measured before and after in the "
-        "same processes,\nover that of a step with it, rounds included;\n"
-        "planned: what the planner foresees of it."
-    )
-    rate_found, latency = plan["bandwidth"] * 8e-6, plan["latency"] * 1e3
-    print(f"the planner found {rate_found:.1f} Mbit/s and {latency:.2f} ms")
-    for method, found in methods.items():
-        if "failed" in found:
-            print(f"{method}: {found['failed']}")
-
-
-def _judge(found: Mapping[str, Mapping[str, Mapping[str, Any]]], plans: Mapping[str, Any]) -> None:
-    for at, method, against, least in TARGETS:
-        for rate in (at, f"{at}{WAITING}"):
-            pair = [found.get(rate, {}).get(name, {}) for name in (method, against)]
-            if all("share_of_limit" in one for one in pair):
-                ratio = pair[0]["share_of_limit"] / pair[1]["share_of_limit"]
-                met = "meets" if ratio >= least else "MISSES"
-                what = f"{rate}: {method} / {against}: {ratio:.3f}"
-                print(f"{what} {met} the target of at least {least}")
-    for rate, plan in plans.items():
-        pairs = [
-            (share, found[rate][method]["share_of_limit"], method)
-            for method, share in plan["shares"].items()
-            if "share_of_limit" in found[rate].get(method, {})
-        ]
-        if pairs:
-            off, method = max((abs(planned / real - 1), method) for planned, real, method in pairs)
-            print(verdict(f"{rate}: worst prediction of the planner, {method}, off by", off, 0.15))
-    fast = found.get("1gbit", {})
-    if all(fast.get(name, {}).get("round_seconds") for name in ("LGRAWA", ALL_REDUCE)):
-        ratio = fast["LGRAWA"]["round_seconds"] / fast[ALL_REDUCE]["round_seconds"]
-        print(verdict("1gbit: a blocking round of LGRAWA over a bare all-reduce", ratio, 1.05))
-    blocking = found.get("100mbit", {}).get("LGRAWA", {})
-    if "round_seconds" in blocking:
-        limit = blocking["bytes_per_step"] * blocking["steps_per_round"] / (BITS["100mbit"] / 8)
-        share = limit / blocking["round_seconds"]
-        met = "meets" if share >= ROUND_TARGET else "MISSES"
-        print(
-            f"100mbit: a blocking round of LGRAWA goes at {share:.3f} of the link's limit, headers "
-            f"counted ({met} the target of at least {ROUND_TARGET})"
-        )
-
-
 BENCHMARK = Benchmark(
     name="network",
     text=__doc__,
-    takes="an hour",
+    takes="about an hour",
     config=Config(),
     toy=TOY,
     measure=measure,
     merge=merge,
-    show=tables,
+    show=lambda _, results: tables(results["rates"]),
     draw=draw,
     check=check,
     join=join,

@@ -7,9 +7,8 @@ computes is measured here.
 """
 
 import random
-import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -20,7 +19,6 @@ from torch.optim import SGD
 
 import grawa
 from command import Benchmark, Results
-from common import show, verdict
 from grawa.lab.planning.measure import LEAST_SECONDS, Subject, measure
 from grawa.lab.planning.predict import Measured, Variant, predict, scaled
 from grawa.lab.simulate.network import Link, Network
@@ -28,16 +26,16 @@ from models import ManyTensors
 from pictures import scale_picture
 from processes import begin, fresh_processes, one_thread
 from samples import Sample, Samples
-from scale_worker import TASKS, Found, Job, tensor_bytes, work
-
-TARGET = 1.3
-"""Of the rise of time and memory per worker."""
-
-LEAST = {"time": 4, "memory": 16}
-"""Workers from which on a worker's time and memory are to be flat. Below, a step takes hardly more
-than what it takes whatever the number, and workers fill memory that starting up has freed."""
-
-KINDS = ("one by one", "stacked")
+from scale_tables import (
+    Predictions,
+    judge,
+    medians_of,
+    memory,
+    series,
+    show_model,
+    show_predictions,
+)
+from scale_worker import TASKS, Job, work
 
 VARIANTS = {
     "data parallel": ("data_parallel", Variant(), 1),
@@ -91,10 +89,6 @@ TOY = Config(
     step=0.001,
 )
 
-Medians = Mapping[Job, Found]
-Predictions = Mapping[str, Mapping[str, Mapping[int, float]]]
-"""Link -> name -> number of workers -> milliseconds of a local step."""
-
 
 def measure_all(config: Config, samples: Samples) -> None:
     """Measures each job in a fresh process, in an order of its own in each turn; then predicts."""
@@ -125,26 +119,22 @@ def merge(config: Config, samples: Sequence[Sample]) -> Results:
 
 def tables(config: Config, results: Results) -> None:
     """Prints costs, predictions, and whether costs rise too much."""
-    medians = _medians(results)
+    medians = medians_of(results["samples"])
     for model in TASKS:
-        _show_model(model, medians)
-    _show_predictions(config, _predictions(results))
-    _judge(medians)
+        show_model(model, medians)
+    show_predictions(_predictions(results))
+    print(
+        f"{config.parameters / 1e6:g}M float32 parameters, steps of {config.step * 1e3:g} ms and "
+        f"{config.samples} samples; data parallel without hiding messages behind the backward pass."
+    )
+    judge(medians)
 
 
 def draw(_: Config, results: Results, folder: Path) -> None:
     """Draws what the tables show."""
-    medians = _medians(results)
+    medians = medians_of(results["samples"])
     path = folder / "scale.png"
-    scale_picture(_series(medians), _memory(medians), _predictions(results), path)
-
-
-def _medians(results: Results) -> dict[Job, Found]:
-    medians = {}
-    for job in results["samples"]:
-        asked = {name: value for name, value in job.items() if name != "found"}
-        medians[Job(**asked)] = _median([Found(**one) for one in job["found"]])
-    return medians
+    scale_picture(series(medians), memory(medians), _predictions(results), path)
 
 
 def _predictions(results: Results) -> Predictions:
@@ -169,15 +159,6 @@ def jobs(config: Config) -> list[Job]:
         for stacked in (False, True)
         for n in (config.workers if model == "MLP" else config.cnn_workers)
     ]
-
-
-def _median(found: Sequence[Found]) -> Found:
-    return Found(
-        seconds=statistics.median(one.seconds for one in found),
-        wall_seconds=statistics.median(one.wall_seconds for one in found),
-        rest=round(statistics.median(one.rest for one in found)),
-        peak=round(statistics.median(one.peak for one in found)),
-    )
 
 
 def _foundation(config: Config) -> Measured:
@@ -217,89 +198,6 @@ def _predicted(config: Config, measured: Measured, link: str) -> dict[str, dict[
             rate = predict(there, method, variant, tau).samples_per_second
             found[name][workers] = 1e3 * workers * config.samples / rate
     return found
-
-
-def _by_workers(medians: Medians, model: str, stacked: bool) -> dict[int, Found]:
-    chosen = (job for job in medians if (job.model, job.stacked) == (model, stacked))
-    return {job.workers: medians[job] for job in chosen}
-
-
-def _series(medians: Medians) -> dict[str, dict[int, float]]:
-    """Microseconds of a worker-step, for each model and kind."""
-    return {
-        f"{model}, {kind}": {
-            n: 1e6 * found.seconds for n, found in _by_workers(medians, model, bool(i)).items()
-        }
-        for model in TASKS
-        for i, kind in enumerate(KINDS)
-    }
-
-
-def _memory(medians: Medians) -> dict[str, dict[int, float]]:
-    """Kilobytes at the peak for each worker beside the first, for each model and kind."""
-    series = {}
-    for model in TASKS:
-        for i, kind in enumerate(KINDS):
-            found = _by_workers(medians, model, bool(i))
-            first = found[min(found)].peak if found else 0
-            series[f"{model}, {kind}"] = {
-                n: (one.peak - first) / (n - min(found)) / 1e3
-                for n, one in found.items()
-                if n > min(found)
-            }
-    return series
-
-
-def _show_model(model: str, medians: Medians) -> None:
-    time_of, memory = _series(medians), _memory(medians)
-    looped, stacked = (f"{model}, {kind}" for kind in KINDS)
-    rows = [
-        [
-            str(n),
-            f"{time_of[looped][n]:.0f}",
-            f"{time_of[stacked][n]:.0f}",
-            f"{time_of[looped][n] / time_of[stacked][n]:.2f}",
-            *(f"{memory[kind][n]:.0f}" if n in memory[kind] else "" for kind in (looped, stacked)),
-        ]
-        for n in time_of[looped]
-        if n in time_of[stacked]  # unless it was interrupted
-    ]
-    columns = ["workers", "us", "stacked", "faster by", "kB", "stacked"]
-    show(f"{model} on digits, one by one and stacked", columns, rows)
-    print(
-        "us: of the processor, for a worker-step. kB: at the peak, for each worker beside the "
-        "first; parameters, gradients and momentum are "
-        f"{tensor_bytes(model) / 1e3:.0f} kB of it."
-    )
-
-
-def _show_predictions(config: Config, predictions: Predictions) -> None:
-    shown = [n for i, n in enumerate(config.machines) if i % 3 == 0]
-    for link, found in predictions.items():
-        rows = [[name, *(f"{steps[n]:.0f}" for n in shown)] for name, steps in found.items()]
-        show(f"Predicted ms of a local step over {link}", ["workers", *map(str, shown)], rows)
-    print(
-        f"{config.parameters / 1e6:g}M float32 parameters, steps of {config.step * 1e3:g} ms and "
-        f"{config.samples} samples; data parallel without hiding messages behind the backward pass."
-    )
-
-
-def _rise(values: Mapping[int, float], first: int) -> float:
-    """How far a cost rises as workers are added from `first` up, over the least with fewer."""
-    least, rise = float("inf"), 1.0
-    for n in sorted(values):
-        if n >= first:
-            least = min(least, values[n])
-            rise = max(rise, values[n] / least)
-    return rise
-
-
-def _judge(medians: Medians) -> None:
-    for what, series in (("time", _series(medians)), ("memory", _memory(medians))):
-        for kind in KINDS:
-            rise = _rise(series[f"MLP, {kind}"], LEAST[what])
-            name = f"rise of {what} of an MLP's worker, {kind}, from {LEAST[what]} workers up"
-            print(verdict(name, rise, TARGET))
 
 
 BENCHMARK = Benchmark(
