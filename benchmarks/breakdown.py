@@ -1,70 +1,53 @@
-"""Where the time of a round goes."""
+"""Where the time of a round goes: the seconds that each module of grawa takes by itself."""
 
+import sys
 import time
-from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
-from functools import wraps
-from typing import Any
-from unittest import mock
+from collections import defaultdict
+from collections.abc import Callable
+from types import FrameType
 
-import grawa.strategies.grawa
-from grawa.comm import DistributedCommunicator
-from grawa.math.mean import RunningMean
-from grawa.math.motion import pull_
-from grawa.rounds.roll_call import RollCall
-from grawa.scores.training_norms import TrainingNormTracker
-from grawa.workers.replicas import Replicas
-
-# Owners with their functions, so that the type checker notices when one is renamed.
-_PARTS: tuple[tuple[str, Any, Callable[..., Any]], ...] = (
-    ("roll call", RollCall, RollCall.call),
-    ("size of parameters", Replicas, Replicas.sizes),
-    ("score read", TrainingNormTracker, TrainingNormTracker.read),
-    ("moved check", Replicas, Replicas.check_unmoved),
-    ("average", DistributedCommunicator, DistributedCommunicator.weighted_mean),
-    ("mean of rows", RunningMean, RunningMean.add),
-    ("pull", grawa.strategies.grawa, pull_),
-)
+_PACKAGE = "grawa."
 
 
-def break_down(round_: Callable[[], object]) -> dict[str, float]:
-    """Runs a round of MGRAWA or LGRAWA.
+class _Clock:
+    """Charges time to the module of grawa that runs, or that called what runs.
+
+    It is called at every beginning and end of a Python function, so it names no function of the
+    library, and none that moves can be missed.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._running = ["the caller"]
+        self._since = time.perf_counter()
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> None:
+        """See `sys.setprofile`."""
+        if event not in {"call", "return"}:
+            return
+        now = time.perf_counter()
+        self.seconds[self._running[-1]] += now - self._since
+        if event == "call":
+            module = frame.f_globals.get("__name__", "")
+            own = module.startswith(_PACKAGE)
+            self._running.append(module.removeprefix(_PACKAGE) if own else self._running[-1])
+        elif len(self._running) > 1:
+            self._running.pop()
+        self._since = time.perf_counter()
+
+
+def break_down(run: Callable[[], object]) -> dict[str, float]:
+    """Runs something on this thread.
 
     Returns:
-        The seconds of its parts on this process, which add up to the round.
+        Seconds by module, such as `rounds.engine`, with what it called outside grawa and waited
+        for. They add up to all, without the clock's own time.
     """
-    with _clocks() as seconds:
-        _clocked(round_, "round", seconds)()
-    roll_call = seconds["roll call"]
-    exclusive = {
-        "size of parameters": seconds["size of parameters"],
-        "score read": seconds["score read"],
-        "gather, with waiting": roll_call,
-        "moved check": seconds["moved check"],
-        "mean of rows": seconds["mean of rows"],
-        "exchange, with waiting": seconds["average"] - seconds["mean of rows"],
-        "pull": seconds["pull"],
-    }
-    return {**exclusive, "the rest": seconds["round"] - sum(exclusive.values())}
-
-
-@contextmanager
-def _clocks() -> Generator[dict[str, float]]:
-    seconds = {"round": 0.0, **{label: 0.0 for label, _, _ in _PARTS}}
-    with ExitStack() as patches:
-        for label, owner, function in _PARTS:
-            clocked = _clocked(function, label, seconds)
-            patches.enter_context(mock.patch.object(owner, function.__name__, clocked))
-        yield seconds
-
-
-def _clocked(function: Callable[..., Any], label: str, seconds: dict[str, float]) -> Any:
-    @wraps(function)
-    def clocked(*args: Any, **kwargs: Any) -> Any:
-        start = time.perf_counter()
-        try:
-            return function(*args, **kwargs)
-        finally:
-            seconds[label] += time.perf_counter() - start
-
-    return clocked
+    clock = _Clock()
+    before = sys.getprofile()
+    sys.setprofile(clock)
+    try:
+        run()
+    finally:
+        sys.setprofile(before)
+    return dict(clock.seconds)

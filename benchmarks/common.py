@@ -2,14 +2,16 @@
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from rich.console import Console
 from rich.table import Table
 
-from grawa.lab.experiments.environment import environment
+from grawa.lab.files import write_text
+
+Value = TypeVar("Value")
 
 PACKAGES = ("torch", "numpy", "accelerate", "torchft", "grawa")
 
@@ -23,7 +25,9 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, samples: Sequence[float]) -> "Spread":
-        """The quartiles of at least two samples."""
+        """The quartiles; a single sample is all three."""
+        if len(samples) == 1:
+            return cls(samples[0], samples[0], samples[0])
         return cls(*statistics.quantiles(samples, n=4, method="inclusive"))
 
 
@@ -32,15 +36,21 @@ def ratios(samples: Sequence[float], baseline: Sequence[float]) -> Spread:
     return Spread.of([s / b for s, b in zip(samples, baseline, strict=True)])
 
 
-def write_results(path: Path, results: dict[str, Any]) -> None:
+def columns(rows: Sequence[Mapping[str, Value]]) -> dict[str, list[Value]]:
+    """Each name's values, row by row."""
+    return {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
+
+
+def write_results(path: Path, results: dict[str, Any], environment: dict[str, Any]) -> None:
     """Writes the results with the environment they were measured in."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"environment": environment(PACKAGES), **results}, indent=1)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_text(path, json.dumps({"environment": environment, **results}, indent=1) + "\n")
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table; all columns but the first hold numbers."""
+    """Prints a table, if there is something in it; all columns but the first hold numbers."""
+    if not rows:
+        return
     table = Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i else "left", no_wrap=True)

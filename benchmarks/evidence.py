@@ -1,27 +1,33 @@
 """The studies behind `docs/evidence.md`, and its tables and pictures, made from them.
 
-Run `make evidence`, or `python benchmarks/evidence.py`; `--help` tells the options. Each study is
-a `grawa compare` or `grawa ablate` that can be run by itself; its folder is in `runs/evidence`. A
-study that was interrupted goes on where it stopped, and one that is there is not run again. What
-each came to is kept in `benchmarks/results/evidence`. From there the tables of `docs/evidence.md`
-and two of README.md are written anew between their marks, and the pictures beside that page.
+Run `make evidence`, or `python benchmarks/evidence.py`. Each study is a `grawa compare` or
+`grawa ablate` that can be run by itself; its folder, to which each run is added as it ends, is in
+`runs/evidence`. A study that was interrupted goes on where it stopped, and one that is there is not
+run again. What each came to is kept in `benchmarks/results/evidence`. From there the tables of
+`docs/evidence.md` and two of README.md are written anew between their marks, the pictures beside
+that page, and all figures to `benchmarks/results/evidence.json`.
+
+Takes ten hours of two cores if nothing is there, and a minute with --tables-only.
 """
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
 
+from command import TOYS
 from evidence_claims import claims_table
+from evidence_figures import summary
 from evidence_kept import Kept, rounded
-from evidence_studies import MAPS, STUDIES, Kind
-from evidence_tables import Read, maps_table, summary, tables_of
+from evidence_studies import MAPS, STUDIES, Asked, Kind
+from evidence_tables import Read, maps_table, tables_of
 from grawa.errors import UserError
 from grawa.lab.experiments.environment import environment
 from grawa.lab.experiments.study_folder import STUDY_PACKAGES, StudyFolder
@@ -42,18 +48,64 @@ class Config:
     """The page; its pictures are in a folder beside it."""
     readme: Path = Path("README.md")
     """Where the overviews of the maps go too."""
-    output: Path = Path("benchmarks/results/evidence.json")
-    """Where the figures go; what each study came to is kept in the folder of that name."""
+    kept: Path = Path("benchmarks/results/evidence")
+    """Where it is kept what each study came to."""
+    out: Path = Path("benchmarks/results")
+    """Where the figures go."""
+    toy: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Run nothing: write the tables of a few small studies into copies of the pages, which lie,
+    like the figures, in --out, by default runs/toy-benchmarks."""
 
 
-def main(config: Config) -> None:
-    """Runs what has not been run, and writes what came of it."""
+SMALL = (
+    *("text", "workers", "sync-every", "steps-text"),
+    *(f"{kind}-digits-cnn-8" for kind in ("populations", "speeds", "pulls", "full-pull")),
+)
+"""Studies of every kind whose tables are quickly made."""
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Runs what has not been run, and writes what came of it.
+
+    Raises:
+        SystemExit: 2 if something is wrong that can be mended, 130 after Ctrl-C.
+    """
+    try:
+        _run_and_write(parse(words))
+    except UserError as error:
+        print(f"evidence: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("evidence: interrupted; the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+
+
+def parse(words: Sequence[str] | None = None) -> Config:
+    """The options on a command line, by default this program's."""
+    program = "python benchmarks/evidence.py"
+    return tyro.cli(Config, prog=program, description=__doc__, args=words)
+
+
+def _run_and_write(config: Config) -> None:
     for name in config.only:
         if name not in STUDIES:
             raise UserError(f"there is no study {name!r}; there are {', '.join(STUDIES)}")
+    if config.toy:
+        studies: Mapping[str, Asked] = {name: STUDIES[name] for name in SMALL}
+        config = _with_copies(config)
+    else:
+        studies = STUDIES
     for name in () if config.tables_only else config.only or STUDIES:
         run(name, config.runs / name).save(_place(config, name))
-    write_all(read_all(config), config)
+    write_all(read_all(studies, config), studies, config)
+
+
+def _with_copies(config: Config) -> Config:
+    """Where nothing is run, and nothing of the repository is written."""
+    out = TOYS if config.out == Config.out else config.out
+    out.mkdir(parents=True, exist_ok=True)
+    page, readme = (Path(shutil.copy(file, out)) for file in (config.page, config.readme))
+    return replace(config, tables_only=True, page=page, readme=readme, out=out)
 
 
 def run(name: str, folder: Path) -> Kept:
@@ -86,10 +138,10 @@ def run(name: str, folder: Path) -> Kept:
     return Kept.of(StudyFolder.open(folder))
 
 
-def read_all(config: Config) -> dict[str, Read]:
+def read_all(studies: Mapping[str, Asked], config: Config) -> dict[str, Read]:
     """What is kept of the studies, of those that were asked as they are now."""
     found = {}
-    for name, asked in STUDIES.items():
+    for name, asked in studies.items():
         path = _place(config, name)
         kept = Kept.load(path) if path.exists() else None
         if kept is None or not kept.asked(asked.command):
@@ -100,14 +152,15 @@ def read_all(config: Config) -> dict[str, Read]:
 
 
 def _place(config: Config, name: str) -> Path:
-    return config.output.with_suffix("") / f"{name}.json.xz"
+    return config.kept / f"{name}.json.xz"
 
 
-def write_all(found: dict[str, Read], config: Config) -> None:
+def write_all(found: dict[str, Read], studies: Mapping[str, Asked], config: Config) -> None:
     """Figures, pictures, and the page's tables; those of several studies if all are there."""
     figures = {name: summary(read) for name, read in found.items()}
     whole = {"environment": environment(STUDY_PACKAGES), "studies": rounded(figures, 6)}
-    write_text(config.output, json.dumps(whole, indent=1, allow_nan=False) + "\n")
+    output = config.out / "evidence.json"
+    write_text(output, json.dumps(whole, indent=1, allow_nan=False) + "\n")
     pictures = config.page.with_suffix("")
     pictures.mkdir(exist_ok=True)
     for name, read in found.items():
@@ -115,9 +168,11 @@ def write_all(found: dict[str, Read], config: Config) -> None:
             picture.save_png(pictures / f"{name}-{picture.name}.png")
     reads = list(found.values())
     tables = {name: tables_of(read) for name, read in found.items()}
-    if _are_there(found, Kind.METHODS, Kind.KNOB):
+    if _are_there(found, studies, Kind.METHODS, Kind.KNOB):
         tables["claims"] = claims_table(reads)
-    whole_maps = {name: maps for name, maps in MAPS.items() if _are_there(found, maps.kind)}
+    whole_maps = {
+        name: maps for name, maps in MAPS.items() if _are_there(found, studies, maps.kind)
+    }
     tables |= {name: maps_table(reads, maps) for name, maps in whole_maps.items()}
     _write_into(config.page, tables)
     overviews = {
@@ -126,11 +181,11 @@ def write_all(found: dict[str, Read], config: Config) -> None:
         if maps.overview
     }
     _write_into(config.readme, overviews)
-    print(f"{config.page}, {config.output}: all figures; pictures are in {pictures}")
+    print(f"{config.page}, {output}: all figures; pictures are in {pictures}")
 
 
-def _are_there(found: Iterable[str], *kinds: Kind) -> bool:
-    return all(name in found for name, asked in STUDIES.items() if asked.kind in kinds)
+def _are_there(found: Container[str], studies: Mapping[str, Asked], *kinds: Kind) -> bool:
+    return all(name in found for name, asked in studies.items() if asked.kind in kinds)
 
 
 def _write_into(page: Path, tables: Mapping[str, str]) -> None:
@@ -151,7 +206,4 @@ def replaced(text: str, name: str, table: str) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Config, description=__doc__))
-    except UserError as error:
-        sys.exit(f"evidence: {error}")
+    main()

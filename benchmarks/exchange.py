@@ -1,39 +1,40 @@
 """How messages had best leave over a slow network: whole, or in pieces that keep in step.
 
-Run `python benchmarks/exchange.py` as root on Linux with iproute2. Four hosts, as for `network.py`,
-take means of a model again and again, each time by another way of sending; shown is how near the
-link's own limit they come, headers not counted.
+Four hosts, made of network namespaces, take means of a model again and again, each time by another
+way of sending; shown is how near the link's own limit they come, headers not counted. Needs root on
+Linux, and iproute2.
 """
 
-import json
 import random
 import statistics
-import sys
-import tempfile
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from unittest.mock import patch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
-import tyro
+from rich.progress import track
+from torch import Tensor
 
 import hosts
-from common import Spread, show, write_results
-from grawa.comm import DistributedCommunicator, messages
-from grawa.lab.files import write_text
-from grawa.math.leaves import Leaves, Rows
-from grawa.math.weights import uniform
+from command import Benchmark, Results
+from common import Spread, columns, show
+from grawa.comm.messages import Messages
+from grawa.errors import UserError
 from network_methods import TIMEOUT
+from samples import Sample, Samples
 
-WHOLE = "whole messages at once"
-WAYS = {WHOLE: (0, 0)} | {
-    f"pieces of {size // 2**10} KiB, {ahead} ahead": (size, ahead)
+WAYS: Mapping[str, dict[str, Any]] = {"whole messages at once": {}} | {
+    f"pieces of {size // 2**10} KiB, {ahead} ahead": {
+        "in_step": True,
+        "piece_bytes": size,
+        "ahead": ahead,
+    }
     for size in (2**17, 2**19, 2**21)
     for ahead in (1, 2, 4)
 }
-"""Bytes of a piece, and how many turns may be under way."""
+"""Options of `Messages`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,75 +46,100 @@ class Config:
     parameters: int = 5_000_000
     """P, float32."""
     turns: int = 5
-    """Means by each way, at least 2, after one that is not counted."""
-    output: Path = Path("benchmarks/results/exchange.json")
-    """Where everything goes."""
+    """Means by each way, after one that is not counted."""
 
 
-def main(config: Config) -> None:
-    """Measures, writes and prints."""
-    if config.turns < 2:
-        sys.exit(f"exchange: --turns must be at least 2, got {config.turns}")
+TOY = Config(rate="1gbit", parameters=4000, turns=2)
+
+
+def check(config: Config) -> None:
+    """Raises `UserError` if this can't be measured here."""
+    if config.turns < 1:
+        raise UserError(f"--turns must be at least 1, got {config.turns}")
+    if config.rate not in hosts.BITS:
+        raise UserError(f"--rate must be one of {', '.join(hosts.BITS)}, got {config.rate}")
     hosts.check_machine()
-    asked = {**asdict(config), "output": str(config.output)}
-    with tempfile.TemporaryDirectory() as folder, hosts.hosts() as names:
+
+
+def measure(config: Config, samples: Samples) -> None:
+    """Takes means on four hosts."""
+    with hosts.hosts() as names:
         hosts.shape(names, config.rate)
-        found = Path(folder) / "found.json"
-        task = {**asked, "port": next(hosts.PORTS), "output": str(found)}
-        failed = hosts.run_on(names, __file__, task)
-        if failed is not None:
-            sys.exit(failed)
-        seconds: dict[str, list[float]] = json.loads(found.read_text(encoding="utf-8"))
-    write_results(config.output, {"config": asked, "seconds": seconds})
+        hosts.run_on(names, work, config, samples)
+
+
+def merge(_: Config, samples: Sequence[Sample]) -> Results:
+    """Seconds of each mean, by way."""
+    return {"seconds": columns([sample["seconds"] for sample in samples])}
+
+
+def table(config: Config, results: Results) -> None:
+    """Prints how near the ways come to the link's limit."""
     sent = 2 * (hosts.HOSTS - 1) / hosts.HOSTS * 4 * config.parameters
     limit = sent / (hosts.BITS[config.rate] / 8)
     rows = []
-    for way, samples in seconds.items():
-        spread = Spread.of([limit / s for s in samples])
-        median = statistics.median(samples)
+    for way, seconds in results["seconds"].items():
+        spread = Spread.of([limit / s for s in seconds])
+        median = statistics.median(seconds)
         rows.append([way, f"{median:.2f}", f"{spread.median:.1%}", f"{spread.low:.1%}"])
     title = f"A mean of {config.parameters:,} numbers, {hosts.HOSTS} hosts, {config.rate}"
     show(title, ["sent as", "s", "of the limit", "lower quartile"], rows)
-    print(f"all samples are in {config.output}")
 
 
-def work(task: dict[str, str], rank: int) -> None:
+def work(rank: int, config: Config, samples: Samples) -> None:
     """Takes means, together with the other hosts; rank 0 writes down the times."""
-    torch.set_num_threads(1)
-    hosts.join(int(task["port"]), rank, TIMEOUT)
-    comm = DistributedCommunicator(timeout=TIMEOUT)
-    rows = Rows({"x": torch.zeros(1, int(task["parameters"]))}.items()).twin()
-    rows["x"].fill_(float(rank))
-    out = comm.weighted_mean(rows, uniform(hosts.HOSTS))
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    hosts.join(rank, TIMEOUT)
+    values, waiting = torch.full((2, config.parameters), float(rank))
     order = random.Random(0)
-    for turn in range(int(task["turns"]) + 1):
-        for way in order.sample(list(WAYS), len(WAYS)):
-            taken = _mean(comm, rows, out, way)
-            if turn:
-                seconds[way].append(taken)
-    if rank == 0:
-        write_text(Path(task["output"]), json.dumps(seconds))
+    for turn in track(range(config.turns + 1), "means", disable=rank > 0):
+        drawn = order.sample(list(WAYS), len(WAYS))
+        seconds = {way: _mean(values, waiting, rank, way) for way in drawn}
+        if turn and rank == 0:
+            samples.add(turn=turn, seconds={way: seconds[way] for way in WAYS})
     dist.barrier()
     dist.destroy_process_group()
 
 
-def _mean(comm: DistributedCommunicator, rows: Rows, out: Leaves, way: str) -> float:
-    size, ahead = WAYS[way]
+def _mean(values: Tensor, waiting: Tensor, rank: int, way: str) -> float:
+    """Seconds of a mean: a section of all values to each owner, then its mean to everyone."""
+    own, arrived = values.chunk(hosts.HOSTS)[rank], waiting.chunk(hosts.HOSTS)
+    peers = [(rank + hop) % hosts.HOSTS for hop in range(1, hosts.HOSTS)]
     dist.barrier()
     start = time.perf_counter()
-    with (
-        patch.object(comm, "_in_step", way != WHOLE),
-        patch.object(messages, "PIECE_BYTES", size),
-        patch.object(messages, "AHEAD", ahead),
-    ):
-        comm.weighted_mean(rows, uniform(hosts.HOSTS), out)
+    collect, share = _messages(way), _messages(way)
+    for peer in peers:
+        collect.send(values.chunk(hosts.HOSTS)[peer], peer)
+        collect.receive(arrived[peer][: len(own)], peer)
+    collect.run()
+    for peer in peers:
+        own.add_(arrived[peer][: len(own)])
+    own.div_(hosts.HOSTS)
+    for peer in peers:
+        share.send(own, peer)
+        share.receive(values.chunk(hosts.HOSTS)[peer], peer)
+    share.run()
     dist.barrier()
     return time.perf_counter() - start
 
 
+def _messages(way: str) -> Messages:
+    everyone = dist.group.WORLD
+    assert everyone is not None
+    return Messages(everyone, "take a mean", **WAYS[way])
+
+
+BENCHMARK = Benchmark(
+    name="exchange",
+    text=__doc__,
+    takes="3 minutes, at 100 Mbit/s",
+    config=Config(),
+    toy=TOY,
+    measure=measure,
+    merge=merge,
+    show=table,
+    check=check,
+)
+main = BENCHMARK.run
+
 if __name__ == "__main__":
-    if len(sys.argv) == 3 and sys.argv[1].startswith("{"):
-        work(json.loads(sys.argv[1]), int(sys.argv[2]))
-    else:
-        main(tyro.cli(Config, description=__doc__))
+    main()

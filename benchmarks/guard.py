@@ -1,42 +1,32 @@
 """What the guard takes from a run when something goes wrong, and what it costs when nothing does.
 
-Run `python benchmarks/guard.py`; `--help` tells the options. Four workers learn `digits` from 400
-images, the other 1,397 are the test. Each condition is run with and without the guard, with every
-method and seed, all four workers in one process.
+Four workers learn `digits` from 400 images, the other 1,397 are the test. Each condition is run
+with and without the guard, with every method and seed, all four workers in one process.
 """
 
-import json
 import math
 import os
 import statistics
-import sys
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
-import torch
-import tyro
-from rich.progress import track
-
-from common import PACKAGES, show
-from grawa.errors import UserError
+from command import Benchmark, Results
+from common import show
+from grawa.errors import DivergedError, UserError
 from grawa.lab.cli import names
 from grawa.lab.cli.run import strategy_for
 from grawa.lab.experiments.config import TrainConfig
-from grawa.lab.experiments.environment import environment
-from grawa.lab.files import write_text
 from grawa.lab.train.loop import Event, Finished, train
 from grawa.rounds.guard import Guard
 from grawa.rounds.report import RoundReport
+from processes import one_by_one
+from samples import Sample, Samples
 
 METHODS = {"local_sgd": "LocalSGD", "uniform": "uniform", "mgrawa": "MGRAWA", "lgrawa": "LGRAWA"}
 HAVE_NORMS = ("mgrawa", "lgrawa")
 WORKERS = 4
-SYNC_EVERY = 32
 
 CONDITIONS: Mapping[str, dict[str, Any]] = {
     "clean": {},
@@ -44,13 +34,14 @@ CONDITIONS: Mapping[str, dict[str, Any]] = {
     "wrong labels, two": {"fault": ("wrong-labels:2", "wrong-labels:3")},
     "learning rate x6": {"fault": ("lr-x6:3",)},
     "learning rate x10": {"fault": ("lr-x10:3",)},
-    "NaN, once": {"fault": ("nan:3@100",)},
-    "times 30, once": {"fault": ("scale-x30:3@100",)},
-    "dead, once": {"fault": ("dead:3@100",)},
+    "NaN, once": {"fault": ("nan:3@STEP",)},
+    "times 30, once": {"fault": ("scale-x30:3@STEP",)},
+    "dead, once": {"fault": ("dead:3@STEP",)},
     "Dirichlet 0.3": {"shards": "dirichlet:0.3"},
     "Dirichlet, probe": {"shards": "dirichlet:0.3", "score": "probe"},
 }
-"""What goes wrong, with worker 3 unless it says more -> options of `grawa train`."""
+"""What goes wrong, with worker 3 unless it says more -> options of `grawa train`. STEP is that of
+`--fault-step`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,16 +56,21 @@ class Config:
     """The thresholds were chosen on seeds 100 to 111, the margin after a look at seed 1 too."""
     steps: int = 480
     """Local steps of each worker."""
+    sync_every: int = 32
+    """Local steps between rounds."""
     lr: float = 0.1
     """Learning rate at the start; it falls to zero with a cosine."""
     batch_size: int = 16
     """Samples per worker and step."""
+    fault_step: int = 100
+    """Before which local step that happens which happens once."""
     jobs: int = os.cpu_count() or 1
     """Runs at a time."""
     markdown: bool = False
     """Whether the table is printed in Markdown as well."""
-    output: Path = Path("benchmarks/results/guard.json")
-    """Where all values go."""
+
+
+TOY = Config(seeds=1, steps=9, sync_every=4, fault_step=6, jobs=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,14 +89,19 @@ class Job:
             task="digits:train_size=400",
             strategy=self.method,
             workers=WORKERS,
-            sync_every=SYNC_EVERY,
+            sync_every=self.asked.sync_every,
             steps=self.asked.steps,
             batch_size=self.asked.batch_size,
             lr=self.asked.lr,
             seed=self.seed,
             device="cpu",
-            **CONDITIONS[self.condition],
+            **self._condition(),
         )
+
+    def _condition(self) -> dict[str, Any]:
+        options = CONDITIONS[self.condition]
+        at = str(self.asked.fault_step)
+        return {**options, "fault": tuple(f.replace("STEP", at) for f in options.get("fault", ()))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +124,6 @@ class Result:
 
 def run(job: Job) -> Result:
     """Trains once."""
-    torch.set_num_threads(1)  # runs share the cores
     config = job.config()
     settings = replace(config.settings(), guard=job.guard)
     task = names.task(config.task)
@@ -131,7 +131,7 @@ def run(job: Job) -> Result:
     error, failure = None, ""
     try:
         events.extend(train(task, partial(strategy_for, config), settings))
-    except (RuntimeError, ValueError) as stopped:
+    except DivergedError as stopped:
         failure = type(stopped).__name__
     else:
         finished = events[-1]
@@ -147,18 +147,20 @@ def run(job: Job) -> Result:
         seed=job.seed,
         error=error,
         failure=failure,
-        healthy=_count(rounds, [(worker, None) for worker in range(WORKERS) if worker not in at]),
-        faulty=_count(rounds, list(at.items())),
+        healthy=_count(rounds, dict.fromkeys(set(range(WORKERS)) - set(at)), config.sync_every),
+        faulty=_count(rounds, at, config.sync_every),
     )
 
 
-def _count(rounds: Sequence[RoundReport], of: Sequence[tuple[int, int | None]]) -> tuple[int, int]:
+def _count(
+    rounds: Sequence[RoundReport], of: Mapping[int, int | None], sync_every: int
+) -> tuple[int, int]:
     """How often workers were left out; of how many rounds: all, or the first after a step."""
     outs = [
         worker in report.left_out
-        for worker, step in of
+        for worker, step in of.items()
         for report in rounds
-        if step is None or report.round == math.ceil(step / SYNC_EVERY)
+        if step is None or report.round == math.ceil(step / sync_every)
     ]
     return sum(outs), len(outs)
 
@@ -190,28 +192,28 @@ def thresholds(text: str) -> Guard:
     return Guard(**options)
 
 
-def main(asked: Config) -> None:
-    """Runs everything, writes and prints."""
-    todo = jobs(asked)
-    with ProcessPoolExecutor(asked.jobs, get_context("spawn")) as pool:
-        found = list(track(pool.map(run, todo), "training", total=len(todo)))
-    results = {
-        "environment": environment(PACKAGES),
-        "config": {**asdict(asked), "output": str(asked.output)},
-        "guard": asdict(thresholds(asked.guard)),
-        "runs": [asdict(result) for result in found],
-    }
-    asked.output.parent.mkdir(parents=True, exist_ok=True)
-    write_text(asked.output, json.dumps(results, indent=1) + "\n")
+def measure(asked: Config, samples: Samples) -> None:
+    """Trains under all conditions."""
+    for _, result in one_by_one(run, jobs(asked), asked.jobs, "training"):
+        samples.add(**asdict(result))
+
+
+def merge(asked: Config, samples: Sequence[Sample]) -> Results:
+    """All runs, with the guard's thresholds."""
+    return {"guard": asdict(thresholds(asked.guard)), "runs": samples}
+
+
+def tables(asked: Config, results: Results) -> None:
+    """Prints errors, and how often workers were left out."""
     columns = ["condition", "guard", *METHODS.values(), "healthy", "faulty"]
-    rows = table(found)
+    rows = table([Result(**one) for one in results["runs"]])
     show(f"Test error in percent, mean ± standard error of {asked.seeds} seeds", columns, rows)
     if asked.markdown:
         rule = ["---", "---", *["---:"] * (len(columns) - 2)]
         print("\n".join("| " + " | ".join(row) + " |" for row in [columns, rule, *rows]))
     print(
         "healthy, faulty: share of the worker-rounds in which they were left out of the center, "
-        f"over all methods.\nAll values are in {asked.output}"
+        "over all methods."
     )
 
 
@@ -239,13 +241,23 @@ def cell(those: Sequence[Result]) -> str:
 
 
 def _fraction(counts: Iterable[tuple[int, int]]) -> str:
-    out, of = (sum(column) for column in zip(*counts, strict=True))
+    found = list(counts)
+    out, of = sum(out for out, _ in found), sum(of for _, of in found)
     return f"{out / of:.1%}" if of else "-"
 
 
+BENCHMARK = Benchmark(
+    name="guard",
+    text=__doc__,
+    takes="4 minutes of a core",
+    config=Config(),
+    toy=TOY,
+    measure=measure,
+    merge=merge,
+    show=tables,
+    check=lambda asked: thresholds(asked.guard),
+)
+main = BENCHMARK.run
+
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Config, description=__doc__))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    main()

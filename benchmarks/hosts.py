@@ -1,17 +1,18 @@
 """Four hosts, made of network namespaces on a bridge, with links of a given rate."""
 
-import json
+import ctypes
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
-from itertools import count
-from typing import Any
+from pathlib import Path
 
 import torch.distributed as dist
+
+from grawa.errors import UserError
+from processes import together
 
 HOSTS = 4
 BURST = "1mb"
@@ -19,29 +20,28 @@ BURST = "1mb"
 
 BITS = {"1gbit": 1e9, "100mbit": 1e8, "20mbit": 2e7}
 
-SETUP_FAILED = 2
-
-PORTS = count(29_701)
-"""A new one for each run on the hosts."""
+_PORT = 29_701
+"""Of the first host, in a network of its own."""
 
 
 def check_machine() -> None:
-    """Ends the program where hosts can't be made here, and says why."""
+    """Tries whether hosts can be made here.
+
+    Raises:
+        UserError: if not, with what is missing.
+    """
     missing = [tool for tool in ("ip", "tc") if shutil.which(tool) is None]
     if missing or os.geteuid() != 0:
         why = f"{' and '.join(missing)} (iproute2)" if missing else "root's rights"
-        print(
-            f"{sys.argv[0]} needs {why} to make hosts of network namespaces; nothing was measured",
-            file=sys.stderr,
-        )
-        sys.exit(SETUP_FAILED)
+        raise UserError(f"hosts are made of network namespaces, which needs {why}")
+    with hosts() as names:
+        shape(names, next(iter(BITS)))
 
 
 def _run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        print(f"{' '.join(command)}: {done.stderr.strip()}", file=sys.stderr)
-        sys.exit(SETUP_FAILED)
+        raise UserError(f"{' '.join(command)}: {done.stderr.strip()}")
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def hosts() -> Generator[list[str]]:
             _run("ip", "link", "add", far, "type", "veth", "peer", "name", "eth0", "netns", host)
             _run("ip", "link", "set", far, "netns", bridge)
             _run("ip", "-n", bridge, "link", "set", far, "master", "br0", "up")
-            _run("ip", "-n", host, "addr", "add", f"{_address(i)}/24", "dev", "eth0")
+            _run("ip", "-n", host, "addr", "add", f"{address(i)}/24", "dev", "eth0")
             _run("ip", "-n", host, "link", "set", "eth0", "up")
             _run("ip", "-n", host, "link", "set", "lo", "up")
         yield [f"{tag}h{i}" for i in range(HOSTS)]
@@ -77,45 +77,47 @@ def shape(names: list[str], rate: str) -> None:
         _run("tc", "-n", bridge, "qdisc", "replace", "dev", far, *bucket)
 
 
-def run_on(names: Sequence[str], program: str, task: dict[str, Any]) -> str | None:
-    """Runs a program with a task and a rank on each host, all at once.
-
-    Args:
-        names: of the hosts.
-        program: a Python file; its arguments are the task as JSON, and the rank.
-        task: what to do.
-
-    Returns:
-        What the first one that failed printed, if one did.
-    """
-    processes = [
-        subprocess.Popen(
-            [
-                *("ip", "netns", "exec", name, sys.executable, program),
-                json.dumps(task),
-                str(rank),
-            ],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "eth0"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank, name in enumerate(names)
-    ]
-    errors = [process.communicate()[1] for process in processes]
-    failed = (e for p, e in zip(processes, errors, strict=True) if p.returncode)
-    return next(failed, None)
+def run_on(names: Sequence[str], work: Callable[..., None], *args: object) -> None:
+    """Runs `work(rank, *args)` on each host, all at once."""
+    together(_on_host, len(names), names, work, args)
 
 
-def join(port: int, rank: int, timeout: timedelta) -> None:
+def _on_host(
+    rank: int, names: Sequence[str], work: Callable[..., None], args: Sequence[object]
+) -> None:
+    _enter(names[rank])
+    os.environ["GLOO_SOCKET_IFNAME"] = "eth0"
+    work(rank, *args)
+
+
+def _enter(host: str) -> None:
+    """Has this process, and what it starts, use a host's network."""
+    library = ctypes.CDLL(None, use_errno=True)
+    new_network = 0x40000000  # CLONE_NEWNET of setns(2)
+    with Path("/run/netns", host).open("rb") as network:
+        if library.setns(network.fileno(), new_network):
+            raise OSError(ctypes.get_errno(), f"can't enter the network of {host}")
+
+
+def bytes_sent() -> int:
+    """Bytes that have left this host, headers and all, by the interface's own count."""
+    lines = Path("/proc/self/net/dev").read_text(encoding="ascii").splitlines()
+    _, figures = next(line.split(":") for line in lines if line.strip().startswith("eth0:"))
+    received = 8  # columns before those of what was sent
+    return int(figures.split()[received])
+
+
+def join(rank: int, timeout: timedelta) -> None:
     """Starts the process group of all hosts, on one of them."""
     dist.init_process_group(
         "gloo",
-        init_method=f"tcp://{_address(0)}:{port}",
+        init_method=f"tcp://{address(0)}:{_PORT}",
         rank=rank,
         world_size=HOSTS,
         timeout=timeout,
     )
 
 
-def _address(host: int) -> str:
+def address(host: int) -> str:
+    """Of a host's link."""
     return f"10.77.0.{host + 1}"

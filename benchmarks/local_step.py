@@ -1,31 +1,31 @@
 """The speed of a local step with an `Averager` attached, as a ratio to the bare step.
 
-Run `python benchmarks/local_step.py`; `--help` tells the options. No round falls into the
-measurement: it is norms, proximal pull and counting that are timed, on one thread, in processor
-time, so that other load on the machine does less harm. All variants take turns in one run, in an
-order drawn anew for each turn.
+No round falls into the measurement: it is norms, proximal pull and counting that are timed, on one
+thread, in processor time, so that other load on the machine does less harm. All variants take turns
+in one run, in an order drawn anew for each turn.
 """
 
 import random
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, AdamW, Optimizer
 
 import grawa
-from common import Spread, ratios, show, verdict, write_results
+from command import Benchmark, Results
+from common import Spread, columns, ratios, show, verdict
 from grawa.lab.tasks.models.resnet import resnet20
 from grawa.strategies.protocol import Strategy
 from models import ManyTensors
+from processes import one_thread
+from samples import Sample, Samples
 
 NEVER = 10**9
 """Local steps between rounds."""
@@ -83,23 +83,31 @@ class Config:
     """P, float32, of the model for the optimizer alone."""
     tensors: int = 200
     """L, of equal size."""
-    output: Path = Path("benchmarks/results/local_step.json")
-    """Where all samples go."""
 
 
-def main(config: Config) -> None:
-    """Measures, writes and prints."""
-    torch.set_num_threads(1)
-    asked = {name: value for name, value in asdict(config).items() if name != "output"}
-    seconds = {"ResNet-20": _training(config)}
-    for optimizer in OPTIMIZERS:
-        for fused in (False, True):
-            name = f"{optimizer}, fused" if fused else optimizer
-            seconds[name] = _optimizer_alone(name, optimizer, fused, config)
-    write_results(config.output, {"config": asked, "seconds": seconds})
-    _show(config, seconds)
-    _judge(seconds)
-    print(f"all samples are in {config.output}")
+TOY = Config(steps=8, training_steps=2, batch=2, parameters=1000, tensors=10)
+
+
+def measure(config: Config, samples: Samples) -> None:
+    """Takes turns, first with whole steps, then with optimizers alone."""
+    with one_thread():
+        _take_turns("ResNet-20", _training(config), config.training_steps, samples)
+        for optimizer in OPTIMIZERS:
+            for fused in (False, True):
+                title = f"{optimizer}, fused" if fused else optimizer
+                steps = _optimizer_alone(optimizer, fused, config)
+                _take_turns(title, steps, config.steps // SOMETIMES, samples)
+
+
+def merge(_: Config, samples: Sequence[Sample]) -> Results:
+    """Seconds of each turn, by step and variant."""
+    titles = dict.fromkeys(sample["step"] for sample in samples)
+    return {
+        "seconds": {
+            title: columns([sample["seconds"] for sample in samples if sample["step"] == title])
+            for title in titles
+        }
+    }
 
 
 class TrainingStep:
@@ -120,22 +128,19 @@ class TrainingStep:
         return _take(self._optimizer, 1)
 
 
-def _training(config: Config) -> dict[str, list[float]]:
+def _training(config: Config) -> dict[str, Step]:
     variants = ("bare", "norms and pull")
-    steps = {name: TrainingStep(VARIANTS[name], config.batch) for name in variants}
-    return _take_turns("ResNet-20", steps, config.training_steps)
+    return {name: TrainingStep(VARIANTS[name], config.batch) for name in variants}
 
 
-def _optimizer_alone(
-    title: str, optimizer: str, fused: bool, config: Config
-) -> dict[str, list[float]]:
+def _optimizer_alone(optimizer: str, fused: bool, config: Config) -> dict[str, Step]:
     steps: dict[str, Step] = {}
     for name, attached in VARIANTS.items():
         model = ManyTensors(config.parameters, config.tensors)
         made = _make(model, optimizer, fused=fused)
         _attach(model, made, attached)
         steps[name] = partial(_take, made, SOMETIMES)
-    return _take_turns(title, steps, config.steps // SOMETIMES)
+    return steps
 
 
 def _make(model: nn.Module, name: str, *, fused: bool) -> Optimizer:
@@ -155,17 +160,23 @@ def _attach(model: nn.Module, optimizer: Optimizer, attached: Attached | None) -
         grawa.Averager(model, optimizer, strategy, sync_every=NEVER, hook_every=every).attach()
 
 
-def _take_turns(title: str, steps: Mapping[str, Step], turns: int) -> dict[str, list[float]]:
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+def _take_turns(title: str, steps: Mapping[str, Step], turns: int, samples: Samples) -> None:
     for step in steps.values():
         step()  # makes what is made lazily
     order = random.Random(0)
-    for _ in track(range(turns), f"{title:13}"):
+    for turn in track(range(turns), f"{title:13}"):
+        seconds = {}
         for name in order.sample(list(steps), len(steps)):
             start = time.process_time()
             taken = steps[name]()
-            seconds[name].append((time.process_time() - start) / taken)
-    return seconds
+            seconds[name] = (time.process_time() - start) / taken
+        samples.add(step=title, turn=turn, seconds={name: seconds[name] for name in steps})
+
+
+def tables(config: Config, results: Results) -> None:
+    """Prints the ratios, and whether they meet their targets."""
+    _show(config, results["seconds"])
+    _judge(results["seconds"])
 
 
 def _show(config: Config, seconds: Mapping[str, Mapping[str, list[float]]]) -> None:
@@ -205,10 +216,23 @@ def _row(title: str, name: str, samples: list[float], bare: list[float]) -> list
 def _judge(seconds: Mapping[str, Mapping[str, list[float]]]) -> None:
     for title, variants in seconds.items():
         target = OPTIMIZER_TARGET if title.startswith(tuple(OPTIMIZERS)) else TRAINING_TARGET
-        for name in set(variants) & {"norms and pull", "every fourth step"}:
-            ratio = ratios(variants[name], variants["bare"])
-            print(verdict(f"{title}, {name}", ratio.median, target))
+        for name in ("norms and pull", "every fourth step"):
+            if name in variants:
+                ratio = ratios(variants[name], variants["bare"])
+                print(verdict(f"{title}, {name}", ratio.median, target))
 
+
+BENCHMARK = Benchmark(
+    name="local_step",
+    text=__doc__,
+    takes="a minute or two, of one core",
+    config=Config(),
+    toy=TOY,
+    measure=measure,
+    merge=merge,
+    show=tables,
+)
+main = BENCHMARK.run
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main()

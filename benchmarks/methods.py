@@ -17,6 +17,7 @@ from torch.optim import SGD, Optimizer
 import grawa
 from grawa.lab.experiments.environment import version
 from grawa.strategies.protocol import Strategy
+from torchft_peers import torchft_local_sgd
 
 NEVER = 10**9
 """Local steps between rounds, where rounds are called for by hand."""
@@ -44,6 +45,8 @@ class Method:
     bytes_sent: Callable[[], int] | None = None
     """By this process so far; `None` where the closed form of an all-reduce must do."""
     close: Callable[[], object] = _nothing
+    rounds: int = 1
+    """That a run makes, one after the other."""
 
 
 Build = Callable[[nn.Module, Optimizer], Method]
@@ -97,6 +100,7 @@ def ours(
         seconds=held_up if overlaps or fragments > 1 else None,
         bytes_sent=lambda: averager.bytes_sent,
         close=averager.detach,
+        rounds=fragments,
     )
 
 
@@ -121,39 +125,14 @@ def accelerate(model: nn.Module, optimizer: Optimizer) -> Method:
 
 def torchft(model: nn.Module, optimizer: Optimizer) -> Method:
     """`torchft.local_sgd.LocalSGD`; each process is a replica group, rank 0 runs the lighthouse."""
-    from torchft import Manager, ProcessGroupGloo
-    from torchft.coordination import LighthouseServer
-    from torchft.local_sgd import LocalSGD
-
-    size, rank = dist.get_world_size(), dist.get_rank()
-    lighthouse = LighthouseServer("[::]:0", size, join_timeout_ms=10_000) if rank == 0 else None
-    address = [lighthouse.address() if lighthouse else ""]
-    dist.broadcast_object_list(address)
-    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
-    manager = Manager(
-        pg=ProcessGroupGloo(timeout=QUIETLY),
-        load_state_dict=model.load_state_dict,
-        state_dict=model.state_dict,
-        min_replica_size=size,
+    local_sgd, close = torchft_local_sgd(
+        model,
+        optimizer,
+        sync_every=NEVER,
+        host="localhost",
+        first_host="localhost",
         timeout=QUIETLY,
-        rank=0,
-        world_size=1,
-        store_addr="localhost",
-        store_port=store.port,
-        lighthouse_addr=address[0],
-        replica_id=str(rank),
-        hostname="localhost",
-        init_sync=False,
     )
-    local_sgd = LocalSGD(manager, model, optimizer, sync_every=NEVER)
-
-    def close() -> None:
-        manager.shutdown(wait=False)
-        dist.barrier()
-        if lighthouse is not None:
-            lighthouse.shutdown()
-        assert store.port, "the store has to live as long as its manager"
-
     return Method(local_step=optimizer.step, run=local_sgd.sync, close=close)
 
 

@@ -1,44 +1,27 @@
 """Training over a real slow network: four hosts, made of network namespaces on a bridge.
 
-Run `python benchmarks/network.py` as root on Linux with iproute2; `--help` tells the options. Each
-host has one process and a link of the given rate to the bridge, in each direction, by a token
-bucket (`tc tbf`). Latency can't be shaped so: it is that of the machine, some tens of
-microseconds. All hosts share the machine's cores, as they do without communication.
+Each host has one process and a link of the given rate to the bridge, in each direction, by a token
+bucket (`tc tbf`). Latency can't be shaped so: it is that of the machine, some tens of microseconds.
+All hosts share the machine's cores, as they do without communication. Needs root on Linux, and
+iproute2. What was measured earlier at other rates is kept.
 """
 
-import json
 import statistics
-import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
-from common import show, verdict, write_results
+from command import Benchmark, Results
+from grawa.errors import UserError
+from grawa.lab.planning.measure import LEAST_SECONDS
 from grawa.lab.simulate.network import Link
-from hosts import BITS, PORTS, check_machine, hosts, run_on, shape
-from network_methods import ALL_REDUCE, DDP, METHODS, NO_COMMUNICATION
-from network_worker import Task
+from hosts import BITS, check_machine, hosts, run_on, shape
+from network_methods import METHODS
+from network_tables import WAITING, is_judged, tables
+from network_worker import Task, work
 from pictures import network_picture
-
-TARGETS = (
-    ("100mbit", "LGRAWA, overlap", NO_COMMUNICATION, 0.95),
-    ("100mbit", "LGRAWA, overlap", DDP, 20.0),
-    ("20mbit", "LGRAWA, int8, overlap", NO_COMMUNICATION, 0.90),
-)
-"""At this rate, this method, against that one, at least so many times the samples per second."""
-
-WAITING = ", steps that wait"
-
-ROUNDS = (("1gbit", "LGRAWA"), ("1gbit", ALL_REDUCE), ("100mbit", "LGRAWA"))
-"""At this rate, the time of a round of this method is judged."""
-
-ROUND_TARGET = 0.95
-"""Of the link's own limit, at 100 Mbit/s, for a blocking float32 round of LGRAWA: the time in
-which the link can carry what the round sends, headers and all."""
+from samples import Sample, Samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +29,7 @@ class Config:
     """What is measured."""
 
     rates: tuple[str, ...] = ("1gbit", "100mbit", "20mbit")
-    """Of the links, as tc writes them. What the output holds of other rates is kept."""
+    """Of the links, as tc writes them."""
     methods: tuple[str, ...] = ()
     """Which; all by default."""
     sync_every: int = 32
@@ -60,32 +43,56 @@ class Config:
     pause: float = 0.0
     """Seconds that a step waits before it computes, as it does where an accelerator computes: take
     a small batch with it. The processors are then free for rounds in the background."""
-    output: Path = Path("benchmarks/results/network.json")
-    """Where everything goes; the picture beside it."""
+    width: int = 1024
+    """Of each of the model's five layers."""
+    planning: float = LEAST_SECONDS
+    """Seconds for which the planner repeats each kind of round."""
 
 
-def main(config: Config) -> None:
-    """Measures, writes and prints."""
+TOY = Config(rates=("1gbit",), sync_every=8, cycles=1, repeat=1, planning=0.0, batch=2, width=16)
+
+
+def check(config: Config) -> None:
+    """Raises `UserError` if this can't be measured here."""
+    unknown = set(config.methods) - set(METHODS)
+    if unknown:
+        raise UserError(f"there is no method {min(unknown)!r}; there are {', '.join(METHODS)}")
+    for rate in config.rates:
+        Link.parse(rate)
     check_machine()
-    rates = _earlier(config.output)
-    with tempfile.TemporaryDirectory() as folder, hosts() as names:
+
+
+def measure(config: Config, samples: Samples) -> None:
+    """Trains on four hosts, rate by rate."""
+    with hosts() as names:
         for rate in config.rates:
             shape(names, rate)
-            ranks = _on_hosts(rate, names, config, Path(folder) / f"{rate}.json")
-            rates[_kind(rate, config.pause)] = {
-                "config": {**asdict(config), "output": str(config.output)},
-                "found": _in_the_middle(ranks),
-                "planned": ranks[0]["planned"],
-            }
-            write_results(config.output, {"rates": rates})
-    rates = dict(sorted(rates.items(), key=_place))
-    for rate, measured in rates.items():
-        _show(rate, measured["found"], measured["planned"])
-    found = {rate: measured["found"] for rate, measured in rates.items()}
-    _judge(found, {rate: measured["planned"] for rate, measured in rates.items()})
-    picture = config.output.with_suffix(".png")
-    network_picture(found, picture)
-    print(f"all figures are in {config.output}, the picture is {picture}")
+            run_on(names, work, _task(rate, config), samples)
+
+
+def merge(config: Config, samples: Sequence[Sample]) -> Results:
+    """What was found at each rate, and planned."""
+    rates: dict[str, Any] = {}
+    for kind in dict.fromkeys(sample["rate"] for sample in samples):
+        those = [sample for sample in samples if sample["rate"] == kind]
+        rates[kind] = {
+            "config": asdict(config),
+            "found": _in_the_middle([sample for sample in those if "hosts" in sample]),
+            "planned": those[0]["planned"],
+        }
+    return {"rates": rates}
+
+
+def join(earlier: Results, found: Results) -> Results:
+    """What was found now, and at other rates before."""
+    rates = {**earlier.get("rates", {}), **found["rates"]}
+    return {"rates": dict(sorted(rates.items(), key=_place))}
+
+
+def draw(_: Config, results: Results, folder: Path) -> None:
+    """Draws samples per second."""
+    found = {rate: measured["found"] for rate, measured in results["rates"].items()}
+    network_picture(found, folder / "network.png")
 
 
 def _kind(rate: str, pause: float) -> str:
@@ -99,19 +106,11 @@ def _place(measured: tuple[str, Any]) -> tuple[bool, float]:
     return kind != rate, -Link.parse(rate).bandwidth
 
 
-def _earlier(output: Path) -> dict[str, Any]:
-    """What earlier runs have found, rate by rate."""
-    if not output.exists():
-        return {}
-    rates: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))["rates"]
-    return rates
-
-
-def _in_the_middle(ranks: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _in_the_middle(samples: Sequence[Sample]) -> dict[str, dict[str, Any]]:
     """Of each method's runs the one in the middle, with the shares of all."""
     runs: dict[str, list[dict[str, Any]]] = {}
-    for run in zip(*(rank["runs"] for rank in ranks), strict=True):
-        runs.setdefault(run[0]["method"], []).append(_merge(run))
+    for sample in samples:
+        runs.setdefault(sample["method"], []).append(_merge(sample["hosts"]))
     middle = {}
     for method, found in runs.items():
         found.sort(key=lambda run: run.get("share_of_limit", 0.0))
@@ -120,31 +119,21 @@ def _in_the_middle(ranks: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return middle
 
 
-def _is_judged(method: str, rate: str) -> bool:
-    pairs = any(rate == at and method in (this, that) for at, this, that, _ in TARGETS)
-    return pairs or (rate, method) in ROUNDS
-
-
-def _on_hosts(rate: str, names: list[str], config: Config, output: Path) -> list[dict[str, Any]]:
-    """All runs at a rate: what each host found."""
+def _task(rate: str, config: Config) -> Task:
+    """All runs at a rate."""
     wanted = config.methods or tuple(METHODS)
-    judged = [method for method in wanted if _is_judged(method, rate)]
-    task = Task(
+    judged = [method for method in wanted if is_judged(method, rate)]
+    return Task(
         runs=(*wanted, *judged * (config.repeat - 1)),
-        port=next(PORTS),
         sync_every=config.sync_every,
         cycles=config.cycles,
         batch=config.batch,
+        width=config.width,
         pause=config.pause,
-        rate=rate,
+        planning=config.planning,
+        rate=_kind(rate, config.pause),
         slow=BITS.get(rate, 1e8) < 5e8,
-        output=str(output),
     )
-    failed = run_on(names, "benchmarks/network_worker.py", asdict(task))
-    if failed is not None:
-        sys.exit(failed)
-    found: list[dict[str, Any]] = json.loads(output.read_text(encoding="utf-8"))
-    return found
 
 
 def _merge(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -164,76 +153,20 @@ def _merge(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _show(rate: str, methods: Mapping[str, Mapping[str, Any]], plan: Any) -> None:
-    foreseen = plan["shares"]
-    rows = []
-    for method, found in methods.items():
-        if "failed" in found:
-            rows.append([method, "refused", "", "", "", "", ""])
-            continue
-        rows.append([
-            method,
-            f"{found['samples_per_second']:.0f}",
-            f"{found['share_of_limit']:.1%}",
-            f"{foreseen[method]:.1%}" if method in foreseen else "",
-            f"{found['bytes_per_step'] / 1e6:.2f}",
-            f"{found['round_seconds']:.2f}" if found["round_seconds"] else "",
-            f"{found['exposed_seconds']:.2f}" if found["round_seconds"] else "",
-        ])
-    columns = [
-        "method",
-        "samples/s",
-        "of the limit",
-        "planned",
-        "MB sent a step",
-        "round s",
-        "held up s",
-    ]
-    show(f"Four hosts, links of {rate}", columns, rows)
-    print(
-        "of the limit: the time of a step without communication, measured before and after in the "
-        "same processes,\nover that of a step with it, rounds included;\n"
-        "planned: what the planner foresees of it."
-    )
-    rate_found, latency = plan["bandwidth"] * 8e-6, plan["latency"] * 1e3
-    print(f"the planner found {rate_found:.1f} Mbit/s and {latency:.2f} ms")
-    for method, found in methods.items():
-        if "failed" in found:
-            print(f"{method}: {found['failed']}")
-
-
-def _judge(found: Mapping[str, Mapping[str, Mapping[str, Any]]], plans: Mapping[str, Any]) -> None:
-    for at, method, against, least in TARGETS:
-        for rate in (at, f"{at}{WAITING}"):
-            pair = [found.get(rate, {}).get(name, {}) for name in (method, against)]
-            if all("share_of_limit" in one for one in pair):
-                ratio = pair[0]["share_of_limit"] / pair[1]["share_of_limit"]
-                met = "meets" if ratio >= least else "MISSES"
-                what = f"{rate}: {method} / {against}: {ratio:.3f}"
-                print(f"{what} {met} the target of at least {least}")
-    for rate, plan in plans.items():
-        pairs = [
-            (share, found[rate][method]["share_of_limit"], method)
-            for method, share in plan["shares"].items()
-            if "share_of_limit" in found[rate].get(method, {})
-        ]
-        if pairs:
-            off, method = max((abs(planned / real - 1), method) for planned, real, method in pairs)
-            print(verdict(f"{rate}: worst prediction of the planner, {method}, off by", off, 0.15))
-    fast = found.get("1gbit", {})
-    if all(fast.get(name, {}).get("round_seconds") for name in ("LGRAWA", ALL_REDUCE)):
-        ratio = fast["LGRAWA"]["round_seconds"] / fast[ALL_REDUCE]["round_seconds"]
-        print(verdict("1gbit: a blocking round of LGRAWA over a bare all-reduce", ratio, 1.05))
-    blocking = found.get("100mbit", {}).get("LGRAWA", {})
-    if "round_seconds" in blocking:
-        limit = blocking["bytes_per_step"] * blocking["steps_per_round"] / (BITS["100mbit"] / 8)
-        share = limit / blocking["round_seconds"]
-        met = "meets" if share >= ROUND_TARGET else "MISSES"
-        print(
-            f"100mbit: a blocking round of LGRAWA goes at {share:.3f} of the link's limit, headers "
-            f"counted ({met} the target of at least {ROUND_TARGET})"
-        )
-
+BENCHMARK = Benchmark(
+    name="network",
+    text=__doc__,
+    takes="about an hour",
+    config=Config(),
+    toy=TOY,
+    measure=measure,
+    merge=merge,
+    show=lambda _, results: tables(results["rates"]),
+    draw=draw,
+    check=check,
+    join=join,
+)
+main = BENCHMARK.run
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main()

@@ -17,12 +17,15 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Optimizer
 
 import grawa
+from grawa.lab.experiments.environment import version
 from grawa.lab.planning.predict import Variant
 from grawa.strategies.protocol import Strategy
+from hosts import address
+from torchft_peers import torchft_local_sgd
 
 TIMEOUT = timedelta(minutes=10)
-OVERLAP = 28
-"""Local steps, of 32 between rounds."""
+OVERLAP = 7 / 8
+"""Of the local steps between rounds."""
 
 
 class Round(NamedTuple):
@@ -102,45 +105,28 @@ def post_local_sgd(model: nn.Module, sync_every: int) -> Trainee:
 
 def torchft(model: nn.Module, sync_every: int) -> Trainee:
     """`torchft.local_sgd.LocalSGD`; each host is a replica group, rank 0 runs the lighthouse."""
-    from torchft import Manager, ProcessGroupGloo
-    from torchft.coordination import LighthouseServer
-    from torchft.local_sgd import LocalSGD
-
-    size, rank = dist.get_world_size(), dist.get_rank()
-    own = f"10.77.0.{rank + 1}"
-    lighthouse = LighthouseServer("[::]:29600", size, join_timeout_ms=10_000) if rank == 0 else None
-    dist.barrier()
-    store = dist.TCPStore(own, 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
-    manager = Manager(
-        pg=ProcessGroupGloo(timeout=TIMEOUT),
-        load_state_dict=model.load_state_dict,
-        state_dict=model.state_dict,
-        min_replica_size=size,
-        timeout=TIMEOUT,
-        rank=0,
-        world_size=1,
-        store_addr=own,
-        store_port=store.port,
-        lighthouse_addr="http://10.77.0.1:29600",
-        replica_id=str(rank),
-        hostname=own,
-        init_sync=False,
-    )
     optimizer = sgd(model)
-    local_sgd = LocalSGD(manager, model, optimizer, sync_every=sync_every)
+    local_sgd, close = torchft_local_sgd(
+        model,
+        optimizer,
+        sync_every=sync_every,
+        host=address(dist.get_rank()),
+        first_host=address(0),
+        timeout=TIMEOUT,
+    )
     local_sgd.__enter__()
-
-    def close() -> None:
-        manager.shutdown(wait=False)
-        dist.barrier()
-        if lighthouse is not None:
-            lighthouse.shutdown()
-        assert store.port, "the store has to live as long as its manager"
-
     return Trainee(model=model, optimizer=optimizer, close=close)
 
 
-def ours(model: nn.Module, sync_every: int, *, strategy: Strategy, **options: Any) -> Trainee:
+def ours(
+    model: nn.Module,
+    sync_every: int,
+    *,
+    strategy: Strategy,
+    fragments: int = 1,
+    overlap: bool = False,
+    **options: Any,
+) -> Trainee:
     """As users get it: health checks, scores, guard, exchange, pull, report."""
     rounds: list[Round] = []
 
@@ -154,6 +140,8 @@ def ours(model: nn.Module, sync_every: int, *, strategy: Strategy, **options: An
         optimizer,
         strategy,
         sync_every=sync_every,
+        fragments=fragments,
+        overlap_steps=int(OVERLAP * (sync_every // fragments)) if overlap else 0,
         timeout=TIMEOUT,
         on_round=[note],
         **options,
@@ -190,13 +178,19 @@ METHODS: Mapping[str, Build] = {
     "DiLoCo": partial(ours, strategy=grawa.DiLoCo()),
     "MGRAWA": partial(ours, strategy=grawa.MGRAWA()),
     "LGRAWA": _LGRAWA,
-    "LGRAWA, overlap": partial(_LGRAWA, overlap_steps=OVERLAP),
+    "LGRAWA, overlap": partial(_LGRAWA, overlap=True),
     "LGRAWA, 4 fragments": partial(_LGRAWA, fragments=4),
-    "LGRAWA, 4 fragments, overlap": partial(_LGRAWA, fragments=4, overlap_steps=7),
+    "LGRAWA, 4 fragments, overlap": partial(_LGRAWA, fragments=4, overlap=True),
     "LGRAWA, bf16": partial(_LGRAWA, comm_dtype="bf16"),
     "LGRAWA, int8": partial(_LGRAWA, comm_dtype="int8"),
-    "LGRAWA, int8, overlap": partial(_LGRAWA, comm_dtype="int8", overlap_steps=OVERLAP),
+    "LGRAWA, int8, overlap": partial(_LGRAWA, comm_dtype="int8", overlap=True),
 }
+
+
+def is_installed(method: str) -> bool:
+    """Whether a method's package is there."""
+    return not method.startswith("torchft") or version("torchft") is not None
+
 
 PLANNED: Mapping[str, Plan] = {
     DDP: Plan(grawa.DataParallel(), Variant()),

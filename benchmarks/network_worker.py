@@ -1,13 +1,10 @@
 """One host of `network.py`: trains by one method, and counts samples, seconds and bytes."""
 
-import json
 import os
-import sys
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,13 +12,12 @@ import torch.distributed as dist
 from rich.progress import track
 from torch import nn
 
-from grawa.lab.files import write_text
 from grawa.lab.planning.measure import Subject, measure
 from grawa.lab.planning.predict import predict
-from hosts import HOSTS, join
-from network_methods import DDP, METHODS, PLANNED, TIMEOUT, Trainee, alone
+from hosts import HOSTS, bytes_sent, join
+from network_methods import DDP, METHODS, PLANNED, TIMEOUT, Trainee, alone, is_installed
+from samples import Samples
 
-WIDTH = 1024
 WARM_UP = 1
 """Cycles before: what rounds keep in memory is new in the first."""
 
@@ -31,53 +27,54 @@ EVERY_STEP = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What to measure, and where to leave the results."""
+    """What to measure."""
 
     runs: tuple[str, ...]
     """Methods, one after the other."""
-    port: int
     sync_every: int
     cycles: int
     batch: int
+    width: int
     pause: float
+    planning: float
     rate: str
+    """As it is shown."""
     slow: bool
-    output: str
+
+    def model(self) -> nn.Module:
+        """With the usual width, five million parameters in ten tensors."""
+        layers: list[nn.Module] = []
+        for _ in range(5):
+            layers += [nn.Linear(self.width, self.width), nn.ReLU()]
+        return nn.Sequential(*layers[:-1])
 
 
-def model() -> nn.Module:
-    """Five million parameters in ten tensors."""
-    layers: list[nn.Module] = []
-    for _ in range(5):
-        layers += [nn.Linear(WIDTH, WIDTH), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
-
-
-def work(task: Task, rank: int) -> None:
+def work(rank: int, task: Task, samples: Samples) -> None:
     """Measures, together with the other hosts; rank 0 writes down what all found."""
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     os.environ.setdefault("RUST_LOG", "error")
-    join(task.port, rank, TIMEOUT)
-    found: list[Any] = [None] * HOSTS
-    dist.all_gather_object(found, {"planned": _planned(task), "runs": _measured(task)})
+    join(rank, TIMEOUT)
+    planned = _planned(task)
     if rank == 0:
-        write_text(Path(task.output), json.dumps(found))
+        samples.add(rate=task.rate, planned=planned)
+    _measured(task, samples)
     dist.barrier()
     dist.destroy_process_group()
 
 
 def _planned(task: Task) -> dict[str, Any]:
     """What `grawa plan` would measure and foresee here."""
-    trainee = alone(model(), task.sync_every)
+    trainee = alone(task.model(), task.sync_every)
     subject = Subject(
         model=trainee.model,
         optimizer=trainee.optimizer,
-        step=partial(_train, trainee, torch.randn(task.batch, WIDTH), 1, task.pause),
+        step=partial(_train, trainee, torch.randn(task.batch, task.width), 1, task.pause),
         samples=task.batch,
     )
     strategies = {name: plan.strategy for name, plan in PLANNED.items()}
-    measured = measure(subject, strategies, None, lambda _: nullcontext())
+    measured = measure(
+        subject, strategies, None, lambda _: nullcontext(), least_seconds=task.planning
+    )
     limit = HOSTS * task.batch / measured.step_seconds
     shares = {
         method.name: predict(
@@ -95,22 +92,30 @@ def _planned(task: Task) -> dict[str, Any]:
     }
 
 
-def _measured(task: Task) -> list[dict[str, Any]]:
-    """What each run took, with steps without communication before and after it."""
-    inputs = torch.randn(task.batch, WIDTH)
-    plain = alone(model(), task.sync_every)
+def _measured(task: Task, samples: Samples) -> None:
+    """What each run took on each host, with steps without communication before and after it."""
+    rank = dist.get_rank()
+    inputs = torch.randn(task.batch, task.width)
+    plain = alone(task.model(), task.sync_every)
     _train(plain, inputs, task.sync_every, task.pause)
     before = _paced(plain, inputs, task.sync_every, task.pause)
-    found = []
-    for method in track(task.runs, f"{task.rate:8}", disable=dist.get_rank() > 0):
-        try:
-            run = _measure(task, METHODS[method](model(), task.sync_every), method, inputs)
-        except TypeError as error:  # as PyTorch refuses some hooks on the CPU, on all hosts alike
-            run = {"failed": f"{type(error).__name__}: {error}"}
+    for method in track(task.runs, f"{task.rate:8}", disable=rank > 0):
+        run = _tried(task, method, inputs)
         after = _paced(plain, inputs, task.sync_every, task.pause)
-        found.append({**run, "method": method, "plain_step_seconds": (before + after) / 2})
+        found: list[Any] = [None] * HOSTS
+        dist.all_gather_object(found, {**run, "plain_step_seconds": (before + after) / 2})
+        if rank == 0:
+            samples.add(rate=task.rate, method=method, hosts=found)
         before = after
-    return found
+
+
+def _tried(task: Task, method: str, inputs: torch.Tensor) -> dict[str, Any]:
+    if not is_installed(method):
+        return {"failed": "not installed"}
+    try:
+        return _measure(task, METHODS[method](task.model(), task.sync_every), method, inputs)
+    except TypeError as error:  # as PyTorch refuses some hooks on the CPU, on all hosts alike
+        return {"failed": f"{type(error).__name__}: {error}"}
 
 
 def _measure(task: Task, trainee: Trainee, method: str, inputs: torch.Tensor) -> dict[str, Any]:
@@ -120,10 +125,10 @@ def _measure(task: Task, trainee: Trainee, method: str, inputs: torch.Tensor) ->
         warm_up, steps = WARM_UP * task.sync_every, task.cycles * task.sync_every
     _train(trainee, inputs, warm_up, task.pause)
     trainee.rounds.clear()
-    sent, start = _sent(), time.perf_counter()
+    sent, start = bytes_sent(), time.perf_counter()
     _train(trainee, inputs, steps, task.pause)
     seconds = time.perf_counter() - start
-    bytes_sent, reports = _sent() - sent, list(trainee.rounds)
+    wire_bytes, reports = bytes_sent() - sent, list(trainee.rounds)
     trainee.close()  # no round may be under way when the limit is measured again
     rounds = max(1, len(reports))
     return {
@@ -131,7 +136,7 @@ def _measure(task: Task, trainee: Trainee, method: str, inputs: torch.Tensor) ->
         "samples": task.batch * steps,
         "steps": steps,
         "seconds": seconds,
-        "wire_bytes": bytes_sent,
+        "wire_bytes": wire_bytes,
         "round_seconds": sum(r.seconds for r in reports) / rounds,
         "exposed_seconds": sum(r.exposed for r in reports) / rounds,
     }
@@ -154,13 +159,3 @@ def _train(trainee: Trainee, inputs: torch.Tensor, steps: int, pause: float) -> 
         trainee.model(inputs).square().mean().backward()
         trainee.optimizer.step()
         trainee.after_step()
-
-
-def _sent() -> int:
-    """Bytes that have left this host, headers and all, by the interface's own count."""
-    text = Path("/sys/class/net/eth0/statistics/tx_bytes").read_text(encoding="utf-8")
-    return int(text)
-
-
-if __name__ == "__main__":
-    work(Task(**json.loads(sys.argv[1])), int(sys.argv[2]))

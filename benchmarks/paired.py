@@ -1,32 +1,27 @@
 """Whether what saves time costs accuracy: each way of making rounds against the plain one.
 
-Run `python benchmarks/paired.py`; `--help` tells the options. Four workers, all in one process,
-learn `digits` by LGRAWA with the defaults of `grawa train`. Each variant is run with the same seeds
-as the plain one, so the same data, order and initial weights, and differences are taken seed by
-seed.
+Four workers, all in one process, learn `digits` by LGRAWA with the defaults of `grawa train`. Each
+variant is run with the same seeds as the plain one, so the same data, order and initial weights,
+and differences are taken seed by seed.
 """
 
 import math
 import os
 import statistics
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
-import torch
-import tyro
-from rich.progress import track
-
-from common import show, write_results
+from command import Benchmark, Results
+from common import show
 from grawa.lab.cli import names
 from grawa.lab.cli.run import strategy_for
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.train.loop import Finished, train
+from processes import one_by_one
+from samples import Sample, Samples
 
 PLAIN = "blocking, every 32, float32"
 
@@ -55,20 +50,23 @@ class Config:
     """The method."""
     train_size: int = 1200
     """Training images; the rest of 1,797 is the test."""
+    steps: int | None = None
+    """Local steps of each worker; by default as many as `grawa train` makes."""
     jobs: int = os.cpu_count() or 1
     """Runs at a time."""
-    output: Path = Path("benchmarks/results/paired.json")
-    """Where all errors go."""
+
+
+TOY = Config(seeds=2, train_size=100, steps=33, jobs=1)
 
 
 def error_of(config: Config, run: tuple[str, int]) -> float:
     """Test error of the consensus, in percent."""
-    torch.set_num_threads(1)  # runs share the cores
     variant, seed = run
     asked = TrainConfig(
         task=f"digits:train_size={config.train_size}",
         strategy=config.strategy,
         processes=1,
+        steps=config.steps,
         seed=seed,
         device="cpu",
         **VARIANTS[variant],
@@ -78,28 +76,35 @@ def error_of(config: Config, run: tuple[str, int]) -> float:
     return 100.0 * last.error
 
 
-def main(config: Config) -> None:
-    """Runs, writes and prints."""
+def measure(config: Config, samples: Samples) -> None:
+    """Trains with every variant and seed."""
     runs = list(product(VARIANTS, range(config.seeds)))
-    with ProcessPoolExecutor(config.jobs, mp_context=get_context("spawn")) as pool:
-        found = pool.map(partial(error_of, config), runs)
-        values = list(track(found, "training", total=len(runs)))
-    errors = {
-        name: values[i * config.seeds : (i + 1) * config.seeds] for i, name in enumerate(VARIANTS)
-    }
-    asked = {**asdict(config), "output": str(config.output)}
-    write_results(config.output, {"config": asked, "errors": errors})
+    trained = one_by_one(partial(error_of, config), runs, config.jobs, "training")
+    for (variant, seed), error in trained:
+        samples.add(variant=variant, seed=seed, error=error)
+
+
+def merge(_: Config, samples: Sequence[Sample]) -> Results:
+    """Errors by variant, in the order of seeds."""
+    errors: dict[str, list[float]] = {}
+    for sample in samples:
+        errors.setdefault(sample["variant"], []).append(sample["error"])
+    return {"errors": errors}
+
+
+def table(config: Config, results: Results) -> None:
+    """Prints errors and differences."""
+    errors = results["errors"]
     rows = [_row(name, own, errors[PLAIN]) for name, own in errors.items()]
     show(
         f"Test error of {config.strategy} on digits, %, {config.seeds} seeds",
         ["rounds", "error", "difference, paired", "standard errors"],
         rows,
     )
-    print(f"all errors are in {config.output}")
 
 
 def _row(name: str, own: Sequence[float], plain: Sequence[float]) -> list[str]:
-    differences = [a - b for a, b in zip(own, plain, strict=True)]
+    differences = [a - b for a, b in zip(own, plain, strict=False)]  # a run may be interrupted
     mean, error = statistics.mean(differences), _standard_error(differences)
     return [
         name,
@@ -110,8 +115,20 @@ def _row(name: str, own: Sequence[float], plain: Sequence[float]) -> list[str]:
 
 
 def _standard_error(values: Sequence[float]) -> float:
-    return statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
+
+BENCHMARK = Benchmark(
+    name="paired",
+    text=__doc__,
+    takes="5 minutes of two cores",
+    config=Config(),
+    toy=TOY,
+    measure=measure,
+    merge=merge,
+    show=table,
+)
+main = BENCHMARK.run
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main()

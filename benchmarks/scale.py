@@ -1,50 +1,41 @@
 """Many workers in one process: time and memory of a worker-step. Many machines: a prediction.
 
-Run `python benchmarks/scale.py`; `--help` tells the options. Each number of workers is measured in
-a fresh process, one after another and stacked (`--stack-workers`), in an order drawn anew for each
-turn; what counts is the processor's time, of one thread. The prediction is the planner's, for a
-model and a step that are given; what a round computes is measured here.
+Each number of workers is measured in a fresh process, one after another and stacked
+(`--stack-workers`), in an order drawn anew for each turn; what counts is the processor's time, of
+one thread. The prediction is the planner's, for a model and a step that are given; what a round
+computes is measured here.
 """
 
-import os
 import random
-import statistics
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
-import torch
-import tyro
 from rich.progress import track
 from torch.optim import SGD
 
 import grawa
-from common import show, verdict, write_results
-from grawa.lab.planning.measure import Subject, measure
+from command import Benchmark, Results
+from grawa.lab.planning.measure import LEAST_SECONDS, Subject, measure
 from grawa.lab.planning.predict import Measured, Variant, predict, scaled
 from grawa.lab.simulate.network import Link, Network
 from models import ManyTensors
 from pictures import scale_picture
-from scale_worker import TASKS, Found, Job, tensor_bytes, work
-
-TARGET = 1.3
-"""Of the rise of time and memory per worker."""
-
-LEAST = {"time": 4, "memory": 16}
-"""Workers from which on a worker's time and memory are to be flat. Below, a step takes hardly more
-than what it takes whatever the number, and workers fill memory that starting up has freed."""
-
-PRELOADED = [
-    *("torch", "torch._dynamo", "sklearn.datasets", "grawa.lab.train.loop"),
-    *("matplotlib.pyplot", "rich.progress", "tyro"),
-]
-"""What each fresh process finds there: packages, but nothing that was computed."""
-
-KINDS = ("one by one", "stacked")
+from processes import begin, fresh_processes, one_thread
+from samples import Sample, Samples
+from scale_tables import (
+    Predictions,
+    judge,
+    medians_of,
+    memory,
+    series,
+    show_model,
+    show_predictions,
+)
+from scale_worker import TASKS, Job, work
 
 VARIANTS = {
     "data parallel": ("data_parallel", Variant(), 1),
@@ -67,6 +58,8 @@ class Config:
     """Measurements of each."""
     worker_steps: int = 1024
     """Timed in each, at least."""
+    sync_every: int = 32
+    """Local steps between rounds."""
     machines: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
     """Workers to predict for, on a ring."""
     links: tuple[str, ...] = ("1gbit:100us", "100gbit:10us")
@@ -79,65 +72,93 @@ class Config:
     """Seconds of a local step."""
     samples: int = 32
     """Of a local step."""
-    output: Path = Path("benchmarks/results/scale.json")
-    """Where all samples go; the picture beside it."""
+    planning: float = LEAST_SECONDS
+    """Seconds for which each kind of round is repeated, to see what it computes."""
 
 
-def main(config: Config) -> None:
-    """Measures, predicts, writes, draws and prints."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
-    jobs = _jobs(config)
-    samples = _measured(jobs, config.turns)
-    medians = {job: _median(samples[job]) for job in jobs}
-    foundation = _foundation(config)
+TOY = Config(
+    workers=(1, 2),
+    cnn_workers=(1,),
+    turns=1,
+    worker_steps=1,
+    sync_every=4,
+    planning=0.0,
+    machines=(8, 16),
+    parameters=1000,
+    tensors=10,
+    step=0.001,
+)
+
+
+def measure_all(config: Config, samples: Samples) -> None:
+    """Measures each job in a fresh process, in an order of its own in each turn; then predicts."""
+    asked = jobs(config)
+    context = fresh_processes()
+    turns = [random.Random(turn).sample(asked, len(asked)) for turn in range(config.turns)]
+    for job in track([job for turn in turns for job in turn], "worker-steps"):
+        with context.Pool(1, begin) as pool:
+            samples.add(job=asdict(job), found=asdict(pool.apply(work, (job,))))
+    with one_thread():
+        foundation = _foundation(config)
     predictions = {link: _predicted(config, foundation, link) for link in config.links}
-    write_results(
-        config.output,
-        {
-            "config": {**asdict(config), "output": str(config.output)},
-            "samples": [{**asdict(j), "found": [asdict(f) for f in samples[j]]} for j in jobs],
-            "foundation": asdict(foundation),
-            "predictions": predictions,
-        },
-    )
-    picture = config.output.with_suffix(".png")
-    scale_picture(_series(medians), _memory(medians), predictions, picture)
+    samples.add(foundation=asdict(foundation), predictions=predictions)
+
+
+def merge(config: Config, samples: Sequence[Sample]) -> Results:
+    """What was found, job by job, and what was predicted."""
+    found: dict[Job, list[Sample]] = {job: [] for job in jobs(config)}
+    predicted: Sample = {"predictions": {}}
+    for sample in samples:
+        if "job" in sample:
+            found[Job(**sample["job"])].append(sample["found"])
+        else:
+            predicted = sample
+    measured = [{**asdict(job), "found": those} for job, those in found.items() if those]
+    return {"samples": measured, **predicted}
+
+
+def tables(config: Config, results: Results) -> None:
+    """Prints costs, predictions, and whether costs rise too much."""
+    medians = medians_of(results["samples"])
     for model in TASKS:
-        _show_model(model, medians)
-    _show_predictions(config, predictions)
-    _judge(medians)
-    print(f"all samples are in {config.output}, the picture in {picture}")
+        show_model(model, medians)
+    show_predictions(_predictions(results))
+    print(
+        f"{config.parameters / 1e6:g}M float32 parameters, steps of {config.step * 1e3:g} ms and "
+        f"{config.samples} samples; data parallel without hiding messages behind the backward pass."
+    )
+    judge(medians)
 
 
-def _jobs(config: Config) -> list[Job]:
+def draw(_: Config, results: Results, folder: Path) -> None:
+    """Draws what the tables show."""
+    medians = medians_of(results["samples"])
+    path = folder / "scale.png"
+    scale_picture(series(medians), memory(medians), _predictions(results), path)
+
+
+def _predictions(results: Results) -> Predictions:
+    """With whole numbers of workers again, which JSON has made text."""
+    return {
+        link: {name: {int(n): ms for n, ms in steps.items()} for name, steps in found.items()}
+        for link, found in results["predictions"].items()
+    }
+
+
+def jobs(config: Config) -> list[Job]:
+    """All measurements, of a turn."""
     return [
-        Job(model=model, stacked=stacked, workers=n, worker_steps=config.worker_steps)
+        Job(
+            model=model,
+            stacked=stacked,
+            workers=n,
+            worker_steps=config.worker_steps,
+            sync_every=config.sync_every,
+        )
         for model in TASKS
         for stacked in (False, True)
         for n in (config.workers if model == "MLP" else config.cnn_workers)
     ]
-
-
-def _measured(jobs: Sequence[Job], turns: int) -> dict[Job, list[Found]]:
-    """Each job in a fresh process, in an order of its own in each turn."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    samples: dict[Job, list[Found]] = {job: [] for job in jobs}
-    order = [job for turn in range(turns) for job in random.Random(turn).sample(jobs, len(jobs))]
-    for job in track(order, "worker-steps"):
-        with context.Pool(1) as pool:
-            samples[job].append(pool.apply(work, (job,)))
-    return samples
-
-
-def _median(found: Sequence[Found]) -> Found:
-    return Found(
-        seconds=statistics.median(one.seconds for one in found),
-        wall_seconds=statistics.median(one.wall_seconds for one in found),
-        rest=round(statistics.median(one.rest for one in found)),
-        peak=round(statistics.median(one.peak for one in found)),
-    )
 
 
 def _foundation(config: Config) -> Measured:
@@ -156,8 +177,12 @@ def _foundation(config: Config) -> Measured:
     }
     network = Network(Link.parse(config.links[0]), "ring", config.machines[0])
     print("measuring what a round computes")
-    measured = measure(subject, strategies, network, lambda _: nullcontext())
+    measured = measure(subject, strategies, network, _quietly, least_seconds=config.planning)
     return replace(measured, step_seconds=config.step)
+
+
+def _quietly(_: str) -> AbstractContextManager[object]:
+    return nullcontext()
 
 
 def _predicted(config: Config, measured: Measured, link: str) -> dict[str, dict[int, float]]:
@@ -175,89 +200,18 @@ def _predicted(config: Config, measured: Measured, link: str) -> dict[str, dict[
     return found
 
 
-def _by_workers(medians: Mapping[Job, Found], model: str, stacked: bool) -> dict[int, Found]:
-    chosen = (job for job in medians if (job.model, job.stacked) == (model, stacked))
-    return {job.workers: medians[job] for job in chosen}
-
-
-def _series(medians: Mapping[Job, Found]) -> dict[str, dict[int, float]]:
-    """Microseconds of a worker-step, for each model and kind."""
-    return {
-        f"{model}, {kind}": {
-            n: 1e6 * found.seconds for n, found in _by_workers(medians, model, bool(i)).items()
-        }
-        for model in TASKS
-        for i, kind in enumerate(KINDS)
-    }
-
-
-def _memory(medians: Mapping[Job, Found]) -> dict[str, dict[int, float]]:
-    """Kilobytes at the peak for each worker beside the first, for each model and kind."""
-    series = {}
-    for model in TASKS:
-        for i, kind in enumerate(KINDS):
-            found = _by_workers(medians, model, bool(i))
-            first = found[min(found)].peak
-            series[f"{model}, {kind}"] = {
-                n: (one.peak - first) / (n - min(found)) / 1e3
-                for n, one in found.items()
-                if n > min(found)
-            }
-    return series
-
-
-def _show_model(model: str, medians: Mapping[Job, Found]) -> None:
-    time_of, memory = _series(medians), _memory(medians)
-    looped, stacked = (f"{model}, {kind}" for kind in KINDS)
-    rows = [
-        [
-            str(n),
-            f"{time_of[looped][n]:.0f}",
-            f"{time_of[stacked][n]:.0f}",
-            f"{time_of[looped][n] / time_of[stacked][n]:.2f}",
-            *(f"{memory[kind][n]:.0f}" if n in memory[kind] else "" for kind in (looped, stacked)),
-        ]
-        for n in time_of[looped]
-    ]
-    columns = ["workers", "us", "stacked", "faster by", "kB", "stacked"]
-    show(f"{model} on digits, one by one and stacked", columns, rows)
-    print(
-        "us: of the processor, for a worker-step. kB: at the peak, for each worker beside the "
-        "first; parameters, gradients and momentum are "
-        f"{tensor_bytes(model) / 1e3:.0f} kB of it."
-    )
-
-
-def _show_predictions(
-    config: Config, predictions: Mapping[str, Mapping[str, Mapping[int, float]]]
-) -> None:
-    shown = [n for i, n in enumerate(config.machines) if i % 3 == 0]
-    for link, found in predictions.items():
-        rows = [[name, *(f"{steps[n]:.0f}" for n in shown)] for name, steps in found.items()]
-        show(f"Predicted ms of a local step over {link}", ["workers", *map(str, shown)], rows)
-    print(
-        f"{config.parameters / 1e6:g}M float32 parameters, steps of {config.step * 1e3:g} ms and "
-        f"{config.samples} samples; data parallel without hiding messages behind the backward pass."
-    )
-
-
-def _rise(values: Mapping[int, float], first: int) -> float:
-    """How far a cost rises as workers are added from `first` up, over the least with fewer."""
-    least, rise = float("inf"), 1.0
-    for n in sorted(values):
-        if n >= first:
-            least = min(least, values[n])
-            rise = max(rise, values[n] / least)
-    return rise
-
-
-def _judge(medians: Mapping[Job, Found]) -> None:
-    for what, series in (("time", _series(medians)), ("memory", _memory(medians))):
-        for kind in KINDS:
-            rise = _rise(series[f"MLP, {kind}"], LEAST[what])
-            name = f"rise of {what} of an MLP's worker, {kind}, from {LEAST[what]} workers up"
-            print(verdict(name, rise, TARGET))
-
+BENCHMARK = Benchmark(
+    name="scale",
+    text=__doc__,
+    takes="15 minutes of one core",
+    config=Config(),
+    toy=TOY,
+    measure=measure_all,
+    merge=merge,
+    show=tables,
+    draw=draw,
+)
+main = BENCHMARK.run
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main()

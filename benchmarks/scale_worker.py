@@ -16,7 +16,6 @@ from memory import measure
 REPEATS = 16
 """How often each image is there, so that 256 workers have 75 each."""
 
-SYNC_EVERY = 32
 BATCH = 16
 
 
@@ -74,12 +73,14 @@ class Job:
         stacked: whether the workers make their steps together.
         workers: N, all in one process.
         worker_steps: at least so many steps of all workers together are timed.
+        sync_every: local steps between rounds.
     """
 
     model: str
     stacked: bool
     workers: int
     worker_steps: int
+    sync_every: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +103,12 @@ class Found:
 
 def work(job: Job) -> Found:
     """Trains for some rounds, watches the memory, then the time."""
-    torch.set_num_threads(1)
     task = TASKS[job.model]
     usual = TrainConfig(
         task="digits",
         workers=job.workers,
         batch_size=BATCH,
-        sync_every=SYNC_EVERY,
+        sync_every=job.sync_every,
         steps=10**6,
         stack_workers=job.stacked,
     )
@@ -118,12 +118,12 @@ def work(job: Job) -> Found:
         run.engine.local_steps_begin()
         return run
 
-    run, memory = measure(build, lambda _: None, lambda run: _train(run, SYNC_EVERY))
-    rounds = max(1, -(-job.worker_steps // (job.workers * SYNC_EVERY)))
+    run, memory = measure(build, lambda _: None, lambda run: _train(run, job.sync_every))
+    rounds = max(1, -(-job.worker_steps // (job.workers * job.sync_every)))
     began, processor_began = time.perf_counter(), time.process_time()
-    _train(run, rounds * SYNC_EVERY)
+    _train(run, rounds * job.sync_every)
     processor, wall = time.process_time() - processor_began, time.perf_counter() - began
-    made = rounds * SYNC_EVERY * job.workers
+    made = rounds * job.sync_every * job.workers
     return Found(
         seconds=processor / made,
         wall_seconds=wall / made,

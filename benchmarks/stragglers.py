@@ -1,39 +1,36 @@
 """One slow worker among four: rounds after every so many steps, against steps counted together.
 
-Run `python benchmarks/stragglers.py`; `--help` tells the options. Four real processes train digits
-for the same time; a step takes as long as is asked for, for the slow one longer, by sleeping, so
-that the machine's cores are no limit. Beside it the virtual clock's prediction of the same runs.
+Four real processes train digits for the same time; a step takes as long as is asked for, for the
+slow one longer, by sleeping, so that the machine's cores are no limit. Beside it what the virtual
+clock predicts of the same runs.
 """
 
-import json
-import os
 import statistics
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import torch
 import torch.distributed as dist
-import tyro
 from rich.progress import track
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 
 import grawa
-from common import show, write_results
+from command import Benchmark, Results
+from common import show
 from grawa.lab.experiments.config import TrainConfig
-from grawa.lab.files import write_text
 from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.tasks import Digits
 from grawa.lab.train.loop import Finished, train
 from grawa.lab.train.settings import Settings
 from grawa.rounds.report import RoundReport
-from grawa.rounds.schedule import Schedule
 from pictures import Point, stragglers_picture
+from processes import one_thread, together
+from samples import Sample, Samples
 
 WORKERS = 4
 SCHEDULES = {"every": grawa.Every, "shared-count": grawa.SharedCount}
@@ -53,8 +50,22 @@ class Config:
     """Seconds of a step at speed 1."""
     sync_every: int = 32
     """Local steps between rounds."""
-    output: Path = Path("benchmarks/results/stragglers.json")
-    """Where all results go."""
+
+
+TOY = Config(speeds=(1.0, 0.5), seeds=1, budget=0.2, step=0.004, sync_every=8)
+
+
+class Kind(NamedTuple):
+    """A run."""
+
+    schedule: str
+    speed: float
+    seed: int
+
+
+def kinds(config: Config) -> list[Kind]:
+    """All runs."""
+    return [Kind(*kind) for kind in product(SCHEDULES, config.speeds, range(config.seeds))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,54 +80,62 @@ class Paced(Digits):
         return super().loss(model, inputs, targets)
 
 
-def main(config: Config) -> None:
-    """Measures, writes and prints."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    kinds = list(product(SCHEDULES, config.speeds, range(config.seeds)))
+def measure(config: Config, samples: Samples) -> None:
+    """Trains in real processes, then by the virtual clock."""
     with tempfile.TemporaryDirectory() as folder:
-        spawn(_work, (config, kinds, folder), nprocs=WORKERS, daemon=True)
-        real = json.loads((Path(folder) / "results.json").read_text(encoding="utf-8"))
-    modelled = [_modelled(config, *kind) for kind in track(kinds, "virtual clock")]
+        together(_work, WORKERS, config, (Path(folder) / "rendezvous").as_uri(), samples)
+    with one_thread():
+        for kind in track(kinds(config), "virtual clock"):
+            samples.add(clock="virtual", **kind._asdict(), found=_modelled(config, kind))
+
+
+def merge(config: Config, samples: Sequence[Sample]) -> Results:
+    """The runs that both clocks have seen."""
+    found = {
+        clock: [sample["found"] for sample in samples if sample["clock"] == clock]
+        for clock in ("real", "virtual")
+    }
+    return {"kinds": kinds(config)[: len(found["real"])], **found}
+
+
+def table(config: Config, results: Results) -> None:
+    """Prints samples per second and errors."""
+    asked = [Kind(*kind) for kind in results["kinds"]]
     rows = []
-    for schedule, speed in product(SCHEDULES, config.speeds):
-        chosen = [i for i, kind in enumerate(kinds) if kind[:2] == (schedule, speed)]
+    for schedule, speed in dict.fromkeys(kind[:2] for kind in asked):
+        chosen = [i for i, kind in enumerate(asked) if kind[:2] == (schedule, speed)]
         rows.append([
             f"{schedule}, one at speed {speed:g}",
             *(
-                _summary([found[i] for i in chosen], key)
+                _summary([results[clock][i] for i in chosen if i < len(results[clock])], key)
                 for key in ("samples", "error")
-                for found in (real, modelled)
+                for clock in ("real", "virtual")
             ),
         ])
-    write_results(
-        config.output,
-        {
-            "config": {**asdict(config), "output": str(config.output)},
-            "kinds": kinds,
-            "real": real,
-            "virtual": modelled,
-        },
-    )
     show(
         f"{WORKERS} workers, {config.budget:g} s, steps of {config.step * 1e3:g} ms, "
         f"sync_every {config.sync_every}, {config.seeds} seeds",
         ["LGRAWA on digits", "samples/s", "virtual", "test error %", "virtual"],
         rows,
     )
-    picture = config.output.with_suffix(".png")
-    stragglers_picture(list(config.speeds), panels(config, real, modelled), picture)
-    print(f"mean and standard error; all results are in {config.output}, the picture is {picture}")
+    print("mean and standard error of the seeds")
+
+
+def draw(config: Config, results: Results, folder: Path) -> None:
+    """Draws what the table shows."""
+    shown = panels(config, results["real"], results["virtual"])
+    stragglers_picture(list(config.speeds), shown, folder / "stragglers.png")
 
 
 def panels(
     config: Config, real: list[dict[str, float]], modelled: list[dict[str, float]]
 ) -> dict[str, dict[str, list[Point]]]:
     """What the picture shows: what is measured -> kind of run -> a point for each speed."""
-    kinds = list(product(SCHEDULES, config.speeds, range(config.seeds)))
+    asked = kinds(config)
 
     def line(found: list[dict[str, float]], schedule: str, key: str) -> list[Point]:
         return [
-            _point([one for one, kind in zip(found, kinds, strict=True) if kind[:2] == at], key)
+            _point([one for one, kind in zip(found, asked, strict=True) if kind[:2] == at], key)
             for at in product([schedule], config.speeds)
         ]
 
@@ -137,47 +156,57 @@ def _point(found: list[dict[str, float]], key: str) -> Point:
 
 
 def _summary(found: list[dict[str, float]], key: str) -> str:
+    if not found:
+        return "-"
     mean, error = _point(found, key)
     return f"{mean:.1f} ± {error:.1f}"
 
 
-def _work(rank: int, config: Config, kinds: list[tuple[str, float, int]], folder: str) -> None:
-    torch.set_num_threads(1)
-    store = (Path(folder) / "rendezvous").as_uri()
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=WORKERS)
-    found = []
-    for schedule, speed, seed in track(kinds, "real workers ", disable=rank > 0):
-        seconds = config.step / (speed if rank == WORKERS - 1 else 1.0)
-        chosen = _settings(config, SCHEDULES[schedule](config.sync_every), seed)
-        found.append(_trained(Paced(seconds=seconds), chosen))
-    if rank == 0:
-        write_text(Path(folder) / "results.json", json.dumps(found))
+def _work(rank: int, config: Config, meeting: str, samples: Samples) -> None:
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=WORKERS)
+    for kind in track(kinds(config), "real workers ", disable=rank > 0):
+        seconds = config.step / (kind.speed if rank == WORKERS - 1 else 1.0)
+        found = _trained(Paced(seconds=seconds), _settings(config, kind))
+        if rank == 0:
+            samples.add(clock="real", **kind._asdict(), found=found)
     dist.barrier()
     dist.destroy_process_group()
 
 
-def _modelled(config: Config, schedule: str, speed: float, seed: int) -> dict[str, float]:
-    speeds = [1.0] * (WORKERS - 1) + [speed]
-    chosen = _settings(config, SCHEDULES[schedule](config.sync_every), seed)
+def _modelled(config: Config, kind: Kind) -> dict[str, float]:
+    speeds = [1.0] * (WORKERS - 1) + [kind.speed]
     clock = partial(VirtualClock, config.step, speeds=speeds)
-    return _trained(Digits(), replace(chosen, modelled=clock))
+    return _trained(Digits(), replace(_settings(config, kind), modelled=clock))
 
 
-def _settings(config: Config, schedule: Schedule, seed: int) -> Settings:
-    usual = TrainConfig(task="digits", seed=seed).settings()
+def _settings(config: Config, kind: Kind) -> Settings:
+    usual = TrainConfig(task="digits", seed=kind.seed).settings()
+    schedule = SCHEDULES[kind.schedule](config.sync_every)
     return replace(usual, steps=None, budget=config.budget, schedule=schedule)
 
 
 def _trained(task: Digits, settings: Settings) -> dict[str, float]:
     """Samples per second of all workers until the last round, and the consensus's error."""
-    steps, elapsed = 0.0, 0.0
-    for event in train(task, lambda *_: grawa.LGRAWA(), settings):
-        if isinstance(event, RoundReport):
-            steps, elapsed = steps + float(event.steps_made.sum()), event.elapsed
-        elif isinstance(event, Finished):
-            ended: Any = event
-    return {"samples": steps * settings.batch_size / elapsed, "error": ended.error}
+    events = list(train(task, lambda *_: grawa.LGRAWA(), settings))
+    rounds = [event for event in events if isinstance(event, RoundReport)]
+    steps = sum(float(report.steps_made.sum()) for report in rounds)
+    assert isinstance(events[-1], Finished), "the last event tells the end"
+    samples = steps * settings.batch_size / rounds[-1].elapsed
+    return {"samples": samples, "error": events[-1].error}
 
+
+BENCHMARK = Benchmark(
+    name="stragglers",
+    text=__doc__,
+    takes="4 minutes",
+    config=Config(),
+    toy=TOY,
+    measure=measure,
+    merge=merge,
+    show=table,
+    draw=draw,
+)
+main = BENCHMARK.run
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main()

@@ -1,30 +1,31 @@
 """The speed of a round, as a ratio to a bare all-reduce of the same bytes.
 
-Run `python benchmarks/sync.py`; `--help` tells the options. All methods take turns in one run, in
-an order drawn anew for each turn, and a round takes as long as its slowest process. What is timed
-is the averaging alone, with everything that belongs to it: health checks, scores, guard,
-exchange, pull and report.
+All methods take turns in one run, in an order drawn anew for each turn, and a round takes as long
+as its slowest process. What is timed is the averaging alone, with everything that belongs to it:
+health checks, scores, guard, exchange, pull and report. Then rounds of MGRAWA are taken apart.
 """
 
-import json
 import os
-import statistics
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import tyro
-from torch.multiprocessing.spawn import spawn
-
-from common import Spread, ratios, show, verdict, write_results
-from methods import BASELINE, METHODS, is_installed
+from command import Benchmark, Results
+from common import Spread, columns, ratios, show, verdict
+from methods import BASELINE, BROKEN_DOWN, METHODS, is_installed
 from pictures import sync_picture
+from processes import together
+from samples import Sample, Samples
 from sync_worker import Task, work
 
-TARGET = 1.25
-"""Of MGRAWA and LGRAWA."""
+TARGETS = {
+    "grawa MGRAWA": 0.8,
+    "grawa LGRAWA": 0.8,
+    "MGRAWA, by sockets": 1.25,
+    "LGRAWA, by sockets": 1.25,
+}
+"""Of times of the bare all-reduce."""
 
 COPIES = {"LocalSGD": 1, "MGRAWA": 1, "LGRAWA": 1, "EASGD": 2, "LSGD": 2, "DiLoCo": 3}
 """Copies of the parameters that a method of ours may need beside the model, at most."""
@@ -45,8 +46,6 @@ class Config:
     """P, float32."""
     tensors: int = 200
     """L, of equal size."""
-    output: Path = Path("benchmarks/results/sync.json")
-    """Where all samples go."""
 
     @property
     def model_bytes(self) -> int:
@@ -54,59 +53,61 @@ class Config:
         return 4 * self.parameters
 
 
-def main(config: Config) -> None:
-    """Measures, writes and prints."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # the processes share the cores
+TOY = Config(rounds=2, processes=2, parameters=4000, tensors=4)
+
+
+def measure(config: Config, samples: Samples) -> None:
+    """Starts the processes, which measure."""
     os.environ.setdefault("RUST_LOG", "error")  # torchft tells of every quorum otherwise
-    asked = {name: value for name, value in asdict(config).items() if name != "output"}
     with tempfile.TemporaryDirectory() as folder:
-        task = Task(**asked, folder=Path(folder))
-        spawn(work, (task,), nprocs=config.processes, daemon=True)
-        found = _merge(json.loads(task.results.read_text(encoding="utf-8")))
-    write_results(config.output, {"config": asked, **found})
+        task = Task(**asdict(config), meeting=(Path(folder) / "rendezvous").as_uri())
+        together(work, config.processes, task, samples)
+
+
+def merge(_: Config, samples: Sequence[Sample]) -> Results:
+    """What was found, method by method and part by part."""
+    memory = {s["method"]: [s["rest"], s["peak"]] for s in samples if s["what"] == "memory"}
+    turns = [sample for sample in samples if sample["what"] == "turn"]
+    taken = ("seconds", "processor_seconds", "bytes_sent")
+    found = {what: _in_order(columns([turn[what] for turn in turns])) for what in taken}
+    parts = [sample["seconds"] for sample in samples if sample["what"] == "breakdown"]
+    names = dict.fromkeys(name for part in parts for name in part)
+    breakdown = {name: [part.get(name, 0.0) for part in parts] for name in names}
+    return {**found, "extra_memory": memory, "breakdown": breakdown}
+
+
+def _in_order(found: Mapping[str, list[float]]) -> dict[str, list[float]]:
+    return {name: found[name] for name in METHODS if name in found}
+
+
+def tables(config: Config, found: Results) -> None:
+    """Prints rounds, their parts, and whether they meet the targets."""
     _show_methods(config, found)
     _show_breakdown(found["breakdown"])
     _judge(config, found)
-    picture = config.output.with_suffix(".png")
-    sync_picture(spreads(found["seconds"]), picture)
-    print(f"all samples are in {config.output}, the picture is {picture}")
 
 
-def _merge(ranks: list[dict[str, Any]]) -> dict[str, Any]:
-    """What all found: the slowest one's time, all processor time, the mean of the rest."""
-    return {
-        "seconds": _over_ranks(ranks, "seconds", max),
-        "processor_seconds": _over_ranks(ranks, "processor_seconds", sum),
-        "bytes_sent": _over_ranks(ranks, "bytes_sent", statistics.mean),
-        "extra_memory": _over_ranks(ranks, "extra_memory", statistics.mean),
-        "breakdown": _over_ranks(ranks, "breakdown", statistics.mean),
-    }
+def draw(_: Config, found: Results, folder: Path) -> None:
+    """Draws the ratios."""
+    sync_picture(spreads(found["seconds"]), folder / "sync.png")
 
 
-def _over_ranks(
-    ranks: list[dict[str, Any]], what: str, merge: Callable[[Iterable[float]], float]
-) -> dict[str, list[float]]:
-    return {
-        name: [merge(turn) for turn in zip(*(rank[what][name] for rank in ranks), strict=True)]
-        for name in ranks[0][what]
-    }
-
-
-def spreads(seconds: dict[str, list[float]]) -> dict[str, Spread]:
+def spreads(seconds: Mapping[str, Sequence[float]]) -> dict[str, Spread]:
     """Quartiles and median of each method's ratio to the bare all-reduce."""
     return {name: ratios(own, seconds[BASELINE]) for name, own in seconds.items()}
 
 
-def _show_methods(config: Config, found: dict[str, Any]) -> None:
-    columns = ["method", "ms", "ratio", "quartiles", "CPU ratio", "MB sent", "memory", "at peak"]
+def _show_methods(config: Config, found: Results) -> None:
+    heads = ["method", "ms", "ratio", "quartiles", "CPU ratio", "MB sent", "memory", "at peak"]
     rows = [
         _row(name, config, found)
         if is_installed(name)
         else [name, "", "", "not installed", "", "", "", ""]
         for name in METHODS
+        if name in found["seconds"] or not is_installed(name)
     ]
     size = f"{config.parameters:,} float32 parameters in {config.tensors} tensors"
-    show(f"A round of {config.processes} processes, {size}", columns, rows)
+    show(f"A round of {config.processes} processes, {size}", heads, rows)
     print(
         "ratio: to the bare all_reduce of the same turn, median and quartiles over "
         f"{config.rounds} turns.\nCPU ratio: of all processes' processor time, which other load on "
@@ -117,7 +118,7 @@ def _show_methods(config: Config, found: dict[str, Any]) -> None:
         print("pip install -e .[bench] installs what is not.")
 
 
-def _row(name: str, config: Config, found: dict[str, Any]) -> list[str]:
+def _row(name: str, config: Config, found: Results) -> list[str]:
     seconds = found["seconds"][name]
     spread = ratios(seconds, found["seconds"][BASELINE])
     processor = ratios(found["processor_seconds"][name], found["processor_seconds"][BASELINE])
@@ -129,27 +130,48 @@ def _row(name: str, config: Config, found: dict[str, Any]) -> list[str]:
         f"{spread.median:.2f}",
         f"{spread.low:.2f} - {spread.high:.2f}",
         f"{processor.median:.2f}",
-        f"{(found['bytes_sent'][name][0] or ring) / 1e6:.1f}",
+        f"{(Spread.of(found['bytes_sent'][name]).median or ring) / 1e6:.1f}",
         *(f"{extra / config.model_bytes:.2f}" for extra in found["extra_memory"][name]),
     ]
 
 
-def _show_breakdown(parts: dict[str, list[float]]) -> None:
+def _show_breakdown(parts: Mapping[str, Sequence[float]]) -> None:
+    """Those that take one percent and more, the longest first."""
     medians = {part: Spread.of(seconds).median for part, seconds in parts.items()}
     whole = sum(medians.values())
-    rows = [[p, f"{s * 1e3:.2f}", f"{s / whole:.0%}"] for p, s in medians.items()]
-    show("A round of MGRAWA, mean of the processes", ["part", "median ms", "share"], rows)
+    longest = sorted(medians, key=lambda part: -medians[part])
+    large = {part: medians[part] for part in longest if medians[part] >= 0.01 * whole}
+    shown = {**large, "the rest": whole - sum(large.values())}
+    rows = [[p, f"{s * 1e3:.2f}", f"{s / whole:.0%}"] for p, s in shown.items() if whole]
+    title = f"A round of {BROKEN_DOWN.removeprefix('grawa ')}, mean of the processes"
+    show(title, ["module", "median ms", "share"], rows)
+    print("with what a module calls outside grawa, and with its waiting for the other processes")
 
 
-def _judge(config: Config, found: dict[str, Any]) -> None:
-    for method in ("MGRAWA", "LGRAWA"):
-        spread = ratios(found["seconds"][f"grawa {method}"], found["seconds"][BASELINE])
-        print(verdict(f"time of {method}", spread.median, TARGET))
+def _judge(config: Config, found: Results) -> None:
+    for method, target in TARGETS.items():
+        if method in found["seconds"]:
+            spread = ratios(found["seconds"][method], found["seconds"][BASELINE])
+            print(verdict(f"time of {method}", spread.median, target))
     for method, copies in COPIES.items():
-        peak = found["extra_memory"][f"grawa {method}"][1] / config.model_bytes
-        allowed = copies + SLACK_BYTES / config.model_bytes
-        print(verdict(f"memory of {method}, copies and slack", peak, allowed))
+        if f"grawa {method}" in found["extra_memory"]:
+            peak = found["extra_memory"][f"grawa {method}"][1] / config.model_bytes
+            allowed = copies + SLACK_BYTES / config.model_bytes
+            print(verdict(f"memory of {method}, copies and slack", peak, allowed))
 
+
+BENCHMARK = Benchmark(
+    name="sync",
+    text=__doc__,
+    takes="3 to 5 minutes of two cores",
+    config=Config(),
+    toy=TOY,
+    measure=measure,
+    merge=merge,
+    show=tables,
+    draw=draw,
+)
+main = BENCHMARK.run
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main()

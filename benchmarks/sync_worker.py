@@ -1,17 +1,13 @@
 """One process of `sync.py`: sets the methods up and times their rounds."""
 
-import ctypes
-import json
 import os
 import random
-import signal
+import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import torch
 import torch.distributed as dist
 from rich.progress import track
 
@@ -19,6 +15,7 @@ import memory
 from breakdown import break_down
 from methods import BASELINE, BROKEN_DOWN, METHODS, QUIETLY, Method, is_installed, sgd
 from models import ManyTensors
+from samples import Samples
 
 Item = TypeVar("Item")
 
@@ -31,39 +28,23 @@ class Task:
     processes: int
     parameters: int
     tensors: int
-    folder: Path
-    """Where the processes find each other, and leave their results."""
-
-    @property
-    def results(self) -> Path:
-        """The file of what all processes found."""
-        return self.folder / "results.json"
+    meeting: str
+    """Where the processes find each other, as torch writes it."""
 
 
-def work(rank: int, task: Task) -> None:
+def work(rank: int, task: Task, samples: Samples) -> None:
     """Measures, together with the other processes; rank 0 writes down what all found."""
-    _die_with_parent()
-    torch.set_num_threads(1)
     _tell_accelerate(rank, task.processes)
     dist.init_process_group(
         "gloo",
-        init_method=(task.folder / "rendezvous").as_uri(),
+        init_method=task.meeting,
         rank=rank,
         world_size=task.processes,
         timeout=QUIETLY,
     )
-    found: list[dict[str, Any]] = [{}] * task.processes
-    dist.all_gather_object(found, _measure(task))
-    if rank == 0:
-        task.results.write_text(json.dumps(found), encoding="utf-8")
+    _measure(task, samples)
     dist.barrier()
     dist.destroy_process_group()
-
-
-def _die_with_parent() -> None:
-    """Has Linux end this process when its parent ends, however that comes about."""
-    set_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
-    ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
 
 
 def _tell_accelerate(rank: int, processes: int) -> None:
@@ -73,30 +54,54 @@ def _tell_accelerate(rank: int, processes: int) -> None:
     os.environ["MASTER_ADDR"] = "localhost"
 
 
-def _measure(task: Task) -> dict[str, Any]:
+def _measure(task: Task, samples: Samples) -> None:
     names = [name for name in METHODS if is_installed(name)]
     methods: dict[str, Method] = {}
-    extra: dict[str, memory.Extra] = {}
     for name in _track(names, "setting up"):
-        methods[name], extra[name] = _set_up(name, task)
-    before = {name: _sent(method) for name, method in methods.items()}
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+        methods[name], extra = _set_up(name, task)
+        memory_of = _merged(extra._asdict(), statistics.mean)
+        _add(samples, what="memory", method=name, **memory_of)
     order = random.Random(0)
-    for _ in _track(range(task.rounds), "measuring "):
-        for name in order.sample(names, len(names)):
-            times[name].append(_time(methods[name]))
-    sent = {name: [(_sent(m) - before[name]) / task.rounds] for name, m in methods.items()}
-    broken = [_break_down(methods[BROKEN_DOWN]) for _ in _track(range(task.rounds), "breakdown ")]
-    parts = {part: [turn[part] for turn in broken] for part in broken[0]}
+    for turn in _track(range(task.rounds), "measuring "):
+        drawn = order.sample(names, len(names))
+        _turn(turn, {name: methods[name] for name in drawn}, samples)
+    for turn in _track(range(task.rounds), "breakdown "):
+        method = methods[BROKEN_DOWN]
+        _prepare(method)
+        seconds = _merged(break_down(method.run), statistics.mean)
+        _add(samples, what="breakdown", turn=turn, seconds=seconds)
     for method in methods.values():
         method.close()
-    return {
-        "seconds": {name: [wall for wall, _ in turns] for name, turns in times.items()},
-        "processor_seconds": {name: [cpu for _, cpu in turns] for name, turns in times.items()},
-        "bytes_sent": sent,
-        "extra_memory": extra,
-        "breakdown": parts,
-    }
+
+
+def _turn(turn: int, methods: Mapping[str, Method], samples: Samples) -> None:
+    """A round of each method: the slowest process's time, and all processor time."""
+    before = {name: _sent(method) for name, method in methods.items()}
+    times = {name: _time(method) for name, method in methods.items()}
+    sent = {n: (_sent(method) - before[n]) / method.rounds for n, method in methods.items()}
+    _add(
+        samples,
+        what="turn",
+        turn=turn,
+        seconds=_merged({name: wall for name, (wall, _) in times.items()}, max),
+        processor_seconds=_merged({name: cpu for name, (_, cpu) in times.items()}, sum),
+        bytes_sent=_merged(sent, statistics.mean),
+    )
+
+
+def _merged(
+    own: Mapping[str, float], merge: Callable[[Iterable[float]], float]
+) -> dict[str, float]:
+    """One of several numbers from those of all processes; what one has not counts as nothing."""
+    everyone: list[dict[str, float]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(everyone, dict(own))
+    names = dict.fromkeys(name for each in everyone for name in each)
+    return {name: merge([each.get(name, 0.0) for each in everyone]) for name in names}
+
+
+def _add(samples: Samples, **sample: object) -> None:
+    if dist.get_rank() == 0:
+        samples.add(**sample)
 
 
 def _track(sequence: Sequence[Item], what: str) -> Iterable[Item]:
@@ -121,17 +126,12 @@ def _run(method: Method) -> None:
 
 
 def _time(method: Method) -> tuple[float, float]:
-    """Seconds by the wall clock, and of this process's threads."""
+    """Seconds of a round by the wall clock, and of this process's threads."""
     _prepare(method)
     wall, processor = time.perf_counter(), time.process_time()
     method.run()
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
-    return (wall if method.seconds is None else method.seconds()), processor
-
-
-def _break_down(method: Method) -> dict[str, float]:
-    _prepare(method)
-    return break_down(method.run)
+    return (wall if method.seconds is None else method.seconds()), processor / method.rounds
 
 
 def _sent(method: Method) -> int:

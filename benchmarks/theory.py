@@ -1,60 +1,37 @@
 """Does it converge as theory says? Known minimisers, and the gradient norm where there is none.
 
-Run `python benchmarks/theory.py`; `--help` tells the options. Four workers with plain SGD, no
-momentum and no guard, all hosted in one process. Convex: the squared distance of the consensus
-from the minimiser of all samples, over rounds, for constant and decaying steps; with one biased
-worker; and where each worker sees other samples, all of them at each step, so that what is left
-in the end is the bias of the fixed point. Non-convex: an MLP on `digits`, with a learning
-rate in proportion to 1/sqrt(T): the squared gradient norm of the consensus over all training
-samples, averaged over T steps, which theory bounds by a multiple of 1/sqrt(T).
+Four workers with plain SGD, no momentum and no guard, all hosted in one process. Convex: the
+squared distance of the consensus from the minimiser of all samples, over rounds, for constant and
+decaying steps; with one biased worker; and where each worker sees other samples, all of them at
+each step, so that what is left in the end is the bias of the fixed point. Non-convex: an MLP on
+`digits`, with a learning rate in proportion to 1/sqrt(T): the squared gradient norm of the
+consensus over all training samples, averaged over T steps, which theory bounds by a multiple of
+1/sqrt(T).
 """
 
-import json
 import math
 import os
-import statistics
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import torch
-import tyro
-from rich.progress import track
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from common import PACKAGES, show
+from command import Benchmark, Results
 from grawa import Averager
 from grawa.flatness import Surface, gradient_norm
 from grawa.lab.cli import names
-from grawa.lab.experiments.environment import environment
-from grawa.lab.files import write_text
 from grawa.lab.tasks import Digits
 from grawa.seeding import generator
+from processes import one_by_one
+from samples import Sample, Samples
 from theory_pictures import convex_picture, nonconvex_picture
-from theory_problems import TASKS, WORKERS, Kind, Problem, Steps, expected, lr, models
+from theory_problems import TASKS, WORKERS, Kind, Problem, Steps, lr, models
+from theory_results import CONDITIONS, METHODS, convex_results, nonconvex_results, tables
 
-METHODS = {
-    "mgrawa": "MGRAWA",
-    "lgrawa": "LGRAWA",
-    "uniform": "uniform",
-    "easgd": "EASGD",
-    "lsgd": "LSGD",
-    "local_sgd": "LocalSGD",
-    "diloco": "DiLoCo",
-    "data_parallel": "data parallel",
-}
-CONDITIONS: tuple[tuple[Kind, Steps], ...] = (
-    ("iid", "constant"),
-    ("iid", "decaying"),
-    ("biased worker", "decaying"),
-    ("non-iid", "constant"),
-    ("non-iid", "decaying"),
-)
 NONCONVEX_LR = 2.0
 """Over sqrt(T), so that it is 0.25 for the shortest training and 0.06 for the longest."""
 
@@ -75,8 +52,9 @@ class Config:
     """Samples per worker and step; non-convex four times as many."""
     jobs: int = os.cpu_count() or 1
     """Runs at a time."""
-    output: Path = Path("benchmarks/results/theory.json")
-    """Where all values go; the pictures go beside it."""
+
+
+TOY = Config(seeds=1, steps=8, nonconvex_steps=(4, 8), sync_every=2, jobs=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +71,6 @@ class Job:
 
 def run(job: Job) -> list[float]:
     """What was measured after each round."""
-    torch.set_num_threads(1)  # trainings share the cores
     return _convex(job) if job.task else _nonconvex(job)
 
 
@@ -182,146 +159,54 @@ def jobs(asked: Config) -> list[Job]:
     return convex + nonconvex
 
 
-def over_seeds(curves: Sequence[Sequence[float]]) -> dict[str, list[float]]:
-    """Mean and standard error at each round."""
-    count = math.sqrt(len(curves))
-    columns = list(zip(*curves, strict=True))
-    errors = [statistics.stdev(c) / count if len(c) > 1 else 0.0 for c in columns]
-    return {"mean": [statistics.fmean(c) for c in columns], "standard_error": errors}
+def measure(asked: Config, samples: Samples) -> None:
+    """Trains."""
+    for job, curve in one_by_one(run, jobs(asked), asked.jobs, "training"):
+        samples.add(
+            method=job.method,
+            seed=job.seed,
+            steps=job.steps,
+            task=job.task,
+            condition=job.condition,
+            curve=curve,
+        )
 
 
-def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
-    """Of a straight line through the logarithms, by least squares."""
-    logs = [[math.log(value) for value in values] for values in (xs, ys)]
-    return statistics.linear_regression(*logs).slope
-
-
-def tail(curve: Sequence[float]) -> float:
-    """The mean over the last quarter of the rounds."""
-    return statistics.fmean(curve[-max(1, len(curve) // 4) :])
-
-
-def summarise(curves: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """The curve of a method under a condition, its end and its slope over the last three quarters.
-
-    Ends and slopes are those of each seed's own curve, then their mean and standard error.
-    """
-    first = len(curves[0]) // 4
-    rounds = [float(i + 1) for i in range(first, len(curves[0]))]
-    slopes = [[slope(rounds, curve[first:])] for curve in curves]
-    ends = over_seeds([[tail(curve)] for curve in curves])
-    fitted = over_seeds(slopes)
+def merge(asked: Config, samples: Sequence[Sample]) -> Results:
+    """Curves, ends and slopes, of what has been trained."""
+    convex = [sample for sample in samples if sample["task"]]
+    nonconvex = [sample for sample in samples if not sample["task"]]
     return {
-        **over_seeds(curves),
-        "end": [ends["mean"][0], ends["standard_error"][0]],
-        "slope": [fitted["mean"][0], fitted["standard_error"][0]],
+        "convex": convex_results(convex, asked.sync_every, asked.batch_size),
+        "nonconvex": nonconvex_results(nonconvex),
     }
 
 
-def convex_results(found: dict[Job, list[float]], asked: Config) -> dict[str, Any]:
-    """Task -> condition -> method -> summary; with what is expected, where it can be computed."""
-    results: dict[str, Any] = {}
-    for task, condition in product(TASKS, CONDITIONS):
-        of = {
-            method: summarise([
-                curve
-                for job, curve in found.items()
-                if (job.task, job.condition, job.method) == (task, condition, method)
-            ])
-            for method in METHODS
-        }
-        if task == "quadratic":
-            kind, steps = condition
-            every = slice(asked.sync_every - 1, None, asked.sync_every)
-            curves = [
-                expected(kind, steps, asked.steps, asked.batch_size, seed)[every]
-                for seed in range(asked.seeds)
-            ]
-            if kind != "non-iid":
-                of["expected"] = summarise(curves)
-        results.setdefault(task, {})[", ".join(condition)] = of
-    return results
-
-
-def nonconvex_results(found: dict[Job, list[float]], asked: Config) -> dict[str, Any]:
-    """Method -> the averages over T for each T, and their slope."""
-    results = {}
-    for method in METHODS:
-        averages = [
-            [
-                statistics.fmean(curve)
-                for job, curve in found.items()
-                if not job.task and (job.method, job.steps) == (method, steps)
-            ]
-            for steps in asked.nonconvex_steps
-        ]
-        by_seed = list(zip(*averages, strict=True))
-        fitted = over_seeds([[slope(asked.nonconvex_steps, ones)] for ones in by_seed])
-        results[method] = {
-            **over_seeds(by_seed),
-            "slope": [fitted["mean"][0], fitted["standard_error"][0]],
-        }
-    return results
-
-
-def main(asked: Config) -> None:
-    """Runs everything, writes, draws and prints."""
-    todo = jobs(asked)
-    with ProcessPoolExecutor(asked.jobs, get_context("spawn")) as pool:
-        curves = track(pool.map(run, todo, chunksize=4), "training", total=len(todo))
-        found = dict(zip(todo, curves, strict=True))
-    convex, nonconvex = convex_results(found, asked), nonconvex_results(found, asked)
-    results = {
-        "environment": environment(PACKAGES),
-        "config": {**asdict(asked), "output": str(asked.output)},
-        "convex": convex,
-        "nonconvex": nonconvex,
-    }
-    asked.output.parent.mkdir(parents=True, exist_ok=True)
-    write_text(asked.output, json.dumps(results) + "\n")
-    convex_picture(convex, METHODS, asked.output.with_name("theory_convex.png"))
-    path = asked.output.with_name("theory_nonconvex.png")
-    nonconvex_picture(nonconvex, METHODS, asked.nonconvex_steps, path)
-    tables(convex, nonconvex)
-    print(f"Mean ± standard error of {asked.seeds} seeds. All values are in {asked.output}")
-
-
-def tables(convex: dict[str, Any], nonconvex: dict[str, Any]) -> None:
+def table(asked: Config, results: Results) -> None:
     """Prints ends and slopes."""
-    titles = {**METHODS, "expected": "expected"}
-    for task, conditions in convex.items():
-        rows = [
-            [title, *(_cell(found.get(method), "end") for found in conditions.values())]
-            for method, title in titles.items()
-        ]
-        heads = [
-            name.replace("constant", "const").replace("decaying", "dec") for name in conditions
-        ]
-        show(f"{task}: squared distance, last quarter of the rounds", ["method", *heads], rows)
-    rows = []
-    for method, title in titles.items():
-        slopes = [_cell(found["iid, decaying"].get(method), "slope") for found in convex.values()]
-        mine = nonconvex.get(method)
-        ends = [] if mine is None else [f"{m:.2g} ± {e:.1g}" for m, e in (_pairs(mine)[-1],)]
-        rows.append([title, *slopes, *(ends or ["-"]), _cell(mine, "slope")])
-    heads = [*(f"{task}, dec." for task in convex), "digits, end", "digits, over T"]
-    show(
-        "Slopes: over rounds, theory -1; of the mean squared gradient norm over T, at most -0.5",
-        ["method", *heads],
-        rows,
-    )
+    tables(results["convex"], results["nonconvex"])
+    print(f"mean ± standard error of {asked.seeds} seeds")
 
 
-def _pairs(summary: dict[str, Any]) -> list[tuple[float, float]]:
-    return list(zip(summary["mean"], summary["standard_error"], strict=True))
+def draw(asked: Config, results: Results, folder: Path) -> None:
+    """Draws all curves."""
+    convex_picture(results["convex"], METHODS, folder / "theory_convex.png")
+    path = folder / "theory_nonconvex.png"
+    nonconvex_picture(results["nonconvex"], METHODS, asked.nonconvex_steps, path)
 
 
-def _cell(summary: dict[str, Any] | None, what: str) -> str:
-    if summary is None:
-        return "-"
-    mean, error = summary[what]
-    return f"{mean:.2f} ± {error:.2f}" if what == "slope" else f"{mean:.2g} ± {error:.1g}"
-
+BENCHMARK = Benchmark(
+    name="theory",
+    text=__doc__,
+    takes="8 minutes of two cores",
+    config=Config(),
+    toy=TOY,
+    measure=measure,
+    merge=merge,
+    show=table,
+    draw=draw,
+)
+main = BENCHMARK.run
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main()

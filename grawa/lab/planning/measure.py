@@ -63,6 +63,8 @@ def measure(
     strategies: Mapping[str, Strategy],
     network: Network | None,
     show: Progress,
+    *,
+    least_seconds: float = LEAST_SECONDS,
 ) -> Measured:
     """Measures step, rounds and, between processes, the link.
 
@@ -71,12 +73,13 @@ def measure(
         strategies: name -> strategy.
         network: between the workers; `None` to measure the link between the processes there are.
         show: progress.
+        least_seconds: for how long each is repeated; it is five times at least.
 
     Returns:
         What predictions are made from; the same on every process.
     """
     with show("a local step"):
-        step_seconds = _agreed(_median(subject.step))
+        step_seconds = _agreed(_median(subject.step, least_seconds))
     if network is None:
         with show("the link"):
             network = Network(measure_link(), "mesh", dist.get_world_size())
@@ -84,15 +87,16 @@ def measure(
     flat = torch.empty(sum(p.numel() for p in parameters), device=parameters[0].device)
     other = torch.zeros_like(flat)
     with show("a pass over the parameters"):
-        copy_seconds = _agreed(_median(lambda: flat.copy_(other)))
+        copy_seconds = _agreed(_median(lambda: flat.copy_(other), least_seconds))
+    sizes = flat.numel(), len(parameters)
     codec_seconds = {}
     for precision in get_args(Precision):
         with show(f"a round in {precision}"):
-            codec_seconds[precision] = _codec_seconds(precision, flat.numel(), len(parameters))
+            codec_seconds[precision] = _codec_seconds(precision, *sizes, least_seconds)
     methods = []
     for name, strategy in strategies.items():
         with show(f"a round of {name}"):
-            methods.append(_method(name, strategy, flat.numel(), len(parameters), network))
+            methods.append(_method(name, strategy, *sizes, network, least_seconds))
     return Measured(
         step_seconds=step_seconds,
         samples=subject.samples,
@@ -136,11 +140,18 @@ def measure_link() -> Link:
 
 
 def _method(
-    name: str, strategy: Strategy, parameters: int, tensors: int, network: Network
+    name: str,
+    strategy: Strategy,
+    parameters: int,
+    tensors: int,
+    network: Network,
+    least_seconds: float,
 ) -> Method:
     """A strategy's round on a model of this size, of one worker: all but the messages."""
     always_shares = strategy.shares_gradients(LATE)
-    work = 0.0 if always_shares else _agreed(_round_work(strategy, parameters, tensors))
+    work = 0.0
+    if not always_shares:
+        work = _agreed(_round_work(strategy, parameters, tensors, least_seconds))
     groups = strategy.groups([str(i) for i in range(tensors)])
     sent, busiest = _shares(strategy, network.num_workers)
     return Method(
@@ -153,16 +164,23 @@ def _method(
     )
 
 
-def _codec_seconds(precision: Precision, parameters: int, tensors: int) -> float:
+def _codec_seconds(
+    precision: Precision, parameters: int, tensors: int, least_seconds: float
+) -> float:
     """What fewer bits add to the work of a round, whatever the strategy."""
     plain, coded = (
-        _agreed(_round_work(LocalSGD(), parameters, tensors, dtype)) for dtype in (None, precision)
+        _agreed(_round_work(LocalSGD(), parameters, tensors, least_seconds, dtype))
+        for dtype in (None, precision)
     )
     return max(0.0, coded - plain)
 
 
 def _round_work(
-    strategy: Strategy, parameters: int, tensors: int, comm_dtype: Precision | None = None
+    strategy: Strategy,
+    parameters: int,
+    tensors: int,
+    least_seconds: float,
+    comm_dtype: Precision | None = None,
 ) -> float:
     sizes = [parameters // tensors] * (tensors - 1)
     sizes.append(parameters - sum(sizes))
@@ -185,7 +203,7 @@ def _round_work(
         fragment.run(fragment.params, roll.health.scores, everyone)
         roll_call.restart(0)
 
-    return _median(work)
+    return _median(work, least_seconds)
 
 
 def _shares(strategy: Strategy, workers: int) -> tuple[float, float]:
@@ -210,21 +228,23 @@ def _shares(strategy: Strategy, workers: int) -> tuple[float, float]:
     return (comm.bytes_sent - before) / TRIALS / model_bytes, comm.take_seconds() / TRIALS
 
 
-def _median(function: Callable[[], object], *, together: bool = False) -> float:
+def _median(
+    function: Callable[[], object], least_seconds: float = math.inf, *, together: bool = False
+) -> float:
     """Seconds of a call, after one that does not count.
 
     Args:
         function: what is timed.
-        together: the same number of times on every process.
+        least_seconds: for how long it is repeated.
+        together: the same number of times on every process, the least that is allowed.
 
     Returns:
         The median of several.
     """
     function()
     times: list[float] = []
-    enough = math.inf if together else LEAST_SECONDS
     most = LEAST_TIMES if together else MOST_TIMES
-    while len(times) < LEAST_TIMES or (sum(times) < enough and len(times) < most):
+    while len(times) < LEAST_TIMES or (sum(times) < least_seconds and len(times) < most):
         start = time.perf_counter()
         function()
         times.append(time.perf_counter() - start)

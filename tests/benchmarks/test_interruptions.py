@@ -1,0 +1,111 @@
+"""What was measured before something ended a benchmark is kept, and can be tabulated."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+import guard
+import local_step
+from grawa.errors import UserError
+from grawa.lab.files import read_json
+from processes import one_by_one, together
+from samples import Samples
+
+
+@dataclass(frozen=True)
+class _Ending(Samples):
+    """A file of samples whose measurement ends early."""
+
+    error: type[BaseException]
+    after: int
+
+    def add(self, **sample: Any) -> None:
+        _, found, _ = self.read()
+        if len(found) == self.after:
+            raise self.error
+        super().add(**sample)
+
+
+def _interrupted(folder: Path, error: type[BaseException], after: int) -> None:
+    def measure(config: local_step.Config, samples: Samples) -> None:
+        local_step.measure(config, _Ending(samples.path, error, after))
+
+    replace(local_step.BENCHMARK, measure=measure).run(["--toy", "--out", str(folder)])
+
+
+def test_ctrl_c_leaves_the_samples_and_their_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = tmp_path / "local_step.json"
+    whole.write_text('{"seconds": "of the last whole run"}', encoding="utf-8")
+    with pytest.raises(SystemExit) as ended:
+        _interrupted(tmp_path, KeyboardInterrupt, after=3)
+    assert ended.value.code == 130
+    printed = capsys.readouterr().out
+    assert f"the 3 samples so far are in {tmp_path / 'local_step.jsonl'}" in printed
+    assert "norms and pull" in printed
+    found = read_json(tmp_path / "local_step.interrupted.json")["seconds"]
+    assert {step: len(variants["bare"]) for step, variants in found.items()} == {
+        "ResNet-20": 2,
+        "SGD": 1,
+    }
+    assert read_json(whole) == {"seconds": "of the last whole run"}
+
+
+def test_an_error_is_raised_when_the_samples_have_been_tabulated(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        _interrupted(tmp_path, ZeroDivisionError, after=2)
+    found = read_json(tmp_path / "local_step.interrupted.json")["seconds"]
+    assert len(found["ResNet-20"]["bare"]) == 2
+
+
+def test_nothing_is_tabulated_before_there_are_samples(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        _interrupted(tmp_path, ZeroDivisionError, after=0)
+    assert not (tmp_path / "local_step.interrupted.json").exists()
+
+
+@pytest.mark.parametrize("text", ["", "neither JSON\n", '{"step": 1}\n'])
+def test_a_file_that_holds_no_samples_is_refused(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "some.jsonl"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SystemExit) as ended:
+        local_step.main(["--tabulate", str(path)])
+    assert ended.value.code == 2
+    assert str(path) in capsys.readouterr().err
+
+
+def test_what_can_not_be_measured_leaves_earlier_samples_alone(tmp_path: Path) -> None:
+    samples = tmp_path / "guard.jsonl"
+    samples.write_text("earlier", encoding="utf-8")
+    with pytest.raises(SystemExit) as ended:
+        guard.main(["--out", str(tmp_path), "--guard", "unknown=1"])
+    assert ended.value.code == 2
+    assert samples.read_text(encoding="utf-8") == "earlier"
+
+
+def _fail_on_one(rank: int, meeting: str) -> None:
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    if rank == 1:
+        raise UserError("the second one failed")
+    dist.barrier()
+
+
+def test_when_one_process_fails_all_end_and_its_error_is_told(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="the second one failed"):
+        together(_fail_on_one, 2, (tmp_path / "rendezvous").as_uri())
+
+
+def _square(number: int) -> int:
+    return number * number
+
+
+@pytest.mark.parametrize("at_a_time", [1, 2])
+def test_jobs_come_back_in_their_order(at_a_time: int) -> None:
+    found = list(one_by_one(_square, [3, 1, 2], at_a_time, "squaring"))
+    assert found == [(3, 9), (1, 1), (2, 4)]

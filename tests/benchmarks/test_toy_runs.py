@@ -1,0 +1,184 @@
+"""Each benchmark goes its whole way at toy size, and any beginning of its samples is of use."""
+
+import shutil
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+import guard
+import local_step
+import methods
+import network_methods
+import paired
+import scale
+import stragglers
+import theory
+from exchange import WAYS
+from grawa.lab.files import read_json
+from tests.benchmarks.toys import NAMES, Toy, assert_positive, rows, said, toy
+from theory_problems import TASKS
+from theory_results import CONDITIONS, METHODS
+
+PICTURES = {
+    "network": {"network.png"},
+    "scale": {"scale.png"},
+    "stragglers": {"stragglers.png"},
+    "sync": {"sync.png"},
+    "theory": {"theory_convex.png", "theory_nonconvex.png"},
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_leaves_results_samples_and_pictures_and_nothing_else(name: str) -> None:
+    run = toy(name)
+    files = {f"{name}.json", f"{name}.jsonl"} | PICTURES.get(name, set())
+    assert {path.name for path in run.folder.iterdir()} == files
+    assert run.results()["config"] == run.samples.read()[0]["config"]
+    assert run.results()["environment"]["versions"]["torch"]
+    assert f"{name}.jsonl" in run.printed
+
+
+def _ratios(run: Toy, seconds: dict[str, list[float]], baseline: str) -> None:
+    """All methods have as many samples as the baseline, and ratios to it that mean something."""
+    of = seconds[baseline]
+    assert_positive(s / b for own in seconds.values() for s, b in zip(own, of, strict=True))
+
+
+def test_sync_has_a_turn_of_every_method_and_the_parts_of_a_round() -> None:
+    run = toy("sync")
+    installed = [name for name in methods.METHODS if methods.is_installed(name)]
+    turns = [line for line in run.lines() if line["what"] == "turn"]
+    assert len(turns) == run.module.TOY.rounds
+    assert len(run.lines()) == len(installed) + 2 * len(turns)
+    assert rows(run.printed) >= set(methods.METHODS)
+    found = run.results()
+    assert list(found["seconds"]) == installed
+    _ratios(run, found["seconds"], methods.BASELINE)
+    _ratios(run, found["processor_seconds"], methods.BASELINE)
+    assert {"comm.messages", "rounds.engine"} <= set(found["breakdown"])
+    assert_positive([sum(map(sum, found["breakdown"].values()))])
+
+
+def test_sync_counts_a_fragments_bytes_as_its_share() -> None:
+    sent = toy("sync").results()["bytes_sent"]
+    whole, part = sent["grawa LGRAWA"][0], sent["LGRAWA, one of 4 fragments"][0]
+    overhead = 2_000  # the roll call of a round
+    assert part < whole / 4 + overhead
+
+
+def test_local_step_has_a_turn_of_every_variant() -> None:
+    run = toy("local_step")
+    toy_size = local_step.TOY
+    alone = 2 * len(local_step.OPTIMIZERS) * (toy_size.steps // local_step.SOMETIMES)
+    assert len(run.lines()) == toy_size.training_steps + alone
+    seconds = run.results()["seconds"]
+    assert rows(run.printed) == set(seconds)
+    for step, variants in seconds.items():
+        expected = set(local_step.VARIANTS)
+        assert set(variants) == (expected if step != "ResNet-20" else {"bare", "norms and pull"})
+        _ratios(run, variants, "bare")
+
+
+def test_paired_has_an_error_of_every_variant_and_seed() -> None:
+    run = toy("paired")
+    assert len(run.lines()) == len(paired.VARIANTS) * paired.TOY.seeds
+    assert rows(run.printed) == set(paired.VARIANTS)
+    errors = run.results()["errors"]
+    assert all(len(own) == paired.TOY.seeds for own in errors.values())
+    assert_positive(error for own in errors.values() for error in own)
+    assert max(error for own in errors.values() for error in own) <= 100.0
+
+
+def test_guard_runs_every_condition_with_and_without_it() -> None:
+    run = toy("guard")
+    assert len(run.lines()) == len(guard.jobs(guard.TOY))
+    assert rows(run.printed) == set(guard.CONDITIONS)
+    found = run.results()["runs"]
+    poisoned = [one for one in found if one["condition"] == "NaN, once"]
+    assert all((one["error"] is not None) == one["guarded"] for one in poisoned)
+    assert all(one["error"] is not None for one in found if one["condition"] != "NaN, once")
+
+
+def test_stragglers_run_by_both_clocks() -> None:
+    run = toy("stragglers")
+    kinds = stragglers.kinds(stragglers.TOY)
+    assert len(run.lines()) == 2 * len(kinds)
+    assert len(rows(run.printed)) == len(kinds)
+    found = run.results()
+    for clock in ("real", "virtual"):
+        assert_positive(one["samples"] for one in found[clock])
+        assert all(0.0 <= one["error"] <= 1.0 for one in found[clock])
+    every, shared = (found["virtual"][i]["samples"] for i in (1, 3))
+    assert shared > every, "a slow worker holds up less when steps are counted together"
+
+
+def test_scale_measures_every_model_and_predicts_for_every_number_of_machines() -> None:
+    run = toy("scale")
+    jobs = scale.jobs(scale.TOY)
+    assert len(run.lines()) == len(jobs) * scale.TOY.turns + 1
+    found = run.results()
+    assert_positive(one["found"][0]["seconds"] for one in found["samples"])
+    assert len(found["samples"]) == len(jobs)
+    assert set(found["predictions"]) == set(scale.TOY.links)
+    for methods_of in found["predictions"].values():
+        assert set(methods_of) == set(scale.VARIANTS)
+        assert_positive(ms for steps in methods_of.values() for ms in steps.values())
+    assert rows(run.printed) == {"1", "2", *scale.VARIANTS}
+
+
+def test_theory_trains_every_method_under_every_condition() -> None:
+    run = toy("theory")
+    assert len(run.lines()) == len(theory.jobs(theory.TOY))
+    found = run.results()
+    conditions = [", ".join(condition) for condition in CONDITIONS]
+    for task, condition, method in product(TASKS, conditions, METHODS):
+        assert_positive(found["convex"][task][condition][method]["mean"])
+    assert "expected" in found["convex"]["quadratic"]["iid, decaying"]
+    assert set(found["nonconvex"]) == set(METHODS)
+    assert rows(run.printed) == {*METHODS.values(), "expected"}
+
+
+def test_exchange_takes_a_mean_by_every_way() -> None:
+    run = toy("exchange")
+    assert len(run.lines()) == run.module.TOY.turns
+    assert rows(run.printed) == set(WAYS)
+    _ratios(run, run.results()["seconds"], "whole messages at once")
+
+
+def test_network_trains_by_every_method() -> None:
+    run = toy("network")
+    assert len(run.lines()) == 1 + len(network_methods.METHODS)
+    assert rows(run.printed) == set(network_methods.METHODS)
+    found = run.results()["rates"]["1gbit"]
+    assert set(found["planned"]["shares"]) == set(network_methods.PLANNED)
+    measured = {name: one for name, one in found["found"].items() if "failed" not in one}
+    refused = {"DDP, bf16 hook"} | {
+        name for name in network_methods.METHODS if not network_methods.is_installed(name)
+    }
+    assert set(found["found"]) - set(measured) == refused
+    assert_positive(one["share_of_limit"] for one in measured.values())
+    assert measured["DDP"]["bytes_per_step"] > 3 * measured["LocalSGD"]["bytes_per_step"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("share", [0.0, 0.5], ids=["one sample", "half of them"])
+def test_any_beginning_of_the_samples_can_be_tabulated(
+    name: str, share: float, tmp_path: Path
+) -> None:
+    run = toy(name)
+    lines = run.samples.path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = 1 + max(1, round(share * (len(lines) - 2)))
+    cut = tmp_path / f"{name}.jsonl"
+    cut.write_text("".join(lines[:kept]) + lines[kept][: len(lines[kept]) // 2], encoding="utf-8")
+    assert "│" in said(run.module, "--tabulate", str(cut)) or name in {"network", "scale", "sync"}
+    found = read_json(tmp_path / f"{name}.interrupted.json")
+    assert set(found) <= set(run.results())
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_whole_samples_make_the_same_results_again(tmp_path: Path) -> None:
+    run = toy("theory")
+    again = Path(shutil.copy(run.samples.path, tmp_path))
+    said(run.module, "--tabulate", str(again))
+    assert read_json(tmp_path / "theory.json") == run.results()

@@ -1,0 +1,99 @@
+"""The benchmarks, each run once at toy size and shared by all tests."""
+
+import atexit
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Iterable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from io import StringIO
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import hosts
+from grawa.errors import UserError
+from samples import Sample, Samples
+
+NAMES = (
+    *("exchange", "guard", "local_step", "network", "paired", "scale", "stragglers", "sync"),
+    "theory",
+)
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A benchmark that has run at toy size."""
+
+    module: ModuleType
+    folder: Path
+    printed: str
+
+    @property
+    def name(self) -> str:
+        return self.module.__name__
+
+    @property
+    def samples(self) -> Samples:
+        return Samples(self.folder / f"{self.name}.jsonl")
+
+    def lines(self) -> list[Sample]:
+        """The samples it took; all must be there."""
+        _, found, whole = self.samples.read()
+        assert whole
+        return found
+
+    def results(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(
+            (self.folder / f"{self.name}.json").read_text(encoding="utf-8")
+        )
+        return found
+
+
+def toy(name: str) -> Toy:
+    """A benchmark's run; skips the test where it can't run on this machine."""
+    if name in {"exchange", "network"}:
+        _need_hosts()
+    return _run(name)
+
+
+def _need_hosts() -> None:
+    try:
+        hosts.check_machine()
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+@cache
+def _run(name: str) -> Toy:
+    module = import_module(name)
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    printed = said(module, "--toy", "--out", str(folder))
+    return Toy(module, folder, printed)
+
+
+def said(module: ModuleType, *words: str) -> str:
+    """What a benchmark prints when it is called with these words."""
+    with redirect_stdout(StringIO()) as printed:
+        module.main(words)
+    return printed.getvalue()
+
+
+def rows(printed: str) -> set[str]:
+    """The first cells of all rows of all tables."""
+    lines = (line for line in printed.splitlines() if line.startswith("│"))
+    return {line.strip("│").split("│")[0].strip() for line in lines}
+
+
+def assert_positive(numbers: Iterable[float]) -> None:
+    """Of all of them, and there are some."""
+    found = list(numbers)
+    assert found
+    assert all(math.isfinite(number) and number > 0.0 for number in found), found
