@@ -43,7 +43,7 @@ class World:
     def __init__(self) -> None:
         context = forks()
         # It lives here, so that no worker's end breaks the others' rendezvous.
-        self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self._store = _hosted()
         self._jobs = 0
         self._pipes: list[Connection] = []
         self._processes: list[ForkServerProcess] = []
@@ -64,8 +64,10 @@ class World:
         """What each of the first `size` processes returned or raised."""
         self._jobs += 1
         pipes = self._pipes[:size]
+        launcher = _hosted() if launched else None
         for pipe in pipes:
-            pipe.send_bytes(pickle.dumps((self._jobs, size, launched, job)))
+            port = launcher.port if launcher else None
+            pipe.send_bytes(pickle.dumps((self._jobs, size, port, job)))
         found: dict[int, object] = {}
         deadline = time.monotonic() + PATIENCE_SECONDS
         while len(found) < size:
@@ -96,6 +98,10 @@ class World:
             process.join(PATIENCE_SECONDS)
 
 
+def _hosted() -> TCPStore:
+    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
 def _leave(store: Store, size: int) -> None:
     if store.add("left", 1) == size:
         store.set("all left", "")
@@ -105,15 +111,14 @@ def _serve(pipe: Connection, port: int, rank: int) -> None:
     """A process's life: jobs until the pipe is closed."""
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     store = TCPStore("127.0.0.1", port, is_master=False)
     while True:
         try:
-            number, size, launched, job = pickle.loads(pipe.recv_bytes())
+            number, size, launcher, job = pickle.loads(pipe.recv_bytes())
         except EOFError:
             return
         own = PrefixStore(str(number), store)
-        group = _launched(own, rank, size, number) if launched else _grouped(own, rank, size)
+        group = _launched(own, rank, size, launcher) if launcher else _grouped(own, rank, size)
         with group:
             outcome = _outcome(job)
         pipe.send_bytes(pickle.dumps(outcome))
@@ -141,11 +146,12 @@ def _grouped(store: Store, rank: int, size: int) -> Generator[None]:
 
 
 @contextmanager
-def _launched(store: Store, rank: int, size: int, number: int) -> Generator[None]:
-    """The environment that torchrun gives its processes; the store is the launcher's."""
+def _launched(store: Store, rank: int, size: int, port: int) -> Generator[None]:
+    """The environment that torchrun gives its processes, and a store at that port."""
     variables = {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
-        "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": str(number),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
     }  # fmt: skip
     try:
         with patch.dict(os.environ, variables):
