@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -20,19 +20,12 @@ pytestmark = pytest.mark.world
 WORKERS = 4
 STEPS, SYNC_EVERY, ROUNDS = 15, 3, 5
 
-every_strategy = pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+KINDS = ["lgrawa", "easgd", "lsgd in teams", "diloco", "data parallel"]
+"""One of each kind: scores, a center, teams, an outer optimizer, gradients."""
 
-some_strategies = pytest.mark.parametrize(
-    "strategy",
-    [
-        grawa.LGRAWA(),
-        grawa.EASGD(),
-        grawa.LSGD(team_size=2, leader_every=2),
-        grawa.DiLoCo(),
-        grawa.DataParallel(),
-    ],
-    ids=lambda strategy: type(strategy).__name__,
-)
+ADAMW = ["lgrawa", "lsgd in teams", "diloco"]
+TIMED = [*KINDS, "local sgd with warm-up", "dppf"]
+"""The kinds, and what goes by the number of steps or rounds."""
 
 
 def with_statistics(dtype: torch.dtype) -> nn.Module:
@@ -114,6 +107,46 @@ def train(
     )
 
 
+BROKEN = {"broken": (1,)}  # it starts again from the consensus
+
+CASES: dict[str, dict[str, Any]] = {
+    "float64-sgd": {},
+    "float32-adamw": {"dtype": torch.float32, "optimizer": "adamw"},
+    "broken": BROKEN,
+    "both": BROKEN | {"sync_every": 6, "fragments": 3, "overlap_steps": 1},
+    "overlap, warm-up": BROKEN | {"schedule": grawa.Warmup(4, steps=5), "overlap_steps": 2},
+    "fragments, quadratic": BROKEN | {"schedule": grawa.Quadratic(2, growth=0.05), "fragments": 2},
+}
+"""How strategies are trained: what `train` is given."""
+
+CHOSEN = {
+    "float32-adamw": ADAMW,
+    "broken": KINDS,
+    "overlap, warm-up": TIMED,
+    "fragments, quadratic": TIMED,
+}
+"""The strategies of a case that does not try all."""
+
+
+def train_all(case: str) -> dict[str, Trained]:
+    """Trains with one strategy after the other."""
+    found = {}
+    for name in CHOSEN.get(case, STRATEGIES):
+        try:
+            found[name] = train(STRATEGIES[name], **CASES[case])
+        except Exception as error:
+            error.add_note(f"strategy {name}, case {case}")
+            raise
+    return found
+
+
+@cache
+def trained(processes: int, case: str) -> dict[str, list[Trained]]:
+    """What each process saw, for each strategy; all of them are one job of the world."""
+    parts = [train_all(case)] if processes == 1 else on_ranks(processes, train_all, case)
+    return {name: [part[name] for part in parts] for name in parts[0]}
+
+
 def together(found: list[Trained], what: str) -> Tensor:
     """All workers' rows from all processes, (N, ...)."""
     return torch.cat([getattr(part, what) for part in found])
@@ -125,21 +158,19 @@ def numbers(distances: list[float | None]) -> Tensor:
     return torch.tensor(found, dtype=torch.float64)
 
 
-@every_strategy
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"),
-    [(torch.float64, 1e-12), (torch.float32, 1e-5)],
-    ids=["float64", "float32"],
+    ("case", "tolerance", "name"),
+    [
+        *(("float64-sgd", 1e-12, name) for name in STRATEGIES),
+        *(("float32-adamw", 1e-5, name) for name in ADAMW),
+    ],
 )
-def test_every_arrangement_gives_the_same_numbers(
-    strategy: grawa.Strategy, optimizer: str, dtype: torch.dtype, tolerance: float
-) -> None:
+def test_every_arrangement_gives_the_same_numbers(case: str, tolerance: float, name: str) -> None:
     close: Any = partial(torch.testing.assert_close, rtol=0.0, atol=tolerance, equal_nan=True)
-    alone = train(strategy, dtype, optimizer)
+    (alone,) = trained(1, case)[name]
     assert alone.rounds == ROUNDS
     for processes in (4, 2):
-        found = on_ranks(processes, train, strategy, dtype, optimizer)
+        found = trained(processes, case)[name]
         close(together(found, "params"), alone.params)
         close(together(found, "buffers"), alone.buffers)
         for part in found:
@@ -151,53 +182,44 @@ def test_every_arrangement_gives_the_same_numbers(
             close(numbers(part.distances), numbers(alone.distances))
 
 
-@every_strategy
 @pytest.mark.parametrize(
-    "options",
-    [
-        {"sync_every": 4, "overlap_steps": 2},
-        {"sync_every": 4, "fragments": 2},
-        {"sync_every": 6, "fragments": 3, "overlap_steps": 1},
-        {"schedule": grawa.Warmup(4, steps=5)},
-        {"schedule": grawa.Quadratic(2, growth=0.05)},
-    ],
-    ids=["overlap", "fragments", "both", "warm-up", "quadratic"],
+    ("case", "name"),
+    [(case, name) for case in list(CASES)[3:] for name in CHOSEN.get(case, STRATEGIES)],
 )
 def test_rounds_in_the_background_and_in_parts_are_the_same_everywhere(
-    strategy: grawa.Strategy, options: dict[str, Any]
+    case: str, name: str
 ) -> None:
     close: Any = partial(torch.testing.assert_close, rtol=0.0, atol=1e-12)
-    broken = (1,)  # it starts again from the consensus
-    alone = train(strategy, broken=broken, **options)
+    (alone,) = trained(1, case)[name]
     for processes in (4, 2):
-        found = on_ranks(processes, train, strategy, broken=broken, **options)
+        found = trained(processes, case)[name]
         close(together(found, "params"), alone.params)
         close(together(found, "buffers"), alone.buffers)
         assert found[0].rounds == alone.rounds > 2
         close(found[0].consensus, alone.consensus)
 
 
-@some_strategies
-def test_four_processes_give_the_same_bits_twice(strategy: grawa.Strategy) -> None:
-    first, second = (on_ranks(4, train, strategy, torch.float32) for _ in range(2))
+@pytest.mark.parametrize("name", ADAMW)
+def test_four_processes_give_the_same_bits_twice(name: str) -> None:
+    first = trained(4, "float32-adamw")[name]
+    second = on_ranks(4, train, STRATEGIES[name], **CASES["float32-adamw"])
     for what in ("params", "buffers"):
         assert torch.equal(together(first, what), together(second, what))
     assert torch.equal(first[0].consensus, second[0].consensus)
 
 
-@every_strategy
-def test_what_is_sent_is_what_the_simulation_said(strategy: grawa.Strategy) -> None:
-    sent = sum(part.bytes_sent for part in on_ranks(4, train, strategy))
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_what_is_sent_is_what_the_simulation_said(name: str) -> None:
+    sent = sum(part.bytes_sent for part in trained(4, "float64-sgd")[name])
+    (alone,) = trained(1, "float64-sgd")[name]
     # The simulation gives the mean of its N workers, in whole bytes.
-    assert sent // WORKERS == train(strategy).bytes_sent > 0
+    assert sent // WORKERS == alone.bytes_sent > 0
 
 
-@some_strategies
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("processes", [4, 2])
-def test_a_worker_that_becomes_nan_is_left_out_and_starts_again(
-    strategy: grawa.Strategy, processes: int
-) -> None:
-    found = on_ranks(processes, train, strategy, broken=(1,))
+def test_a_worker_that_becomes_nan_is_left_out_and_starts_again(name: str, processes: int) -> None:
+    found = trained(processes, "broken")[name]
     assert bool(torch.isfinite(together(found, "params")).all())
     for part in found:
         assert part.left_out[1][1] == "parameters are not finite"

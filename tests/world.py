@@ -1,7 +1,8 @@
 """Four processes with real sockets between them, started once and shared by all tests.
 
 A job is a function of a test module and its arguments. It runs on the first `size` processes,
-each with a fresh default process group, so that a job that breaks its group harms no other.
+each with a fresh default process group, so that a job that breaks its group harms no other; or,
+as torchrun would start it, with the environment variables that a script opens its group from.
 """
 
 import atexit
@@ -11,12 +12,15 @@ import pickle
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.forkserver import ensure_running
 from typing import ParamSpec, TypeVar
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -26,6 +30,9 @@ SIZE = 4
 PATIENCE_SECONDS = 60.0
 """How long a job may take before its processes count as hung."""
 
+PRELOADED = ["torch", "torch._dynamo", "grawa.lab.cli.run", "grawa.lab.cli.trials"]
+"""What the tests' processes are forked with."""
+
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
@@ -34,11 +41,9 @@ class World:
     """Processes that wait for jobs."""
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "torch._dynamo", "grawa"])
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        context = forks()
         # It lives here, so that no worker's end breaks the others' rendezvous.
-        self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self._store = _hosted()
         self._jobs = 0
         self._pipes: list[Connection] = []
         self._processes: list[ForkServerProcess] = []
@@ -55,12 +60,14 @@ class World:
         """Whether all processes are there."""
         return all(process.is_alive() for process in self._processes)
 
-    def outcomes(self, size: int, job: bytes) -> list[object]:
+    def outcomes(self, size: int, job: bytes, *, launched: bool) -> list[object]:
         """What each of the first `size` processes returned or raised."""
         self._jobs += 1
         pipes = self._pipes[:size]
+        launcher = _hosted() if launched else None
         for pipe in pipes:
-            pipe.send_bytes(pickle.dumps((self._jobs, size, job)))
+            port = launcher.port if launcher else None
+            pipe.send_bytes(pickle.dumps((self._jobs, size, port, job)))
         found: dict[int, object] = {}
         deadline = time.monotonic() + PATIENCE_SECONDS
         while len(found) < size:
@@ -91,6 +98,10 @@ class World:
             process.join(PATIENCE_SECONDS)
 
 
+def _hosted() -> TCPStore:
+    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
 def _leave(store: Store, size: int) -> None:
     if store.add("left", 1) == size:
         store.set("all left", "")
@@ -103,16 +114,60 @@ def _serve(pipe: Connection, port: int, rank: int) -> None:
     store = TCPStore("127.0.0.1", port, is_master=False)
     while True:
         try:
-            number, size, job = pickle.loads(pipe.recv_bytes())
+            number, size, launcher, job = pickle.loads(pipe.recv_bytes())
         except EOFError:
             return
-        pipe.send_bytes(pickle.dumps(_outcome(PrefixStore(str(number), store), rank, size, job)))
+        own = PrefixStore(str(number), store)
+        group = _launched(own, rank, size, launcher) if launcher else _grouped(own, rank, size)
+        with group:
+            outcome = _outcome(job)
+        pipe.send_bytes(pickle.dumps(outcome))
 
 
-def _outcome(store: Store, rank: int, size: int, job: bytes) -> object:
-    """What a job came to; an exception carries its traceback as a note."""
+def forks() -> ForkServerContext:
+    """Starts processes by forking one that has done all imports."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    ensure_running()
+    return context
+
+
+@contextmanager
+def _grouped(store: Store, rank: int, size: int) -> Generator[None]:
+    """A job's process group."""
     timeout = timedelta(seconds=PATIENCE_SECONDS)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout)
+    try:
+        yield
+    finally:
+        _wait_for_all(store, size)
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _launched(store: Store, rank: int, size: int, port: int) -> Generator[None]:
+    """The environment that torchrun gives its processes, and a store at that port."""
+    variables = {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }  # fmt: skip
+    try:
+        with patch.dict(os.environ, variables):
+            yield
+    finally:
+        _wait_for_all(store, size)
+
+
+def _wait_for_all(store: Store, size: int) -> None:
+    """Whoever is done first stays, silent, until all are: no socket closes on the others."""
+    _leave(store, size)
+    store.wait(["all left"], timedelta(seconds=PATIENCE_SECONDS))
+
+
+def _outcome(job: bytes) -> object:
+    """What a job came to; an exception carries its traceback as a note."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -121,11 +176,6 @@ def _outcome(store: Store, rank: int, size: int, job: bytes) -> object:
     except Exception as error:
         error.add_note("".join(traceback.format_exception(error)))
         return error
-    finally:
-        # Whoever is done first stays, silent, until all are: no socket closes on the others.
-        _leave(store, size)
-        store.wait(["all left"], timeout)
-        dist.destroy_process_group()
 
 
 @cache
@@ -135,24 +185,38 @@ def _started() -> World:
     return world
 
 
-def outcomes(
-    size: int, function: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs
-) -> list[Result | Exception]:
-    """Runs a function on each of several processes; what it returned or raised, by rank."""
+def _run(size: int, job: tuple[object, ...], *, launched: bool) -> list[object]:
     world = _started()
     if not world.alive():
         world.close()
         _started.cache_clear()
         world = _started()
-    job = pickle.dumps((function, args, kwargs))
-    return world.outcomes(size, job)  # type: ignore[return-value]
+    return world.outcomes(size, pickle.dumps(job), launched=launched)
+
+
+def outcomes(
+    size: int, function: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs
+) -> list[Result | Exception]:
+    """Runs a function on each of several processes; what it returned or raised, by rank."""
+    return _run(size, (function, args, kwargs), launched=False)  # type: ignore[return-value]
+
+
+def launched(
+    size: int, function: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs
+) -> list[Result | Exception]:
+    """As `outcomes`, in processes as torchrun starts them: without a process group as yet."""
+    return _run(size, (function, args, kwargs), launched=True)  # type: ignore[return-value]
 
 
 def on_ranks(
     size: int, function: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs
 ) -> list[Result]:
     """Runs a function on each of several processes; what it returned, by rank."""
-    found = outcomes(size, function, *args, **kwargs)
+    return results(outcomes(size, function, *args, **kwargs))
+
+
+def results(found: list[Result | Exception]) -> list[Result]:
+    """What a job returned, by rank, if it raised nowhere."""
     errors = [outcome for outcome in found if isinstance(outcome, Exception)]
     if errors:
         raise ExceptionGroup("raised in other processes", errors)

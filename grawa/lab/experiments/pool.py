@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.synchronize import Event
 from types import TracebackType
 from typing import Self
@@ -26,7 +26,8 @@ _LOOK_SECONDS = 0.3
 class TrialPool:
     """Processes that each run one trial at a time, with one thread.
 
-    They start with the first trial, and end with the `with` block, or with this process.
+    They start with the first trial, and end with the `with` block, or with this process. They are
+    forked from one process that has done the imports, which take longer than a small trial.
 
     Args:
         prepare: makes tasks and strategies.
@@ -34,10 +35,11 @@ class TrialPool:
     """
 
     def __init__(self, prepare: Prepare, jobs: int) -> None:
-        context = get_context("spawn")
+        context = get_context("forkserver")
+        context.set_forkserver_preload([prepare.__module__])
         self._prepare = prepare
         self._stop = context.Event()
-        self._pool = ProcessPoolExecutor(jobs, context, _begin, (self._stop, os.getpid()))
+        self._pool = ProcessPoolExecutor(jobs, context, _begin, (self._stop,))
 
     def __enter__(self) -> Self:
         return self
@@ -95,15 +97,17 @@ def _interrupted_later() -> Generator[None]:
         raise KeyboardInterrupt
 
 
-def _begin(stop: Event, parent: int) -> None:
+def _begin(stop: Event) -> None:
     """What each process does first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is told by `stop`
     torch.set_num_threads(1)
-    threading.Thread(target=_watch, args=(stop, parent), daemon=True).start()
+    threading.Thread(target=_watch, args=(stop,), daemon=True).start()
 
 
-def _watch(stop: Event, parent: int) -> None:
-    """Ends the process when it is not wanted any more."""
-    while not stop.wait(_LOOK_SECONDS) and os.getppid() == parent:
+def _watch(stop: Event) -> None:
+    """Ends the process when the one that started it does not need it any more, or is gone."""
+    parent = parent_process()
+    assert parent is not None
+    while not stop.wait(_LOOK_SECONDS) and parent.is_alive():
         pass
     os._exit(1)

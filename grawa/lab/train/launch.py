@@ -18,8 +18,9 @@ from grawa.errors import CommunicationError, UserError
 Event = TypeVar("Event")
 Value = TypeVar("Value")
 
-_SHUTDOWN_SECONDS = 5
-"""How long processes may take to end before they are killed."""
+_SHUTDOWN_SECONDS = 1
+"""How long processes may take to end before they are killed; after Ctrl-C they all take it, since
+they leave that to the launcher."""
 
 
 class WorkerFailedError(RuntimeError):

@@ -1,16 +1,30 @@
-"""The command as a real process, and the workers that it starts."""
+"""The command in this process, with its workers in the tests' world; and as one of its own."""
 
+import json
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass
+from io import StringIO
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, Any
+from unittest.mock import patch
+
+from grawa.errors import UserError
+from grawa.lab.cli.main import main
+from grawa.lab.cli.run import run_process
+from grawa.lab.experiments.config import TrainConfig
+from tests.world import forks, launched, results
 
 ROOT = Path(__file__).parents[3]
 PATIENCE_SECONDS = 120.0
+"""How long anything may take before it counts as hung."""
+
 _LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -20,53 +34,126 @@ def environment() -> dict[str, str]:
     return {**ours, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
-def grawa(*args: str | Path) -> subprocess.CompletedProcess[str]:
-    """Runs the command to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "grawa", *map(str, args)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int | str | None
+    out: str
+    err: str
+
+
+def grawa(*args: str | Path) -> Ended:
+    """Runs the command in this process, and the workers that it starts in the world."""
+    code: int | str | None = None
+    with (
+        TemporaryFile("w+") as out,
+        TemporaryFile("w+") as err,  # a real file: crashes would be told there
+        patch.dict(os.environ, COLUMNS="200"),
+        patch("grawa.lab.cli.run.launch", _in_world),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        try:
+            main([str(arg) for arg in args])
+        except SystemExit as stop:
+            code = stop.code
+        return Ended(code, *map(_read, (out, err)))
+
+
+def _read(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read()
+
+
+def _in_world(command: Sequence[str], processes: int) -> None:
+    """Stands in for `grawa.lab.train.launch.launch`."""
+    module, table, path = command[1:4]
+    assert module == "grawa.lab.cli.worker"
+    found = launched(processes, _worker, json.loads(table), Path(path).resolve())
+    for outcome in found:
+        if isinstance(outcome, UserError):
+            raise outcome
+    print(results(found)[0], end="")
+
+
+def _worker(table: Mapping[str, Any], path: Path) -> str:
+    """What `grawa.lab.cli.worker` does; returns what it printed."""
+    out = StringIO()
+    with redirect_stdout(out):
+        run_process(TrainConfig.from_toml(table, Path("command line")), path)
+    return out.getvalue()
 
 
 class Command:
-    """A command that is running.
+    """A command in a process of its own, which leads a session.
 
     Args:
         process: its own process.
+        output: the file that it prints to.
     """
 
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
+    def __init__(self, process: ForkServerProcess, output: Path) -> None:
         self.process = process
+        self.output = output
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        assert self.process.pid is not None
+        return self.process.pid
 
     def workers(self) -> dict[int, int]:
         """The worker processes that it has started: rank -> process."""
         found = {}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and _parent(entry) == self.process.pid:
-                with suppress(OSError, KeyError):
-                    if b"grawa.lab.cli.worker" in (entry / "cmdline").read_bytes():
-                        found[int(_environment(entry)["RANK"])] = int(entry.name)
+        for pid in children_of(self.pid):
+            with suppress(OSError, KeyError):
+                if b"grawa.lab.cli.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found[int(_environment(pid)["RANK"])] = pid
         return found
 
-    def wait(self, seconds: float) -> tuple[int, str]:
-        """Its exit code and all that it printed; fails if it takes longer."""
-        output, _ = self.process.communicate(timeout=seconds)
-        return self.process.returncode, output
+    def wait(self) -> tuple[int, str]:
+        """Its exit code and all that it printed."""
+        until(lambda: not self.process.is_alive(), "the command's end")
+        assert self.process.exitcode is not None
+        return self.process.exitcode, self.output.read_text()
 
 
-def _parent(entry: Path) -> int:
+@contextmanager
+def started(output: Path, *args: str | Path) -> Generator[Command]:
+    """A command in a process of its own, forked from one that has done all imports."""
+    process = forks().Process(target=_lead, args=(output, [str(arg) for arg in args]))
+    process.start()
+    command = Command(process, output)
     try:
-        return int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return -1
+        yield command
+    finally:
+        process.kill()
+        process.join(PATIENCE_SECONDS)
 
 
-def _environment(entry: Path) -> dict[str, str]:
-    pairs = (entry / "environ").read_text().split("\0")
+def _lead(output: Path, args: list[str]) -> None:
+    """The process of a command, as a terminal would start it."""
+    os.setsid()
+    file = os.open(output, os.O_WRONLY | os.O_CREAT)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ |= environment()
+    sys.argv = ["grawa", *args]
+    main(args)
+
+
+def children_of(pid: int) -> set[int]:
+    """The processes that a process has started; none if it is gone."""
+    with suppress(OSError):
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        return {int(child) for child in text.split()}
+    return set()
+
+
+def _environment(pid: int) -> dict[str, str]:
+    pairs = Path(f"/proc/{pid}/environ").read_text().split("\0")
     return dict(pair.partition("=")[::2] for pair in pairs)
 
 
@@ -78,45 +165,36 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+def until(condition: Callable[[], bool], what: str) -> None:
     """Waits for something to become true."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"after {seconds} s still not: {what}")
-        time.sleep(0.05)
+            raise TimeoutError(f"after {PATIENCE_SECONDS} s still not: {what}")
+        time.sleep(0.02)
 
 
-def all_gone(pids: list[int], seconds: float) -> None:
+def all_gone(pids: Sequence[int]) -> None:
     """Waits until none of these processes is there."""
-    until(lambda: not any(is_alive(pid) for pid in pids), seconds, f"{pids} gone")
+    until(lambda: not any(is_alive(pid) for pid in pids), f"{pids} gone")
 
 
 @contextmanager
 def training(
-    out: Path, *args: str, workers: int = 3, on_start: Callable[[], None] = lambda: None
+    out: Path, *args: str, on_start: Callable[[], None] = lambda: None
 ) -> Generator[Command]:
-    """A run that does not end by itself, once it has made a round."""
-    command = ["train", "quadratic", "--steps", "2000000", "--out", str(out), *args]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "grawa", *command, "--workers", str(workers)],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    running = Command(process)
-    started: dict[int, int] = {}
-    try:
-        until(lambda: (out / "events.jsonl").exists(), PATIENCE_SECONDS, "started")
-        on_start()
-        started = running.workers()
-        assert sorted(started) == list(range(workers))
-        until(lambda: '"round"' in (out / "events.jsonl").read_text(), PATIENCE_SECONDS, "a round")
-        yield running
-    finally:
-        for pid in [process.pid, *started.values()]:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        process.communicate()
+    """A run of two workers that does not end by itself, once it has made a round."""
+    options = ("--workers", "2", "--steps", "2000000", "--out", out)
+    workers: dict[int, int] = {}
+    with started(out.with_name("output"), "train", "quadratic", *options, *args) as command:
+        try:
+            until((out / "events.jsonl").exists, "started")
+            on_start()
+            workers = command.workers()
+            assert sorted(workers) == [0, 1]
+            until(lambda: '"round"' in (out / "events.jsonl").read_text(), "a round")
+            yield command
+        finally:
+            for pid in workers.values():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)

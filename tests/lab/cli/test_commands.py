@@ -22,9 +22,12 @@ RUN = ("train", "digits", "--workers", "4", "--steps", "64", "--checkpoint-every
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder and the output of a run in four processes."""
+    """The folder and the output of a run in four processes: a real launch of the command."""
     path = tmp_path_factory.mktemp("runs") / "whole"
-    done = grawa(*RUN, "--out", path)
+    done = subprocess.run(
+        [sys.executable, "-m", "grawa", *RUN, "--out", str(path)],
+        env=environment(), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     return path, done.stdout
 
@@ -48,7 +51,7 @@ def test_one_process_hosts_all_workers_to_the_same_numbers(
 def test_two_processes_host_two_workers_each_to_the_same_numbers(
     whole: tuple[Path, str], tmp_path: Path
 ) -> None:
-    assert grawa(*RUN, "--out", tmp_path / "two", "--processes", "2").returncode == 0
+    assert grawa(*RUN, "--out", tmp_path / "two", "--processes", "2").code == 0
     ours, theirs = (RunFolder.open(path).load_model() for path in (tmp_path / "two", whole[0]))
     for name, value in ours.items():
         torch.testing.assert_close(value, theirs[name], rtol=0.0, atol=1e-5)
@@ -104,8 +107,8 @@ def interrupted(whole: Path, path: Path) -> Path:
 def test_a_resumed_run_ends_with_the_same_bits(whole: tuple[Path, str], tmp_path: Path) -> None:
     run = interrupted(whole[0], tmp_path / "resumed")
     done = grawa("resume", run)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("1 lines of events.jsonl were cut short and left out.\n")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("1 lines of events.jsonl were cut short and left out.\n")
     assert model_bytes(run) == model_bytes(whole[0])
     events, expected = (RunFolder.open(path).events() for path in (run, whole[0]))
     kinds = ["started", "round", "started", "round", "finished"]
@@ -207,7 +210,7 @@ def test_photographs_are_trained_on_in_processes_and_hosted_to_the_same_numbers(
     write_archive(tmp_path / "cifar-10-python.tar.gz", "cifar-10-batches-py", python_files(10, 12))
     args = ("train", "cifar10:model=cnn", "--data", tmp_path, "--workers", "2", "--steps", "6")
     options = ("--sync-every", "3", "--batch-size", "8", "--score", "probe:size=16")
-    assert grawa(*args, *options, "--out", tmp_path / "two").returncode == 0
+    assert grawa(*args, *options, "--out", tmp_path / "two").code == 0
     assert command(*args, *options, "--processes", "1", "--out", "one").code == 0
     ours, theirs = (RunFolder.open(tmp_path / run).load_model() for run in ("one", "two"))
     for name, value in ours.items():
@@ -274,19 +277,23 @@ def test_help_is_no_error(command: Any, args: tuple[str, ...]) -> None:
 
 _SLOW_TO_IMPORT = "matplotlib", "scipy", "sklearn", "jinja2", "grawa.lab.cli.compare"
 
+_IMPORTED = f"""
+import contextlib, io, sys
+from grawa.lab.cli import main
+for name in ("train", "compare"):
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+        main([name, "--help"])
+    print(*sys.modules.keys() & {set(_SLOW_TO_IMPORT)})
+"""
+
 
 def test_help_does_not_wait_for_pictures_and_statistics() -> None:
-    said = f"atexit.register(lambda: print(*sys.modules.keys() & {set(_SLOW_TO_IMPORT)}))"
-    code = f"import atexit, sys; {said}; from grawa.lab.cli import main; main(sys.argv[1:])"
-    lines = {
-        name: subprocess.run(
-            [sys.executable, "-c", code, name, "--help"],
-            env=environment(), capture_output=True, text=True, check=True,
-        ).stdout.splitlines()
-        for name in ("train", "compare")
-    }  # fmt: skip
-    assert lines["train"][-1] == ""
-    assert set(lines["compare"][-1].split()) >= {"matplotlib", "grawa.lab.cli.compare"}
+    train, compare = subprocess.run(
+        [sys.executable, "-c", _IMPORTED],
+        env=environment(), capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    assert train == ""
+    assert set(compare.split()) >= {"matplotlib", "grawa.lab.cli.compare"}
 
 
 # What a user can get wrong

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +20,9 @@ from grawa.lab.experiments.trial import Result
 from grawa.lab.tasks import Data, Digits, Task
 from grawa.lab.train.loop import Finished, load, train
 from grawa.lab.train.settings import Settings
-from tests.lab.cli.processes import environment, grawa, until
+from tests.lab.cli.processes import Ended, all_gone, children_of, grawa, started, until
 from tests.lab.tasks.archives import binary_files, write_folder
+from tests.world import forks
 
 SMALL = ("digits:train_size=200", "--steps", "16", "--sync-every", "4", "--batch-size", "8")
 STUDY = (
@@ -33,21 +32,19 @@ STUDY = (
 TRIALS = 3 + 3 * 2 * 2 + 3 * 2 * 2  # paces; settings x conditions; seeds x conditions
 
 
-def here(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[object, str, str]:
-    """Runs the command in this process, its trials in one other; code, output, errors."""
-    with pytest.raises(SystemExit) as stop:
-        main([*map(str, args), "--jobs", "1"])
-    said = capsys.readouterr()
-    return stop.value.code, said.out, said.err
+def here(*args: str | Path) -> Ended:
+    """Runs the command in this process, its trials in one other."""
+    forks()
+    return grawa(*args, "--jobs", "1")
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A study's folder, and what was printed."""
     path = tmp_path_factory.mktemp("studies") / "whole"
-    done = grawa(*STUDY, "--out", path)
-    assert (done.returncode, done.stderr) == (0, "")
-    return path, done.stdout
+    done = here(*STUDY, "--out", path)
+    assert (done.code, done.err) == (0, "")
+    return path, done.out
 
 
 def results(path: Path) -> dict[str, Result]:
@@ -103,72 +100,54 @@ def test_methods_get_as_much_of_the_axis(whole: tuple[Path, str]) -> None:
 
 
 @pytest.mark.world
-def test_the_same_command_again_runs_nothing(
-    whole: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_same_command_again_runs_nothing(whole: tuple[Path, str], tmp_path: Path) -> None:
     path = tmp_path / "again"
     shutil.copytree(whole[0], path)
     before = (path / "trials.jsonl").read_bytes()
-    code, said, _ = here(capsys, *STUDY, "--out", path)
-    assert code == 0
-    assert f"going on after {TRIALS} trials" in " ".join(said.split())
+    done = here(*STUDY, "--out", path)
+    assert done.code == 0
+    assert f"going on after {TRIALS} trials" in " ".join(done.out.split())
     assert (path / "trials.jsonl").read_bytes() == before
 
 
 @pytest.mark.world
 def test_a_killed_study_goes_on_to_the_same_results(
-    whole: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    whole: tuple[Path, str], tmp_path: Path
 ) -> None:
     path = tmp_path / "killed"
-    command = [sys.executable, "-m", "grawa", *STUDY, "--out", str(path)]
-    running = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
     trials = path / "trials.jsonl"
-    try:
-        until(lambda: trials.exists() and trials.read_text().count("\n") > 4, 120, "trials")
-    finally:
-        running.kill()
+    with started(tmp_path / "output", *STUDY, "--out", path) as running:
+        until(lambda: trials.exists() and trials.read_text().count("\n") > 4, "trials")
+        running.process.kill()
         running.wait()
     assert len(results(path)) < TRIALS
     with trials.open("a") as file:
         file.write('{"schema": 1, "key": "test/mg')  # as a crash leaves it
-    code, said, _ = here(capsys, *STUDY, "--out", path)
-    assert code == 0
-    assert "lines of trials.jsonl were cut short; they run again" in said
+    done = here(*STUDY, "--out", path)
+    assert done.code == 0
+    assert "lines of trials.jsonl were cut short; they run again" in done.out
     assert without_time(path) == without_time(whole[0])
 
 
 @pytest.mark.world
 @pytest.mark.parametrize("to", ["the command", "everyone in the terminal"])
 def test_an_interrupted_study_ends_at_once_with_its_processes(to: str, tmp_path: Path) -> None:
-    path = tmp_path / "interrupted"
     study = ("compare", "digits", "--steps", "900000", "--seeds", "2", "--tune", "0",
-             "--axis", "steps", "--jobs", "2", "--out", str(path))  # fmt: skip
-    running = subprocess.Popen(
-        [sys.executable, "-m", "grawa", *study],
-        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
-    children: set[int] = set()
-
-    def started() -> bool:
-        children.update(children_of(running.pid))
-        return len(children) >= 3  # two for trials, and the resource tracker
-
-    try:
-        until(started, 120, "processes")
+             "--axis", "steps", "--jobs", "2", "--out", tmp_path / "interrupted")  # fmt: skip
+    with started(tmp_path / "output", *study) as running:
+        until(lambda: len(trials_of(running.pid)) == 2, "the processes of two trials")
+        processes = children_of(running.pid) | trials_of(running.pid)
         (os.kill if to == "the command" else os.killpg)(running.pid, signal.SIGINT)
-        _, error = running.communicate(timeout=60)
-    finally:
-        running.kill()
-        running.wait()
-    assert running.returncode == 130
-    assert error.strip() == "grawa: interrupted"
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), 30, "children gone")
+        code, output = running.wait()
+    assert code == 130
+    assert output.splitlines()[-1] == "grawa: interrupted"
+    assert "Traceback" not in output
+    all_gone(sorted(processes))
 
 
-def children_of(pid: int) -> set[int]:
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return {int(child) for child in text.split()}
+def trials_of(pid: int) -> set[int]:
+    """The processes of a study's trials, which one of its processes has forked."""
+    return {trial for child in children_of(pid) for trial in children_of(child)}
 
 
 @pytest.mark.world
@@ -192,14 +171,10 @@ def test_another_study_is_refused_and_nothing_is_lost(
         ("norm_source=training,probe", "mgrawa"),
     ],
 )
-def test_an_ablation_has_a_picture_of_its_knob(
-    knob: str, strategies: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_ablation_has_a_picture_of_its_knob(knob: str, strategies: str, tmp_path: Path) -> None:
     path = tmp_path / "ablation"
-    code, _, error = here(
-        capsys, "ablate", *SMALL, knob, "--strategies", strategies, "--seeds", "2", "--out", path
-    )
-    assert (code, error) == (0, "")
+    done = here("ablate", *SMALL, knob, "--strategies", strategies, "--seeds", "2", "--out", path)
+    assert (done.code, done.err) == (0, "")
     name, _, values = knob.partition("=")
     arms = [f"{s} {name}={v}" for s in strategies.split(",") for v in values.split(",")]
     assert {r.arm for r in results(path).values()} == set(arms)
@@ -210,17 +185,15 @@ def test_an_ablation_has_a_picture_of_its_knob(
 
 
 @pytest.mark.world
-def test_a_failed_trial_is_said_and_does_not_stop_the_others(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failed_trial_is_said_and_does_not_stop_the_others(tmp_path: Path) -> None:
     path = tmp_path / "diverging"
     faults = "+".join(f"nan:{worker}@3" for worker in range(4))
-    code, said, _ = here(
-        capsys, "compare", *SMALL, "--strategies", "mgrawa,uniform", "--seeds", "1", "--tune", "0",
+    done = here(
+        "compare", *SMALL, "--strategies", "mgrawa,uniform", "--seeds", "1", "--tune", "0",
         "--faults", f"clean,{faults}", "--axis", "steps", "--out", path,
     )  # fmt: skip
-    assert code == 0
-    assert "failed: all 4 workers have diverged" in said
+    assert done.code == 0
+    assert "failed: all 4 workers have diverged" in done.out
     failed = [r for r in results(path).values() if r.failure]
     assert {(r.arm, r.error) for r in failed} == {("mgrawa", None), ("uniform", None)}
     assert "2 runs failed" in (path / "report.html").read_text()
@@ -289,30 +262,26 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(
 
 
 @pytest.mark.world
-def test_photographs_are_compared_by_one_command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_photographs_are_compared_by_one_command(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "cifar-10-batches-bin", binary_files(10, 12))
     few = ("--workers", "2", "--steps", "4", "--sync-every", "2", "--batch-size", "4")
     study = ("--strategies", "mgrawa,dp_sgd", "--seeds", "1", "--tune", "0", "--axis", "steps")
     args = ("compare", "cifar10:model=cnn", "--data", data, *few, *study)
-    code, said, error = here(capsys, *args, "--flatness", "8", "--out", tmp_path / "s")
-    assert (code, error) == (0, "")
-    assert "minus mgrawa" in said
+    done = here(*args, "--flatness", "8", "--out", tmp_path / "s")
+    assert (done.code, done.err) == (0, "")
+    assert "minus mgrawa" in done.out
     found = results(tmp_path / "s").values()
     assert {(r.config["data"], r.config["device"]) for r in found} == {(str(data), "cpu")}
     assert not any(r.failure for r in found)
 
 
 @pytest.mark.world
-def test_no_common_axis_is_one_clear_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_common_axis_is_one_clear_line(tmp_path: Path) -> None:
     alone = ("--workers", "1", "--seeds", "1", "--tune", "0", "--axis", "bytes")
-    code, _, error = here(capsys, "compare", *SMALL, *alone, "--out", tmp_path / "study")
-    assert code == 2
-    assert error.startswith("grawa: no common axis: mgrawa spends no bytes at all")
-    assert error.count("\n") == 1
+    done = here("compare", *SMALL, *alone, "--out", tmp_path / "study")
+    assert done.code == 2
+    assert done.err.startswith("grawa: no common axis: mgrawa spends no bytes at all")
+    assert done.err.count("\n") == 1
 
 
 def test_the_same_question_has_the_same_folder(tmp_path: Path) -> None:

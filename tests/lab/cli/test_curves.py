@@ -18,7 +18,7 @@ RUN = (
 def curve(path: Path, processes: int, *options: str) -> list[dict[str, Any]]:
     """What was measured in a run, without what time it took."""
     done = grawa(*RUN, *options, "--processes", str(processes), "--out", path)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.code, done.err) == (0, "")
     events = [json.loads(line) for line in (path / "events.jsonl").read_text().splitlines()]
     return [event for event in events if event["kind"] in {"round", "evaluated", "finished"}]
 

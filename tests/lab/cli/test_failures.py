@@ -10,7 +10,7 @@ from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.train.checkpoint import latest, step_of
 from tests.lab.cli.processes import all_gone, training
 
-pytestmark = [pytest.mark.world, pytest.mark.alone]
+pytestmark = pytest.mark.world
 
 
 def only_line(output: str) -> str:
@@ -24,11 +24,11 @@ def test_when_a_worker_is_killed_all_end_and_it_is_named(tmp_path: Path) -> None
     with training(tmp_path / "run", "--checkpoint-every", "10") as command:
         workers = command.workers()
         os.kill(workers[1], signal.SIGKILL)
-        code, output = command.wait(10.0)
+        code, output = command.wait()
         assert code == 1
         assert "rank 1" in only_line(output)
         assert "SIGKILL" in only_line(output)
-        all_gone(list(workers.values()), 1.0)
+        all_gone(list(workers.values()))
     # What is left can be read, and gone on with.
     folder = RunFolder.open(tmp_path / "run")
     assert folder.events()[0]["kind"] == "started"
@@ -36,17 +36,17 @@ def test_when_a_worker_is_killed_all_end_and_it_is_named(tmp_path: Path) -> None
     found = latest(folder.checkpoints)
     if found is not None:
         assert step_of(found) % 320 == 0
-        assert len(list(found.iterdir())) == 3
+        assert len(list(found.iterdir())) == 2
 
 
 def test_when_a_worker_is_stopped_the_timeout_ends_all(tmp_path: Path) -> None:
     with training(tmp_path / "run", "--timeout", "3") as command:
         workers = command.workers()
-        os.kill(workers[2], signal.SIGSTOP)
-        code, output = command.wait(3.0 + 12.0)
+        os.kill(workers[1], signal.SIGSTOP)
+        code, output = command.wait()
         assert code == 1
         assert "lost contact" in only_line(output)
-        all_gone(list(workers.values()), 1.0)
+        all_gone(list(workers.values()))
 
 
 def test_an_error_of_one_worker_is_shown_with_its_rank(tmp_path: Path) -> None:
@@ -57,33 +57,29 @@ def test_an_error_of_one_worker_is_shown_with_its_rank(tmp_path: Path) -> None:
         for step in range(1600, 160000, 1600):
             (out / "checkpoints" / f".step-{step:08d}.tmp" / "process-1.pt").mkdir(parents=True)
 
-    options = ("--checkpoint-every", "50")
-    with training(out, *options, workers=2, on_start=in_the_way) as command:
+    with training(out, "--checkpoint-every", "50", on_start=in_the_way) as command:
         workers = command.workers()
-        code, output = command.wait(60.0)
+        code, output = command.wait()
         assert code == 1
         assert "rank 1" in only_line(output)
         assert "IsADirectoryError" in only_line(output)
         assert "process-1.pt" in only_line(output)
-        all_gone(list(workers.values()), 1.0)
+        all_gone(list(workers.values()))
 
 
 @pytest.mark.parametrize("to", ["the command", "everyone in the terminal"])
 def test_an_interrupt_ends_all(to: str, tmp_path: Path) -> None:
-    with training(tmp_path / "run", workers=2) as command:
+    with training(tmp_path / "run") as command:
         workers = command.workers()
-        if to == "the command":
-            os.kill(command.process.pid, signal.SIGINT)
-        else:
-            os.killpg(command.process.pid, signal.SIGINT)
-        code, output = command.wait(20.0)
+        (os.kill if to == "the command" else os.killpg)(command.pid, signal.SIGINT)
+        code, output = command.wait()
         assert (code, "Traceback" in output) == (130, False), output
         assert only_line(output) == "grawa: interrupted"
-        all_gone(list(workers.values()), 1.0)
+        all_gone(list(workers.values()))
 
 
 def test_workers_end_by_themselves_when_the_command_is_killed(tmp_path: Path) -> None:
-    with training(tmp_path / "run", workers=2) as command:
+    with training(tmp_path / "run") as command:
         workers = command.workers()
-        os.kill(command.process.pid, signal.SIGKILL)
-        all_gone(list(workers.values()), 20.0)
+        os.kill(command.pid, signal.SIGKILL)
+        all_gone(list(workers.values()))

@@ -33,7 +33,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run in two processes that has kept its workers."""
     path = tmp_path_factory.mktemp("runs") / "kept"
     done = grawa(*RUN, "--strategy", "lgrawa", "--processes", "2", "--keep-workers", "--out", path)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.code, done.err) == (0, "")
     return path
 
 

@@ -1,15 +1,14 @@
 """`grawa plan`, in this process and under torchrun."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from grawa.lab.cli import main
-from tests.lab.cli.processes import environment
+from tests.lab.cli.processes import grawa
+from tests.world import launched, results
 
 OWN = """
 import torch
@@ -98,17 +97,14 @@ def test_bad_input_is_one_clear_line(
     assert [path.name for path in own.glob("*") if path.is_file()] == ["mine.py"]
 
 
+@pytest.mark.world
 def test_the_link_is_measured_under_torchrun(tmp_path: Path) -> None:
     out = tmp_path / "plan.json"
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-        "-m", "grawa", "plan", "digits", "--strategies", "mgrawa", "--out", str(out),
-    ]  # fmt: skip
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False, env=environment()
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("(measured), mesh") == 1
+    args = ("plan", "digits", "--strategies", "mgrawa", "--out", out)
+    first, other = results(launched(2, grawa, *args))
+    assert (first.code, other.code) == (0, 0), first.err
+    assert first.out.count("(measured), mesh") == 1
+    assert other.out == ""
     found = json.loads(out.read_text())["measured"]
     assert found["workers"] == 2
     assert found["bandwidth"] > 1e6

@@ -1,7 +1,5 @@
 """What is known of a study afterwards, and what a crash may do to it."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +7,7 @@ import pytest
 from grawa.errors import UserError
 from grawa.lab.experiments.study_folder import SCHEMA, StudyFolder
 from tests.lab.experiments.studies import result, study
+from tests.world import on_ranks, outcomes
 
 LINES = [result("mgrawa", [0.5, 0.25], seed=seed) for seed in range(3)]
 
@@ -86,19 +85,16 @@ def test_other_folders_are_no_studies(tmp_path: Path) -> None:
         StudyFolder.begin(tmp_path / "file" / "study", study())
 
 
+def lock(folder: StudyFolder) -> None:
+    """Runs a study, for a moment."""
+    with folder.locked():
+        pass
+
+
+@pytest.mark.world
 def test_a_study_is_run_by_one_process_at_a_time(folder: StudyFolder) -> None:
-    code = (
-        "import sys; from pathlib import Path;"
-        "from grawa.lab.experiments.study_folder import StudyFolder;"
-        "from grawa.errors import UserError\n"
-        "try:\n    StudyFolder(Path(sys.argv[1])).locked().__enter__()\n"
-        "except UserError as error:\n    print(error)"
-    )
     with folder.locked():
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(folder.path)],
-            capture_output=True, text=True, timeout=60, check=True,
-        )  # fmt: skip
-    assert "is being run by another process" in done.stdout
-    with folder.locked():
-        pass  # it is free again
+        (refused,) = outcomes(1, lock, folder)
+    assert isinstance(refused, UserError)
+    assert "is being run by another process" in str(refused)
+    assert on_ranks(1, lock, folder) == [None]  # it is free again

@@ -1,0 +1,69 @@
+"""The examples, from their command lines to what they print."""
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from tests.world import launched, results
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def ran(name: str, *args: str) -> str:
+    """What an example prints, run as a script in this process."""
+    out = StringIO()
+    with redirect_stdout(out), patch.object(sys, "argv", [name, *args]):
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    return out.getvalue()
+
+
+def error(printed: str) -> float:
+    """The test error that an example prints, in percent."""
+    found = re.search(r"test error ([\d.]+)%", printed)
+    assert found, printed
+    return float(found[1])
+
+
+def test_one_worker_trains_in_a_loop_of_its_own(tmp_path: Path) -> None:
+    printed = ran("own_loop.py", str(tmp_path / "consensus.pt"))
+    assert printed.startswith("workers 1, ")
+    assert error(printed) < 8.0
+    assert (tmp_path / "consensus.pt").exists()
+
+
+def test_a_loop_of_ones_own_is_started_by_torchrun(tmp_path: Path) -> None:
+    """A real one."""
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+            str(EXAMPLES / "own_loop.py"), str(tmp_path / "consensus.pt"),
+        ],
+        env=os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("workers 2, ")
+    assert error(done.stdout) < 8.0
+
+
+@pytest.mark.world
+def test_mixed_precision_and_accumulation_go_on_two_ranks() -> None:
+    first, other = results(launched(2, ran, "amp_accumulation.py"))
+    assert "round 10 after step 160" in first
+    assert "steps 160, rounds 10" in first
+    assert error(first) < 8.0
+    assert other == ""
+
+
+def test_a_strategy_of_ones_own_trains() -> None:
+    printed = ran("new_strategy.py")
+    assert printed.startswith("LossWeighted(pull=0.5")
+    assert error(printed) < 8.0
