@@ -1,53 +1,43 @@
 """Where the time of a round goes: the seconds that each module of grawa takes by itself."""
 
-import sys
-import time
 from collections import defaultdict
 from collections.abc import Callable
-from types import FrameType
+from cProfile import Profile
+from pathlib import Path
+from types import CodeType
 
-_PACKAGE = "grawa."
+import grawa
 
+_LIBRARY = Path(grawa.__file__).parent
 
-class _Clock:
-    """Charges time to the module of grawa that runs, or that called what runs.
-
-    It is called at every beginning and end of a Python function, so it names no function of the
-    library, and none that moves can be missed.
-    """
-
-    def __init__(self) -> None:
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-        self._running = ["the caller"]
-        self._since = time.perf_counter()
-
-    def __call__(self, frame: FrameType, event: str, _: object) -> None:
-        """See `sys.setprofile`."""
-        if event not in {"call", "return"}:
-            return
-        now = time.perf_counter()
-        self.seconds[self._running[-1]] += now - self._since
-        if event == "call":
-            module = frame.f_globals.get("__name__", "")
-            own = module.startswith(_PACKAGE)
-            self._running.append(module.removeprefix(_PACKAGE) if own else self._running[-1])
-        elif len(self._running) > 1:
-            self._running.pop()
-        self._since = time.perf_counter()
+ELSEWHERE = "Python outside grawa"
 
 
 def break_down(run: Callable[[], object]) -> dict[str, float]:
     """Runs something on this thread.
 
+    The profiler watches every function, so none of the library's has to be named, and one that
+    moves can't be missed. It sees Python alone: what a module's own lines call in C++, and how long
+    they wait there, counts for the module.
+
     Returns:
-        Seconds by module, such as `rounds.engine`, with what it called outside grawa and waited
-        for. They add up to all, without the clock's own time.
+        Seconds by module, such as `rounds.engine`; they add up to all. Python of torch and of the
+        standard library is one of them.
     """
-    clock = _Clock()
-    before = sys.getprofile()
-    sys.setprofile(clock)
+    profile = Profile(builtins=False)
+    profile.enable()
     try:
         run()
     finally:
-        sys.setprofile(before)
-    return dict(clock.seconds)
+        profile.disable()
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for entry in profile.getstats():
+        seconds[_module(entry.code)] += entry.inlinetime
+    return dict(seconds)
+
+
+def _module(code: CodeType | str) -> str:
+    file = Path(code if isinstance(code, str) else code.co_filename)
+    if not file.is_relative_to(_LIBRARY):
+        return ELSEWHERE
+    return ".".join(file.relative_to(_LIBRARY).with_suffix("").parts)

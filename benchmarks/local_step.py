@@ -225,7 +225,7 @@ def _judge(seconds: Mapping[str, Mapping[str, list[float]]]) -> None:
 BENCHMARK = Benchmark(
     name="local_step",
     text=__doc__,
-    takes="a minute or two, of one core",
+    takes="a minute of one core",
     config=Config(),
     toy=TOY,
     measure=measure,

@@ -90,14 +90,14 @@ def ours(
         time.sleep(HIDING_SECONDS)
         local_step()
 
-    def held_up() -> float:
+    def blocked() -> float:
         return statistics.mean(report.exposed_seconds for report in reports[-fragments:])
 
     overlaps = sync_every < NEVER
     return Method(
         local_step=local_step,
         run=step_while_a_round_goes_on if overlaps else averager.synchronize,
-        seconds=held_up if overlaps or fragments > 1 else None,
+        seconds=blocked if overlaps or fragments > 1 else None,
         bytes_sent=lambda: averager.bytes_sent,
         close=averager.detach,
         rounds=fragments,
@@ -154,7 +154,7 @@ METHODS: Mapping[str, Build] = {
     "LGRAWA, one of 4 fragments": partial(_lgrawa, fragments=4),
     "LGRAWA, bf16": partial(_lgrawa, comm_dtype="bf16"),
     "LGRAWA, int8": partial(_lgrawa, comm_dtype="int8"),
-    "LGRAWA, overlap, held up": partial(_lgrawa, sync_every=2, overlap_steps=1),
+    "LGRAWA, overlap, blocked": partial(_lgrawa, sync_every=2, overlap_steps=1),
     "PyTorch average_parameters": pytorch,
     "Accelerate LocalSGD": accelerate,
     "torchft LocalSGD": torchft,

@@ -34,7 +34,7 @@ class Round(NamedTuple):
     seconds: float
     """From when all had come to it until its end."""
     exposed: float
-    """While which training was held up."""
+    """While which training was blocked."""
 
 
 class Plan(NamedTuple):

@@ -121,7 +121,7 @@ def _standard_error(values: Sequence[float]) -> float:
 BENCHMARK = Benchmark(
     name="paired",
     text=__doc__,
-    takes="5 minutes of two cores",
+    takes="2 minutes of two cores",
     config=Config(),
     toy=TOY,
     measure=measure,

@@ -203,7 +203,7 @@ def _predicted(config: Config, measured: Measured, link: str) -> dict[str, dict[
 BENCHMARK = Benchmark(
     name="scale",
     text=__doc__,
-    takes="15 minutes of one core",
+    takes="5 minutes of one core",
     config=Config(),
     toy=TOY,
     measure=measure_all,

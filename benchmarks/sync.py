@@ -145,7 +145,7 @@ def _show_breakdown(parts: Mapping[str, Sequence[float]]) -> None:
     rows = [[p, f"{s * 1e3:.2f}", f"{s / whole:.0%}"] for p, s in shown.items() if whole]
     title = f"A round of {BROKEN_DOWN.removeprefix('grawa ')}, mean of the processes"
     show(title, ["module", "median ms", "share"], rows)
-    print("with what a module calls outside grawa, and with its waiting for the other processes")
+    print("with what a module calls in C++, and with its waiting there for the other processes")
 
 
 def _judge(config: Config, found: Results) -> None:

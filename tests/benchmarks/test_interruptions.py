@@ -96,6 +96,7 @@ def _fail_on_one(rank: int, meeting: str) -> None:
     dist.barrier()
 
 
+@pytest.mark.world
 def test_when_one_process_fails_all_end_and_its_error_is_told(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="the second one failed"):
         together(_fail_on_one, 2, (tmp_path / "rendezvous").as_uri())
@@ -105,7 +106,7 @@ def _square(number: int) -> int:
     return number * number
 
 
-@pytest.mark.parametrize("at_a_time", [1, 2])
+@pytest.mark.parametrize("at_a_time", [1, pytest.param(2, marks=pytest.mark.world)])
 def test_jobs_come_back_in_their_order(at_a_time: int) -> None:
     found = list(one_by_one(_square, [3, 1, 2], at_a_time, "squaring"))
     assert found == [(3, 9), (1, 1), (2, 4)]

@@ -20,6 +20,8 @@ from tests.benchmarks.toys import NAMES, Toy, assert_positive, rows, said, toy
 from theory_problems import TASKS
 from theory_results import CONDITIONS, METHODS
 
+pytestmark = pytest.mark.world
+
 PICTURES = {
     "network": {"network.png"},
     "scale": {"scale.png"},
