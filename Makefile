@@ -6,7 +6,7 @@ RUN := runs/demo
 STUDY := runs/demo-compare
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint types imports tests examples format benchmarks evidence clean
+.PHONY: demo test lint types imports tests format benchmarks evidence clean
 
 demo: .venv/installed
 	rm -rf $(RUN) $(STUDY)
@@ -14,7 +14,8 @@ demo: .venv/installed
 	$(BIN)/grawa evaluate $(RUN)
 	$(BIN)/grawa compare digits --quick --faults clean,wrong-labels:3 --out $(STUDY)
 
-test: lint types imports tests examples
+test: .venv/installed
+	$(MAKE) --jobs lint imports types tests
 
 lint: .venv/installed
 	$(BIN)/ruff check
@@ -27,14 +28,7 @@ imports: .venv/installed
 	$(BIN)/lint-imports
 
 tests: .venv/installed
-	$(BIN)/pytest --numprocesses=2 --dist=loadscope -m "not alone"
-	$(BIN)/pytest -m alone tests
-
-examples: .venv/installed
-	$(BIN)/python examples/own_loop.py
-	$(BIN)/torchrun --standalone --nproc-per-node=4 examples/own_loop.py
-	$(BIN)/torchrun --standalone --nproc-per-node=2 examples/amp_accumulation.py
-	$(BIN)/python examples/new_strategy.py
+	$(BIN)/pytest --numprocesses=2 --dist=loadgroup
 
 benchmarks: .venv/installed
 	$(BIN)/pip install -qq -c constraints.txt -e '.[lab,bench]'

@@ -5,14 +5,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from io import StringIO
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import IO
 from unittest.mock import patch
 
 from grawa.errors import UserError
@@ -77,7 +77,7 @@ def _in_world(command: Sequence[str], processes: int) -> None:
     print(results(found)[0], end="")
 
 
-def _worker(table: Mapping[str, Any], path: Path) -> str:
+def _worker(table: dict[str, object], path: Path) -> str:
     """What `grawa.lab.cli.worker` does; returns what it printed."""
     out = StringIO()
     with redirect_stdout(out):

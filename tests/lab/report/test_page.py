@@ -263,21 +263,28 @@ def test_a_page_that_can_not_be_written_is_one_clear_line(
     assert "can't write" in capsys.readouterr().err
 
 
-@pytest.fixture
-def page(made: Path) -> Iterator[Any]:
-    """The study's page in a browser that keeps what its console said."""
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """The browser of all tests, where there is one."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if BROWSER is None:
         pytest.skip("there is no browser: neither chromium nor google-chrome")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=list(FLAGS))
-        opened = browser.new_page(viewport={"width": 400, "height": 800})
-        opened.said = []
-        opened.on("console", lambda message: opened.said.append(message.text))
-        opened.on("pageerror", lambda error: opened.said.append(str(error)))
-        opened.goto((made / "report.html").as_uri())
-        yield opened
-        browser.close()
+        started = driver.chromium.launch(executable_path=BROWSER, args=list(FLAGS))
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser: Any, made: Path) -> Iterator[Any]:
+    """The study's page, in a window that keeps what its console said."""
+    opened = browser.new_page(viewport={"width": 400, "height": 800})
+    opened.said = []
+    opened.on("console", lambda message: opened.said.append(message.text))
+    opened.on("pageerror", lambda error: opened.said.append(str(error)))
+    opened.goto((made / "report.html").as_uri())
+    yield opened
+    opened.close()
 
 
 def first_column(page: Any) -> list[str]:

@@ -43,6 +43,19 @@ def test_a_resumed_run_ends_with_the_same_bits(
     assert (last.error, last.step, last.round) == (whole.error, 24, 6)
 
 
+@pytest.mark.parametrize("comm_dtype", ["bf16", "int8"])
+@pytest.mark.parametrize("name", ["lgrawa", "lsgd", "diloco"])
+def test_a_resumed_run_of_few_bits_ends_with_the_same_bits(
+    name: str, comm_dtype: str, tmp_path: Path
+) -> None:
+    strategy = STRATEGIES[name]
+    whole = end(events(strategy, settings(comm_dtype=comm_dtype)))
+    chosen = settings(checkpoint_every=2, comm_dtype=comm_dtype)
+    events(strategy, chosen, checkpoints=tmp_path, until=4)
+    assert same_model(end(events(strategy, chosen, checkpoints=tmp_path)), whole)
+    assert not same_model(end(events(strategy, settings())), whole)  # bits are missed at all
+
+
 def test_rounds_after_resuming_are_those_of_the_whole_run(tmp_path: Path) -> None:
     strategy, chosen = always(grawa.LGRAWA()), settings(checkpoint_every=1)
     whole = events(strategy, settings())
