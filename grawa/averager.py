@@ -24,7 +24,7 @@ from grawa.rounds.schedule import Every, Schedule
 from grawa.rounds.setup import set_up
 from grawa.rounds.skips import Skips
 from grawa.strategies.protocol import Strategy
-from grawa.workers.checks import check_hooked
+from grawa.workers.checks import check_hooked, is_one_of_several
 
 OnRound = Callable[[RoundReport], None]
 
@@ -133,6 +133,7 @@ class Averager:
                 clock=WallClock(),
                 tell=partial(_tell, tuple(on_round)),
             )
+        self._connected = is_one_of_several()
         self._handles: list[RemovableHandle] = []
         self._skips = Skips(len(models))
         self._counted = 0
@@ -192,12 +193,21 @@ class Averager:
         optimizers = self._engine.replicas.optimizers
         for its in optimizers:
             check_hooked(its)
+        self._check_connected()
         if self._engine.plan.strategy.shares_gradients(0):
             self._handles.append(optimizers[0][0].register_step_pre_hook(_hook(self._before_step)))
         for k, its in enumerate(optimizers):
             self._handles.append(its[-1].register_step_post_hook(_hook(self._after_step, k)))
         self._counted, self._versions = 0, self._engine.replicas.versions()
         self._engine.local_steps_begin()
+
+    def _check_connected(self) -> None:
+        """Refuses a process group that was opened too late to be used."""
+        if not self._connected and is_one_of_several():
+            raise UserError(
+                "a process group was opened after the Averager was made, so this process would "
+                "train alone: open it before"
+            )
 
     def detach(self) -> None:
         """Takes part in the others' last rounds, and in one for the last steps of all.
@@ -208,6 +218,7 @@ class Averager:
         process raises a `UserError`.
         """
         self._remove_hooks()
+        self._check_connected()
         with _undisturbed():
             if self._counted == 0 and self._has_trained():
                 self._engine.fail(

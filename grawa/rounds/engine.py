@@ -268,6 +268,7 @@ class Engine:
             rows = self._rows(purpose, index, value)
             roll, action = self._call(rows)
             if action in ROUNDS and len(set(roll.purposes)) > 1:
+                self._symptoms.note_waiting(roll)
                 rows = rows if purpose in ROUNDS else self._rows(action, index)
                 roll, _ = self._call(rows)  # now everyone says what a round needs
             if action is purpose:
@@ -336,6 +337,7 @@ class Engine:
             with torch.no_grad():
                 roll, _ = self._answered(rows)
                 if len(set(roll.purposes)) > 1:  # now everyone says what a round needs
+                    self._symptoms.note_waiting(roll)
                     roll, _ = self._answered(rows)
                 return self._run(index, roll, before, in_shadow=fragment.shadow is not None)
 

@@ -147,9 +147,9 @@ class Guard:
         growth = (health.sizes - health.start_size).abs()
         middle = torch.where(sound, growth, torch.nan).nanmedian()
         steps = torch.where(sound, health.new_steps, torch.nan)
-        ratio = health.new_steps / steps.nanmedian()  # infinite where the one in the middle has 0
-        more = torch.where(health.new_steps > steps.nanmedian(), ratio, 0.0)
-        return (more > 1.0) & (growth <= self.size_ratio * middle * more.square())
+        more = health.new_steps / steps.nanmedian()
+        idle = torch.isinf(more)  # the one in the middle has made no step
+        return (more > 1.0) & (idle | (growth <= self.size_ratio * middle * more.square()))
 
     def _believed(self, health: Health, active: Tensor) -> Tensor | None:
         if health.scores is None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from grawa.rounds.purposes import Purpose, listed
 from grawa.rounds.roll_call import Roll
 
 _ROUNDS = 8
@@ -13,6 +14,9 @@ _ROUNDS = 8
 
 _SAME = 1e-5
 """Totals that differ by less than this share were made equal by clipping."""
+
+_PATIENCE = 2
+"""Rounds through which a worker may wait for a consensus before that is said."""
 
 _DIFFERENT = 1e-3
 """By so much a single tensor's norm varies where gradients are not simply all equal."""
@@ -30,11 +34,27 @@ class Symptoms:
         self._clipping_said = False
         self._equal_rounds = 0
         self._equal_said = False
+        self._waited = 0
+        self._waiting_said = False
 
     def note_norms(self, norms: Tensor) -> None:
         """Takes the norms of a local step's gradients, (K, L), as the optimizer saw them."""
         if self._rounds < _ROUNDS and not self._clipping_said:
             self._norms.append(norms)
+
+    def note_waiting(self, roll: Roll) -> None:
+        """Looks at a meeting at which workers came for different things, and a round goes first."""
+        waits = torch.tensor([purpose is Purpose.CONSENSUS for purpose in roll.purposes])
+        idle = bool((waits & (roll.new_steps == 0)).any())
+        self._waited = self._waited + 1 if idle else 0
+        if self._waited == _PATIENCE and not self._waiting_said:
+            self._waiting_said = True
+            warnings.warn(
+                f"at round {int(roll.rounds[0]) + 1} {listed(roll.purposes)}: whoever called "
+                f"consensus() has waited through {_PATIENCE} rounds without a step of its own. "
+                "Every process must call it equally often",
+                stacklevel=2,
+            )
 
     def note_round(self, roll: Roll) -> None:
         """Looks at what is known after a round; says what looks wrong."""

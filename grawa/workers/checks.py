@@ -28,6 +28,11 @@ _LAUNCHED = (
 """Variables by which launchers tell a process how many it is one of; its number; the launcher."""
 
 
+def is_one_of_several() -> bool:
+    """Whether there is a process group of several processes."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 def check_launched_alone() -> None:
     """Refuses a process that a launcher started as one of several, but that has no process group.
 

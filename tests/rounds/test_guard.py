@@ -4,10 +4,14 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
 
+import grawa
 from grawa.errors import DivergedError, UserError
+from grawa.lab.simulate.clock import VirtualClock
 from grawa.rounds.guard import Guard, Health, Verdict, trusting
+from tests.helpers import Fleet, Simulated, batches, mlp
 
 UNKNOWN = math.nan
 
@@ -267,3 +271,43 @@ def test_a_verdict_does_not_depend_on_the_workers_order() -> None:
         (first.reset, second.reset),
     ]
     assert all(a is not None and b is not None and torch.equal(a[order], b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("speeds", [[1.0, 0.2], [1.0, 0.2, 0.2, 0.2], [1.0, 1.0, 0.1], [0.05, 1.0]])
+def test_a_fast_worker_of_a_model_that_starts_at_zero_is_not_reset(
+    speeds: list[float], momentum: float
+) -> None:
+    def zeros() -> nn.Module:
+        model = mlp()
+        for parameter in model.parameters():
+            nn.init.zeros_(parameter)
+        nn.init.ones_(model.get_parameter("0.bias"))
+        model.get_parameter("0.bias").requires_grad_(False)
+        return model
+
+    def trained(model: nn.Module) -> Optimizer:
+        params = [p for p in model.parameters() if p.requires_grad]
+        return SGD(params, lr=0.02, momentum=momentum)
+
+    fleet = Fleet(len(speeds), zeros, trained)
+    clock = VirtualClock(1.0, speeds=speeds)
+    simulated = Simulated(fleet, grawa.LGRAWA(), clock, schedule=grawa.SharedCount(4))
+    simulated.train_one_by_one(batches(40, len(speeds)), 16 * len(speeds))
+    assert len(simulated.reports) >= 3
+    assert all(report.left_out == {} for report in simulated.reports)
+
+
+def test_more_steps_excuse_no_fault() -> None:
+    sizes = [300.0, 10.0, 10.0, 10.0]
+    steps = torch.tensor([10.0, 2.0, 2.0, 2.0], dtype=torch.float64)
+    suspect = health(sizes=sizes)._replace(new_steps=steps, start_size=9.9)
+    assert out(Guard().judge(suspect)) == [[0], [0]]
+    explained = suspect._replace(start_size=0.0)
+    assert out(Guard().judge(explained)) == [[], []]
+
+
+def test_a_worker_beside_idle_ones_is_not_reset_for_its_size() -> None:
+    steps = torch.tensor([8.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    alone = health(sizes=[5.0, 1.0, 1.0, 1.0])._replace(new_steps=steps, start_size=1.0)
+    assert out(Guard().judge(alone)) == [[], []]

@@ -93,18 +93,25 @@ def test_with_a_shared_count_ranks_may_evaluate_by_their_own_steps() -> None:
     assert steps == theirs == 30
 
 
-def consensus_on_rank_0(when: str) -> tuple[int, Tensor, int]:
+def consensus_on_rank_0(when: str, steps: int = 6) -> tuple[int, Tensor, int]:
     model, optimizer = small()
     with grawa.Averager(
         model, optimizer, grawa.LocalSGD(), sync_every=2, timeout=TIMEOUT, shared_memory=False
     ) as averager:
-        for step in range(6):
+        for step in range(steps):
             train(model, optimizer)
             if step == 2 and when == "amid" and dist.get_rank() == 0:
                 averager.consensus()
         if when == "at the end" and dist.get_rank() == 0:
             averager.consensus()
     return averager.round, flat(model), averager.step
+
+
+@pytest.mark.world
+def test_a_rank_that_waits_for_a_consensus_through_whole_rounds_is_said_on_all() -> None:
+    for error in outcomes(2, consensus_on_rank_0, "amid", steps=12):
+        assert isinstance(error, UserWarning)
+        assert "worker 1 is at a round, worker 0 called consensus()" in str(error)
 
 
 @pytest.mark.world

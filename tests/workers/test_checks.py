@@ -54,6 +54,21 @@ def test_one_launched_process_needs_none() -> None:
         assert grawa.Averager(model, SGD(model.parameters(), lr=0.1), grawa.LGRAWA()).round == 0
 
 
+def opened_after() -> None:
+    model = nn.Linear(8, 4)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    with mock.patch("torch.distributed.is_initialized", return_value=False):
+        averager = grawa.Averager(model, optimizer, grawa.LGRAWA())
+    averager.attach()
+
+
+@pytest.mark.world
+def test_a_process_group_that_is_opened_after_the_averager_is_refused() -> None:
+    for error in outcomes(2, opened_after):
+        assert isinstance(error, grawa.UserError)
+        assert "opened after the Averager was made" in str(error)
+
+
 class Lookahead(Optimizer):
     """Such as is found in the wild: it was never initialised as an optimizer."""
 
