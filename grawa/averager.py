@@ -164,7 +164,7 @@ class Averager:
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of all workers, as far as this process knows; `SharedCount` counts them."""
+        """Optimizer steps of all workers, as far as this process knows, as in `SharedCount`."""
         return self._engine.total_steps
 
     @property

@@ -71,5 +71,6 @@ class Participants:
             if bool(active.any()):
                 coded = self._compression
                 own = None if coded is None else coded.team(size, workers.start)
-                teams.append(Team(workers, hosted, Participants(transport, active, own, norms=self.norms)))
+                members = Participants(transport, active, own, norms=self.norms)
+                teams.append(Team(workers, hosted, members))
         return teams

@@ -55,7 +55,7 @@ def _record(device: torch.device) -> torch.cuda.Event | None:
     return torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
 
 
-class Lane:
+class Queue:
     """Does one thing after another, so that all processes have their collectives in one order.
 
     Args:

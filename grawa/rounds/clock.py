@@ -22,7 +22,7 @@ class Clock(Protocol):
         """The time."""
         ...
 
-    def stepped(self, who: slice) -> None:
+    def stepped(self, workers: slice) -> None:
         """These hosted workers have made a local step."""
         ...
 
@@ -76,7 +76,7 @@ class WallClock:
         """See `Clock.now`."""
         return time.perf_counter() - self._start
 
-    def stepped(self, who: slice) -> None:
+    def stepped(self, workers: slice) -> None:
         """The step took its time."""
 
     def scored(self) -> None:

@@ -69,11 +69,11 @@ class Fragment:
         hosted = self._comm.num_hosted
         self._by_worker = [self.params.worker(k) for k in range(hosted)] if hosted > 1 else []
 
-    def drift(self, share: float, who: slice) -> None:
+    def drift(self, share: float, workers: slice) -> None:
         """After a local step of these hosted workers that makes up `share` of a cycle."""
         rows = [self.params]
-        if len(range(self._comm.num_hosted)[who]) < self._comm.num_hosted:
-            rows = self._by_worker[who]
+        if len(range(self._comm.num_hosted)[workers]) < self._comm.num_hosted:
+            rows = self._by_worker[workers]
         for params in rows:
             self._strategy.drift(params, self._seen, share)
 
@@ -108,7 +108,7 @@ class Fragment:
         distances = self._comm.gather(workers.distances.unsqueeze(1))()[active]
         return float(distances.double().square().mean().sqrt())
 
-    def settle(self) -> None:
+    def publish(self) -> None:
         """The round is over for the workers too: they drift by its outcome from now on."""
         if self._seen is not self._state:
             for key, leaves in self._seen.items():
@@ -146,7 +146,7 @@ class Fragment:
             rows.copy_(saved["lost"][name])
         if self._compression is not None:
             self._compression.load_state_dict(saved["compression"])
-        self.settle()
+        self.publish()
 
 
 def columns_of(groups: Sequence[int], own_groups: Sequence[int]) -> list[int]:

@@ -94,6 +94,7 @@ def listed(purposes: Sequence[Purpose]) -> str:
     """Who called for what, in words: "worker 0 called consensus(), workers 1, 2 ..."."""
     parts: list[str] = []
     for purpose in sorted(set(purposes)):
-        who = [str(i) for i, p in enumerate(purposes) if p is purpose]
-        parts.append(f"worker{'s' if len(who) > 1 else ''} {', '.join(who)} {_CALLS[purpose]}")
+        workers = [str(i) for i, p in enumerate(purposes) if p is purpose]
+        plural = "s" if len(workers) > 1 else ""
+        parts.append(f"worker{plural} {', '.join(workers)} {_CALLS[purpose]}")
     return ", ".join(parts)

@@ -77,32 +77,32 @@ class RollCall:
         self._is_norm = score is not None and score.is_norm
         self._losses = RecentLosses(replicas.zeros(), num_fragments)
         self._new_steps = torch.zeros(num_fragments, hosted, dtype=torch.float64, device="cpu")
-        self.steps = torch.zeros(hosted, dtype=torch.float64, device="cpu")
+        self.steps = [0] * hosted
         """Local steps of each hosted worker."""
 
-    def note_step(self, norms: Tensor | None, who: slice) -> None:
+    def note_step(self, norms: Tensor | None, workers: slice) -> None:
         """Counts a local step.
 
         Args:
             norms: (K, L), of the gradients, if the score is made of them; NaN for who made none.
-            who: the hosted workers that made it.
+            workers: the hosted workers that made it.
         """
-        self._new_steps[:, who] += 1
-        self.steps[who] += 1
+        self._new_steps[:, workers] += 1
+        self.steps[workers] = [step + 1 for step in self.steps[workers]]
         if self._tracker is not None and norms is not None:
             self._tracker.note_gradients(norms)
 
     def uncount(self, skipped: Tensor) -> None:
         """Takes back steps that turned out to have been skipped: (K,), how many each."""
         self._new_steps -= skipped
-        self.steps -= skipped
+        self.steps = [made - int(s) for made, s in zip(self.steps, skipped, strict=True)]
 
-    def note_losses(self, losses: Tensor, who: slice) -> None:
+    def note_losses(self, losses: Tensor, workers: slice) -> None:
         """Takes the losses of a local step of these hosted workers, one each."""
-        self._losses.note(losses.to(self._replicas.zeros()), who)
+        self._losses.note(losses.to(self._replicas.zeros()), workers)
         if self._tracker is not None:
             noted = self._replicas.zeros().fill_(torch.nan)
-            noted[who] = torch.where(torch.isfinite(losses), losses, torch.inf).to(noted)
+            noted[workers] = torch.where(torch.isfinite(losses), losses, torch.inf).to(noted)
             self._tracker.note_losses(noted)
 
     def forget_losses(self, workers: Sequence[int]) -> None:
@@ -154,7 +154,13 @@ class RollCall:
             sizes = torch.where(broken, torch.nan, sizes)
         same = [purpose, rounds, elapsed, value]
         columns = [losses.new_tensor(same, dtype=torch.float64).expand(len(losses), -1)]
-        own = [self.steps, self._new_steps[fragment], self._replicas.lrs(), sizes, losses]
+        own = [
+            losses.new_tensor(self.steps),
+            self._new_steps[fragment],
+            self._replicas.lrs(),
+            sizes,
+            losses,
+        ]
         columns.append(torch.stack([x.to(marks) for x in own], dim=1))
         columns.append(self._scores(fragment, whole=whole).to(marks))
         columns.append(marks)
@@ -218,7 +224,7 @@ class RollCall:
             "tracker": self._tracker.state_dict() if self._tracker else None,
             "losses": self._losses.state_dict(),
             "new_steps": self._new_steps.clone(),
-            "steps": self.steps.clone(),
+            "steps": list(self.steps),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -227,4 +233,4 @@ class RollCall:
             self._tracker.load_state_dict(state["tracker"])
         self._losses.load_state_dict(state["losses"])
         self._new_steps.copy_(state["new_steps"])
-        self.steps.copy_(state["steps"])
+        self.steps = list(state["steps"])

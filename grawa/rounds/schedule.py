@@ -131,7 +131,7 @@ class Timetable:
         num_fragments: P; at most `sync_every`.
 
     >>> table = Timetable(Every(4), num_fragments=2)
-    >>> [(step, table.taken(None)) for step in range(1, 9) if table.is_due(step)]
+    >>> [(step, table.advance(None)) for step in range(1, 9) if table.is_due(step)]
     [(2, 0), (4, 1), (6, 0), (8, 1)]
     """
 
@@ -156,24 +156,24 @@ class Timetable:
     def _due(self) -> int:
         return self._start + -(-(self._passed + 1) * self._interval // self._num_fragments)
 
-    def taken(self, lr: float | None) -> int:
-        """What was due is being done.
+    def advance(self, lr: float | None) -> int:
+        """The round that is due is being made.
 
         Args:
             lr: the learning rate that all workers know of.
 
         Returns:
-            The fragment whose turn it is.
+            The fragment that it is of.
         """
         self._passed += 1
         if self._passed == self._num_fragments:
             self._passed = 0
             self._start += self._interval
             self._interval = self._schedule.interval(self._start, lr)
-        return self.turn()
+        return self.next_fragment()
 
-    def turn(self) -> int:
-        """The fragment whose turn it is, for a round that is not due; the next one's turn comes."""
+    def next_fragment(self) -> int:
+        """The fragment that is next, for a round that is not due; the one after it is next then."""
         fragment = self.fragment
         self.fragment = (fragment + 1) % self._num_fragments
         return fragment

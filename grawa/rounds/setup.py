@@ -16,7 +16,7 @@ from grawa.rounds.plan import RoundPlan
 from grawa.rounds.report import RoundReport
 from grawa.workers.checks import check_not_parallel
 from grawa.workers.replicas import Replicas
-from grawa.workers.start import build_alike, connect
+from grawa.workers.start import build_equal, connect
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def set_up(
             check_not_parallel(model, _ranks(process_group))
         return _Built(Replicas(models, optimizers, worker_group), plan())
 
-    built = build_alike(comm, build, options)
+    built = build_equal(comm, build, options)
     worker = None
     if worker_group is not None:
         worker = connect(worker_group, 1, timeout, device=device)

@@ -36,10 +36,10 @@ class RecentLosses:
         self._count = torch.zeros(shape, dtype=torch.int64, device="cpu")
         self._past_count = torch.zeros(shape, dtype=torch.int64, device="cpu")
 
-    def note(self, losses: Tensor, who: slice) -> None:
+    def note(self, losses: Tensor, workers: slice) -> None:
         """Takes the losses of a local step of these hosted workers, one each."""
-        self._sum[:, who] += losses
-        self._count[:, who] += 1
+        self._sum[:, workers] += losses
+        self._count[:, workers] += 1
 
     def read(self, fragment: int = 0) -> Tensor:
         """The means, (K,): NaN where there was no loss, infinite where a new one is not finite."""

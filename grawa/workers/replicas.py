@@ -182,19 +182,19 @@ class Replicas:
         size: Tensor = vector_norm(wide, dim=0)
         return size if self._shards is None else self.over_shards(size.square()).sqrt()
 
-    def gradient_norms(self, who: slice = slice(None)) -> Tensor:
+    def gradient_norms(self, workers: slice = slice(None)) -> Tensor:
         """L2 norm of each parameter's gradient.
 
         Args:
-            who: hosted workers.
+            workers: hosted workers.
 
         Returns:
             (K, L); zero where there is no gradient, NaN for other workers.
         """
-        norms = self._gradient_norms([p.grad for params in self._params[who] for p in params])
+        norms = self._gradient_norms([p.grad for params in self._params[workers] for p in params])
         if len(norms) < len(self.models):
             some, norms = norms, norms.new_full((len(self.models), len(self.names)), torch.nan)
-            norms[who] = some
+            norms[workers] = some
         return norms
 
     def gradient_norms_on(self, batch: Any, loss: Loss) -> Tensor:

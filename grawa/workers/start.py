@@ -1,4 +1,4 @@
-"""What all processes settle before the first step: who takes part, and from which values."""
+"""What all processes agree on before the first step: who takes part, and from which values."""
 
 import ctypes
 import hashlib
@@ -59,7 +59,7 @@ def connect(
     )
 
 
-def build_alike(comm: Transport, build: Callable[[], Built], options: str) -> Built:
+def build_equal(comm: Transport, build: Callable[[], Built], options: str) -> Built:
     """Builds the hosted workers and makes sure that all processes built the same.
 
     Args:
@@ -112,7 +112,7 @@ def _packed(replicas: Replicas) -> str:
     return " ".join(f"{n} {_digest(p)}" for n, p in named if not is_plain(p))
 
 
-def start_alike(replicas: Replicas, comm: Transport) -> None:
+def start_equal(replicas: Replicas, comm: Transport) -> None:
     """Gives every worker worker 0's parameters, frozen ones too, and buffers; collective.
 
     What is equal on all workers, as it is after the same seed or checkpoint, is not sent.

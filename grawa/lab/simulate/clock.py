@@ -110,9 +110,9 @@ class VirtualClock:
         ready = [k for k, waits in enumerate(waiting) if not waits]
         return min(ready, key=lambda k: self.times[k] + self._lengths[k])
 
-    def stepped(self, who: slice) -> None:
+    def stepped(self, workers: slice) -> None:
         """See `Clock.stepped`."""
-        for k in range(len(self.times))[who]:
+        for k in range(len(self.times))[workers]:
             self.times[k] += self._lengths[k]
             self._lengths[k] = self._draw(k)
 

@@ -1,0 +1,206 @@
+"""Running rounds: of a fragment, with those who take part, and what comes of them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grawa.comm.participants import Participants
+from grawa.comm.protocol import Transport
+from grawa.errors import UserError
+from grawa.math.leaves import Rows
+from grawa.rounds.clock import Clock
+from grawa.rounds.cut import fragments
+from grawa.rounds.fragment import Fragment
+from grawa.rounds.guard import Verdict, trusting
+from grawa.rounds.plan import RoundPlan
+from grawa.rounds.report import Reporter, RoundReport
+from grawa.rounds.roll_call import Roll, RollCall
+from grawa.rounds.symptoms import Symptoms
+from grawa.rounds.underway import Outcome, Underway
+from grawa.workers.buffers import average, check_forms, states_of
+from grawa.workers.replicas import Replicas
+
+
+class Runner:
+    """Runs the rounds of a model's fragments, and lets the hosted workers follow them.
+
+    Args:
+        replicas: the hosted workers; all workers are equal now.
+        comm: all workers.
+        worker: the processes that the one hosted worker is made of, if they are several.
+        plan: how rounds are made.
+        clock: what time it is.
+        tell: what gets the report of each round.
+
+    Attributes:
+        moves: whether rounds move anything: not with a single worker, unless the strategy says so.
+        fragments: P parts of the model.
+        roll_call: what is to be said of the hosted workers before a round.
+        reporter: keeps time between reports.
+        symptoms: says what looks wrong though nothing fails.
+        round: rounds made.
+        lr: the learning rate at the last round, which all workers know.
+    """
+
+    def __init__(
+        self,
+        replicas: Replicas,
+        comm: Transport,
+        worker: Transport | None,
+        plan: RoundPlan,
+        clock: Clock,
+        tell: Callable[[RoundReport], None],
+    ) -> None:
+        self._replicas, self._comm, self._plan = replicas, comm, plan
+        self._clock, self._tell = clock, tell
+        self.moves = comm.num_workers > 1 or plan.strategy.moves_one_worker
+        self._averages_buffers = plan.buffers == "average" and comm.num_workers > 1
+        groups = dict(zip(replicas.names, plan.strategy.groups(replicas.names), strict=True))
+        self.fragments = [
+            Fragment(
+                replicas.params.part(names), [groups[n] for n in names], plan, comm, replicas.norms
+            )
+            for names in fragments(replicas.params, plan.fragments)
+        ]
+        self.roll_call = RollCall(
+            replicas,
+            comm,
+            worker,
+            plan,
+            list(groups.values()),
+            moves=self.moves,
+            with_buffers=self._averages_buffers,
+        )
+        self.reporter, self.symptoms = Reporter(), Symptoms()
+        self.round = 0
+        self.lr: float | None = None
+        self._size = float(replicas.sizes()[0])
+
+    def follow(self) -> None:
+        """Finds the parameters where they are now, if a module has moved them in memory."""
+        if self._replicas.follow():
+            for fragment in self.fragments:
+                fragment.bind(self._replicas.params)
+
+    def judge(self, roll: Roll) -> Verdict:
+        """Who takes part, by what all said; the same on every process."""
+        health = roll.health._replace(start_size=self._size)
+        return trusting(health) if self._plan.guard is None else self._plan.guard.judge(health)
+
+    def consensus(self, roll: Roll) -> dict[str, Tensor]:
+        """The strategy's consensus, name -> leaf; collective."""
+        active = self.judge(roll).active
+        found: dict[str, Tensor] = {}
+        for fragment in self.fragments:
+            if self.moves:
+                found.update(fragment.consensus(active))
+            else:
+                found.update((name, rows[0]) for name, rows in fragment.params.items())
+        return found
+
+    def buffers_of(self, index: int) -> Rows:
+        """The buffers that are averaged with a fragment: all with the last one."""
+        averaged = self._averages_buffers and index == len(self.fragments) - 1
+        return self._replicas.buffers.rows() if averaged else Rows()
+
+    def run(self, index: int, roll: Roll, buffers: Rows, *, in_shadow: bool) -> Outcome:
+        """The round itself; where there is a shadow, in the background."""
+        joined = self._clock.joined()
+        check_forms(self._replicas.buffers.names, roll.marks)
+        verdict, fragment = self.judge(roll), self.fragments[index]
+        weights, distance = None, None
+        if self.moves:
+            shadow = fragment.shadow if in_shadow else None
+            params = fragment.params if shadow is None else shadow.target()
+            weights, distance = fragment.run(params, verdict.scores, verdict.active)
+            if shadow is not None:
+                shadow.finish(self._hosted(verdict.reset))
+        agreed = self._averaged(buffers, roll, verdict)
+        finished = self._clock.finished()
+        return Outcome(roll, verdict, weights, distance, agreed, joined, finished)
+
+    def _averaged(self, buffers: Rows, roll: Roll, verdict: Verdict) -> dict[str, Tensor]:
+        if not buffers:
+            return {}
+        workers = Participants(self._comm, verdict.active)
+        states = states_of(roll.marks)
+        return average(
+            buffers, states, verdict.active, workers, lambda rows: self._comm.gather(rows)()
+        )
+
+    def end(self, underway: Underway) -> None:
+        """A round's outcome reaches the workers, and the outside."""
+        called = underway.began if underway.called is None else underway.called
+        outcome = underway.wait()
+        self._clock.arrive(outcome.finished)
+        fragment, verdict = self.fragments[underway.fragment], outcome.verdict
+        reset = self._hosted(verdict.reset)
+        buffers = self._replicas.buffers
+        if underway.in_shadow and self.moves:
+            assert fragment.shadow is not None, "it ran there"
+            fragment.shadow.give(fragment.params, reset)
+            buffers.follow(outcome.buffers, underway.before)
+            buffers.put(outcome.buffers, reset)
+        else:
+            buffers.put(outcome.buffers)
+        fragment.publish()
+        self._mend(outcome, reset)
+        buffers.remember(list(outcome.buffers))
+        self.lr = outcome.roll.lr
+        self._size = float(outcome.roll.health.sizes[verdict.active].median())
+        self.round += 1
+        if self.moves and not self._plan.strategy.shares_gradients(max(self.roll_call.steps)):
+            self.symptoms.note_round(outcome.roll)
+        underway.exposed += self._clock.now() - called
+        self._tell(self.reporter.report(self.round, underway, outcome, self._comm.bytes_sent))
+
+    def _hosted(self, flags: Tensor) -> list[int]:
+        """Which hosted workers are meant by (N,) flags."""
+        return [int(k) for k in torch.where(self._comm.hosted(flags))[0]]
+
+    def _mend(self, outcome: Outcome, reset: Sequence[int]) -> None:
+        """Workers that are to be reset start again from the consensus; all processes take part."""
+        verdict = outcome.verdict
+        if not bool(verdict.reset.any()):
+            return
+        for fragment in self.fragments:
+            consensus = fragment.consensus(verdict.active)
+            for k in reset:
+                own = [rows[k] for rows in fragment.params.values()]
+                torch._foreach_copy_(own, list(consensus.values()))
+        if self._averages_buffers:
+            buffers = self._replicas.buffers
+            buffers.put(self._averaged(buffers.rows(), outcome.roll, verdict), reset)
+        self.roll_call.forget_losses(reset)
+        for k in reset:
+            for optimizer in self._replicas.optimizers[k]:
+                optimizer.state.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must be saved so that training resumes bit for bit."""
+        return {
+            "round": self.round,
+            "lr": self.lr,
+            "size": self._size,
+            "roll_call": self.roll_call.state_dict(),
+            "fragments": [fragment.state_dict() for fragment in self.fragments],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave.
+
+        Raises:
+            UserError: if it was saved with other fragments, or by another strategy.
+        """
+        if len(state["fragments"]) != len(self.fragments):
+            raise UserError(
+                f"the saved state has {len(state['fragments'])} fragments, not "
+                f"{len(self.fragments)}"
+            )
+        for fragment, saved in zip(self.fragments, state["fragments"], strict=True):
+            fragment.load_state_dict(saved)
+        self.roll_call.load_state_dict(state["roll_call"])
+        self.round, self.lr, self._size = state["round"], state["lr"], state["size"]
+        self._replicas.buffers.remember()
