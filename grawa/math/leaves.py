@@ -95,6 +95,17 @@ class Leaves(dict[str, Tensor]):
         torch._foreach_copy_(wide.flats, self.flats)
         return wide
 
+    @classmethod
+    def joined(cls, parts: Sequence["Leaves"]) -> "Leaves":
+        """Leaves of several parts as one, in the same memory."""
+        flats: list[Tensor] = []
+        places: dict[str, Place] = {}
+        for part in parts:
+            shift = len(flats)
+            places.update((n, p._replace(flat=p.flat + shift)) for n, p in part.places.items())
+            flats += part.flats
+        return cls(flats, places)
+
 
 class Rows(dict[str, Tensor]):
     """A stack whose tensors lie together.
@@ -110,6 +121,14 @@ class Rows(dict[str, Tensor]):
         super().__init__(*entries)
         self.blocks: list[Tensor] = []
         self.lost: dict[str, Tensor] = {}
+
+    @classmethod
+    def joined(cls, parts: Sequence["Rows"]) -> "Rows":
+        """Rows of several parts as one, in the same memory."""
+        whole = cls(entry for part in parts for entry in part.items())
+        whole.blocks = [block for part in parts for block in part.blocks]
+        whole.lost = {name: rows for part in parts for name, rows in part.lost.items()}
+        return whole
 
     def part(self, names: Sequence[str]) -> "Rows":
         """Some of the rows, as views.

@@ -119,10 +119,8 @@ class Engine:
         self._runner.roll_call.note_step(norms, workers)
         if norms is not None and not clipped:
             self._runner.symptoms.note_norms(norms)
-        if due and self._runner.moves:
-            self._runner.follow()
-            for fragment in self._runner.fragments:
-                fragment.drift(min(1.0, every * self._timetable.share), workers)
+        if due and self._runner.drifts:
+            self._runner.drift(min(1.0, every * self._timetable.share), workers)
 
     def _position(self, steps: int) -> float:
         """Local steps made, on average over all workers if they are counted together."""

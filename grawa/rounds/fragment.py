@@ -30,6 +30,7 @@ class Fragment:
     Attributes:
         params: the hosted workers' parameters, as views.
         rounds: how many it has had.
+        seen: the strategy's state, by which the workers drift.
         shadow: on which its rounds run; `None` if they run on the workers themselves.
     """
 
@@ -55,9 +56,9 @@ class Fragment:
         self._state = plan.strategy.init(params)
         drifts = type(plan.strategy).drift is not Strategy.drift
         # In the background a round changes the state, while the workers still drift by the old.
-        self._seen = self._state
+        self.seen = self._state
         if self.shadow is not None:
-            self._seen = {k: v.clone() for k, v in self._state.items()} if drifts else {}
+            self.seen = {k: v.clone() for k, v in self._state.items()} if drifts else {}
         narrow = {n: x for n, x in params.items() if x.itemsize < 4 and drifts}
         self._lost = {n: torch.zeros_like(x, dtype=torch.float32) for n, x in narrow.items()}
         self.bind(params)
@@ -66,16 +67,6 @@ class Fragment:
         """Takes the parameters' views, of the whole model, where they are now."""
         self.params = params.part(self._names)
         self.params.lost = self._lost
-        hosted = self._comm.num_hosted
-        self._by_worker = [self.params.worker(k) for k in range(hosted)] if hosted > 1 else []
-
-    def drift(self, share: float, workers: slice) -> None:
-        """After a local step of these hosted workers that makes up `share` of a cycle."""
-        rows = [self.params]
-        if len(range(self._comm.num_hosted)[workers]) < self._comm.num_hosted:
-            rows = self._by_worker[workers]
-        for params in rows:
-            self._strategy.drift(params, self._seen, share)
 
     def run(
         self, params: Rows, scores: Tensor | None, active: Tensor
@@ -110,8 +101,8 @@ class Fragment:
 
     def publish(self) -> None:
         """The round is over for the workers too: they drift by its outcome from now on."""
-        if self._seen is not self._state:
-            for key, leaves in self._seen.items():
+        if self.seen is not self._state:
+            for key, leaves in self.seen.items():
                 torch._foreach_copy_(leaves.flats, self._state[key].flats)
 
     def consensus(self, active: Tensor) -> Leaves:

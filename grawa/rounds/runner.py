@@ -9,7 +9,7 @@ from torch import Tensor
 from grawa.comm.participants import Participants
 from grawa.comm.protocol import Transport
 from grawa.errors import UserError
-from grawa.math.leaves import Rows
+from grawa.math.leaves import Leaves, Rows
 from grawa.rounds.clock import Clock
 from grawa.rounds.cut import fragments
 from grawa.rounds.fragment import Fragment
@@ -19,6 +19,7 @@ from grawa.rounds.report import Reporter, RoundReport
 from grawa.rounds.roll_call import Roll, RollCall
 from grawa.rounds.symptoms import Symptoms
 from grawa.rounds.underway import Outcome, Underway
+from grawa.strategies.protocol import Strategy
 from grawa.workers.buffers import average, check_forms, states_of
 from grawa.workers.replicas import Replicas
 
@@ -36,6 +37,7 @@ class Runner:
 
     Attributes:
         moves: whether rounds move anything: not with a single worker, unless the strategy says so.
+        drifts: whether local steps are followed by a proximal pull.
         fragments: P parts of the model.
         roll_call: what is to be said of the hosted workers before a round.
         reporter: keeps time between reports.
@@ -56,6 +58,7 @@ class Runner:
         self._replicas, self._comm, self._plan = replicas, comm, plan
         self._clock, self._tell = clock, tell
         self.moves = comm.num_workers > 1 or plan.strategy.moves_one_worker
+        self.drifts = self.moves and type(plan.strategy).drift is not Strategy.drift
         self._averages_buffers = plan.buffers == "average" and comm.num_workers > 1
         groups = dict(zip(replicas.names, plan.strategy.groups(replicas.names), strict=True))
         self.fragments = [
@@ -77,12 +80,33 @@ class Runner:
         self.round = 0
         self.lr: float | None = None
         self._size = float(replicas.sizes()[0])
+        self._join()
 
     def follow(self) -> None:
         """Finds the parameters where they are now, if a module has moved them in memory."""
         if self._replicas.follow():
             for fragment in self.fragments:
                 fragment.bind(self._replicas.params)
+            self._join()
+
+    def _join(self) -> None:
+        """Sees all fragments as one, so that a drift is one pass however many there are."""
+        parts = self.fragments if self.drifts else []
+        self._params = Rows.joined([part.params for part in parts])
+        self._seen = {
+            key: Leaves.joined([part.seen[key] for part in parts])
+            for key in (parts[0].seen if parts else ())
+        }
+        hosted = range(self._comm.num_hosted)
+        self._by_worker = [self._params.worker(k) for k in hosted] if len(hosted) > 1 else []
+
+    def drift(self, share: float, workers: slice) -> None:
+        """After a local step of these hosted workers that makes up `share` of a cycle."""
+        self.follow()
+        hosted = self._comm.num_hosted
+        some = len(range(hosted)[workers]) < hosted
+        for params in self._by_worker[workers] if some else [self._params]:
+            self._plan.strategy.drift(params, self._seen, share)
 
     def judge(self, roll: Roll) -> Verdict:
         """Who takes part, by what all said; the same on every process."""

@@ -67,6 +67,8 @@ class Replicas:
         self._check_sharding(worker_group)
         self._held = [{id(p) for p in params} for params in self._params]
         self._forms = [_form(p) for p in self._params[0]]
+        # Neither sharded nor complex: what torch sees of them is what is averaged.
+        self._is_plain = not any(hasattr(p, "to_local") or p.is_complex() for p in self._params[0])
         self._stack_params()
         self.buffers = Buffers(self.models)
         dtypes = {rows.dtype for rows in self.params.values()}
@@ -91,6 +93,8 @@ class Replicas:
         self._addresses = self._current_addresses()
 
     def _current_addresses(self) -> list[int]:
+        if self._is_plain:
+            return [p.data_ptr() for params in self._params for p in params]
         return [local(p).data_ptr() for params in self._params for p in params]
 
     @property
@@ -211,7 +215,9 @@ class Replicas:
 
     def _gradient_norms(self, grads: Sequence[Tensor | None]) -> Tensor:
         """L2 norms, over all shards of a worker: L for each of some workers -> (k, L)."""
-        norms = self._norms([None if grad is None else _entries(grad) for grad in grads])
+        if not self._is_plain or any(grad is not None and grad.is_sparse for grad in grads):
+            grads = [None if grad is None else _entries(grad) for grad in grads]
+        norms = self._norms(grads)
         norms = norms.view(-1, len(self.names))
         return norms if self._shards is None else self.over_shards(norms.square()).sqrt()
 
