@@ -29,7 +29,10 @@ _free: dict[tuple[tuple[int, ...], timedelta], list[Lease]] = {}
 
 
 def lease(members: list[int], timeout: timedelta) -> Lease:
-    """A process group of these ranks: one that was given back, or a new one; collective.
+    """A process group of these ranks; collective.
+
+    Returns:
+        One that was given back, or a new one.
 
     Raises:
         CommunicationError: if not all of them come to make one.
@@ -84,7 +87,10 @@ def _is_open(group: dist.ProcessGroup) -> bool:
 
 
 def ranks_of(group: dist.ProcessGroup | None) -> list[int]:
-    """The global ranks of a user's process group, all of them by default.
+    """The ranks of a user's process group.
+
+    Returns:
+        By global rank; all of them by default.
 
     Raises:
         UserError: if this process is not in the group.
@@ -109,6 +115,7 @@ class Group:
     Attributes:
         members: by global rank.
         process: which of them this is.
+        timeout: how long to wait for the others.
         device: from where messages are sent: that one, or the CPU where only it can send.
         in_step: whether large messages keep in step with the peers, see `Messages.run`.
 
@@ -118,6 +125,7 @@ class Group:
 
     def __init__(self, leased: Lease, device: torch.device) -> None:
         self._group = leased.group
+        self.timeout = leased.timeout
         self.members = leased.members
         self.process = leased.members.index(dist.get_rank())
         self.device = _sending_device(leased.group, device)

@@ -54,14 +54,21 @@ class Messages:
 
     def start(self) -> None:
         """Sets all of them on their way at once; for small ones."""
-        transfers = [
+        messages = [*self._arriving, *self._leaving]
+        with contact(self._purpose):
+            if messages and messages[0].values.is_cuda:
+                self._works = list(dist.batch_isend_irecv(self._transfers()))
+            else:  # the same without its checks, which take longer than the sending
+                arriving = [self._group.recv([v], peer, 0) for v, peer in self._arriving]
+                leaving = [self._group.send([v], peer, 0) for v, peer in self._leaving]
+                self._works = [*arriving, *leaving]
+
+    def _transfers(self) -> list[dist.P2POp]:
+        return [
             dist.P2POp(kind, message.values, group=self._group, group_peer=message.peer)
             for kind, messages in ((dist.irecv, self._arriving), (dist.isend, self._leaving))
             for message in messages
         ]
-        if transfers:
-            with contact(self._purpose):
-                self._works = list(dist.batch_isend_irecv(transfers))
 
     def wait(self) -> None:
         """Waits until those started have arrived; else `CommunicationError` names the peer."""

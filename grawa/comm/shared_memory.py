@@ -64,7 +64,7 @@ def is_shared(meet: Meet) -> bool:
     """Whether all processes can map each other's memory: they try it with a random word."""
     word = int.from_bytes(os.urandom(7))
     handle = Handle(0, 0, 0)
-    if hasattr(os, "memfd_create"):  # on Linux
+    if hasattr(os, "memfd_create") and hasattr(os, "pidfd_open"):  # on Linux
         values, handle = make(torch.int64.itemsize)
         values.view(torch.int64).fill_(word)
     reached = all(_reads(Handle(*theirs), word) for word, *theirs in meet([word, *handle]))

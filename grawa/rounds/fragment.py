@@ -86,9 +86,7 @@ class Rounds:
         scores = None if verdict.scores is None else verdict.scores[:, self._columns]
         done = self._strategy.sync(target.params, scores, self._state, others)
         self._state = done.state
-        self._buffer_mean = average_buffers(
-            target, self._comm, verdict.active, self._buffer_mean
-        )
+        self._buffer_mean = average_buffers(target, self._comm, verdict.active, self._buffer_mean)
         return Outcome(done.weights, verdict, self._distance(others, verdict))
 
     def settle(self) -> None:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from grawa.math.codec import Precision
 from grawa.errors import UserError
+from grawa.math.codec import Precision
 from grawa.rounds.guard import Guard
 from grawa.rounds.schedule import Every, Schedule
 from grawa.strategies.protocol import Strategy

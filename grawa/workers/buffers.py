@@ -37,9 +37,7 @@ def average_buffers(
     return mean
 
 
-def mend_buffers(
-    target: Target, comm: Transport, active: Tensor, broken: Sequence[int]
-) -> None:
+def mend_buffers(target: Target, comm: Transport, active: Tensor, broken: Sequence[int]) -> None:
     """Gives hosted workers that start again the mean of the others' buffers; collective.
 
     Args:

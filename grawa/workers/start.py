@@ -71,7 +71,7 @@ def connect(
     num_hosted: int,
     timeout: timedelta,
     *,
-    device: torch.device = torch.device("cpu"),
+    device: torch.device | None = None,
     shared_memory: bool = True,
 ) -> Transport:
     """A communicator for the processes of a group, or for this one if there is no group at all.
@@ -80,7 +80,7 @@ def connect(
         group: who takes part; `None` for all processes, if there are several.
         num_hosted: workers per process.
         timeout: how long a message may wait for the others.
-        device: where what is averaged lives.
+        device: where what is averaged lives, the CPU by default.
         shared_memory: whether processes of one machine may read each other's memory.
 
     Returns:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from grawa.errors import UserError
-from grawa.math.leaves import Leaves
+from grawa.math.leaves import Leaves, Rows
 from grawa.scores.groups import by_model, by_tensor
 from grawa.workers.stack import host, is_dense
 
@@ -165,15 +165,25 @@ def test_leaves_are_views_of_the_flat_tensors() -> None:
     assert [row.shape for row in leaves.rows] == [(1, 3), (1, 2), (1, 2, 2)]
 
 
-@pytest.mark.parametrize(("multiple", "sizes"), [(1, [7, 2]), (4, [8, 4]), (5, [10, 5])])
-def test_flat_tensors_are_padded_with_zeros_to_a_multiple(multiple: int, sizes: list[int]) -> None:
-    leaves = Leaves.like(mixed(), multiple)
-    assert [flat.numel() for flat in leaves.flats] == sizes
-    assert leaves.flats[0][7:].tolist() == [0.0] * (sizes[0] - 7)
-    assert leaves.flats[1][2:].tolist() == [0.0] * (sizes[1] - 2)
+def test_flat_tensors_are_as_long_as_their_leaves() -> None:
+    leaves = Leaves.like(mixed())
+    assert [flat.numel() for flat in leaves.flats] == [7, 2]
     assert {name: leaf.shape for name, leaf in leaves.items()} == {
         name: rows.shape[1:] for name, rows in mixed().items()
     }
+
+
+def test_leaves_of_rows_that_skip_memory_are_dense() -> None:
+    leaves = Leaves.copy_of({"x": torch.arange(12.0).view(1, 3, 4)[:, :, ::2]})
+    assert leaves["x"].tolist() == [[0.0, 2.0], [4.0, 6.0], [8.0, 10.0]]
+    assert leaves.flats[0].numel() == 6
+
+
+def test_a_part_keeps_its_blocks_whatever_has_no_elements() -> None:
+    rows = Rows({"none": torch.zeros(2, 0), "a": torch.zeros(2, 3), "b": torch.zeros(2, 1)}.items())
+    part = rows.twin().part(["none", "a"])
+    part["a"].fill_(4.0)
+    assert [block.tolist() for block in part.blocks] == [[[4.0] * 3] * 2]
 
 
 def test_a_copy_does_not_follow_its_source() -> None:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
-from grawa.math.codec import Precision
 from grawa.errors import UserError
 from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.train.faults import Fault
 from grawa.lab.train.optimizers import OptimizerChoice
+from grawa.math.codec import Precision
 from grawa.rounds.guard import Guard
 from grawa.rounds.schedule import Schedule
 
