@@ -8,8 +8,7 @@ from typing import Any
 from unittest import mock
 
 import grawa.strategies.grawa
-from grawa.comm import DistributedCommunicator
-from grawa.math.mean import RunningMean
+from grawa.comm import DistributedCommunicator, exchange
 from grawa.math.motion import pull_
 from grawa.rounds.roll_call import RollCall
 from grawa.scores.training_norms import TrainingNormTracker
@@ -22,7 +21,7 @@ _PARTS: tuple[tuple[str, Any, Callable[..., Any]], ...] = (
     ("score read", TrainingNormTracker, TrainingNormTracker.read),
     ("moved check", Replicas, Replicas.check_unmoved),
     ("average", DistributedCommunicator, DistributedCommunicator.weighted_mean),
-    ("mean of rows", RunningMean, RunningMean.add),
+    ("mean of rows", exchange, exchange.mean_of_pieces),
     ("pull", grawa.strategies.grawa, pull_),
 )
 

@@ -18,9 +18,10 @@ from grawa.comm.coded import coded_mean
 from grawa.comm.compression import Compression
 from grawa.comm.counter import SharedCounter
 from grawa.comm.exchange import checked_weights, exchange_mean, mean_of_rows
-from grawa.comm.group import Group, Lease, abandon, give_back, lease
+from grawa.comm.group import Group
 from grawa.comm.in_process import InProcessCommunicator, check_split
 from grawa.comm.mailboxes import Mailboxes
+from grawa.comm.pool import Lease, abandon, give_back, lease
 from grawa.comm.protocol import TeamTransport
 from grawa.comm.shared_memory import is_shared
 from grawa.comm.sockets import Sockets
@@ -42,7 +43,8 @@ class DistributedCommunicator:
         ranks: the processes that take part, by global rank; all of them by default.
         num_hosted: K, the same on every process.
         timeout: how long a call may wait for the others before it raises `CommunicationError`.
-        device: where what is averaged lives, the CPU by default; it decides which of the group's backends sends.
+        device: where what is averaged lives, the CPU by default; it decides which of the group's
+            backends sends.
         shared_memory: whether processes of one machine may read each other's memory.
 
     Raises:

@@ -44,9 +44,9 @@ class Doorbell:
         for peer in group.peers():
             pid, pipe = everyone[peer]
             self._bells[peer] = os.open(f"/proc/{pid}/fd/{pipe}", os.O_WRONLY)
-            opened.append(self._bells[peer])
-            self._lives[os.pidfd_open(pid)] = peer
-        opened.extend(self._lives)
+            life = os.pidfd_open(pid)
+            self._lives[life] = peer
+            opened += [self._bells[peer], life]
         group.everyone([0], "open doorbells")  # or one might be gone before all have found it
         self._poll = select.poll()
         for descriptor in (self._pipe, *self._lives):

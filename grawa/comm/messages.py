@@ -14,7 +14,8 @@ PIECE_BYTES = 2**19
 """Of a large message that leave before the next peer has its turn."""
 
 AHEAD = 2
-"""Turns that may be under way. Both as measured over slow links: docs/decisions.md."""
+"""Turns that may be under way. Both as measured over slow links: docs/decisions.md,
+`benchmarks/exchange.py`."""
 
 
 class _Message(NamedTuple):
@@ -29,24 +30,31 @@ class Messages:
         group: the processes; its timeout bounds every wait.
         purpose: what they are for, for an error's message.
         in_step: whether large messages keep in step with the peers, see `run`.
-
-    Attributes:
-        bytes_sent: by this process, in this batch.
+        piece_bytes: of a large message that leave before the next peer has its turn, in step.
+        ahead: turns that may be under way, in step.
     """
 
-    def __init__(self, group: dist.ProcessGroup, purpose: str, *, in_step: bool = False) -> None:
+    def __init__(
+        self,
+        group: dist.ProcessGroup,
+        purpose: str,
+        *,
+        in_step: bool = False,
+        piece_bytes: int | None = None,
+        ahead: int | None = None,
+    ) -> None:
         self._group = group
         self._in_step = in_step
+        self._piece_bytes = PIECE_BYTES if piece_bytes is None else piece_bytes
+        self._ahead = AHEAD if ahead is None else ahead
         self._purpose = purpose
         self._leaving: list[_Message] = []
         self._arriving: list[_Message] = []
         self._works: list[dist.Work] = []
-        self.bytes_sent = 0
 
     def send(self, values: Tensor, peer: int) -> None:
         """Adds a message to a peer, by its rank in the group."""
         self._leaving.append(_Message(values, peer))
-        self.bytes_sent += values.nbytes
 
     def receive(self, place: Tensor, peer: int) -> None:
         """Adds a message from a peer."""
@@ -89,16 +97,18 @@ class Messages:
             self.start()
             self.wait()
             return
-        arriving, leaving = _turns(self._arriving), _turns(self._leaving)
+        arriving = _turns(self._arriving, self._piece_bytes)
+        leaving = _turns(self._leaving, self._piece_bytes)
+        ahead = self._ahead
         with contact(self._purpose):
             awaited = [[(self._group.recv([v], p, 0), p) for v, p in turn] for turn in arriving]
         sent = []
         for i, turn in enumerate(leaving):
-            if AHEAD <= i < AHEAD + len(awaited):
-                self._wait_for(awaited[i - AHEAD])
+            if ahead <= i < ahead + len(awaited):
+                self._wait_for(awaited[i - ahead])
             with contact(self._purpose):
                 sent.append([(self._group.send([v], p, 0), p) for v, p in turn])
-        for works in (*awaited[max(0, len(leaving) - AHEAD) :], *sent):
+        for works in (*awaited[max(0, len(leaving) - ahead) :], *sent):
             self._wait_for(works)
 
     def _wait_for(self, works: Sequence[tuple[dist.Work, int]]) -> None:
@@ -111,11 +121,11 @@ class Messages:
             work.wait()
 
 
-def _turns(messages: Sequence[_Message]) -> list[list[_Message]]:
+def _turns(messages: Sequence[_Message], piece_bytes: int) -> list[list[_Message]]:
     """A piece for each peer, then the next piece for each; cut alike at both ends."""
     by_peer: dict[int, list[_Message]] = {}
     for values, peer in messages:
-        length = max(1, PIECE_BYTES // values.element_size())
+        length = max(1, piece_bytes // values.element_size())
         pieces = [_Message(piece, peer) for piece in values.split(length)]
         by_peer.setdefault(peer, []).extend(pieces)
     return [list(filter(None, turn)) for turn in zip_longest(*by_peer.values())]

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 
 from grawa.comm import DistributedCommunicator, InProcessCommunicator
-from grawa.comm.group import ranks_of
+from grawa.comm.pool import ranks_of
 from grawa.comm.protocol import Transport
 from grawa.errors import UserError
 from grawa.math.motion import put_

@@ -19,7 +19,7 @@ from torch.optim import SGD
 
 import grawa
 from grawa.comm import DistributedCommunicator, InProcessCommunicator
-from grawa.comm.group import ranks_of
+from grawa.comm.pool import ranks_of
 from tests.helpers import Fleet, batches, flat_state, mlp, poison, sgd
 from tests.world import on_ranks, outcomes
 
