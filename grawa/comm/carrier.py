@@ -1,6 +1,6 @@
 """How sections of a mean get from one process to another: by messages, or through memory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -9,7 +9,7 @@ from grawa.comm.plan import Run
 
 
 class Carrier(Protocol):
-    """Carries the two phases of a mean, which `grawa.comm.plan` explains."""
+    """Carries small rows to everyone, and the two phases of a mean: see `grawa.comm.plan`."""
 
     @property
     def num_processes(self) -> int:
@@ -19,6 +19,17 @@ class Carrier(Protocol):
     @property
     def process(self) -> int:
         """Which of them this is."""
+        ...
+
+    def gather(self, own: Tensor) -> Callable[[], Tensor]:
+        """Starts to bring every process's bytes to all.
+
+        Args:
+            own: (C,), uint8; as many on every process.
+
+        Returns:
+            A function that waits for them: (P, C).
+        """
         ...
 
     def staging(self, spare: Sequence[Tensor]) -> list[Tensor]:
@@ -69,6 +80,10 @@ class Alone:
 
     num_processes = 1
     process = 0
+
+    def gather(self, own: Tensor) -> Callable[[], Tensor]:
+        """See `Carrier.gather`."""
+        return lambda: own.unsqueeze(0)
 
     def staging(self, spare: Sequence[Tensor]) -> list[Tensor]:
         """See `Carrier.staging`."""

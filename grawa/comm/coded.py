@@ -29,7 +29,8 @@ def coded_mean(
     """The weighted mean of all workers' rows, by differences from the compression's reference.
 
     Every worker owns a section, however many a process hosts, so that every arrangement of
-    workers in processes gives the same bits.
+    workers in processes gives the same bits. If the mean is not finite, every process raises
+    `DivergedError`.
 
     Args:
         carrier: between the processes.
@@ -41,9 +42,6 @@ def coded_mean(
 
     Returns:
         The bytes that this process has sent; alone, those that N processes would have sent.
-
-    Raises:
-        DivergedError: on every process, if the mean is not finite.
     """
     mean = _CodedMean(carrier, num_hosted, rows, weights, compression)
     mean.move(mean.swap())

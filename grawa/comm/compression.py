@@ -96,6 +96,9 @@ class Compression:
         Args:
             size: workers in the team.
             first: the first of them.
+
+        Returns:
+            The same object each time.
         """
         teams = self._teams.setdefault(size, {})
         return teams.setdefault(first, Compression(self.precision))

@@ -32,7 +32,7 @@ class SharedCounter:
         self._asked = False
         self._leaving = 0  # steps of the request that is under way
         self._known = 0  # what the store said last
-        self._since: float | None = None
+        self._since: float | None = None  # when what has no answer yet was asked
         self._error: Exception | None = None
         self._closed = False
 
@@ -46,7 +46,11 @@ class SharedCounter:
             CommunicationError: if a request has failed, or has been under way for too long.
         """
         with self._changed:
-            self._check()
+            if why := self._trouble():
+                raise CommunicationError(
+                    "lost contact while trying to count local steps together: the store of the "
+                    f"process group, which lives where rank 0 does or in its launcher, {why}"
+                ) from self._error
             self._waiting += steps
             self._ask()
             return self._known + self._leaving + self._waiting
@@ -71,22 +75,21 @@ class SharedCounter:
         if wait and self._thread is not None:
             self._thread.join(self._timeout)
 
-    def _check(self) -> None:
+    def _trouble(self) -> str:
+        """What is wrong with the store, if anything."""
+        if self._error is not None:
+            return f"failed ({str(self._error).splitlines()[0]})"
         waited = 0.0 if self._since is None else time.monotonic() - self._since
-        if self._error is None and waited <= self._timeout:
-            return
-        why = (
+        if waited <= self._timeout:
+            return ""
+        return (
             f"has not answered for {waited:.0f} s, longer than the timeout of {self._timeout:g} s"
-            if self._error is None
-            else f"failed ({str(self._error).splitlines()[0]})"
         )
-        raise CommunicationError(
-            f"lost contact while trying to count local steps together: the store of the process "
-            f"group, which lives where rank 0 does or in its launcher, {why}"
-        ) from self._error
 
     def _ask(self) -> None:
         self._asked = True
+        if self._since is None:
+            self._since = time.monotonic()
         if self._thread is None:
             # A daemon, so that a process can end while the store is silent.
             self._thread = Thread(target=self._serve, name="grawa count", daemon=True)
@@ -110,11 +113,10 @@ class SharedCounter:
             generation = self._generation
             self._asked = False
             self._leaving, self._waiting = self._waiting, 0
-            self._since = time.monotonic()
             steps = self._leaving
         total = store.add(f"{self._key}/{generation}", steps)
         with self._changed:
-            self._since = None
+            self._since = time.monotonic() if self._asked else None
             if generation == self._generation:
                 self._known, self._leaving = total, 0
         return True

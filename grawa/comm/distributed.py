@@ -18,9 +18,10 @@ from grawa.comm.coded import coded_mean
 from grawa.comm.compression import Compression
 from grawa.comm.counter import SharedCounter
 from grawa.comm.exchange import checked_weights, exchange_mean, mean_of_rows
-from grawa.comm.group import Group, Lease, abandon, give_back, lease
+from grawa.comm.group import Group
 from grawa.comm.in_process import InProcessCommunicator, check_split
 from grawa.comm.mailboxes import Mailboxes
+from grawa.comm.pool import Lease, abandon, give_back, lease
 from grawa.comm.protocol import TeamTransport
 from grawa.comm.shared_memory import is_shared
 from grawa.comm.sockets import Sockets
@@ -42,7 +43,8 @@ class DistributedCommunicator:
         ranks: the processes that take part, by global rank; all of them by default.
         num_hosted: K, the same on every process.
         timeout: how long a call may wait for the others before it raises `CommunicationError`.
-        device: where what is averaged lives; it decides which of the group's backends sends.
+        device: where what is averaged lives, the CPU by default; it decides which of the group's
+            backends sends.
         shared_memory: whether processes of one machine may read each other's memory.
 
     Raises:
@@ -59,7 +61,7 @@ class DistributedCommunicator:
         num_hosted: int = 1,
         timeout: timedelta = DEFAULT_TIMEOUT,
         *,
-        device: torch.device = torch.device("cpu"),
+        device: torch.device | None = None,
         shared_memory: bool = True,
     ) -> None:
         members = list(range(dist.get_world_size()) if ranks is None else ranks)
@@ -67,9 +69,9 @@ class DistributedCommunicator:
         store = self._lease.group.get_group_store()
         self._counter = SharedCounter(store, f"local steps/{self._lease.uses}", timeout)
         self._end = weakref.finalize(self, _end, self._lease, self._counter)
-        self._group = Group(self._lease, device)
+        self._device = torch.device("cpu") if device is None else device
+        self._group = Group(self._lease, self._device)
         self._num_hosted = num_hosted
-        self._device = device
         self._timeout = timeout
         self._shared_memory = shared_memory
         self._teams: dict[int, list[TeamTransport]] = {}
@@ -89,9 +91,9 @@ class DistributedCommunicator:
             )
         one_machine = len(set(machines)) == 1
         self._group.in_step = not one_machine and self._group.device.type == "cpu"
-        if one_machine and all(willing):
-            if is_shared(partial(self._group.everyone, purpose="try shared memory")):
-                return Mailboxes(self._group)
+        meet = partial(self._group.everyone, purpose="try shared memory")
+        if one_machine and all(willing) and is_shared(meet):
+            return Mailboxes(self._group)
         return Sockets(self._group)
 
     @property
@@ -122,23 +124,13 @@ class DistributedCommunicator:
 
     def gather(self, rows: Tensor) -> Callable[[], Tensor]:
         """See `Transport.gather`."""
-        own = rows.detach().resolve_conj().to(self._group.device).contiguous()
-        everyone = own.new_empty(self.num_processes, *own.shape)
-        everyone[self.process] = own
-        messages = self._group.messages("gather rows")
-        if own.numel():
-            values = own.view(torch.uint8)
-            for peer in self._group.peers():
-                messages.send(values, peer)
-                messages.receive(everyone[peer].view(torch.uint8), peer)
-        messages.start()
-        self._bytes += messages.bytes_sent
-
-        def wait() -> Tensor:
-            messages.wait()
-            return everyone.flatten(0, 1).cpu()
-
-        return wait
+        own = rows.detach().resolve_conj().resolve_neg().contiguous()
+        shape = (self.num_workers, *own.shape[1:])
+        if not own.numel():
+            return lambda: torch.empty(shape, dtype=own.dtype)
+        arrive = self._carrier.gather(own.view(-1).view(torch.uint8))
+        self._bytes += own.nbytes * (self.num_processes - 1)
+        return lambda: arrive().cpu().view(own.dtype).view(shape)
 
     def hosted(self, rows: Tensor) -> Tensor:
         """See `Transport.hosted`."""

@@ -67,7 +67,7 @@ class InProcessCommunicator:
 
     def gather(self, rows: Tensor) -> Callable[[], Tensor]:
         """The rows themselves, on the CPU."""
-        gathered = rows.detach().to("cpu", copy=True)
+        gathered = rows.detach().resolve_conj().resolve_neg().to("cpu", copy=True)
         self._bytes += self._num_workers * (self._num_workers - 1) * rows[0].nbytes
         return lambda: gathered
 

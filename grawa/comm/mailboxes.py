@@ -1,11 +1,12 @@
 """The carrier of processes that share a machine: they read each other's memory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from grawa.comm.doorbell import Doorbell
 from grawa.comm.group import Group
 from grawa.comm.plan import Run
 from grawa.comm.shared_memory import Region
@@ -14,12 +15,12 @@ from grawa.comm.shared_memory import Region
 class Mailboxes:
     """Each process has a mailbox that the others read; they tell each other when.
 
-    A mailbox has two blocks, of rows and of sections, in which only what leaves is ever written:
-    together they take the memory of one model. Nothing but a word is sent; these words have the
-    group's timeout, and notice a lost process.
+    A mailbox has blocks of rows and of sections, in which only what leaves is ever written:
+    together they take the memory of one model.
 
     Rows of the next mean may be written as soon as all have made their sections of this one, and
-    sections once all have come to the next mean; so two words a mean are enough.
+    sections once all have come to the next mean; so they meet twice in each. What is gathered is
+    written to two blocks in turn: who comes to the next gather but one has left this one.
 
     Args:
         group: the processes.
@@ -28,7 +29,9 @@ class Mailboxes:
     def __init__(self, group: Group) -> None:
         self._group = group
         meet = partial(group.everyone, purpose="share memory")
+        self._bell = Doorbell(group)
         self._rows, self._sections = Region(meet), Region(meet)
+        self._gathered = [Region(meet), Region(meet)]
         self._staged: list[list[Tensor]] = []
 
     @property
@@ -40,6 +43,19 @@ class Mailboxes:
     def process(self) -> int:
         """Which of them this is."""
         return self._group.process
+
+    def gather(self, own: Tensor) -> Callable[[], Tensor]:
+        """See `Carrier.gather`."""
+        self._gathered.reverse()
+        everyone = [box for (box,) in self._gathered[0].flats([own])]
+        everyone[self.process].copy_(own)
+        times = self._bell.ring()
+
+        def wait() -> Tensor:
+            self._bell.wait(times, "gather rows")
+            return torch.stack(everyone)
+
+        return wait
 
     def staging(self, spare: Sequence[Tensor]) -> list[Tensor]:
         """See `Carrier.staging`."""
@@ -53,7 +69,7 @@ class Mailboxes:
         arriving: Sequence[Sequence[Run]],
     ) -> list[list[Tensor]]:
         """See `Carrier.rows`."""
-        self._group.everyone([0], "average parameters")
+        self._bell.meet("average parameters")
         return [
             [run.of(flats) for run in runs]
             for runs, flats in zip(arriving, self._staged, strict=True)
@@ -66,7 +82,7 @@ class Mailboxes:
         boxes = self._sections.flats(flats)
         me = self.process
         _copy([run.of(boxes[me]) for run in runs[me]], [run.of(flats) for run in runs[me]])
-        self._group.everyone([0], "share the average")
+        self._bell.meet("share the average")
         if me in receivers:
             for peer in self._group.peers():
                 _copy(

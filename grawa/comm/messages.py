@@ -32,9 +32,6 @@ class Messages:
         in_step: whether large messages keep in step with the peers, see `run`.
         piece_bytes: of a large message that leave before the next peer has its turn, in step.
         ahead: turns that may be under way, in step.
-
-    Attributes:
-        bytes_sent: by this process, in this batch.
     """
 
     def __init__(
@@ -54,12 +51,10 @@ class Messages:
         self._leaving: list[_Message] = []
         self._arriving: list[_Message] = []
         self._works: list[dist.Work] = []
-        self.bytes_sent = 0
 
     def send(self, values: Tensor, peer: int) -> None:
         """Adds a message to a peer, by its rank in the group."""
         self._leaving.append(_Message(values, peer))
-        self.bytes_sent += values.nbytes
 
     def receive(self, place: Tensor, peer: int) -> None:
         """Adds a message from a peer."""
@@ -67,14 +62,21 @@ class Messages:
 
     def start(self) -> None:
         """Sets all of them on their way at once; for small ones."""
-        transfers = [
+        messages = [*self._arriving, *self._leaving]
+        with contact(self._purpose):
+            if messages and messages[0].values.is_cuda:
+                self._works = list(dist.batch_isend_irecv(self._transfers()))
+            else:  # the same without its checks, which take longer than the sending
+                arriving = [self._group.recv([v], peer, 0) for v, peer in self._arriving]
+                leaving = [self._group.send([v], peer, 0) for v, peer in self._leaving]
+                self._works = [*arriving, *leaving]
+
+    def _transfers(self) -> list[dist.P2POp]:
+        return [
             dist.P2POp(kind, message.values, group=self._group, group_peer=message.peer)
             for kind, messages in ((dist.irecv, self._arriving), (dist.isend, self._leaving))
             for message in messages
         ]
-        if transfers:
-            with contact(self._purpose):
-                self._works = list(dist.batch_isend_irecv(transfers))
 
     def wait(self) -> None:
         """Waits until those started have arrived; else `CommunicationError` names the peer."""

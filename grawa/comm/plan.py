@@ -66,6 +66,9 @@ class Plan:
 
         Args:
             masses: (S, L), each owner's weight of each leaf.
+
+        Returns:
+            The bytes of both phases.
         """
         owners = len(self.sections)
         senders = [sum(m > 0 for m in column) for column in zip(*masses, strict=True)]
@@ -137,5 +140,8 @@ def weighty(pieces: Sequence[Piece], masses: Sequence[float]) -> list[Piece]:
     Args:
         pieces: of one section, say.
         masses: (L,), the sender's weight of each leaf.
+
+    Returns:
+        In the same order.
     """
     return [piece for piece in pieces if masses[piece.leaf] > 0]

@@ -64,7 +64,7 @@ def is_shared(meet: Meet) -> bool:
     """Whether all processes can map each other's memory: they try it with a random word."""
     word = int.from_bytes(os.urandom(7))
     handle = Handle(0, 0, 0)
-    if hasattr(os, "memfd_create"):  # on Linux
+    if hasattr(os, "memfd_create") and hasattr(os, "pidfd_open"):  # on Linux
         values, handle = make(torch.int64.itemsize)
         values.view(torch.int64).fill_(word)
     reached = all(_reads(Handle(*theirs), word) for word, *theirs in meet([word, *handle]))
@@ -77,6 +77,7 @@ def is_shared(meet: Meet) -> bool:
 def _reads(handle: Handle, word: int) -> bool:
     """Whether another process's memory is there, and is what it is said to be."""
     try:
+        os.close(os.pidfd_open(handle.pid))  # for the doorbell
         return int(attach(handle).view(torch.int64)) == word
     except (OSError, ValueError):
         return False
@@ -94,10 +95,13 @@ class Region:
         self._of_each: list[Tensor] = []
 
     def flats(self, like: Sequence[Tensor]) -> list[list[Tensor]]:
-        """For each process, flat tensors of these forms in its block; what they hold is left.
+        """Flat tensors in each process's block; what they hold is left, unless it grows.
 
         Args:
-            like: flat tensors; the forms are the same on every process.
+            like: flat tensors of the same forms; the forms are the same on every process.
+
+        Returns:
+            A list for each process.
         """
         sizes = [-(-flat.nbytes // _ALIGNMENT) * _ALIGNMENT for flat in like]
         if not self._of_each or sum(sizes) > self._of_each[0].numel():

@@ -1,6 +1,6 @@
 """The carrier of processes that send each other messages: over sockets, or by NCCL."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -37,6 +37,23 @@ class Sockets:
     def process(self) -> int:
         """Which of them this is."""
         return self._group.process
+
+    def gather(self, own: Tensor) -> Callable[[], Tensor]:
+        """See `Carrier.gather`."""
+        own = own.to(self._wire)
+        everyone = own.new_empty(self.num_processes, len(own))
+        everyone[self.process] = own
+        messages = self._group.messages("gather rows")
+        for peer in self._group.peers():
+            messages.send(own, peer)
+            messages.receive(everyone[peer], peer)
+        messages.start()
+
+        def wait() -> Tensor:
+            messages.wait()
+            return everyone
+
+        return wait
 
     def staging(self, spare: Sequence[Tensor]) -> list[Tensor]:
         """See `Carrier.staging`."""

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
+from grawa.comm.pool import ranks_of
 from grawa.errors import UserError
 from grawa.rounds.clock import Clock
 from grawa.rounds.engine import Engine
@@ -84,4 +85,4 @@ def _ranks(group: dist.ProcessGroup | None) -> Sequence[int]:
     """The global ranks of those who average; none where there is no process group."""
     if not (dist.is_available() and dist.is_initialized()):
         return ()
-    return dist.get_process_group_ranks(group if group is not None else dist.group.WORLD)
+    return ranks_of(group)

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from grawa.comm import DistributedCommunicator, InProcessCommunicator
+from grawa.comm.pool import ranks_of
 from grawa.comm.protocol import Transport
 from grawa.errors import UserError
 from grawa.math.leaves import Rows
@@ -53,9 +54,8 @@ def connect(
     if not (dist.is_available() and dist.is_initialized()):
         check_launched_alone()
         return InProcessCommunicator(num_hosted)
-    ranks = None if group is None else dist.get_process_group_ranks(group)
     return DistributedCommunicator(
-        ranks, num_hosted, timeout, device=device, shared_memory=shared_memory
+        ranks_of(group), num_hosted, timeout, device=device, shared_memory=shared_memory
     )
 
 

@@ -1,6 +1,8 @@
 """Workers in real processes over real sockets: what they exchange, and what can go wrong."""
 
+import gc
 import math
+import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from torch.optim import SGD
 
 import grawa
 from grawa.comm import DistributedCommunicator, InProcessCommunicator
+from grawa.comm.pool import ranks_of
 from tests.helpers import Fleet, batches, flat_state, mlp, poison, sgd
 from tests.world import on_ranks, outcomes
 
@@ -147,18 +150,45 @@ def test_the_mean_is_the_dense_one_and_the_same_bits_everywhere(
             torch.testing.assert_close(its[name].double(), dense, rtol=0.0, atol=tolerance)
 
 
-def mean_of_equal_rows(dtype: torch.dtype) -> bool:
+def mean_of_equal_rows(dtype: torch.dtype, shared_memory: bool) -> bool:
     row = torch.linspace(-1.0, 1.0, 999).to(dtype)
     hosted = WORKERS // dist.get_world_size()
-    comm = DistributedCommunicator(num_hosted=hosted)
+    comm = DistributedCommunicator(num_hosted=hosted, shared_memory=shared_memory)
     weights = torch.tensor([[0.1], [0.7], [0.3], [1e-9]], dtype=torch.float64)
     return torch.equal(comm.weighted_mean({"x": row.expand(hosted, -1)}, weights)["x"], row)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("processes", [2, 4])
-def test_equal_rows_give_that_row_bit_for_bit(dtype: torch.dtype, processes: int) -> None:
-    assert on_ranks(processes, mean_of_equal_rows, dtype) == [True] * processes
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_equal_rows_give_that_row_bit_for_bit(
+    dtype: torch.dtype, processes: int, shared_memory: bool
+) -> None:
+    assert on_ranks(processes, mean_of_equal_rows, dtype, shared_memory) == [True] * processes
+
+
+def narrow_mean(dtype: torch.dtype) -> Tensor:
+    hosted = hosted_here()
+    comm = DistributedCommunicator(num_hosted=len(hosted))
+    return comm.weighted_mean({"x": narrow_rows(dtype)[hosted.start : hosted.stop]}, NARROW)["x"]
+
+
+def narrow_rows(dtype: torch.dtype) -> Tensor:
+    return torch.randn(WORKERS, 1000, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+
+NARROW = torch.tensor([[0.4], [0.3], [0.2], [0.1]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_16_bit_rows_are_summed_in_float32_and_rounded_once(
+    dtype: torch.dtype, processes: int
+) -> None:
+    exact = (narrow_rows(dtype).double() * NARROW).sum(dim=0)
+    for mean in on_ranks(processes, narrow_mean, dtype):
+        half_an_ulp = exact.abs() * torch.finfo(dtype).eps / 2
+        assert bool(((mean.double() - exact).abs() <= half_an_ulp + 1e-6).all())
 
 
 @pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf])
@@ -188,25 +218,33 @@ def test_a_mean_costs_twice_the_model_for_each_other_process(processes: int) -> 
     assert sent == [2 * (processes - 1) * MODEL_BYTES // processes] * processes
 
 
-def test_rows_without_weight_are_not_sent() -> None:
+def test_who_alone_has_weight_sends_the_model_once_and_gets_nothing_back() -> None:
     sent = on_ranks(4, bytes_here, WEIGHTS["leader"])
+    # The others own 8 of 24 elements in float64 each, and 2, 2 and 0 of 4 in float32.
+    sections = [8 * 8 + 2 * 4, 8 * 8 + 2 * 4, 0, 8 * 8]
+    assert sent == [MODEL_BYTES if rank == 2 else 2 * own for rank, own in enumerate(sections)]
+
+
+def test_rows_without_weight_are_not_sent() -> None:
+    weights = torch.tensor([[1.0], [0.0], [1.0], [0.0]], dtype=torch.float64)
     phase = 3 * MODEL_BYTES // 4
-    assert sent == [phase, phase, 2 * phase, phase]
+    assert on_ranks(4, bytes_here, weights) == [2 * phase, phase, 2 * phase, phase]
 
 
-@pytest.mark.parametrize("weights", [WEIGHTS["equal"], WEIGHTS["leader"]], ids=["equal", "leader"])
+@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
 def test_four_processes_send_what_the_simulation_says(weights: Tensor) -> None:
+    weights = weights[:, :2]
     simulated = InProcessCommunicator(WORKERS)
     simulated.weighted_mean(rows_of(range(WORKERS), divisible=True), weights)
-    assert sum(on_ranks(4, bytes_here, weights)) == WORKERS * simulated.bytes_sent
+    assert sum(on_ranks(4, bytes_here, weights)) // WORKERS == simulated.bytes_sent
 
 
 def gather_here() -> tuple[Tensor, Tensor, int, int]:
     hosted = hosted_here()
     comm = DistributedCommunicator(num_hosted=len(hosted))
-    mine = torch.tensor([[float(worker), 10.0 * worker] for worker in hosted])
+    mine = torch.tensor([[float(worker), 10.0 * worker] for worker in hosted]).double()
     gathered = comm.gather(mine)()
-    assert torch.equal(comm.hosted(gathered), mine.double())
+    assert torch.equal(comm.hosted(gathered), mine)
     return gathered, comm.hosted(gathered), comm.num_workers, comm.bytes_sent
 
 
@@ -218,6 +256,50 @@ def test_everyone_hears_everyones_row(processes: int) -> None:
         assert len(mine) == WORKERS // processes
         assert workers == WORKERS
         assert sent == (processes - 1) * 2 * 8
+
+
+def gather_any(dtype: torch.dtype, shared_memory: bool) -> Tensor:
+    """Rows of no columns, then of some; two are on their way at once."""
+    comm = DistributedCommunicator(shared_memory=shared_memory)
+    rank = dist.get_rank()
+    assert comm.gather(torch.empty(1, 0, dtype=dtype))().shape == (4, 0)
+    first = comm.gather(special(dtype)[rank : rank + 1])
+    second = comm.gather(torch.zeros(1, 3))
+    found = first()
+    assert second().shape == (4, 3)
+    return found
+
+
+def special(dtype: torch.dtype) -> Tensor:
+    """Values that another dtype would lose, (4, 2)."""
+    if dtype == torch.bool:
+        return torch.tensor([[True, False], [False, True], [True, True], [False, False]])
+    if dtype == torch.int64:
+        return torch.tensor([[2**53 + 1, -(2**63)], [2**63 - 1, 0], [3, 4], [5, 6]])
+    values = torch.tensor([[math.nan, -math.inf], [-0.0, 1.0], [2.0, 3.0], [1 / 3, 5.0]]).double()
+    return torch.complex(values, values.flip(0)) if dtype.is_complex else values.to(dtype)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.int64, torch.complex128, torch.bfloat16, torch.float64]
+)
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_rows_of_any_dtype_arrive_bit_for_bit(dtype: torch.dtype, shared_memory: bool) -> None:
+    expected = special(dtype)
+    for found in on_ranks(4, gather_any, dtype, shared_memory):
+        assert found.dtype == dtype
+        assert found.untyped_storage().tolist() == expected.untyped_storage().tolist()
+
+
+def average_integers() -> None:
+    comm = DistributedCommunicator()
+    comm.weighted_mean({"count": torch.zeros(1, 3, dtype=torch.int64)}, torch.ones(2, 1))
+
+
+def test_what_can_not_be_averaged_is_refused_by_name() -> None:
+    for outcome in outcomes(2, average_integers):
+        assert isinstance(outcome, grawa.UserError)
+        assert "'count' is of torch.int64, which can't be averaged" in str(outcome)
 
 
 def team_means() -> list[tuple[int, int, float]]:
@@ -253,6 +335,79 @@ def test_teams_that_leave_workers_over_are_refused_everywhere(processes: int, si
     for outcome in outcomes(processes, split_here, size):
         assert isinstance(outcome, grawa.UserError)
         assert f"4 workers can't be split into teams of {size}" in str(outcome)
+
+
+def join_from_outside(how: str) -> int:
+    """Ranks 0 and 1 average; the others try to."""
+    group = dist.new_group([0, 1])
+    ranks = ranks_of(group) if how == "group" else [0, 1]
+    return DistributedCommunicator(ranks).num_workers
+
+
+@pytest.mark.parametrize("how", ["group", "ranks"])
+def test_ranks_outside_the_process_group_are_told_so(how: str) -> None:
+    found = outcomes(4, join_from_outside, how)
+    assert found[:2] == [2, 2]
+    for rank, outcome in enumerate(found[2:], start=2):
+        assert isinstance(outcome, grawa.UserError)
+        assert f"rank {rank} is not" in str(outcome)
+
+
+def make_and_release(times: int) -> tuple[list[int], list[int]]:
+    """Descriptors and threads after each of some communicators."""
+    descriptors, threads = [], []
+    for _ in range(times):
+        comm = DistributedCommunicator()
+        comm.weighted_mean({"x": torch.ones(1, 1000)}, WEIGHTS["equal"])
+        comm.gather(torch.ones(1, 3))()
+        assert comm.count(1) >= 1
+        for team in comm.split(2):
+            team.transport.gather(torch.ones(1, 1))()
+        comm.release()
+        gc.collect()
+        descriptors.append(len(os.listdir("/proc/self/fd")))
+        threads.append(len(os.listdir("/proc/self/task")))
+    return descriptors, threads
+
+
+def test_communicators_that_are_released_leave_nothing_behind() -> None:
+    for descriptors, threads in on_ranks(4, make_and_release, 10):
+        assert descriptors == descriptors[:1] * 10
+        assert threads == threads[:1] * 10
+
+
+def make_and_forget(times: int) -> tuple[int, int]:
+    """Threads after the first and after the last of communicators that nobody has released."""
+    found = []
+    for _ in range(times):
+        comm = DistributedCommunicator()
+        comm.gather(torch.ones(1, 3))()
+        dist.barrier()  # all have all messages
+        del comm
+        gc.collect()
+        found.append(len(os.listdir("/proc/self/task")))
+    return found[0], found[-1]
+
+
+def test_communicators_that_are_forgotten_end_with_their_last_user() -> None:
+    for first, last in on_ranks(4, make_and_forget, 4):
+        assert first == last
+
+
+def start_as_worker_0() -> tuple[int, bool]:
+    """What each process sends so that all start from worker 0, and whether they do."""
+    row = torch.arange(1001.0).view(1, 1001)
+    comm = DistributedCommunicator()
+    first = torch.tensor([[1.0], [0.0], [0.0], [0.0]], dtype=torch.float64)
+    mean = comm.weighted_mean({"x": row + dist.get_rank()}, first)
+    return comm.bytes_sent, torch.equal(mean["x"], row[0])
+
+
+def test_a_common_start_costs_no_process_more_than_the_model() -> None:
+    found = on_ranks(4, start_as_worker_0)
+    assert all(equal for _, equal in found)
+    assert found[0][0] == 1001 * 4
+    assert max(sent for sent, _ in found) == 1001 * 4
 
 
 # Starting together

@@ -81,11 +81,12 @@ def test_weights_that_make_no_mean_are_refused(
         InProcessCommunicator(2).weighted_mean(rows_of(2), torch.tensor(weights))
 
 
-def test_gathered_rows_are_everyones_in_float64() -> None:
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64, torch.complex64, torch.bool])
+def test_gathered_rows_are_everyones_in_their_own_dtype(dtype: torch.dtype) -> None:
     comm = InProcessCommunicator(3)
-    rows = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    rows = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]).to(dtype)
     gathered = comm.gather(rows)()
-    assert gathered.dtype == torch.float64
+    assert gathered.dtype == dtype
     assert gathered.tolist() == rows.tolist()
     assert comm.hosted(gathered).tolist() == rows.tolist()
     assert comm.num_workers == comm.num_hosted == 3
@@ -101,14 +102,15 @@ def test_a_mean_costs_what_a_ring_all_reduce_costs(workers: int) -> None:
 def test_followers_of_a_leader_send_no_rows() -> None:
     comm = InProcessCommunicator(4)
     comm.weighted_mean(rows_of(4), one_hot_smallest(torch.tensor([[2.0], [1.0], [3.0], [4.0]])))
-    # Three quarters of the model: by the leader, and in the second phase by everyone.
-    assert comm.bytes_sent * 4 == 72 + 4 * 72
+    # The leader sends the model once, and the three others a third of it to each other two.
+    assert comm.bytes_sent * 4 == 96 + 3 * 2 * 32
 
 
 def test_a_gather_costs_every_row_to_every_other_worker() -> None:
     comm = InProcessCommunicator(4)
     comm.gather(torch.zeros(4, 7))
-    assert comm.bytes_sent == 3 * 7 * 8
+    comm.gather(torch.zeros(4, 7, dtype=torch.bool))
+    assert comm.bytes_sent == 3 * 7 * 4 + 3 * 7
 
 
 def test_teams_are_consecutive_workers_with_means_of_their_own() -> None:
@@ -119,15 +121,44 @@ def test_teams_are_consecutive_workers_with_means_of_their_own() -> None:
     rows = rows_of(6)
     for team in teams:
         members = {name: values[team.hosted] for name, values in rows.items()}
-        mean = team.comm.weighted_mean(members, uniform(2))
+        mean = team.transport.weighted_mean(members, uniform(2))
         torch.testing.assert_close(mean["a"], rows["a"][team.workers].mean(dim=0))
 
 
 def test_what_teams_send_is_sent() -> None:
     comm = InProcessCommunicator(4)
     for team in comm.split(2):
-        team.comm.gather(torch.zeros(2, 3))
-    assert comm.bytes_sent == 3 * 8
+        team.transport.gather(torch.zeros(2, 3))
+    assert comm.bytes_sent == 3 * 4
+
+
+def test_a_count_is_exact_and_can_be_set() -> None:
+    comm = InProcessCommunicator(2)
+    assert [comm.count(3), comm.count(1), comm.count(0)] == [3, 4, 4]
+    comm.reset_count(10)
+    assert comm.count(2) == 12
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float8_e4m3fn, torch.complex64, torch.bool])
+def test_what_can_not_be_averaged_is_refused_by_name(dtype: torch.dtype) -> None:
+    rows = {"fine": torch.zeros(2, 1), "odd": torch.zeros(2, 3).to(dtype)}
+    with pytest.raises(UserError, match=f"'odd' is of {dtype}, which can't be averaged"):
+        InProcessCommunicator(2).weighted_mean(rows, uniform(2))
+
+
+def test_leaves_without_elements_do_not_touch_the_others() -> None:
+    rows = {"a": torch.zeros(2, 0, 3), "b": torch.tensor([[1.0], [3.0]]), "c": torch.zeros(2, 3, 0)}
+    mean = InProcessCommunicator(2).weighted_mean(rows, uniform(2))
+    assert mean["b"].tolist() == [2.0]
+    assert (mean["a"].shape, mean["c"].shape) == ((0, 3), (3, 0))
+
+
+def test_rows_that_do_not_fill_their_memory_have_a_mean_too() -> None:
+    wide = torch.arange(12.0).view(2, 2, 3)
+    rows = {"cut": wide[:, :, :2], "same": torch.tensor([[1.0], [3.0]]).expand(2, 4)}
+    mean = InProcessCommunicator(2).weighted_mean(rows, uniform(2))
+    assert mean["cut"].tolist() == [[3.0, 4.0], [6.0, 7.0]]
+    assert mean["same"].tolist() == [2.0] * 4
 
 
 @pytest.mark.parametrize("size", [0, 4, 7, -1])

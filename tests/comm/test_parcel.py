@@ -13,7 +13,7 @@ from grawa.math.codec import Codec, Precision
 def pieces_of(sizes: list[int]) -> list[Piece]:
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     return [
-        Piece(leaf=i, flat=0, start=start, size=size, itemsize=4)
+        Piece(leaf=i, flat=0, start=start, offset=0, size=size)
         for i, (start, size) in enumerate(zip(starts, sizes, strict=True))
     ]
 
@@ -25,6 +25,8 @@ def test_batches_hold_all_numbers_once_and_no_more_than_fit(sizes: list[int]) ->
     assert [piece for batch in joined for piece in batch.pieces] == pieces
     assert [p.stop for p in pieces[:-1]] == [p.start for p in pieces[1:]]
     assert sum(piece.size for piece in pieces) == sum(sizes)
+    whole = pieces_of(sizes)
+    assert all(p.start - p.offset == whole[p.leaf].start for p in pieces)
     position = 0
     for batch in joined:
         assert batch.first == position
@@ -32,7 +34,7 @@ def test_batches_hold_all_numbers_once_and_no_more_than_fit(sizes: list[int]) ->
         position += len(batch.pieces)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16", "int8"])
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
 @pytest.mark.parametrize("sizes", [[], [1], [3, 2], [7, 1, 1, 5]])
 def test_a_parcel_says_what_was_written(precision: Precision, sizes: list[int]) -> None:
     codec = Codec(precision)

@@ -41,18 +41,11 @@ def test_the_weights_of_those_who_take_part_keep_their_ratio() -> None:
     torch.testing.assert_close(mean["b"], 0.75 * rows["b"][1] + 0.25 * rows["b"][2])
 
 
-def test_everyone_is_still_counted_and_heard() -> None:
+def test_everyone_is_still_counted() -> None:
     others = Participants(InProcessCommunicator(3), torch.tensor([True, False, True]))
-    assert (others.num_workers, others.num_hosted) == (3, 3)
-    assert others.gather(torch.tensor([[1.0], [2.0], [3.0]]))().tolist() == [[1.0], [2.0], [3.0]]
-    assert others.hosted(torch.eye(3)).tolist() == torch.eye(3).tolist()
-
-
-def test_bytes_are_those_of_all_workers_communicator() -> None:
-    comm = InProcessCommunicator(2)
-    others = Participants(comm, torch.tensor([True, True]))
-    others.weighted_mean(rows_of(2), uniform(2))
-    assert others.bytes_sent == comm.bytes_sent == 10 * 8
+    assert others.num_workers == 3
+    assert others.active.tolist() == [True, False, True]
+    assert Participants(InProcessCommunicator(3)).active.tolist() == [True] * 3
 
 
 def test_distances_are_to_the_first_mean_only() -> None:
@@ -84,6 +77,14 @@ def test_a_distance_over_mixed_dtypes_by_hand() -> None:
     rows = {"x": torch.tensor([[3.0]]), "y": torch.tensor([[4.0]], dtype=torch.float64)}
     zeros = {name: torch.zeros_like(values) for name, values in rows.items()}
     assert distances_to(rows, Leaves.copy_of(zeros)).tolist() == [5.0]
+
+
+def test_a_distance_between_16_bit_rows_is_not_rounded_to_16_bits() -> None:
+    rows = {"x": torch.full((1, 1000), 1.0078125, dtype=torch.bfloat16)}
+    zeros = {"x": torch.zeros(1, 1000, dtype=torch.bfloat16)}
+    distance = distances_to(rows, Leaves.copy_of(zeros))
+    assert distance.dtype == torch.float32
+    torch.testing.assert_close(distance, torch.tensor([1.0078125 * 1000**0.5]))
 
 
 def test_a_team_of_which_nobody_takes_part_does_not_exist() -> None:

@@ -3,6 +3,7 @@
 import gc
 import math
 import os
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -17,27 +18,20 @@ from torch.optim import SGD
 
 import grawa
 from grawa.comm import DistributedCommunicator
-from grawa.comm.shared_memory import Handle, SharedMemory, attach
+from grawa.comm.mailboxes import Mailboxes
+from grawa.comm.shared_memory import Handle, Region, attach, make
 from grawa.errors import CommunicationError
-from grawa.math.leaves import Leaves, Rows
+from grawa.math.leaves import Leaves
 from tests.comm.test_distributed import SHAPES, WEIGHTS, rows_of
 from tests.helpers import INPUTS, mlp
 from tests.world import on_ranks, outcomes
-
-
-def hosted_rows(comm: DistributedCommunicator, values: dict[str, Tensor]) -> Rows:
-    """Rows where the others can reach them."""
-    rows = Rows(values.items()).twin(comm.allocate)
-    for name, value in values.items():
-        rows[name].copy_(value)
-    return rows
 
 
 def mean_of(weights: Tensor, shared: bool, spoil: bool = False) -> list[dict[str, Tensor]]:
     """Two means in a row into the same leaves, of rows that have moved in between."""
     comm = DistributedCommunicator(shared_memory=shared)
     rank = dist.get_rank()
-    rows = hosted_rows(comm, rows_of(range(rank, rank + 1)))
+    rows = rows_of(range(rank, rank + 1))
     found, out = [], None
     for _ in range(2):
         if spoil:
@@ -48,7 +42,7 @@ def mean_of(weights: Tensor, shared: bool, spoil: bool = False) -> list[dict[str
         found.append({name: leaf.clone() for name, leaf in out.items()})
         for values in rows.values():
             values.mul_(0.5).add_(rank)
-    comm.close()
+    comm.release()
     return found
 
 
@@ -73,7 +67,7 @@ BIG = 1_000_000
 def sent_by_all(shared: bool) -> int:
     """Bytes over the loopback during a mean of four megabytes a process."""
     comm = DistributedCommunicator(shared_memory=shared)
-    rows = hosted_rows(comm, {"x": torch.ones(1, BIG)})
+    rows = {"x": torch.ones(1, BIG)}
     out = comm.weighted_mean(rows, WEIGHTS["equal"])
     before = loopback_bytes()
     comm.weighted_mean(rows, WEIGHTS["equal"], out)
@@ -91,7 +85,7 @@ def change_the_mean() -> tuple[Tensor, Tensor]:
     """A process may do with its mean as it likes; so may it with its row, once it has the mean."""
     comm = DistributedCommunicator()
     rank = dist.get_rank()
-    rows = hosted_rows(comm, {"x": torch.full((1, BIG), float(rank))})
+    rows = {"x": torch.full((1, BIG), float(rank))}
     out: Leaves | None = None
     for _ in range(5):
         rows["x"].fill_(rank)
@@ -117,15 +111,17 @@ def unreachable(handle: Handle) -> Tensor:
 def mean_by_who_can(how: str) -> tuple[bool, float]:
     """Whether memory is shared, and a mean, where rank 2 can't or does not want to."""
     odd = dist.get_rank() == 2
-    broken = patch("grawa.comm.distributed.attach", unreachable) if odd and how == "can't" else None
+    broken = (
+        patch("grawa.comm.shared_memory.attach", unreachable) if odd and how == "can't" else None
+    )
     if broken:
         broken.start()
     comm = DistributedCommunicator(shared_memory=not (odd and how == "unwilling"))
     if broken:
         broken.stop()
-    rows = hosted_rows(comm, {"x": torch.full((1, 8), float(dist.get_rank()))})
+    rows = {"x": torch.full((1, 8), float(dist.get_rank()))}
     mean = comm.weighted_mean(rows, WEIGHTS["equal"])["x"]
-    return comm._memory is not None, float(mean[0])
+    return isinstance(comm._carrier, Mailboxes), float(mean[0])
 
 
 @pytest.mark.world
@@ -164,39 +160,82 @@ def test_memory_is_given_back() -> None:
 
 
 def test_a_block_is_gone_with_its_last_tensor() -> None:
-    memory = SharedMemory()
     before = open_files()
-    tensor = memory.empty(1000, torch.float64)
-    assert not tensor.any()
-    part = tensor[10:20]
-    block = memory.find(part)
-    assert block is not None
-    elsewhere = attach(block.handle).view(torch.float64)
-    del tensor
-    part.fill_(3.0)
-    assert memory.find(part) is block
-    del part
+    values, handle = make(8000)
+    elsewhere = attach(handle).view(torch.float64)
+    os.close(handle.descriptor)
+    part = values.view(torch.float64)[10:20].fill_(3.0)
+    del values
     gc.collect()
+    assert part.tolist() == [3.0] * 10
     assert elsewhere[5:25].tolist() == [0.0] * 5 + [3.0] * 10 + [0.0] * 5
-    del elsewhere
+    del part, elsewhere
+    gc.collect()
     assert open_files() == before
-    assert memory.find(torch.zeros(1)) is None
     with pytest.raises(OSError, match="fd"):
-        attach(block.handle)
+        attach(handle)
 
 
-def test_nothing_takes_no_memory() -> None:
-    assert SharedMemory().empty(0, torch.float32).shape == (0,)
+def test_a_region_of_one_process_grows_and_holds_flat_tensors_of_any_dtype() -> None:
+    region = Region(lambda own: [list(own)])
+    for size in (0, 3, 1000, 5):
+        like = [torch.empty(size, dtype=torch.float64), torch.empty(size + 1, dtype=torch.bfloat16)]
+        (flats,) = region.flats(like)
+        for values, form in zip(flats, like, strict=True):
+            assert (values.shape, values.dtype) == (form.shape, form.dtype)
+            values.fill_(size)
+        assert flats[0].tolist() == [size] * size
 
 
-def mean_with_one_lost(how: Callable[[], None]) -> None:
-    comm = DistributedCommunicator(timeout=timedelta(seconds=2))
-    rows = hosted_rows(comm, {"x": torch.ones(1, 100)})
+def fork_a_child_that_zeroes_its_model() -> tuple[float, float]:
+    """A forked child has a copy of its parent's model, whatever the parent trains with."""
+    model = mlp()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    with grawa.Averager(model, optimizer, grawa.LGRAWA(), sync_every=1):
+        model(torch.ones(1, INPUTS, dtype=torch.float64)).sum().backward()
+        optimizer.step()
+        before = sum(float(p.detach().abs().sum()) for p in model.parameters())
+        child = os.fork()
+        if not child:
+            for parameter in model.parameters():
+                parameter.detach().zero_()
+            os._exit(0)
+        os.waitpid(child, 0)
+        return before, sum(float(p.detach().abs().sum()) for p in model.parameters())
+
+
+@pytest.mark.world
+def test_a_forked_child_can_not_write_into_its_parents_model() -> None:
+    for before, after in on_ranks(2, fork_a_child_that_zeroes_its_model):
+        assert before == after > 0.0
+
+
+def mean_with_one_lost(how: Callable[[], None], timeout_seconds: float) -> None:
+    comm = DistributedCommunicator(timeout=timedelta(seconds=timeout_seconds))
+    rows = {"x": torch.ones(1, 100)}
     out = comm.weighted_mean(rows, WEIGHTS["equal"])
     if dist.get_rank() == 1:
         how()
         return
     comm.weighted_mean(rows, WEIGHTS["equal"], out)
+
+
+def end_at_once() -> None:
+    """Is gone, as after a signal."""
+    os._exit(1)
+
+
+@pytest.mark.world
+@pytest.mark.alone
+def test_a_process_that_ends_is_noticed_at_once_and_named() -> None:
+    began = time.monotonic()
+    found = outcomes(4, mean_with_one_lost, end_at_once, 60.0)
+    assert time.monotonic() - began < 30.0
+    for rank, outcome in enumerate(found):
+        if rank != 1:
+            assert isinstance(outcome, CommunicationError)
+            assert "lost contact with rank 1" in str(outcome)
+            assert "it has ended" in str(outcome)
 
 
 def stay_away() -> None:
@@ -206,7 +245,7 @@ def stay_away() -> None:
 @pytest.mark.world
 @pytest.mark.alone
 def test_a_process_that_does_not_come_is_noticed_within_the_timeout() -> None:
-    found = outcomes(4, mean_with_one_lost, stay_away)
+    found = outcomes(4, mean_with_one_lost, stay_away, 2.0)
     for rank, outcome in enumerate(found):
         if rank != 1:
             assert isinstance(outcome, CommunicationError)
@@ -222,6 +261,6 @@ def mean_on_another_system() -> tuple[bool, float]:
     with patch.object(os, "memfd_create"):
         del os.memfd_create
         comm = DistributedCommunicator()
-    rows = hosted_rows(comm, {"x": torch.full((1, 8), float(dist.get_rank()))})
+    rows = {"x": torch.full((1, 8), float(dist.get_rank()))}
     mean = comm.weighted_mean(rows, torch.full((2, 1), 0.5, dtype=torch.float64))["x"]
-    return comm._memory is not None, float(mean[0])
+    return isinstance(comm._carrier, Mailboxes), float(mean[0])

@@ -7,14 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from grawa.math.mean import RunningMean
+from grawa.math.mean import weighted_mean_
 
 
 def mean_of(rows: list[Tensor], weights: list[float]) -> Tensor:
-    running = RunningMean([torch.full_like(rows[0], math.nan)])
-    for row, weight in zip(rows, weights, strict=True):
-        running.add([row], [weight])
-    return running.mean[0]
+    mean = torch.full_like(rows[0], math.nan)
+    weighted_mean_([mean], [[row] for row in rows], [[weight] for weight in weights])
+    return mean
 
 
 def test_a_weighted_mean_by_hand() -> None:
@@ -24,10 +23,13 @@ def test_a_weighted_mean_by_hand() -> None:
 
 
 def test_weights_need_not_sum_to_one_and_leaves_may_differ_in_weight() -> None:
-    running = RunningMean([torch.empty(1), torch.empty(2)])
-    running.add([torch.tensor([1.0]), torch.tensor([1.0, 2.0])], [2.0, 30.0])
-    running.add([torch.tensor([4.0]), torch.tensor([5.0, 6.0])], [4.0, 10.0])
-    assert [leaf.tolist() for leaf in running.mean] == [[3.0], [2.0, 3.0]]
+    mean = [torch.empty(1), torch.empty(2)]
+    rows = [
+        [torch.tensor([1.0]), torch.tensor([1.0, 2.0])],
+        [torch.tensor([4.0]), torch.tensor([5.0, 6.0])],
+    ]
+    weighted_mean_(mean, rows, [[2.0, 30.0], [4.0, 10.0]])
+    assert [leaf.tolist() for leaf in mean] == [[3.0], [2.0, 3.0]]
 
 
 def test_nan_and_infinity_in_a_row_of_weight_zero_contribute_nothing() -> None:
@@ -38,9 +40,28 @@ def test_nan_and_infinity_in_a_row_of_weight_zero_contribute_nothing() -> None:
 
 
 def test_a_leaf_that_has_no_weight_at_all_is_left_as_it_was() -> None:
-    running = RunningMean([torch.tensor([7.0]), torch.tensor([7.0])])
-    running.add([torch.tensor([1.0]), torch.tensor([1.0])], [0.0, 1.0])
-    assert [leaf.item() for leaf in running.mean] == [7.0, 1.0]
+    for dtype in (torch.float32, torch.bfloat16):
+        mean = [torch.tensor([7.0], dtype=dtype), torch.tensor([7.0], dtype=dtype)]
+        row = [torch.tensor([1.0], dtype=dtype), torch.tensor([1.0], dtype=dtype)]
+        weighted_mean_(mean, [row], [[0.0, 1.0]])
+        assert [leaf.item() for leaf in mean] == [7.0, 1.0]
+
+
+def test_31_against_one_in_bfloat16_is_not_the_one() -> None:
+    rows = [torch.tensor([value], dtype=torch.bfloat16) for value in [1.0] + [1.0078125] * 31]
+    # The mean is 1.00757, a hair from 31 of 32; in bfloat16 the next number below is 1.0.
+    assert mean_of(rows, [1 / 32] * 32).tolist() == [1.0078125]
+
+
+@given(st.integers(0, 99), st.sampled_from([torch.bfloat16, torch.float16]))
+def test_16_bit_rows_give_the_exact_mean_rounded_once(seed: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    rows = [torch.randn(200, generator=generator).to(dtype) for _ in range(7)]
+    weights = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    exact = sum(w * r.double() for w, r in zip(weights, rows, strict=True)) / sum(weights)
+    assert isinstance(exact, Tensor)
+    half_an_ulp = exact.abs() * torch.finfo(dtype).eps / 2
+    assert bool(((mean_of(rows, weights).double() - exact).abs() <= half_an_ulp + 1e-6).all())
 
 
 @given(

@@ -1,0 +1,108 @@
+"""Process groups of transports, which are used again when a transport is released."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from grawa.errors import CommunicationError, UserError
+
+
+@dataclass
+class Lease:
+    """A process group, for as long as a transport uses it."""
+
+    group: dist.ProcessGroup
+    members: list[int]
+    """By global rank."""
+    timeout: timedelta
+    uses: int = 0
+    """Transports that have used it before."""
+
+
+_free: dict[tuple[tuple[int, ...], timedelta], list[Lease]] = {}
+"""Process groups that were given back in good order; a process has one set of them."""
+
+
+def lease(members: list[int], timeout: timedelta) -> Lease:
+    """A process group of these ranks; collective.
+
+    Returns:
+        One that was given back, or a new one.
+
+    Raises:
+        CommunicationError: if not all of them come to make one.
+        UserError: if this process is not one of them.
+    """
+    if dist.get_rank() not in members:
+        raise UserError(
+            f"rank {dist.get_rank()} is not one of the ranks {members} that average: pass the "
+            "process group that this rank belongs to, or do without an Averager here"
+        )
+    free = _free.get((tuple(members), timeout), [])
+    while free:
+        found = free.pop()
+        if _is_open(found.group):  # ending the default group ends all others
+            return found
+    everyone = members == list(range(dist.get_world_size()))
+    try:
+        # A group of some ranks has a name made of them, so that the others need not take part.
+        created = dist.new_group(members, timeout=timeout, use_local_synchronization=not everyone)
+    except RuntimeError as error:
+        raise CommunicationError(
+            f"rank {dist.get_rank()} waited in vain for all of ranks {members} to make their "
+            f"process group ({str(error).splitlines()[0]})"
+        ) from error
+    assert isinstance(created, dist.ProcessGroup), "this process belongs to the group"
+    return Lease(created, members, timeout)
+
+
+def give_back(ended: Lease) -> None:
+    """Keeps a process group for the next transport between the same processes; collective."""
+    ended.uses += 1
+    _free.setdefault((tuple(ended.members), ended.timeout), []).append(ended)
+
+
+def abandon(ended: Lease) -> None:
+    """Ends a process group that may be out of step, without a word to the others.
+
+    A group of some ranks stays until the default group ends: the next one of them would have the
+    same name, and find the old one's addresses. So does one on GPUs, whose end may wait for others.
+    """
+    with suppress(Exception):  # the default group has ended, or the interpreter is about to
+        everyone = ended.members == list(range(dist.get_world_size()))
+        if everyone and _is_open(ended.group) and backends_of(ended.group)["cpu"] == "gloo":
+            dist.destroy_process_group(ended.group)
+
+
+def _is_open(group: dist.ProcessGroup) -> bool:
+    try:
+        return bool(dist.get_process_group_ranks(group))
+    except (KeyError, ValueError, RuntimeError):
+        return False
+
+
+def ranks_of(group: dist.ProcessGroup | None) -> list[int]:
+    """The ranks of a user's process group.
+
+    Returns:
+        By global rank; all of them by default.
+
+    Raises:
+        UserError: if this process is not in the group.
+    """
+    if group is None:
+        return list(range(dist.get_world_size()))
+    if not isinstance(group, dist.ProcessGroup):  # torch gives ranks outside a mark in its place
+        raise UserError(
+            f"rank {dist.get_rank()} is not in the process_group that it was given; pass the group "
+            "that this rank belongs to, or do without an Averager here"
+        )
+    return dist.get_process_group_ranks(group)
+
+
+def backends_of(group: dist.ProcessGroup) -> dict[str, str]:
+    """The backend for each type of device."""
+    parts = dist.get_backend_config(group).split(",")
+    return {kind: backend for kind, _, backend in (part.partition(":") for part in parts)}
