@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from grawa.errors import UserError
+from grawa.lab.experiments.older import current_text
 from grawa.lab.experiments.study import Study
 from grawa.lab.experiments.study_folder import StudyFolder
 from grawa.lab.experiments.study_toml import as_toml, from_toml
@@ -64,7 +65,7 @@ class Kept:
     def asked(self, words: Sequence[str]) -> bool:
         """Whether it is the study of this command, and no earlier one of its name."""
         command: str = self.environment["command"]
-        return command.partition(" --out ")[0] == shlex.join(words)
+        return current_text(command).partition(" --out ")[0] == shlex.join(words)
 
     def save(self, path: Path) -> None:
         """Writes it, with numbers of seven digits."""

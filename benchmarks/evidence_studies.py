@@ -38,14 +38,14 @@ class Asked:
 
 
 METHODS = (
-    "mgrawa,lgrawa,mgrawa:norms=probe,uniform,random,inverse_loss,easgd,easgd:sync_every=4,lsgd,"
+    "mgrawa,lgrawa,mgrawa:score=probe,uniform,random,inverse_loss,easgd,easgd:sync_every=4,lsgd,"
     "lsgd:sync_every=4,local_sgd,diloco,dppf,dp_sgd,dp_sam"
 )
 """EASGD and LSGD talk as rarely as GRAWA, or every 4 steps, as in the paper, for which time is
 spent."""
 
 FEWER = (
-    "mgrawa,lgrawa,mgrawa:norms=probe,uniform,inverse_loss,easgd:sync_every=4,lsgd:sync_every=4,"
+    "mgrawa,lgrawa,mgrawa:score=probe,uniform,inverse_loss,easgd:sync_every=4,lsgd:sync_every=4,"
     "local_sgd"
 )
 """Where runs are dear."""
@@ -89,8 +89,8 @@ learning rates were chosen that cost a point."""
 
 OUTER = "outer.lr=1:outer.momentum=0.5"
 _EQUAL = f"mgrawa:power=0:{OUTER}"
-_TIMES_LOSS = f"mgrawa:norms=probe-times-loss:{OUTER}"
-MAP_CONTROLS = ("uniform", "local_sgd", "inverse_loss:losses=probe", _EQUAL)
+_TIMES_LOSS = f"mgrawa:score=probe-times-loss:{OUTER}"
+MAP_CONTROLS = ("uniform", "local_sgd", "inverse_loss:score=probe-loss", _EQUAL)
 """To whom all are compared on populations: equal weights, the same with a pull of 1, the shared
 batch without norms, and equal weights with outer momentum."""
 
@@ -98,9 +98,9 @@ batch without norms, and equal weights with outer momentum."""
 def _core(late: int) -> tuple[str, ...]:
     """Methods that are mapped everywhere, some with weights from a later round on."""
     return (
-        *("mgrawa", "mgrawa:norms=probe", "uniform", "inverse_loss", "inverse_loss:losses=probe"),
+        *("mgrawa", "mgrawa:score=probe", "uniform", "inverse_loss", "inverse_loss:score=probe-loss"),
         *("lsgd", _EQUAL),
-        f"inverse_loss:weights_from={late}:{OUTER}",
+        f"inverse_loss:score=loss:score.from={late}:{OUTER}",
         _TIMES_LOSS,
         _times_loss_from(late),
     )
@@ -108,36 +108,36 @@ def _core(late: int) -> tuple[str, ...]:
 
 def _times_loss_from(late: int | str) -> str:
     """With equal weights in the rounds before."""
-    return f"mgrawa:norms=probe-times-loss:weights_from={late}:{OUTER}"
+    return f"mgrawa:score=probe-times-loss:score.from={late}:{OUTER}"
 
 
 _MAPPED = (
     *_core(late=6),
-    *("mgrawa:norms=norm-times-loss", "local_sgd", f"mgrawa:norms=probe:{OUTER}"),
-    *(f"inverse_loss:{OUTER}", f"inverse_loss:losses=probe:{OUTER}"),
+    *("mgrawa:score=norm-times-loss", "local_sgd", f"mgrawa:score=probe:{OUTER}"),
+    *(f"inverse_loss:{OUTER}", f"inverse_loss:score=probe-loss:{OUTER}"),
 )
 
 
-_STEEPER = ("mgrawa:power=2", "mgrawa:norms=rms:power=2")
+_STEEPER = ("mgrawa:power=2", "mgrawa:score=rms:power=2")
 """Weights by norm^-2, which won on graded labels in small trials."""
 
 _FOR_CNN = (*_core(late=6), "local_sgd")
 _FOR_TEXT = (
     *_core(late=3),
     "local_sgd",
-    f"mgrawa:norms=probe-times-loss:power=4:{OUTER}",
+    f"mgrawa:score=probe-times-loss:power=4:{OUTER}",
     "lsgd:pull=0.5",  # grids of four rates leave LSGD's pull alone, and it decides there
 )
 
 
 _FULL_PULL = (
-    *("local_sgd", "uniform", "mgrawa:pull=1", "lgrawa:pull=1", "mgrawa:norms=probe:pull=1"),
-    *("mgrawa:norms=norm-times-loss:pull=1", "mgrawa:norms=probe-times-loss:pull=1"),
-    *("inverse_loss:pull=1", "inverse_loss:losses=probe:pull=1"),
+    *("local_sgd", "uniform", "mgrawa:pull=1", "lgrawa:pull=1", "mgrawa:score=probe:pull=1"),
+    *("mgrawa:score=norm-times-loss:pull=1", "mgrawa:score=probe-times-loss:pull=1"),
+    *("inverse_loss:pull=1", "inverse_loss:score=probe-loss:pull=1"),
     *(f"mgrawa:power=0:pull=1:{OUTER}", _TIMES_LOSS),
-    "mgrawa:norms=probe-times-loss:weights_from=6:pull=1",
-    "inverse_loss:losses=probe:weights_from=6:pull=1",
-    "inverse_loss:losses=probe:power=2:pull=1",
+    "mgrawa:score=probe-times-loss:score.from=6:pull=1",
+    "inverse_loss:score=probe-loss:score.from=6:pull=1",
+    "inverse_loss:score=probe-loss:power=2:pull=1",
 )
 """LocalSGD, whose pull is 1, came near to the best on the maps: weights with that pull. The last
 three were asked after the others had been seen, which are repeated on other populations."""
@@ -187,7 +187,7 @@ def _speeds(task: str, *words: str) -> Asked:
 
 def _pulls(task: str, *words: str, late: tuple[str, ...] = ()) -> Asked:
     methods = (
-        *("mgrawa", "mgrawa:norms=probe", "uniform", "inverse_loss:losses=probe", "lsgd", "easgd"),
+        *("mgrawa", "mgrawa:score=probe", "uniform", "inverse_loss:score=probe-loss", "lsgd", "easgd"),
         *(_EQUAL, _TIMES_LOSS, *late, "local_sgd"),
     )
     return _populations(task, 8, methods, *words, kind=Kind.PULLS, grid=8)
@@ -320,8 +320,8 @@ MAPS: Mapping[str, Maps] = {
         kind=Kind.POPULATIONS,
         baseline="uniform",
         overview=(
-            *("mgrawa", "mgrawa:norms=probe", _TIMES_LOSS, _times_loss_from("middle"), _EQUAL),
-            *("inverse_loss:losses=probe", "local_sgd", "lsgd"),
+            *("mgrawa", "mgrawa:score=probe", _TIMES_LOSS, _times_loss_from("middle"), _EQUAL),
+            *("inverse_loss:score=probe-loss", "local_sgd", "lsgd"),
         ),
     ),
     "speeds-maps": Maps(kind=Kind.SPEEDS, baseline="uniform"),
@@ -330,9 +330,9 @@ MAPS: Mapping[str, Maps] = {
         kind=Kind.FULL_PULL,
         baseline="local_sgd",
         overview=(
-            *("uniform", "mgrawa:pull=1", "mgrawa:norms=norm-times-loss:pull=1"),
-            "mgrawa:norms=probe-times-loss:weights_from=middle:pull=1",
-            *("inverse_loss:losses=probe:pull=1", "inverse_loss:losses=probe:power=2:pull=1"),
+            *("uniform", "mgrawa:pull=1", "mgrawa:score=norm-times-loss:pull=1"),
+            "mgrawa:score=probe-times-loss:score.from=middle:pull=1",
+            *("inverse_loss:score=probe-loss:pull=1", "inverse_loss:score=probe-loss:power=2:pull=1"),
         ),
     ),
 }

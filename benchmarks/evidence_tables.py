@@ -298,7 +298,7 @@ def _of_map(read: Read) -> str:
 
 def _alike(arm: str) -> str:
     """Runs have rounds of their own; in all of them weights begin in the middle."""
-    return re.sub(r"weights_from=\d+", "weights_from=middle", arm)
+    return re.sub(r"score.from=\d+", "score.from=middle", arm)
 
 
 def _change(one: Pooled, unit: Unit) -> str:

@@ -48,7 +48,7 @@ CONDITIONS: Mapping[str, dict[str, Any]] = {
     "times 30, once": {"fault": ("scale-x30:3@100",)},
     "dead, once": {"fault": ("dead:3@100",)},
     "Dirichlet 0.3": {"shards": "dirichlet:0.3"},
-    "Dirichlet, probe": {"shards": "dirichlet:0.3", "norms": "probe"},
+    "Dirichlet, probe": {"shards": "dirichlet:0.3", "score": "probe"},
 }
 """What goes wrong, with worker 3 unless it says more -> options of `grawa train`."""
 
@@ -169,7 +169,7 @@ def jobs(asked: Config) -> list[Job]:
         Job(condition=condition, method=method, guard=guard, seed=seed, asked=asked)
         for condition, options in CONDITIONS.items()
         for guard in (None, thresholds(asked.guard))
-        for method in (HAVE_NORMS if "norms" in options else METHODS)
+        for method in (HAVE_NORMS if "score" in options else METHODS)
         for seed in range(asked.first_seed, asked.first_seed + asked.seeds)
     ]
 

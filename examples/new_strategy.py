@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 import grawa
-from grawa import Communicator, Leaves, Round, Score, Stack, State, Strategy, TrainingLoss
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.tasks import Digits
 from grawa.lab.train.loop import Finished, train
 from grawa.math.motion import pull_
-from grawa.math.weights import inverse_norm, uniform
+from grawa.math.weights import inverse_loss, uniform
 from grawa.process_group import is_first_process
+from grawa.strategies.protocol import Communicator, Leaves, Score, Stack, State, Strategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,14 +19,16 @@ class LossWeighted(Strategy):
     """Pull to an average in which a worker counts by 1 / (mean of its last training losses)."""
 
     pull: float = 0.5
-    score: Score = field(default=TrainingLoss(window=16))
+    score: Score = field(default=grawa.TrainingLoss(window=16))
 
-    def sync(self, params: Stack, scores: Tensor | None, state: State, comm: Communicator) -> Round:
+    def sync(
+        self, params: Stack, scores: Tensor | None, state: State, comm: Communicator, round: int
+    ) -> Tensor | None:
         """Moves the hosted workers; `scores` is (N, 1)."""
         assert scores is not None, "the driver gathers what `score` asks for"
-        weights = inverse_norm(scores)
+        weights = inverse_loss(scores, active=comm.active)
         pull_(params, comm.weighted_mean(params, weights), self.pull)
-        return Round(state, weights)
+        return weights
 
     def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:
         """The mean of the workers as they are now."""

@@ -107,6 +107,12 @@ class Compressed:
         kept = self._teams.setdefault(size, [Compressed(t.comm, self._precision) for t in teams])
         return [team._replace(comm=comm) for team, comm in zip(teams, kept, strict=True)]
 
+    def start_from(self, rows: Stack) -> None:
+        """Takes rows that all workers have in common for the first reference; nothing is sent."""
+        self._reference = Leaves.like(rows, multiple=self.num_workers)
+        self._device = self._reference.flats[0].device
+        _put(self._reference, Leaves.copy_of(rows))
+
     def weighted_mean(self, rows: Stack, weights: Tensor, out: Leaves | None = None) -> Leaves:
         """See `Communicator.weighted_mean`; what is not finite is noticed on every process."""
         reference = self._reference

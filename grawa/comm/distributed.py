@@ -193,6 +193,11 @@ class DistributedCommunicator:
         processes = len(self._members)
         if out is None:
             out = Leaves.like(rows, multiple=processes, allocate=self.allocate)
+        elif any(flat.numel() % processes for flat in out.flats):  # no equal sections
+            mean = self.weighted_mean(rows, weights)
+            for own, other in zip(out.flats, mean.flats, strict=True):
+                own.copy_(other[: own.numel()])
+            return out
         masses = weights_per_leaf(
             weights.view(processes, self._num_hosted, -1).sum(dim=1), len(rows)
         )

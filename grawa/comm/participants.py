@@ -35,6 +35,11 @@ class Participants:
         return self._comm.num_workers
 
     @property
+    def active(self) -> Tensor:
+        """(N,), true for the workers that take part."""
+        return self._active[:, 0] > 0.0
+
+    @property
     def num_hosted(self) -> int:
         """K."""
         return self._comm.num_hosted

@@ -79,20 +79,15 @@ class Plan:
 
 
 def plan_of(leaves: Leaves, num_processes: int) -> Plan:
-    """The plan for leaves whose flat tensors can be cut into equal sections.
+    """The plan for leaves whose flat tensors are cut into equal sections, the last one padded.
 
     Returns:
         The same plan for leaves of the same form.
-
-    Raises:
-        ValueError: if a flat tensor's size is not a multiple of the number of processes.
     """
-    sizes = tuple((flat.numel(), flat.element_size()) for flat in leaves.flats)
-    if any(size % num_processes for size, _ in sizes):
-        raise ValueError(
-            f"these leaves can't be shared out among {num_processes} processes: make them with "
-            "this communicator's weighted_mean"
-        )
+    sizes = tuple(
+        (-(-flat.numel() // num_processes) * num_processes, flat.element_size())
+        for flat in leaves.flats
+    )
     places = tuple(
         (place.flat, place.offset, place.shape.numel()) for place in leaves.places.values()
     )

@@ -7,15 +7,16 @@ from torch import Tensor
 
 
 class Ema:
-    """A bias-corrected exponential moving average of rows, one count per row.
+    """Bias-corrected exponential moving averages of rows, one count per row.
 
         m <- decay m + (1 - decay) x,    value = m / (1 - decay^count)
 
     A row that holds a value that is not finite is passed over, so no NaN ever enters. Nothing is
-    moved between devices: the average lives where the rows do.
+    moved between devices: the averages live where the rows do.
 
     Args:
         decay: how much of the past is kept, in [0, 1).
+        copies: F, how many averages there are; they may restart at different times.
 
     >>> ema = Ema(0.5)
     >>> ema.update(torch.tensor([[2.0]])); ema.update(torch.tensor([[float("nan")]]))
@@ -26,30 +27,48 @@ class Ema:
     Source: Kingma and Ba (2015), "Adam", section 3, for the correction.
     """
 
-    def __init__(self, decay: float) -> None:
+    def __init__(self, decay: float, copies: int = 1) -> None:
         self.decay = decay
-        self._mean: Tensor | None = None
-        self._count: Tensor | None = None
+        self._copies = copies
+        self._mean: Tensor | None = None  # (F, K, C)
+        self._count: Tensor | None = None  # (F, K, 1)
 
     @property
     def has_begun(self) -> bool:
         """Whether there is something to average."""
         return self._mean is not None
 
-    def update(self, rows: Tensor) -> None:
-        """Takes one row per worker, (K, C)."""
-        if self._mean is None or self._count is None or self._mean.dtype != rows.dtype:
-            self._mean = torch.zeros_like(rows)
-            self._count = torch.zeros_like(rows[:, :1])
-        if self._mean.device != rows.device:  # loaded from a checkpoint
-            self._mean, self._count = self._mean.to(rows.device), self._count.to(rows.device)
-        finite = torch.isfinite(rows.sum(dim=1, keepdim=True))
-        moved = self._mean.lerp(rows, 1.0 - self.decay)
-        self._mean = torch.where(finite, moved, self._mean)
-        self._count += finite
+    def update(self, rows: Tensor, copy: int | None = None) -> None:
+        """Takes one row per worker.
 
-    def value(self) -> Tensor:
-        """The average.
+        Args:
+            rows: (K, C).
+            copy: the average that takes them; by default all.
+        """
+        mean, count = self._fitting(rows)
+        finite = torch.isfinite(rows.sum(dim=1, keepdim=True))
+        which = slice(None) if copy is None else slice(copy, copy + 1)
+        moved = mean[which].lerp(rows, 1.0 - self.decay)
+        moved = torch.where(finite, moved, mean[which])
+        if copy is None:
+            self._mean = moved
+        else:
+            mean[which] = moved
+        count[which] += finite
+
+    def _fitting(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The averages and counts, of the rows' dtype and where the rows are."""
+        mean, count = self._mean, self._count
+        if mean is None or count is None or mean.dtype != rows.dtype:
+            mean = rows.new_zeros(self._copies, *rows.shape)
+            count = rows.new_zeros(self._copies, len(rows), 1)
+        if mean.device != rows.device:  # loaded from a checkpoint
+            mean, count = mean.to(rows.device), count.to(rows.device)
+        self._mean, self._count = mean, count
+        return mean, count
+
+    def value(self, copy: int = 0) -> Tensor:
+        """An average.
 
         Returns:
             (K, C); NaN in a row that never had a finite value.
@@ -59,16 +78,16 @@ class Ema:
         """
         if self._mean is None or self._count is None:
             raise RuntimeError("no step has been taken since the last round: nothing to average")
-        return self._mean / (1.0 - self.decay**self._count)
+        return self._mean[copy] / (1.0 - self.decay ** self._count[copy])
 
-    def restart(self) -> None:
-        """Forgets everything."""
+    def restart(self, copy: int = 0) -> None:
+        """Forgets everything that went into an average."""
         if self._mean is not None and self._count is not None:
-            self._mean.zero_()
-            self._count.zero_()
+            self._mean[copy].zero_()
+            self._count[copy].zero_()
 
     def state_dict(self) -> dict[str, Any]:
-        """The average and its counts."""
+        """The averages and their counts."""
         return {"mean": _copy(self._mean), "count": _copy(self._count)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

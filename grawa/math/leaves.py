@@ -103,6 +103,21 @@ class Leaves(dict[str, Tensor]):
         torch._foreach_copy_(twin.flats, self.flats)
         return twin
 
+    def widened(self) -> "Leaves":
+        """New leaves with the same values, 16-bit ones in float32, laid out as these."""
+        wide = [flat.float() if flat.itemsize < 4 else flat.clone() for flat in self.flats]
+        return Leaves(wide, self.places, self._allocate)
+
+    def moved(self, multiple: int, allocate: Allocate) -> "Leaves":
+        """New leaves with the same values, in memory that `allocate` makes; see `like`."""
+        flats = []
+        for flat in self.flats:
+            size = -(-flat.numel() // multiple) * multiple
+            flats.append(allocate(size, flat.dtype, flat.device))
+            flats[-1][: flat.numel()] = flat
+            flats[-1][flat.numel() :].zero_()
+        return Leaves(flats, self.places, allocate)
+
     def _twin(self) -> "Leaves":
         flats = [self._allocate(flat.numel(), flat.dtype, flat.device) for flat in self.flats]
         return Leaves(flats, self.places, self._allocate)

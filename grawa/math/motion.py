@@ -77,11 +77,12 @@ def _in_pairs(params: Stack, target: Leaves) -> tuple[list[Tensor], list[Tensor]
 
 
 def blend_(leaves: Leaves, toward: Leaves, share: float) -> None:
-    """Leaves <- (1 - share) leaves + share toward, in place.
+    """Leaves <- (1 - share) leaves + share toward, in place; `toward` may be of a narrower dtype.
 
     >>> a, b = (Leaves.copy_of({"x": torch.tensor([[v]])}) for v in (0.0, 10.0))
     >>> blend_(a, b, 0.2)
     >>> a["x"]
     tensor([2.])
     """
-    torch._foreach_lerp_(leaves.flats, toward.flats, share)
+    ends = [end.to(flat.dtype) for flat, end in zip(leaves.flats, toward.flats, strict=True)]
+    torch._foreach_lerp_(leaves.flats, ends, share)

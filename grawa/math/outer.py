@@ -6,7 +6,13 @@ from grawa.math.leaves import Leaves
 
 
 def nesterov_(
-    center: Leaves, momentum: Leaves, mean: Leaves, *, lr: float, momentum_decay: float
+    center: Leaves,
+    momentum: Leaves,
+    mean: Leaves,
+    *,
+    lr: float,
+    momentum_decay: float,
+    began: Leaves | None = None,
 ) -> None:
     """Steps the center with Nesterov momentum on the pseudo-gradient d = center - mean.
 
@@ -19,6 +25,8 @@ def nesterov_(
         mean: the workers' mean; overwritten with d.
         lr: the outer learning rate.
         momentum_decay: of the outer momentum, in [0, 1).
+        began: the center as the workers have it, d = began - mean, where that is not the center
+            itself: rounded to 16 bits, while center and momentum are float32.
 
     >>> c, m, x = (Leaves.copy_of({"x": torch.tensor([[v]])}) for v in (1.0, 0.0, 0.5))
     >>> nesterov_(c, m, x, lr=1.0, momentum_decay=0.0)
@@ -28,7 +36,7 @@ def nesterov_(
     Source: Douillard et al. (2023), "DiLoCo", algorithm 1, with the Nesterov momentum of
     Sutskever et al. (2013) as `torch.optim.SGD` writes it.
     """
-    torch._foreach_sub_(mean.flats, center.flats)
+    _subtract_(mean, center if began is None else began)
     torch._foreach_neg_(mean.flats)
     torch._foreach_mul_(momentum.flats, momentum_decay)
     torch._foreach_add_(momentum.flats, mean.flats)
@@ -37,7 +45,13 @@ def nesterov_(
 
 
 def heavy_ball_(
-    center: Leaves, momentum: Leaves, mean: Leaves, *, lr: float, momentum_decay: float
+    center: Leaves,
+    momentum: Leaves,
+    mean: Leaves,
+    *,
+    lr: float,
+    momentum_decay: float,
+    began: Leaves | None = None,
 ) -> None:
     """Steps the center with heavy-ball momentum on the pseudo-gradient d = center - mean.
 
@@ -50,6 +64,7 @@ def heavy_ball_(
         mean: the workers' mean; overwritten with -d.
         lr: the outer learning rate.
         momentum_decay: of the outer momentum, in [0, 1).
+        began: as for `nesterov_`.
 
     >>> c, m, x = (Leaves.copy_of({"x": torch.tensor([[v]])}) for v in (1.0, 1.0, 0.5))
     >>> heavy_ball_(c, m, x, lr=1.0, momentum_decay=0.5)
@@ -58,7 +73,11 @@ def heavy_ball_(
 
     Source: Wang et al. (2020), "SlowMo", algorithm 1, lines 7 and 8, in units of displacement.
     """
-    torch._foreach_sub_(mean.flats, center.flats)
+    _subtract_(mean, center if began is None else began)
     torch._foreach_mul_(momentum.flats, momentum_decay)
     torch._foreach_sub_(momentum.flats, mean.flats)
     torch._foreach_add_(center.flats, momentum.flats, alpha=-lr)
+
+
+def _subtract_(leaves: Leaves, other: Leaves) -> None:
+    torch._foreach_sub_(leaves.flats, other.flats)

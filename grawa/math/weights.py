@@ -4,40 +4,83 @@ import torch
 from torch import Tensor
 
 
-def inverse_norm(norms: Tensor, power: float = 1.0) -> Tensor:
+def inverse_norm(norms: Tensor, power: float = 1.0, active: Tensor | None = None) -> Tensor:
     """Weights inversely proportional to gradient norms.
 
         beta_i = norm_i^-power / sum_j norm_j^-power
 
-    Norms of zero share all the weight of their column equally, which is the formula's limit; so a
-    column of zeros (a tensor without gradient) gives equal weights. An infinite norm gives weight
-    zero.
+    A norm of zero beside positive ones says nothing of its worker and gives weight zero: the worker
+    has not trained this tensor (an expert that its batches never reached, a rare embedding), or its
+    network is dead. A column of zeros gives equal weights.
 
     Args:
-        norms: (N, G), not negative; each column with one finite entry at least.
-        power: how strongly the norm counts; 0 gives equal weights.
+        norms: (N, G), not negative.
+        power: how strongly the norm counts; 0 gives equal weights, whatever the norms.
+        active: (N,), true for the workers that take part, one at least; the others, whose norms may
+            be anything, get weight zero. By default all take part.
 
     Returns:
         (N, G), columns sum to 1.
 
-    >>> inverse_norm(torch.tensor([[1.0, 0.0], [3.0, 0.0]]))
-    tensor([[0.7500, 0.5000],
-            [0.2500, 0.5000]])
+    >>> inverse_norm(torch.tensor([[1.0, 0.0, 0.0], [3.0, 0.0, 2.0]]))
+    tensor([[0.7500, 0.5000, 0.0000],
+            [0.2500, 0.5000, 1.0000]])
 
     Source: Dimlioglu and Choromanska (2024), section 4; `power=1` is the paper's.
+    Deviation: in the formula's limit a norm of zero gets all the weight. Then the workers that train
+    a tensor would lose to those that do not, and the tensor would stay where it began.
     """
-    # Relative to the column's smallest norm the ratios lie in [0, 1], so nothing overflows.
-    smallest = norms.amin(dim=0)
-    ratios = torch.where(norms == smallest, torch.ones_like(norms), smallest / norms)
-    powers = torch.where(torch.isinf(norms), torch.zeros_like(norms), ratios**power)
+    taking_part = _as_column(active, norms)
+    known = taking_part & (norms != 0.0) if power > 0.0 else taking_part
+    return _inverse(norms, power, torch.where(known.any(dim=0), known, taking_part))
+
+
+def inverse_loss(losses: Tensor, power: float = 1.0, active: Tensor | None = None) -> Tensor:
+    """Weights inversely proportional to losses.
+
+        w_i = loss_i^-power / sum_j loss_j^-power
+
+    A loss of zero or below counts as zero; those who have one share all the weight equally, which
+    is the formula's limit.
+
+    Args:
+        losses: (N, G).
+        power: as for `inverse_norm`.
+        active: as for `inverse_norm`.
+
+    Returns:
+        (N, G), columns sum to 1.
+
+    >>> inverse_loss(torch.tensor([[1.0, 0.0], [3.0, 2.0]]))
+    tensor([[0.7500, 1.0000],
+            [0.2500, 0.0000]])
+    """
+    return _inverse(losses.clamp_min(0.0), power, _as_column(active, losses))
+
+
+def _as_column(active: Tensor | None, scores: Tensor) -> Tensor:
+    """Who takes part, as a mask of the scores' shape."""
+    if active is None:
+        return torch.ones_like(scores, dtype=torch.bool)
+    return active.unsqueeze(1).expand_as(scores)
+
+
+def _inverse(values: Tensor, power: float, counted: Tensor) -> Tensor:
+    """Inverse powers of the values that count, over their sum; zero for the others."""
+    # Relative to the column's smallest value the ratios lie in [0, 1], so nothing overflows.
+    smallest = torch.where(counted, values, torch.inf).amin(dim=0)
+    is_smallest = (values == smallest) & torch.isfinite(values)
+    ratios = torch.where(is_smallest, torch.ones_like(values), smallest / values)
+    powers = torch.where(counted, ratios**power, torch.zeros_like(values))
     return powers / powers.sum(dim=0)
 
 
-def one_hot_smallest(scores: Tensor) -> Tensor:
+def one_hot_smallest(scores: Tensor, active: Tensor | None = None) -> Tensor:
     """All weight to the smallest score of each column; of equal scores, to the first.
 
     Args:
         scores: (N, G).
+        active: (N,), true for the workers that take part, one at least; by default all.
 
     Returns:
         (N, G), one 1 in each column.
@@ -48,8 +91,8 @@ def one_hot_smallest(scores: Tensor) -> Tensor:
     Source: Teng et al. (2019), "Leader Stochastic Gradient Descent for Distributed Training of
     Deep Learning Models", section 2.
     """
-    weights = torch.zeros_like(scores)
-    return weights.scatter_(0, scores.argmin(dim=0, keepdim=True), 1.0)
+    kept = torch.where(_as_column(active, scores), scores, torch.inf)
+    return torch.zeros_like(scores).scatter_(0, kept.argmin(dim=0, keepdim=True), 1.0)
 
 
 def uniform(num_workers: int) -> Tensor:
@@ -64,18 +107,24 @@ def uniform(num_workers: int) -> Tensor:
     return torch.full((num_workers, 1), 1.0 / num_workers, dtype=torch.float64)
 
 
-def floor_at_median(norms: Tensor, fraction: float | Tensor) -> Tensor:
-    """Norms, none below a fraction of its column's median, so that no worker draws all the weight.
+def floor_at_median(norms: Tensor, fraction: float | Tensor, active: Tensor) -> Tensor:
+    """Norms, none below a fraction of its column's median, so that no worker gets all the weight.
+
+    Norms of zero stay: they say that a worker has not trained a tensor, not that it trains well.
 
     Args:
-        norms: (N, G); infinite entries stand for workers that are left out and don't count.
-        fraction: of the median of the finite entries; or each worker's own, (N, 1).
+        norms: (N, G).
+        fraction: of the median of the positive norms; or each worker's own, (N, 1).
+        active: (N,), true for the workers that take part; the others' norms stay as they are, and
+            do not count in the median.
 
     Returns:
         (N, G).
 
-    >>> floor_at_median(torch.tensor([[0.1], [2.0], [4.0]]), 0.5).flatten()
-    tensor([1., 2., 4.])
+    >>> everyone = torch.ones(4, dtype=torch.bool)
+    >>> floor_at_median(torch.tensor([[0.1], [2.0], [4.0], [0.0]]), 0.5, everyone).flatten()
+    tensor([1., 2., 4., 0.])
     """
-    finite = torch.where(torch.isinf(norms), torch.nan, norms)
-    return torch.maximum(norms, fraction * finite.nanquantile(0.5, dim=0))
+    counted = _as_column(active, norms) & (norms > 0.0)
+    medians = torch.where(counted, norms, torch.nan).nanquantile(0.5, dim=0)
+    return torch.where(counted, torch.maximum(norms, fraction * medians), norms)

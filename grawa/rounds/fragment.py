@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from grawa.comm.compressed import Compressed
 from grawa.comm.participants import Participants
 from grawa.comm.protocol import Communicator
 from grawa.errors import UserError
@@ -65,7 +66,15 @@ class Rounds:
         self._guard = guard
         self._measure_distance = measure_distance
         self._buffer_mean: Leaves | None = None
-        self._state = strategy.init(params, averaging)
+        for size in strategy.team_sizes():
+            averaging.split(size)
+        if isinstance(averaging, Compressed):
+            averaging.start_from(params)
+        self._state = {
+            key: leaves.moved(comm.num_processes, averaging.allocate)
+            for key, leaves in strategy.init(params).items()
+        }
+        self._round = 0
         drifts = type(strategy).drift is not Strategy.drift
         self._seen = {k: v.clone() for k, v in self._state.items()} if drifts else {}
         self._in_background = in_background
@@ -81,11 +90,11 @@ class Rounds:
         verdict = judge(self._guard, roll.health)
         others = Participants(self._averaging, verdict.active, measure=self._measure_distance)
         scores = None if verdict.scores is None else verdict.scores[:, self._columns]
-        done = self._strategy.sync(target.params, scores, self._state, others)
-        self._state = done.state
+        weights = self._strategy.sync(target.params, scores, self._state, others, self._round)
+        self._round += 1
         plain = Participants(self._comm, verdict.active)
         self._buffer_mean = average_buffers(target, plain, self._buffer_mean)
-        return Outcome(done.weights, verdict, self._distance(others, verdict))
+        return Outcome(weights, verdict, self._distance(others, verdict))
 
     def settle(self) -> None:
         """The round is over for the workers too: they drift by its outcome from now on."""
@@ -107,7 +116,8 @@ class Rounds:
 
     def state_dict(self) -> dict[str, Any]:
         """What must be saved so that training resumes bit for bit."""
-        return {key: dict(leaves) for key, leaves in self._state.items()}
+        state = {key: dict(leaves) for key, leaves in self._state.items()}
+        return {"round": self._round, "state": state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` gave, into the same strategy.
@@ -115,14 +125,16 @@ class Rounds:
         Raises:
             UserError: if it was saved by another strategy.
         """
-        if state.keys() != self._state.keys():
+        saved = state["state"]
+        if saved.keys() != self._state.keys():
             raise UserError(
-                f"the saved state has {sorted(state)}, but this strategy keeps "
+                f"the saved state has {sorted(saved)}, but this strategy keeps "
                 f"{sorted(self._state)}: load it into the strategy it was saved from"
             )
         for key, leaves in self._state.items():
             for name, leaf in leaves.items():
-                leaf.copy_(state[key][name])
+                leaf.copy_(saved[key][name])
+        self._round = state["round"]
         self.settle()
 
 

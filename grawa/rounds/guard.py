@@ -29,7 +29,7 @@ class Verdict(NamedTuple):
     active: Tensor
     """(N,), true for those who take part in the center."""
     scores: Tensor | None
-    """(N, G), infinite for those who don't."""
+    """(N, G), finite; without meaning for those who don't."""
     reset: Tensor
     """(N,), true for those who must start again from the consensus."""
     left_out: dict[int, str]
@@ -130,13 +130,13 @@ class Guard:
     def _believed(self, health: Health, active: Tensor) -> Tensor | None:
         if health.scores is None:
             return None
-        kept = torch.where(active.unsqueeze(1), health.scores, torch.inf)
+        scores = torch.where(torch.isfinite(health.scores), health.scores, 0.0)
         if not health.are_norms:
-            return kept
+            return scores
         losses = torch.where(active, health.losses, torch.nan)
-        floors = kept.new_full((len(kept), 1), self.norm_floor)
+        floors = scores.new_full((len(scores), 1), self.norm_floor)
         floors[losses > losses.nanmedian()] = max(self.norm_floor, self.unearned_floor)
-        return floor_at_median(kept, floors)
+        return floor_at_median(scores, floors, active)
 
 
 def _not_finite(health: Health) -> dict[int, str]:

@@ -146,7 +146,7 @@ class RollCall:
             if purpose is Calls.CONSENSUS:  # must not run a probe, and so change what comes after
                 scores = torch.zeros(len(losses), self._num_scores)
             else:
-                scores = self._tracker.read(self.has_news(purpose))
+                scores = self._tracker.read(self._replicas, anew=self.has_news(purpose))
             columns.append(scores.to(losses))
         if self._shares:
             columns.append(self._replicas.has_gradient().to(losses))

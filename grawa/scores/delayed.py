@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from grawa.errors import UserError
-from grawa.scores.protocol import Score, Tracker
+from grawa.scores.protocol import Observed, Score, Tracker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class Delayed:
     """Another score, but for the first rounds, in which all workers report 1 and so count equally.
 
     While losses are near chance a worker's gradients grow as it learns: those who learn least have
-    the smallest norms, and draw the weight. Later they shrink as it learns.
+    the smallest norms, and get most of the weight. Later they shrink as it learns.
 
     Args:
         score: of what counts.
@@ -47,17 +47,20 @@ class Delayed:
         """As the score."""
         return self.score.needs_losses
 
-    def tracker(self, groups: Sequence[int], num_hosted: int) -> "DelayedTracker":
+    def tracker(
+        self, groups: Sequence[int], num_hosted: int, num_fragments: int = 1
+    ) -> "DelayedTracker":
         """See `Score.tracker`."""
-        return DelayedTracker(self.score.tracker(groups, num_hosted), self.rounds)
+        tracker = self.score.tracker(groups, num_hosted, num_fragments)
+        return DelayedTracker(tracker, self.rounds, num_fragments)
 
 
 class DelayedTracker:
-    """Another tracker, and how many rounds have passed."""
+    """Another tracker, and how many rounds of each fragment are left until it counts."""
 
-    def __init__(self, tracker: Tracker, rounds: int) -> None:
+    def __init__(self, tracker: Tracker, rounds: int, num_fragments: int) -> None:
         self._tracker = tracker
-        self._left = rounds
+        self._left = [rounds] * num_fragments
 
     def note_gradients(self, norms: Tensor) -> None:
         """See `Tracker.note_gradients`."""
@@ -67,23 +70,23 @@ class DelayedTracker:
         """See `Tracker.note_losses`."""
         self._tracker.note_losses(losses)
 
-    def read(self, anew: bool = True) -> Tensor:
+    def read(self, workers: Observed, fragment: int = 0, anew: bool = True) -> Tensor:
         """See `Tracker.read`; what is not finite is told at once."""
-        scores = self._tracker.read(anew)
-        if self._left == 0:
+        scores = self._tracker.read(workers, fragment, anew)
+        if self._left[fragment] == 0:
             return scores
         return torch.where(torch.isfinite(scores), torch.ones_like(scores), scores)
 
-    def restart(self) -> None:
+    def restart(self, fragment: int = 0) -> None:
         """A round less."""
-        self._left = max(0, self._left - 1)
-        self._tracker.restart()
+        self._left[fragment] = max(0, self._left[fragment] - 1)
+        self._tracker.restart(fragment)
 
     def state_dict(self) -> dict[str, Any]:
         """See `Tracker.state_dict`."""
-        return {"tracker": self._tracker.state_dict(), "left": self._left}
+        return {"tracker": self._tracker.state_dict(), "left": list(self._left)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Tracker.load_state_dict`."""
         self._tracker.load_state_dict(state["tracker"])
-        self._left = state["left"]
+        self._left = list(state["left"])

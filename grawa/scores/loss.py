@@ -9,6 +9,7 @@ from torch import Tensor
 
 from grawa.errors import UserError
 from grawa.scores.groups import check_one_group
+from grawa.scores.protocol import Observed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,9 @@ class TrainingLoss:
         if self.window < 1:
             raise UserError(f"window must be at least 1, got {self.window}")
 
-    def tracker(self, groups: Sequence[int], num_hosted: int) -> "LossTracker":
+    def tracker(
+        self, groups: Sequence[int], num_hosted: int, num_fragments: int = 1
+    ) -> "LossTracker":
         """See `Score.tracker`."""
         check_one_group(groups)
         return LossTracker(self.window, num_hosted)
@@ -53,13 +56,13 @@ class LossTracker:
         shifted = torch.cat([last[:, 1:], losses.unsqueeze(1)], dim=1)
         self._last = torch.where(losses.isnan().unsqueeze(1), last, shifted)
 
-    def read(self, anew: bool = True) -> Tensor:
+    def read(self, workers: Observed, fragment: int = 0, anew: bool = True) -> Tensor:
         """The means of finite losses, (K, 1); zero before the first, so that nobody is ahead."""
         finite = torch.where(torch.isfinite(self._last), self._last, torch.nan)
         none_yet = self._last.isnan().all(dim=1)
         return torch.where(none_yet, 0.0, finite.nanmean(dim=1)).unsqueeze(1)
 
-    def restart(self) -> None:
+    def restart(self, fragment: int = 0) -> None:
         """The window goes on over rounds."""
 
     def state_dict(self) -> dict[str, Any]:

@@ -7,8 +7,10 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from grawa.scores.loss import TrainingLoss
-from grawa.scores.protocol import Score, Tracker
+from grawa.scores.protocol import Observed, Score, Tracker
 from grawa.scores.training_norms import GradientNorms
+
+_LEAST_LOSS = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +20,8 @@ class NormTimesLoss:
         score_ig = norm_ig * loss_i
 
     A worker with noisy gradients has large norms, one with wrong labels a large loss; the product
-    is large for either. Whether it is a better signal than the norm alone is not established.
+    is large for either. Whether it is a better signal than the norm alone is not established. A loss
+    below 1e-12 counts as that: a product of zero would say that the norm is zero.
 
     Args:
         norms: where the gradient norms come from.
@@ -42,10 +45,13 @@ class NormTimesLoss:
         """As the loss does."""
         return self.loss.needs_losses
 
-    def tracker(self, groups: Sequence[int], num_hosted: int) -> "ProductTracker":
+    def tracker(
+        self, groups: Sequence[int], num_hosted: int, num_fragments: int = 1
+    ) -> "ProductTracker":
         """See `Score.tracker`."""
         return ProductTracker(
-            self.norms.tracker(groups, num_hosted), self.loss.tracker((0,), num_hosted)
+            self.norms.tracker(groups, num_hosted, num_fragments),
+            self.loss.tracker((0,), num_hosted, num_fragments),
         )
 
 
@@ -64,15 +70,15 @@ class ProductTracker:
         """See `Tracker.note_losses`."""
         self._losses.note_losses(losses)
 
-    def read(self, anew: bool = True) -> Tensor:
-        """See `Tracker.read`; a loss below zero counts as zero."""
-        losses = self._losses.read(anew).clamp_min(0.0)
-        return self._norms.read(anew).to(losses) * losses
+    def read(self, workers: Observed, fragment: int = 0, anew: bool = True) -> Tensor:
+        """See `Tracker.read`; the product is zero only where the norm is."""
+        losses = self._losses.read(workers, fragment, anew).clamp_min(_LEAST_LOSS)
+        return self._norms.read(workers, fragment, anew).to(losses) * losses
 
-    def restart(self) -> None:
+    def restart(self, fragment: int = 0) -> None:
         """Each as it does."""
-        self._norms.restart()
-        self._losses.restart()
+        self._norms.restart(fragment)
+        self._losses.restart(fragment)
 
     def state_dict(self) -> dict[str, Any]:
         """See `Tracker.state_dict`."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from grawa.math.ema import Ema
 from grawa.scores.groups import check_decay
+from grawa.scores.protocol import Observed
 
 RMS_DECAY = 0.99
 """Per local step, over rounds: the last hundred steps or so."""
@@ -38,7 +39,9 @@ class RmsGradientNorms:
     def __post_init__(self) -> None:
         check_decay(self.decay)
 
-    def tracker(self, groups: Sequence[int], num_hosted: int) -> "RmsNormTracker":
+    def tracker(
+        self, groups: Sequence[int], num_hosted: int, num_fragments: int = 1
+    ) -> "RmsNormTracker":
         """See `Score.tracker`."""
         return RmsNormTracker(self.decay, groups, num_hosted)
 
@@ -61,11 +64,11 @@ class RmsNormTracker:
     def note_losses(self, losses: Tensor) -> None:
         """Losses don't count."""
 
-    def read(self, anew: bool = True) -> Tensor:
+    def read(self, workers: Observed, fragment: int = 0, anew: bool = True) -> Tensor:
         """See `Tracker.read`; zeros before the first step."""
         return self._ema.value().sqrt() if self._ema.has_begun else self._none_yet
 
-    def restart(self) -> None:
+    def restart(self, fragment: int = 0) -> None:
         """The average goes on over rounds."""
 
     def state_dict(self) -> dict[str, Any]:

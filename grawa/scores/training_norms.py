@@ -9,6 +9,7 @@ from torch import Tensor
 
 from grawa.math.ema import Ema
 from grawa.scores.groups import check_decay, sum_groups
+from grawa.scores.protocol import Observed
 
 TRAINING_DECAY = 0.85
 """Per local step; reproduces the published variant. 0.95 measured a little better."""
@@ -19,8 +20,8 @@ class GradientNorms:
     """Norms of the training gradients, averaged over the local steps since the last round.
 
     They cost no extra pass. They compare workers fairly only where the workers' data are alike: a
-    worker whose shard is easier has smaller gradients. Use `ProbeGradientNorms` for shards that
-    differ in kind.
+    worker whose shard is easier has smaller gradients. Use `ProbeNorms` for shards that differ in
+    kind.
 
     Args:
         decay: how much of the average is kept at each local step.
@@ -37,44 +38,48 @@ class GradientNorms:
     def __post_init__(self) -> None:
         check_decay(self.decay)
 
-    def tracker(self, groups: Sequence[int], num_hosted: int) -> "TrainingNormTracker":
+    def tracker(
+        self, groups: Sequence[int], num_hosted: int, num_fragments: int = 1
+    ) -> "TrainingNormTracker":
         """See `Score.tracker`."""
-        return TrainingNormTracker(self.decay, groups, num_hosted)
+        return TrainingNormTracker(self.decay, groups, num_hosted, num_fragments)
 
 
 class TrainingNormTracker:
-    """The running norms behind `GradientNorms`."""
+    """The running norms behind `GradientNorms`, for each fragment."""
 
-    def __init__(self, decay: float, groups: Sequence[int], num_hosted: int) -> None:
-        self._ema = Ema(decay)
+    def __init__(
+        self, decay: float, groups: Sequence[int], num_hosted: int, num_fragments: int
+    ) -> None:
+        self._ema = Ema(decay, num_fragments)
         self._groups = tuple(groups)
-        self._steps = 0
-        self._last = torch.zeros(num_hosted, max(groups) + 1)
+        self._steps = [0] * num_fragments
+        self._last = [torch.zeros(num_hosted, max(groups) + 1) for _ in range(num_fragments)]
 
     def note_gradients(self, norms: Tensor) -> None:
         """See `Tracker.note_gradients`."""
         self._ema.update(norms)
-        self._steps += 1
+        self._steps = [steps + 1 for steps in self._steps]
 
     def note_losses(self, losses: Tensor) -> None:
         """Losses don't count."""
 
-    def read(self, anew: bool = True) -> Tensor:
+    def read(self, workers: Observed, fragment: int = 0, anew: bool = True) -> Tensor:
         """See `Tracker.read`; the last round's scores if no step was made since, zeros at first."""
-        if self._steps > 0:
-            self._last = sum_groups(self._ema.value(), self._groups)
-        return self._last
+        if self._steps[fragment] > 0:
+            self._last[fragment] = sum_groups(self._ema.value(fragment), self._groups)
+        return self._last[fragment]
 
-    def restart(self) -> None:
+    def restart(self, fragment: int = 0) -> None:
         """Each round averages its own local steps."""
-        self._ema.restart()
-        self._steps = 0
+        self._ema.restart(fragment)
+        self._steps[fragment] = 0
 
     def state_dict(self) -> dict[str, Any]:
         """See `Tracker.state_dict`."""
-        return {**self._ema.state_dict(), "steps": self._steps, "last": self._last}
+        return {**self._ema.state_dict(), "steps": list(self._steps), "last": list(self._last)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Tracker.load_state_dict`."""
         self._ema.load_state_dict(state)
-        self._steps, self._last = state["steps"], state["last"]
+        self._steps, self._last = list(state["steps"]), list(state["last"])

@@ -1,16 +1,18 @@
 """How a center follows the workers: it is their weighted mean, or it steps toward it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from grawa.comm.protocol import Communicator
 from grawa.errors import UserError
 from grawa.math.leaves import Leaves, Stack
+from grawa.math.motion import put_
 from grawa.math.outer import nesterov_
 from grawa.math.weights import uniform
 from grawa.strategies.checks import check_not_negative
-from grawa.strategies.protocol import State
+from grawa.strategies.protocol import Communicator, State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,20 +36,61 @@ class OuterNesterov:
             raise UserError(f"outer momentum must lie in [0, 1), got {self.momentum}")
 
 
-def first_center(params: Stack, comm: Communicator, outer: OuterNesterov | None) -> State:
+def first_center(params: Stack, outer: OuterNesterov | None = None) -> State:
     """The state before the first round, when all workers have the same parameters.
 
     Returns:
-        "center", and with an outer optimizer "mean" (its scratch) and "momentum".
+        "center", and with an outer optimizer what `moving_center` has.
     """
-    center = comm.weighted_mean(params, uniform(comm.num_workers))
-    if outer is None:
-        return {"center": center}
-    return {"center": center, "mean": center.zeros_like(), "momentum": center.zeros_like()}
+    center = Leaves.copy_of(params)
+    return {"center": center} if outer is None else moving_center(center)
+
+
+def moving_center(center: Leaves, *, momentum: bool = True) -> State:
+    """The state of a center that takes steps of its own, in place of being a mean.
+
+    An outer step can be smaller than what 16 bits resolve. So with 16-bit parameters "exact", the
+    center in float32, takes the steps, and "center" is what the workers see of it.
+
+    Args:
+        center: the common initial parameters.
+        momentum: whether its steps have momentum.
+
+    Returns:
+        "center", "mean" (its scratch), "momentum" and, if some parameters have 16 bits, "exact".
+    """
+    wide = center.widened()
+    state = {"center": center, "mean": center.zeros_like()}
+    if momentum:
+        state["momentum"] = wide.zeros_like()
+    if any(a.dtype != b.dtype for a, b in zip(center.flats, wide.flats, strict=True)):
+        state["exact"] = wide
+    return state
+
+
+def step_center(state: State, step: Callable[[Leaves], None]) -> Leaves:
+    """Moves a center in place.
+
+    Args:
+        state: as `moving_center` made it.
+        step: moves the leaves that it is given, the center as exact as it is known.
+
+    Returns:
+        The center, in the parameters' own dtype.
+    """
+    center, exact = state["center"], state.get("exact")
+    step(center if exact is None else exact)
+    if exact is not None:
+        torch._foreach_copy_(center.flats, exact.flats)
+    return center
 
 
 def next_center(
-    params: Stack, weights: Tensor, state: State, comm: Communicator, outer: OuterNesterov | None
+    params: Stack,
+    weights: Tensor,
+    state: State,
+    comm: Communicator,
+    outer: OuterNesterov | None = None,
 ) -> Leaves:
     """Moves the state's center by one round, in place.
 
@@ -64,8 +107,24 @@ def next_center(
     if outer is None:
         return comm.weighted_mean(params, weights, state["center"])
     mean = comm.weighted_mean(params, weights, state["mean"])
-    nesterov_(state["center"], state["momentum"], mean, lr=outer.lr, momentum_decay=outer.momentum)
-    return state["center"]
+    return step_center(
+        state,
+        lambda center: nesterov_(
+            center,
+            state["momentum"],
+            mean,
+            lr=outer.lr,
+            momentum_decay=outer.momentum,
+            began=state["center"],
+        ),
+    )
+
+
+def restart_from_center(
+    params: Stack, state: State, comm: Communicator, outer: OuterNesterov
+) -> None:
+    """Moves the center by an outer step on the workers' mean, and puts all workers on it."""
+    put_(params, next_center(params, uniform(comm.num_workers), state, comm, outer))
 
 
 def mean_of_workers(params: Stack, comm: Communicator) -> Leaves:

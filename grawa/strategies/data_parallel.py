@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from grawa.comm.protocol import Communicator
 from grawa.math.leaves import Leaves, Stack
 from grawa.strategies.center import mean_of_workers
-from grawa.strategies.protocol import Round, State, Strategy
+from grawa.strategies.protocol import Communicator, State, Strategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +24,11 @@ class DataParallel(Strategy):
         """Always."""
         return True
 
-    def sync(self, params: Stack, scores: Tensor | None, state: State, comm: Communicator) -> Round:
+    def sync(
+        self, params: Stack, scores: Tensor | None, state: State, comm: Communicator, round: int
+    ) -> Tensor | None:
         """The workers are equal already; a round only reports."""
-        return Round(state, None)
+        return None
 
     def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:
         """The mean of the workers, which are equal."""

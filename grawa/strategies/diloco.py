@@ -4,12 +4,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from grawa.comm.protocol import Communicator
 from grawa.math.leaves import Leaves, Stack
-from grawa.math.motion import put_
-from grawa.math.weights import uniform
-from grawa.strategies.center import OuterNesterov, first_center, next_center
-from grawa.strategies.protocol import Round, State, Strategy
+from grawa.strategies.center import OuterNesterov, first_center, restart_from_center
+from grawa.strategies.protocol import Communicator, State, Strategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +22,16 @@ class DiLoCo(Strategy):
 
     outer: OuterNesterov = field(default_factory=OuterNesterov)
 
-    def init(self, params: Stack, comm: Communicator) -> State:
+    def init(self, params: Stack) -> State:
         """The common initial parameters are the first center; the outer momentum is zero."""
-        return first_center(params, comm, self.outer)
+        return first_center(params, self.outer)
 
-    def sync(self, params: Stack, scores: Tensor | None, state: State, comm: Communicator) -> Round:
+    def sync(
+        self, params: Stack, scores: Tensor | None, state: State, comm: Communicator, round: int
+    ) -> Tensor | None:
         """See `Strategy.sync`."""
-        put_(params, next_center(params, uniform(comm.num_workers), state, comm, self.outer))
-        return Round(state, None)
+        restart_from_center(params, state, comm, self.outer)
+        return None
 
     def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:
         """The center."""

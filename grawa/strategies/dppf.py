@@ -2,16 +2,14 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from grawa.comm.protocol import Communicator
 from grawa.math.leaves import Leaves, Stack
 from grawa.math.motion import pull_and_push_
 from grawa.math.weights import uniform
 from grawa.strategies.center import first_center, mean_of_workers, next_center
 from grawa.strategies.checks import check_fraction, check_not_negative
-from grawa.strategies.protocol import Round, State, Strategy
+from grawa.strategies.protocol import Communicator, State, Strategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,19 +43,18 @@ class DPPF(Strategy):
         check_not_negative("push", self.push)
         check_not_negative("push_warmup", self.push_warmup)
 
-    def init(self, params: Stack, comm: Communicator) -> State:
-        """The common initial parameters are the first mean; no round has been made."""
-        rounds = Leaves.copy_of({"rounds": torch.zeros(1)})
-        return {**first_center(params, comm, None), "rounds": rounds}
+    def init(self, params: Stack) -> State:
+        """The common initial parameters are the first mean."""
+        return first_center(params)
 
-    def sync(self, params: Stack, scores: Tensor | None, state: State, comm: Communicator) -> Round:
+    def sync(
+        self, params: Stack, scores: Tensor | None, state: State, comm: Communicator, round: int
+    ) -> Tensor | None:
         """See `Strategy.sync`."""
-        center = next_center(params, uniform(comm.num_workers), state, comm, None)
-        rounds = int(state["rounds"]["rounds"]) + 1
-        risen = min(1.0, rounds / (self.push_warmup + 1))
+        center = next_center(params, uniform(comm.num_workers), state, comm)
+        risen = min(1.0, (round + 1) / (self.push_warmup + 1))
         pull_and_push_(params, center, self.pull, self.push * risen)
-        state["rounds"]["rounds"] += 1
-        return Round(state, None)
+        return None
 
     def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:
         """The mean of the workers as they are now."""

@@ -4,13 +4,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from grawa.comm.protocol import Communicator
 from grawa.math.leaves import Leaves, Stack
 from grawa.math.motion import blend_, pull_
 from grawa.math.weights import uniform
-from grawa.strategies.center import first_center
+from grawa.strategies.center import moving_center, step_center
 from grawa.strategies.checks import check_fraction
-from grawa.strategies.protocol import Round, State, Strategy
+from grawa.strategies.protocol import Communicator, State, Strategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,17 +36,18 @@ class EASGD(Strategy):
         check_fraction("elasticity", self.elasticity)
         check_fraction("prox", self.prox)
 
-    def init(self, params: Stack, comm: Communicator) -> State:
+    def init(self, params: Stack) -> State:
         """The common initial parameters are the first center."""
-        state = first_center(params, comm, None)
-        return {**state, "mean": state["center"].zeros_like()}
+        return moving_center(Leaves.copy_of(params), momentum=False)
 
-    def sync(self, params: Stack, scores: Tensor | None, state: State, comm: Communicator) -> Round:
+    def sync(
+        self, params: Stack, scores: Tensor | None, state: State, comm: Communicator, round: int
+    ) -> Tensor | None:
         """See `Strategy.sync`."""
         mean = comm.weighted_mean(params, uniform(comm.num_workers), state["mean"])
         pull_(params, state["center"], self.elasticity / comm.num_workers)
-        blend_(state["center"], mean, self.elasticity)
-        return Round(state, None)
+        step_center(state, lambda center: blend_(center, mean, self.elasticity))
+        return None
 
     def drift(self, params: Stack, state: State, share: float) -> None:
         """The proximal pull to the center."""

@@ -11,7 +11,6 @@ from grawa.scores import GradientNorms
 from grawa.scores.groups import Grouping, by_model, by_tensor
 from grawa.scores.protocol import Score
 from grawa.strategies.checks import check_not_negative
-from grawa.strategies.protocol import State
 from grawa.strategies.soft_pull import SoftPull
 
 
@@ -27,28 +26,24 @@ class GRAWA(SoftPull):
     Args:
         pull: how far workers move to the center at a round.
         prox: how far they move to it over the local steps of a round, all together.
-        norms: where the gradient norms come from.
+        score: where the gradient norms come from.
         power: weights are proportional to norm^-power.
         outer: if given, the center is not the weighted average itself but steps toward it with
             this optimizer, as DiLoCo's does.
         group_by: which parameters share a weight: `by_model`, `by_tensor`, or your own.
 
     Source: Dimlioglu and Choromanska (2024), algorithms 1 and 2.
-    Deviation: `outer`, and a power other than 1, are ours.
+    Deviation: `outer`, and a power other than 1, are ours. A norm of zero beside positive ones gives
+    weight zero, where the formula's limit is all of it: see `grawa.math.weights.inverse_norm`.
     """
 
-    norms: Score = field(default_factory=GradientNorms)
+    score: Score = field(default_factory=GradientNorms)
     power: float = 1.0
     group_by: Grouping = by_model
 
     def __post_init__(self) -> None:
         SoftPull.__post_init__(self)
         check_not_negative("power", self.power)
-
-    @property
-    def score(self) -> Score:
-        """Gradient norms per group."""
-        return self.norms
 
     def groups(self, names: Sequence[str]) -> tuple[int, ...]:
         """As `group_by` says."""
@@ -60,9 +55,10 @@ class GRAWA(SoftPull):
             )
         return groups
 
-    def weights(self, scores: Tensor, state: State) -> Tensor:
+    def weights(self, scores: Tensor | None, active: Tensor, round: int) -> Tensor:
         """Inversely proportional to the norms."""
-        return inverse_norm(scores, self.power)
+        assert scores is not None, "the driver gathers what `score` asks for"
+        return inverse_norm(scores, self.power, active)
 
 
 @dataclass(frozen=True, kw_only=True)

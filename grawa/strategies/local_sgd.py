@@ -4,13 +4,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from grawa.comm.protocol import Communicator
 from grawa.math.leaves import Leaves, Stack
 from grawa.math.motion import pull_
 from grawa.math.weights import uniform
 from grawa.strategies.center import first_center, mean_of_workers, next_center
 from grawa.strategies.checks import check_fraction, check_not_negative
-from grawa.strategies.protocol import Round, State, Strategy
+from grawa.strategies.protocol import Communicator, State, Strategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +39,17 @@ class LocalSGD(Strategy):
         """During the warm-up."""
         return step < self.warmup_steps
 
-    def init(self, params: Stack, comm: Communicator) -> State:
+    def init(self, params: Stack) -> State:
         """The common initial parameters are the first mean."""
-        return first_center(params, comm, None)
+        return first_center(params)
 
-    def sync(self, params: Stack, scores: Tensor | None, state: State, comm: Communicator) -> Round:
+    def sync(
+        self, params: Stack, scores: Tensor | None, state: State, comm: Communicator, round: int
+    ) -> Tensor | None:
         """See `Strategy.sync`."""
-        center = next_center(params, uniform(comm.num_workers), state, comm, None)
+        center = next_center(params, uniform(comm.num_workers), state, comm)
         pull_(params, center, self.pull)
-        return Round(state, None)
+        return None
 
     def drift(self, params: Stack, state: State, share: float) -> None:
         """The proximal pull to the last mean."""

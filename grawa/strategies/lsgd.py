@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
-from grawa.comm.protocol import Communicator
 from grawa.errors import UserError
 from grawa.math.leaves import Leaves, Stack
 from grawa.math.motion import pull_
@@ -14,7 +12,7 @@ from grawa.scores import TrainingLoss
 from grawa.scores.protocol import Score
 from grawa.strategies.center import first_center, mean_of_workers, next_center
 from grawa.strategies.checks import check_fraction
-from grawa.strategies.protocol import Round, State, Strategy
+from grawa.strategies.protocol import Communicator, State, Strategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +32,7 @@ class LSGD(Strategy):
         team_size: workers per team; `None` for one level.
         team_pull: how far workers move to their team's leader.
         leader_every: rounds between pulls to the leader of all; needs `team_size`.
-        loss: where the loss comes from, and how recent it is.
+        score: where the loss comes from, and how recent it is.
 
     Source: Teng et al. (2019), "Leader Stochastic Gradient Descent for Distributed Training of
     Deep Learning Models", algorithm 1, local and global leaders.
@@ -45,7 +43,7 @@ class LSGD(Strategy):
     team_size: int | None = None
     team_pull: float = 0.1
     leader_every: int = 1
-    loss: Score = field(default_factory=TrainingLoss)
+    score: Score = field(default_factory=TrainingLoss)
 
     def __post_init__(self) -> None:
         for name in ("pull", "prox", "team_pull"):
@@ -57,44 +55,36 @@ class LSGD(Strategy):
                 f"leader_every must be 1, or more with a team_size, got {self.leader_every}"
             )
 
-    @property
-    def score(self) -> Score:
-        """Recent training loss."""
-        return self.loss
+    def team_sizes(self) -> tuple[int, ...]:
+        """That of the teams, if there are some."""
+        return () if self.team_size is None else (self.team_size,)
 
-    def init(self, params: Stack, comm: Communicator) -> State:
+    def init(self, params: Stack) -> State:
         """The common initial parameters are the first leader's."""
-        state = first_center(params, comm, None)
-        if self.team_size is not None:
-            comm.split(self.team_size)
-            state["rounds"] = Leaves.copy_of({"rounds": torch.zeros(1)})
-        return state
+        return first_center(params)
 
-    def sync(self, params: Stack, scores: Tensor | None, state: State, comm: Communicator) -> Round:
+    def sync(
+        self, params: Stack, scores: Tensor | None, state: State, comm: Communicator, round: int
+    ) -> Tensor | None:
         """See `Strategy.sync`."""
         assert scores is not None, "the driver gathers what `score` asks for"
-        weights = one_hot_smallest(scores)
-        if self._is_leaders_turn(state):
-            next_center(params, weights, state, comm, None)
+        weights = one_hot_smallest(scores, comm.active)
+        to_leader_of_all = (round + 1) % self.leader_every == 0
+        if to_leader_of_all:
+            next_center(params, weights, state, comm)
         if self.team_size is not None:
             self._follow_team(params, scores, comm, self.team_size)
-        if self._is_leaders_turn(state):
+        if to_leader_of_all:
             pull_(params, state["center"], self.pull)
-        if self.team_size is not None:
-            state["rounds"]["rounds"] += 1
-        return Round(state, weights)
-
-    def _is_leaders_turn(self, state: State) -> bool:
-        if self.team_size is None:
-            return True
-        return (int(state["rounds"]["rounds"]) + 1) % self.leader_every == 0
+        return weights
 
     def _follow_team(
         self, params: Stack, scores: Tensor, comm: Communicator, team_size: int
     ) -> None:
         for team in comm.split(team_size):
             members = {name: rows[team.hosted] for name, rows in params.items()}
-            leader = team.comm.weighted_mean(members, one_hot_smallest(scores[team.workers]))
+            weights = one_hot_smallest(scores[team.workers], comm.active[team.workers])
+            leader = team.comm.weighted_mean(members, weights)
             pull_(members, leader, self.team_pull)
 
     def drift(self, params: Stack, state: State, share: float) -> None:

@@ -4,15 +4,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from grawa.comm.protocol import Communicator
 from grawa.errors import UserError
 from grawa.math.leaves import Leaves, Stack
 from grawa.math.motion import put_
 from grawa.math.outer import heavy_ball_
 from grawa.math.weights import uniform
-from grawa.strategies.center import first_center
+from grawa.strategies.center import moving_center, step_center
 from grawa.strategies.checks import check_not_negative
-from grawa.strategies.protocol import Round, State, Strategy
+from grawa.strategies.protocol import Communicator, State, Strategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,24 +43,28 @@ class SlowMo(Strategy):
         if not 0.0 <= self.momentum < 1.0:
             raise UserError(f"momentum must lie in [0, 1), got {self.momentum}")
 
-    def init(self, params: Stack, comm: Communicator) -> State:
+    def init(self, params: Stack) -> State:
         """The common initial parameters are the first center; the momentum is zero."""
-        state = first_center(params, comm, None)
-        center = state["center"]
-        return {**state, "mean": center.zeros_like(), "momentum": center.zeros_like()}
+        return moving_center(Leaves.copy_of(params))
 
-    def sync(self, params: Stack, scores: Tensor | None, state: State, comm: Communicator) -> Round:
+    def sync(
+        self, params: Stack, scores: Tensor | None, state: State, comm: Communicator, round: int
+    ) -> Tensor | None:
         """See `Strategy.sync`."""
         mean = comm.weighted_mean(params, uniform(comm.num_workers), state["mean"])
-        heavy_ball_(
-            state["center"],
-            state["momentum"],
-            mean,
-            lr=self.slow_lr,
-            momentum_decay=self.momentum,
+        center = step_center(
+            state,
+            lambda center: heavy_ball_(
+                center,
+                state["momentum"],
+                mean,
+                lr=self.slow_lr,
+                momentum_decay=self.momentum,
+                began=state["center"],
+            ),
         )
-        put_(params, state["center"])
-        return Round(state, None)
+        put_(params, center)
+        return None
 
     def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:
         """The center."""

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from grawa.comm.protocol import Communicator
 from grawa.math.leaves import Leaves, Stack
 from grawa.math.motion import pull_
 from grawa.strategies.center import OuterNesterov, first_center, next_center
 from grawa.strategies.checks import check_fraction
-from grawa.strategies.protocol import Round, State, Strategy
+from grawa.strategies.protocol import Communicator, State, Strategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,29 +36,30 @@ class SoftPull(Strategy):
         check_fraction("prox", self.prox)
 
     @abstractmethod
-    def weights(self, scores: Tensor, state: State) -> Tensor:
+    def weights(self, scores: Tensor | None, active: Tensor, round: int) -> Tensor:
         """The weights of a round.
 
         Args:
-            scores: (N, G), as the strategy's score gives them; infinite for a worker that is left
-                out.
-            state: of before the round.
+            scores: (N, G), as the strategy's score gives them; `None` if it has none.
+            active: (N,), true for the workers that take part.
+            round: how many rounds there were before, from 0.
 
         Returns:
             (N, G), columns sum to 1; zero for a worker that is left out.
         """
 
-    def init(self, params: Stack, comm: Communicator) -> State:
+    def init(self, params: Stack) -> State:
         """The common initial parameters are the first center."""
-        return first_center(params, comm, self.outer)
+        return first_center(params, self.outer)
 
-    def sync(self, params: Stack, scores: Tensor | None, state: State, comm: Communicator) -> Round:
+    def sync(
+        self, params: Stack, scores: Tensor | None, state: State, comm: Communicator, round: int
+    ) -> Tensor | None:
         """See `Strategy.sync`."""
-        assert scores is not None, "the driver gathers what `score` asks for"
-        weights = self.weights(scores, state)
+        weights = self.weights(scores, comm.active, round)
         per_leaf = weights[:, list(self.groups(list(params)))]
         pull_(params, next_center(params, per_leaf, state, comm, self.outer), self.pull)
-        return Round(state, weights)
+        return weights
 
     def drift(self, params: Stack, state: State, share: float) -> None:
         """The proximal pull to the last center."""

@@ -1,109 +1,122 @@
-"""Probes: what hosted models make of a batch that all workers share."""
+"""Probes: what a hosted model makes of a batch that all workers share, leaving no trace."""
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
-from typing import Generic, TypeVar
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.nn.parallel import DistributedDataParallel
 
+from grawa.errors import UserError
 from grawa.modes import evaluating
-from grawa.workers.replicas import held_names
-
-Batch = TypeVar("Batch")
+from grawa.scores.protocol import Loss
 
 
-class GradientProbe(Generic[Batch]):
-    """Computes gradient norms on one batch and leaves no trace.
+def gradients_on(
+    model: nn.Module, parameters: Sequence[nn.Parameter], batch: Any, loss: Loss
+) -> list[Tensor | None]:
+    """The gradients of a model's parameters on a batch, in eval mode.
 
-    The model runs in eval mode, so that BatchNorm and dropout change nothing; `.grad`, buffers,
-    modes and the random number generators are as they were afterwards.
+    `.grad`, buffers, modes and the random number generators are as they were afterwards.
 
     Args:
-        model: the model, or the K hosted models.
-        optimizer: its optimizer, or theirs.
-        batch: makes the i-th probe batch. It must be the same on every worker, so draw it from
-            all the training data with a generator seeded by i; 64 samples or more.
-        loss: the loss of a model on a batch, a scalar.
+        model: the model.
+        parameters: some of its parameters.
+        batch: what the loss is taken on.
+        loss: of the model on the batch, a scalar.
+
+    Returns:
+        A gradient for each parameter; `None` where there is none.
+
+    Raises:
+        UserError: if the loss is not a scalar on the model's device that depends on it.
 
     >>> model = nn.Linear(2, 1, bias=False)
-    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    >>> probe = GradientProbe(model, optimizer, lambda i: torch.ones(1, 2), lambda m, x: m(x).sum())
-    >>> probe(0)
-    tensor([[1.4142]])
+    >>> gradients_on(model, [model.weight], torch.ones(1, 2), lambda m, x: m(x).sum())
+    [tensor([[1., 1.]])]
     """
-
-    def __init__(
-        self,
-        model: nn.Module | Sequence[nn.Module],
-        optimizer: Optimizer | Sequence[Optimizer],
-        batch: Callable[[int], Batch],
-        loss: Callable[[nn.Module, Batch], Tensor],
-    ) -> None:
-        self._models = _listed(model)
-        first = optimizer if isinstance(optimizer, Optimizer) else optimizer[0]
-        self._names = held_names(self._models[0], first)
-        self._batch = batch
-        self._loss = loss
-
-    def __call__(self, index: int) -> Tensor:
-        """The norms on the `index`-th probe batch, (K, L); zero for what has no gradient."""
-        batch = self._batch(index)
-        return torch.stack([self._norms(model, batch) for model in self._models])
-
-    def _norms(self, model: nn.Module, batch: Batch) -> Tensor:
-        named = dict(model.named_parameters())
-        params = [named[name] for name in self._names]
-        trained = [p for p in params if p.requires_grad]
-        with evaluating(model), torch.enable_grad(), _same_random_numbers(params[0].device):
-            grads = torch.autograd.grad(self._loss(model, batch), trained, allow_unused=True)
-        by_id = {id(p): g for p, g in zip(trained, grads, strict=True) if g is not None}
-        found = dict(zip(by_id, torch._foreach_norm(list(by_id.values())), strict=True))
-        zero = torch.zeros((), device=params[0].device, dtype=params[0].dtype)
-        return torch.stack([found.get(id(p), zero).to(zero) for p in params])
+    trained = [p for p in parameters if p.requires_grad]
+    with _untouched(model, parameters), torch.enable_grad():
+        value = _loss_of(model, parameters, batch, loss)
+        if trained and not value.requires_grad:
+            raise UserError(
+                "the loss of a probe does not depend on the model's parameters: return what the "
+                "model computed, not a number or a detached tensor"
+            )
+        if any(hasattr(p, "to_local") for p in trained):
+            grads = _backward(value, trained)
+        else:
+            grads = list(torch.autograd.grad(value, trained, allow_unused=True)) if trained else []
+    found = dict(zip(map(id, trained), grads, strict=True))
+    return [found.get(id(p)) for p in parameters]
 
 
-class LossProbe(Generic[Batch]):
-    """Computes losses on one batch and leaves no trace; see `GradientProbe`.
-
-    Args:
-        model: the model, or the K hosted models.
-        batch: makes the i-th probe batch, the same on every worker.
-        loss: the loss of a model on a batch, a scalar.
-
-    >>> probe = LossProbe(nn.Identity(), lambda i: torch.tensor(3.0 + i), lambda m, x: m(x))
-    >>> probe(1)
-    tensor([[4.]])
-    """
-
-    def __init__(
-        self,
-        model: nn.Module | Sequence[nn.Module],
-        batch: Callable[[int], Batch],
-        loss: Callable[[nn.Module, Batch], Tensor],
-    ) -> None:
-        self._models = _listed(model)
-        self._batch = batch
-        self._loss = loss
-
-    def __call__(self, index: int) -> Tensor:
-        """The losses on the `index`-th probe batch, (K, 1)."""
-        batch = self._batch(index)
-        return torch.stack([self._loss_of(model, batch) for model in self._models]).unsqueeze(1)
-
-    def _loss_of(self, model: nn.Module, batch: Batch) -> Tensor:
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        with evaluating(model), torch.no_grad(), _same_random_numbers(device):
-            return self._loss(model, batch)
+def loss_on(
+    model: nn.Module, parameters: Sequence[nn.Parameter], batch: Any, loss: Loss
+) -> Tensor:
+    """The loss of a model on a batch, a scalar; for the rest see `gradients_on`."""
+    with _untouched(model, parameters), torch.no_grad():
+        return _loss_of(model, parameters, batch, loss)
 
 
-def _listed(model: nn.Module | Sequence[nn.Module]) -> list[nn.Module]:
-    return [model] if isinstance(model, nn.Module) else list(model)
+def _loss_of(
+    model: nn.Module, parameters: Sequence[nn.Parameter], batch: Any, loss: Loss
+) -> Tensor:
+    # What DDP adds to a model is a backward pass of its own, in which workers would wait.
+    bare = model.module if isinstance(model, DistributedDataParallel) else model
+    value = loss(bare, batch)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise UserError(f"the loss of a probe must be a tensor with one number, got {got}")
+    devices = {p.device for p in parameters}
+    if value.device not in devices:
+        raise UserError(
+            f"the loss of a probe is on {value.device}, and the model on "
+            f"{', '.join(sorted(map(str, devices)))}: put the batch where the model is"
+        )
+    return value.reshape(())
+
+
+def _backward(value: Tensor, trained: Sequence[nn.Parameter]) -> list[Tensor | None]:
+    """Gradients by way of `.grad`, where FSDP puts those of its shards, which it has no others of."""
+    for p in trained:
+        p.grad = None
+    value.backward()
+    return [p.grad for p in trained]
 
 
 @contextmanager
-def _same_random_numbers(device: torch.device) -> Generator[None]:
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+def _untouched(model: nn.Module, parameters: Sequence[nn.Parameter]) -> Generator[None]:
+    """In eval mode, after which gradients, buffers, modes and generators are as they were."""
+    devices = [p.device for p in parameters[:1] if p.device.type == "cuda"]
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(model))
+        stack.enter_context(torch.random.fork_rng(devices))
+        stack.callback(_put_back, [(p, p.grad) for p in parameters])
+        stack.enter_context(_same_buffers(model))
         yield
+
+
+def _put_back(grads: Sequence[tuple[nn.Parameter, Tensor | None]]) -> None:
+    for parameter, grad in grads:
+        parameter.grad = grad
+
+
+@contextmanager
+def _same_buffers(model: nn.Module) -> Generator[None]:
+    """A model whose `forward` may change buffers in eval mode too."""
+    kept = [
+        (module, name, buffer, buffer._version, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield
+    finally:
+        for module, name, buffer, version, values in kept:
+            module._buffers[name] = buffer
+            if buffer._version != version:
+                with torch.no_grad():
+                    buffer.copy_(values)

@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 
 from grawa.errors import UserError
 from grawa.math.leaves import Allocate, Leaves, Rows, Stack, private
+from grawa.scores.protocol import Loss
+from grawa.workers.probe import gradients_on, loss_on
 from grawa.workers.stack import host, local
 
 
@@ -128,17 +130,32 @@ class Replicas:
         Returns:
             (K, L); zero where there is no gradient, NaN for other workers.
         """
-        grads = [p.grad for params in self._params[who] for p in params]
+        norms = self._gradient_norms([p.grad for params in self._params[who] for p in params])
+        if len(norms) < len(self.models):
+            some, norms = norms, norms.new_full((len(self.models), len(self.names)), torch.nan)
+            norms[who] = some
+        return norms
+
+    def gradient_norms_on(self, batch: Any, loss: Loss) -> Tensor:
+        """See `grawa.scores.protocol.Observed`."""
+        pairs = zip(self.models, self._params, strict=True)
+        grads = [g for model, params in pairs for g in gradients_on(model, params, batch, loss)]
+        return self._gradient_norms(grads)
+
+    def losses_on(self, batch: Any, loss: Loss) -> Tensor:
+        """See `grawa.scores.protocol.Observed`."""
+        pairs = zip(self.models, self._params, strict=True)
+        losses = [loss_on(model, params, batch, loss) for model, params in pairs]
+        return torch.stack([loss.to(self.device) for loss in losses]).unsqueeze(1)
+
+    def _gradient_norms(self, grads: Sequence[Tensor | None]) -> Tensor:
+        """L2 norms, over all shards of a worker: L for each of some workers -> (k, L)."""
         norms = self._norms([None if grad is None else _values(grad) for grad in grads])
         if self._shards is not None:
             squares = norms.square()
             dist.all_reduce(squares, group=self._shards)
             norms = squares.sqrt()
-        norms = norms.view(-1, len(self.names))
-        if len(norms) < len(self.models):
-            some, norms = norms, norms.new_full((len(self.models), len(self.names)), torch.nan)
-            norms[who] = some
-        return norms
+        return norms.view(-1, len(self.names))
 
     def _norms(self, tensors: Sequence[Tensor | None]) -> Tensor:
         present = [tensor for tensor in tensors if tensor is not None]

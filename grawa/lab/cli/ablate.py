@@ -13,7 +13,7 @@ from grawa.lab.cli.study_config import StudyConfig, at_least, listed
 from grawa.lab.experiments.options import names_of_options, option_value
 from grawa.lab.experiments.study import Arm, Axis
 
-_ALIASES = {"decay": "norms.decay", "ema": "norms.decay", "norm_source": "norms"}
+_ALIASES = {"decay": "score.decay", "ema": "score.decay", "norm_source": "score"}
 """Other names of knobs."""
 
 
@@ -24,7 +24,7 @@ class AblateConfig(StudyConfig):
     knob: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="KNOB=VALUE,VALUE")]
     """What differs, and its values: an option of `grawa train`, or one of the strategy:
     workers=4,8,16, sync_every=1,4,16,64, pull=0.1,0.5,1, prox=0,0.01,0.1,
-    norm_source=training,rms,probe, ema=0.5,0.85,0.95 (how slowly training norms forget)."""
+    score=training,rms,probe, ema=0.5,0.85,0.95 (how slowly training norms forget)."""
 
     strategies: str = "lgrawa"
     """Methods, separated by commas; each is run at every value."""

@@ -6,6 +6,7 @@ from functools import partial
 from rich.console import Console
 from rich.table import Table
 
+from grawa.lab import written
 from grawa.lab.cli import names
 
 
@@ -24,7 +25,7 @@ def _show(what: str, known: Mapping[str, Callable[[], object]]) -> None:
     for heading in (what, "what it is", "options and defaults", "source"):
         table.add_column(heading, overflow="fold")
     for name, make in known.items():
-        what_it_is, options, source = names.describe(make())
+        what_it_is, options, source = written.describe(make())
         if isinstance(make, partial):
             fixed = ", ".join(f"{key}={value}" for key, value in make.keywords.items())
             what_it_is = f"{make.func.__name__} with {fixed}."

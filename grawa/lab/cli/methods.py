@@ -6,6 +6,7 @@ from itertools import product
 from typing import Any
 
 from grawa.errors import UserError
+from grawa.lab import written
 from grawa.lab.cli import names
 from grawa.lab.experiments.options import Changes, names_of_options, written_options
 
@@ -58,6 +59,9 @@ METHODS: dict[str, Method] = {
         strategy="diloco", knobs={"outer.lr": (0.7, 1.0), "outer.momentum": (0.9, 0.5)}
     ),
     "slowmo": Method(strategy="slowmo", knobs={"slow_lr": (1.0, 0.7), "momentum": (0.7, 0.4)}),
+    "outer_steps": Method(
+        strategy="outer_steps", knobs={"outer.lr": (0.7, 1.0), "outer.momentum": (0.9, 0.5)}
+    ),
     "dppf": Method(strategy="dppf", knobs={"pull": (0.1, 0.5), "push": (0.03, 0.1)}),
     "random": Method(strategy="random", knobs=_PULL),
     "inverse_loss": Method(strategy="inverse_loss", knobs=_PULL),
@@ -79,7 +83,7 @@ def method(text: str) -> Method:
     """The method written as `name` or `name:option=value`; what is said is not tuned.
 
     Options are the strategy's or, where it has none of that name, those of `grawa train`:
-    mgrawa:power=2:norms=rms.
+    mgrawa:power=2:score=rms. Options of a score that is said so are written as score.decay=0.95.
 
     Returns:
         The method.
@@ -91,10 +95,10 @@ def method(text: str) -> Method:
     if name not in METHODS:
         raise UserError(f"there is no method {name!r}; there are {', '.join(METHODS)}")
     found = METHODS[name]
-    of_strategy = names.option_names(names.strategy(found.strategy))
+    of_strategy = written.option_names(names.strategy(found.strategy))
     own: list[str] = []
     of_run: list[str] = []
-    for part in options.split(":") if options else []:
+    for part in _with_whole_score(options.split(":") if options else []):
         option = part.partition("=")[0]
         is_of_run = option in names_of_options() and option not in of_strategy
         (of_run if is_of_run else own).append(part)
@@ -113,6 +117,20 @@ def method(text: str) -> Method:
     )
     names.strategy(made.strategy)
     return made
+
+
+def _with_whole_score(parts: Sequence[str]) -> list[str]:
+    """The options of a method, those of a score that is among them joined to it."""
+    of_score = [part for part in parts if part.startswith("score.")]
+    if not any(part.startswith("score=") for part in parts):
+        return list(parts)
+    return [
+        ":".join([part, *(option.removeprefix("score.") for option in of_score)])
+        if part.startswith("score=")
+        else part
+        for part in parts
+        if part not in of_score
+    ]
 
 
 def grid(chosen: Method, lr: float, settings: int) -> list[dict[str, Any]]:

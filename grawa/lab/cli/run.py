@@ -26,7 +26,6 @@ from grawa.lab.train.checkpoint import latest, step_of
 from grawa.lab.train.launch import from_first, launch, while_parent_lives
 from grawa.lab.train.loop import Evaluated, Event, Finished, Started, deal, load, train
 from grawa.lab.train.stackable import try_out
-from grawa.lab.train.worker import Worker
 from grawa.process_group import distributed, is_first_process, pick_device, under_launcher
 from grawa.rounds.report import RoundReport
 from grawa.strategies import RandomWeights
@@ -89,8 +88,6 @@ def check(config: TrainConfig, known: dict[Hashable, Data] | None = None) -> Non
     config.num_processes()
     task, strategy = names.task(config.task, config.data), names.strategy(config.strategy)
     scores.check(config, strategy)
-    if config.probe_size < 1:
-        raise UserError(f"probe_size must be at least 1, got {config.probe_size}")
     if config.tensorboard:
         require_tensorboard()
     known = {} if known is None else known
@@ -157,12 +154,12 @@ def _keeping_workers(events: Iterator[Event], folder: RunFolder) -> Iterator[Eve
         yield event
 
 
-def strategy_for(config: TrainConfig, task: Task, data: Data, workers: list[Worker]) -> Strategy:
-    """The configured strategy, with the seed and the norms that it is to have."""
+def strategy_for(config: TrainConfig, task: Task, data: Data) -> Strategy:
+    """The configured strategy, with the seed and the score that it is to have."""
     strategy = names.strategy(config.strategy)
     if isinstance(strategy, RandomWeights) and strategy.seed is None:
         return replace(strategy, seed=config.seed)
-    return scores.with_scores(strategy, config, task, data, workers)
+    return scores.with_score(strategy, config, task, data)
 
 
 def keep(events: Iterator[Event], config: TrainConfig, task: Task, path: Path) -> None:

@@ -1,132 +1,79 @@
-"""Where a run's strategy gets its norms and losses from."""
+"""From `--score` to the score of a run's strategy."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from grawa.errors import UserError
-from grawa.lab.cli import names
 from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.experiments.score import ScoreChoice
 from grawa.lab.tasks import Data, Task
-from grawa.lab.train.worker import Worker
-from grawa.scores import Delayed, NormTimesLoss, ProbeGradientNorms, ProbeLoss
-from grawa.scores.protocol import Score
 from grawa.seeding import generator
-from grawa.strategies import GRAWA, LSGD, InverseLoss
 from grawa.strategies.protocol import Strategy
-from grawa.workers.probe import GradientProbe, LossProbe
-
-_PROBED = ("probe", "probe-times-loss")
 
 
 def check(config: TrainConfig, strategy: Strategy) -> None:
-    """Finds what a configuration says of norms and losses that its strategy can't follow.
+    """Makes sure that the strategy of a configuration can use the score that it names.
 
     Raises:
-        UserError: if there is anything.
+        UserError: if there is no such score, or the strategy can't.
     """
-    if config.norms not in _PROBED:
-        if config.norms.partition(":")[0] not in names.NORMS:
-            known = ", ".join((*names.NORMS, *_PROBED))
-            raise UserError(f"there is no source of norms {config.norms!r}; there are {known}")
-        names.norms(config.norms)
-    if config.norms != "training" and not isinstance(strategy, GRAWA):
-        raise UserError(
-            f"--norms {config.norms} is for strategies with gradient norms, not {config.strategy}"
-        )
-    by_loss = isinstance(strategy, (InverseLoss, LSGD)) or "-times-loss" in config.norms
-    if config.losses != "training" and not by_loss:
-        raise UserError(
-            f"--losses {config.losses} is for strategies that go by losses, not {config.strategy}"
-        )
-    if config.weights_from < 1:
-        raise UserError(f"weights_from must be at least 1, got {config.weights_from}")
-    if config.weights_from > 1 and not isinstance(strategy, (GRAWA, InverseLoss)):
-        raise UserError(
-            "--weights-from is for strategies that make weights of norms or losses, not "
-            f"{config.strategy}"
-        )
+    if config.score is not None:
+        ScoreChoice.parse(config.score).check(strategy, config.strategy)
 
 
-def with_scores(
-    strategy: Strategy, config: TrainConfig, task: Task, data: Data, workers: list[Worker]
-) -> Strategy:
-    """The strategy, with the norms and losses that it is to have.
+def with_score(strategy: Strategy, config: TrainConfig, task: Task, data: Data) -> Strategy:
+    """The strategy, with the score that a configuration names.
 
     Args:
         strategy: as it is by itself.
         config: says which.
         task: of the run.
-        data: of all workers, from which probes are drawn.
-        workers: those that live here.
+        data: of all workers, from which probe batches are drawn.
 
     Returns:
         The strategy that is to be used.
     """
-    probes = _Probes(config, task, data, workers)
-    if isinstance(strategy, GRAWA):
-        norms = strategy.norms if config.norms == "training" else _norms(config, probes)
-        return replace(strategy, norms=_delayed(norms, config))
-    if isinstance(strategy, (InverseLoss, LSGD)):
-        loss = probes.losses() if config.losses == "probe" else strategy.loss
-        return replace(strategy, loss=_delayed(loss, config))
-    return strategy
+    if config.score is None:
+        return strategy
+    choice = ScoreChoice.parse(config.score)
+    choice.check(strategy, config.strategy)
+    batches = ProbeBatches(data=data, size=choice.size, seed=config.seed)
+    return replace(strategy, score=choice.bound(batches, ProbeTask(task=task)))
 
 
-def _delayed(score: Score, config: TrainConfig) -> Score:
-    early = config.weights_from - 1
-    return Delayed(score=score, rounds=early) if early else score
-
-
-def _norms(config: TrainConfig, probes: "_Probes") -> Score:
-    if config.norms == "probe":
-        return probes.norms()
-    if config.norms == "probe-times-loss":
-        found: Score = NormTimesLoss(norms=probes.norms())
-    else:
-        found = names.norms(config.norms)
-    if isinstance(found, NormTimesLoss) and config.losses == "probe":
-        return replace(found, loss=probes.losses())
-    return found
-
-
-class _Probes:
-    """What is found on batches that follow from the seed, the same for all workers.
+@dataclass(frozen=True, kw_only=True)
+class ProbeBatches:
+    """Batches that follow from a seed, the same for all workers.
 
     Args:
-        config: says how large they are, and the seed.
-        task: of the run.
-        data: of all workers.
-        workers: those that live here.
+        data: from which they are drawn.
+        size: samples in a batch.
+        seed: of the draws.
     """
 
-    def __init__(
-        self, config: TrainConfig, task: Task, data: Data, workers: Sequence[Worker]
-    ) -> None:
-        self._config = config
-        self._task = task
-        self._data = data
-        self._models = [worker.model for worker in workers]
-        self._optimizers = [worker.optimizer for worker in workers]
+    data: Data = field(repr=False, compare=False)
+    size: int
+    seed: int
 
-    def norms(self) -> ProbeGradientNorms:
-        """Norms of the gradients on them."""
-        return ProbeGradientNorms(
-            probe=GradientProbe(self._models, self._optimizers, self._batch, self._loss)
-        )
-
-    def losses(self) -> ProbeLoss:
-        """Losses on them."""
-        return ProbeLoss(probe=LossProbe(self._models, self._batch, self._loss))
-
-    def _batch(self, index: int) -> tuple[Tensor, Tensor]:
-        inputs, targets = self._data.train_inputs, self._data.train_targets
-        random = generator(self._config.seed, "probe", index)
-        picked = torch.randperm(len(inputs), generator=random)[: self._config.probe_size]
-        picked = picked.to(inputs.device)
+    def __call__(self, index: int) -> tuple[Tensor, Tensor]:
+        """The batch of this number."""
+        inputs, targets = self.data.train_inputs, self.data.train_targets
+        random = generator(self.seed, "probe", index)
+        picked = torch.randperm(len(inputs), generator=random)[: self.size].to(inputs.device)
         return inputs[picked], targets[picked]
 
-    def _loss(self, model: nn.Module, samples: tuple[Tensor, Tensor]) -> Tensor:
-        return self._task.loss(model, *samples)
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeTask:
+    """A task's loss, on a batch of inputs and targets.
+
+    Args:
+        task: the task.
+    """
+
+    task: Task
+
+    def __call__(self, model: nn.Module, samples: tuple[Tensor, Tensor]) -> Tensor:
+        """The loss."""
+        return self.task.loss(model, *samples)

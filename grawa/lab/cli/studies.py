@@ -112,9 +112,7 @@ def _check(study: Study) -> None:
                 config = changed(study.base, setting, where.options)
                 config.settings()
                 dealt = (config.workers, config.batch_size, config.shards, config.fault)
-                scores = (config.norms, config.losses, config.weights_from)
-                usual = scores == ("training", "training", 1)
-                kind = (*dealt, *scores, "" if usual else config.strategy)
+                kind = (*dealt, config.score, config.score and config.strategy)
                 if kind not in seen:
                     check(config, data_of)
                 seen.add(kind)

@@ -29,7 +29,7 @@ class StudyConfig:
 
     strategies: str = ",".join(COMPARED)
     """Methods, separated by commas, with options of their own or of `grawa train`:
-    lgrawa:pull=0.3,mgrawa:norms=rms,uniform."""
+    lgrawa:pull=0.3,mgrawa:score=rms,uniform."""
 
     baseline: str | None = None
     """To which the others' differences are taken; by default the first."""

@@ -11,6 +11,8 @@ import tyro
 from typeguard import TypeCheckError, check_type
 
 from grawa.errors import UserError
+from grawa.lab.experiments.older import current_options
+from grawa.lab.experiments.score import ScoreChoice
 from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.simulate.network import Link
 from grawa.lab.train.faults import FAULTS_HELP, Fault
@@ -99,22 +101,14 @@ class TrainConfig:
         str, tyro.conf.arg(metavar="OPTIMIZER", help=f"Each worker's own: {OPTIMIZERS_HELP}.")
     ] = "sgd"
 
-    norms: str = "training"
-    """Where a strategy's gradient norms come from: training (an average over the training batches
-    since the last round), rms (a running root mean square of them; rms:decay=0.95), probe (a batch
-    that all workers share, for workers that differ in their data), norm-times-loss or
-    probe-times-loss (the first or the third, times the loss: experiments)."""
-
-    losses: Literal["training", "probe"] = "training"
-    """Where a strategy's losses come from, if it goes by them: training (the last few) or probe (a
-    batch that all workers share)."""
-
-    weights_from: int = 1
-    """Round from which norms or losses make weights, for strategies that have some; before it all
-    workers count equally. Norms mislead while losses are near chance."""
-
-    probe_size: int = 64
-    """Samples in a shared batch, for --norms probe, --losses probe."""
+    score: str | None = None
+    """What workers report before a round, with options; by default what the strategy says. Norms:
+    training (an average over the training batches since the last round), rms (a running root mean
+    square of them), probe (on a batch that all workers share, for workers that differ in their
+    data). Losses: loss (the last few), probe-loss (on the shared batch). Norms times a loss, an
+    experiment: norm-times-loss, probe-times-probe-loss and so on. Of a shared batch, size=256 says
+    how many samples it has. With from=6, all workers count equally until round 6: norms mislead
+    while losses are near chance. So: probe:size=256:from=6, rms:decay=0.95, loss:window=8."""
 
     guard: bool = True
     """Whether a worker that goes wrong is kept out of the center."""
@@ -276,9 +270,8 @@ class TrainConfig:
         return make
 
     def _probe_samples(self) -> float:
-        """Samples that go forward and backward before a round; forward alone is a third of it."""
-        passes = float(self.norms.startswith("probe")) + float(self.losses == "probe") / 3.0
-        return passes * self.probe_size
+        """Samples that go forward and backward before a round."""
+        return 0.0 if self.score is None else ScoreChoice.parse(self.score).samples
 
     def num_processes(self) -> int:
         """How many processes to start; with a virtual clock one, by default.
@@ -311,6 +304,7 @@ class TrainConfig:
         Raises:
             UserError: naming the first entry that is not an option, or has no fitting value.
         """
+        table = current_options(table)
         unknown = set(table) - {field.name for field in fields(cls)}
         if unknown or "task" not in table:
             what = f"has an unknown entry {min(unknown)!r}" if unknown else "names no task"

@@ -170,7 +170,8 @@ class StudyFolder:
                 continue
             if entry.pop("schema", None) != SCHEMA:
                 raise UserError(f"{self.path}/trials.jsonl was written by another version of grawa")
-            results[entry["key"]] = Result.from_json(entry)
+            result = Result.from_json(entry)
+            results[result.key] = result
         return Found(list(results.values()), dropped)
 
     def mend(self) -> None:

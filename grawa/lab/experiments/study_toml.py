@@ -8,6 +8,7 @@ from typing import Any
 from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.flatness import FlatnessConfig
+from grawa.lab.experiments.older import current_options, current_text
 from grawa.lab.experiments.options import as_lists
 from grawa.lab.experiments.study import Arm, Condition, Study
 
@@ -47,22 +48,20 @@ def from_toml(table: Mapping[str, Any], path: Path) -> Study:
     if table.get("schema") != SCHEMA:
         found = table.get("schema")
         raise UserError(f"{path} has schema {found!r}, and this grawa reads {SCHEMA}")
+    base = table.get("base", {})
     try:
         return Study(
             kind=table["kind"],
             knob=table["knob"],
             axis=table["axis"],
             points=table["points"],
-            baseline=table["baseline"],
+            baseline=current_text(table["baseline"]),
             seeds=tuple(table["seeds"]),
             tune_seeds=tuple(table["tune_seeds"]),
             base=TrainConfig.from_toml(table["base"], path),
             conditions=tuple(_condition(entry) for entry in table["conditions"]),
             tune_conditions=tuple(_condition(entry) for entry in table["tune_conditions"]),
-            arms=tuple(
-                Arm(**{**entry, "settings": tuple(_tuples(s) for s in entry["settings"])})
-                for entry in table["arms"]
-            ),
+            arms=tuple(_arm(entry, base) for entry in table["arms"]),
             flatness=FlatnessConfig(**_tuples(table["flatness"])) if table["flatness"] else None,
             flat_conditions=tuple(table.get("flat_conditions", ())),
         )
@@ -75,6 +74,12 @@ def _plain(value: Arm | Condition) -> dict[str, Any]:
         name: [dict(s) for s in entry] if name == "settings" else entry
         for name, entry in vars(value).items()
     }
+
+
+def _arm(entry: Mapping[str, Any], base: Mapping[str, Any]) -> Arm:
+    settings = tuple(_tuples(current_options(setting, base)) for setting in entry["settings"])
+    names = {key: current_text(entry[key]) for key in ("name", "method")}
+    return Arm(**{**entry, **names, "settings": settings})
 
 
 def _condition(entry: Mapping[str, Any]) -> Condition:

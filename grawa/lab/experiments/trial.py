@@ -9,6 +9,7 @@ from grawa.errors import DivergedError, UserError
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.curve import Curve, curve_of, weights_of
 from grawa.lab.experiments.flatness import CONSENSUS, Subject, measure_run
+from grawa.lab.experiments.older import current_options, current_text
 from grawa.lab.experiments.options import as_lists
 from grawa.lab.experiments.study import Trial
 from grawa.lab.tasks import Task
@@ -82,7 +83,9 @@ class Result:
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> "Result":
         """Reads back what `as_json` gave."""
-        return cls(**{**line, "curve": Curve(**line["curve"])})
+        names = {name: current_text(line[name]) for name in ("key", "arm")}
+        config = current_options(line["config"])
+        return cls(**{**line, **names, "config": config, "curve": Curve(**line["curve"])})
 
 
 def run_trial(prepare: Prepare, trial: Trial) -> Result:

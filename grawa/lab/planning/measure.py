@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 
 from grawa.averager import Averager
-from grawa.comm import DistributedCommunicator, InProcessCommunicator
+from grawa.comm import DistributedCommunicator, InProcessCommunicator, Participants
 from grawa.errors import UserError
 from grawa.lab.planning.predict import Measured, Method
 from grawa.lab.simulate.metered import Metered
@@ -193,12 +193,11 @@ def _shares(strategy: Strategy, workers: int) -> tuple[float, float]:
     if strategy.shares_gradients(LATE):
         comm.weighted_mean(rows, uniform(workers))
         return comm.bytes_sent / model_bytes, comm.take_seconds()
-    state = strategy.init(rows, comm)
-    comm.take_seconds()
+    state, everyone = strategy.init(rows), Participants(comm, torch.ones(workers))
     before = comm.bytes_sent
     scores = torch.ones(workers, 1, dtype=torch.float64) if strategy.score else None
-    for _ in range(TRIALS):
-        state = strategy.sync(rows, scores, state, comm).state
+    for number in range(TRIALS):
+        strategy.sync(rows, scores, state, everyone, number)
     return (comm.bytes_sent - before) / TRIALS / model_bytes, comm.take_seconds() / TRIALS
 
 

@@ -26,8 +26,8 @@ from grawa.rounds.clock import WallClock
 from grawa.rounds.report import RoundReport
 from grawa.strategies.protocol import Strategy
 
-StrategyFor = Callable[[Task, Data, list[Worker]], Strategy]
-"""Makes the strategy, once data and hosted workers are there for its probe."""
+StrategyFor = Callable[[Task, Data], Strategy]
+"""Makes the strategy, once the data are there for its probe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +174,7 @@ class Run:
         if settings.swa is not None:
             self._average = ConsensusAverage(self._workers[0].model, settings.swa)
         self._clock = settings.modelled() if settings.modelled else WallClock()
-        self.averager = self._make_averager(strategy_for(task, self._data, self._workers))
+        self.averager = self._make_averager(strategy_for(task, self._data))
         self._hosted = self._make_hosted()
         found = latest(checkpoints) if checkpoints else None
         if found:

@@ -1,0 +1,89 @@
+"""Options of runs and studies that were saved when scores had four options, as they are now."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_USUAL = {"norms": "training", "losses": "training", "weights_from": 1, "probe_size": 64}
+"""The options that `score` took the place of, and what they were by default."""
+
+_WITHIN = {"norms.decay": "score.decay", "loss.window": "score.window"}
+"""The same for options of a strategy."""
+
+
+def current_options(
+    saved: Mapping[str, Any], base: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Options as they are now.
+
+    Args:
+        saved: all options of a run, or those that are changed in it.
+        base: as saved, what is changed; for changes.
+
+    Returns:
+        The options.
+
+    >>> current_options({"strategy": "lsgd", "losses": "probe", "norms": "training"})
+    {'strategy': 'lsgd', 'score': 'probe-loss'}
+    >>> current_options({"lr": 0.1, "norms": "rms"}, {"strategy": "mgrawa"})
+    {'lr': 0.1, 'score': 'rms'}
+    """
+    found = {name: value for name, value in saved.items() if name not in _USUAL}
+    if isinstance(found.get("strategy"), str):
+        found["strategy"] = current_method(found["strategy"])
+    if _USUAL.keys() & saved.keys():
+        whole = {**(base or {}), **saved}
+        score = _score(whole, str(whole.get("strategy", "")))
+        if score is not None:
+            found["score"] = score
+    return found
+
+
+def current_method(text: str) -> str:
+    """A method, or a strategy, as it is written now.
+
+    >>> current_method("mgrawa:norms=probe:weights_from=6:pull=1")
+    'mgrawa:score=probe:score.from=6:pull=1'
+    >>> current_method("lsgd:loss.window=8")
+    'lsgd:score.window=8'
+    """
+    name, *parts = text.split(":")
+    pairs = [part.partition("=") for part in parts]
+    old = {key: value for key, equals, value in pairs if equals and key in _USUAL}
+    score = _score(old, name) if old else None
+    whole = [] if score is None else score.split(":")
+    written = [f"score={whole[0]}", *(f"score.{option}" for option in whole[1:])] if whole else []
+    kept: list[str] = [name]
+    for key, equals, value in pairs:
+        if key in old:
+            kept += written
+            written = []
+        else:
+            kept.append(f"{_WITHIN.get(key, key)}{equals}{value}")
+    return ":".join(kept)
+
+
+def current_text(text: str) -> str:
+    """A text, such as a command or the name of a table's row, with the methods in it as now."""
+    return re.sub(r"\w+(?::[\w.]+=[\w.-]+)+", lambda found: current_method(found[0]), text)
+
+
+def _score(old: Mapping[str, Any], strategy: str) -> str | None:
+    """What the four options say; `None` if all are as usual."""
+    norms, losses, start, size = (str(old.get(key, usual)) for key, usual in _USUAL.items())
+    by_loss = strategy.startswith(("inverse_loss", "lsgd"))
+    usual = "loss" if by_loss else "training"
+    name = usual if norms == "training" else norms
+    if losses == "probe":
+        name = "probe-loss" if by_loss else name.replace("-times-loss", "-times-probe-loss")
+    probes = "probe" in name
+    written = [name]
+    if probes and size != "64":
+        written.append(f"size={size}")
+    if start != "1":
+        written.append(f"from={start}")
+    if written == [usual]:
+        return None
+    if name == usual:  # what the strategy says of its own score holds
+        written[1:1] = re.findall(r"(?:norms|loss|score)\.(\w+=[^:]+)", strategy)
+    return ":".join(written)

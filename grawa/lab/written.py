@@ -1,0 +1,134 @@
+"""Values that are written as `name` or `name:option=value:option=value`."""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import Field, fields, is_dataclass, replace
+from pathlib import Path
+from types import NoneType
+from typing import Any, TypeVar, cast, get_args, get_type_hints
+
+from grawa.errors import UserError
+
+_PLAIN = (bool, int, float, str, Path)
+"""Types of options that are written as one value."""
+
+Made = TypeVar("Made")
+
+
+def read(what: str, known: Mapping[str, Callable[[], Made]], text: str) -> Made:
+    """The value that is written so.
+
+    Args:
+        what: the kind of thing, for messages.
+        known: name -> what makes its value, a frozen dataclass.
+        text: as it is written.
+
+    Returns:
+        The value.
+
+    Raises:
+        UserError: if there is no such name or option, or the option can't have this value.
+    """
+    name, *options = text.split(":")
+    if name not in known:
+        raise UserError(f"there is no {what} {name!r}; there are {', '.join(known)}")
+    made = known[name]()
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise UserError(f"write options of a {what} as {name}:option=value, got {option!r}")
+        made = with_option(made, key.split("."), value, f"{what} {name}")
+    return made
+
+
+def with_option(made: Made, path: list[str], value: str, where: str) -> Made:
+    """A copy of a dataclass value with one option, or an option's option, set.
+
+    Args:
+        made: the value.
+        path: the option's name; or an option's, and that of an option of its own.
+        value: as it is written.
+        where: the kind and name of the value, for messages.
+
+    Returns:
+        The copy.
+
+    Raises:
+        UserError: as `read` does.
+    """
+    names = {
+        _written(field): field.name
+        for field in fields(cast(Any, made))
+        if _is_settable(made, field.name)
+    }
+    if path[0] not in names:
+        raise UserError(f"{where} has no option {path[0]!r}; it has {', '.join(names) or 'none'}")
+    name = names[path[0]]
+    kind = _kind(made, name)
+    if is_dataclass(kind):
+        inner = getattr(made, name)
+        inner = cast(type, kind)() if inner is None else inner
+        if len(path) == 1:
+            options = ", ".join(f"{path[0]}.{field.name}" for field in fields(kind))
+            raise UserError(f"set {path[0]!r} of {where} by its own options: {options}")
+        setting: Any = with_option(inner, path[1:], value, where)
+    elif len(path) > 1:
+        raise UserError(f"option {path[0]!r} of {where} has no options of its own")
+    else:
+        setting = _parse(value, kind, path[0], where)
+    return cast(Made, replace(cast(Any, made), **{name: setting}))
+
+
+def _written(field: Field[Any]) -> str:
+    """How an option is called on the command line."""
+    return str(field.metadata.get("option", field.name))
+
+
+def _is_settable(made: object, name: str) -> bool:
+    kind = _kind(made, name)
+    return kind in _PLAIN or is_dataclass(kind)
+
+
+def _kind(made: object, name: str) -> Any:
+    """The type of an option: of its value, or of what it may be instead of `None`."""
+    value = getattr(made, name)
+    if is_dataclass(value):
+        return type(value)
+    hint = get_type_hints(type(made))[name]
+    return next((kind for kind in get_args(hint) if kind is not NoneType), hint)
+
+
+def _parse(value: str, kind: Any, key: str, where: str) -> Any:
+    try:
+        if not value:
+            raise ValueError("an option has a value")
+        return {"true": True, "false": False}[value] if kind is bool else kind(value)
+    except (KeyError, ValueError):
+        raise UserError(f"{key} of {where} must be a {kind.__name__}, got {value!r}") from None
+
+
+def describe(made: object) -> tuple[str, str, str]:
+    """What a list shows of a strategy or task: its first line, its options, its source."""
+    text = inspect.getdoc(type(made)) or ""
+    paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
+    source = next((part for part in paragraphs if part.startswith("Source: ")), "Source: ")
+    short = re.match(r"Source: (.*?\(\d{4}\)|.*)", source)
+    return paragraphs[0], ", ".join(_options(made)), short[1] if short else ""
+
+
+def option_names(made: object) -> list[str]:
+    """What the options of a strategy or task are called on the command line."""
+    return [option.partition("=")[0] for option in _options(made)]
+
+
+def _options(made: object, prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for field in fields(cast(Any, made)):
+        value = getattr(made, field.name)
+        if is_dataclass(value):
+            found += _options(value, f"{prefix}{field.name}.")
+        elif _is_settable(made, field.name):
+            shown = str(value).lower() if isinstance(value, bool) else value
+            found.append(f"{prefix}{_written(field)}={shown}")
+    return found

@@ -1,0 +1,47 @@
+"""Outer steps: an outer optimizer on what a worker's own local steps moved it by."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor
+
+from grawa.math.leaves import Leaves, Stack
+from grawa.strategies.center import OuterNesterov, first_center, restart_from_center
+from grawa.strategies.protocol import Communicator, State, Strategy
+
+
+@dataclass(frozen=True, kw_only=True)
+class OuterSteps(Strategy):
+    """An outer optimizer for one worker: Nesterov momentum on each `sync_every` local steps.
+
+        d <- c - x,    m <- momentum m + d,    c <- c - lr (d + momentum m),    x <- c
+
+    c is where the local steps began. This is the one method that changes the training of a single
+    worker; it needs no other, and is often better than the local optimizer alone. With several
+    workers x is their mean, and it is `DiLoCo`.
+
+    Args:
+        outer: the outer optimizer; `OuterNesterov(lr=0.5, momentum=0)` is Lookahead.
+
+    Source: Kallusky et al. (2025), "SNOO: Step-K Nesterov Outer Optimizer" (arXiv 2510.15830);
+    Zhang et al. (2019), "Lookahead Optimizer: k Steps Forward, 1 Step Back", without momentum.
+    """
+
+    moves_one_worker: ClassVar[bool] = True
+
+    outer: OuterNesterov = field(default_factory=OuterNesterov)
+
+    def init(self, params: Stack) -> State:
+        """The initial parameters are the first center; the outer momentum is zero."""
+        return first_center(params, self.outer)
+
+    def sync(
+        self, params: Stack, scores: Tensor | None, state: State, comm: Communicator, round: int
+    ) -> Tensor | None:
+        """See `Strategy.sync`."""
+        restart_from_center(params, state, comm, self.outer)
+        return None
+
+    def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:
+        """The center."""
+        return state["center"]
