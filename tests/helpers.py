@@ -10,6 +10,9 @@ from torch.nn.functional import mse_loss
 from torch.optim import SGD, Optimizer
 
 import grawa
+from grawa.comm import InProcessCommunicator, Participants
+from grawa.scores import NormTimesLoss, RmsGradientNorms
+from grawa.strategies import InverseLoss, RandomWeights
 
 INPUTS, HIDDEN, OUTPUTS, BATCH = 3, 8, 2, 6
 
@@ -18,7 +21,7 @@ STRATEGIES: dict[str, grawa.Strategy] = {
     "lgrawa": grawa.LGRAWA(),
     "lgrawa with outer Nesterov": grawa.LGRAWA(outer=grawa.OuterNesterov()),
     "lgrawa by rms norm times loss": grawa.LGRAWA(
-        norms=grawa.NormTimesLoss(norms=grawa.RmsGradientNorms())
+        score=NormTimesLoss(norms=RmsGradientNorms())
     ),
     "easgd": grawa.EASGD(),
     "easgd with prox": grawa.EASGD(prox=0.05),
@@ -30,11 +33,17 @@ STRATEGIES: dict[str, grawa.Strategy] = {
     "diloco": grawa.DiLoCo(),
     "slowmo": grawa.SlowMo(),
     "dppf": grawa.DPPF(push=0.05, push_warmup=1),
-    "random": grawa.RandomWeights(prox=0.05),
-    "inverse loss": grawa.InverseLoss(),
+    "outer steps": grawa.OuterSteps(outer=grawa.OuterNesterov(lr=0.5, momentum=0.5)),
+    "random": RandomWeights(prox=0.05),
+    "inverse loss": InverseLoss(),
     "data parallel": grawa.DataParallel(),
 }
 """Every strategy, and the variants that have state or code of their own."""
+
+
+def everyone(workers: int) -> Participants:
+    """A round in which all of so many hosted workers take part."""
+    return Participants(InProcessCommunicator(workers), torch.ones(workers, dtype=torch.bool))
 
 
 def mlp(dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Module:

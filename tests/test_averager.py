@@ -315,11 +315,12 @@ def test_the_consensus_keeps_extra_state() -> None:
 
 def test_asking_for_the_consensus_does_not_change_the_training() -> None:
     def run(asks: bool) -> Tensor:
-        def probe(index: int) -> Tensor:
-            return torch.tensor([[1.0 + index, 2.0]], dtype=torch.float64).T.expand(2, 4)
-
         fleet = Fleet(2)
-        strategy = grawa.LGRAWA(norms=grawa.ProbeGradientNorms(probe=probe))
+        inputs = torch.linspace(-1.0, 1.0, 8 * INPUTS, dtype=torch.float64).view(8, INPUTS)
+        score = grawa.ProbeNorms(
+            batch=lambda index: inputs[index:], loss=lambda model, x: model(x).square().mean()
+        )
+        strategy = grawa.LGRAWA(score=score)
         averager = grawa.Averager(fleet.models, fleet.optimizers, strategy, sync_every=2)
         averager.attach()
         fleet.train(DATA.workers([0, 1]).steps(0, 3), averager)
@@ -337,12 +338,13 @@ def test_leaving_runs_a_probe_only_if_steps_were_made_since_the_last_round(
 ) -> None:
     asked: list[int] = []
 
-    def probe(index: int) -> Tensor:
+    def batch(index: int) -> Tensor:
         asked.append(index)
-        return torch.ones(2, 4, dtype=torch.float64)
+        return torch.ones(2, INPUTS, dtype=torch.float64)
 
     fleet, clock = Fleet(2), VirtualClock(1.0, score_time=0.25)
-    strategy = grawa.MGRAWA(norms=grawa.ProbeGradientNorms(probe=probe))
+    score = grawa.ProbeNorms(batch=batch, loss=lambda model, x: model(x).sum())
+    strategy = grawa.MGRAWA(score=score)
     averager = grawa.Averager(fleet.models, fleet.optimizers, strategy, sync_every=2, clock=clock)
     with averager:
         fleet.train(DATA.workers([0, 1]).steps(0, steps), averager)

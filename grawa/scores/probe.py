@@ -29,6 +29,7 @@ class ProbeNorms:
         loss: the loss of a model on a batch, a scalar.
         decay: how much of the average over rounds is kept at each round.
 
+    >>> import torch
     >>> inputs = torch.eye(100)
     >>> score = ProbeNorms(batch=lambda i: inputs[i : i + 64], loss=lambda model, x: model(x).sum())
 

@@ -81,6 +81,28 @@ def test_a_saved_average_goes_on_where_it_was() -> None:
     assert torch.equal(whole.value(), second.value())
 
 
+def test_copies_take_the_same_rows_and_restart_by_themselves() -> None:
+    together, first, second = Ema(0.7, copies=2), Ema(0.7), Ema(0.7)
+    for step, row in enumerate(torch.randn(6, 3, 2, dtype=torch.float64)):
+        together.update(row)
+        first.update(row)
+        second.update(row)
+        if step == 2:
+            together.restart(1)
+            second.restart()
+    assert torch.equal(together.value(0), first.value())
+    assert torch.equal(together.value(1), second.value())
+
+
+def test_a_row_may_be_for_one_copy_alone() -> None:
+    ema = Ema(0.5, copies=2)
+    ema.update(rows(2.0), copy=1)
+    ema.update(rows(8.0), copy=0)
+    ema.update(rows(4.0), copy=0)
+    assert ema.value(1).tolist() == [[2.0]]
+    assert ema.value(0).item() == pytest.approx((0.25 * 8.0 + 0.5 * 4.0) / 0.75)
+
+
 def test_the_average_has_the_rows_dtype() -> None:
     ema = Ema(0.5)
     ema.update(torch.ones(2, 3))

@@ -93,6 +93,12 @@ def test_put_copies_the_target_into_every_row() -> None:
     assert params["a"].data_ptr() == before
 
 
+def test_what_blends_may_be_of_fewer_bits() -> None:
+    own, other = leaves(0.0, 10.0), Leaves.copy_of({"a": torch.ones(1, 1), "b": torch.ones(1, 1)})
+    blend_(own, other, 0.5)
+    assert [leaf.item() for leaf in own.values()] == [0.5, 5.5]
+
+
 def test_blend_moves_leaves_their_share_toward_others() -> None:
     own, other = leaves(0.0, 10.0), leaves(10.0, 0.0)
     blend_(own, other, 0.9)

@@ -1,5 +1,7 @@
 """Outer steps, against arithmetic and against torch's own SGD."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -48,6 +50,21 @@ def test_it_is_torchs_nesterov_sgd_on_the_pseudo_gradient(lr: float, decay: floa
         sgd.step()
         nesterov_(center, momentum, leaves(mean), lr=lr, momentum_decay=decay)
     torch.testing.assert_close(center["x"], parameter.detach(), rtol=0.0, atol=1e-14)
+
+
+@pytest.mark.parametrize("step", [nesterov_, heavy_ball_])
+def test_steps_that_16_bits_do_not_resolve_add_up(step: Callable[..., None]) -> None:
+    # An outer step of 0.001 is a quarter of what bfloat16 resolves at 1.
+    seen = Leaves.copy_of({"x": torch.ones(1, 1, dtype=torch.bfloat16)})
+    center = seen.widened()
+    momentum = center.zeros_like()
+    for _ in range(10):
+        moved = seen.clone()
+        moved["x"] += 0.0078125
+        step(center, momentum, moved, lr=0.128, momentum_decay=0.0, began=seen)
+        seen["x"].copy_(center["x"])
+    assert center["x"].dtype == torch.float32
+    assert center["x"].item() == pytest.approx(1.01, abs=1e-6)
 
 
 def test_two_heavy_ball_steps_by_hand() -> None:

@@ -1,6 +1,7 @@
 """Weights from scores: the paper's formula, its limits, and the guard's floor."""
 
 import math
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -10,11 +11,21 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from grawa.math.weights import floor_at_median, inverse_norm, one_hot_smallest, uniform
+from grawa.math.weights import (
+    floor_at_median,
+    inverse_loss,
+    inverse_norm,
+    one_hot_smallest,
+    uniform,
+)
 
 
 def column(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float64).unsqueeze(1)
+
+
+def all_of(rows: Tensor) -> Tensor:
+    return torch.ones(len(rows), dtype=torch.bool)
 
 
 norms = arrays(
@@ -42,8 +53,39 @@ def test_each_group_has_weights_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
-def test_zero_norms_share_all_the_weight(power: float) -> None:
-    assert inverse_norm(column(0.0, 5.0, 0.0), power).flatten().tolist() == [0.5, 0.0, 0.5]
+def test_a_norm_of_zero_beside_others_has_no_weight(power: float) -> None:
+    weights = inverse_norm(column(0.0, 5.0, 0.0, 5.0), power)
+    assert weights.flatten().tolist() == [0.0, 0.5, 0.0, 0.5]
+
+
+def test_each_tensor_is_weighted_among_those_that_trained_it() -> None:
+    weights = inverse_norm(torch.tensor([[2.0, 0.0, 0.0], [0.0, 3.0, 0.0]]))
+    assert weights.tolist() == [[1.0, 0.0, 0.5], [0.0, 1.0, 0.5]]
+
+
+def test_with_power_zero_norms_of_zero_count_too() -> None:
+    assert inverse_norm(column(0.0, 5.0), 0.0).flatten().tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_losses_of_zero_share_all_the_weight(power: float) -> None:
+    assert inverse_loss(column(0.0, 5.0, -3.0), power).flatten().tolist() == [0.5, 0.0, 0.5]
+
+
+@pytest.mark.parametrize("own", [1e-9, 0.0, math.nan, math.inf])
+@pytest.mark.parametrize("function", [inverse_norm, inverse_loss])
+def test_a_worker_that_is_left_out_has_no_weight_whatever_its_score(
+    function: Callable[..., Tensor], own: float
+) -> None:
+    active = torch.tensor([True, False, True])
+    assert function(column(1.0, own, 3.0), 1.0, active).flatten().tolist() == [0.75, 0.0, 0.25]
+    assert function(column(0.0, own, 0.0), 1.0, active).flatten().tolist() == [0.5, 0.0, 0.5]
+    assert function(column(1.0, own, 3.0), 0.0, active).flatten().tolist() == [0.5, 0.0, 0.5]
+
+
+def test_where_only_those_left_out_have_a_norm_the_others_count_equally() -> None:
+    weights = inverse_norm(column(0.0, 5.0, 0.0), 1.0, torch.tensor([True, False, True]))
+    assert weights.flatten().tolist() == [0.5, 0.0, 0.5]
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
@@ -51,7 +93,7 @@ def test_a_column_without_gradient_gives_equal_weights(power: float) -> None:
     assert inverse_norm(column(0.0, 0.0, 0.0, 0.0), power).flatten().tolist() == [0.25] * 4
 
 
-@pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("power", [1.0, 2.0])
 def test_an_infinite_norm_has_no_weight(power: float) -> None:
     assert inverse_norm(column(3.0, math.inf, 3.0), power).flatten().tolist() == [0.5, 0.0, 0.5]
 
@@ -87,9 +129,10 @@ def test_relabelling_the_workers_relabels_the_weights(
 
 
 @given(norms)
-def test_a_smaller_norm_never_has_less_weight(rows: Tensor) -> None:
+def test_a_smaller_norm_never_has_less_weight_unless_it_is_zero(rows: Tensor) -> None:
     weights = inverse_norm(rows)
-    smaller = rows.unsqueeze(0) < rows.unsqueeze(1)  # (N, N, G): j's norm is below i's
+    positive = rows.unsqueeze(0) > 0.0
+    smaller = (rows.unsqueeze(0) < rows.unsqueeze(1)) & positive  # (N, N, G): j's is below i's
     assert bool((weights.unsqueeze(0) >= weights.unsqueeze(1))[smaller].all())
 
 
@@ -102,8 +145,10 @@ def test_of_equal_scores_the_first_leads() -> None:
     assert one_hot_smallest(column(0.3, 0.2, 0.2)).flatten().tolist() == [0.0, 1.0, 0.0]
 
 
-def test_a_worker_with_an_infinite_score_does_not_lead() -> None:
-    assert one_hot_smallest(column(math.inf, 2.0)).flatten().tolist() == [0.0, 1.0]
+@pytest.mark.parametrize("own", [0.1, math.nan, -math.inf])
+def test_a_worker_that_is_left_out_does_not_lead(own: float) -> None:
+    weights = one_hot_smallest(column(own, 2.0), torch.tensor([False, True]))
+    assert weights.flatten().tolist() == [0.0, 1.0]
 
 
 @pytest.mark.parametrize("num_workers", [1, 3, 7])
@@ -115,19 +160,28 @@ def test_uniform_weights_are_one_in_n(num_workers: int) -> None:
 
 def test_no_norm_lies_below_the_fraction_of_the_median() -> None:
     # The median of an even number is the mean of the two in the middle: 3.
-    assert floor_at_median(column(0.1, 2.0, 4.0, 9.0), 0.5).flatten().tolist() == [1.5, 2, 4, 9]
+    rows = column(0.1, 2.0, 4.0, 9.0)
+    assert floor_at_median(rows, 0.5, all_of(rows)).flatten().tolist() == [1.5, 2, 4, 9]
 
 
 def test_those_who_are_left_out_do_not_count_in_the_median() -> None:
-    floored = floor_at_median(column(math.inf, 0.1, 2.0, 4.0), 0.5)
-    assert floored.flatten().tolist() == [math.inf, 1.0, 2.0, 4.0]
+    active = torch.tensor([False, True, True, True])
+    floored = floor_at_median(column(99.0, 0.1, 2.0, 4.0), 0.5, active)
+    assert floored.flatten().tolist() == [99.0, 1.0, 2.0, 4.0]
 
 
 def test_each_column_has_a_floor_of_its_own() -> None:
-    rows = torch.tensor([[0.0, 100.0], [2.0, 0.0], [4.0, 200.0]])
-    assert floor_at_median(rows, 0.5).tolist() == [[1.0, 100.0], [2.0, 50.0], [4.0, 200.0]]
+    rows = torch.tensor([[0.1, 100.0], [2.0, 0.5], [4.0, 200.0]])
+    floored = floor_at_median(rows, 0.5, all_of(rows))
+    assert floored.tolist() == [[1.0, 100.0], [2.0, 50.0], [4.0, 200.0]]
+
+
+def test_a_norm_of_zero_is_not_lifted_and_does_not_count_in_the_median() -> None:
+    rows = column(0.0, 0.0, 0.0, 0.1, 2.0, 4.0)
+    assert floor_at_median(rows, 0.5, all_of(rows)).flatten().tolist() == [0, 0, 0, 1.0, 2.0, 4.0]
+    assert floor_at_median(column(0.0, 0.0), 0.5, all_of(column(0.0, 0.0))).tolist() == [[0], [0]]
 
 
 def test_a_floor_of_zero_changes_nothing() -> None:
     rows = column(0.0, 1e-9, 5.0)
-    assert torch.equal(floor_at_median(rows, 0.0), rows)
+    assert torch.equal(floor_at_median(rows, 0.0, all_of(rows)), rows)

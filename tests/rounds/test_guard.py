@@ -51,7 +51,8 @@ def test_parameters_that_are_not_finite_leave_a_worker_out_and_reset_it() -> Non
     assert out(verdict) == [[1], [1]]
     assert verdict.left_out == {1: "parameters are not finite"}
     assert verdict.scores is not None
-    assert verdict.scores.flatten().tolist() == [1.0, math.inf, 2.0, 3.0]
+    assert verdict.scores[verdict.active].flatten().tolist() == [1.0, 2.0, 3.0]
+    assert bool(torch.isfinite(verdict.scores).all())
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -63,7 +64,7 @@ def test_a_score_that_is_not_finite_in_any_group_leaves_a_worker_out_and_resets_
     assert out(verdict) == [[2], [2]]
     assert verdict.left_out == {2: "score is not finite"}
     assert verdict.scores is not None
-    assert verdict.scores[2].tolist() == [math.inf, math.inf]
+    assert bool(torch.isfinite(verdict.scores).all())
 
 
 def test_an_infinite_loss_leaves_a_worker_out_and_resets_it() -> None:
@@ -135,7 +136,8 @@ def test_norms_are_floored_at_half_the_median_of_those_who_take_part() -> None:
         )
     )
     assert verdict.scores is not None
-    assert verdict.scores.tolist() == [[1.0, 8.0], [2.0, 2.0], [4.0, 1.0], [math.inf, math.inf]]
+    # A norm of zero says that a worker has not trained a tensor: it stays.
+    assert verdict.scores[:3].tolist() == [[1.0, 8.0], [2.0, 2.5], [4.0, 0.0]]
 
 
 def believed(guard: Guard, losses: list[float], norms: list[float]) -> list[float]:
@@ -174,7 +176,7 @@ def test_those_who_are_left_out_have_no_say_in_what_a_small_loss_is() -> None:
     )
     assert out(verdict) == [[2, 3], []]
     assert verdict.scores is not None
-    assert verdict.scores.flatten().tolist() == [1.0, 0.55, math.inf, math.inf]
+    assert verdict.scores[verdict.active].flatten().tolist() == [1.0, 0.55]
 
 
 def test_scores_that_are_not_norms_have_no_floor() -> None:
@@ -194,7 +196,7 @@ def test_the_thresholds_are_options() -> None:
     verdict = strict.judge(health(losses=losses, scores=scores))
     assert out(verdict) == [[3], []]
     assert verdict.scores is not None
-    assert verdict.scores.flatten().tolist() == [2.0, 2.0, 4.0, math.inf]
+    assert verdict.scores[verdict.active].flatten().tolist() == [2.0, 2.0, 4.0]
 
 
 def test_an_infinite_margin_turns_the_gate_off() -> None:

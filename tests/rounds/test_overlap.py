@@ -110,10 +110,10 @@ class Patient(grawa.LocalSGD):
 
     stepped: ClassVar[threading.Event] = threading.Event()
 
-    def sync(self, params: Any, scores: Any, state: State, comm: Any) -> grawa.Round:
+    def sync(self, params: Any, scores: Any, state: State, comm: Any, round: int) -> Any:
         if not self.stepped.wait(timeout=20.0):
             raise RuntimeError("the round held local steps up")
-        return super().sync(params, scores, state, comm)
+        return super().sync(params, scores, state, comm, round)
 
 
 def train_patiently() -> int:
@@ -143,7 +143,7 @@ class Failing(grawa.LocalSGD):
 
     why: str = field(default="the round went wrong")
 
-    def sync(self, params: Any, scores: Any, state: State, comm: Any) -> grawa.Round:
+    def sync(self, params: Any, scores: Any, state: State, comm: Any, round: int) -> Any:
         raise grawa.DivergedError(self.why)
 
 

@@ -23,7 +23,7 @@ def test_a_report_says_what_happened() -> None:
     averager = grawa.Averager(
         fleet.models,
         fleet.optimizers,
-        grawa.LGRAWA(norms=grawa.GradientNorms(decay=0.0)),
+        grawa.LGRAWA(score=grawa.GradientNorms(decay=0.0)),
         sync_every=2,
         guard=None,
         on_round=[reports.append],

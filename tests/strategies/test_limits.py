@@ -7,7 +7,7 @@ from torch.nn.functional import mse_loss
 from torch.optim import SGD
 
 import grawa
-from grawa.comm import InProcessCommunicator
+from grawa.strategies import InverseLoss, RandomWeights
 from tests.helpers import (
     BATCH,
     INPUTS,
@@ -17,6 +17,7 @@ from tests.helpers import (
     alone,
     averaged,
     batches,
+    everyone,
     flat,
     mlp,
     plain_sgd,
@@ -36,8 +37,8 @@ def assert_same(a: grawa.Strategy, b: grawa.Strategy, data: Data = DATA) -> None
 
 def sync(strategy: grawa.Strategy, rows: Tensor, scores: Tensor | None) -> Tensor:
     """The workers' parameters after one round, from (N, P)."""
-    params, comm = {"x": rows.clone()}, InProcessCommunicator(len(rows))
-    strategy.sync(params, scores, strategy.init({"x": rows}, comm), comm)
+    params = {"x": rows.clone()}
+    strategy.sync(params, scores, strategy.init({"x": rows}), everyone(len(rows)), 0)
     return params["x"]
 
 
@@ -104,6 +105,13 @@ def test_diloco_is_uniform_grawa_with_a_full_pull_and_an_outer_optimizer() -> No
     assert_same(grawa.MGRAWA(pull=1.0, prox=0.0, power=0.0, outer=outer), grawa.DiLoCo(outer=outer))
 
 
+def test_outer_steps_of_several_workers_are_diloco() -> None:
+    outer = grawa.OuterNesterov(lr=0.4, momentum=0.6)
+    steps, diloco = grawa.OuterSteps(outer=outer), grawa.DiLoCo(outer=outer)
+    for one, other in zip(averaged(steps, DATA), averaged(diloco, DATA), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_slowmo_without_momentum_is_local_sgd_or_diloco_without() -> None:
     assert_same(grawa.SlowMo(momentum=0.0), grawa.LocalSGD())
     outer = grawa.OuterNesterov(lr=0.6, momentum=0.0)
@@ -136,17 +144,17 @@ def test_dppf_pushes_by_the_same_length_however_far_a_worker_is() -> None:
 
 
 def test_random_weights_that_are_nearly_equal_are_the_uniform_soft_pull() -> None:
-    strategy = grawa.RandomWeights(pull=0.4, prox=0.1, concentration=1e12)
+    strategy = RandomWeights(pull=0.4, prox=0.1, concentration=1e12)
     workers, _ = averaged(strategy, DATA)
     control, _ = averaged(grawa.LocalSGD(pull=0.4, prox=0.1), DATA)
     torch.testing.assert_close(workers, control, rtol=0.0, atol=1e-5)
 
 
 def test_random_weights_are_drawn_from_seed_and_round() -> None:
-    draws = torch.stack([grawa.RandomWeights(seed=3).draw(4, rounds) for rounds in range(2000)])
-    again = torch.stack([grawa.RandomWeights(seed=3).draw(4, rounds) for rounds in range(5)])
+    draws = torch.stack([RandomWeights(seed=3).draw(4, rounds) for rounds in range(2000)])
+    again = torch.stack([RandomWeights(seed=3).draw(4, rounds) for rounds in range(5)])
     assert torch.equal(draws[:5], again)
-    assert not torch.equal(draws[0], grawa.RandomWeights(seed=4).draw(4, 0))
+    assert not torch.equal(draws[0], RandomWeights(seed=4).draw(4, 0))
     torch.testing.assert_close(draws.sum(dim=1), torch.ones(2000).double())
     # Evenly from all weights that sum to 1: mean 1/4, variance (1/4)(3/4)/5.
     assert float((draws.mean(dim=0) - 0.25).abs().max()) < 0.02
@@ -155,15 +163,15 @@ def test_random_weights_are_drawn_from_seed_and_round() -> None:
 
 def test_each_round_has_random_weights_of_its_own() -> None:
     reports: list[grawa.RoundReport] = []
-    averaged(grawa.RandomWeights(seed=3), DATA, on_round=[reports.append])
+    averaged(RandomWeights(seed=3), DATA, on_round=[reports.append])
     for rounds, report in enumerate(reports):
         assert report.weights is not None
-        drawn = grawa.RandomWeights(seed=3).draw(4, rounds)
+        drawn = RandomWeights(seed=3).draw(4, rounds)
         torch.testing.assert_close(report.weights[:, 0], drawn)
 
 
 def test_inverse_loss_with_power_zero_is_the_uniform_soft_pull() -> None:
-    strategy = grawa.InverseLoss(pull=0.4, prox=0.1, power=0.0)
+    strategy = InverseLoss(pull=0.4, prox=0.1, power=0.0)
     control = grawa.LocalSGD(pull=0.4, prox=0.1)
     assert torch.equal(averaged(strategy, DATA)[0], averaged(control, DATA)[0])
 
@@ -171,19 +179,19 @@ def test_inverse_loss_with_power_zero_is_the_uniform_soft_pull() -> None:
 def test_inverse_loss_with_a_large_power_follows_the_leader() -> None:
     rows = torch.randn(WORKERS, 50, dtype=torch.float64)
     losses = torch.tensor([[0.4], [0.9], [0.1], [0.2]], dtype=torch.float64)
-    strategy = grawa.InverseLoss(pull=0.3, prox=0.0, power=200.0)
+    strategy = InverseLoss(pull=0.3, prox=0.0, power=200.0)
     assert torch.equal(sync(strategy, rows, losses), sync(grawa.LSGD(pull=0.3), rows, losses))
 
 
 def test_a_loss_below_zero_takes_all_the_weight() -> None:
     rows = torch.tensor([[1.0], [2.0], [4.0]])
     losses = torch.tensor([[0.5], [-0.1], [0.0]], dtype=torch.float64)
-    assert sync(grawa.InverseLoss(pull=1.0), rows, losses).flatten().tolist() == [3.0] * 3
+    assert sync(InverseLoss(pull=1.0), rows, losses).flatten().tolist() == [3.0] * 3
 
 
 def test_inverse_loss_is_grawa_with_losses_for_norms() -> None:
-    control = grawa.MGRAWA(norms=grawa.TrainingLoss())
-    assert torch.equal(averaged(grawa.InverseLoss(), DATA)[0], averaged(control, DATA)[0])
+    control = grawa.MGRAWA(score=grawa.TrainingLoss())
+    assert torch.equal(averaged(InverseLoss(), DATA)[0], averaged(control, DATA)[0])
 
 
 def test_an_outer_learning_rate_of_zero_returns_every_round_to_the_start() -> None:
@@ -200,21 +208,21 @@ def test_easgd_without_elasticity_trains_alone_around_a_fixed_center() -> None:
 
 def test_easgds_springs_act_and_react() -> None:
     # What the workers lose the center gains: the sum of all N + 1 positions is kept.
-    strategy, comm = grawa.EASGD(elasticity=0.6), InProcessCommunicator(WORKERS)
+    strategy, comm = grawa.EASGD(elasticity=0.6), everyone(WORKERS)
     params = {"x": torch.randn(WORKERS, 30, dtype=torch.float64)}
-    state = strategy.init({"x": torch.zeros(WORKERS, 30, dtype=torch.float64)}, comm)
-    for _ in range(3):
+    state = strategy.init({"x": torch.zeros(WORKERS, 30, dtype=torch.float64)})
+    for number in range(3):
         before = params["x"].sum(dim=0) + state["center"]["x"]
-        state = strategy.sync(params, None, state, comm).state
+        strategy.sync(params, None, state, comm, number)
         after = params["x"].sum(dim=0) + state["center"]["x"]
         torch.testing.assert_close(after, before, rtol=0.0, atol=1e-13)
 
 
 def test_easgd_with_full_elasticity_and_one_worker_swaps_worker_and_center() -> None:
-    strategy, comm = grawa.EASGD(elasticity=1.0), InProcessCommunicator(1)
-    state = strategy.init({"x": torch.tensor([[1.0, 2.0]])}, comm)
+    strategy = grawa.EASGD(elasticity=1.0)
+    state = strategy.init({"x": torch.tensor([[1.0, 2.0]])})
     params = {"x": torch.tensor([[5.0, 6.0]])}
-    state = strategy.sync(params, None, state, comm).state
+    strategy.sync(params, None, state, everyone(1), 0)
     assert params["x"].tolist() == [[1.0, 2.0]]
     assert state["center"]["x"].tolist() == [5.0, 6.0]
 
@@ -287,8 +295,8 @@ def test_a_warm_up_of_the_whole_training_is_data_parallel() -> None:
         grawa.LSGD(pull=0.0),
         grawa.LSGD(pull=0.0, team_size=2, team_pull=0.0),
         grawa.DPPF(pull=0.0, push=0.0),
-        grawa.InverseLoss(pull=0.0, prox=0.0),
-        grawa.RandomWeights(pull=0.0, prox=0.0),
+        InverseLoss(pull=0.0, prox=0.0),
+        RandomWeights(pull=0.0, prox=0.0),
     ],
     ids=shown,
 )
@@ -305,8 +313,8 @@ def test_without_a_pull_the_workers_train_alone(strategy: grawa.Strategy) -> Non
         grawa.LGRAWA(prox=0.0),
         grawa.LSGD(),
         grawa.DPPF(),
-        grawa.InverseLoss(prox=0.0),
-        grawa.RandomWeights(prox=0.0),
+        InverseLoss(prox=0.0),
+        RandomWeights(prox=0.0),
         grawa.DataParallel(),
     ],
     ids=shown,

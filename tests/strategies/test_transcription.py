@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 import grawa
+from grawa.strategies import InverseLoss, RandomWeights
 from tests import reference
 from tests.helpers import Data, Fleet, averaged, batches, flat, flat_state, mlp
 from tests.reference import Method
@@ -71,6 +72,10 @@ def cases() -> dict[str, Case]:
             grawa.DiLoCo(),
             Method(reference.with_outer_nesterov(reference.local_sgd(), pull=1.0)),
         ),
+        "outer steps": Case(
+            grawa.OuterSteps(outer=grawa.OuterNesterov(lr=0.6, momentum=0.5)),
+            Method(reference.with_outer_nesterov(reference.local_sgd(), 1.0, 0.6, 0.5)),
+        ),
         "slowmo": Case(grawa.SlowMo(), Method(reference.slowmo())),
         "slowmo, half a step": Case(
             grawa.SlowMo(slow_lr=0.5, momentum=0.9), Method(reference.slowmo(0.5, 0.9))
@@ -81,22 +86,22 @@ def cases() -> dict[str, Case]:
             Method(reference.dppf(0.3, 0.02, 2), consensus_is_center=False),
         ),
         "random": Case(
-            grawa.RandomWeights(prox=0.1, seed=5),
+            RandomWeights(prox=0.1, seed=5),
             Method(
                 reference.given_weights(
-                    grawa.RandomWeights(seed=5).draw(WORKERS, done) for done in range(ROUNDS)
+                    RandomWeights(seed=5).draw(WORKERS, done) for done in range(ROUNDS)
                 ),
                 prox=0.1,
             ),
             needs_losses=True,
         ),
         "inverse loss": Case(
-            grawa.InverseLoss(prox=0.1),
+            InverseLoss(prox=0.1),
             Method(reference.inverse_loss(), prox=0.1),
             needs_losses=True,
         ),
         "inverse loss, squared": Case(
-            grawa.InverseLoss(pull=0.3, prox=0.0, power=2.0),
+            InverseLoss(pull=0.3, prox=0.0, power=2.0),
             Method(reference.inverse_loss(0.3, 2.0)),
             needs_losses=True,
         ),
@@ -168,13 +173,12 @@ def test_probe_norms_are_what_the_formulas_say(name: str) -> None:
         return mse_loss(model(inputs[index]), targets[index])
 
     fleet = Fleet(WORKERS)
-    probe = grawa.GradientProbe(fleet.models, fleet.optimizers, lambda index: index, loss)
-    norms = grawa.ProbeGradientNorms(probe=probe)
+    norms = grawa.ProbeNorms(batch=lambda index: index, loss=loss)
     kinds = {"mgrawa": grawa.MGRAWA, "lgrawa": grawa.LGRAWA}
     averager = grawa.Averager(
         fleet.models,
         fleet.optimizers,
-        kinds[name](norms=norms, prox=0.1),
+        kinds[name](score=norms, prox=0.1),
         sync_every=reference.TAU,
         guard=None,
     )
