@@ -94,8 +94,16 @@ def _untouched(model: nn.Module, parameters: Sequence[nn.Parameter]) -> Generato
         stack.enter_context(evaluating(model))
         stack.enter_context(torch.random.fork_rng(devices))
         stack.callback(_put_back, [(p, p.grad) for p in parameters])
+        stack.callback(_reshard, model)
         stack.enter_context(_same_buffers(model))
         yield
+
+
+def _reshard(model: nn.Module) -> None:
+    """FSDP leaves whole parameters where there was no backward pass."""
+    for module in model.modules():
+        if hasattr(module, "reshard") and hasattr(module, "unshard"):
+            module.reshard()
 
 
 def _put_back(grads: Sequence[tuple[nn.Parameter, Tensor | None]]) -> None:

@@ -252,7 +252,8 @@ def _grad_or_zero(parameter: nn.Parameter) -> Tensor:
 
 def _values(grad: Tensor) -> Tensor:
     """The entries of a gradient that this process holds."""
-    return grad.coalesce().values() if grad.is_sparse else local(grad)
+    values = grad.coalesce().values() if grad.is_sparse else local(grad)
+    return torch.view_as_real(values) if values.is_complex() else values
 
 
 def held_names(model: nn.Module, optimizer: Optimizer) -> list[str]:
