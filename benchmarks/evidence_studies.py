@@ -98,7 +98,13 @@ batch without norms, and equal weights with outer momentum."""
 def _core(late: int) -> tuple[str, ...]:
     """Methods that are mapped everywhere, some with weights from a later round on."""
     return (
-        *("mgrawa", "mgrawa:score=probe", "uniform", "inverse_loss", "inverse_loss:score=probe-loss"),
+        *(
+            "mgrawa",
+            "mgrawa:score=probe",
+            "uniform",
+            "inverse_loss",
+            "inverse_loss:score=probe-loss",
+        ),
         *("lsgd", _EQUAL),
         f"inverse_loss:score=loss:score.from={late}:{OUTER}",
         _TIMES_LOSS,
@@ -187,7 +193,14 @@ def _speeds(task: str, *words: str) -> Asked:
 
 def _pulls(task: str, *words: str, late: tuple[str, ...] = ()) -> Asked:
     methods = (
-        *("mgrawa", "mgrawa:score=probe", "uniform", "inverse_loss:score=probe-loss", "lsgd", "easgd"),
+        *(
+            "mgrawa",
+            "mgrawa:score=probe",
+            "uniform",
+            "inverse_loss:score=probe-loss",
+            "lsgd",
+            "easgd",
+        ),
         *(_EQUAL, _TIMES_LOSS, *late, "local_sgd"),
     )
     return _populations(task, 8, methods, *words, kind=Kind.PULLS, grid=8)
@@ -332,7 +345,10 @@ MAPS: Mapping[str, Maps] = {
         overview=(
             *("uniform", "mgrawa:pull=1", "mgrawa:score=norm-times-loss:pull=1"),
             "mgrawa:score=probe-times-loss:score.from=middle:pull=1",
-            *("inverse_loss:score=probe-loss:pull=1", "inverse_loss:score=probe-loss:power=2:pull=1"),
+            *(
+                "inverse_loss:score=probe-loss:pull=1",
+                "inverse_loss:score=probe-loss:power=2:pull=1",
+            ),
         ),
     ),
 }

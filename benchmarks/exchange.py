@@ -19,12 +19,11 @@ import torch
 import torch.distributed as dist
 import tyro
 
-import grawa
 import hosts
 from common import Spread, show, write_results
 from grawa.comm import DistributedCommunicator, messages
 from grawa.lab.files import write_text
-from grawa.math.leaves import Rows
+from grawa.math.leaves import Leaves, Rows
 from grawa.math.weights import uniform
 from network_methods import TIMEOUT
 
@@ -99,7 +98,7 @@ def work(task: dict[str, str], rank: int) -> None:
     dist.destroy_process_group()
 
 
-def _mean(comm: DistributedCommunicator, rows: Rows, out: grawa.Leaves, way: str) -> float:
+def _mean(comm: DistributedCommunicator, rows: Rows, out: Leaves, way: str) -> float:
     size, ahead = WAYS[way]
     dist.barrier()
     start = time.perf_counter()

@@ -20,9 +20,7 @@ STRATEGIES: dict[str, grawa.Strategy] = {
     "mgrawa": grawa.MGRAWA(),
     "lgrawa": grawa.LGRAWA(),
     "lgrawa with outer Nesterov": grawa.LGRAWA(outer=grawa.OuterNesterov()),
-    "lgrawa by rms norm times loss": grawa.LGRAWA(
-        score=NormTimesLoss(norms=RmsGradientNorms())
-    ),
+    "lgrawa by rms norm times loss": grawa.LGRAWA(score=NormTimesLoss(norms=RmsGradientNorms())),
     "easgd": grawa.EASGD(),
     "easgd with prox": grawa.EASGD(prox=0.05),
     "lsgd": grawa.LSGD(),

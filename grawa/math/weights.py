@@ -27,11 +27,11 @@ def inverse_norm(norms: Tensor, power: float = 1.0, active: Tensor | None = None
             [0.2500, 0.5000, 1.0000]])
 
     Source: Dimlioglu and Choromanska (2024), section 4; `power=1` is the paper's.
-    Deviation: in the formula's limit a norm of zero gets all the weight. Then the workers that train
-    a tensor would lose to those that do not, and the tensor would stay where it began.
+    Deviation: in the formula's limit a norm of zero gets all the weight. Then the workers that
+    train a tensor would lose to those that do not, and the tensor would stay where it began.
     """
     taking_part = _as_column(active, norms)
-    known = taking_part & (norms != 0.0) if power > 0.0 else taking_part
+    known = taking_part & (norms != 0) if power > 0.0 else taking_part
     return _inverse(norms, power, torch.where(known.any(dim=0), known, taking_part))
 
 

@@ -20,8 +20,8 @@ class NormTimesLoss:
         score_ig = norm_ig * loss_i
 
     A worker with noisy gradients has large norms, one with wrong labels a large loss; the product
-    is large for either. Whether it is a better signal than the norm alone is not established. A loss
-    below 1e-12 counts as that: a product of zero would say that the norm is zero.
+    is large for either. Whether it is a better signal than the norm alone is not established. A
+    loss below 1e-12 counts as that: a product of zero would say that the norm is zero.
 
     Args:
         norms: where the gradient norms come from.

@@ -1,4 +1,4 @@
-"""The methods, one line apart. Every one is a frozen value; see `grawa.strategies.protocol.Strategy`."""
+"""The methods: frozen values, each a `grawa.strategies.protocol.Strategy`."""
 
 from grawa.strategies.controls import InverseLoss, RandomWeights
 from grawa.strategies.data_parallel import DataParallel

@@ -33,8 +33,9 @@ class GRAWA(SoftPull):
         group_by: which parameters share a weight: `by_model`, `by_tensor`, or your own.
 
     Source: Dimlioglu and Choromanska (2024), algorithms 1 and 2.
-    Deviation: `outer`, and a power other than 1, are ours. A norm of zero beside positive ones gives
-    weight zero, where the formula's limit is all of it: see `grawa.math.weights.inverse_norm`.
+    Deviation: `outer`, and a power other than 1, are ours. A norm of zero beside positive ones
+    gives weight zero, where the formula's limit is all of it: a worker that has not trained a
+    tensor has nothing to say about it; see `grawa.math.weights.inverse_norm`.
     """
 
     score: Score = field(default_factory=GradientNorms)

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,9 +52,7 @@ def gradients_on(
     return [found.get(id(p)) for p in parameters]
 
 
-def loss_on(
-    model: nn.Module, parameters: Sequence[nn.Parameter], batch: Any, loss: Loss
-) -> Tensor:
+def loss_on(model: nn.Module, parameters: Sequence[nn.Parameter], batch: Any, loss: Loss) -> Tensor:
     """The loss of a model on a batch, a scalar; for the rest see `gradients_on`."""
     with _untouched(model, parameters), torch.no_grad():
         return _loss_of(model, parameters, batch, loss)
@@ -79,7 +77,7 @@ def _loss_of(
 
 
 def _backward(value: Tensor, trained: Sequence[nn.Parameter]) -> list[Tensor | None]:
-    """Gradients by way of `.grad`, where FSDP puts those of its shards, which it has no others of."""
+    """Gradients by way of `.grad`: FSDP makes those of its shards nowhere else."""
     for p in trained:
         p.grad = None
     value.backward()
@@ -103,7 +101,7 @@ def _reshard(model: nn.Module) -> None:
     """FSDP leaves whole parameters where there was no backward pass."""
     for module in model.modules():
         if hasattr(module, "reshard") and hasattr(module, "unshard"):
-            module.reshard()
+            cast(Any, module).reshard()
 
 
 def _put_back(grads: Sequence[tuple[nn.Parameter, Tensor | None]]) -> None:

@@ -316,7 +316,7 @@ def test_over_nccl_it_trains_as_in_process(strategy: grawa.Strategy, workers: in
 def test_a_trial_of_a_study_comes_to_the_same() -> None:
     def came_to(device: str) -> Result:
         base = TrainConfig(
-            task="digits", steps=32, clock="virtual", dtype="float64", norms="probe", device=device
+            task="digits", steps=32, clock="virtual", dtype="float64", score="probe", device=device
         )
         asked = study(base=base, flatness=FlatnessConfig(samples=64, eigenvalues=0))
         chosen = {(a.name, c.name): 0 for a in asked.arms for c in asked.conditions}

@@ -71,7 +71,9 @@ def test_training_norms_start_again_after_each_round() -> None:
     tracker.restart()
     for norms in NORMS[1:]:
         tracker.note_gradients(norms)
-    torch.testing.assert_close(tracker.read(NOBODY), recursion(NORMS[1:], 0.85), rtol=1e-13, atol=0.0)
+    torch.testing.assert_close(
+        tracker.read(NOBODY), recursion(NORMS[1:], 0.85), rtol=1e-13, atol=0.0
+    )
 
 
 def test_without_a_new_step_the_last_score_holds() -> None:
@@ -284,7 +286,9 @@ def test_norm_times_loss_is_the_product_of_both() -> None:
     for each in (tracker, norms):
         each.restart()
         each.note_gradients(NORMS[0])
-    assert torch.equal(tracker.read(NOBODY), norms.read(NOBODY) * losses.read(NOBODY).clamp_min(1e-12))
+    assert torch.equal(
+        tracker.read(NOBODY), norms.read(NOBODY) * losses.read(NOBODY).clamp_min(1e-12)
+    )
 
 
 def test_norm_times_loss_needs_what_its_parts_need() -> None:

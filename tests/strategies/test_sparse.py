@@ -91,10 +91,9 @@ def test_the_consensus_learns_every_row_of_an_embedding(
 
 @every_method
 @with_and_without_guard
-def test_a_dead_network_has_no_weight(
-    strategy: grawa.Strategy, guard: grawa.Guard | None
-) -> None:
-    models = [nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)) for _ in range(WORKERS)]
+def test_a_dead_network_has_no_weight(strategy: grawa.Strategy, guard: grawa.Guard | None) -> None:
+    layers = [(nn.Linear(4, 8), nn.Linear(8, 1)) for _ in range(WORKERS)]
+    models = [nn.Sequential(first, nn.ReLU(), last) for first, last in layers]
     optimizers = [SGD(model.parameters(), lr=0.01) for model in models]
     reports: list[grawa.RoundReport] = []
     averager = grawa.Averager(
@@ -102,8 +101,8 @@ def test_a_dead_network_has_no_weight(
     )
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():  # no input reaches its last layer, whose own gradient is not used
-        models[1][0].bias.fill_(-100.0)
-        models[1][2].requires_grad_(False)
+        layers[1][0].bias.fill_(-100.0)
+        layers[1][1].requires_grad_(False)
     with averager:
         for _ in range(4):
             for k, (model, optimizer) in enumerate(zip(models, optimizers, strict=True)):

@@ -247,9 +247,7 @@ def probe_in_groups(kind: str) -> tuple[Tensor, Tensor, bool]:
     if kind == "fsdp":
         fully_shard(net, mesh=mesh["within"])
     else:
-        net = DistributedDataParallel(
-            net, process_group=within, find_unused_parameters=True
-        )
+        net = DistributedDataParallel(net, process_group=within, find_unused_parameters=True)
     optimizer = SGD(net.parameters(), lr=0.0)
     workers = Replicas([net], [optimizer], within)
     loss(net, batch(9)).backward()

@@ -195,7 +195,7 @@ def test_a_shared_parameter_counts_once_and_stays_shared(workers: int) -> None:
     with grawa.Averager(
         fleet.models,
         fleet.optimizers,
-        grawa.MGRAWA(norms=grawa.GradientNorms(decay=0.0)),
+        grawa.MGRAWA(score=grawa.GradientNorms(decay=0.0)),
         sync_every=2,
         on_round=[reports.append],
     ) as averager:

@@ -62,6 +62,7 @@ TASKS: dict[str, Callable[[], Task]] = {
     "logistic": Logistic,
 }
 
+
 def strategy(text: str) -> Strategy:
     """The strategy written as `name` or `name:option=value:option=value`."""
     return written.read("strategy", STRATEGIES, text)

@@ -77,12 +77,11 @@ def resume_command(run: tyro.conf.Positional[Path]) -> None:
 def check(config: TrainConfig, known: dict[Hashable, Data] | None = None) -> None:
     """Finds what is wrong with a configuration before anything is started or written.
 
+    What is wrong is raised as a `UserError`.
+
     Args:
         config: the run.
         known: data that were loaded for others; what is loaded is added.
-
-    Raises:
-        UserError: if anything is.
     """
     settings = config.settings()
     config.num_processes()

@@ -13,11 +13,7 @@ from grawa.strategies.protocol import Strategy
 
 
 def check(config: TrainConfig, strategy: Strategy) -> None:
-    """Makes sure that the strategy of a configuration can use the score that it names.
-
-    Raises:
-        UserError: if there is no such score, or the strategy can't.
-    """
+    """Refuses a score that does not exist, or that the strategy can't use."""
     if config.score is not None:
         ScoreChoice.parse(config.score).check(strategy, config.strategy)
 

@@ -42,6 +42,9 @@ def current_options(
 def current_method(text: str) -> str:
     """A method, or a strategy, as it is written now.
 
+    Returns:
+        The text; the same if nothing in it is old.
+
     >>> current_method("mgrawa:norms=probe:weights_from=6:pull=1")
     'mgrawa:score=probe:score.from=6:pull=1'
     >>> current_method("lsgd:loss.window=8")

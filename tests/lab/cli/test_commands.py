@@ -142,10 +142,10 @@ FAST = ("--processes", "1", "--workers", "2", "--steps", "8", "--sync-every", "4
         ("digits", "--optimizer", "sam:base=adamw", "--lr", "0.01"),
         ("digits", "--strategy", "lsgd:team_size=2"),
         ("digits", "--strategy", "diloco:outer.lr=0.5", "--optimizer", "adamw", "--lr", "0.01"),
-        ("digits", "--norms", "probe", "--probe-size", "5", "--shards", "dirichlet:0.5"),
+        ("digits", "--score", "probe:size=5", "--shards", "dirichlet:0.5"),
         ("digits", "--swa", "50%"),
-        ("digits", "--norms", "rms:decay=0.9"),
-        ("digits", "--norms", "norm-times-loss", "--strategy", "mgrawa"),
+        ("digits", "--score", "rms:decay=0.9"),
+        ("digits", "--score", "norm-times-probe-loss:from=2", "--strategy", "mgrawa"),
         ("digits", "--strategy", "random"),
         ("digits", "--strategy", "inverse_loss:power=2"),
         ("digits", "--strategy", "dppf:push=0.05"),
@@ -153,7 +153,7 @@ FAST = ("--processes", "1", "--workers", "2", "--steps", "8", "--sync-every", "4
         ("digits", "--fault", "nan:1@3"),
         ("digits", "--stack-workers", "--fault", "lr-x2:1"),
         ("digits:model=cnn:label_noise=0.2", "--strategy", "mgrawa"),
-        ("glyphs:train_size=100:model=cnn", "--norms", "probe"),
+        ("glyphs:train_size=100:model=cnn", "--score", "probe"),
         (
             "text:model=transformer_small:train_bytes=9000:test_bytes=3000:context=32",
             "--fault",
@@ -206,7 +206,7 @@ def test_photographs_are_trained_on_in_processes_and_hosted_to_the_same_numbers(
 ) -> None:
     write_archive(tmp_path / "cifar-10-python.tar.gz", "cifar-10-batches-py", python_files(10, 12))
     args = ("train", "cifar10:model=cnn", "--data", tmp_path, "--workers", "2", "--steps", "6")
-    options = ("--sync-every", "3", "--batch-size", "8", "--norms", "probe", "--probe-size", "16")
+    options = ("--sync-every", "3", "--batch-size", "8", "--score", "probe:size=16")
     assert grawa(*args, *options, "--out", tmp_path / "two").returncode == 0
     assert command(*args, *options, "--processes", "1", "--out", "one").code == 0
     ours, theirs = (RunFolder.open(tmp_path / run).load_model() for run in ("one", "two"))
@@ -377,17 +377,29 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "checkpoints": (("train", "digits", "--checkpoint-every", "-1"), "must not be negative"),
     "shards": (("train", "digits", "--shards", "dirichlet:0"), 'shards must be "iid" or'),
     "device": (("train", "digits", "--device", "abacus"), "there is no device 'abacus'"),
-    "probe": (("train", "digits", "--norms", "probe", "--strategy", "lsgd"), "gradient norms"),
-    "probe of losses": (("train", "digits", "--losses", "probe"), "go by losses, not lgrawa"),
-    "weights of none": (
-        ("train", "digits", "--strategy", "lsgd", "--weights-from", "2"),
-        "make weights of norms or losses, not lsgd",
+    "norms for losses": (
+        ("train", "digits", "--score", "probe", "--strategy", "lsgd"),
+        "strategy lsgd can't use the score 'probe'; it can use loss, probe-loss",
     ),
-    "weights from": (("train", "digits", "--weights-from", "0"), "weights_from must be at least 1"),
-    "options of a probe": (("train", "digits", "--norms", "probe:decay=1"), "no source of norms"),
-    "norms": (("train", "digits", "--norms", "l1"), "norms 'l1'; there are training, rms"),
-    "option of norms": (("train", "digits", "--norms", "rms:d=1"), "has no option 'd'; it has d"),
-    "probe size": (("train", "digits", "--probe-size", "0"), "probe_size must be at least 1"),
+    "losses for norms": (
+        ("train", "digits", "--score", "probe-loss"),
+        "strategy lgrawa can't use the score 'probe-loss'; it can use training, rms, probe, norm-",
+    ),
+    "score of none": (
+        ("train", "digits", "--score", "probe", "--strategy", "diloco"),
+        "strategy diloco uses no score, so leave out --score probe",
+    ),
+    "start of a leader": (
+        ("train", "digits", "--strategy", "lsgd", "--score", "loss:from=2"),
+        "option 'from' is for strategies that weight workers by their score, not lsgd",
+    ),
+    "start": (("train", "digits", "--score", "rms:from=0"), "from of score rms must be a whole"),
+    "decay": (("train", "digits", "--score", "probe:decay=1"), "decay must lie in [0, 1)"),
+    "score": (("train", "digits", "--score", "l1"), "no score 'l1'; there are training, rms"),
+    "option of score": (("train", "digits", "--score", "rms:d=1"), "has no option 'd'; it has d"),
+    "probe size": (("train", "digits", "--score", "probe:size=0"), "size of score probe must be"),
+    "size of no probe": (("train", "digits", "--score", "rms:size=9"), "it uses no probe batch"),
+    "what was an option": (("train", "digits", "--norms", "probe"), "--norms"),
     "processes": (("train", "digits", "--processes", "3"), "divide the 4 workers evenly, got 3"),
     "no processes": (("train", "digits", "--processes", "0"), "evenly, got 0"),
     "too many workers for the data": (

@@ -206,7 +206,7 @@ def test_an_ablation_has_a_picture_of_its_knob(
     assert f"What {name} does" in (path / "report.html").read_text()
     first, second = (results(path)[f"test/{arm}/clean/0/0"].config for arm in arms[:2])
     changed = {key for key in first if first[key] != second[key]} - {"evaluate_every"}
-    assert changed == {{"ema": "strategy", "norm_source": "norms"}.get(name, name)}
+    assert changed == {{"ema": "strategy", "norm_source": "score"}.get(name, name)}
 
 
 @pytest.mark.world

@@ -35,7 +35,12 @@ def test_knobs_are_tried_where_four_learning_rates_are_left(
 @pytest.mark.parametrize(
     ("text", "setting"),
     [
-        ("mgrawa:power=2:norms=rms", {"strategy": "mgrawa:power=2", "norms": "rms"}),
+        ("mgrawa:power=2:score=rms", {"strategy": "mgrawa:power=2", "score": "rms"}),
+        (
+            "mgrawa:score.from=6:score=probe:pull=1:score.size=32",
+            {"strategy": "mgrawa:pull=1", "score": "probe:from=6:size=32"},
+        ),
+        ("mgrawa:score.decay=0.5", {"strategy": "mgrawa:score.decay=0.5"}),
         ("uniform:optimizer=sam:guard=false", {"optimizer": "sam", "guard": False}),
         ("dp_sam:optimizer=adamw", {"strategy": "data_parallel", "optimizer": "adamw"}),
         ("lgrawa:sync_every=8", {"sync_every": 8}),
@@ -60,7 +65,9 @@ def test_what_is_said_is_not_tuned() -> None:
         ("mgrawa:steps=3", "steps is not for a method"),
         ("mgrawa:elasticity=0.1", "has no option 'elasticity'"),
         ("mgrawa:pull", "write options of a strategy as"),
-        ("mgrawa:norms", "write options as name=value"),
+        ("mgrawa:score", "write options as name=value"),
+        ("mgrawa:norms=rms", "has no option 'norms'"),
+        ("mgrawa:score.from=6", "has no option 'from'"),
     ],
 )
 def test_what_a_method_has_not_is_refused(text: str, message: str) -> None:

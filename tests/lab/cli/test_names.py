@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import grawa
+from grawa.lab import written
 from grawa.lab.cli import names
 from grawa.lab.cli.run import strategy_for
 from grawa.lab.experiments.config import TrainConfig
@@ -22,7 +24,9 @@ from grawa.lab.tasks import (
     Text,
     Wells,
 )
-from grawa.lab.train.worker import Worker
+from grawa.scores import Delayed, NormTimesLoss, RmsGradientNorms
+from grawa.scores.protocol import Score
+from grawa.strategies import InverseLoss, RandomWeights
 
 WRITTEN: dict[str, grawa.Strategy] = {
     "mgrawa": grawa.MGRAWA(),
@@ -31,7 +35,7 @@ WRITTEN: dict[str, grawa.Strategy] = {
     "lgrawa:pull=0.3:prox=0": grawa.LGRAWA(pull=0.3, prox=0.0),
     "lgrawa:pull=.3:pull=1": grawa.LGRAWA(pull=1.0),
     "lgrawa:power=2e0": grawa.LGRAWA(power=2.0),
-    "lgrawa:norms.decay=0.95": grawa.LGRAWA(norms=grawa.GradientNorms(decay=0.95)),
+    "lgrawa:score.decay=0.95": grawa.LGRAWA(score=grawa.GradientNorms(decay=0.95)),
     "lgrawa:outer.lr=1": grawa.LGRAWA(outer=grawa.OuterNesterov(lr=1.0)),
     "mgrawa:outer.lr=1:outer.momentum=0": grawa.MGRAWA(
         outer=grawa.OuterNesterov(lr=1.0, momentum=0.0)
@@ -41,16 +45,17 @@ WRITTEN: dict[str, grawa.Strategy] = {
     "easgd:elasticity=0.5": grawa.EASGD(elasticity=0.5),
     "lsgd": grawa.LSGD(),
     "lsgd:team_size=2:leader_every=4": grawa.LSGD(team_size=2, leader_every=4),
-    "lsgd:loss.window=8": grawa.LSGD(loss=grawa.TrainingLoss(window=8)),
+    "lsgd:score.window=8": grawa.LSGD(score=grawa.TrainingLoss(window=8)),
     "local_sgd": grawa.LocalSGD(),
     "local_sgd:warmup_steps=100": grawa.LocalSGD(warmup_steps=100),
     "uniform": grawa.LocalSGD(pull=0.5, prox=0.01),
     "diloco:outer.lr=0.5": grawa.DiLoCo(outer=grawa.OuterNesterov(lr=0.5)),
+    "outer_steps:outer.momentum=0": grawa.OuterSteps(outer=grawa.OuterNesterov(momentum=0.0)),
     "slowmo:momentum=0.5": grawa.SlowMo(momentum=0.5),
     "dppf:push=0.5:push_warmup=10": grawa.DPPF(push=0.5, push_warmup=10),
-    "random:seed=7:concentration=2": grawa.RandomWeights(seed=7, concentration=2.0),
-    "inverse_loss:power=2:loss.window=8": grawa.InverseLoss(
-        power=2.0, loss=grawa.TrainingLoss(window=8)
+    "random:seed=7:concentration=2": RandomWeights(seed=7, concentration=2.0),
+    "inverse_loss:power=2:score.window=8": InverseLoss(
+        power=2.0, score=grawa.TrainingLoss(window=8)
     ),
     "data_parallel": grawa.DataParallel(),
 }
@@ -95,7 +100,7 @@ REFUSED = {
     "sgd": "there is no strategy 'sgd'",
     "lgrawa:": "write options of a strategy as lgrawa:option=value, got ''",
     "lgrawa:pull": "write options of a strategy as lgrawa:option=value, got 'pull'",
-    "lgrawa:pul=0.3": "strategy lgrawa has no option 'pul'; it has pull, prox",
+    "lgrawa:pul=0.3": "strategy lgrawa has no option 'pul'; it has score, pull, prox",
     "lgrawa:=1": "has no option ''",
     "lgrawa:pull=": "pull of strategy lgrawa must be a float, got ''",
     "lgrawa:pull=half": "pull of strategy lgrawa must be a float, got 'half'",
@@ -105,7 +110,7 @@ REFUSED = {
     "lgrawa:outer=1": "set 'outer' of strategy lgrawa by its own options: outer.lr, outer.mom",
     "lgrawa:outer.x=1": "has no option 'x'; it has lr, momentum",
     "lgrawa:outer.lr=-1": r"lr .*, got -1\.0",
-    "lgrawa:norms.decay=1": r"decay must lie in \[0, 1\), got 1\.0",
+    "lgrawa:score.decay=1": r"decay must lie in \[0, 1\), got 1\.0",
     "lsgd:team_size=2.5": "team_size of strategy lsgd must be a int, got '2.5'",
     "lsgd:team_size=1": "team_size must be at least 2, got 1",
     "lsgd:leader_every=2": "leader_every must be 1, or more with a team_size, got 2",
@@ -149,7 +154,7 @@ def test_data_are_for_tasks_that_read_them() -> None:
 @pytest.mark.parametrize("name", names.TASKS)
 def test_what_the_list_of_tasks_shows_can_be_written(name: str) -> None:
     made = names.TASKS[name]()
-    what, options, _ = names.describe(made)
+    what, options, _ = written.describe(made)
     assert what[-1] in ".?"
     shown = [option for option in options.split(", ") if "None" not in option]
     assert names.task(":".join([name, *shown])) == made
@@ -159,7 +164,7 @@ def test_what_the_list_of_tasks_shows_can_be_written(name: str) -> None:
 @pytest.mark.parametrize("name", names.STRATEGIES)
 def test_what_a_list_shows_can_be_written(name: str) -> None:
     made = names.STRATEGIES[name]()
-    _, options, _ = names.describe(made)
+    _, options, _ = written.describe(made)
     shown = [option for option in options.split(", ") if option and "None" not in option]
     assert names.strategy(":".join([name, *shown])) == made
 
@@ -167,84 +172,92 @@ def test_what_a_list_shows_can_be_written(name: str) -> None:
 @pytest.mark.parametrize("name", names.STRATEGIES)
 def test_every_option_that_has_a_default_is_shown(name: str) -> None:
     made = names.STRATEGIES[name]()
-    what, options, source = names.describe(made)
+    what, options, source = written.describe(made)
     assert what.endswith(".")
     assert source.startswith("Source") or any(c.isdigit() for c in source)
     for field in dataclasses.fields(made):
-        if field.name != "group_by":
+        if field.init and field.name != "group_by":
             assert field.name in options
-
-
-NORMS: dict[str, grawa.Score] = {
-    "training": grawa.GradientNorms(),
-    "training:decay=0.5": grawa.GradientNorms(decay=0.5),
-    "rms": grawa.RmsGradientNorms(),
-    "rms:decay=0.9": grawa.RmsGradientNorms(decay=0.9),
-    "norm-times-loss": grawa.NormTimesLoss(),
-    "norm-times-loss:norms.decay=0.5:loss.window=2": grawa.NormTimesLoss(
-        norms=grawa.GradientNorms(decay=0.5), loss=grawa.TrainingLoss(window=2)
-    ),
-}
-
-
-@pytest.mark.parametrize("text", NORMS)
-def test_a_source_of_norms_is_read_as_it_is_written(text: str) -> None:
-    assert names.norms(text) == NORMS[text]
 
 
 def test_random_weights_follow_the_runs_seed_unless_they_have_their_own() -> None:
     def made(text: str) -> grawa.Strategy:
         config = TrainConfig(task="digits", strategy=text, seed=5)
-        return strategy_for(config, Digits(), Digits().data(0), [])
+        return strategy_for(config, Digits(), Digits().data(0))
 
-    assert made("random") == grawa.RandomWeights(seed=5)
-    assert made("random:seed=0") == grawa.RandomWeights(seed=0)
-
-
-def test_norms_replace_those_of_the_strategy() -> None:
-    config = TrainConfig(task="digits", strategy="lgrawa:pull=0.3", norms="rms:decay=0.5")
-    expected = grawa.LGRAWA(pull=0.3, norms=grawa.RmsGradientNorms(decay=0.5))
-    assert strategy_for(config, Digits(), Digits().data(0), []) == expected
+    assert made("random") == RandomWeights(seed=5)
+    assert made("random:seed=0") == RandomWeights(seed=0)
 
 
-PROBED: dict[str, tuple[dict[str, Any], tuple[type, ...]]] = {
-    "norms": ({"strategy": "mgrawa", "norms": "probe"}, (grawa.ProbeGradientNorms,)),
-    "product": (
-        {"strategy": "mgrawa", "norms": "probe-times-loss"},
-        (grawa.NormTimesLoss, grawa.ProbeGradientNorms, grawa.TrainingLoss),
+def score_of(**options: Any) -> Any:
+    """The score that a run's strategy has."""
+    config = TrainConfig(task="digits", **options)
+    return strategy_for(config, Digits(), Digits().data(0)).score
+
+
+SCORES: dict[str, Score] = {
+    "training": grawa.GradientNorms(),
+    "training:decay=0.5": grawa.GradientNorms(decay=0.5),
+    "rms:decay=0.9": RmsGradientNorms(decay=0.9),
+    "rms:from=4": Delayed(score=RmsGradientNorms(), rounds=3),
+    "rms:from=1": RmsGradientNorms(),
+    "norm-times-loss": NormTimesLoss(),
+    "rms-times-loss": NormTimesLoss(norms=RmsGradientNorms()),
+    "norm-times-loss:norms.decay=0.5:loss.window=2": NormTimesLoss(
+        norms=grawa.GradientNorms(decay=0.5), loss=grawa.TrainingLoss(window=2)
     ),
-    "product of probes": (
-        {"strategy": "mgrawa", "norms": "probe-times-loss", "losses": "probe"},
-        (grawa.NormTimesLoss, grawa.ProbeGradientNorms, grawa.ProbeLoss),
-    ),
-    "loss of the probe": (
-        {"strategy": "mgrawa", "norms": "norm-times-loss", "losses": "probe"},
-        (grawa.NormTimesLoss, grawa.GradientNorms, grawa.ProbeLoss),
-    ),
-    "later": (
-        {"strategy": "mgrawa", "norms": "probe", "weights_from": 3},
-        (grawa.Delayed, grawa.ProbeGradientNorms),
-    ),
-    "losses later": (
-        {"strategy": "inverse_loss", "weights_from": 3},
-        (grawa.Delayed, grawa.TrainingLoss),
-    ),
-    "leader": ({"strategy": "lsgd", "losses": "probe"}, (grawa.ProbeLoss,)),
-    "weights": ({"strategy": "inverse_loss", "losses": "probe"}, (grawa.ProbeLoss,)),
 }
 
 
-@pytest.mark.parametrize("case", PROBED)
-def test_scores_come_from_where_they_are_said_to(case: str) -> None:
-    options, kinds = PROBED[case]
-    config = TrainConfig(task="digits", **options)
-    task, settings = Digits(), config.settings()
-    data = task.data(0)
-    worker = Worker(0, task, data, torch.arange(100), settings, torch.device("cpu"))
-    made = strategy_for(config, task, data, [worker])
-    parts = [made.score]
-    if isinstance(made.score, grawa.NormTimesLoss):
-        parts += [made.score.norms, made.score.loss]
-    if isinstance(made.score, grawa.Delayed):
-        parts.append(made.score.score)
+@pytest.mark.parametrize("text", SCORES)
+def test_a_score_is_read_as_it_is_written(text: str) -> None:
+    assert score_of(strategy="mgrawa", score=text) == SCORES[text]
+
+
+def test_a_score_replaces_that_of_the_strategy_and_nothing_else() -> None:
+    config = TrainConfig(task="digits", strategy="lsgd:pull=0.3", score="loss:window=8")
+    expected = grawa.LSGD(pull=0.3, score=grawa.TrainingLoss(window=8))
+    assert strategy_for(config, Digits(), Digits().data(0)) == expected
+
+
+PROBED: dict[str, tuple[str, tuple[type, ...]]] = {
+    "probe": ("mgrawa", (grawa.ProbeNorms,)),
+    "probe:from=3": ("mgrawa", (Delayed, grawa.ProbeNorms)),
+    "probe-times-loss": ("mgrawa", (NormTimesLoss, grawa.ProbeNorms, grawa.TrainingLoss)),
+    "norm-times-probe-loss": ("lgrawa", (NormTimesLoss, grawa.GradientNorms, grawa.ProbeLoss)),
+    "probe-times-probe-loss": ("mgrawa", (NormTimesLoss, grawa.ProbeNorms, grawa.ProbeLoss)),
+    "probe-loss": ("lsgd", (grawa.ProbeLoss,)),
+    "probe-loss:from=2:decay=0.5": ("inverse_loss", (Delayed, grawa.ProbeLoss)),
+}
+
+
+def parts_of(score: Any) -> list[Any]:
+    if isinstance(score, Delayed):
+        return [score, *parts_of(score.score)]
+    if isinstance(score, NormTimesLoss):
+        return [score, *parts_of(score.norms), *parts_of(score.loss)]
+    return [score]
+
+
+@pytest.mark.parametrize("text", PROBED)
+def test_scores_are_made_of_what_they_are_said_to_be(text: str) -> None:
+    strategy, kinds = PROBED[text]
+    parts = parts_of(score_of(strategy=strategy, score=text))
     assert [type(part) for part in parts] == list(kinds)
+
+
+def test_probe_batches_are_as_large_as_asked_and_follow_from_the_seed() -> None:
+    def batch(index: int, **options: Any) -> Tensor:
+        inputs: Tensor = score_of(score="probe:size=9", **options).batch(index)[0]
+        return inputs
+
+    assert len(batch(0)) == 9
+    assert torch.equal(batch(3), batch(3))
+    assert not torch.equal(batch(3), batch(4))
+    assert not torch.equal(batch(3), batch(3, seed=1))
+
+
+def test_a_probed_score_is_shown_without_the_data() -> None:
+    shown = repr(score_of(score="probe"))
+    assert "ProbeBatches(size=64, seed=0)" in shown
+    assert "tensor" not in shown

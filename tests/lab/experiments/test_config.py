@@ -29,8 +29,7 @@ OTHER = TrainConfig(
     lr=1e-3,
     lr_schedule="constant",
     optimizer="adamw",
-    norms="probe",
-    probe_size=9,
+    score="probe-loss:size=9",
     guard=False,
     buffers="local",
     shards="dirichlet:0.3",
@@ -65,8 +64,6 @@ VIRTUAL = TrainConfig(
     link="1gbit:1ms",
     topology="mesh",
     strategy="lsgd",
-    losses="probe",
-    weights_from=3,
 )
 """In one of the two nothing is as by default."""
 
@@ -132,11 +129,11 @@ def test_settings_of_modelled_time_say_the_same() -> None:
     ("options", "steps"),
     [
         ({}, 0.0),
-        ({"norms": "rms"}, 0.0),
-        ({"norms": "probe"}, 4.0),
-        ({"norms": "probe-times-loss", "probe_size": 32}, 2.0),
-        ({"strategy": "lsgd", "losses": "probe"}, 4.0 / 3.0),
-        ({"norms": "probe-times-loss", "losses": "probe"}, 4.0 + 4.0 / 3.0),
+        ({"score": "rms"}, 0.0),
+        ({"score": "probe"}, 4.0),
+        ({"score": "probe-times-loss:size=32"}, 2.0),
+        ({"strategy": "lsgd", "score": "probe-loss"}, 4.0 / 3.0),
+        ({"score": "probe-times-probe-loss"}, 4.0 + 4.0 / 3.0),
     ],
 )
 def test_a_probe_takes_the_time_of_its_samples(options: dict[str, Any], steps: float) -> None:

@@ -13,7 +13,7 @@ VALUES = {
     ("link", "100mbit:20ms"): "100mbit:20ms",
     ("strategy", "5"): "5",
     ("guard", "false"): False,
-    ("norms", "probe"): "probe",
+    ("score", "probe"): "probe",
 }
 
 

@@ -90,7 +90,7 @@ def test_by_steps_nothing_has_to_be_found_out() -> None:
 
 @pytest.mark.parametrize("probe_size", [0, 64])
 def test_a_run_spends_what_its_pace_foretells(probe_size: int) -> None:
-    options: dict[str, Any] = {"norms": "probe", "probe_size": probe_size} if probe_size else {}
+    options: dict[str, Any] = {"score": f"probe:size={probe_size}"} if probe_size else {}
     base = TrainConfig(task="digits", steps=70, clock="virtual", sync_every=16, link="1gbit:20ms")
     asked = study(axis="time", base=base, arms=(arm("mgrawa", **options), arm("uniform")))
     first, _ = asked.pace_trials()

@@ -14,9 +14,8 @@ from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.tasks import Data, Digits, Task
 from grawa.lab.train.loop import Event, Finished, Started, train
 from grawa.lab.train.settings import Settings
-from grawa.lab.train.worker import Worker
 
-StrategyFor = Callable[[Task, Data, list[Worker]], grawa.Strategy]
+StrategyFor = Callable[[Task, Data], grawa.Strategy]
 
 
 def settings(**changes: Any) -> Settings:
@@ -53,12 +52,12 @@ def settings(**changes: Any) -> Settings:
 
 
 def always(strategy: grawa.Strategy) -> StrategyFor:
-    return lambda task, data, workers: strategy
+    return lambda task, data: strategy
 
 
 def probing() -> StrategyFor:
     """LGRAWA by the norms on a batch that all workers share."""
-    return partial(strategy_for, TrainConfig(task="digits", norms="probe"))
+    return partial(strategy_for, TrainConfig(task="digits", score="probe"))
 
 
 def events(

@@ -49,7 +49,7 @@ def _not_the_first() -> None:
     "options",
     [
         {},
-        {"norms": "probe", "overlap_steps": 2},
+        {"score": "probe", "overlap_steps": 2},
         {"stack_workers": True},
         {"optimizer": "sam"},
         {"strategy": "data_parallel"},

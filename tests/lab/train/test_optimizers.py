@@ -9,6 +9,7 @@ from torch.optim import SGD, AdamW
 import grawa
 from grawa.errors import UserError
 from grawa.lab.tasks import Digits
+from grawa.lab.train.loop import Run
 from grawa.lab.train.optimizers import OptimizerChoice
 from grawa.lab.train.worker import Worker
 from tests.helpers import flat, mlp
@@ -80,14 +81,18 @@ def test_sam_with_rho_zero_trains_to_the_bits_of_sgd(strategy: grawa.Strategy) -
 
 
 def test_data_parallel_sam_keeps_the_workers_equal() -> None:
-    models: list[Worker] = []
-
-    def keep(task: object, data: object, workers: list[Worker]) -> grawa.Strategy:
-        models.extend(workers)
-        return grawa.DataParallel()
-
-    events(keep, settings(optimizer="sam:rho=0.2"))
-    assert all(torch.equal(flat(worker.model), flat(models[0].model)) for worker in models)
+    run = Run(
+        Digits(train_size=200),
+        always(grawa.DataParallel()),
+        settings(optimizer="sam:rho=0.2"),
+        torch.device("cpu"),
+        None,
+    )
+    with run.averager:
+        while not run.is_over():
+            run.step()
+    models = run.averager.replicas.models
+    assert all(torch.equal(flat(model), flat(models[0])) for model in models)
 
 
 def test_a_worker_takes_its_second_gradient_on_the_same_batch() -> None:

@@ -1,0 +1,111 @@
+"""Runs and studies that were saved when scores had four options."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.experiments.curve import Curve
+from grawa.lab.experiments.older import current_method, current_options, current_text
+from grawa.lab.experiments.study_toml import as_toml, from_toml
+from grawa.lab.experiments.trial import Result
+from tests.lab.experiments.studies import arm, result, study
+
+METHOD = "mgrawa:score=probe"
+
+USUAL: dict[str, Any] = {
+    "norms": "training", "losses": "training", "weights_from": 1, "probe_size": 64,
+}  # fmt: skip
+
+SAVED: list[tuple[dict[str, Any], str, str | None]] = [
+    ({"strategy": "lgrawa"}, "lgrawa", None),
+    ({"strategy": "uniform", "probe_size": 32}, "uniform", None),
+    ({"strategy": "mgrawa", "norms": "probe"}, "mgrawa", "probe"),
+    ({"strategy": "mgrawa", "norms": "probe", "probe_size": 9}, "mgrawa", "probe:size=9"),
+    ({"strategy": "mgrawa", "norms": "rms:decay=0.9"}, "mgrawa", "rms:decay=0.9"),
+    ({"strategy": "lsgd", "losses": "probe"}, "lsgd", "probe-loss"),
+    (
+        {"strategy": "mgrawa", "norms": "norm-times-loss", "losses": "probe", "probe_size": 9},
+        "mgrawa",
+        "norm-times-probe-loss:size=9",
+    ),
+    (
+        {"strategy": "lgrawa:pull=1", "norms": "probe-times-loss", "weights_from": 6},
+        "lgrawa:pull=1",
+        "probe-times-loss:from=6",
+    ),
+    ({"strategy": "inverse_loss", "weights_from": 3}, "inverse_loss", "loss:from=3"),
+    ({"strategy": "lgrawa:norms.decay=0.95"}, "lgrawa:score.decay=0.95", None),
+    ({"strategy": "lsgd:loss.window=8"}, "lsgd:score.window=8", None),
+    (
+        {"strategy": "mgrawa:norms.decay=0.5", "weights_from": 3},
+        "mgrawa:score.decay=0.5",
+        "training:decay=0.5:from=3",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "strategy", "score"), SAVED, ids=str)
+def test_a_saved_run_is_read_as_it_was_meant(
+    changes: dict[str, Any], strategy: str, score: str | None
+) -> None:
+    table = {"task": "digits", **USUAL, **changes}
+    expected = TrainConfig(task="digits", strategy=strategy, score=score)
+    assert TrainConfig.from_toml(table, Path("config.toml")) == expected
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("mgrawa:norms=probe:pull=1", "mgrawa:score=probe:pull=1"),
+        (
+            "mgrawa:norms=probe-times-loss:weights_from=6:outer.lr=1",
+            "mgrawa:score=probe-times-loss:score.from=6:outer.lr=1",
+        ),
+        ("inverse_loss:losses=probe:power=2", "inverse_loss:score=probe-loss:power=2"),
+        ("inverse_loss:weights_from=6", "inverse_loss:score=loss:score.from=6"),
+        ("mgrawa:pull=1", "mgrawa:pull=1"),
+        ("digits:model=cnn", "digits:model=cnn"),
+        ("uniform", "uniform"),
+    ],
+)
+def test_a_method_is_written_as_it_is_now(old: str, new: str) -> None:
+    assert current_method(old) == new
+    assert current_method(new) == new
+
+
+def test_a_command_is_written_as_it_is_now() -> None:
+    old = "grawa compare digits:model=cnn --strategies mgrawa,mgrawa:norms=rms,lsgd --lr 0.1"
+    assert current_text(old) == old.replace("norms=rms", "score=rms")
+
+
+def test_what_an_arm_changes_is_read_beside_what_all_have() -> None:
+    base = {"strategy": "lgrawa", **USUAL, "probe_size": 9}
+    assert current_options({"lr": 0.1, "norms": "probe"}, base)["score"] == "probe:size=9"
+    assert "score" not in current_options({"lr": 0.1, "strategy": "uniform"}, base)
+
+
+def test_a_saved_study_and_its_results_are_read_as_they_were_meant() -> None:
+    asked = study(arms=(arm("mgrawa", score="probe"), arm("uniform")), baseline="uniform")
+    probed = replace(asked.arms[0], name=METHOD, method=METHOD)
+    asked = replace(asked, arms=(probed, asked.arms[1]))
+    table = as_toml(asked)
+    table["base"] |= USUAL
+    saved = table["arms"][0]
+    saved["name"] = saved["method"] = "mgrawa:norms=probe"
+    saved["settings"] = [
+        {**{k: v for k, v in setting.items() if k != "score"}, "norms": "probe"}
+        for setting in saved["settings"]
+    ]
+    assert from_toml(table, Path("study.toml")) == asked
+    line = result("mgrawa:norms=probe", [0.1]).as_json()
+    line["config"] = {"strategy": "mgrawa", **USUAL, "norms": "probe"}
+    read = Result.from_json(line)
+    assert (read.arm, read.config) == (
+        METHOD,
+        {"strategy": "mgrawa", "score": "probe"},
+    )
+    assert METHOD in read.key
+    assert isinstance(read.curve, Curve)
