@@ -17,8 +17,9 @@ class OuterSteps(Strategy):
         d <- c - x,    m <- momentum m + d,    c <- c - lr (d + momentum m),    x <- c
 
     c is where the local steps began. This is the one method that changes the training of a single
-    worker; it needs no other, and is often better than the local optimizer alone. With several
-    workers x is their mean, and it is `DiLoCo`.
+    worker. With several workers x is their mean, and it is `DiLoCo`. The gains that the paper
+    reports are for large language models over many outer steps; short runs can lose by it
+    (`docs/decisions.md`).
 
     Args:
         outer: the outer optimizer; `OuterNesterov(lr=0.5, momentum=0)` is Lookahead.
