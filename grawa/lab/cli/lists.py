@@ -8,11 +8,14 @@ from rich.table import Table
 
 from grawa.lab import written
 from grawa.lab.cli import names
+from grawa.lab.experiments.score import LOSSES, NORMS
 
 
 def strategies_command() -> None:
     """List the averaging strategies, with defaults and sources."""
     _show("strategy", names.STRATEGIES)
+    print(f"Scores that are norms, for --score: {', '.join(NORMS)}")
+    print(f"Scores that are losses: {', '.join(LOSSES)}")
 
 
 def tasks_command() -> None:

@@ -19,6 +19,9 @@ from grawa.lab.train.averaged import ConsensusAverage
 if TYPE_CHECKING:
     from grawa.lab.train.worker import Worker
 
+SCHEMA = 2
+"""Version of what checkpoints hold; raised when an entry changes its meaning."""
+
 _NAME = re.compile(r"step-(\d{8})")
 
 
@@ -38,6 +41,7 @@ def save(
     building = folder / f".{final.name}.tmp"
     building.mkdir(parents=True, exist_ok=True)
     state = {
+        "schema": SCHEMA,
         "workers": [worker.state_dict() for worker in workers],
         "averager": averager.state_dict(),
         "average": average.state_dict() if average else None,
@@ -61,7 +65,7 @@ def restore(
     """Goes back to a checkpoint; every process must call it.
 
     Raises:
-        UserError: if it is broken, or of another number of processes or workers.
+        UserError: if it is broken, of another version, or of other numbers of processes or workers.
     """
     path = _file(found, process)
     if not path.exists():
@@ -73,6 +77,11 @@ def restore(
         raise UserError(
             f"{path} can't be read ({cause}); remove {found} to resume from the one before it"
         ) from None
+    if state.get("schema") != SCHEMA:
+        raise UserError(
+            f"{found} was saved by another version of grawa, which can resume it; this one can "
+            "report and evaluate the run"
+        )
     if len(state["workers"]) != len(workers):
         raise UserError(
             f"{found} has {len(state['workers'])} workers per process, not {len(workers)}; resume "

@@ -103,6 +103,17 @@ def test_another_number_of_workers_is_refused(tmp_path: Path) -> None:
         events(strategy, settings(checkpoint_every=1, workers=2), checkpoints=tmp_path)
 
 
+def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
+    strategy = always(grawa.LGRAWA())
+    events(strategy, settings(checkpoint_every=1), checkpoints=tmp_path, until=2)
+    path = tmp_path / "step-00000004" / "process-0.pt"
+    state = torch.load(path, weights_only=True)
+    del state["schema"]
+    torch.save(state, path)
+    with pytest.raises(UserError, match="was saved by another version of grawa"):
+        events(strategy, settings(checkpoint_every=1), checkpoints=tmp_path)
+
+
 def test_a_checkpoint_of_fewer_processes_is_refused(tmp_path: Path) -> None:
     strategy = always(grawa.LGRAWA())
     events(strategy, settings(checkpoint_every=1), checkpoints=tmp_path, until=2)
