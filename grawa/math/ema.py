@@ -47,14 +47,13 @@ class Ema:
         """
         mean, count = self._fitting(rows)
         finite = torch.isfinite(rows.sum(dim=1, keepdim=True))
-        which = slice(None) if copy is None else slice(copy, copy + 1)
-        moved = mean[which].lerp(rows, 1.0 - self.decay)
-        moved = torch.where(finite, moved, mean[which])
         if copy is None:
-            self._mean = moved
+            self._mean = torch.where(finite, mean.lerp(rows, 1.0 - self.decay), mean)
+            count += finite
         else:
-            mean[which] = moved
-        count[which] += finite
+            moved = mean[copy].lerp(rows, 1.0 - self.decay)
+            mean[copy] = torch.where(finite, moved, mean[copy])
+            count[copy] += finite
 
     def _fitting(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The averages and counts, of the rows' dtype and where the rows are."""
