@@ -28,7 +28,7 @@ imports: .venv/installed
 	$(BIN)/lint-imports
 
 tests: .venv/installed
-	$(BIN)/pytest --numprocesses=2 --dist=loadgroup
+	$(BIN)/pytest --numprocesses=2 --dist=loadscope --no-loadscope-reorder
 
 benchmarks: .venv/installed
 	$(BIN)/pip install -qq -c constraints.txt -e '.[lab,bench]'

@@ -15,14 +15,7 @@ def _same_random_numbers() -> None:
     torch.manual_seed(0)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--dist=loadgroup`, one process runs all tests of the world, as there is to be but one.
-
-    Of the others, those of a file stay together, for what they share.
-    """
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            file = item.nodeid.partition("::")[0]
-            group = "world" if item.get_closest_marker("world") else file
-            item.add_marker(pytest.mark.xdist_group(group))
+    """Files that take long come first, so that all of pytest's processes end together."""
+    long = {item.path for item in items if item.get_closest_marker("world")}
+    items.sort(key=lambda item: item.path not in long)

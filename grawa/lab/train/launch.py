@@ -71,11 +71,12 @@ def launch(command: Sequence[str], processes: int) -> None:
 
 
 def _first_cause(failures: Mapping[int, ProcessFailure]) -> tuple[int, str]:
-    """The rank that failed of itself, and why; not one that only lost contact with another."""
+    """The rank that failed of itself, and why: no one that lost contact, or that we ended."""
     causes = {rank: _cause(failure) for rank, failure in failures.items()}
     ranks = sorted(causes, key=lambda rank: failures[rank].timestamp)
-    own = [rank for rank in ranks if not causes[rank].startswith(CommunicationError.__name__)]
-    rank = (own or ranks)[0]
+    free = [rank for rank in ranks if failures[rank].exitcode != -signal.SIGTERM]
+    own = [rank for rank in free if not causes[rank].startswith(CommunicationError.__name__)]
+    rank = (own or free or ranks)[0]
     return rank, causes[rank]
 
 

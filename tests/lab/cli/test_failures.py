@@ -10,7 +10,7 @@ from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.train.checkpoint import latest, step_of
 from tests.lab.cli.processes import all_gone, training
 
-pytestmark = [pytest.mark.world, pytest.mark.xdist_group("launches")]
+pytestmark = pytest.mark.world
 
 
 def only_line(output: str) -> str:
