@@ -31,13 +31,13 @@ ROUNDS = frozenset({Purpose.ROUND, Purpose.SYNCHRONIZE})
 """At which workers say their scores and buffers, too."""
 
 _CALLS = {
-    Purpose.FAILED: "failed",
-    Purpose.GRADIENTS: "is at an optimizer step that shares gradients",
-    Purpose.ROUND: "is at a round",
-    Purpose.SYNCHRONIZE: "called synchronize()",
-    Purpose.CONSENSUS: "called consensus()",
-    Purpose.VALUES: "waits for the others' values",
-    Purpose.LEAVING: "has finished (detach(), or the end of the `with` block)",
+    Purpose.FAILED: "an error",
+    Purpose.GRADIENTS: "an optimizer step that shares gradients",
+    Purpose.ROUND: "a round",
+    Purpose.SYNCHRONIZE: "synchronize()",
+    Purpose.CONSENSUS: "consensus()",
+    Purpose.VALUES: "the others' values",
+    Purpose.LEAVING: "the end: detach(), or of the `with` block",
 }
 
 _SERVED = Purpose.ROUND, Purpose.SYNCHRONIZE, Purpose.CONSENSUS, Purpose.VALUES
@@ -75,26 +75,26 @@ def served(purposes: Sequence[Purpose], steps: Tensor, rounds: Tensor) -> Purpos
             "don't train together any more: load the same checkpoint on every process"
         )
     if kinds == {Purpose.VALUES, Purpose.LEAVING} or kinds == {Purpose.VALUES, Purpose.CONSENSUS}:
-        raise UserError(f"workers called for different things at once: {listed(purposes)}")
+        raise UserError(f"workers came for different things at once: {listed(purposes)}")
     return next((purpose for purpose in _SERVED if purpose in kinds), Purpose.LEAVING)
 
 
 def _check_gradients(purposes: Sequence[Purpose], steps: Tensor) -> None:
     if set(purposes) == {Purpose.GRADIENTS} and bool((steps == steps[0]).all()):
         return
-    made = ", ".join(f"worker {i} {int(step)}" for i, step in enumerate(steps.tolist()))
+    made = ", ".join(f"{int(step)} by worker {i}" for i, step in enumerate(steps.tolist()))
     raise UserError(
-        "sharing gradients needs the same number of optimizer steps on every worker, but "
-        f"{listed(purposes)}; steps made: {made}. Give every worker as many batches, and let all "
-        "skip a step together (a GradScaler skips where one worker's gradients overflow)"
+        "sharing gradients needs the same number of optimizer steps on every worker. Reached: "
+        f"{listed(purposes)}; optimizer steps: {made}. Give every worker as many batches, and let "
+        "all skip a step together (a GradScaler skips where one worker's gradients overflow)"
     )
 
 
 def listed(purposes: Sequence[Purpose]) -> str:
-    """Who called for what, in words: "worker 0 called consensus(), workers 1, 2 ..."."""
+    """Who came for what, in words, such as "a round by workers 1, 2; consensus() by worker 0"."""
     parts: list[str] = []
     for purpose in sorted(set(purposes)):
         workers = [str(i) for i, p in enumerate(purposes) if p is purpose]
         plural = "s" if len(workers) > 1 else ""
-        parts.append(f"worker{plural} {', '.join(workers)} {_CALLS[purpose]}")
-    return ", ".join(parts)
+        parts.append(f"{_CALLS[purpose]} by worker{plural} {', '.join(workers)}")
+    return "; ".join(parts)

@@ -50,9 +50,9 @@ class Symptoms:
         if self._waited == _PATIENCE and not self._waiting_said:
             self._waiting_said = True
             warnings.warn(
-                f"at round {int(roll.rounds[0]) + 1} {listed(roll.purposes)}: whoever called "
-                f"consensus() has waited through {_PATIENCE} rounds without a step of its own. "
-                "Every process must call it equally often",
+                f"a worker has waited in consensus() through {_PATIENCE} rounds of the others "
+                f"without a step of its own (now: {listed(roll.purposes)}): every process must "
+                "call consensus() equally often",
                 stacklevel=2,
             )
 

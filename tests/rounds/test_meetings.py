@@ -111,7 +111,7 @@ def consensus_on_rank_0(when: str, steps: int = 6) -> tuple[int, Tensor, int]:
 def test_a_rank_that_waits_for_a_consensus_through_whole_rounds_is_said_on_all() -> None:
     for error in outcomes(2, consensus_on_rank_0, "amid", steps=12):
         assert isinstance(error, UserWarning)
-        assert "worker 1 is at a round, worker 0 called consensus()" in str(error)
+        assert "a round by worker 1; consensus() by worker 0" in str(error)
 
 
 @pytest.mark.world
@@ -137,7 +137,7 @@ def a_skipped_step(strategy: grawa.Strategy) -> None:
 def test_a_skipped_step_where_gradients_are_always_shared_is_said_on_every_rank() -> None:
     first, second = outcomes(2, a_skipped_step, grawa.DataParallel())
     assert isinstance(first, grawa.UserError) and str(first) == str(second)
-    assert "worker 1 has finished" in str(first) and "worker 0 11, worker 1 11" in str(first)
+    assert "`with` block by worker 1" in str(first) and "11 by worker 0, 11 by worker 1" in str(first)
 
 
 @pytest.mark.world

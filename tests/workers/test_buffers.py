@@ -31,7 +31,8 @@ class WithBuffer(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         if self._change is not None:
             self.buffer = self._change(self.buffer)
-        return self.layer(inputs)
+        out: Tensor = self.layer(inputs)
+        return out
 
 
 def trained(
