@@ -64,19 +64,29 @@ class DistributedCommunicator:
         device: torch.device | None = None,
         shared_memory: bool = True,
     ) -> None:
-        members = list(range(dist.get_world_size()) if ranks is None else ranks)
-        self._lease = lease(members, timeout)
-        store = self._lease.group.get_group_store()
-        self._counter = SharedCounter(store, f"local steps/{self._lease.uses}", timeout)
-        self._end = weakref.finalize(self, _end, self._lease, self._counter)
+        self._members = list(range(dist.get_world_size()) if ranks is None else ranks)
         self._device = torch.device("cpu") if device is None else device
-        self._group = Group(self._lease, self._device)
         self._num_hosted = num_hosted
         self._timeout = timeout
         self._shared_memory = shared_memory
         self._teams: dict[int, list[TeamTransport]] = {}
         self._bytes = 0
-        self._carrier = self._make_carrier()
+        self._open()
+
+    def _open(self) -> None:
+        """Connects to the other processes; again, if it is used after a release."""
+        self._lease = lease(self._members, self._timeout)
+        store = self._lease.group.get_group_store()
+        self._counter = SharedCounter(store, f"local steps/{self._lease.uses}", self._timeout)
+        self._end = weakref.finalize(self, _end, self._lease, self._counter)
+        self._group = Group(self._lease, self._device)
+        self._carrier: Carrier | None = self._make_carrier()
+
+    def _opened(self) -> Carrier:
+        if self._carrier is None:
+            self._open()
+        assert self._carrier is not None, "it has just been opened"
+        return self._carrier
 
     def _make_carrier(self) -> Carrier:
         """Makes sure that all host as many workers; finds out how they reach each other."""
@@ -128,7 +138,7 @@ class DistributedCommunicator:
         shape = (self.num_workers, *own.shape[1:])
         if not own.numel():
             return lambda: torch.empty(shape, dtype=own.dtype)
-        arrive = self._carrier.gather(own.view(-1).view(torch.uint8))
+        arrive = self._opened().gather(own.view(-1).view(torch.uint8))
         self._bytes += own.nbytes * (self.num_processes - 1)
         return lambda: arrive().cpu().view(own.dtype).view(shape)
 
@@ -148,25 +158,28 @@ class DistributedCommunicator:
         """See `Transport.weighted_mean`."""
         lists = checked_weights(rows, weights)
         mean = Leaves.like(rows) if out is None else out
+        carrier = self._opened()
         if compression is not None and compression.knows(rows):
             self._bytes += coded_mean(
-                self._carrier, self._num_hosted, rows, lists, mean, compression
+                carrier, self._num_hosted, rows, lists, mean, compression
             )
             return mean
         if self.num_processes == 1:
             mean_of_rows(rows, lists, mean)
         elif rows:
-            self._bytes += exchange_mean(self._carrier, self._num_hosted, rows, lists, mean)
+            self._bytes += exchange_mean(carrier, self._num_hosted, rows, lists, mean)
         if compression is not None and compression.reference is None:
             compression.start(mean)
         return mean
 
     def count(self, steps: int) -> int:
         """See `Transport.count`."""
+        self._opened()
         return self._counter.add(steps)
 
     def reset_count(self, steps: int) -> None:
         """See `Transport.reset_count`."""
+        self._opened()
         self._counter.reset(steps)
 
     def split(self, size: int) -> Sequence[TeamTransport]:
@@ -207,7 +220,7 @@ class DistributedCommunicator:
         if self._end.detach():
             self._counter.close(wait=True)
             give_back(self._lease)
-            del self._carrier  # and the memory that it shares
+            self._carrier = None  # and the memory that it shares
 
 
 def _end(ended: Lease, counter: SharedCounter) -> None:

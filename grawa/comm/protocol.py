@@ -177,7 +177,8 @@ class Transport(Protocol):
     def release(self) -> None:
         """Gives back what it holds, for the next transport between the same processes.
 
-        Call it on all processes, after the last message has arrived; it can't be used afterwards.
+        Call it on all processes, after the last message has arrived. Whoever uses it afterwards
+        connects again, on all processes; the count of `count` then starts anew.
         """
         ...
 

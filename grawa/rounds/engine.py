@@ -59,6 +59,8 @@ class Engine:
         self._mean_gradient: Leaves | None = None
         self._total = 0
         self.waiting = [False] * comm.num_hosted
+        self._transports = [comm] if worker is None else [comm, worker]
+        self._has_left = False
         clock.disregard()
 
     @property
@@ -84,6 +86,9 @@ class Engine:
 
     def local_steps_begin(self) -> None:
         """The workers train by themselves from now on."""
+        if self._has_left and self.plan.schedule.counts_together:
+            self.comm.reset_count(sum(self.steps))
+        self._has_left = False
         self._runner.reporter.local_steps_begin(self._clock.now())
 
     def note_losses(self, losses: Tensor, workers: slice = slice(None)) -> None:
@@ -193,6 +198,14 @@ class Engine:
             if bool((roll.new_steps > 0).any()):
                 roll, _ = self._call(self._rows(Purpose.ROUND, index))
                 self._round_here(index, began, roll)
+        self._has_left = True
+        self._release()
+
+    def _release(self) -> None:
+        """Lets go of connections that may never be needed again; they come back if they are."""
+        if self._has_left:
+            for transport in self._transports:
+                transport.release()
 
     def consensus(self) -> dict[str, Tensor]:
         """The strategy's consensus, name -> leaf; every process must call it."""
@@ -200,6 +213,7 @@ class Engine:
         before = self.comm.bytes_sent
         found = self._runner.consensus(self._meet(Purpose.CONSENSUS))
         self._disregard_since(before)
+        self._release()
         return found
 
     def gather(self, value: float) -> Tensor:
@@ -207,6 +221,7 @@ class Engine:
         before = self.comm.bytes_sent
         values = self._meet(Purpose.VALUES, value).values
         self._disregard_since(before)
+        self._release()
         return values
 
     def _disregard_since(self, bytes_before: int) -> None:
