@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -21,7 +22,7 @@ from grawa.rounds.guard import Guard
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.report import RoundReport
 from grawa.rounds.schedule import Every, Schedule
-from grawa.rounds.setup import set_up
+from grawa.rounds.setup import group_of, set_up
 from grawa.rounds.skips import Skips
 from grawa.strategies.protocol import Strategy
 from grawa.workers.checks import check_hooked, is_one_of_several
@@ -60,7 +61,8 @@ class Averager:
         guard: keeps workers that go wrong from ruining the others; `None` turns it off.
         buffers: "average" averages persistent buffers that change, at each round: floating-point
             ones with equal weights, others take the maximum; "local" leaves them to each worker.
-        process_group: who averages; all processes by default.
+        process_group: who averages, a process group or a one-dimensional `DeviceMesh`; all
+            processes by default.
         worker_group: the processes that this worker is made of, if they are several, because the
             model is wrapped in DDP or FSDP. They share the worker's loss and are reset together;
             who averages are the processes of the same place in each worker's group.
@@ -99,8 +101,8 @@ class Averager:
         hook_every: int = 1,
         guard: Guard | None = Guard(),
         buffers: Literal["average", "local"] = "average",
-        process_group: dist.ProcessGroup | None = None,
-        worker_group: dist.ProcessGroup | None = None,
+        process_group: dist.ProcessGroup | DeviceMesh | None = None,
+        worker_group: dist.ProcessGroup | DeviceMesh | None = None,
         timeout: timedelta = DEFAULT_TIMEOUT,
         shared_memory: bool = True,
         measure_distance: bool = False,
@@ -126,8 +128,8 @@ class Averager:
                 _per_model(optimizer, isinstance(model, nn.Module)),
                 plan,
                 re.sub(r" at 0x[0-9a-f]+", "", str(plan.keywords)),  # functions' addresses differ
-                process_group=process_group,
-                worker_group=worker_group,
+                process_group=group_of(process_group),
+                worker_group=group_of(worker_group),
                 timeout=timeout,
                 shared_memory=shared_memory,
                 clock=WallClock(),
@@ -381,8 +383,8 @@ class Averager:
 
 @contextmanager
 def _undisturbed() -> Generator[None]:
-    """Without gradients, and with new tensors on the CPU whatever the default device is."""
-    with torch.no_grad():
+    """Without gradients; new tensors are usual ones on the CPU, whatever modes are on."""
+    with torch.inference_mode(False), torch.no_grad():
         if torch.get_default_device().type == "cpu":
             yield
         else:

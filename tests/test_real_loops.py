@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.optim import SGD, AdamW, Optimizer
 
 import grawa
@@ -460,3 +461,50 @@ def test_a_lone_step_of_one_model_in_the_wild() -> None:
     with grawa.Averager(model, optimizer, grawa.LGRAWA(), sync_every=1) as averager:
         one_step(model, optimizer, batches(steps=1, workers=1), 0)
     assert averager.step == 1
+
+
+def test_evaluating_in_inference_mode_leaves_training_as_it_was() -> None:
+    def run(evaluates: bool) -> Tensor:
+        fleet, data = Fleet(2), batches(steps=9, workers=2)
+        averager = grawa.Averager(fleet.models, fleet.optimizers, grawa.LGRAWA(), sync_every=2)
+        averager.attach()
+        for index in range(9):
+            fleet.train(data.steps(index, index + 1), averager)
+            if evaluates:
+                with torch.inference_mode(), averager.consensus_applied() as model:
+                    model(data.inputs[0, 0])
+        return fleet.parameters()
+
+    assert torch.equal(run(True), run(False))
+
+
+def test_sparse_gradients_are_clipped_too() -> None:
+    models = [nn.EmbeddingBag(5, 3, sparse=True) for _ in range(2)]
+    optimizers = [SGD(model.parameters(), lr=0.1) for model in models]
+    with grawa.Averager(models, optimizers, grawa.LGRAWA(), sync_every=1) as averager:
+        for model in models:
+            model(torch.tensor([[0, 1], [1, 1]])).sum().backward()
+        norms = averager.clip_grad_norm_(0.5)
+        assert norms.shape == (2,)
+        for model in models:
+            grad = model.weight.grad
+            assert grad is not None
+            torch.testing.assert_close(grad.to_dense().norm(), torch.tensor(0.5), rtol=1e-4, atol=0)
+        for optimizer in optimizers:
+            optimizer.step()
+
+
+def meshed() -> list[int]:
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("across", "within"))
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    with pytest.raises(grawa.UserError, match="pass the one along which workers lie"):
+        grawa.Averager(model, optimizer, grawa.LGRAWA(), process_group=mesh)
+    averager = grawa.Averager(model, optimizer, grawa.LGRAWA(), process_group=mesh["across"])
+    return [averager.num_workers]
+
+
+@pytest.mark.world
+def test_a_device_mesh_says_who_averages() -> None:
+    assert on_ranks(4, meshed) == [[2]] * 4

@@ -160,9 +160,7 @@ class DistributedCommunicator:
         mean = Leaves.like(rows) if out is None else out
         carrier = self._opened()
         if compression is not None and compression.knows(rows):
-            self._bytes += coded_mean(
-                carrier, self._num_hosted, rows, lists, mean, compression
-            )
+            self._bytes += coded_mean(carrier, self._num_hosted, rows, lists, mean, compression)
             return mean
         if self.num_processes == 1:
             mean_of_rows(rows, lists, mean)

@@ -7,6 +7,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 
 from grawa.comm.pool import ranks_of
@@ -79,6 +80,25 @@ def set_up(
     if worker_group is not None:
         worker = connect(worker_group, 1, timeout, device=device)
     return Engine(built.replicas, comm, worker, built.plan, clock, tell)
+
+
+def group_of(group: dist.ProcessGroup | DeviceMesh | None) -> dist.ProcessGroup | None:
+    """The process group that a user means by a group or a mesh.
+
+    Returns:
+        It; `None` where none was given.
+
+    Raises:
+        UserError: if a mesh has several dimensions.
+    """
+    if not isinstance(group, DeviceMesh):
+        return group
+    if group.ndim != 1:
+        raise UserError(
+            f"the DeviceMesh has the dimensions {group.mesh_dim_names or group.ndim}: pass the one "
+            'along which workers lie, mesh["across"] say'
+        )
+    return group.get_group()
 
 
 def _ranks(group: dist.ProcessGroup | None) -> Sequence[int]:

@@ -15,6 +15,9 @@ _ROUNDS = 8
 _SAME = 1e-5
 """Totals that differ by less than this share were made equal by clipping."""
 
+_ASKED = Purpose.CONSENSUS, Purpose.SYNCHRONIZE
+"""What every process has to ask for."""
+
 _PATIENCE = 2
 """Rounds through which a worker may wait for a consensus before that is said."""
 
@@ -44,15 +47,15 @@ class Symptoms:
 
     def note_waiting(self, roll: Roll) -> None:
         """Looks at a meeting at which workers came for different things, and a round goes first."""
-        waits = torch.tensor([purpose is Purpose.CONSENSUS for purpose in roll.purposes])
+        waits = torch.tensor([purpose in _ASKED for purpose in roll.purposes])
         idle = bool((waits & (roll.new_steps == 0)).any())
         self._waited = self._waited + 1 if idle else 0
         if self._waited == _PATIENCE and not self._waiting_said:
             self._waiting_said = True
             warnings.warn(
-                f"a worker has waited in consensus() through {_PATIENCE} rounds of the others "
-                f"without a step of its own (now: {listed(roll.purposes)}): every process must "
-                "call consensus() equally often",
+                f"a worker has waited through {_PATIENCE} rounds of the others without a step of "
+                f"its own (now: {listed(roll.purposes)}): every process must call consensus() and "
+                "synchronize() equally often",
                 stacklevel=2,
             )
 

@@ -11,7 +11,7 @@ from grawa.comm.protocol import Communicator
 from grawa.errors import UserError
 from grawa.math.leaves import Rows, names_by_kind
 from grawa.math.weights import uniform
-from grawa.workers.stack import stack_of, values
+from grawa.workers.stack import is_strided, stack_of, values
 
 Gather = Callable[[Tensor], Tensor]
 """Brings all workers' rows to every process: (K, C) -> (N, C)."""
@@ -248,13 +248,13 @@ def has_means(rows: Tensor) -> bool:
 
 
 def persistent_names(model: nn.Module) -> list[str]:
-    """The names of the buffers that a state dict has, each once."""
+    """The names of the buffers that a state dict has, each once; not of sparse or packed ones."""
     skipped = {
         f"{prefix}{'.' if prefix else ''}{name}"
         for prefix, module in model.named_modules()
         for name in module._non_persistent_buffers_set
     }
-    return [name for name, _ in model.named_buffers() if name not in skipped]
+    return [n for n, b in model.named_buffers() if n not in skipped and is_strided(b)]
 
 
 def _buffers(model: nn.Module) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from grawa.scores.protocol import Loss
 from grawa.workers.buffers import Buffers, persistent_names
 from grawa.workers.checks import check_averageable, check_model, check_no_weights_in_state
 from grawa.workers.probe import gradients_on, loss_on
-from grawa.workers.stack import local, stack_of, values
+from grawa.workers.stack import is_strided, local, stack_of, values
 
 
 class Replicas:
@@ -235,6 +235,10 @@ class Replicas:
         factors = (max_norm / (totals + 1e-6)).clamp_max(1.0)  # as in torch's clip_grad_norm_
         for params, factor in zip(self._params, factors, strict=True):
             grads = [p.grad for p in params if p.grad is not None]
+            for grad in grads:
+                if grad.is_sparse:
+                    grad.mul_(factor.to(grad.device))
+            grads = [grad for grad in grads if not grad.is_sparse]
             for device, here in _by_device([local(grad) for grad in grads]).items():
                 torch._foreach_mul_(here, factor.to(device))
         return totals
@@ -314,14 +318,12 @@ class Replicas:
     def frozen(self) -> Rows:
         """The plain parameters that no optimizer holds: the same everywhere from the start."""
         tables: list[dict[str, Tensor]] = [dict(m.named_parameters()) for m in self.models]
-        names = [n for n, p in tables[0].items() if n not in self.params and is_plain(p)]
+        names = [
+            n
+            for n, p in tables[0].items()
+            if n not in self.params and is_strided(p) and p.itemsize > 1
+        ]
         return stack_of(tables, names)
-
-
-def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is one that arithmetic works on, and not some library's packed format."""
-    usual = type(tensor.data) in (Tensor, nn.Parameter) or hasattr(tensor, "to_local")
-    return usual and tensor.itemsize > 1 and not tensor.is_quantized
 
 
 def _copied(value: Any) -> Any:
@@ -401,5 +403,6 @@ def fingerprint(model: nn.Module, held: Sequence[str]) -> str:
     named: dict[str, Tensor] = dict(model.named_parameters())
     buffers = dict(model.named_buffers())
     named.update((name, buffers[name]) for name in persistent_names(model))
-    lines = [f"{n} {tuple(t.shape)} {t.stride()} {t.dtype}" for n, t in named.items()]
+    strides = {n: t.stride() if t.layout == torch.strided else t.layout for n, t in named.items()}
+    lines = [f"{n} {tuple(t.shape)} {strides[n]} {t.dtype}" for n, t in named.items()]
     return hashlib.sha256("\n".join([*lines, "held", *held]).encode()).hexdigest()

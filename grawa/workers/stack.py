@@ -86,6 +86,12 @@ def values(tensor: Tensor) -> Tensor:
     return torch.view_as_real(part) if part.is_complex() else part
 
 
+def is_strided(tensor: Tensor) -> bool:
+    """Whether a tensor is a plain block of numbers: not sparse, nor a library's packed format."""
+    usual = type(tensor.data) is Tensor or hasattr(tensor, "to_local")
+    return usual and tensor.layout == torch.strided and not tensor.is_quantized
+
+
 def is_dense(tensor: Tensor) -> bool:
     """Whether a tensor's elements fill one block of memory, in any order of dimensions.
 

@@ -18,7 +18,8 @@ from grawa.math.leaves import Rows
 from grawa.math.motion import put_
 from grawa.workers.buffers import has_means
 from grawa.workers.checks import check_launched_alone
-from grawa.workers.replicas import Replicas, fingerprint, is_plain
+from grawa.workers.replicas import Replicas, fingerprint
+from grawa.workers.stack import is_strided
 
 _DIGITS = 12  # of a hex digest: 48 bits, which float64 holds exactly
 
@@ -101,15 +102,20 @@ def build_equal(comm: Transport, build: Callable[[], Built], options: str) -> Bu
 _DIFFERENCES = (
     "could not be set up; see its own message",
     "has another model than worker 0, or its optimizer holds other parameters",
-    "has other values than worker 0 in frozen parameters of a packed format, which can't be sent",
+    "has other values than worker 0 in frozen parameters or buffers of a packed or sparse format, "
+    "which can't be sent",
     "has other options than worker 0",
 )
 
 
 def _packed(replicas: Replicas) -> str:
-    """A digest of the frozen parameters that are no plain tensors."""
-    named = replicas.models[0].named_parameters()
-    return " ".join(f"{n} {_digest(p)}" for n, p in named if not is_plain(p))
+    """A digest of frozen parameters and buffers that can't be sent as plain numbers."""
+    model = replicas.models[0]
+    named: dict[str, Tensor] = dict(model.named_parameters())
+    packed = {n: p for n, p in named.items() if not is_strided(p) or p.itemsize == 1}
+    kept = set(model.state_dict())
+    packed.update((n, b) for n, b in model.named_buffers() if n in kept and not is_strided(b))
+    return " ".join(f"{n} {_digest(tensor)}" for n, tensor in packed.items())
 
 
 def start_equal(replicas: Replicas, comm: Transport) -> None:
@@ -144,7 +150,7 @@ def _send_first(stack: Mapping[str, Tensor], comm: Transport) -> None:
 
 def _digest(tensor: Tensor) -> str:
     """Of a tensor's bits, the same on every machine."""
-    if type(tensor.data) is not Tensor:
+    if not is_strided(tensor):
         return hashlib.sha256(repr(_parts_of(tensor)).encode()).hexdigest()
     plain = tensor.detach().cpu().contiguous()
     if not plain.numel():
@@ -154,7 +160,15 @@ def _digest(tensor: Tensor) -> str:
 
 
 def _parts_of(tensor: Tensor) -> Sequence[str]:
-    """The digests of the plain tensors that a tensor subclass is made of."""
+    """The digests of the plain tensors that a sparse tensor or a tensor subclass is made of."""
+    if tensor.layout == torch.sparse_coo:
+        whole = tensor.detach().coalesce()
+        return [_digest(whole.indices()), _digest(whole.values())]
+    if tensor.layout in {torch.sparse_csr, torch.sparse_bsr}:
+        parts = tensor.crow_indices(), tensor.col_indices(), tensor.values()
+        return [_digest(part.detach()) for part in parts]
+    if tensor.is_quantized:
+        return [_digest(tensor.int_repr()), str(tensor.qscheme())]
     names, _ = tensor.__tensor_flatten__() if hasattr(tensor, "__tensor_flatten__") else ([], None)
     return [f"{name} {_digest(getattr(tensor, name))}" for name in names]
 

@@ -56,7 +56,6 @@ def hold_a_store(pipe: Connection) -> None:
     pipe.recv()
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("answered", [True, False])
 def test_steps_do_not_wait_for_a_stopped_store_and_it_is_noticed_after_the_timeout(
     answered: bool,

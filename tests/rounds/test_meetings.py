@@ -137,7 +137,9 @@ def a_skipped_step(strategy: grawa.Strategy) -> None:
 def test_a_skipped_step_where_gradients_are_always_shared_is_said_on_every_rank() -> None:
     first, second = outcomes(2, a_skipped_step, grawa.DataParallel())
     assert isinstance(first, grawa.UserError) and str(first) == str(second)
-    assert "`with` block by worker 1" in str(first) and "11 by worker 0, 11 by worker 1" in str(first)
+    assert "`with` block by worker 1" in str(first) and "11 by worker 0, 11 by worker 1" in str(
+        first
+    )
 
 
 @pytest.mark.world

@@ -54,7 +54,6 @@ def train(total: int, overlap_steps: int = 0, fragments: int = 1) -> Seen:
 
 
 @pytest.mark.world
-@pytest.mark.alone
 @pytest.mark.parametrize("options", [(0, 1), (3, 1), (1, 2)], ids=["blocking", "overlap", "both"])
 def test_everyone_takes_part_in_every_round_once(options: tuple[int, int]) -> None:
     overlap_steps, fragments = options

@@ -1,5 +1,6 @@
 """Buffers travel in their own dtype, if they have changed; equal values stay equal."""
 
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -229,3 +230,29 @@ def test_values_that_are_equal_are_kept_when_others_are_averaged() -> None:
     rows = torch.tensor([[0.1, -INF, 1.0, INF], [0.1, -INF, 2.0, 3.0], [9.0, 9.0, 9.0, 9.0]])
     agreed = combine(rows, torch.tensor([True, True, False]))
     assert agreed.tolist() == [rows[0, 0].item(), -INF, 1.5, 3.0]
+
+
+@pytest.mark.parametrize("kind", ["coo", "csr"])
+def test_sparse_buffers_are_left_alone(kind: str) -> None:
+    def make(worker: int) -> WithBuffer:
+        dense = torch.eye(3)
+        return WithBuffer(dense.to_sparse() if kind == "coo" else dense.to_sparse_csr())
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that its CSR support is in beta
+        found, averager = trained(make)
+    assert averager.round == 2
+    assert all(torch.equal(buffer.to_dense(), torch.eye(3)) for buffer in found)
+
+
+def sparse_buffers_that_differ() -> None:
+    torch.manual_seed(0)
+    model = WithBuffer((torch.eye(3) * (1 + dist.get_rank())).to_sparse())
+    grawa.Averager(model, torch.optim.SGD(model.parameters(), lr=0.1), grawa.LGRAWA())
+
+
+@pytest.mark.world
+def test_sparse_buffers_that_differ_are_refused() -> None:
+    for error in outcomes(2, sparse_buffers_that_differ):
+        assert isinstance(error, grawa.UserError)
+        assert "worker 1 has other values than worker 0" in str(error)
