@@ -14,7 +14,6 @@ from grawa.math.leaves import Leaves, Rows
 from grawa.math.norms import Norms, row_norms
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.shadow import Shadow
-from grawa.strategies.protocol import Strategy
 
 
 class Fragment:
@@ -54,7 +53,7 @@ class Fragment:
         for size in plan.strategy.team_sizes():
             comm.split(size)
         self._state = plan.strategy.init(params)
-        drifts = type(plan.strategy).drift is not Strategy.drift
+        drifts = plan.strategy.drifts
         # In the background a round changes the state, while the workers still drift by the old.
         self.seen = self._state
         if self.shadow is not None:

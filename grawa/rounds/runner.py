@@ -19,7 +19,6 @@ from grawa.rounds.report import Reporter, RoundReport
 from grawa.rounds.roll_call import Roll, RollCall
 from grawa.rounds.symptoms import Symptoms
 from grawa.rounds.underway import Outcome, Underway
-from grawa.strategies.protocol import Strategy
 from grawa.workers.buffers import average, check_forms, states_of
 from grawa.workers.replicas import Replicas
 
@@ -58,7 +57,7 @@ class Runner:
         self._replicas, self._comm, self._plan = replicas, comm, plan
         self._clock, self._tell = clock, tell
         self.moves = comm.num_workers > 1 or plan.strategy.moves_one_worker
-        self.drifts = self.moves and type(plan.strategy).drift is not Strategy.drift
+        self.drifts = self.moves and plan.strategy.drifts
         self._averages_buffers = plan.buffers == "average" and comm.num_workers > 1
         groups = dict(zip(replicas.names, plan.strategy.groups(replicas.names), strict=True))
         self.fragments = [

@@ -101,6 +101,11 @@ class Strategy(ABC):
             the workers count equally.
         """
 
+    @property
+    def drifts(self) -> bool:
+        """Whether `drift` moves anything: if it is overridden, and not with a `prox` of zero."""
+        return type(self).drift is not Strategy.drift and getattr(self, "prox", 1.0) > 0.0
+
     def drift(self, params: Stack, state: State, share: float) -> None:  # ruff: ignore[empty-method-without-abstract-decorator] - a hook
         """Moves the parameters in place after a local step that makes up `share` of a round."""
 
