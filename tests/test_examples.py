@@ -65,5 +65,5 @@ def test_mixed_precision_and_accumulation_go_on_two_ranks() -> None:
 
 def test_a_strategy_of_ones_own_trains() -> None:
     printed = ran("new_strategy.py")
-    assert printed.startswith("LossWeighted(pull=0.5")
+    assert printed.startswith("LossWeighted(score=")
     assert error(printed) < 8.0
