@@ -1,4 +1,4 @@
-"""Train deep networks on several workers that rarely talk; see README.md."""
+"""Train deep networks on several workers that rarely communicate; see README.md."""
 
 from grawa.averager import Averager
 from grawa.errors import CommunicationError, DivergedError, UserError

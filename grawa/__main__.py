@@ -1,4 +1,4 @@
-"""The command `grawa`, also as `python -m grawa`: the laboratory, where that is installed."""
+"""The command `grawa`, also as `python -m grawa`; it needs the packages of `grawa[lab]`."""
 
 import sys
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ _NEEDED = (
     "jinja2", "matplotlib", "numpy", "PIL", "rich", "safetensors", "scipy", "sklearn", "tomli_w",
     "typeguard", "tyro",
 )  # fmt: skip
-"""What `pip install 'grawa[lab]'` brings."""
+"""Packages that `pip install 'grawa[lab]'` installs."""
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
@@ -26,7 +26,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
             file=sys.stderr,
         )
         sys.exit(2)
-    from grawa.lab.cli import main as run  # after the check: it imports what may be missing
+    from grawa.lab.cli import main as run  # after the check, since it imports these packages
 
     run(args)
 

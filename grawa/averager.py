@@ -1,4 +1,4 @@
-"""The driver: it hangs on the user's optimizer and leaves the training loop alone."""
+"""The driver: hooks on the user's optimizers count steps and run rounds; the loop stays theirs."""
 
 import re
 from collections.abc import Callable, Generator, Sequence
@@ -34,54 +34,57 @@ class Averager:
     """Trains with other workers: counts optimizer steps and runs a round every so many of them.
 
     The loop, the scheduler, gradient accumulation, AMP and closures stay your own. Start the
-    script with `torchrun` and open its process group with `grawa.distributed()` or in your own way.
-    Without one it is a single worker and trains exactly as without the Averager. Every process
-    makes the same calls of this object; they need not come at the same step. Construction gives
-    every worker the parameters and buffers of worker 0.
+    script with `torchrun`, and open its process group before you construct an Averager, with
+    `grawa.distributed()` or in your own way. Without a process group there is a single worker,
+    which trains exactly as without the Averager. Every process must make the same calls of this
+    object, but not at the same step. Construction gives every worker the parameters and buffers of
+    worker 0.
 
     Args:
-        model: the model, where it is to train; or K models, if this process hosts K workers.
+        model: the model, on the device on which it trains; or K models, if this process hosts K
+            workers.
         optimizer: holds the model's trainable parameters. Several optimizers for one model (Muon
             for matrices, AdamW for the rest) come as a list; a step is counted when the last one
-            steps. For K models K optimizers, or K lists; do all backward passes before the first
-            optimizer's step, and the steps in order.
-        strategy: how workers are pulled together, such as `grawa.LGRAWA()`.
+            steps. For K models, K optimizers or K lists; do all backward passes before the first
+            optimizer's step, and call the optimizers in the order of the models.
+        strategy: how workers are averaged, such as `grawa.LGRAWA()`.
         sync_every: optimizer steps between rounds.
         schedule: when rounds are due, in place of `sync_every`, such as `grawa.SharedCount(32)`.
-        overlap_steps: for how many local steps a round may go on in the background. It runs on a
-            copy of the parameters, and what it would have moved them by is added that many steps
-            later. Takes memory for two copies of the parameters, and for what the strategy keeps.
-        fragments: in how many parts of nearly equal bytes the model is synchronised, one after
-            the other at equal distances: the same bytes in all, a part at a time.
-        comm_dtype: "bf16" or "int8": in what parameters travel, as differences from the last
-            center; "int8" carries what is lost over to the next round.
-        hook_every: after which local steps gradient norms are noted and the proximal pull is made,
-            each by default. Every fourth, say, saves memory traffic where the optimizer's step is
-            a large part of a local step; the pull is then four times as strong.
+        overlap_steps: for how many local steps a round may run in the background. It runs on a
+            copy of the parameters, and its change is added to the parameters that many steps
+            later. Needs memory for two copies of the parameters, and for the strategy's state.
+        fragments: number of parts, of nearly equal bytes, in which the model is synchronised, one
+            after another at equal distances. The total number of bytes is the same, but each
+            message is smaller.
+        comm_dtype: "bf16" or "int8": the dtype in which parameters are sent, as differences from
+            the last center; with "int8" the rounding error is added to the next round's difference.
+        hook_every: gradient norms are recorded and the proximal pull is applied after every so many
+            local steps. 4, for example, saves memory traffic if the optimizer's step is a large
+            part of a local step; each pull is then four times as strong.
         guard: keeps workers that go wrong from ruining the others; `None` turns it off.
         buffers: "average" averages persistent buffers that change, at each round: floating-point
             ones with equal weights, others take the maximum; "local" leaves them to each worker.
-        process_group: who averages, a process group or a one-dimensional `DeviceMesh`; all
-            processes by default.
-        worker_group: the processes that this worker is made of, if they are several, because the
-            model is wrapped in DDP or FSDP. They share the worker's loss and are reset together;
-            who averages are the processes of the same place in each worker's group.
+        process_group: the processes that average, as a process group or a one-dimensional
+            `DeviceMesh`; all by default.
+        worker_group: the processes that this worker consists of, if they are several because the
+            model is wrapped in DDP or FSDP. They share the worker's loss and are reset together.
+            `process_group` must then be the processes with the same rank in each worker's group.
         timeout: how long a message may wait for the others before the run fails.
         shared_memory: whether processes of one machine, on the CPU, may exchange messages in
             shared memory in place of sockets.
-        measure_distance: whether round reports carry the consensus distance, for one more pass
-            over the parameters per round.
+        measure_distance: whether round reports include the consensus distance, which costs one
+            more pass over the parameters per round.
         on_round: called with a `RoundReport` after each round.
 
     Raises:
-        UserError: if something does not fit, on every process.
+        UserError: on every process, if models, optimizers and options don't fit together.
 
     >>> import grawa
     >>> models = [nn.Linear(2, 1), nn.Linear(2, 1)]  # two workers in this process
     >>> optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in models]
     >>> with Averager(models, optimizers, grawa.LGRAWA(), sync_every=2) as averager:
     ...     for _ in range(4):
-    ...         for model in models: model(torch.ones(1, 2)).sum().backward()
+    ...         for model in models: model(torch.rand(1, 2)).sum().backward()
     ...         for optimizer in optimizers: optimizer.step()
     >>> averager.round
     2
@@ -127,7 +130,7 @@ class Averager:
                 models,
                 _per_model(optimizer, isinstance(model, nn.Module)),
                 plan,
-                re.sub(r" at 0x[0-9a-f]+", "", str(plan.keywords)),  # functions' addresses differ
+                re.sub(r" at 0x[0-9a-f]+", "", str(plan.keywords)),  # addresses differ by process
                 process_group=group_of(process_group),
                 worker_group=group_of(worker_group),
                 timeout=timeout,
@@ -156,12 +159,12 @@ class Averager:
 
     @property
     def bytes_sent(self) -> int:
-        """Bytes of payload that have been sent, per hosted worker."""
+        """Bytes of payload sent so far, per hosted worker."""
         return self._engine.comm.bytes_sent
 
     @property
     def step(self) -> int:
-        """Optimizer steps made; with several hosted workers, by the foremost."""
+        """Optimizer steps; with several hosted workers, of the one that has made the most."""
         return self._engine.step
 
     @property
@@ -171,7 +174,7 @@ class Averager:
 
     @property
     def round(self) -> int:
-        """Rounds made."""
+        """Rounds so far."""
         return self._engine.round
 
     def __enter__(self) -> Self:
@@ -185,49 +188,50 @@ class Averager:
             self._remove_hooks()
 
     def attach(self) -> None:
-        """Starts to count the optimizer's steps.
+        """Starts to count the optimizers' steps.
 
         Raises:
-            UserError: if it is attached already, or the optimizer's steps can't be counted.
+            UserError: if it is attached already, or an optimizer's steps can't be counted.
         """
         if self._handles:
             raise UserError("this Averager is attached already; detach() it first")
         optimizers = self._engine.replicas.optimizers
-        for its in optimizers:
-            check_hooked(its)
+        for of_one_model in optimizers:
+            check_hooked(of_one_model)
         self._check_connected()
         if self._engine.plan.strategy.shares_gradients(0):
             self._handles.append(optimizers[0][0].register_step_pre_hook(_hook(self._before_step)))
-        for k, its in enumerate(optimizers):
-            self._handles.append(its[-1].register_step_post_hook(_hook(self._after_step, k)))
+        for k, of_one_model in enumerate(optimizers):
+            after = _hook(self._after_step, k)
+            self._handles.append(of_one_model[-1].register_step_post_hook(after))
         self._counted, self._versions = 0, self._engine.replicas.versions()
         self._engine.local_steps_begin()
 
     def _check_connected(self) -> None:
-        """Refuses a process group that was opened too late to be used."""
+        """Refuses a process group that was opened after the Averager was made."""
         if not self._connected and is_one_of_several():
             raise UserError(
                 "a process group was opened after the Averager was made, so this process would "
-                "train alone: open it before"
+                "train alone: open the process group first"
             )
 
     def detach(self) -> None:
-        """Takes part in the others' last rounds, and in one for the last steps of all.
+        """Stops counting; joins the others' rounds until all have finished, and a last one.
 
         Workers may have made different numbers of steps, because their data ran out or because a
-        `GradScaler` skipped some: who has finished goes on taking part until all have. A round
-        that is under way is finished. If parameters were trained, but no step was counted, every
-        process raises a `UserError`.
+        `GradScaler` skipped some. A worker that has finished keeps taking part in rounds until all
+        have; then the steps since the last round are averaged in one more. If parameters have
+        changed but no step was counted, every process raises a `UserError`.
         """
         self._remove_hooks()
         self._check_connected()
         with _undisturbed():
             if self._counted == 0 and self._has_trained():
                 self._engine.fail(
-                    "the parameters have changed, but no optimizer step was counted: an optimizer "
-                    "made after the Averager moved them, or one that never calls step(). Make the "
-                    "optimizer first, hand that one over, and step it (a two-call SAM steps its "
-                    "base optimizer: hand that over, or take grawa.SAM)"
+                    "the parameters have changed, but no optimizer step was counted: they were "
+                    "changed by an optimizer that was not given to the Averager, or without its "
+                    "step(). Make the optimizer first and give it to the Averager (a two-call SAM "
+                    "steps its base optimizer: give it that one, or use grawa.SAM)"
                 )
             self._resolve_skips()
             self._engine.leave()
@@ -242,15 +246,16 @@ class Averager:
         self._handles.clear()
 
     def record_loss(self, loss: Tensor) -> None:
-        """Tells the worker's training loss of this local step; before `optimizer.step()`.
+        """Records the worker's training loss of this local step; call it before `optimizer.step()`.
 
-        `LSGD` needs it, and so does the guard's loss gate. Nothing is moved between devices.
+        `LSGD` needs it, and so does the guard to leave out workers with a large loss. The loss
+        stays on its device, so nothing waits for the GPU.
 
         Args:
             loss: a scalar; or (K,), the hosted workers' losses.
 
         Raises:
-            UserError: if it is something else.
+            UserError: if it is not a tensor of K numbers.
         """
         expected = self._engine.comm.num_hosted
         if not isinstance(loss, Tensor) or loss.numel() != expected:
@@ -262,17 +267,17 @@ class Averager:
         self._knows_losses = True
 
     def clip_grad_norm_(self, max_norm: float) -> Tensor:
-        """Clips each worker's gradients by their norm, and notes the norms of before.
+        """Clips each worker's gradients by their norm, and records the norms before clipping.
 
-        In place of `torch.nn.utils.clip_grad_norm_`, which would make all workers look alike to a
-        strategy that goes by gradient norms. Call it where you would call that one: after
-        `backward()`, and after `scaler.unscale_(optimizer)` if there is a scaler.
+        Use it in place of `torch.nn.utils.clip_grad_norm_`, after which all workers would have
+        nearly the same gradient norms and so the same weight. Call it where you would call that
+        one: after `backward()`, and after `scaler.unscale_(optimizer)` if there is a scaler.
 
         Args:
-            max_norm: the largest L2 norm of a model's gradients that is left alone.
+            max_norm: gradients of a larger L2 norm, over the whole model, are scaled down to it.
 
         Returns:
-            The norm before, a scalar; with K hosted workers (K,).
+            The norm before clipping, a scalar; with K hosted workers (K,).
 
         Raises:
             UserError: if `max_norm` is not positive.
@@ -296,13 +301,14 @@ class Averager:
     def consensus(self) -> dict[str, Any]:
         """The one model to evaluate, save and serve, as a state dict; every process must call it.
 
-        Processes need not call it at the same step: whoever calls first takes part in the others'
-        rounds until they call it, too, or have finished. Workers whose parameters are not finite
-        have no part in it. With `buffers="local"`, and between rounds, buffers are this worker's
-        own, so let one process save it. A round that is under way is finished first.
+        Processes need not call it at the same step: a process that calls first takes part in the
+        others' rounds until they call it, too, or have finished. Workers whose parameters are not
+        finite have no part in it. Buffers are this worker's own, which differ between workers with
+        `buffers="local"` and between rounds, so save the result of one process only. A round in
+        the background is finished first.
 
         Returns:
-            The first hosted model's `state_dict()`, copied, with the consensus's parameters.
+            A copy of the first hosted model's `state_dict()`, with the consensus's parameters.
         """
         with _undisturbed():
             self._resolve_skips()
@@ -312,8 +318,8 @@ class Averager:
     def consensus_applied(self) -> Generator[nn.Module]:
         """The first hosted model with the consensus's parameters, for an evaluation.
 
-        Every process must enter it. The worker's own parameters are back afterwards; modes and
-        buffers are left alone.
+        Every process must enter it. The worker's own parameters are restored afterwards; modes and
+        buffers are not changed.
 
         Yields:
             The model.
@@ -329,15 +335,15 @@ class Averager:
             return
         if args[1:] or kwargs.get("closure") is not None:
             raise UserError(
-                "this strategy averages gradients before the optimizer's step, which an optimizer "
-                "that calls a closure makes inside it: call backward() first, and step() without "
-                "(with SAM, the second backward() within `with optimizer.perturbed():`)"
+                "this strategy averages gradients before optimizer.step(), but a closure computes "
+                "them inside it: call backward() first, and step() without a closure (with SAM, "
+                "the second backward() within `with optimizer.perturbed():`)"
             )
         with _undisturbed():
             self._engine.share_gradients()
 
     def _after_step(self, worker: int, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Counts a step of a hosted worker; the last one's completes the local step of all."""
+        """Counts a local step, after the last hosted worker's optimizer has stepped."""
         self._skips.note(worker, optimizer)
         if worker < self._engine.comm.num_hosted - 1:
             return
@@ -349,7 +355,7 @@ class Averager:
             self._engine.local_step()
 
     def _resolve_skips(self) -> None:
-        """Takes back steps that fused optimizers turned out to have skipped."""
+        """Subtracts steps that fused optimizers turned out to have skipped."""
         skipped = self._skips.take()
         if skipped is not None:
             self._engine.uncount(skipped)
@@ -364,8 +370,8 @@ class Averager:
     def state_dict(self) -> dict[str, Any]:
         """What this process must save, beside model and optimizer, to resume bit for bit.
 
-        A round that is under way is finished first: call it on every process at the same step, and
-        before you save the model.
+        Call it on every process at the same step, and before you save the model, since a round in
+        the background is finished first and changes the parameters.
 
         Returns:
             Plain values and tensors, copied.
@@ -375,7 +381,7 @@ class Averager:
             return self._engine.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave, from the same strategy; else raises `UserError`."""
+        """Restores what `state_dict` returned, from the same strategy; else raises `UserError`."""
         with _undisturbed():
             self._engine.load_state_dict(state)
         self._knows_losses |= self.step > 0
@@ -383,7 +389,7 @@ class Averager:
 
 @contextmanager
 def _undisturbed() -> Generator[None]:
-    """Without gradients; new tensors are usual ones on the CPU, whatever modes are on."""
+    """No gradients, no inference mode, and new tensors on the CPU whatever the user has set."""
     with torch.inference_mode(False), torch.no_grad():
         if torch.get_default_device().type == "cpu":
             yield
@@ -409,8 +415,8 @@ def _per_model(
     if isinstance(optimizer, Optimizer):
         return [[optimizer]]
     if one:
-        return [[its for its in optimizer if isinstance(its, Optimizer)]]
-    return [[its] if isinstance(its, Optimizer) else list(its) for its in optimizer]
+        return [[each for each in optimizer if isinstance(each, Optimizer)]]
+    return [[each] if isinstance(each, Optimizer) else list(each) for each in optimizer]
 
 
 def _tell(callbacks: Sequence[OnRound], report: RoundReport) -> None:

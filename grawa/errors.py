@@ -1,8 +1,8 @@
-"""What can go wrong in a way that a user must hear about."""
+"""The exceptions that users see."""
 
 
 class UserError(ValueError):
-    """Something the user can put right, a flag or a file; it ends a command with exit code 2."""
+    """An error that the user can fix, in a flag or a file; it ends a command with exit code 2."""
 
 
 class DivergedError(RuntimeError):

@@ -1,4 +1,4 @@
-"""The modes of a model's modules."""
+"""The train and eval modes of a model's modules."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Generator[None]:
-    """The model in eval mode; each module is back in its own mode afterwards.
+    """Puts the model in eval mode; afterwards each module has its own mode again.
 
     Yields:
         Nothing.

@@ -15,7 +15,7 @@ from grawa.comm.distributed import DEFAULT_TIMEOUT
 from grawa.errors import CommunicationError, UserError
 
 _GRACE_SECONDS = 1.0
-"""How long a worker that lost another holds back its own error, so that the cause is named."""
+"""A worker that lost another waits so long before it raises, so that the cause is seen first."""
 
 
 def under_launcher() -> bool:
@@ -24,7 +24,7 @@ def under_launcher() -> bool:
 
 
 def is_first_process() -> bool:
-    """Whether this process keeps the records: rank 0, or one that was not launched."""
+    """Whether this process writes files: rank 0, or one that no launcher started."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
@@ -32,17 +32,17 @@ def is_first_process() -> bool:
 def distributed(
     device: str = "auto", timeout: timedelta = DEFAULT_TIMEOUT
 ) -> Generator[torch.device]:
-    """The process group of a script that torchrun started; nothing for one that was not.
+    """Opens the process group of a script that torchrun started; does nothing otherwise.
 
     Args:
-        device: "cpu" for gloo, "cuda" for NCCL, "auto" for what the machine has.
+        device: "cpu" for gloo, "cuda" for NCCL, "auto" for CUDA if the machine has a GPU.
         timeout: how long a message may wait for the others.
 
     Yields:
         The device of this process: with GPUs, one for each process of a machine.
 
     Raises:
-        CommunicationError: as the body did, or if not all processes came.
+        CommunicationError: if the body raised it, or not all processes connected.
     """
     place = pick_device(device)
     if not under_launcher():
@@ -51,13 +51,13 @@ def distributed(
     try:
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timeout)
     except RuntimeError as error:
-        raise CommunicationError(f"not all processes came together: {error}") from error
+        raise CommunicationError(f"not all processes connected: {error}") from error
     neighbours = _neighbours()
     try:
         yield place
     except CommunicationError:
         _wake(neighbours)
-        # The process that failed first is to be found first.
+        # The launcher reports the first error, which should be the cause.
         time.sleep(_GRACE_SECONDS)
         raise
     finally:
@@ -91,7 +91,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def _neighbours() -> list[int]:
-    """The processes of the group that live on this machine."""
+    """The process ids of the group's processes on this machine."""
     everyone: list[tuple[str, int]] = [("", 0)] * dist.get_world_size()
     here = socket.gethostname()
     dist.all_gather_object(everyone, (here, os.getpid()))
@@ -99,7 +99,7 @@ def _neighbours() -> list[int]:
 
 
 def _wake(pids: Sequence[int]) -> None:
-    """Lets stopped processes go on, since a signal to end reaches a process only awake."""
+    """Resumes stopped processes, which would not act on a signal to end."""
     for pid in pids:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGCONT)

@@ -8,7 +8,7 @@ import torch
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
-    """A seed for one purpose, far from the seeds of all others.
+    """A seed for one purpose, independent of the seeds of all others.
 
     Returns:
         A number of 63 bits, the same on every machine.
@@ -27,7 +27,7 @@ def generator(seed: int, *purpose: str | int) -> torch.Generator:
 
 @contextmanager
 def seeded(seed: int, *purpose: str | int) -> Generator[None]:
-    """Torch's global generator seeded for one purpose, and put back afterwards.
+    """Seeds torch's global generator for one purpose, and restores its state afterwards.
 
     For code that can't be given a generator, such as the initialisation of `torch.nn` layers.
 

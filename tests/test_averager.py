@@ -129,7 +129,7 @@ def test_a_closure_trains_as_without_one() -> None:
 def test_a_closure_is_refused_where_gradients_are_shared_before_the_step() -> None:
     model, optimizer = pair(mlp())
     with (
-        pytest.raises(grawa.UserError, match="calls a closure"),
+        pytest.raises(grawa.UserError, match=r"step\(\) without a closure"),
         grawa.Averager(model, optimizer, grawa.DataParallel()),
     ):
         optimizer.step(lambda: 0.0)

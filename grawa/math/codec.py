@@ -1,4 +1,4 @@
-"""Fewer bits for a difference: what is sent, and what it says."""
+"""Encodes differences with fewer bits for sending, and decodes them."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -7,19 +7,19 @@ import torch
 from torch import Tensor
 
 Precision = Literal["bf16", "int8"]
-"""What numbers travel in."""
+"""Formats in which numbers can be sent."""
 
 _DTYPES = {"bf16": torch.bfloat16, "int8": torch.int8}
-_STEPS = 127  # of int8, to either side
+_STEPS = 127  # the largest int8 of which the negative exists too
 
 
 class Codec:
-    """Writes tensors with fewer bits, and reads them back.
+    """Encodes float32 tensors in 16 or 8 bits, and decodes them.
 
-    Integers have a scale for each tensor: its largest magnitude over 127.
+    "int8" has a scale for each tensor: its largest magnitude divided by 127.
 
     Args:
-        precision: in what they are written.
+        precision: the format.
 
     >>> codec = Codec("int8")
     >>> codes, scales = [torch.empty(3, dtype=torch.int8)], torch.empty(1)
@@ -35,13 +35,13 @@ class Codec:
         self.has_scales = not self.dtype.is_floating_point
 
     def encode(self, tensors: Sequence[Tensor], codes: Sequence[Tensor], scales: Tensor) -> None:
-        """Writes tensors.
+        """Encodes tensors.
 
         Args:
             tensors: M of them, float32, none empty; at least one.
-            codes: where to, M tensors of the same shapes.
-            scales: where their scales go, float32: (M,), or (0,) where there are none. A tensor
-                that is not finite gets a scale, or codes, that are not finite.
+            codes: M tensors of the same shapes, overwritten.
+            scales: overwritten, float32: (M,), or (0,) if the format has none. A tensor that is
+                not finite gets a scale, or codes, that are not finite.
         """
         if not self.has_scales:
             torch._foreach_copy_(list(codes), list(tensors))
@@ -54,7 +54,7 @@ class Codec:
         torch._foreach_copy_(list(codes), levels)
 
     def decode(self, codes: Sequence[Tensor], scales: Tensor) -> list[Tensor]:
-        """Reads what `encode` wrote.
+        """Decodes what `encode` wrote.
 
         Returns:
             M tensors, float32.

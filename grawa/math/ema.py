@@ -1,4 +1,4 @@
-"""Exponential moving averages that start from zero and are corrected for it."""
+"""Bias-corrected exponential moving averages."""
 
 from typing import Any
 
@@ -7,16 +7,16 @@ from torch import Tensor
 
 
 class Ema:
-    """Bias-corrected exponential moving averages of rows, one count per row.
+    """Bias-corrected exponential moving averages of rows, with a count for each row.
 
         m <- decay m + (1 - decay) x,    value = m / (1 - decay^count)
 
-    A row that holds a value that is not finite is passed over, so no NaN ever enters. Nothing is
-    moved between devices: the averages live where the rows do.
+    A row with a value that is not finite is skipped, so no NaN ever enters an average. The averages
+    are on the device of the rows.
 
     Args:
-        decay: how much of the past is kept, in [0, 1).
-        copies: F, how many averages there are; they may restart at different times.
+        decay: how much of the average is kept at each update, in [0, 1).
+        copies: F, number of averages of the same rows; they may restart at different times.
 
     >>> ema = Ema(0.5)
     >>> ema.update(torch.tensor([[2.0]])); ema.update(torch.tensor([[float("nan")]]))
@@ -35,15 +35,15 @@ class Ema:
 
     @property
     def has_begun(self) -> bool:
-        """Whether there is something to average."""
+        """Whether `update` was called."""
         return self._mean is not None
 
     def update(self, rows: Tensor, copy: int | None = None) -> None:
-        """Takes one row per worker.
+        """Adds one row per worker.
 
         Args:
             rows: (K, C).
-            copy: the average that takes them; by default all.
+            copy: the average to update; all by default.
         """
         mean, count = self._fitting(rows)
         finite = torch.isfinite(rows.sum(dim=1, keepdim=True))
@@ -56,7 +56,7 @@ class Ema:
             count[copy] += finite
 
     def _fitting(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The averages and counts, of the rows' dtype and where the rows are."""
+        """The averages and counts, with the rows' dtype and device."""
         mean, count = self._mean, self._count
         if mean is None or count is None or mean.dtype != rows.dtype:
             mean = rows.new_zeros(self._copies, *rows.shape)
@@ -76,11 +76,11 @@ class Ema:
             RuntimeError: if `update` was never called.
         """
         if self._mean is None or self._count is None:
-            raise RuntimeError("no step has been taken since the last round: nothing to average")
+            raise RuntimeError("no row was added, so there is no average")
         return self._mean[copy] / (1.0 - self.decay ** self._count[copy])
 
     def restart(self, copy: int = 0) -> None:
-        """Forgets everything that went into an average."""
+        """Starts an average anew."""
         if self._mean is not None and self._count is not None:
             self._mean[copy].zero_()
             self._count[copy].zero_()
@@ -90,7 +90,7 @@ class Ema:
         return {"mean": _copy(self._mean), "count": _copy(self._count)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._mean, self._count = _copy(state["mean"]), _copy(state["count"])
 
 

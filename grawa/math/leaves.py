@@ -1,4 +1,4 @@
-"""The two containers every method works on: rows of hosted workers, and leaves shared by all."""
+"""The containers that methods work on: stacks of the workers' rows, and leaves common to all."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, cast
@@ -10,11 +10,11 @@ Stack = Mapping[str, Tensor]
 """Parameter name -> (K, *shape): one row for each worker hosted by this process."""
 
 Kind = tuple[torch.dtype, torch.device]
-"""Tensors of a kind can lie in one block of memory."""
+"""Dtype and device; tensors with the same kind can be in one block of memory."""
 
 
 class Place(NamedTuple):
-    """Where a leaf lies: in which flat tensor, at which offset in elements, in what form."""
+    """Where a leaf is: the index of its flat tensor, the offset in elements, shape and strides."""
 
     flat: int
     offset: int
@@ -25,15 +25,15 @@ class Place(NamedTuple):
 class Leaves(dict[str, Tensor]):
     """Parameter name -> tensor of the parameter's shape; the same on every process.
 
-    The tensors are views of one flat tensor per dtype and device, so that arithmetic and
-    messages need not go leaf by leaf. Only the entries' values may change, never the entries.
+    The tensors are views of one flat tensor per dtype and device, so that arithmetic and messages
+    need not go tensor by tensor. Change the tensors in place only; never add or replace one.
 
     Args:
         flats: one flat tensor per dtype and device.
-        places: where each leaf lies in them.
+        places: where each leaf is in them.
 
     Attributes:
-        rows: the leaves in order, each seen as one row of a stack, shape (1, *shape).
+        rows: the leaves in order, each viewed as a stack of one row, (1, *shape).
     """
 
     def __init__(self, flats: Sequence[Tensor], places: Mapping[str, Place]) -> None:
@@ -47,14 +47,13 @@ class Leaves(dict[str, Tensor]):
 
     @classmethod
     def like(cls, stack: Stack) -> "Leaves":
-        """Uninitialised leaves of the form of a stack's rows.
+        """Uninitialised leaves with the names and shapes of a stack's rows.
 
         Args:
             stack: name -> (K, *shape).
 
         Returns:
-            Leaves with the rows' shapes, dtypes and devices, and their strides too where a row
-            fills a block of memory.
+            Leaves with the rows' dtypes and devices, and their strides if a row is dense.
         """
         sizes: dict[Kind, int] = {}
         places: dict[str, Place] = {}
@@ -62,7 +61,7 @@ class Leaves(dict[str, Tensor]):
             kind = _kind(rows)
             offset = sizes.setdefault(kind, 0)
             row = rows[0]
-            # Strides of a row that skips memory, or uses some twice, would reach too far.
+            # The strides of a row with gaps or overlaps would reach beyond its place.
             stride = torch.empty_like(row, device="meta").stride()
             places[name] = Place(list(sizes).index(kind), offset, row.shape, stride)
             sizes[kind] += row.numel()
@@ -77,7 +76,7 @@ class Leaves(dict[str, Tensor]):
         return leaves
 
     def zeros_like(self) -> "Leaves":
-        """New leaves of the same form, all zero."""
+        """New leaves with the same names, shapes and dtypes, all zero."""
         return Leaves([torch.zeros_like(flat) for flat in self.flats], self.places)
 
     def wide_like(self) -> "Leaves":
@@ -90,7 +89,7 @@ class Leaves(dict[str, Tensor]):
         return Leaves([flat.clone() for flat in self.flats], self.places)
 
     def widened(self) -> "Leaves":
-        """New leaves with the same values, 16-bit ones in float32, laid out as these."""
+        """New leaves with the same values and places, 16-bit ones in float32."""
         wide = self.wide_like()
         torch._foreach_copy_(wide.flats, self.flats)
         return wide
@@ -108,13 +107,13 @@ class Leaves(dict[str, Tensor]):
 
 
 class Rows(dict[str, Tensor]):
-    """A stack whose tensors lie together.
+    """A stack whose tensors may be views of a few large blocks.
 
     Attributes:
         blocks: one (K, P) tensor per dtype and device, in the order of the flat tensors of
-            `Leaves`; none if the memory belongs to somebody else.
-        lost: what rows of 16 bits could not hold of small moves, in float32: see
-            `grawa.math.motion.pull_`; empty where nothing is carried.
+            `Leaves`; empty if the tensors are separate in memory, as a single model's are.
+        lost: rounding errors of small moves of 16-bit rows, in float32, which are added to the
+            next move: see `grawa.math.motion.pull_`; empty if they are not kept.
     """
 
     def __init__(self, *entries: Iterable[tuple[str, Tensor]]) -> None:
@@ -134,7 +133,7 @@ class Rows(dict[str, Tensor]):
         """Some of the rows, as views.
 
         Args:
-            names: which; where there are blocks, those that lie next to each other in them.
+            names: of the rows; if there are blocks, they must be adjacent in them.
 
         Returns:
             Rows with the matching parts of the blocks.
@@ -158,7 +157,7 @@ class Rows(dict[str, Tensor]):
         return row
 
     def twin(self) -> "Rows":
-        """Uninitialised rows of the same form, in blocks of their own."""
+        """Uninitialised rows with the same names and shapes, in new blocks."""
         twin = Rows(self.items())
         for (dtype, device), names in names_by_kind(self).items():
             sizes = [self[name][0].numel() for name in names]
@@ -178,7 +177,7 @@ def names_by_kind(stack: Stack) -> dict[Kind, list[str]]:
 
 
 def copy_(target: Stack, source: Stack) -> None:
-    """Copies one stack into another of the same form."""
+    """Copies one stack into another with the same names and shapes."""
     targets, sources = side_by_side(target, source)
     torch._foreach_copy_(targets, sources)
 
@@ -192,7 +191,7 @@ def copied(rows: Rows) -> Rows:
 
 
 def side_by_side(*stacks: Stack) -> list[list[Tensor]]:
-    """The tensors of stacks of one form, matched: whole blocks where all have some."""
+    """The tensors of stacks with the same names and shapes; whole blocks if all have them."""
     if all(isinstance(stack, Rows) and stack.blocks for stack in stacks):
         return [list(cast(Rows, stack).blocks) for stack in stacks]
     return [list(stack.values()) for stack in stacks]
@@ -208,7 +207,7 @@ def _kind(tensor: Tensor) -> Kind:
 
 
 def as_stack(block: Tensor, forms: Sequence[Tensor]) -> list[Tensor]:
-    """A (K, P) block seen as L tensors (K, *shape) with these shapes and strides."""
+    """A (K, P) block viewed as L tensors (K, *shape), with the shapes and strides of `forms`."""
     sizes = [form.numel() for form in forms]
     return [
         part.as_strided((len(block), *form.shape), (block.shape[1], *form.stride()))

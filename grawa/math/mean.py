@@ -1,4 +1,4 @@
-"""A weighted mean, built up row by row."""
+"""A weighted mean, computed one row at a time."""
 
 from collections.abc import Iterable, Sequence
 
@@ -13,7 +13,7 @@ def weighted_mean_(
     rows: Iterable[Sequence[Tensor]],
     weights: Iterable[Sequence[float]],
 ) -> None:
-    """The weighted mean of rows of L tensors, folded in one row at a time.
+    """The weighted mean of rows of L tensors, computed one row at a time.
 
         W <- W + w,    mean <- mean + (w / W) (row - mean)
 
@@ -22,7 +22,7 @@ def weighted_mean_(
     once.
 
     Args:
-        mean: L tensors, where the mean is put; one that has no weight in any row is left as it is.
+        mean: L tensors, overwritten with the mean; one without weight in any row is not changed.
         rows: L tensors each, of the same shapes and dtypes, on any device.
         weights: L numbers for each row, not negative.
 

@@ -1,4 +1,4 @@
-"""How parameters move: pulls and copies, in place and for all leaves at once."""
+"""Moves parameters: pulls and copies, in place and for all tensors at once."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from grawa.math.leaves import Leaves, Rows, Stack
 from grawa.math.norms import Norms, row_norms
 
 _MOST_WIDENED = 2**24
-"""Numbers of which a temporary float32 copy is made at a time."""
+"""Most elements of which a temporary float32 copy is made at a time."""
 
 
 def pull_(params: Stack, target: Leaves, strength: float) -> None:
@@ -18,8 +18,8 @@ def pull_(params: Stack, target: Leaves, strength: float) -> None:
     Args:
         params: name -> (K, *shape), moved in place.
         target: name -> shape.
-        strength: 0 leaves the rows alone, 1 puts them on the target. Where rows have 16 bits and
-            come with `lost`, what they can't hold of a move is carried over to the next.
+        strength: 0 changes nothing, 1 copies the target. For 16-bit rows with `lost`, the rounding
+            error of a move is added to the next one.
 
     >>> params = {"x": torch.tensor([[0.0], [4.0]])}
     >>> pull_(params, Leaves.copy_of({"x": torch.tensor([[2.0]])}), 0.5)
@@ -35,7 +35,7 @@ def pull_(params: Stack, target: Leaves, strength: float) -> None:
 
 
 def _pull_carrying_(params: Rows, lost: Stack, target: Leaves, strength: float) -> None:
-    """As `pull_`; what 16 bits can't hold of the move is added to the next one."""
+    """As `pull_`; the rounding error of 16-bit rows is added to their next move."""
     exact = [name for name in params if name not in lost]
     if exact:
         rows, targets = [params[n] for n in exact], [target[n].unsqueeze(0) for n in exact]
@@ -53,7 +53,7 @@ def _pull_carrying_(params: Rows, lost: Stack, target: Leaves, strength: float) 
 
 
 def _batches(sizes: Sequence[int]) -> list[list[int]]:
-    """Neighbouring tensors, few enough that a float32 copy of them is small."""
+    """Indices of consecutive tensors, few enough that a float32 copy of them is small."""
     found: list[list[int]] = []
     room = 0
     for i, size in enumerate(sizes):
@@ -68,18 +68,18 @@ def _batches(sizes: Sequence[int]) -> list[list[int]]:
 def pull_and_push_(
     params: Stack, target: Leaves, pull: float, push: float, norms: Norms = row_norms
 ) -> None:
-    """Moves every row toward the target by a share, and away from it by a length.
+    """Moves every row toward the target by a fraction, and away from it by a length.
 
         x <- x + pull (target - x) + push (x - target) / ||x - target||
 
-    A row on the target is not pushed, since no direction leads away from it.
+    A row that equals the target is not pushed, since the direction is undefined.
 
     Args:
         params: name -> (K, *shape), moved in place.
         target: name -> shape.
-        pull: a share, in [0, 1].
-        push: a length, not negative: of all leaves together.
-        norms: takes the norms of whole workers.
+        pull: a fraction, in [0, 1].
+        push: a length in parameter space, over all tensors; not negative.
+        norms: computes the norms of whole workers.
 
     >>> params = {"x": torch.tensor([[0.0], [4.0]])}
     >>> pull_and_push_(params, Leaves.copy_of({"x": torch.tensor([[2.0]])}), 0.5, 0.25)
@@ -105,7 +105,7 @@ def put_(params: Stack, target: Leaves) -> None:
 
 
 def _in_pairs(params: Stack, target: Leaves) -> tuple[list[Tensor], list[Tensor]]:
-    """Rows and what they move to: whole blocks where there are some, else leaf by leaf."""
+    """Rows and their targets: whole blocks if there are any, otherwise tensor by tensor."""
     blocks = params.blocks if isinstance(params, Rows) else []
     if not blocks:
         return list(params.values()), target.rows

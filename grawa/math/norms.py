@@ -1,4 +1,4 @@
-"""Norms of whole workers, whose parameters are many tensors."""
+"""Norms of whole workers, over all their parameter tensors."""
 
 from collections.abc import Callable, Iterable
 
@@ -13,10 +13,10 @@ Norms = Callable[[Iterable[Tensor]], Tensor]
 
 
 def row_norms(parts: Iterable[Tensor]) -> Tensor:
-    """L2 norm of each row over all tensors together, computed in float32 or wider.
+    """L2 norm of each row over all tensors, computed in float32 or wider.
 
     Args:
-        parts: tensors of shape (K, ...); each may be let go when the next one is made.
+        parts: tensors of shape (K, ...); a generator may free each one before it makes the next.
 
     Returns:
         (K,), on the first tensor's device.

@@ -1,4 +1,4 @@
-"""Outer optimizers: a step of the center against the pseudo-gradient."""
+"""Outer optimizers: steps of the center along the negative pseudo-gradient."""
 
 import torch
 
@@ -25,8 +25,8 @@ def nesterov_(
         mean: the workers' mean; overwritten with d.
         lr: the outer learning rate.
         momentum_decay: of the outer momentum, in [0, 1).
-        began: the center as the workers have it, d = began - mean, where that is not the center
-            itself: rounded to 16 bits, while center and momentum are float32.
+        began: the center from which the workers started, so that d = began - mean; by default
+            `center`. It differs if the workers have 16 bits, and center and momentum float32.
 
     >>> c, m, x = (Leaves.copy_of({"x": torch.tensor([[v]])}) for v in (1.0, 0.0, 0.5))
     >>> nesterov_(c, m, x, lr=1.0, momentum_decay=0.0)

@@ -1,4 +1,4 @@
-"""From scores to weights."""
+"""Formulas that turn scores into weights."""
 
 import torch
 from torch import Tensor
@@ -9,14 +9,14 @@ def inverse_norm(norms: Tensor, power: float = 1.0, active: Tensor | None = None
 
         beta_i = norm_i^-power / sum_j norm_j^-power
 
-    A norm of zero beside positive ones says nothing of its worker and gives weight zero: the worker
-    has not trained this tensor (an expert that its batches never reached, a rare embedding), or its
-    network is dead. A column of zeros gives equal weights.
+    A norm of zero beside positive ones gives weight zero: the worker has not trained this tensor
+    (an expert that its batches never reached, a rare embedding), or its network is dead. A column
+    of zeros gives equal weights.
 
     Args:
         norms: (N, G), not negative.
         power: how strongly the norm counts; 0 gives equal weights, whatever the norms.
-        active: (N,), true for the workers that take part, one at least; the others, whose norms may
+        active: (N,), true for the workers that take part, at least one; the others, whose norms may
             be anything, get weight zero. By default all take part.
 
     Returns:
@@ -27,8 +27,8 @@ def inverse_norm(norms: Tensor, power: float = 1.0, active: Tensor | None = None
             [0.2500, 0.5000, 1.0000]])
 
     Source: Dimlioglu and Choromanska (2024), section 4; `power=1` is the paper's.
-    Deviation: in the formula's limit a norm of zero gets all the weight. Then the workers that
-    train a tensor would lose to those that do not, and the tensor would stay where it began.
+    Deviation: in the formula's limit a norm of zero gets all the weight. Then a worker that does
+    not train a tensor would override those that do, and the tensor would keep its initial values.
     """
     taking_part = _as_column(active, norms)
     known = taking_part & (norms != 0) if power > 0.0 else taking_part
@@ -40,7 +40,7 @@ def inverse_loss(losses: Tensor, power: float = 1.0, active: Tensor | None = Non
 
         w_i = loss_i^-power / sum_j loss_j^-power
 
-    A loss of zero or below counts as zero; those who have one share all the weight equally, which
+    A negative loss counts as zero; workers with a loss of zero share all the weight equally, which
     is the formula's limit.
 
     Args:
@@ -59,7 +59,7 @@ def inverse_loss(losses: Tensor, power: float = 1.0, active: Tensor | None = Non
 
 
 def _as_column(active: Tensor | None, scores: Tensor) -> Tensor:
-    """Who takes part, as a mask of the scores' shape."""
+    """Which workers take part, as a mask of the scores' shape."""
     if active is None:
         return torch.ones_like(scores, dtype=torch.bool)
     return active.unsqueeze(1).expand_as(scores)
@@ -76,11 +76,11 @@ def _inverse(values: Tensor, power: float, counted: Tensor) -> Tensor:
 
 
 def one_hot_smallest(scores: Tensor, active: Tensor | None = None) -> Tensor:
-    """All weight to the smallest score of each column; of equal scores, to the first.
+    """All weight to the smallest score of each column; to the first of equal ones.
 
     Args:
         scores: (N, G).
-        active: (N,), true for the workers that take part, one at least; by default all.
+        active: (N,), true for the workers that take part, at least one; by default all.
 
     Returns:
         (N, G), one 1 in each column.
@@ -108,13 +108,13 @@ def uniform(num_workers: int) -> Tensor:
 
 
 def floor_at_median(norms: Tensor, fraction: float | Tensor, active: Tensor) -> Tensor:
-    """Norms, none below a fraction of its column's median, so that no worker gets all the weight.
+    """Norms raised to at least a fraction of their column's median, so that none dominates.
 
-    Norms of zero stay: they say that a worker has not trained a tensor, not that it trains well.
+    Norms of zero stay: they mean that a worker has not trained a tensor, not that it trains well.
 
     Args:
         norms: (N, G).
-        fraction: of the median of the positive norms; or each worker's own, (N, 1).
+        fraction: of the median of the positive norms; one for all, or (N, 1) for each worker.
         active: (N,), true for the workers that take part; the others' norms stay as they are, and
             do not count in the median.
 

@@ -1,1 +1,1 @@
-"""Rounds: when they are due, what is said before one, and what comes of it."""
+"""Rounds: when they are due, what workers report before one, and what it changes."""

@@ -1,4 +1,4 @@
-"""Where rounds run: one after another, in the foreground or behind it."""
+"""Runs rounds one after another, in the calling thread or in a background thread."""
 
 from collections.abc import Callable
 from threading import Thread
@@ -10,10 +10,10 @@ Result = TypeVar("Result")
 
 
 class Job(Generic[Result]):
-    """Something that is done in a thread of its own.
+    """A function that runs in a thread of its own.
 
     Args:
-        function: what.
+        function: what to run.
         device: where its tensors live; on a GPU it runs on a stream of its own.
     """
 
@@ -22,7 +22,7 @@ class Job(Generic[Result]):
         self._device = device
         self._event = _record(device)
         self._error: BaseException | None = None
-        # A daemon, so that a process that has failed need not wait for the others to end.
+        # A daemon thread, so that a process that has failed can exit without waiting for it.
         self._thread = Thread(target=self._run, name="grawa round", daemon=True)
         self._thread.start()
 
@@ -38,11 +38,11 @@ class Job(Generic[Result]):
             self._error = error
 
     def finish(self) -> None:
-        """Waits until it is done, well or not."""
+        """Waits until the function has returned or raised."""
         self._thread.join()
 
     def wait(self) -> Result:
-        """Waits until it is done: its result, or what it raised."""
+        """Waits for the function; returns its result or raises its exception."""
         self.finish()
         if self._error is not None:
             raise self._error
@@ -56,11 +56,11 @@ def _record(device: torch.device) -> torch.cuda.Event | None:
 
 
 class Queue:
-    """Does one thing after another, so that all processes have their collectives in one order.
+    """Runs functions one after another, so that collectives have the same order on all processes.
 
     Args:
         device: where the tensors live.
-        background: whether `start` may return before it is done.
+        background: whether `start` runs its function in a background thread.
     """
 
     def __init__(self, device: torch.device, *, background: bool) -> None:
@@ -69,14 +69,14 @@ class Queue:
         self._last: Job[object] | None = None
 
     def run(self, function: Callable[[], Result]) -> Result:
-        """Does something here, after what is under way."""
+        """Runs a function in this thread, after the one in the background has ended."""
         if self._last is not None:
             self._last.finish()
             self._last = None
         return function()
 
     def start(self, function: Callable[[], Result]) -> Callable[[], Result]:
-        """Does something, in the background if that may be, after what is under way.
+        """Runs a function after the previous one has ended, in the background if allowed.
 
         Returns:
             A function that waits for the result.

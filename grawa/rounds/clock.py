@@ -1,4 +1,4 @@
-"""What time it is for the workers."""
+"""Clocks that time the workers: by the wall, or in the laboratory by a model of the machines."""
 
 import time
 from typing import Any, Protocol
@@ -7,56 +7,56 @@ from grawa.comm.protocol import Transport
 
 
 class Clock(Protocol):
-    """What time it is for the hosted workers; in seconds since the start, averaged over them."""
+    """The hosted workers' time: seconds since the start, averaged over them."""
 
     @property
     def individual(self) -> bool:
-        """Whether each hosted worker has a time of its own, by which it is its turn to step."""
+        """Whether each hosted worker has its own time, and the one that is earliest steps next."""
         ...
 
     def meter(self, comm: Transport) -> Transport:
-        """The communicator to use, so that the clock learns of what it does."""
+        """Wraps a communicator so that the clock can time its messages."""
         ...
 
     def now(self) -> float:
-        """The time."""
+        """The current time."""
         ...
 
     def stepped(self, workers: slice) -> None:
-        """These hosted workers have made a local step."""
+        """Called when these hosted workers have made a local step."""
         ...
 
     def scored(self) -> None:
-        """The hosted workers have found out what they report in a round."""
+        """Called when the hosted workers have computed their scores for a round."""
         ...
 
     def joined(self) -> float:
-        """All workers have joined a round; when the last one did."""
+        """Called when all workers have joined a round; returns when the last one did."""
         ...
 
     def finished(self) -> float:
-        """The round is over; when it was."""
+        """Called when a round is over; returns when it ended."""
         ...
 
     def arrive(self, moment: float) -> None:
-        """The hosted workers wait until then, if it is not past."""
+        """Makes the hosted workers wait until that time, if it is not past."""
         ...
 
     def disregard(self) -> None:
-        """What was sent since the last round is not to count: it serves no training."""
+        """Ignores messages since the last round that were not part of training."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What must be saved so that time goes on from here."""
+        """What must be saved so that time continues from here."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         ...
 
 
 class WallClock:
-    """The wall's time, which passes by itself.
+    """Wall-clock time.
 
     >>> clock = WallClock()
     >>> clock.now() <= clock.joined() <= clock.finished() < 60.0
@@ -69,7 +69,7 @@ class WallClock:
         self._start = time.perf_counter()
 
     def meter(self, comm: Transport) -> Transport:
-        """The same communicator: its time is seen on the wall."""
+        """The same communicator: wall-clock time includes its messages already."""
         return comm
 
     def now(self) -> float:
@@ -77,10 +77,10 @@ class WallClock:
         return time.perf_counter() - self._start
 
     def stepped(self, workers: slice) -> None:
-        """The step took its time."""
+        """Nothing to do: the step has taken wall-clock time already."""
 
     def scored(self) -> None:
-        """That took its time."""
+        """Nothing to do, as for `stepped`."""
 
     def joined(self) -> float:
         """Now."""
@@ -91,10 +91,10 @@ class WallClock:
         return self.now()
 
     def arrive(self, moment: float) -> None:
-        """A moment that is over can't be waited for."""
+        """Nothing to do: that time is past already."""
 
     def disregard(self) -> None:
-        """It took its time."""
+        """Nothing to do: wall-clock time can't be given back."""
 
     def state_dict(self) -> dict[str, Any]:
         """See `Clock.state_dict`."""

@@ -7,17 +7,17 @@ from grawa.math.leaves import Stack, names_by_kind
 
 
 def fragments(params: Stack, count: int) -> list[list[str]]:
-    """Which leaves are synchronised together.
+    """Assigns parameters to fragments.
 
-    Leaves of a fragment lie next to each other in memory, so that each fragment's messages are
-    few and long.
+    The parameters of a fragment lie next to each other in memory, so that each fragment's messages
+    are few and long.
 
     Args:
         params: name -> (K, *shape).
-        count: P.
+        count: P, the number of fragments.
 
     Returns:
-        P lists of names, none empty, together all of them.
+        P lists of names, none empty; each name is in one of them.
 
     Raises:
         UserError: if there are fewer parameters than fragments.
@@ -26,7 +26,7 @@ def fragments(params: Stack, count: int) -> list[list[str]]:
     >>> fragments({name: torch.zeros(1, size) for name, size in zip("abcd", (4, 2, 2, 8))}, 2)
     [['a', 'b', 'c'], ['d']]
     """
-    names = [name for alike in names_by_kind(params).values() for name in alike]
+    names = [name for same_kind in names_by_kind(params).values() for name in same_kind]
     if not 1 <= count <= len(names):
         raise UserError(
             f"fragments must be at least 1 and at most the {len(names)} parameter tensors of the "
@@ -37,7 +37,7 @@ def fragments(params: Stack, count: int) -> list[list[str]]:
 
 
 def _cuts(sizes: Sequence[int], count: int) -> list[int]:
-    """Where to cut, each cut as near to an equal share as leaves allow."""
+    """Indices at which fragments begin, each as near to an equal share of bytes as possible."""
     ends = [0]
     for size in sizes:
         ends.append(ends[-1] + size)

@@ -1,4 +1,4 @@
-"""The engine: counts local steps, makes the rounds that are due, and serves what others ask for."""
+"""The engine: counts local steps, runs the rounds that are due, and joins what others call."""
 
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -25,18 +25,18 @@ from grawa.workers.start import start_equal
 
 
 class Engine:
-    """Counts the hosted workers' local steps, and makes rounds when they are due.
+    """Counts the hosted workers' local steps, and runs rounds when they are due.
 
-    With a single worker rounds are counted and reported, but move nothing: it trains as without
-    the engine, unless the strategy says that it moves one worker too.
+    With a single worker, rounds are counted and reported but change no parameters, so it trains
+    exactly as it would without the engine, unless the strategy has `moves_one_worker`.
 
     Args:
         replicas: the hosted workers; all workers get the parameters and buffers of worker 0.
-        comm: all workers.
-        worker: the processes that the one hosted worker is made of, if they are several.
-        plan: how rounds are made.
-        clock: what time it is.
-        tell: what gets the report of each round.
+        comm: connects all workers.
+        worker: connects the processes that the one hosted worker consists of, if they are several.
+        plan: how rounds are run.
+        clock: times the workers.
+        tell: called with the report of each round.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Engine:
         start_equal(replicas, comm)
         self._runner = Runner(replicas, comm, worker, plan, clock, tell)
         self._timetable = Timetable(plan.schedule, plan.fragments)
-        # Where nothing is sent there is nothing to hide, and the order is to be the same each time.
+        # Without messages there is nothing to overlap, and one thread keeps the order reproducible.
         self._queue = Queue(replicas.device, background=comm.num_hosted < comm.num_workers)
         self._underway: Underway | None = None
         self._norms: Tensor | None = None
@@ -65,17 +65,17 @@ class Engine:
 
     @property
     def round(self) -> int:
-        """Rounds made."""
+        """Rounds so far."""
         return self._runner.round
 
     @property
     def steps(self) -> list[int]:
-        """Local steps made by each hosted worker."""
+        """Local steps of each hosted worker."""
         return list(self._runner.roll_call.steps)
 
     @property
     def step(self) -> int:
-        """Local steps made; with several hosted workers, by the foremost."""
+        """Local steps; with several hosted workers, of the one that has made the most."""
         return max(self.steps)
 
     @property
@@ -85,22 +85,22 @@ class Engine:
         return self._total if together else self.step * self.comm.num_workers
 
     def local_steps_begin(self) -> None:
-        """The workers train by themselves from now on."""
+        """Called when the workers begin to train between rounds."""
         if self._has_left and self.plan.schedule.counts_together:
             self.comm.reset_count(sum(self.steps))
         self._has_left = False
         self._runner.reporter.local_steps_begin(self._clock.now())
 
     def note_losses(self, losses: Tensor, workers: slice = slice(None)) -> None:
-        """Takes the losses of a local step of these hosted workers."""
+        """Records the losses of a local step of these hosted workers."""
         self._runner.roll_call.note_losses(losses, workers)
 
     def note_norms(self, norms: Tensor) -> None:
-        """Takes the norms of the coming step's gradients, (K, L), before they are clipped."""
+        """Records the norms of the next step's gradients, (K, L), before they are clipped."""
         self._norms = norms
 
     def local_step(self, workers: slice = slice(None)) -> None:
-        """These hosted workers' optimizers have stepped; rounds that are due are made."""
+        """Called after these hosted workers' optimizer steps; runs the rounds that are due."""
         self._note_step(workers)
         self._clock.stepped(workers)
         position = self._position(len(range(self.comm.num_hosted)[workers]))
@@ -112,7 +112,7 @@ class Engine:
             self._begin_round(self._timetable.advance(self._runner.lr))
 
     def _note_step(self, workers: slice) -> None:
-        """Notes norms and lets the workers drift, if this is one of the steps for it."""
+        """Counts the step; on every `hook_every`-th, also records norms and applies `drift`."""
         every, score = self.plan.hook_every, self.plan.strategy.score
         due = (self.steps[workers][0] + 1) % every == 0
         norms, clipped = self._norms, self._norms is not None
@@ -128,7 +128,7 @@ class Engine:
             self._runner.drift(min(1.0, every * self._timetable.share), workers)
 
     def _position(self, steps: int) -> float:
-        """Local steps made, on average over all workers if they are counted together."""
+        """Local steps, averaged over all workers if they are counted together."""
         if not self.plan.schedule.counts_together:
             return self.step
         self._total = self.comm.count(steps)
@@ -139,27 +139,27 @@ class Engine:
         return self._timetable.is_due(self.total_steps / self.comm.num_workers + 1)
 
     def uncount(self, skipped: Tensor) -> None:
-        """Takes back local steps that the optimizer turned out to have skipped: (K,)."""
+        """Subtracts local steps that the optimizer turned out to have skipped: (K,)."""
         self._runner.roll_call.uncount(skipped)
         if self.plan.schedule.counts_together:
             self._total = self.comm.count(-int(skipped.sum()))
 
     def fail(self, message: str) -> NoReturn:
-        """Tells the others that this process can't go on, so that all raise.
+        """Raises on every process, because this one can't continue.
 
         Raises:
-            UserError: with this message here, and with one that names this worker elsewhere.
+            UserError: with this message here, and on the others with one that names this worker.
         """
         self.finish()
         self._tell_failure(self._timetable.fragment)
         raise UserError(message)
 
     def _tell_failure(self, fragment: int) -> None:
-        rows = self._said(Purpose.FAILED, fragment)
+        rows = self._report(Purpose.FAILED, fragment)
         self._queue.run(lambda: self._runner.roll_call.call(rows))
 
     def _all_joined(self, workers: slice) -> bool:
-        """Hosted workers that step by themselves join a round one after another."""
+        """Whether all hosted workers wait for the round, which they join one after another."""
         self.waiting[workers] = [True] * len(self.waiting[workers])
         if not all(self.waiting):
             return False
@@ -167,7 +167,7 @@ class Engine:
         return True
 
     def share_gradients(self) -> None:
-        """Before an optimizer's step that uses the mean of all workers' gradients; collective."""
+        """Replaces gradients by the mean over all workers, before `step()`; collective."""
         if self.comm.num_workers == 1:
             return
         roll = self._meet(Purpose.GRADIENTS)
@@ -188,7 +188,7 @@ class Engine:
         self._runner.reporter.local_steps_begin(self._clock.now())
 
     def leave(self) -> None:
-        """Takes part in what the others still need, and in rounds for the last steps of all."""
+        """Keeps joining what the others call until all have finished; then averages once more."""
         self.finish()
         self._runner.reporter.local_steps_end(self._clock.now())
         for _ in self._runner.fragments:
@@ -208,7 +208,7 @@ class Engine:
                 transport.release()
 
     def consensus(self) -> dict[str, Tensor]:
-        """The strategy's consensus, name -> leaf; every process must call it."""
+        """The strategy's consensus, name -> tensor; every process must call it."""
         self.finish()
         before = self.comm.bytes_sent
         found = self._runner.consensus(self._meet(Purpose.CONSENSUS))
@@ -217,7 +217,7 @@ class Engine:
         return found
 
     def gather(self, value: float) -> Tensor:
-        """Every worker's value, (N,), float64; every process must call it with one of its own."""
+        """Gathers a number from every worker: (N,), float64; every process must call it."""
         before = self.comm.bytes_sent
         values = self._meet(Purpose.VALUES, value).values
         self._disregard_since(before)
@@ -225,15 +225,15 @@ class Engine:
         return values
 
     def _disregard_since(self, bytes_before: int) -> None:
-        """What was sent since then serves no training: it takes no time, and no round counts it."""
+        """Leaves messages that are not training, sent since then, out of times and bytes."""
         self._clock.disregard()
         self._runner.reporter.disregard(self.comm.bytes_sent - bytes_before)
 
     def _meet(self, purpose: Purpose, value: float = 0.0) -> Roll:
-        """Meets the others until all have come for the same, and serves them until then.
+        """Calls the roll until this purpose is served; joins what comes before it.
 
         Returns:
-            What all said at the meeting at which it is served.
+            What all workers reported when it was served.
         """
         while True:
             began, index = self._clock.now(), self._timetable.fragment
@@ -242,7 +242,7 @@ class Engine:
             if action in ROUNDS and len(set(roll.purposes)) > 1:
                 self._runner.symptoms.note_waiting(roll)
                 rows = rows if purpose in ROUNDS else self._rows(action, index)
-                roll, _ = self._call(rows)  # now everyone says what a round needs
+                roll, _ = self._call(rows)  # again: now everyone reports what a round needs
             if action is purpose:
                 return roll
             if action is Purpose.CONSENSUS:
@@ -253,7 +253,7 @@ class Engine:
                 self._round_here(self._timetable.next_fragment(), began, roll)
 
     def _call(self, rows: Tensor) -> tuple[Roll, Purpose]:
-        """One roll call, here and now, after what is under way; and what is to be done."""
+        """One roll call, after the round under way; and what all processes do next."""
         return self._queue.run(lambda: self._answered(rows))
 
     def _answered(self, rows: Tensor) -> tuple[Roll, Purpose]:
@@ -261,13 +261,13 @@ class Engine:
         return roll, served(roll.purposes, roll.steps, roll.rounds)
 
     def _rows(self, purpose: Purpose, fragment: int, value: float = 0.0) -> Tensor:
-        """What the hosted workers say, after a look at whether they can take part at all.
+        """What the hosted workers report, after checking that they can take part.
 
         Returns:
             Their rows; with scores and buffers only where a round needs them.
 
         Raises:
-            UserError: if they can't; the others are told before.
+            UserError: if they can't take part; the other processes raise too.
         """
         if purpose in ROUNDS or purpose is Purpose.CONSENSUS:
             try:
@@ -275,24 +275,24 @@ class Engine:
             except UserError:
                 self._tell_failure(fragment)
                 raise
-        if purpose in ROUNDS and self._runner.roll_call.has_news(fragment):
+        if purpose in ROUNDS and self._runner.roll_call.has_new_steps(fragment):
             self._clock.scored()
-        return self._said(purpose, fragment, value)
+        return self._report(purpose, fragment, value)
 
-    def _said(self, purpose: Purpose, fragment: int, value: float = 0.0) -> Tensor:
+    def _report(self, purpose: Purpose, fragment: int, value: float = 0.0) -> Tensor:
         return self._runner.roll_call.rows(
             purpose, fragment, rounds=self.round, elapsed=self._clock.now(), value=value
         )
 
     def _check(self) -> None:
-        """Notices, before a round, what would make it wrong."""
+        """Refuses, before a round, models and optimizers that would make it wrong."""
         self.replicas.check()
         self._runner.follow()
         if self.round == 0:
             self.replicas.check_optimizer_state()
 
     def _begin_round(self, index: int) -> None:
-        """Starts a round that is due; it is over at once, unless it goes on in the background."""
+        """Runs a round that is due, or starts it in the background if rounds overlap."""
         self.finish()
         began = self._clock.now()
         self._runner.reporter.local_steps_end(began)
@@ -307,9 +307,9 @@ class Engine:
         def run() -> Outcome:
             with torch.no_grad():
                 roll, _ = self._answered(rows)
-                if len(set(roll.purposes)) > 1:  # now everyone says what a round needs
+                if len(set(roll.purposes)) > 1:
                     self._runner.symptoms.note_waiting(roll)
-                    roll, _ = self._answered(rows)
+                    roll, _ = self._answered(rows)  # again: now all report what a round needs
                 return self._runner.run(index, roll, before, in_shadow=fragment.shadow is not None)
 
         if fragment.shadow is None:
@@ -321,16 +321,16 @@ class Engine:
         self._runner.reporter.local_steps_begin(self._clock.now())
 
     def _round_here(self, index: int, began: float, roll: Roll) -> None:
-        """A round whose roll has been called already, on the workers themselves."""
+        """Runs a round after its roll call, on the parameters themselves, not on a copy."""
         self._runner.roll_call.restart(index)
         before = self._runner.buffers_of(index)
         outcome = self._runner.run(index, roll, before, in_shadow=False)
         self._runner.end(Underway(index, lambda: outcome, began, self.step, before))
 
     def finish(self) -> None:
-        """Waits for the round that is under way, if there is one, and lets the workers follow it.
+        """Waits for the round in the background, if there is one, and applies it to the workers.
 
-        What went wrong in the background is raised here.
+        An exception from the background is raised here.
         """
         if self._underway is None:
             return
@@ -341,7 +341,7 @@ class Engine:
         self._runner.reporter.local_steps_begin(self._clock.now())
 
     def state_dict(self) -> dict[str, Any]:
-        """What must be saved so that training resumes bit for bit; ends what is under way."""
+        """What must be saved so that training resumes bit for bit; ends a round under way."""
         self.finish()
         return {
             "waiting": list(self.waiting),
@@ -351,7 +351,7 @@ class Engine:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave, from the same strategy; else raises `UserError`."""
+        """Restores what `state_dict` returned, from the same strategy; else raises `UserError`."""
         self._runner.load_state_dict(state["runner"])
         self._clock.load_state_dict(state["clock"])
         self._timetable.load_state_dict(state["timetable"])

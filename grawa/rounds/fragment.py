@@ -1,4 +1,4 @@
-"""A fragment: a part of the model that is synchronised at once, and what it owns between rounds."""
+"""A fragment: a part of the model that is synchronised at once, and its state between rounds."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,20 +17,20 @@ from grawa.rounds.shadow import Shadow
 
 
 class Fragment:
-    """A part of the model, with all that it owns between rounds.
+    """A part of the model, with its state between rounds.
 
     Args:
-        params: the hosted workers' parameters in it, name -> (K, *shape); all workers are equal.
+        params: the hosted workers' parameters in it, name -> (K, *shape); equal on all workers.
         groups: the group of each of them in the whole model.
-        plan: how rounds are made.
-        comm: all workers.
-        norms: takes the norms of whole workers, of which this process may hold a shard only.
+        plan: how rounds are run.
+        comm: connects all workers.
+        norms: computes the norms of whole workers, also where this process has only a shard.
 
     Attributes:
         params: the hosted workers' parameters, as views.
         rounds: how many it has had.
-        seen: the strategy's state, by which the workers drift.
-        shadow: on which its rounds run; `None` if they run on the workers themselves.
+        seen: the strategy's state that `drift` uses.
+        shadow: the copy on which its rounds run; `None` if they run on the parameters themselves.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Fragment:
         self._strategy, self._comm, self._norms = plan.strategy, comm, norms
         self._measure_distance = plan.measure_distance
         self._compression = None
-        if plan.comm_dtype is not None:  # what all have in common now is the first reference
+        if plan.comm_dtype is not None:  # all workers are equal now: the first reference
             self._compression = Compression(plan.comm_dtype, Leaves.copy_of(params))
         self.rounds = 0
         self.shadow = Shadow(params) if plan.overlap_steps else None
@@ -54,7 +54,7 @@ class Fragment:
             comm.split(size)
         self._state = plan.strategy.init(params)
         drifts = plan.strategy.drifts
-        # In the background a round changes the state, while the workers still drift by the old.
+        # A round in the background changes the state, while drift still needs the old one.
         self.seen = self._state
         if self.shadow is not None:
             self.seen = {k: v.clone() for k, v in self._state.items()} if drifts else {}
@@ -63,7 +63,7 @@ class Fragment:
         self.bind(params)
 
     def bind(self, params: Rows) -> None:
-        """Takes the parameters' views, of the whole model, where they are now."""
+        """Uses these views of the whole model's parameters, which may have moved in memory."""
         self.params = params.part(self._names)
         self.params.lost = self._lost
 
@@ -73,9 +73,9 @@ class Fragment:
         """One round, which moves the parameters in place; collective.
 
         Args:
-            params: the workers, or their copies.
+            params: the workers' parameters, or a copy of them.
             scores: of the whole model's groups, (N, G).
-            active: who takes part, (N,).
+            active: which workers take part, (N,).
 
         Returns:
             The weights of the fragment's groups, and the consensus distance if it is measured.
@@ -99,7 +99,7 @@ class Fragment:
         return float(distances.double().square().mean().sqrt())
 
     def publish(self) -> None:
-        """The round is over for the workers too: they drift by its outcome from now on."""
+        """Lets `drift` use the state of the last round from now on."""
         if self.seen is not self._state:
             for key, leaves in self.seen.items():
                 torch._foreach_copy_(leaves.flats, self._state[key].flats)
@@ -117,7 +117,7 @@ class Fragment:
         return {"state": state, "rounds": self.rounds, "compression": compression, "lost": lost}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave, into the same strategy.
+        """Restores what `state_dict` returned, into the same strategy.
 
         Raises:
             UserError: if it was saved by another strategy.
@@ -140,7 +140,7 @@ class Fragment:
 
 
 def columns_of(groups: Sequence[int], own_groups: Sequence[int]) -> list[int]:
-    """Which of the model's groups is which of a fragment's.
+    """Maps a fragment's groups to the model's.
 
     Args:
         groups: the group in the model of each of the fragment's leaves.
@@ -158,7 +158,7 @@ def columns_of(groups: Sequence[int], own_groups: Sequence[int]) -> list[int]:
     columns = dict(zip(own_groups, groups, strict=True))
     if any(columns[own] != group for own, group in zip(own_groups, groups, strict=True)):
         raise UserError(
-            "group_by joins parameters of a fragment that it keeps apart in the whole model; "
-            "take fragments=1, or group by name"
+            "group_by puts parameters of a fragment into one group that are in different groups of "
+            "the whole model; use fragments=1, or a group_by that depends on names only"
         )
     return [columns[own] for own in range(len(columns))]

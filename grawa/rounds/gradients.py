@@ -1,4 +1,4 @@
-"""Data parallel steps: the mean of all workers' gradients in place of their own."""
+"""Data-parallel steps: every worker's gradients become the mean over all workers."""
 
 from torch import Tensor
 
@@ -11,16 +11,16 @@ from grawa.workers.replicas import Replicas
 def share_gradients(
     replicas: Replicas, comm: Communicator, has_gradient: Tensor, mean: Leaves | None
 ) -> Leaves:
-    """Replaces the hosted workers' gradients by the mean of the gradients of all that take part.
+    """Replaces the hosted workers' gradients by the mean over all workers that take part.
 
     Args:
         replicas: the hosted workers.
-        comm: those who take part.
+        comm: connects the workers that take part.
         has_gradient: which workers have a gradient for which parameter, (N, L).
-        mean: where the last mean was put, to be used again.
+        mean: what the last call returned, whose memory is used again.
 
     Returns:
-        Where the mean was put.
+        The mean.
     """
     mean = comm.weighted_mean(replicas.gradients(), uniform(comm.num_workers), mean)
     wanted: list[bool] = (has_gradient > 0).any(dim=0).tolist()

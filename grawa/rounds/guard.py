@@ -1,4 +1,4 @@
-"""Who takes part in a round, and how much a worker's own report is believed."""
+"""The guard: decides before a round which workers take part, and limits their scores."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,7 +14,7 @@ class Health(NamedTuple):
     """What is known of all workers before a round; float64, on the CPU."""
 
     sizes: Tensor
-    """(N,), L2 norms of the parameters; not finite where one of them is not."""
+    """(N,), L2 norms of the parameters; not finite if a parameter is not."""
     losses: Tensor
     """(N,), mean of recent training losses; NaN where none was recorded."""
     scores: Tensor | None
@@ -24,18 +24,18 @@ class Health(NamedTuple):
     new_steps: Tensor | None = None
     """(N,), local steps since the last round."""
     start_size: float = 0.0
-    """L2 norm of the parameters at the last round, of the worker in the middle."""
+    """Median over the workers of the parameters' L2 norm at the last round."""
 
 
 class Verdict(NamedTuple):
-    """Who takes part, with which scores."""
+    """The guard's decision: which workers take part, with which scores."""
 
     active: Tensor
-    """(N,), true for those who take part in the center."""
+    """(N,), true for workers that take part in the center."""
     scores: Tensor | None
-    """(N, G), finite; without meaning for those who don't take part."""
+    """(N, G), finite; without meaning for workers that don't take part."""
     reset: Tensor
-    """(N,), true for those who must start again from the consensus."""
+    """(N,), true for workers that must start again from the consensus."""
     left_out: dict[int, str]
     """Worker -> why."""
 
@@ -47,24 +47,27 @@ class Guard:
     A worker is *reset* if its parameters, loss or score are not finite, or its parameters are many
     times as large as the others' and have grown by more than its number of local steps explains: it
     has no part in the center, starts again from the consensus, and its optimizer's state is
-    cleared. Of the others, one whose loss is far above the median is
-    *left out* of the center, but still pulled to it; and norms are floored at a fraction of their
-    group's median, and at all of it where the worker's loss is above the median: what learns
-    nothing, a dead network or one with wrong labels, has small gradients too, and would get most of
-    the weight while all losses are high and none is far above the others. Medians of losses and
-    sizes are the lower of the two middle values, so that of two halves the one with the smaller
-    ones is believed.
+    cleared. Of the others, a worker whose loss is far above the median is *left out* of the center,
+    but still pulled to it.
 
-    Losses are known in `grawa train`, and to an `Averager` that is told them (`record_loss`);
-    without them that gate stays open, and small norms are believed. `loss_margin` is in the units
-    of the loss: where losses are far below it, as in many regressions, set it lower.
+    Norms are raised to at least a fraction of their group's median, and to the whole median where
+    the worker's loss is above the median loss. The reason: a worker that learns nothing, with a
+    dead network or wrong labels, has small gradients too. It would get most of the weight as long
+    as all losses are high and its own is not far above the others. Medians of losses and sizes are
+    the lower of the two middle values: if the workers fall into two halves, the half with the
+    smaller values sets the limit.
+
+    Losses are known in `grawa train`, and in an `Averager` if you call `record_loss`. Without them
+    no worker is left out for its loss, and small norms are limited by `norm_floor` only.
+    `loss_margin` is in the units of the loss: where losses are far below it, as in many
+    regressions, set it lower.
 
     Args:
-        norm_floor: the least norm, as a fraction of the median; 0 turns it off.
-        unearned_floor: the same for a worker whose loss is above the median; no less than
-            `norm_floor` counts.
-        loss_ratio: a loss may be this many times the median ...
-        loss_margin: ... plus this much, before its worker is left out; infinity turns it off.
+        norm_floor: the smallest norm, as a fraction of the median; 0 turns it off.
+        unearned_floor: the same for a worker whose loss is above the median; `norm_floor` applies
+            if it is larger.
+        loss_ratio: a worker is left out if its loss is above this many times the median ...
+        loss_margin: ... plus this much; infinity turns it off.
         size_ratio: parameters may have this many times the median L2 norm before their worker is
             reset; infinity turns it off. Where workers make different numbers of steps, a norm may
             also have grown by this many times the median growth, times the square of the ratio of
@@ -91,13 +94,13 @@ class Guard:
             raise UserError(f"size_ratio must be above 1, got {self.size_ratio}")
 
     def judge(self, health: Health) -> Verdict:
-        """Decides on a round; a function of what every process knows, so that all come to the same.
+        """Decides which workers take part; every process has the same input, so the same result.
 
         Args:
             health: of all workers.
 
         Returns:
-            Who takes part.
+            The decision.
 
         Raises:
             DivergedError: if no worker is finite.
@@ -118,7 +121,7 @@ class Guard:
             health.losses, sound, self.loss_ratio, self.loss_margin, "loss", reasons
         )
         active = sound & ~above
-        return Verdict(active, self._believed(health, active), ~sound, reasons)
+        return Verdict(active, self._limited_scores(health, active), ~sound, reasons)
 
     @staticmethod
     def _above(
@@ -130,28 +133,28 @@ class Guard:
         reasons: dict[int, str],
         median_of: Tensor | None = None,
     ) -> Tensor:
-        """Whose value is far above the median; (N,), false where a value is not known."""
+        """Workers whose value is far above the median: (N,), false where a value is not known."""
         known = torch.where(among, values, torch.nan)
         median = torch.where(among if median_of is None else median_of, values, torch.nan)
         median = median.nanmedian()
         limit = median + (ratio - 1.0) * median.abs() + margin
-        above = (known > limit) & (limit.abs() > 0.0)  # half the values are zero: that says nothing
+        above = (known > limit) & (limit.abs() > 0.0)  # a median of zero gives no scale
         for i in torch.where(above)[0].tolist():
             reasons[i] = f"{name} {known[i]:.3g} is above {limit:.3g} (median {median:.3g})"
         return above
 
     def _explained(self, health: Health, sound: Tensor) -> Tensor:
-        """Whose parameters have grown by no more than their steps explain, (N,)."""
+        """Workers whose parameters have grown by no more than their steps explain, (N,)."""
         if health.new_steps is None:
             return torch.zeros_like(sound)
         growth = (health.sizes - health.start_size).abs()
         middle = torch.where(sound, growth, torch.nan).nanmedian()
         steps = torch.where(sound, health.new_steps, torch.nan)
         more = health.new_steps / steps.nanmedian()
-        idle = torch.isinf(more)  # the one in the middle has made no step
+        idle = torch.isinf(more)  # the median worker has made no step
         return (more > 1.0) & (idle | (growth <= self.size_ratio * middle * more.square()))
 
-    def _believed(self, health: Health, active: Tensor) -> Tensor | None:
+    def _limited_scores(self, health: Health, active: Tensor) -> Tensor | None:
         if health.scores is None:
             return None
         scores = torch.where(torch.isfinite(health.scores), health.scores, 0.0)
@@ -164,7 +167,7 @@ class Guard:
 
 
 def _not_finite(health: Health) -> dict[int, str]:
-    """Workers of whom something is not finite -> what."""
+    """Worker -> which of its values is not finite; only workers that have one."""
     reasons: dict[int, str] = {}
     checks = [("parameters are", torch.isfinite(health.sizes))]
     if health.scores is not None:
@@ -177,6 +180,6 @@ def _not_finite(health: Health) -> dict[int, str]:
 
 
 def trusting(health: Health) -> Verdict:
-    """The verdict where there is no guard: everyone takes part, as they are."""
+    """The verdict without a guard: every worker takes part, and scores stay as they are."""
     everyone = torch.ones_like(health.sizes, dtype=torch.bool)
     return Verdict(everyone, health.scores, ~everyone, {})

@@ -1,4 +1,4 @@
-"""How rounds are made, and which ways of making them go together."""
+"""The options of rounds, and which of them can be combined."""
 
 from dataclasses import dataclass, field
 from typing import get_args
@@ -12,22 +12,22 @@ from grawa.strategies.protocol import Strategy
 
 @dataclass(frozen=True, kw_only=True)
 class RoundPlan:
-    """How rounds are made.
+    """The options of rounds.
 
     Args:
-        strategy: how workers are pulled together.
+        strategy: how workers are averaged.
         schedule: when rounds are due.
-        guard: who takes part; `None` for everyone.
+        guard: decides which workers take part; `None` for all of them.
         buffers: "average" or "local".
         measure_distance: whether consensus distances are measured.
-        overlap_steps: d, local steps for which a round may go on in the background.
-        fragments: P, parts of the model that are synchronised in turn.
-        comm_dtype: in what parameters travel; `None` for their own dtype.
-        hook_every: local steps between those after which norms are noted and `drift` is made.
-        individually: whether each hosted worker steps by itself.
+        overlap_steps: d, local steps for which a round may run in the background.
+        fragments: P, parts of the model that are synchronised one after another.
+        comm_dtype: the dtype in which parameters are sent; `None` for their own.
+        hook_every: norms are recorded and `drift` is applied after every so many local steps.
+        individually: whether each hosted worker steps at its own speed.
 
     Raises:
-        UserError: if something is out of range, or does not go together.
+        UserError: if an option is out of range, or two can't be combined.
     """
 
     strategy: Strategy
@@ -43,10 +43,12 @@ class RoundPlan:
 
     def __post_init__(self) -> None:
         if not isinstance(self.strategy, Strategy):
-            raise UserError(f"strategy must be a value, grawa.LGRAWA() say, got {self.strategy!r}")
+            raise UserError(
+                f"strategy must be an instance such as grawa.LGRAWA(), got {self.strategy!r}"
+            )
         if not isinstance(self.schedule, Schedule):
             raise UserError(
-                f"schedule must be a value, grawa.SharedCount(32) say, got {self.schedule!r}"
+                f"schedule must be an instance such as grawa.SharedCount(32), got {self.schedule!r}"
             )
         if self.buffers not in ("average", "local"):
             raise UserError(f'buffers must be "average" or "local", got {self.buffers!r}')
@@ -63,8 +65,8 @@ class RoundPlan:
         tau = self.schedule.sync_every
         if not 1 <= self.fragments <= tau:
             raise UserError(
-                f"{self.fragments} fragments can't take turns in {tau} local steps: fragments must "
-                "be at least 1 and at most sync_every"
+                f"fragments must be at least 1 and at most sync_every ({tau}), since each needs a "
+                f"local step of its own, got {self.fragments}"
             )
         if not 1 <= self.hook_every <= tau:
             raise UserError(
@@ -80,13 +82,13 @@ class RoundPlan:
         if self.individually and self.overlap_steps:
             raise UserError(
                 "hosted workers whose steps are counted together join a round one after another, "
-                "so it can't overlap with their steps: take overlap_steps=0, or a process for each"
+                "so it can't overlap with their steps: use overlap_steps=0, or a process for each"
             )
 
     def _check_sharing(self) -> None:
         if self.strategy.shares_gradients(0) and self.schedule.counts_together:
             raise UserError(
                 f"{type(self.strategy).__name__} shares gradients, which needs the same number of "
-                "steps on every worker; a schedule that counts all workers' steps together can't "
-                "promise that"
+                "steps on every worker, so it can't be used with a schedule that counts all "
+                "workers' steps together"
             )

@@ -1,4 +1,4 @@
-"""What processes meet for, and what is done when they come for different things at once."""
+"""Why a process calls the roll, and what is done if several call it for different reasons."""
 
 from collections.abc import Sequence
 from enum import IntEnum
@@ -9,26 +9,26 @@ from grawa.errors import UserError
 
 
 class Purpose(IntEnum):
-    """What a worker calls the others together for."""
+    """Why a worker calls the roll."""
 
     FAILED = 0
-    """To say that it can't go on; all raise."""
+    """It can't continue; every process raises."""
     GRADIENTS = 1
-    """To share gradients before an optimizer's step."""
+    """It shares gradients before an optimizer's step."""
     ROUND = 2
-    """A round that is due."""
+    """A round is due by the schedule."""
     SYNCHRONIZE = 3
-    """A round that was asked for."""
+    """`synchronize()` was called."""
     CONSENSUS = 4
-    """The consensus."""
+    """`consensus()` was called."""
     VALUES = 5
-    """To tell each other a number."""
+    """Workers exchange a number each."""
     LEAVING = 6
-    """It has made its last step, and takes part in what the others still need."""
+    """It has made its last step, and only joins what the others still need."""
 
 
 ROUNDS = frozenset({Purpose.ROUND, Purpose.SYNCHRONIZE})
-"""At which workers say their scores and buffers, too."""
+"""Purposes for which workers report their scores and buffers, too."""
 
 _CALLS = {
     Purpose.FAILED: "an error",
@@ -41,23 +41,23 @@ _CALLS = {
 }
 
 _SERVED = Purpose.ROUND, Purpose.SYNCHRONIZE, Purpose.CONSENSUS, Purpose.VALUES
-"""In the order in which they are done where workers came for different ones."""
+"""Which is done first if workers called for different ones."""
 
 
 def served(purposes: Sequence[Purpose], steps: Tensor, rounds: Tensor) -> Purpose:
-    """What is done at this meeting; the same on every process.
+    """What is done after this roll call; the same on every process.
 
-    A round goes first: whoever came for something else takes part in it, and calls again. A
-    consensus is served when all have asked for it or have finished, so that the n-th consensus is
-    the same model everywhere, however many batches each has an epoch.
+    A round goes first: a process that called for something else takes part in it, and calls again.
+    A consensus is computed when every process has asked for it or has finished, so that the n-th
+    consensus is the same model everywhere, however many batches each has in an epoch.
 
     Args:
         purposes: of all N workers.
-        steps: local steps that each has made, (N,).
-        rounds: that each has made, (N,).
+        steps: local steps of each, (N,).
+        rounds: rounds of each, (N,).
 
     Returns:
-        What is done. Who came for something else calls again afterwards.
+        What is done. A process that called for something else calls again afterwards.
 
     Raises:
         UserError: on every process, where that can't be served.
@@ -65,7 +65,7 @@ def served(purposes: Sequence[Purpose], steps: Tensor, rounds: Tensor) -> Purpos
     kinds = set(purposes)
     if Purpose.FAILED in kinds:
         worker = purposes.index(Purpose.FAILED)
-        raise UserError(f"worker {worker} can't go on; its own message says why")
+        raise UserError(f"worker {worker} can't go on; its own error message says why")
     if Purpose.GRADIENTS in kinds:
         _check_gradients(purposes, steps)
         return Purpose.GRADIENTS

@@ -1,4 +1,4 @@
-"""What a round tells the outside: callbacks, logs, progress and plots."""
+"""The report of a round, for callbacks, logs, progress and plots."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,29 +10,31 @@ from grawa.rounds.underway import Outcome, Underway
 
 @dataclass(frozen=True, kw_only=True)
 class RoundReport:
-    """One round, as every process saw it; seconds are this process's own.
+    """One round; the same on every process, except for seconds and bytes, which are its own.
 
     Attributes:
         round: its number, from 1; each fragment's round counts.
         fragment: which fragment was synchronised, from 0.
-        step: local steps made when it began; with several hosted workers, by the foremost.
-        weights: (N, G), columns sum to 1; `None` where the workers count equally.
-        scores: (N, G), as reported; `None` where the strategy asks for none.
-        losses: (N,), mean training loss since the last round, and of earlier steps where
-            these are fewer than 32; NaN where it is not known.
+        step: local steps when it began; with several hosted workers, of the one that has made the
+            most.
+        weights: (N, G), columns sum to 1; `None` if the workers count equally.
+        scores: (N, G), as reported; `None` if the strategy has no score.
+        losses: (N,), mean training loss since the last round, and of earlier steps if these are
+            fewer than 32; NaN if it is not known.
         steps_made: (N,), local steps of each worker since the last round.
-        consensus_distance: root mean square over the workers that take part of the L2 distance
-            to the round's center, before the pull; `None` if not measured, or without a mean.
+        consensus_distance: root mean square, over the workers that take part, of the L2 distance
+            to the round's center, before the pull; `None` if not measured, or if the round takes
+            no mean.
         left_out: worker -> why it has no part in the center.
         bytes_sent: since the last round, or the start, and in this round; per hosted worker.
-            What was sent to measure or save the consensus does not count.
+            Messages to measure or save the consensus are not counted.
         elapsed: seconds since the start, by worker 0's clock, when it began; the same everywhere.
-        compute_seconds: since the last round began, without the time for which that one held
-            local steps up.
+        compute_seconds: since the last round began, without the time for which that one blocked
+            local steps.
         wait_seconds: from the start of the round until the last worker had joined it.
         round_seconds: the whole round, with the wait.
         exposed_seconds: for how long it blocked local steps: all of it, or with `overlap_steps`
-            what could not be hidden.
+            the part that did not fit into the overlap.
     """
 
     round: int
@@ -52,7 +54,7 @@ class RoundReport:
     exposed_seconds: float
 
     def as_json(self) -> dict[str, Any]:
-        """Plain numbers, lists and strings; what is not finite becomes `None`."""
+        """Plain numbers, lists and strings; numbers that are not finite become `None`."""
         plain = {name: _plain(value) for name, value in vars(self).items()}
         return {**plain, "left_out": {str(k): why for k, why in self.left_out.items()}}
 
@@ -76,15 +78,15 @@ class Reporter:
         self._computed = 0.0
 
     def local_steps_begin(self, now: float) -> None:
-        """The workers train by themselves from now on."""
+        """Called when the workers begin to train between rounds."""
         self._free_since = now
 
     def local_steps_end(self, now: float) -> None:
-        """They are blocked."""
+        """Called when a round blocks the workers."""
         self._computed += now - self._free_since
 
     def disregard(self, bytes_sent: int) -> None:
-        """These bytes, sent since the last round, are not to count."""
+        """Leaves these bytes, sent since the last round, out of the next report."""
         self._bytes_before += bytes_sent
 
     def report(
@@ -94,9 +96,9 @@ class Reporter:
 
         Args:
             round_number: its number.
-            underway: when it began.
-            outcome: what came of it.
-            bytes_sent: by now.
+            underway: the round as it began.
+            outcome: its result.
+            bytes_sent: since the start.
 
         Returns:
             The report.

@@ -1,4 +1,4 @@
-"""The one place where processes meet: each says what for, and how its workers are."""
+"""The roll call: the small exchange in which every process says what it calls for."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,43 +15,44 @@ from grawa.workers.losses import RecentLosses
 from grawa.workers.replicas import Replicas
 
 ROW_LENGTH = 9
-"""Numbers that a worker says whatever it comes for: see `Roll`."""
+"""Numbers that a worker reports for every purpose: see `Roll`."""
 
 
 class Roll(NamedTuple):
-    """What all workers said."""
+    """What all workers reported in a roll call."""
 
     purposes: tuple[Purpose, ...]
-    """N of them."""
+    """Of the N workers."""
     rounds: Tensor
-    """(N,), rounds made."""
+    """(N,), rounds so far."""
     steps: Tensor
-    """(N,), local steps made."""
+    """(N,), local steps so far."""
     new_steps: Tensor
     """(N,), local steps since the last round of the fragment."""
     lr: float
-    """The learning rate, by the lower median of what the workers have."""
+    """The lower median of the workers' learning rates."""
     elapsed: float
     """Seconds since the start, by worker 0's clock."""
     values: Tensor
-    """(N,), what each wants the others to know."""
+    """(N,), a number from each, for `Purpose.VALUES`."""
     health: Health
+    """What the guard needs to know."""
     marks: Tensor
-    """(N, B), of the buffers: see `grawa.workers.buffers`."""
+    """(N, B), the state and form of each buffer: see `grawa.workers.buffers`."""
     has_gradient: Tensor
     """(N, L), or (N, 0) for a strategy that never shares gradients."""
 
 
 class RollCall:
-    """Collects what is to be said of the hosted workers while they train, and calls the roll.
+    """Collects while the hosted workers train what they report, and exchanges it with the others.
 
     Args:
         replicas: the hosted workers.
-        comm: all workers.
-        worker: the processes that the one hosted worker is made of, if they are several.
-        plan: how rounds are made.
-        groups: the group of each leaf.
-        moves: whether rounds move anything; if not, no scores are asked for.
+        comm: connects all workers.
+        worker: connects the processes that the one hosted worker consists of, if they are several.
+        plan: how rounds are run.
+        groups: the group of each parameter.
+        moves: whether rounds change parameters; if not, there are no scores.
         with_buffers: whether buffers are averaged.
     """
 
@@ -84,7 +85,7 @@ class RollCall:
         """Counts a local step.
 
         Args:
-            norms: (K, L), of the gradients, if the score is made of them; NaN for who made none.
+            norms: (K, L), of the gradients, if the score needs them; NaN for workers without one.
             workers: the hosted workers that made it.
         """
         self._new_steps[:, workers] += 1
@@ -93,12 +94,12 @@ class RollCall:
             self._tracker.note_gradients(norms)
 
     def uncount(self, skipped: Tensor) -> None:
-        """Takes back steps that turned out to have been skipped: (K,), how many each."""
+        """Subtracts steps that turned out to have been skipped: (K,), how many each."""
         self._new_steps -= skipped
         self.steps = [made - int(s) for made, s in zip(self.steps, skipped, strict=True)]
 
     def note_losses(self, losses: Tensor, workers: slice) -> None:
-        """Takes the losses of a local step of these hosted workers, one each."""
+        """Records the losses of a local step of these hosted workers, one each."""
         self._losses.note(losses.to(self._replicas.zeros()), workers)
         if self._tracker is not None:
             noted = self._replicas.zeros().fill_(torch.nan)
@@ -106,7 +107,7 @@ class RollCall:
             self._tracker.note_losses(noted)
 
     def forget_losses(self, workers: Sequence[int]) -> None:
-        """Hosted workers have started again, so their losses until now say nothing of them."""
+        """Drops the losses of hosted workers that have been reset, which no longer apply."""
         self._losses.forget(workers)
 
     def restart(self, fragment: int) -> None:
@@ -116,7 +117,7 @@ class RollCall:
         if self._tracker is not None:
             self._tracker.restart(fragment)
 
-    def has_news(self, fragment: int) -> bool:
+    def has_new_steps(self, fragment: int) -> bool:
         """Whether hosted workers have made steps since the fragment's last round."""
         return bool(self._new_steps[fragment].any())
 
@@ -129,17 +130,18 @@ class RollCall:
         elapsed: float,
         value: float = 0.0,
     ) -> Tensor:
-        """What the hosted workers say.
+        """What the hosted workers report.
 
         Args:
-            purpose: what they come for.
+            purpose: why they call.
             fragment: whose round is next.
-            rounds: that have been made.
+            rounds: rounds so far.
             elapsed: seconds since the start.
-            value: what the others are to know.
+            value: a number for the others.
 
         Returns:
-            A row each, (K, C), as wide for every purpose; with scores and buffers for a round.
+            A row each, (K, C), of the same length for every purpose; scores and buffer states are
+            zero except for a round.
         """
         whole = purpose in ROUNDS
         sizes, losses = self._replicas.sizes(), self._losses.read(fragment)
@@ -171,16 +173,16 @@ class RollCall:
     def _scores(self, fragment: int, *, whole: bool) -> Tensor:
         if self._tracker is None or not whole:
             return torch.zeros(len(self.steps), self._num_scores, device="cpu")
-        return self._tracker.read(self._replicas, fragment, self.has_news(fragment))
+        return self._tracker.read(self._replicas, fragment, self.has_new_steps(fragment))
 
     def call(self, rows: Tensor) -> Roll:
-        """Calls all workers together; each process must do so, for whatever purpose.
+        """Gathers what all workers report; every process must call it, for whatever purpose.
 
         Args:
-            rows: what the hosted workers say, as `rows` gave it.
+            rows: what the hosted workers report, as `rows` returned it.
 
         Returns:
-            What all said.
+            What all workers reported.
         """
         everyone = self._comm.gather(self._agreed(rows))()
         fixed, scores, marks, has_gradient = everyone.split(
@@ -208,13 +210,13 @@ class RollCall:
         )
 
     def _agreed(self, rows: Tensor) -> Tensor:
-        """What a worker of several processes says with one voice; not finite if one is not."""
+        """One row for a worker of several processes: means; not finite if one process's is not."""
         if self._worker is None:
             return rows
         everyone = self._worker.gather(rows)()
         agreed = everyone.mean(dim=0, keepdim=True)
         exact = slice(0, 2), slice(ROW_LENGTH + self._num_scores, None)
-        for columns in exact:  # names of things, of which there is no mean
+        for columns in exact:  # codes and flags, of which a mean would be meaningless
             agreed[:, columns] = everyone[:, columns].amax(dim=0)
         return agreed
 
@@ -228,7 +230,7 @@ class RollCall:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         if self._tracker is not None:
             self._tracker.load_state_dict(state["tracker"])
         self._losses.load_state_dict(state["losses"])

@@ -1,4 +1,4 @@
-"""Running rounds: of a fragment, with those who take part, and what comes of them."""
+"""Runs the rounds of fragments and applies their results to the workers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,25 +24,26 @@ from grawa.workers.replicas import Replicas
 
 
 class Runner:
-    """Runs the rounds of a model's fragments, and lets the hosted workers follow them.
+    """Runs the rounds of a model's fragments, and applies their results to the hosted workers.
 
     Args:
         replicas: the hosted workers; all workers are equal now.
-        comm: all workers.
-        worker: the processes that the one hosted worker is made of, if they are several.
-        plan: how rounds are made.
-        clock: what time it is.
-        tell: what gets the report of each round.
+        comm: connects all workers.
+        worker: connects the processes that the one hosted worker consists of, if they are several.
+        plan: how rounds are run.
+        clock: times the workers.
+        tell: called with the report of each round.
 
     Attributes:
-        moves: whether rounds move anything: not with a single worker, unless the strategy says so.
+        moves: whether rounds change parameters: not with a single worker, unless the strategy has
+            `moves_one_worker`.
         drifts: whether local steps are followed by a proximal pull.
         fragments: P parts of the model.
-        roll_call: what is to be said of the hosted workers before a round.
-        reporter: keeps time between reports.
-        symptoms: says what looks wrong though nothing fails.
-        round: rounds made.
-        lr: the learning rate at the last round, which all workers know.
+        roll_call: exchanges what the workers report.
+        reporter: measures times and bytes between reports.
+        symptoms: warns of likely mistakes that raise no error.
+        round: rounds so far.
+        lr: the learning rate at the last round; the same on every process.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Runner:
         self._join()
 
     def follow(self) -> None:
-        """Finds the parameters where they are now, if a module has moved them in memory."""
+        """Takes new views of the parameters if a module has moved them in memory."""
         if self._replicas.follow():
             for fragment in self.fragments:
                 fragment.bind(self._replicas.params)
@@ -108,12 +109,12 @@ class Runner:
             self._plan.strategy.drift(params, self._seen, share)
 
     def judge(self, roll: Roll) -> Verdict:
-        """Who takes part, by what all said; the same on every process."""
+        """Decides which workers take part; the same on every process."""
         health = roll.health._replace(start_size=self._size)
         return trusting(health) if self._plan.guard is None else self._plan.guard.judge(health)
 
     def consensus(self, roll: Roll) -> dict[str, Tensor]:
-        """The strategy's consensus, name -> leaf; collective."""
+        """The strategy's consensus, name -> tensor; collective."""
         active = self.judge(roll).active
         found: dict[str, Tensor] = {}
         for fragment in self.fragments:
@@ -124,12 +125,12 @@ class Runner:
         return found
 
     def buffers_of(self, index: int) -> Rows:
-        """The buffers that are averaged with a fragment: all with the last one."""
+        """The buffers that are averaged with this fragment: all of them with the last one."""
         averaged = self._averages_buffers and index == len(self.fragments) - 1
         return self._replicas.buffers.rows() if averaged else Rows()
 
     def run(self, index: int, roll: Roll, buffers: Rows, *, in_shadow: bool) -> Outcome:
-        """The round itself; where there is a shadow, in the background."""
+        """Runs the round itself; with `in_shadow` on a copy, in the background."""
         joined = self._clock.joined()
         check_forms(self._replicas.buffers.names, roll.marks)
         verdict, fragment = self.judge(roll), self.fragments[index]
@@ -154,7 +155,7 @@ class Runner:
         )
 
     def end(self, underway: Underway) -> None:
-        """A round's outcome reaches the workers, and the outside."""
+        """Waits for a round's result, applies it to the workers, and reports it."""
         called = underway.began if underway.called is None else underway.called
         outcome = underway.wait()
         self._clock.arrive(outcome.finished)
@@ -169,7 +170,7 @@ class Runner:
         else:
             buffers.put(outcome.buffers)
         fragment.publish()
-        self._mend(outcome, reset)
+        self._reset(outcome, reset)
         buffers.remember(list(outcome.buffers))
         self.lr = outcome.roll.lr
         self._size = float(outcome.roll.health.sizes[verdict.active].median())
@@ -180,11 +181,11 @@ class Runner:
         self._tell(self.reporter.report(self.round, underway, outcome, self._comm.bytes_sent))
 
     def _hosted(self, flags: Tensor) -> list[int]:
-        """Which hosted workers are meant by (N,) flags."""
+        """The hosted workers for which (N,) flags are true, numbered from 0."""
         return [int(k) for k in torch.where(self._comm.hosted(flags))[0]]
 
-    def _mend(self, outcome: Outcome, reset: Sequence[int]) -> None:
-        """Workers that are to be reset start again from the consensus; all processes take part."""
+    def _reset(self, outcome: Outcome, reset: Sequence[int]) -> None:
+        """Restarts workers that are to be reset from the consensus; collective."""
         verdict = outcome.verdict
         if not bool(verdict.reset.any()):
             return
@@ -212,7 +213,7 @@ class Runner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave.
+        """Restores what `state_dict` returned.
 
         Raises:
             UserError: if it was saved with other fragments, or by another strategy.

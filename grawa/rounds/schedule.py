@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from grawa.errors import UserError
 
 LONGEST = 10**9
-"""Local steps between rounds, at most: the end of training comes first."""
+"""Most local steps between rounds; more than any training has."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Schedule(ABC):
     """
 
     counts_together: ClassVar[bool] = False
-    """Whether all workers' local steps are counted, N of them for each that is asked for."""
+    """Whether all workers' local steps count: a round is due after N times the interval."""
 
     sync_every: int
 
@@ -29,10 +29,10 @@ class Schedule(ABC):
 
     @abstractmethod
     def interval(self, step: int, lr: float | None) -> int:
-        """Local steps from a round after the `step`-th until the next, at least 1.
+        """Local steps from a round after local step `step` to the next round, at least 1.
 
         Args:
-            step: local steps made, on average over the workers if they are counted together.
+            step: local steps so far, averaged over the workers if they are counted together.
             lr: the learning rate at the last round; `None` before the first.
         """
 
@@ -46,16 +46,16 @@ class Every(Schedule):
     """
 
     def interval(self, step: int, lr: float | None) -> int:
-        """Always the same."""
+        """Always `sync_every`."""
         return self.sync_every
 
 
 @dataclass(frozen=True)
 class SharedCount(Every):
-    """A round after every N `sync_every` local steps of all workers together.
+    """A round after every N * `sync_every` local steps, counted over all N workers.
 
-    A worker that is twice as fast makes twice the steps, and nobody waits between rounds: the
-    paper's asynchronous mode.
+    A worker that is twice as fast makes twice as many steps, and no worker waits between rounds:
+    the paper's asynchronous mode.
 
     Source: Dimlioglu and Choromanska (2024), section 4; Zhang, Choromanska and LeCun (2015) for
     asynchronous workers.
@@ -94,8 +94,8 @@ class Quadratic(Schedule):
     """Rounds become rarer as the learning rate falls: max(sync_every, (growth / lr)^2) steps.
 
     Args:
-        growth: in units of the learning rate; the learning rate at the start times the root of
-            `sync_every` lets the interval grow from the first fall on.
+        growth: in units of the learning rate. With the initial learning rate times the square root
+            of `sync_every`, the interval grows as soon as the learning rate falls.
 
     >>> [Quadratic(4, growth=0.2).interval(0, lr) for lr in (0.1, 0.05, 0.01)]
     [4, 16, 400]
@@ -118,16 +118,17 @@ class Quadratic(Schedule):
         root = self.growth / lr if lr > 0.0 else float("inf")
         if root * root >= LONGEST:
             return LONGEST
-        return max(self.sync_every, int(root * root * (1.0 + 1e-6)))  # lr came as float32
+        return max(self.sync_every, int(root * root * (1.0 + 1e-6)))  # lr was rounded to float32
 
 
 class Timetable:
-    """Follows a schedule: which fragment is due, and how far a local step goes toward a round.
+    """Follows a schedule: which fragment is due at which local step.
 
-    The fragments of a cycle are due at equal distances, the last one at its end.
+    Within each interval of the schedule every fragment is synchronised once, at equal distances,
+    the last one at the end.
 
     Args:
-        schedule: when.
+        schedule: when rounds are due.
         num_fragments: P; at most `sync_every`.
 
     >>> table = Timetable(Every(4), num_fragments=2)
@@ -145,7 +146,7 @@ class Timetable:
 
     @property
     def share(self) -> float:
-        """What part of a cycle one local step makes up."""
+        """One local step as a fraction of the current interval."""
         return 1.0 / self._interval
 
     def is_due(self, step: float) -> bool:
@@ -157,13 +158,13 @@ class Timetable:
         return self._start + -(-(self._passed + 1) * self._interval // self._num_fragments)
 
     def advance(self, lr: float | None) -> int:
-        """The round that is due is being made.
+        """Moves on to the next round, because the one that is due is being run.
 
         Args:
-            lr: the learning rate that all workers know of.
+            lr: the learning rate at the last round, the same on every process.
 
         Returns:
-            The fragment that it is of.
+            The fragment that the due round synchronises.
         """
         self._passed += 1
         if self._passed == self._num_fragments:
@@ -173,13 +174,13 @@ class Timetable:
         return self.next_fragment()
 
     def next_fragment(self) -> int:
-        """The fragment that is next, for a round that is not due; the one after it is next then."""
+        """The next fragment, for a round that was asked for; moves on to the one after it."""
         fragment = self.fragment
         self.fragment = (fragment + 1) % self._num_fragments
         return fragment
 
     def state_dict(self) -> dict[str, Any]:
-        """What must be saved to go on."""
+        """What must be saved to continue."""
         return {
             "start": self._start,
             "interval": self._interval,
@@ -188,6 +189,6 @@ class Timetable:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._start, self._interval = state["start"], state["interval"]
         self._passed, self.fragment = state["passed"], state["fragment"]

@@ -1,4 +1,4 @@
-"""Setting an engine up, in the same way on every process."""
+"""Sets an engine up, with the same checks on every process."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,15 +44,15 @@ def set_up(
 
     Args:
         models: the K hosted models.
-        optimizers: those of each.
+        optimizers: the optimizers of each model.
         plan: makes the plan of rounds.
-        options: the plan in words, the same on every process.
-        process_group: who averages; `None` for all processes.
-        worker_group: the processes that the hosted worker is made of, if they are several.
+        options: the plan as text, which must be the same on every process.
+        process_group: the processes that average; `None` for all.
+        worker_group: the processes that the hosted worker consists of, if they are several.
         timeout: how long a message may wait for the others.
         shared_memory: whether processes of one machine may exchange messages in shared memory.
-        clock: what time it is for the workers.
-        tell: what gets the report of each round.
+        clock: times the workers.
+        tell: called with the report of each round.
 
     Returns:
         The engine, with all workers at worker 0's parameters.
@@ -62,8 +62,8 @@ def set_up(
     """
     if worker_group is not None and (len(models) > 1 or process_group is None):
         raise UserError(
-            "where a worker is several processes, each hosts that worker only, and "
-            "process_group must say who averages: the processes of the same place in each"
+            "with a worker_group a process hosts one worker only, and process_group must be "
+            "given too: the processes with the same rank within each worker's group"
         )
     device = next((p.device for model in models for p in model.parameters()), torch.device("cpu"))
     comm = clock.meter(
@@ -102,7 +102,7 @@ def group_of(group: dist.ProcessGroup | DeviceMesh | None) -> dist.ProcessGroup 
 
 
 def _ranks(group: dist.ProcessGroup | None) -> Sequence[int]:
-    """The global ranks of those who average; none where there is no process group."""
+    """The global ranks of the processes that average; none if there is no process group."""
     if not (dist.is_available() and dist.is_initialized()):
         return ()
     return ranks_of(group)

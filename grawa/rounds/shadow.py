@@ -8,10 +8,10 @@ from grawa.math.leaves import Rows, copy_, side_by_side
 
 
 class Shadow:
-    """Lets a round run on a copy, and moves the workers by what it moved the copy by.
+    """Runs a round on a copy, and then adds to the workers what the round changed in the copy.
 
-    It takes the memory of two copies of the parameters. `take` and `give`, for which the workers
-    wait, are one pass over the parameters each; the rest is done where the round is.
+    It needs memory for two copies of the parameters. `take` and `give`, which block the workers,
+    are one pass over the parameters each; the rest runs in the background.
 
     Args:
         params: a fragment's parameters, name -> (K, *shape).
@@ -22,30 +22,30 @@ class Shadow:
         self._moved = params.twin()
 
     def take(self, params: Rows) -> None:
-        """Copies the workers."""
+        """Copies the workers' parameters."""
         copy_(self._before, params)
 
     def target(self) -> Rows:
-        """The copy that the round may move, as the workers were; the same memory each time."""
+        """The copy for the round to move, with the values of `take`; always the same memory."""
         copy_(self._moved, self._before)
         return self._moved
 
     def finish(self, reset: Sequence[int]) -> None:
-        """The round has moved the copy.
+        """Called when the round has moved the copy; computes by how much.
 
         Args:
-            reset: hosted workers that are to be put where their copies are, since their own
-                parameters are not to be built on.
+            reset: hosted workers that take the copy's values as they are, because their own
+                parameters are not usable.
         """
         for k in reset:
             _put_row(self._before, self._moved, k)
         torch._foreach_sub_(*reversed(side_by_side(self._before, self._moved)))
 
     def give(self, params: Rows, reset: Sequence[int]) -> None:
-        """Moves the workers as far as the round has moved their copies.
+        """Adds to the workers what the round changed in their copies.
 
         Args:
-            params: the workers, some local steps later.
+            params: the workers' parameters, some local steps later.
             reset: as in `finish`.
         """
         for k in reset:

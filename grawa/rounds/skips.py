@@ -1,4 +1,4 @@
-"""Steps that fused optimizers skip inside their kernels, of which the host learns late."""
+"""Steps that fused optimizers skip inside their kernels, which the host can only find out later."""
 
 import torch
 from torch import Tensor
@@ -6,10 +6,10 @@ from torch.optim import Optimizer
 
 
 class Skips:
-    """Steps that a `GradScaler` had a fused optimizer skip.
+    """Counts steps that a fused optimizer skipped because of its `GradScaler`.
 
-    A fused optimizer is called even when gradients have overflowed, and looks at the scaler's flag
-    on the device. The flags are kept there too, until it matters how many there were.
+    A fused optimizer is called even when gradients have overflowed, and reads the scaler's flag on
+    the device. Copies of the flags stay on the device until the count is needed.
 
     Args:
         num_hosted: K.
@@ -19,7 +19,7 @@ class Skips:
         self._flags: list[list[Tensor]] = [[] for _ in range(num_hosted)]
 
     def note(self, worker: int, optimizer: Optimizer) -> None:
-        """An optimizer of a hosted worker was called."""
+        """Called after `step()` of a hosted worker's optimizer."""
         flag = getattr(optimizer, "found_inf", None)
         if isinstance(flag, Tensor):
             self._flags[worker].append(flag.detach().clone().reshape(1))
@@ -28,7 +28,7 @@ class Skips:
         """How many steps of each hosted worker were skipped since the last call: (K,), float64.
 
         Returns:
-            `None` if no scaler had to do with any, for which nothing waits for the device.
+            `None` if no scaler was used, without waiting for the device.
         """
         if not any(self._flags):
             return None

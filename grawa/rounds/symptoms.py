@@ -1,4 +1,4 @@
-"""What looks wrong though nothing fails, said once."""
+"""Warnings about likely mistakes that raise no error, each given once."""
 
 import warnings
 
@@ -10,26 +10,23 @@ from grawa.rounds.purposes import Purpose, listed
 from grawa.rounds.roll_call import Roll
 
 _ROUNDS = 8
-"""For so many first rounds norms are looked at; what is clipped is clipped from the beginning."""
+"""Norms are checked in this many first rounds only: a loop that clips does so from the start."""
 
 _SAME = 1e-5
-"""Totals that differ by less than this share were made equal by clipping."""
+"""Total norms with a smaller relative difference were made equal by clipping."""
 
 _ASKED = Purpose.CONSENSUS, Purpose.SYNCHRONIZE
 """What every process has to ask for."""
 
 _PATIENCE = 2
-"""Rounds through which a worker may wait for a consensus before that is said."""
+"""Rounds through which a worker may wait for a consensus before a warning."""
 
 _DIFFERENT = 1e-3
-"""By so much a single tensor's norm varies where gradients are not simply all equal."""
+"""If a tensor's norm varies by more than this share, the gradients are not simply all equal."""
 
 
 class Symptoms:
-    """Notices gradients that were clipped before their norms were read, and workers that are equal.
-
-    Each is said once, as a warning.
-    """
+    """Warns once each of gradients clipped too early, of equal workers, and of a long wait."""
 
     def __init__(self) -> None:
         self._norms: list[Tensor] = []
@@ -41,12 +38,12 @@ class Symptoms:
         self._waiting_said = False
 
     def note_norms(self, norms: Tensor) -> None:
-        """Takes the norms of a local step's gradients, (K, L), as the optimizer saw them."""
+        """Records the norms of a local step's gradients, (K, L), as the optimizer saw them."""
         if self._rounds < _ROUNDS and not self._clipping_said:
             self._norms.append(norms)
 
     def note_waiting(self, roll: Roll) -> None:
-        """Looks at a meeting at which workers came for different things, and a round goes first."""
+        """Checks a roll call of different purposes, at which a round goes first."""
         waits = torch.tensor([purpose in _ASKED for purpose in roll.purposes])
         idle = bool((waits & (roll.new_steps == 0)).any())
         self._waited = self._waited + 1 if idle else 0
@@ -60,7 +57,7 @@ class Symptoms:
             )
 
     def note_round(self, roll: Roll) -> None:
-        """Looks at what is known after a round; says what looks wrong."""
+        """Checks for clipping and for equal workers after a round."""
         self._rounds += 1
         self._look_for_clipping()
         self._look_for_equals(roll)
@@ -76,9 +73,9 @@ class Symptoms:
         if bool((bound & (spread.nan_to_num().amax(dim=1) > _DIFFERENT)).any()):
             self._clipping_said = True
             warnings.warn(
-                "gradients are clipped before their norms are read, which makes all workers look "
-                "alike: call averager.clip_grad_norm_(max_norm) in place of "
-                "torch.nn.utils.clip_grad_norm_; it clips the same, and notes the norms before",
+                "gradients are clipped before their norms are read, so all workers get nearly the "
+                "same norms: call averager.clip_grad_norm_(max_norm) in place of "
+                "torch.nn.utils.clip_grad_norm_; it clips the same, and records the norms before",
                 stacklevel=2,
             )
 

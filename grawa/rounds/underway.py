@@ -1,4 +1,4 @@
-"""A round on its way: what has begun, and what came of it."""
+"""A round that has begun, and its result."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from grawa.rounds.roll_call import Roll
 
 
 class Outcome(NamedTuple):
-    """What a round came to; moments are the clock's."""
+    """The result of a round; times are the clock's."""
 
     roll: Roll
     verdict: Verdict
     weights: Tensor | None
-    """(N, G), or `None` where the workers count equally."""
+    """(N, G), or `None` if the workers count equally."""
     consensus_distance: float | None
     buffers: dict[str, Tensor]
-    """What all agreed on for the buffers that had changed."""
+    """New values of the buffers that had changed, the same on every process."""
     joined: float
     """When the last worker had joined."""
     finished: float
@@ -39,8 +39,8 @@ class Underway:
     in_shadow: bool = False
     """Whether it runs on a copy of the workers, in the background."""
     exposed: float = 0.0
-    """For how many seconds it has blocked local steps."""
+    """Seconds for which it has blocked local steps."""
     age: int = 0
     """Local steps since it began."""
     called: float | None = None
-    """When its outcome was asked for."""
+    """When the engine began to wait for its result."""

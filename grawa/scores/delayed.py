@@ -1,4 +1,4 @@
-"""A score that counts from a later round on."""
+"""A score that is used from a later round on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from grawa.scores.protocol import Observed, Score, Tracker
 
 @dataclass(frozen=True, kw_only=True)
 class Delayed:
-    """Another score, but for the first rounds, in which all workers report 1 and so count equally.
+    """Another score, except in the first rounds, in which all workers report 1: equal weights.
 
-    While losses are near chance a worker's gradients grow as it learns: those who learn least have
-    the smallest norms, and get most of the weight. Later they shrink as it learns.
+    While losses are near chance, gradients grow as a worker learns, so the workers that learn least
+    have the smallest norms and would get most of the weight. Later, gradients shrink as it learns.
 
     Args:
-        score: of what counts.
-        rounds: how many rounds it does not count for.
+        score: the score that is used afterwards.
+        rounds: number of first rounds in which it is not used.
 
     Source: ours; `docs/evidence.md`, "What else was tried".
     """
@@ -34,17 +34,17 @@ class Delayed:
 
     @property
     def is_norm(self) -> bool:
-        """As the score."""
+        """The same as for the other score."""
         return self.score.is_norm
 
     @property
     def needs_gradients(self) -> bool:
-        """As the score."""
+        """The same as for the other score."""
         return self.score.needs_gradients
 
     @property
     def needs_losses(self) -> bool:
-        """As the score."""
+        """The same as for the other score."""
         return self.score.needs_losses
 
     def tracker(
@@ -56,7 +56,7 @@ class Delayed:
 
 
 class DelayedTracker:
-    """Another tracker, and how many rounds of each fragment are left until it counts."""
+    """Another tracker, and how many rounds of each fragment remain until its scores are used."""
 
     def __init__(self, tracker: Tracker, rounds: int, num_fragments: int) -> None:
         self._tracker = tracker
@@ -71,14 +71,14 @@ class DelayedTracker:
         self._tracker.note_losses(losses)
 
     def read(self, workers: Observed, fragment: int = 0, anew: bool = True) -> Tensor:
-        """See `Tracker.read`; what is not finite is told at once."""
+        """See `Tracker.read`; scores that are not finite are reported from the start."""
         scores = self._tracker.read(workers, fragment, anew)
         if self._left[fragment] == 0:
             return scores
         return torch.where(torch.isfinite(scores), torch.ones_like(scores), scores)
 
     def restart(self, fragment: int = 0) -> None:
-        """A round less."""
+        """See `Tracker.restart`; one more round is over."""
         self._left[fragment] = max(0, self._left[fragment] - 1)
         self._tracker.restart(fragment)
 

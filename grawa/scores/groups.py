@@ -1,4 +1,4 @@
-"""Norms of groups of parameter tensors, and what their averages have in common."""
+"""Groups of parameter tensors, their norms, and checks that several scores share."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,15 +12,15 @@ Grouping = Callable[[Sequence[str]], tuple[int, ...]]
 
 
 def check_decay(decay: float) -> None:
-    """Refuses what is not the share of a past that fades."""
+    """Refuses decay factors outside [0, 1)."""
     if not 0.0 <= decay < 1.0:
         raise UserError(f"decay must lie in [0, 1), got {decay}")
 
 
 def check_one_group(groups: Sequence[int]) -> None:
-    """Refuses groups of tensors where what is reported belongs to the whole model."""
+    """Refuses several groups for a score that is one number for the whole model."""
     if max(groups) > 0:
-        raise UserError("a loss belongs to the whole model: use one group")
+        raise UserError("a loss is one number for the whole model: use one group (grawa.by_model)")
 
 
 def sum_groups(norms: Tensor, groups: Sequence[int]) -> Tensor:
@@ -60,7 +60,7 @@ def by_tensor(names: Sequence[str]) -> tuple[int, ...]:
     """One group per parameter tensor: each has a weight of its own (LGRAWA).
 
     Returns:
-        The numbers from 0.
+        0, 1, 2, ... for the names in order.
 
     >>> by_tensor(["0.weight", "0.bias"])
     (0, 1)

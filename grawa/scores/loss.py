@@ -17,10 +17,10 @@ class TrainingLoss:
     """The mean of the last training losses.
 
     Args:
-        window: how many local steps.
+        window: the number of losses.
 
-    Source: Teng et al. (2019), section 2, which picks the leader by its loss; the window of 4 is
-    in `docs/decisions.md`.
+    Source: Teng et al. (2019), section 2, which picks the leader by its loss; `docs/decisions.md`
+    says why the window is 4.
     """
 
     is_norm: ClassVar[bool] = False
@@ -48,7 +48,7 @@ class LossTracker:
         self._last = torch.full((num_hosted, window), torch.nan)
 
     def note_gradients(self, norms: Tensor) -> None:
-        """Gradients don't count."""
+        """Ignored: only losses count."""
 
     def note_losses(self, losses: Tensor) -> None:
         """See `Tracker.note_losses`."""
@@ -57,13 +57,13 @@ class LossTracker:
         self._last = torch.where(losses.isnan().unsqueeze(1), last, shifted)
 
     def read(self, workers: Observed, fragment: int = 0, anew: bool = True) -> Tensor:
-        """The means of finite losses, (K, 1); zero before the first, so that nobody is ahead."""
+        """The means of finite losses, (K, 1); zero for all before the first loss."""
         finite = torch.where(torch.isfinite(self._last), self._last, torch.nan)
         none_yet = self._last.isnan().all(dim=1)
         return torch.where(none_yet, 0.0, finite.nanmean(dim=1)).unsqueeze(1)
 
     def restart(self, fragment: int = 0) -> None:
-        """The window goes on over rounds."""
+        """Nothing to do: the window extends over rounds."""
 
     def state_dict(self) -> dict[str, Any]:
         """The losses in the window."""

@@ -1,4 +1,4 @@
-"""Scores on a batch that all workers share, a new one each round."""
+"""Scores from a probe batch: the same for all workers, and a new one each round."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from grawa.scores.groups import check_decay, check_one_group, sum_groups
 from grawa.scores.protocol import Loss, Observed
 
 PROBE_DECAY = 0.9**8
-"""Per round; the published 0.9 per probe batch with eight batches a round."""
+"""Per round; the paper uses 0.9 per probe batch, with eight batches a round."""
 
 _Find = Callable[[Observed, Any], Tensor]
 
@@ -20,13 +20,13 @@ _Find = Callable[[Observed, Any], Tensor]
 class ProbeNorms:
     """Norms of the gradient on a probe batch that is the same for every worker, new each round.
 
-    It costs one forward and backward pass a round. The models run in eval mode and are left as they
-    were: `.grad`, buffers, modes, random numbers.
+    It costs one forward and backward pass a round, in eval mode; `.grad`, buffers, modes and random
+    number generators are restored afterwards.
 
     Args:
         batch: makes the i-th probe batch, i = 0, 1, ... It must be the same on every worker, so
             draw it from all the training data with a generator seeded by i; 64 samples or more.
-        loss: the loss of a model on a batch, a scalar.
+        loss: computes the loss of a model on a batch, a scalar.
         decay: how much of the average over rounds is kept at each round.
 
     >>> import torch
@@ -63,8 +63,8 @@ class ProbeNorms:
 class ProbeLoss:
     """The loss on a probe batch that is the same for every worker, new each round.
 
-    It costs one forward pass a round, a third of what the norms on that batch cost. Beside
-    `ProbeNorms` it tells whether it is the norm that helps, or the batch.
+    It costs one forward pass a round, about a third of the cost of `ProbeNorms`. Compared with
+    `ProbeNorms` it shows whether an advantage comes from the norm or from the shared batch.
 
     Args:
         batch: as for `ProbeNorms`.
@@ -98,13 +98,13 @@ class ProbeLoss:
 
 
 class ProbeTracker:
-    """The running averages of what is found on probe batches, for each fragment.
+    """Running averages of norms or losses on probe batches, one for each fragment.
 
     Args:
         batch: makes the i-th batch.
-        find: what the hosted workers make of a batch, (K, G).
+        find: computes the hosted workers' norms or losses on a batch, (K, G).
         decay: how much of an average is kept at each round.
-        num_fragments: how many there are; each has its own sequence of batches.
+        num_fragments: number of fragments; each has its own sequence of batches.
     """
 
     def __init__(
@@ -116,13 +116,13 @@ class ProbeTracker:
         self._probes = [0] * num_fragments
 
     def note_gradients(self, norms: Tensor) -> None:
-        """Training gradients don't count."""
+        """Ignored: only the probe counts."""
 
     def note_losses(self, losses: Tensor) -> None:
-        """Training losses don't count."""
+        """Ignored: only the probe counts."""
 
     def read(self, workers: Observed, fragment: int = 0, anew: bool = True) -> Tensor:
-        """Runs the probe, unless there is nothing new to find out; the average with it."""
+        """Runs the probe, unless no step was made since the last one; returns the average."""
         index = self._probes[fragment]
         if anew or index == 0:
             self._ema.update(self._find(workers, self._batch(index)), fragment)
@@ -130,7 +130,7 @@ class ProbeTracker:
         return self._ema.value(fragment)
 
     def restart(self, fragment: int = 0) -> None:
-        """The average goes on over rounds."""
+        """Nothing to do: the average extends over rounds."""
 
     def state_dict(self) -> dict[str, Any]:
         """See `Tracker.state_dict`."""

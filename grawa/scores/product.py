@@ -15,17 +15,17 @@ _LEAST_LOSS = 1e-12
 
 @dataclass(frozen=True, kw_only=True)
 class NormTimesLoss:
-    """A gradient norm times a loss: an experiment.
+    """A gradient norm times a loss; experimental.
 
         score_ig = norm_ig * loss_i
 
     A worker with noisy gradients has large norms, one with wrong labels a large loss; the product
-    is large for either. Whether it is a better signal than the norm alone is not established. A
-    loss below 1e-12 counts as that: a product of zero would say that the norm is zero.
+    is large for either. Whether it is a better signal than the norm alone is not established.
+    Losses are raised to at least 1e-12, so that the product is zero only if the norm is zero.
 
     Args:
         norms: where the gradient norms come from.
-        loss: where the loss comes from, and how recent it is.
+        loss: which loss, and over how many steps.
 
     Source: ours.
     """
@@ -37,12 +37,12 @@ class NormTimesLoss:
 
     @property
     def needs_gradients(self) -> bool:
-        """As the norms do."""
+        """The same as for the norms."""
         return self.norms.needs_gradients
 
     @property
     def needs_losses(self) -> bool:
-        """As the loss does."""
+        """The same as for the loss."""
         return self.loss.needs_losses
 
     def tracker(
@@ -56,7 +56,7 @@ class NormTimesLoss:
 
 
 class ProductTracker:
-    """The product behind `NormTimesLoss`."""
+    """Computes the products for `NormTimesLoss`."""
 
     def __init__(self, norms: Tracker, losses: Tracker) -> None:
         self._norms = norms
@@ -76,7 +76,7 @@ class ProductTracker:
         return self._norms.read(workers, fragment, anew).to(losses) * losses
 
     def restart(self, fragment: int = 0) -> None:
-        """Each as it does."""
+        """Restarts both."""
         self._norms.restart(fragment)
         self._losses.restart(fragment)
 

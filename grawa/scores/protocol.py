@@ -1,4 +1,4 @@
-"""What a worker reports about itself before a round, and how it is gathered while it trains."""
+"""The interface of scores: what a worker reports before a round, and how it is collected."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -6,18 +6,18 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 Loss = Callable[[nn.Module, Any], Tensor]
-"""The loss of a model on a batch, a scalar."""
+"""Computes the loss of a model on a batch, a scalar."""
 
 
 class Observed(Protocol):
-    """What a score may find out about the hosted workers at a round, leaving no trace in them."""
+    """What a score may compute with the hosted workers at a round; it does not change them."""
 
     def gradient_norms_on(self, batch: Any, loss: Loss) -> Tensor:
         """L2 norm of each parameter's gradient on a batch, in eval mode.
 
         Args:
             batch: the same for all workers.
-            loss: of a model on it.
+            loss: computes the loss of a model on the batch.
 
         Returns:
             (K, L); zero where there is no gradient.
@@ -29,7 +29,7 @@ class Observed(Protocol):
 
         Args:
             batch: the same for all workers.
-            loss: of a model on it.
+            loss: computes the loss of a model on the batch.
 
         Returns:
             (K, 1).
@@ -38,28 +38,28 @@ class Observed(Protocol):
 
 
 class Tracker(Protocol):
-    """What the hosted workers' scores are made of, gathered while they train. No device sync.
+    """Collects what scores need while the hosted workers train, without waiting for the device.
 
-    The fragments of a model have rounds of their own. What is gathered "since the last round" is
-    kept for each of them.
+    Each fragment of a model has its own rounds, so what is collected "since the last round" is kept
+    for each fragment.
     """
 
     def note_gradients(self, norms: Tensor) -> None:
-        """Takes the L2 norms of a local step's gradients, (K, L); NaN for who made none."""
+        """Records the L2 norms of a local step's gradients, (K, L); NaN for workers without one."""
         ...
 
     def note_losses(self, losses: Tensor) -> None:
-        """Takes the losses of a local step, (K,); NaN for who made none, infinite if not finite."""
+        """Records the losses of a local step, (K,): NaN for workers without one, inf if invalid."""
         ...
 
     def read(self, workers: Observed, fragment: int = 0, anew: bool = True) -> Tensor:
         """The scores for the round that is due.
 
         Args:
-            workers: those whose scores they are.
-            fragment: whose round it is.
-            anew: whether local steps were made since the last one; if not, what takes a pass of its
-                own to find out may stay as it was.
+            workers: the hosted workers.
+            fragment: the fragment whose round it is.
+            anew: whether local steps were made since the last call; if not, a score that needs a
+                pass over a batch may return the last result.
 
         Returns:
             (K, G), for all groups of the model.
@@ -75,7 +75,7 @@ class Tracker(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         ...
 
 
@@ -84,7 +84,7 @@ class Score(Protocol):
 
     @property
     def is_norm(self) -> bool:
-        """Whether it is a norm, whose inverse is a weight: near zero it gets all of it."""
+        """Whether it is a norm, so that the guard raises small values, which would dominate."""
         ...
 
     @property
@@ -101,9 +101,9 @@ class Score(Protocol):
         """A tracker for hosted workers.
 
         Args:
-            groups: the group of each of the model's L leaves.
+            groups: the group of each of the model's L parameters.
             num_hosted: K.
-            num_fragments: in how many parts the model is synchronised.
+            num_fragments: number of parts in which the model is synchronised.
 
         Returns:
             The tracker.

@@ -1,4 +1,4 @@
-"""Norms of the training gradients, as a running root mean square."""
+"""Norms of the training gradients, averaged as a running root mean square."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ RMS_DECAY = 0.99
 
 @dataclass(frozen=True, kw_only=True)
 class RmsGradientNorms:
-    """Root mean square of the norms of the training gradients, running on over the rounds.
+    """Running root mean square of the training gradients' norms, over many rounds.
 
         m <- decay m + (1 - decay) n^2 at each local step,    score = sqrt(m / (1 - decay^steps))
 
-    n is a group's norm, summed over its tensors. A noisy worker's norms vary, which the square
-    counts; and an average over many rounds varies little itself. For the rest as `GradientNorms`.
+    n is a group's norm, summed over its tensors. Squares give a noisy worker, whose norms vary, a
+    larger score; and an average over many rounds varies less. Otherwise as `GradientNorms`.
 
     Args:
         decay: how much of the average is kept at each local step.
@@ -47,7 +47,7 @@ class RmsGradientNorms:
 
 
 class RmsNormTracker:
-    """The running squares behind `RmsGradientNorms`."""
+    """Computes the running averages for `RmsGradientNorms`."""
 
     def __init__(self, decay: float, groups: Sequence[int], num_hosted: int) -> None:
         self._ema = Ema(decay)
@@ -56,20 +56,20 @@ class RmsNormTracker:
 
     def note_gradients(self, norms: Tensor) -> None:
         """See `Tracker.note_gradients`."""
-        if self._groups.device != norms.device:  # once; later the host need not wait
+        if self._groups.device != norms.device:  # only once, since the host waits for the copy
             self._groups = self._groups.to(norms.device)
         sums = norms.new_zeros(self._none_yet.shape)
         self._ema.update(sums.index_add_(1, self._groups, norms).square())
 
     def note_losses(self, losses: Tensor) -> None:
-        """Losses don't count."""
+        """Ignored: only gradients count."""
 
     def read(self, workers: Observed, fragment: int = 0, anew: bool = True) -> Tensor:
         """See `Tracker.read`; zeros before the first step."""
         return self._ema.value().sqrt() if self._ema.has_begun else self._none_yet
 
     def restart(self, fragment: int = 0) -> None:
-        """The average goes on over rounds."""
+        """Nothing to do: the average extends over rounds."""
 
     def state_dict(self) -> dict[str, Any]:
         """See `Tracker.state_dict`."""

@@ -12,16 +12,16 @@ from grawa.scores.groups import check_decay, sum_groups
 from grawa.scores.protocol import Observed
 
 TRAINING_DECAY = 0.85
-"""Per local step; reproduces the published variant. 0.95 measured a little better."""
+"""Per local step; reproduces the published variant. 0.95 gave slightly better results."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GradientNorms:
     """Norms of the training gradients, averaged over the local steps since the last round.
 
-    They cost no extra pass. They compare workers fairly only where the workers' data are alike: a
-    worker whose shard is easier has smaller gradients. Use `ProbeNorms` for shards that differ in
-    kind.
+    They cost no extra pass. They compare workers fairly only if the workers' data have the same
+    distribution, since a worker whose data are easier has smaller gradients; use `ProbeNorms`
+    otherwise.
 
     Args:
         decay: how much of the average is kept at each local step.
@@ -46,7 +46,7 @@ class GradientNorms:
 
 
 class TrainingNormTracker:
-    """The running norms behind `GradientNorms`, for each fragment."""
+    """Computes the running averages for `GradientNorms`, one for each fragment."""
 
     def __init__(
         self, decay: float, groups: Sequence[int], num_hosted: int, num_fragments: int
@@ -62,16 +62,16 @@ class TrainingNormTracker:
         self._steps = [steps + 1 for steps in self._steps]
 
     def note_losses(self, losses: Tensor) -> None:
-        """Losses don't count."""
+        """Ignored: only gradients count."""
 
     def read(self, workers: Observed, fragment: int = 0, anew: bool = True) -> Tensor:
-        """See `Tracker.read`; the last round's scores if no step was made since, zeros at first."""
+        """See `Tracker.read`; the last scores if no step was made since, zeros before the first."""
         if self._steps[fragment] > 0:
             self._last[fragment] = sum_groups(self._ema.value(fragment), self._groups)
         return self._last[fragment]
 
     def restart(self, fragment: int = 0) -> None:
-        """Each round averages its own local steps."""
+        """Begins a new average, since each round averages its own local steps."""
         self._ema.restart(fragment)
         self._steps[fragment] = 0
 

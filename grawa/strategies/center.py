@@ -1,4 +1,4 @@
-"""How a center follows the workers: it is their weighted mean, or it steps toward it."""
+"""How a center is updated: it is the workers' weighted mean, or steps toward the mean."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ class OuterNesterov:
     """An outer optimizer: the center steps toward the mean with Nesterov momentum.
 
     Args:
-        lr: 1 goes all the way to the mean, before momentum.
-        momentum: how much of the last outer steps is kept, in [0, 1).
+        lr: 1 steps all the way to the mean, before momentum is added.
+        momentum: how much of the previous outer steps is kept, in [0, 1).
 
     Source: Douillard et al. (2023), "DiLoCo: Distributed Low-Communication Training of Language
     Models", section 3, whose best values are the defaults.
@@ -40,24 +40,24 @@ def first_center(params: Stack, outer: OuterNesterov | None = None) -> State:
     """The state before the first round, when all workers have the same parameters.
 
     Returns:
-        "center", and with an outer optimizer what `moving_center` has.
+        "center", and with an outer optimizer the other entries of `moving_center`.
     """
     center = Leaves.copy_of(params)
     return {"center": center} if outer is None else moving_center(center)
 
 
 def moving_center(center: Leaves, *, momentum: bool = True) -> State:
-    """The state of a center that takes steps of its own, in place of being a mean.
+    """The state of a center that moves by steps, in place of being the mean itself.
 
-    An outer step can be smaller than what 16 bits resolve. So with 16-bit parameters "exact", the
-    center in float32, takes the steps, and "center" is what the workers see of it.
+    An outer step can be smaller than the resolution of 16 bits. So with 16-bit parameters the steps
+    are applied to "exact", the center in float32, and "center" is a 16-bit copy of it.
 
     Args:
         center: the common initial parameters.
         momentum: whether its steps have momentum.
 
     Returns:
-        "center", "mean" (its scratch), "momentum" and, if some parameters have 16 bits, "exact".
+        "center", "mean" (scratch memory), "momentum" and, if some parameters have 16 bits, "exact".
     """
     wide = center.widened()
     state = {"center": center, "mean": center.zeros_like()}
@@ -72,8 +72,8 @@ def step_center(state: State, step: Callable[[Leaves], None]) -> Leaves:
     """Moves a center in place.
 
     Args:
-        state: as `moving_center` made it.
-        step: moves the leaves that it is given, the center as exact as it is known.
+        state: from `moving_center`.
+        step: moves the center in place; it is given the float32 one if there is one.
 
     Returns:
         The center, in the parameters' own dtype.
@@ -97,8 +97,8 @@ def next_center(
     Args:
         params: name -> (K, *shape).
         weights: (N, L) or (N, 1).
-        state: as `first_center` made it.
-        comm: the other workers.
+        state: from `first_center`.
+        comm: connects all workers.
         outer: as for `first_center`.
 
     Returns:
@@ -123,10 +123,10 @@ def next_center(
 def restart_from_center(
     params: Stack, state: State, comm: Communicator, outer: OuterNesterov
 ) -> None:
-    """Moves the center by an outer step on the workers' mean, and puts all workers on it."""
+    """Moves the center by an outer step toward the workers' mean, and copies it to all workers."""
     put_(params, next_center(params, uniform(comm.num_workers), state, comm, outer))
 
 
 def mean_of_workers(params: Stack, comm: Communicator) -> Leaves:
-    """The plain mean of all workers as they are now."""
+    """The plain mean of all workers' current parameters."""
     return comm.weighted_mean(params, uniform(comm.num_workers))

@@ -1,4 +1,4 @@
-"""Checks on what a strategy is configured with."""
+"""Checks of strategies' options."""
 
 from grawa.errors import UserError
 

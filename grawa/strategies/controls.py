@@ -1,4 +1,4 @@
-"""Controls: a soft pull with weights that do not come from gradient norms."""
+"""Controls for experiments: a soft pull with weights that do not come from gradient norms."""
 
 from dataclasses import dataclass, field
 
@@ -13,23 +13,24 @@ from grawa.seeding import generator
 from grawa.strategies.checks import check_not_negative
 from grawa.strategies.soft_pull import SoftPull
 
-_LEAST_WEIGHT = 1e-9  # so that those who take part can always share out the whole
+_LEAST_WEIGHT = 1e-9  # so that the weights of the workers that take part never sum to zero
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomWeights(SoftPull):
-    """Pull to an average with weights drawn anew each round, the control for all weights.
+    """Pull to an average with random weights, drawn anew each round: the control for any weights.
 
         w ~ Dirichlet(concentration, ..., concentration)
 
-    The draw of round t follows from (seed, t) alone and is the same on every process.
+    The draw of round t depends on (seed, t) alone and is the same on every process.
 
     Args:
         pull: as in GRAWA.
         prox: as in GRAWA.
         outer: as in GRAWA.
-        seed: of the draws; where there is none, 0, and in `grawa train` the run's.
-        concentration: 1 draws evenly from all weights that sum to 1; more draws more equal ones.
+        seed: of the draws; `None` means 0, and in `grawa train` the run's seed.
+        concentration: 1 draws uniformly from all weights that sum to 1; with more, the weights are
+            more equal.
 
     Source: ours, a control for the weights of Dimlioglu and Choromanska (2024).
     """
@@ -43,13 +44,13 @@ class RandomWeights(SoftPull):
             raise UserError(f"concentration must be positive and finite, got {self.concentration}")
 
     def weights(self, scores: Tensor | None, active: Tensor, round: int) -> Tensor:
-        """Drawn for this round, of the workers that take part."""
+        """This round's draw, rescaled over the workers that take part."""
         drawn = self.draw(len(active), round).unsqueeze(1)
         kept = torch.where(active.unsqueeze(1), drawn, 0.0)
         return kept / kept.sum(dim=0)
 
     def draw(self, num_workers: int, round: int) -> Tensor:
-        """The weights of the round after so many others, if all take part.
+        """The weights of a round, numbered from 0, if all workers take part.
 
         Returns:
             (N,), float64, positive; they sum to 1.
@@ -63,17 +64,17 @@ class RandomWeights(SoftPull):
 
 @dataclass(frozen=True, kw_only=True)
 class InverseLoss(SoftPull):
-    """Pull to the average weighted by inverse losses, GRAWA's control with losses for norms.
+    """Pull to the average weighted by inverse losses: GRAWA with losses in place of norms.
 
         w_i = loss_i^-power / sum_j loss_j^-power
 
-    A loss of zero or below counts as zero; those who have one share all the weight.
+    A negative loss counts as zero; workers with a loss of zero share all the weight.
 
     Args:
         pull: as in GRAWA.
         prox: as in GRAWA.
         outer: as in GRAWA.
-        score: where the loss comes from, and how recent it is.
+        score: which loss, and over how many steps.
         power: weights are proportional to loss^-power.
 
     Source: ours, a control for the weights of Dimlioglu and Choromanska (2024); the limit of a

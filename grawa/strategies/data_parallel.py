@@ -13,8 +13,8 @@ from grawa.strategies.protocol import Communicator, State, Strategy
 class DataParallel(Strategy):
     """Every step uses the mean of the workers' gradients, so that the workers stay equal.
 
-    For comparisons under the same driver. On its own, PyTorch's `DistributedDataParallel` is the
-    better tool: it sends gradients while the backward pass goes on.
+    For comparisons with other strategies under the same driver. For training alone, PyTorch's
+    `DistributedDataParallel` is better: it sends gradients while the backward pass still runs.
 
     Source: Li et al. (2020), "PyTorch Distributed: Experiences on Accelerating Data Parallel
     Training", section 2.
@@ -27,7 +27,7 @@ class DataParallel(Strategy):
     def sync(
         self, params: Stack, scores: Tensor | None, state: State, comm: Communicator, round: int
     ) -> Tensor | None:
-        """The workers are equal already; a round only reports."""
+        """Does nothing, since the workers are equal already; a round only reports."""
         return None
 
     def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:

@@ -18,20 +18,20 @@ class DPPF(Strategy):
 
         x_i <- x_i + pull (c - x_i) + push (x_i - c) / ||x_i - c||,    c = mean(x)
 
-    The norm is that of all parameters (of a fragment's, with fragments). Where nothing else moves
-    the workers, they come to rest at a distance of push/pull from the mean: the width of the valley
-    that they are made to span.
+    The norm is over all parameters (with fragments, over the fragment's). If nothing else moves
+    the workers, they end up at a distance of push/pull from the mean, which sets how wide a valley
+    they span.
 
     Args:
         pull: alpha in the paper, in [0, 1].
         push: lambda in the paper, a length in parameter space.
-        push_warmup: over this many first rounds the push rises evenly from zero.
+        push_warmup: over this many first rounds the push rises linearly from zero.
 
     Source: Dimlioglu and Choromanska (2025), "Communication-Efficient Distributed Training for
     Collaborative Flat Optima Recovery in Deep Learning" (arXiv 2507.20424).
-    Deviation: of the paper, its abstract and the width push/pull were checked; the formula is as it
-    is cited elsewhere. A linear warm-up stands for the paper's schedules of lambda, which we have
-    not seen, and so have none of its values; our defaults are in `docs/decisions.md`.
+    Deviation: we have checked the paper's abstract and the width push/pull; the formula is as cited
+    elsewhere. We have not seen the paper's schedules of lambda, and use a linear warm-up in their
+    place; `docs/decisions.md` says how our defaults were chosen.
     """
 
     pull: float = 0.1
@@ -57,5 +57,5 @@ class DPPF(Strategy):
         return None
 
     def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:
-        """The mean of the workers as they are now."""
+        """The mean of the workers' current parameters."""
         return mean_of_workers(params, comm)

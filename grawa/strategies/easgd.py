@@ -1,4 +1,4 @@
-"""EASGD: workers and a center are tied by springs."""
+"""EASGD: elastic averaging, in which workers and a center pull each other."""
 
 from dataclasses import dataclass
 
@@ -19,14 +19,14 @@ class EASGD(Strategy):
         x_i    <- (1 - elasticity/N) x_i + (elasticity/N) center
         center <- (1 - elasticity) center + elasticity mean(x)
 
-    Both with the parameters and the center of before the round.
+    Both right-hand sides use the parameters and the center from before the round.
 
     Args:
         elasticity: beta in the paper, in [0, 1].
         prox: as in GRAWA, toward the center.
 
     Source: Zhang, Choromanska and LeCun (2015), "Deep Learning with Elastic Averaging SGD",
-    equations 5 and 6; beta 0.9 and the pull beta/N are of its section 5.
+    equations 5 and 6; beta = 0.9 and the pull beta/N are from its section 5.
     """
 
     elasticity: float = 0.9

@@ -25,7 +25,7 @@ class GRAWA(SoftPull):
 
     Args:
         pull: how far workers move to the center at a round.
-        prox: how far they move to it over the local steps of a round, all together.
+        prox: how far they move to it, in total, over the local steps of a round.
         score: where the gradient norms come from.
         power: weights are proportional to norm^-power.
         outer: if given, the center is not the weighted average itself but steps toward it with
@@ -34,8 +34,8 @@ class GRAWA(SoftPull):
 
     Source: Dimlioglu and Choromanska (2024), algorithms 1 and 2.
     Deviation: `outer`, and a power other than 1, are ours. A norm of zero beside positive ones
-    gives weight zero, where the formula's limit is all of it: a worker that has not trained a
-    tensor has nothing to say about it; see `grawa.math.weights.inverse_norm`.
+    gives weight zero, where the formula's limit is all the weight: a zero norm means that the
+    worker has not trained this tensor; see `grawa.math.weights.inverse_norm`.
     """
 
     score: Score = field(default_factory=GradientNorms)
@@ -47,7 +47,7 @@ class GRAWA(SoftPull):
         check_not_negative("power", self.power)
 
     def groups(self, names: Sequence[str]) -> tuple[int, ...]:
-        """As `group_by` says."""
+        """The groups that `group_by` returns."""
         groups = self.group_by(names)
         if len(groups) != len(names) or set(groups) != set(range(max(groups) + 1)):
             raise UserError(

@@ -17,10 +17,10 @@ class LocalSGD(Strategy):
     """Pull to the plain mean: x_i <- (1 - pull) x_i + pull mean(x).
 
     Args:
-        pull: 1 is LocalSGD; less is a soft pull, the control for GRAWA's weights.
+        pull: 1 is LocalSGD; less is a soft pull, GRAWA with equal weights.
         prox: as in GRAWA, toward the last mean.
-        warmup_steps: this many first steps share gradients, as data parallel does (post-local
-            SGD).
+        warmup_steps: in this many first steps gradients are averaged, as in data-parallel training
+            (post-local SGD).
 
     Source: Stich (2019), "Local SGD Converges Fast and Communicates Little", algorithm 1; Lin et
     al. (2020), "Don't Use Large Mini-Batches, Use Local SGD", for post-local SGD.
@@ -56,5 +56,5 @@ class LocalSGD(Strategy):
         pull_(params, state["center"], self.prox * share)
 
     def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:
-        """The mean of the workers as they are now."""
+        """The mean of the workers' current parameters."""
         return mean_of_workers(params, comm)

@@ -1,4 +1,4 @@
-"""LSGD: workers are pulled to whoever has the smallest loss."""
+"""LSGD: workers are pulled to the worker with the smallest loss."""
 
 from dataclasses import dataclass, field
 
@@ -21,18 +21,18 @@ class LSGD(Strategy):
 
         x_i <- (1 - pull) x_i + pull x_leader
 
-    With `team_size`, consecutive workers (those of one machine, say) form teams with leaders of
-    their own. Every round pulls to the team's leader by `team_pull`; every `leader_every`-th
-    round pulls to the leader of all by `pull` as well. Team leaders are exchanged within teams
-    only, so the slow link between machines is used in every `leader_every`-th round.
+    With `team_size`, consecutive workers (those of one machine, for example) form teams, each with
+    its own leader. Every round pulls to the team's leader by `team_pull`; every `leader_every`-th
+    round pulls to the leader of all workers by `pull` as well. A team's leader is sent within the
+    team only, so only every `leader_every`-th round uses the slow link between machines.
 
     Args:
-        pull: how far workers move to the leader of all.
-        prox: as in GRAWA, toward the last leader of all.
+        pull: how far workers move to the leader of all workers.
+        prox: as in GRAWA, toward the last leader of all workers.
         team_size: workers per team; `None` for one level.
         team_pull: how far workers move to their team's leader.
-        leader_every: rounds between pulls to the leader of all; needs `team_size`.
-        score: where the loss comes from, and how recent it is.
+        leader_every: rounds between pulls to the leader of all workers; needs `team_size`.
+        score: which loss, and over how many steps.
 
     Source: Teng et al. (2019), "Leader Stochastic Gradient Descent for Distributed Training of
     Deep Learning Models", algorithm 1, local and global leaders.
@@ -52,15 +52,15 @@ class LSGD(Strategy):
             raise UserError(f"team_size must be at least 2, got {self.team_size}")
         if self.leader_every < 1 or (self.leader_every > 1 and self.team_size is None):
             raise UserError(
-                f"leader_every must be 1, or more with a team_size, got {self.leader_every}"
+                f"leader_every must be at least 1, and 1 without a team_size, got {self.leader_every}"
             )
 
     def team_sizes(self) -> tuple[int, ...]:
-        """That of the teams, if there are some."""
+        """`team_size`, if there is one."""
         return () if self.team_size is None else (self.team_size,)
 
     def init(self, params: Stack) -> State:
-        """The common initial parameters are the first leader's."""
+        """The common initial parameters count as the first leader's."""
         return first_center(params)
 
     def sync(
@@ -88,9 +88,9 @@ class LSGD(Strategy):
             pull_(members, leader, self.team_pull)
 
     def drift(self, params: Stack, state: State, share: float) -> None:
-        """The proximal pull to the last leader of all."""
+        """The proximal pull to the last leader of all workers."""
         pull_(params, state["center"], self.prox * share)
 
     def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:
-        """The mean of the workers as they are now."""
+        """The mean of the workers' current parameters."""
         return mean_of_workers(params, comm)

@@ -1,4 +1,4 @@
-"""Outer steps: an outer optimizer on what a worker's own local steps moved it by."""
+"""Outer steps: an outer optimizer on the displacement of a single worker."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -16,9 +16,9 @@ class OuterSteps(Strategy):
 
         d <- c - x,    m <- momentum m + d,    c <- c - lr (d + momentum m),    x <- c
 
-    c is where the local steps began. This is the one method that changes the training of a single
-    worker. With several workers x is their mean, and it is `DiLoCo`. The gains that the paper
-    reports are for large language models over many outer steps; short runs can lose by it
+    c is the parameters at the last round. This is the only method that changes the training of a
+    single worker. With several workers x is their mean, which makes it the same as `DiLoCo`. The
+    paper reports gains for large language models over many outer steps; short runs can get worse
     (`docs/decisions.md`).
 
     Args:

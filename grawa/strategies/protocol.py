@@ -15,7 +15,7 @@ from grawa.scores.protocol import Score
 __all__ = ["Communicator", "Leaves", "Score", "Stack", "State", "Strategy", "Team"]
 
 State = dict[str, Leaves]
-"""What a strategy carries from round to round, the same on every process: "center" and the like."""
+"""What a strategy keeps between rounds, such as "center"; the same on every process."""
 
 
 class Communicator(Protocol):
@@ -23,7 +23,7 @@ class Communicator(Protocol):
 
     @property
     def num_workers(self) -> int:
-        """N, with those that are left out of this round."""
+        """N, including workers that are left out of this round."""
         ...
 
     @property
@@ -33,7 +33,7 @@ class Communicator(Protocol):
 
     @property
     def norms(self) -> Norms:
-        """Takes the L2 norms of whole hosted workers, over all shards where they are sharded."""
+        """Computes the L2 norms of hosted workers, over all shards if they are sharded."""
         ...
 
     def weighted_mean(self, rows: Stack, weights: Tensor, out: Leaves | None = None) -> Leaves:
@@ -57,21 +57,21 @@ class Communicator(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Strategy(ABC):
-    """How workers are pulled together. A value: what changes from round to round is the state."""
+    """How workers are averaged. It is immutable; what changes from round to round is its state."""
 
     moves_one_worker: ClassVar[bool] = False
-    """Whether rounds and `drift` do something where there is only one worker."""
+    """Whether rounds and `drift` change parameters even if there is only one worker."""
 
     score: Score | None = field(default=None, init=False, repr=False)
-    """What the workers report before a round, if anything; a method that has one makes it a field
-    of its own."""
+    """What the workers report before a round; `None` for nothing. A method with a score redefines
+    this field."""
 
     def groups(self, names: Sequence[str]) -> tuple[int, ...]:
-        """The group of each leaf; leaves of a group share one score and one weight."""
+        """The group of each parameter; parameters of a group share one score and one weight."""
         return (0,) * len(names)
 
     def team_sizes(self) -> tuple[int, ...]:
-        """The sizes for which `sync` calls `comm.split`; the teams are made at the start."""
+        """The sizes with which `sync` calls `comm.split`; the teams are connected at the start."""
         return ()
 
     def shares_gradients(self, step: int) -> bool:
@@ -79,7 +79,7 @@ class Strategy(ABC):
         return False
 
     def init(self, params: Stack) -> State:
-        """The state before the first round; all workers have the same parameters. No messages."""
+        """The state before the first round, when all workers are equal; sends no messages."""
         return {}
 
     @abstractmethod
@@ -90,14 +90,14 @@ class Strategy(ABC):
 
         Args:
             params: name -> (K, *shape).
-            scores: (N, G), positive or zero, float64, on the CPU; those of workers that are left
-                out mean nothing. `None` if the strategy has no score.
+            scores: (N, G), positive or zero, float64, on the CPU; without meaning for workers that
+                are left out. `None` if the strategy has no score.
             state: as the last round left it; the same entries in each round.
-            comm: the other workers.
-            round: how many rounds this part of the model has had before, from 0.
+            comm: connects all workers.
+            round: number of earlier rounds of this part of the model.
 
         Returns:
-            The weights, (N, G), columns sum to 1, zero for a worker that is left out; `None` where
+            The weights, (N, G), columns sum to 1, zero for a worker that is left out; `None` if
             the workers count equally.
         """
 
@@ -107,7 +107,7 @@ class Strategy(ABC):
         return type(self).drift is not Strategy.drift and getattr(self, "prox", 1.0) > 0.0
 
     def drift(self, params: Stack, state: State, share: float) -> None:  # ruff: ignore[empty-method-without-abstract-decorator] - a hook
-        """Moves the parameters in place after a local step that makes up `share` of a round."""
+        """Moves the parameters in place after a local step, `share` of the steps of a round."""
 
     @abstractmethod
     def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:

@@ -16,23 +16,23 @@ from grawa.strategies.protocol import Communicator, State, Strategy
 
 @dataclass(frozen=True, kw_only=True)
 class SlowMo(Strategy):
-    """Heavy-ball momentum on what a round's local steps have moved the mean by.
+    """Heavy-ball momentum on the displacement of the workers' mean since the last round.
 
         u   <- momentum u + (c - mean(x))
         c   <- c - slow_lr u
         x_i <- c
 
     Args:
-        slow_lr: alpha in the paper; 1 goes all the way to the mean, before momentum.
+        slow_lr: alpha in the paper; 1 steps all the way to the mean, before momentum is added.
         momentum: beta in the paper, in [0, 1).
 
     Source: Wang et al. (2020), "SlowMo: Improving Communication-Efficient Distributed SGD with Slow
     Momentum", algorithm 1.
     Deviation: the paper divides c - mean(x) by the workers' learning rate and multiplies the step
-    by it again. At a constant learning rate that cancels, and u here is the paper's times that
-    rate; where the rate changes between rounds, from a to b, the paper's momentum is
-    momentum * b/a, and ours stays. Local optimizers' buffers are left alone, one of the paper's
-    three ways ("maintain").
+    by it again. At a constant learning rate that cancels, and our u is the paper's times that rate.
+    If the rate changes between rounds, from a to b, the paper's effective momentum is
+    momentum * b/a, and ours is unchanged. Local optimizers' buffers are kept, one of the paper's
+    three options ("maintain").
     """
 
     slow_lr: float = 1.0

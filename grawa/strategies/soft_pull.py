@@ -1,4 +1,4 @@
-"""A soft pull to a weighted average: what methods that differ in their weights share."""
+"""A soft pull to a weighted average, the base of methods that differ in their weights only."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from grawa.strategies.protocol import Communicator, State, Strategy
 
 @dataclass(frozen=True, kw_only=True)
 class SoftPull(Strategy):
-    """Pull to a center in which workers have weights of some kind.
+    """Pull to a weighted average of the workers; subclasses define the weights.
 
         c    = sum_i w_i x_i
         x_i <- (1 - pull) x_i + pull c                            at a round
@@ -22,7 +22,7 @@ class SoftPull(Strategy):
 
     Args:
         pull: how far workers move to the center at a round.
-        prox: how far they move to it over the local steps of a round, all together.
+        prox: how far they move to it, in total, over the local steps of a round.
         outer: if given, the center is not the weighted average itself but steps toward it with
             this optimizer, as DiLoCo's does.
     """
@@ -40,9 +40,9 @@ class SoftPull(Strategy):
         """The weights of a round.
 
         Args:
-            scores: (N, G), as the strategy's score gives them; `None` if it has none.
+            scores: (N, G), from the strategy's score; `None` if it has none.
             active: (N,), true for the workers that take part.
-            round: how many rounds there were before, from 0.
+            round: number of earlier rounds.
 
         Returns:
             (N, G), columns sum to 1; zero for a worker that is left out.

@@ -1,4 +1,4 @@
-"""BatchNorm's statistics for parameters that were never trained with any, such as a center."""
+"""BatchNorm's statistics for parameters that were averaged, not trained, such as a center."""
 
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -13,18 +13,18 @@ from grawa.modes import evaluating
 
 
 def recalibrate_batchnorm(model: nn.Module, loader: Iterable[Any]) -> None:
-    """Computes BatchNorm's running statistics anew, for the parameters as they are.
+    """Computes BatchNorm's running statistics anew, for the model's current parameters.
 
         mean, variance <- their averages over the batches, each batch with the same weight
 
-    An average of models has parameters of its own, to which the averages of the models'
-    statistics need not fit. Only BatchNorm runs in training mode meanwhile, so dropout stays off;
-    modes and momentum are as they were afterwards. A model without BatchNorm is left alone.
+    The averages of several models' statistics need not fit the average of their parameters. Only
+    BatchNorm layers run in training mode meanwhile, so dropout stays off; modes and momentum are
+    restored afterwards. A model without BatchNorm is not changed.
 
     Args:
         model: the model, changed in place.
-        loader: batches of training samples, of a size like that of training; inputs, or tuples
-            that begin with them.
+        loader: batches of training samples, about as large as in training; inputs, or tuples
+            whose first entry is the inputs.
 
     Raises:
         UserError: if there is no batch.
@@ -53,10 +53,10 @@ def recalibrate_batchnorm(model: nn.Module, loader: Iterable[Any]) -> None:
             model(batch if isinstance(batch, Tensor) else batch[0])
             batches += 1
     if not batches:
-        raise UserError("BatchNorm's statistics need at least one batch to be computed from")
+        raise UserError("loader has no batch, but BatchNorm's statistics need at least one")
 
 
 def _eval(norms: list[_BatchNorm]) -> None:
-    """The norms in eval mode, from which `evaluating` puts them back."""
+    """Puts the layers in eval mode, as `evaluating` left them; it restores their own modes."""
     for norm in norms:
         norm.training = False

@@ -1,4 +1,4 @@
-"""The hosted models' buffers: which have changed, and how workers agree on them."""
+"""The hosted models' buffers: which have changed, and how those are averaged."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -14,27 +14,29 @@ from grawa.math.weights import uniform
 from grawa.workers.stack import is_strided, stack_of, values
 
 Gather = Callable[[Tensor], Tensor]
-"""Brings all workers' rows to every process: (K, C) -> (N, C)."""
+"""Gathers all workers' rows on every process: (K, C) -> (N, C)."""
 
 _FLAGS = 8
-"""More than there are states of a buffer: a mark is its state plus this many times its form."""
+"""More than there are states of a buffer: a mark is its state plus this times a hash of its form
+(shape and dtype)."""
 
-_FORM_BITS = 48  # with a state a float64 still holds it exactly
+_FORM_BITS = 48  # so that float64 represents hash and state exactly
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Whole numbers as wide as an element, by which contents are compared bit for bit."""
+"""Size of an element in bytes -> integers of that size, to compare contents bit for bit."""
 
 
 class BufferState(IntEnum):
-    """What a worker says of a buffer before a round."""
+    """What a worker reports about a buffer before a round."""
 
     UNCHANGED = 0
-    """Since the last round it has the same bits."""
+    """It has the same bits as after the last round."""
     CHANGED = 1
+    """It has other bits, all finite."""
     INFINITE = 2
-    """Changed, with an infinite entry: a mask, perhaps."""
+    """Changed, with an infinite entry, as a mask may have."""
     NAN = 3
-    """Changed, with an entry that is not a number."""
+    """Changed, with a NaN."""
     ODD = 4
     """Unchanged, with an entry that is not finite."""
 
@@ -45,10 +47,10 @@ class BufferState(IntEnum):
 
 
 class Buffers:
-    """The persistent buffers of hosted models; others are made anew by each process.
+    """The persistent buffers of hosted models; those that are not in state dicts stay local.
 
-    A buffer travels only if it has changed on some worker since the last round, so masks and
-    tables cost nothing. A module may put a new tensor in a buffer's place.
+    A buffer is sent only if it has changed on some worker since the last round, so constant masks
+    and tables cost nothing. A module may assign a new tensor to a buffer at any time.
 
     Args:
         models: K models with the same buffers.
@@ -62,7 +64,7 @@ class Buffers:
         self._seen: dict[str, Tensor] = {}
 
     def rows(self) -> Rows:
-        """The buffers as they are now, name -> (K, *shape), real; in their own dtypes."""
+        """The current buffers, name -> (K, *shape), in their own dtypes; complex ones as real."""
         tables = [_buffers(model) for model in self._models]
         addresses = [[_address(table[name]) for name in self.names] for table in tables]
         if addresses != self._addresses:
@@ -82,24 +84,24 @@ class Buffers:
                 )
 
     def remember(self, names: Sequence[str] | None = None) -> None:
-        """What buffers hold now counts as unchanged at the next round.
+        """Copies the buffers' values, with which the next round compares them.
 
         Args:
-            names: of the buffers that may have changed; by default all.
+            names: the buffers that may have changed; all by default.
         """
         rows = self.rows()
         for name in self.names if names is None else names:
             self._seen[name] = rows[name].clone()
 
     def marks(self, rows: Rows, device: torch.device) -> Tensor:
-        """Each worker's state of each buffer, with its form, as one number: (K, B), float64.
+        """State and form of each buffer on each worker, as one number: (K, B), float64.
 
         Args:
-            rows: as `rows` gave them.
-            device: where the marks are wanted; nothing waits for the device.
+            rows: the buffers, from `rows`.
+            device: where to compute the marks; the host does not wait for it.
 
         Returns:
-            The marks; equal forms and states give equal marks on every process.
+            The marks; equal states and forms give equal marks on every process.
         """
         marks = [self._states(name, row).to(device) + _form_mark(row) for name, row in rows.items()]
         count = len(self._models)
@@ -122,11 +124,11 @@ class Buffers:
         return state
 
     def put(self, agreed: Mapping[str, Tensor], workers: Sequence[int] | None = None) -> None:
-        """Puts what all agreed on into the buffers.
+        """Copies new values into the buffers.
 
         Args:
-            agreed: name -> values, (*shape).
-            workers: hosted workers; by default all.
+            agreed: name -> values, (*shape), the same on every process.
+            workers: hosted workers; all by default.
         """
         own = self.rows()
         for name, new in agreed.items():
@@ -136,20 +138,20 @@ class Buffers:
                 own[name][k].copy_(new)
 
     def follow(self, agreed: Mapping[str, Tensor], before: Rows) -> None:
-        """Moves the buffers as far as a round in the background would have moved them.
+        """Applies a round that ran in the background to buffers that have changed meanwhile.
 
-        Floating-point numbers move by the difference between what was agreed on and what they were
-        when the round began; whole numbers and truth values become the larger of the two.
+        Floating-point buffers are moved by the round's result minus their values when it began;
+        integers and booleans become the larger of the result and the current value.
 
         Args:
-            agreed: name -> values, (*shape).
-            before: what the buffers were, name -> (K, *shape).
+            agreed: the round's result, name -> (*shape).
+            before: the buffers when it began, name -> (K, *shape).
         """
         own = self.rows()
         for name, new in agreed.items():
             live = own[name]
             if live.shape[1:] != new.shape:
-                continue  # a module has put another in its place since
+                continue  # a module has replaced it meanwhile
             if not live.is_floating_point():
                 live.copy_(torch.maximum(live, new) if live.dtype != torch.bool else live | new)
                 continue
@@ -160,17 +162,17 @@ class Buffers:
 def average(
     rows: Rows, states: Tensor, active: Tensor, comm: Communicator, gather: Gather
 ) -> dict[str, Tensor]:
-    """What all workers agree on for the buffers that have changed; collective.
+    """Combines the buffers that have changed over all workers; collective.
 
     Args:
         rows: the hosted workers' buffers, name -> (K, *shape).
         states: all workers' states of each, (N, B).
-        active: (N,), bool: who counts.
-        comm: takes means of those who are active.
-        gather: brings all workers' rows together: (K, C) -> (N, C), in their dtype.
+        active: (N,), bool: which workers count.
+        comm: takes means over the active workers.
+        gather: gathers all workers' rows: (K, C) -> (N, C), in their dtype.
 
     Returns:
-        name -> (*shape).
+        New values, name -> (*shape), the same on every process; only of changed buffers.
     """
     moved = BufferState.changed(states).any(dim=0).tolist()
     changed = [name for name, has_changed in zip(rows, moved, strict=True) if has_changed]
@@ -190,19 +192,19 @@ def average(
 
 
 def states_of(marks: Tensor) -> Tensor:
-    """The states in all workers' marks: (N, B) -> (N, B), see `BufferState`."""
+    """The `BufferState`s in all workers' marks: (N, B) -> (N, B)."""
     return marks.remainder(_FLAGS)
 
 
 def check_forms(names: Sequence[str], marks: Tensor) -> None:
-    """Refuses buffers that have grown differently on different workers.
+    """Refuses buffers whose shapes or dtypes differ between workers.
 
     Args:
         names: B buffers.
         marks: (N, B).
 
     Raises:
-        UserError: on every process alike, naming a buffer and a worker.
+        UserError: the same on every process, with the name of the buffer and a worker.
     """
     forms = marks.div(_FLAGS, rounding_mode="floor")
     different = (forms != forms[:1]).nonzero()
@@ -211,19 +213,19 @@ def check_forms(names: Sequence[str], marks: Tensor) -> None:
         raise UserError(
             f"buffer {names[buffer]!r} has another shape or dtype on worker {worker} than on "
             "worker 0, so it can't be averaged: give it the same shape everywhere, register it "
-            'with persistent=False, or take buffers="local"'
+            'with persistent=False, or use buffers="local"'
         )
 
 
 def combine(everyone: Tensor, active: Tensor) -> Tensor:
-    """What workers agree on for a buffer, of which each tells its values.
+    """Combines all workers' values of a buffer.
 
-    Numbers that are equal on all stay as they are, infinite ones too. Else floating-point numbers
-    become the mean of those that are finite, whole numbers and truth values the maximum.
+    Entries that are equal on all active workers stay as they are, also infinite ones. Other
+    floating-point entries become the mean of the finite ones; integers and booleans the maximum.
 
     Args:
         everyone: (N, *shape).
-        active: (N,), bool: who counts.
+        active: (N,), bool: which workers count.
 
     Returns:
         (*shape).
@@ -243,7 +245,7 @@ def combine(everyone: Tensor, active: Tensor) -> Tensor:
 
 
 def has_means(rows: Tensor) -> bool:
-    """Whether it holds floating-point numbers that arithmetic is made for."""
+    """Whether a mean can be taken: floating-point numbers of at least 16 bits."""
     return rows.is_floating_point() and rows.itemsize > 1
 
 
@@ -270,11 +272,11 @@ def _form(buffer: Tensor) -> str:
 
 
 def _form_mark(rows: Tensor) -> float:
-    """A number for the shape and dtype of a buffer, a multiple of `_FLAGS`."""
+    """A hash of a buffer's shape and dtype, times `_FLAGS`."""
     digest = hashlib.sha256(f"{tuple(rows.shape[1:])} {rows.dtype}".encode()).digest()
     return float((int.from_bytes(digest[:8]) >> (64 - _FORM_BITS)) * _FLAGS)
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    """The same memory as whole numbers."""
+    """The same memory as integers."""
     return tensor.contiguous().view(_BITS[tensor.itemsize])

@@ -1,4 +1,4 @@
-"""What is refused before anything is averaged, each with what to do about it."""
+"""Checks that refuse what can't be averaged, each with advice what to do."""
 
 import os
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from grawa.workers.stack import local
 _DTYPES = {
     torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.complex64, torch.complex128,
 }  # fmt: skip
-"""Of parameters that can be averaged."""
+"""Dtypes of parameters that can be averaged."""
 
 _LAUNCHED = (
     ("WORLD_SIZE", "RANK", "torchrun"),
@@ -25,7 +25,7 @@ _LAUNCHED = (
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "mpirun"),
     ("PMI_SIZE", "PMI_RANK", "MPI"),
 )
-"""Variables by which launchers tell a process how many it is one of; its number; the launcher."""
+"""Environment variables for the number of processes and for the rank; and their launcher."""
 
 
 def is_one_of_several() -> bool:
@@ -34,7 +34,7 @@ def is_one_of_several() -> bool:
 
 
 def check_launched_alone() -> None:
-    """Refuses a process that a launcher started as one of several, but that has no process group.
+    """Refuses a process that a launcher started as one of several, if there is no process group.
 
     Raises:
         UserError: naming the launcher's variable.
@@ -50,7 +50,7 @@ def check_launched_alone() -> None:
 
 
 def check_model(model: nn.Module) -> None:
-    """Refuses models whose parameters are not there yet, or none.
+    """Refuses models without parameters, or with parameters that have no values yet.
 
     Raises:
         UserError: naming the first such parameter.
@@ -72,7 +72,7 @@ def check_model(model: nn.Module) -> None:
 
 
 def check_averageable(named: dict[str, nn.Parameter]) -> None:
-    """Refuses parameters that can't be averaged, or that lie in each other's memory.
+    """Refuses parameters that can't be averaged, or that overlap in memory.
 
     Args:
         named: the parameters that the optimizer holds.
@@ -83,7 +83,7 @@ def check_averageable(named: dict[str, nn.Parameter]) -> None:
     for name, parameter in named.items():
         if parameter.dtype not in _DTYPES:
             raise UserError(
-                f"parameter {name!r} is {parameter.dtype}, of which no average can be taken; "
+                f"parameter {name!r} is {parameter.dtype}, which can't be averaged: "
                 "freeze it (requires_grad=False, and not in the optimizer), or train it in "
                 "float32 or bfloat16"
             )
@@ -97,18 +97,18 @@ def check_averageable(named: dict[str, nn.Parameter]) -> None:
         for (_, stop, name), (start, _, other) in pairwise(sorted(found)):
             if start < stop:
                 raise UserError(
-                    f"parameters {name!r} and {other!r} lie in the same memory, so a round would "
+                    f"parameters {name!r} and {other!r} share memory, so a round would "
                     "move it twice: tie weights by sharing the Parameter itself "
                     "(b.weight = a.weight), not its .data"
                 )
 
 
 def check_not_parallel(model: nn.Module, ranks: Sequence[int]) -> None:
-    """Refuses a model whose gradients DDP averages over the processes that are to average weights.
+    """Refuses a model whose gradients DDP averages over the same processes that average weights.
 
     Args:
-        model: which may hold wrapped modules.
-        ranks: of the processes that average, as global ranks.
+        model: may contain wrapped modules.
+        ranks: global ranks of the processes that average.
 
     Raises:
         UserError: if there is such a module.
@@ -120,11 +120,11 @@ def check_not_parallel(model: nn.Module, ranks: Sequence[int]) -> None:
         if len(shared) > 1:
             raise UserError(
                 f"the model is wrapped in DistributedDataParallel over ranks {sorted(shared)}, "
-                "which are to average their weights: DDP makes their gradients equal at every "
-                "step, so averaging would do nothing. Hand over the model without DDP "
-                "(model.module); or, if a worker is to be several processes, give DDP a group of "
-                "one worker's ranks, and pass that as worker_group and the ranks of the same place "
-                "in each worker as process_group"
+                "which also average their weights: DDP makes their gradients equal at every "
+                "step, so averaging would do nothing. Pass the model without DDP "
+                "(model.module); or, if a worker consists of several processes, give DDP a group "
+                "of one worker's processes, pass it as worker_group too, and pass the processes "
+                "with the same rank in each worker's group as process_group"
             )
 
 
@@ -149,12 +149,12 @@ def check_hooked(optimizers: Sequence[Optimizer]) -> None:
 
 
 def check_no_weights_in_state(name: str, parameter: nn.Parameter, optimizer: Optimizer) -> None:
-    """Refuses an optimizer that keeps weights of its own, which undo a round one step later.
+    """Refuses an optimizer with a copy of the weights, which would undo a round at its next step.
 
     Args:
-        name: of the parameter.
-        parameter: after at least one step.
-        optimizer: that holds it.
+        name: the parameter's name.
+        parameter: the parameter, after at least one step.
+        optimizer: the optimizer that holds it.
 
     Raises:
         UserError: naming the entry of the optimizer's state.
@@ -170,7 +170,7 @@ def check_no_weights_in_state(name: str, parameter: nn.Parameter, optimizer: Opt
         if free or (torch.equal(kept, own) and bool(own.any())):
             raise UserError(
                 f"{type(optimizer).__name__} keeps weights in its state ({key!r} of {name!r}) and "
-                "writes them over the parameters at its next step, which would undo every round: "
-                "let it hold the float32 parameters themselves (and compute in bfloat16 by "
-                "autocast), or take an optimizer without a copy of the weights"
+                "overwrites the parameters with them at its next step, which would undo every "
+                "round: let it hold the float32 parameters themselves (and compute in bfloat16 "
+                "with autocast), or use an optimizer without a copy of the weights"
             )

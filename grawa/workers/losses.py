@@ -1,4 +1,4 @@
-"""What the training losses of the hosted workers have lately been, on average."""
+"""Mean recent training losses of the hosted workers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 FEWEST = 32
-"""Over how many losses a mean is taken, where there were as many: one batch says little."""
+"""Least number of losses in a mean, as far as there were so many: one batch says little."""
 
 
 class RecentLosses:
-    """Means of the losses since the last round; where these are few, of earlier ones too.
+    """Means of the losses since the last round; if these are few, of earlier ones too.
 
-    Losses since the last round all have the same weight. Where there are fewer than `FEWEST`, the
-    mean of before the round stands for those that are missing. Each fragment of the model has
-    rounds of its own, and so a mean of its own.
+    Losses since the last round all have the same weight. If there are fewer than `FEWEST`, the
+    mean before the round counts for the missing ones. Each fragment of the model has its own
+    rounds, and so its own mean.
 
     Args:
         like: a number per hosted worker, (K,), on the device of the losses.
@@ -32,17 +32,17 @@ class RecentLosses:
         shape = num_fragments, len(like)
         self._sum = like.new_zeros(shape)
         self._past = like.new_full(shape, torch.nan)
-        # Counted on the host: nothing waits for the device.
+        # Counted on the host, which so need not wait for the device.
         self._count = torch.zeros(shape, dtype=torch.int64, device="cpu")
         self._past_count = torch.zeros(shape, dtype=torch.int64, device="cpu")
 
     def note(self, losses: Tensor, workers: slice) -> None:
-        """Takes the losses of a local step of these hosted workers, one each."""
+        """Records the losses of a local step of these hosted workers, one each."""
         self._sum[:, workers] += losses
         self._count[:, workers] += 1
 
     def read(self, fragment: int = 0) -> Tensor:
-        """The means, (K,): NaN where there was no loss, infinite where a new one is not finite."""
+        """The means, (K,): NaN if there was no loss, infinite if a new one is not finite."""
         count, past = self._count[fragment], self._past[fragment]
         filled = torch.minimum(self._past_count[fragment], (FEWEST - count).clamp_min(0))
         total = self._sum[fragment]
@@ -53,14 +53,14 @@ class RecentLosses:
         return torch.where(counts > 0.0, finite_or_inf, torch.nan)
 
     def forget(self, workers: Sequence[int]) -> None:
-        """Hosted workers have started again, so their losses until now say nothing of them."""
+        """Drops the losses of hosted workers that have been reset, which no longer apply."""
         for k in workers:
             self._sum[:, k] = 0.0
             self._past[:, k] = torch.nan
             self._count[:, k] = self._past_count[:, k] = 0
 
     def restart(self, fragment: int = 0) -> None:
-        """A fragment's round is over: losses until now are earlier ones."""
+        """Called after a fragment's round: losses so far become earlier ones."""
         self._past[fragment] = self.read(fragment)
         counts = self._count[fragment] + self._past_count[fragment]
         self._past_count[fragment] = counts.clamp_max(FEWEST)
@@ -77,7 +77,7 @@ class RecentLosses:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._sum.copy_(state["sum"])
         self._past.copy_(state["past"])
         self._count.copy_(state["count"])

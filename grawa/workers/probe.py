@@ -1,4 +1,4 @@
-"""Probes: what a hosted model makes of a batch that all workers share, leaving no trace."""
+"""Probes: a model's loss or gradients on a batch that all workers share, without side effects."""
 
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,19 +18,19 @@ def gradients_on(
 ) -> list[Tensor | None]:
     """The gradients of a model's parameters on a batch, in eval mode.
 
-    `.grad`, buffers, modes and the random number generators are as they were afterwards.
+    `.grad`, buffers, modes and the random number generators are restored afterwards.
 
     Args:
         model: the model.
         parameters: some of its parameters.
-        batch: what the loss is taken on.
-        loss: of the model on the batch, a scalar.
+        batch: the batch.
+        loss: computes the loss of the model on the batch, a scalar.
 
     Returns:
         A gradient for each parameter; `None` where there is none.
 
     Raises:
-        UserError: if the loss is not a scalar on the model's device that depends on it.
+        UserError: if the loss is not a scalar on the model's device that depends on the model.
 
     >>> model = nn.Linear(2, 1, bias=False)
     >>> gradients_on(model, [model.weight], torch.ones(1, 2), lambda m, x: m(x).sum())
@@ -41,8 +41,8 @@ def gradients_on(
         value = _loss_of(model, parameters, batch, loss)
         if trained and not value.requires_grad:
             raise UserError(
-                "the loss of a probe does not depend on the model's parameters: return what the "
-                "model computed, not a number or a detached tensor"
+                "the loss of a probe does not depend on the model's parameters: return a tensor "
+                "that the model computed, not a number or a detached tensor"
             )
         if any(hasattr(p, "to_local") for p in trained):
             grads = _backward(value, trained)
@@ -53,7 +53,7 @@ def gradients_on(
 
 
 def loss_on(model: nn.Module, parameters: Sequence[nn.Parameter], batch: Any, loss: Loss) -> Tensor:
-    """The loss of a model on a batch, a scalar; for the rest see `gradients_on`."""
+    """The loss of a model on a batch, a scalar; arguments and restoring as in `gradients_on`."""
     with _untouched(model, parameters), torch.no_grad():
         return _loss_of(model, parameters, batch, loss)
 
@@ -61,7 +61,7 @@ def loss_on(model: nn.Module, parameters: Sequence[nn.Parameter], batch: Any, lo
 def _loss_of(
     model: nn.Module, parameters: Sequence[nn.Parameter], batch: Any, loss: Loss
 ) -> Tensor:
-    # What DDP adds to a model is a backward pass of its own, in which workers would wait.
+    # DDP's hooks would run collectives in the backward pass, for which workers would wait.
     bare = model.module if isinstance(model, DistributedDataParallel) else model
     value = loss(bare, batch)
     if not isinstance(value, Tensor) or value.numel() != 1:
@@ -71,13 +71,13 @@ def _loss_of(
     if value.device not in devices:
         raise UserError(
             f"the loss of a probe is on {value.device}, and the model on "
-            f"{', '.join(sorted(map(str, devices)))}: put the batch where the model is"
+            f"{', '.join(sorted(map(str, devices)))}: move the batch to the model's device"
         )
     return value.reshape(())
 
 
 def _backward(value: Tensor, trained: Sequence[nn.Parameter]) -> list[Tensor | None]:
-    """Gradients by way of `.grad`: FSDP makes those of its shards nowhere else."""
+    """Gradients through `.grad`, since FSDP reduces gradients of shards only into it."""
     for p in trained:
         p.grad = None
     value.backward()
@@ -86,7 +86,7 @@ def _backward(value: Tensor, trained: Sequence[nn.Parameter]) -> list[Tensor | N
 
 @contextmanager
 def _untouched(model: nn.Module, parameters: Sequence[nn.Parameter]) -> Generator[None]:
-    """In eval mode, after which gradients, buffers, modes and generators are as they were."""
+    """Eval mode; afterwards gradients, buffers, modes and generators are restored."""
     devices = [p.device for p in parameters[:1] if p.device.type == "cuda"]
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
@@ -98,7 +98,7 @@ def _untouched(model: nn.Module, parameters: Sequence[nn.Parameter]) -> Generato
 
 
 def _reshard(model: nn.Module) -> None:
-    """FSDP leaves whole parameters where there was no backward pass."""
+    """Shards FSDP's parameters again, which it does by itself only after a backward pass."""
     for module in model.modules():
         if hasattr(module, "reshard") and hasattr(module, "unshard"):
             cast(Any, module).reshard()
@@ -111,7 +111,7 @@ def _put_back(grads: Sequence[tuple[nn.Parameter, Tensor | None]]) -> None:
 
 @contextmanager
 def _same_buffers(model: nn.Module) -> Generator[None]:
-    """A model whose `forward` may change buffers in eval mode too."""
+    """Restores buffers afterwards, which some models change in `forward` even in eval mode."""
     kept = [
         (module, name, buffer, buffer._version, buffer.detach().clone())
         for module in model.modules()

@@ -1,4 +1,4 @@
-"""The hosted workers' models and optimizers, seen as stacks."""
+"""The hosted workers' models and optimizers, with their parameters as stacks."""
 
 import hashlib
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -27,15 +27,15 @@ class Replicas:
 
     Args:
         models: K models with the same parameters and buffers.
-        optimizers: the optimizers of each; those of a model hold all of its trainable parameters
-            together, and nothing else.
-        worker_group: the processes that a worker is made of, if its parameters are sharded over
+        optimizers: the optimizers of each; together they hold all trainable parameters of their
+            model, and nothing else.
+        worker_group: the processes that a worker consists of, if its parameters are sharded over
             them (DTensor): norms are taken over all shards.
 
     Attributes:
         params: what is trained and averaged, name -> (K, *shape): the parameters that the
-            optimizers hold. A parameter that two modules share is there once. Complex ones are
-            there as real and imaginary parts, (K, *shape, 2).
+            optimizers hold. A parameter that two modules share occurs once. Complex ones occur as
+            real and imaginary parts, (K, *shape, 2).
         buffers: the models' persistent buffers.
 
     Raises:
@@ -54,7 +54,7 @@ class Replicas:
                 f"{len(optimizers)} optimizers"
             )
         self.models = list(models)
-        self.optimizers = [list(its) for its in optimizers]
+        self.optimizers = [list(of_one_model) for of_one_model in optimizers]
         for model in models:
             check_model(model)
         held = [held_names(m, o) for m, o in zip(self.models, self.optimizers, strict=True)]
@@ -99,14 +99,14 @@ class Replicas:
 
     @property
     def device(self) -> torch.device:
-        """Where the first parameter lives; scores are computed there."""
+        """The first parameter's device; scores are computed there."""
         return next(iter(self.params.values())).device
 
     def follow(self) -> bool:
-        """Notices parameters that a module has moved to other memory, as recurrent ones do.
+        """Makes `params` anew if a module has moved parameters in memory, as `nn.LSTM` does.
 
         Returns:
-            Whether there were any, so that `params` is new.
+            Whether that was the case.
         """
         if self._current_addresses() == self._addresses:
             return False
@@ -121,7 +121,7 @@ class Replicas:
                     raise UserError(_moved(name))
 
     def check(self) -> None:
-        """Notices parameters that were replaced or converted, or that began to train later.
+        """Refuses parameters that were replaced, converted, or given to an optimizer later.
 
         Raises:
             UserError: naming the first such parameter.
@@ -150,7 +150,7 @@ class Replicas:
         return [p for group in groups for p in group["params"]]
 
     def check_optimizer_state(self) -> None:
-        """Refuses optimizers that keep weights of their own in their state."""
+        """Refuses optimizers that keep a copy of the weights in their state."""
         for params, optimizers in zip(self._params, self.optimizers, strict=True):
             for name, parameter in zip(self.names, params, strict=True):
                 for optimizer in optimizers:
@@ -165,7 +165,7 @@ class Replicas:
         return any(p.grad is not None for params in self._params for p in params)
 
     def over_shards(self, squares: Tensor) -> Tensor:
-        """Sums of squares over all processes that a sharded worker is made of."""
+        """Sums of squares over all processes that a sharded worker consists of."""
         if self._shards is not None:
             squares = squares.clone()
             dist.all_reduce(squares, group=self._shards)
@@ -193,12 +193,12 @@ class Replicas:
             workers: hosted workers.
 
         Returns:
-            (K, L); zero where there is no gradient, NaN for other workers.
+            (K, L); zero where there is no gradient, NaN for the workers that were not asked for.
         """
         norms = self._gradient_norms([p.grad for params in self._params[workers] for p in params])
         if len(norms) < len(self.models):
-            some, norms = norms, norms.new_full((len(self.models), len(self.names)), torch.nan)
-            norms[workers] = some
+            known, norms = norms, norms.new_full((len(self.models), len(self.names)), torch.nan)
+            norms[workers] = known
         return norms
 
     def gradient_norms_on(self, batch: Any, loss: Loss) -> Tensor:
@@ -271,28 +271,28 @@ class Replicas:
         }
 
     def zeros(self) -> Tensor:
-        """A number per hosted worker, (K,), as wide as the norms are."""
+        """Zeros, (K,), one for each hosted worker, in the dtype of norms."""
         dtype = next(iter(self.params.values())).dtype
         return torch.zeros(len(self.models), device=self.device, dtype=self._norm_dtype or dtype)
 
     def set_gradients(self, mean: Leaves, wanted: Sequence[bool]) -> None:
         """Gives every model the same gradient, for the leaves that are wanted."""
         for params in self._params:
-            for parameter, leaf, take in zip(params, mean.values(), wanted, strict=True):
-                if not take:
+            for parameter, leaf, is_wanted in zip(params, mean.values(), wanted, strict=True):
+                if not is_wanted:
                     continue
                 if parameter.grad is None or parameter.grad.is_sparse:
                     parameter.grad = torch.empty_like(parameter)
                 values(parameter.grad).copy_(leaf)
 
     def lrs(self) -> Tensor:
-        """The hosted workers' learning rates, of their first optimizers' first groups: (K,)."""
-        rates = [float(its[0].param_groups[0]["lr"]) for its in self.optimizers]
+        """The hosted workers' learning rates, (K,): of the first group of the first optimizer."""
+        rates = [float(optimizers[0].param_groups[0]["lr"]) for optimizers in self.optimizers]
         return torch.tensor(rates, dtype=torch.float64)
 
     @contextmanager
     def holding(self, leaves: Mapping[str, Tensor]) -> Generator[nn.Module]:
-        """The first hosted model with these values as its parameters; its own are back afterwards.
+        """The first hosted model with these values as parameters; its own are restored afterwards.
 
         Args:
             leaves: name -> values, like a row of `params`.
@@ -311,12 +311,12 @@ class Replicas:
                 torch._foreach_copy_(rows, own)
 
     def state_dict_with(self, leaves: Mapping[str, Tensor]) -> dict[str, Any]:
-        """The first model's state dict with these values as its parameters, copied."""
+        """A copy of the first model's state dict with these values as parameters."""
         with self.holding(leaves) as model:
             return {key: _copied(value) for key, value in model.state_dict().items()}
 
     def frozen(self) -> Rows:
-        """The plain parameters that no optimizer holds: the same everywhere from the start."""
+        """The plain parameters that no optimizer holds, so that they never change."""
         tables: list[dict[str, Tensor]] = [dict(m.named_parameters()) for m in self.models]
         names = [
             n
@@ -384,17 +384,17 @@ def held_names(model: nn.Module, optimizers: Sequence[Optimizer]) -> list[str]:
         )
         raise UserError(
             f"the optimizer {what}; make the optimizer from this model's parameters(), after the "
-            "model is built, freeze (requires_grad=False) what is not to be trained, and pass all "
+            "model is built, freeze (requires_grad=False) what must not be trained, and pass all "
             "optimizers of one model together, as a list"
         )
     return [name for name, p in named.items() if id(p) in held]
 
 
 def fingerprint(model: nn.Module, held: Sequence[str]) -> str:
-    """A digest of what must be the same on all workers: names, forms, and what is averaged.
+    """A digest of what must be the same on all workers: names, shapes, dtypes, what is averaged.
 
     Args:
-        model: its parameters and persistent buffers.
+        model: the model, of which parameters and persistent buffers count.
         held: the parameters that the optimizers hold.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The tensors of hosted models as stacks: one row for each worker of this process."""
+"""The tensors of hosted models as stacks: one row for each worker in this process."""
 
 from collections.abc import Sequence
 
@@ -11,21 +11,21 @@ from grawa.math.leaves import Rows, as_stack, names_by_kind
 
 
 def stack_of(tables: Sequence[dict[str, Tensor]], names: Sequence[str]) -> Rows:
-    """Named tensors of hosted models as one stack; the models go on using the rows.
+    """Named tensors of hosted models as one stack whose rows are the models' own tensors.
 
-    What is done to the stack is done to the models. With one model the rows are views of its
-    tensors, which stay where they are. With several, the tensors are moved into one block of
-    memory per dtype and device, so that arithmetic need not go tensor by tensor. Each still has a
-    storage of its own, for those who save models and drop what shares a storage.
+    A change of the stack changes the models. With one model the rows are views of its tensors,
+    which stay where they are in memory. With several, the tensors are moved into one block of
+    memory per dtype and device, so that arithmetic need not go tensor by tensor. Each still has
+    its own storage, since some formats save tensors that share a storage only once.
 
     Args:
         tables: name -> parameter or buffer, of each of K models.
-        names: which.
+        names: which of them.
 
     Returns:
         name -> (K, *shape); of complex tensors the real and imaginary parts, (K, *shape, 2).
 
-    >>> models = [nn.Linear(2, 1), nn.Linear(2, 1)]
+    >>> models = [torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)]
     >>> stack = stack_of([dict(model.named_parameters()) for model in models], ["weight"])
     >>> _ = stack["weight"].zero_()
     >>> models[1].weight.abs().sum().item()
@@ -38,9 +38,9 @@ def stack_of(tables: Sequence[dict[str, Tensor]], names: Sequence[str]) -> Rows:
     first = {name: values(tables[0][name]).unsqueeze(0) for name in names}
     found: dict[str, Tensor] = {}
     blocks: list[Tensor] = []
-    for alike in names_by_kind(first).values():
-        parts, block = _in_one_block([[table[name] for name in alike] for table in tables])
-        found.update(zip(alike, parts, strict=True))
+    for same_kind in names_by_kind(first).values():
+        parts, block = _in_one_block([[table[name] for name in same_kind] for table in tables])
+        found.update(zip(same_kind, parts, strict=True))
         blocks.append(block)
     stack = Rows((name, found[name]) for name in names)
     stack.blocks = blocks
@@ -51,12 +51,12 @@ def _check_dense(name: str, tensor: Tensor) -> None:
     if not is_dense(tensor):
         raise UserError(
             f"{name!r} (shape {tuple(tensor.shape)}, strides {tensor.stride()}) is "
-            "not one block of memory; make it so with .contiguous() before training"
+            "not one block of memory; call .contiguous() on it before training"
         )
 
 
 def _in_one_block(rows: Sequence[Sequence[Tensor]]) -> tuple[list[Tensor], Tensor]:
-    """Moves K rows of L tensors of one kind together.
+    """Moves K rows of L tensors, of one dtype and device, into one block of memory.
 
     Returns:
         L tensors (K, *shape), and all of them as one (K, P).
@@ -67,7 +67,7 @@ def _in_one_block(rows: Sequence[Sequence[Tensor]]) -> tuple[list[Tensor], Tenso
     block = torch.empty(len(rows), sum(sizes), dtype=dtype, device=device)
     for row, target in zip(rows, block, strict=True):
         for tensor, part, form in zip(row, target.split(sizes), forms, strict=True):
-            # The way through DLPack gives the part a storage of its own at the same memory.
+            # Through DLPack, the part gets a storage of its own at the same memory.
             place = from_dlpack(part).as_strided(form.shape, form.stride())
             place.copy_(values(tensor))
             tensor.data = torch.view_as_complex(place) if tensor.is_complex() else place
@@ -75,13 +75,13 @@ def _in_one_block(rows: Sequence[Sequence[Tensor]]) -> tuple[list[Tensor], Tenso
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor: a shard's values if it is sharded (a DTensor), else all."""
+    """This process's part of a tensor: its shard of a DTensor, otherwise the tensor itself."""
     part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return part
 
 
 def values(tensor: Tensor) -> Tensor:
-    """The numbers of a tensor that this process holds, as a real view, detached."""
+    """This process's part of a tensor, detached; complex numbers viewed as real ones."""
     part = local(tensor).detach()
     return torch.view_as_real(part) if part.is_complex() else part
 

@@ -1,4 +1,4 @@
-"""What all processes agree on before the first step: who takes part, and from which values."""
+"""The start: connects the processes, and gives all workers equal models and values."""
 
 import ctypes
 import hashlib
@@ -40,10 +40,10 @@ def connect(
     device: torch.device,
     shared_memory: bool = True,
 ) -> Transport:
-    """The connection to the processes of a group, or to nobody if there is no group at all.
+    """Connects to the processes of a group; without any process group, only the hosted workers.
 
     Args:
-        group: who takes part; `None` for all processes, if there are several.
+        group: the processes that take part; `None` for all.
         num_hosted: workers per process.
         timeout: how long a message may wait for the others.
         device: where the parameters live.
@@ -61,18 +61,18 @@ def connect(
 
 
 def build_equal(comm: Transport, build: Callable[[], Built], options: str) -> Built:
-    """Builds the hosted workers and makes sure that all processes built the same.
+    """Builds the hosted workers and checks that all processes have built the same.
 
     Args:
-        comm: the other workers.
+        comm: connects all workers.
         build: makes the hosted workers.
-        options: everything else that must be the same everywhere, in words.
+        options: everything else that must be the same on every process, as text.
 
     Returns:
         What was built.
 
     Raises:
-        UserError: on every process, if the building failed on one, or models or options differ.
+        UserError: on every process, if `build` failed on one, or models or options differ.
     """
     built: Built | None = None
     failure: UserError | None = None
@@ -100,11 +100,11 @@ def build_equal(comm: Transport, build: Callable[[], Built], options: str) -> Bu
 
 
 _DIFFERENCES = (
-    "could not be set up; see its own message",
-    "has another model than worker 0, or its optimizer holds other parameters",
-    "has other values than worker 0 in frozen parameters or buffers of a packed or sparse format, "
-    "which can't be sent",
-    "has other options than worker 0",
+    "could not be set up; its own error message says why",
+    "has a different model from worker 0, or its optimizer holds different parameters",
+    "has different values from worker 0 in frozen parameters or buffers of a packed or sparse "
+    "format, which can't be sent",
+    "has different options from worker 0",
 )
 
 
@@ -119,9 +119,9 @@ def _packed(replicas: Replicas) -> str:
 
 
 def start_equal(replicas: Replicas, comm: Transport) -> None:
-    """Gives every worker worker 0's parameters, frozen ones too, and buffers; collective.
+    """Copies worker 0's parameters, frozen ones too, and buffers to all workers; collective.
 
-    What is equal on all workers, as it is after the same seed or checkpoint, is not sent.
+    Tensors that are equal on all workers already, after the same seed or checkpoint, are not sent.
     """
     if comm.num_workers == 1:
         return
@@ -137,7 +137,7 @@ def start_equal(replicas: Replicas, comm: Transport) -> None:
 
 
 def _send_first(stack: Mapping[str, Tensor], comm: Transport) -> None:
-    """Gives every worker worker 0's rows of a stack."""
+    """Copies worker 0's row of a stack to all workers."""
     floats = Rows((n, rows) for n, rows in stack.items() if has_means(rows))
     if floats:
         first = torch.zeros(comm.num_workers, 1, dtype=torch.float64, device="cpu")
@@ -149,7 +149,7 @@ def _send_first(stack: Mapping[str, Tensor], comm: Transport) -> None:
 
 
 def _digest(tensor: Tensor) -> str:
-    """Of a tensor's bits, the same on every machine."""
+    """A digest of a tensor's bits, the same on every machine."""
     if not is_strided(tensor):
         return hashlib.sha256(repr(_parts_of(tensor)).encode()).hexdigest()
     plain = tensor.detach().cpu().contiguous()

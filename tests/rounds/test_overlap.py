@@ -174,10 +174,10 @@ def test_errors_in_the_background_surface_in_the_foreground() -> None:
         ({"overlap_steps": -1}, "at least 0"),
         ({"overlap_steps": 1.5}, "whole number"),
         ({"fragments": 0}, "at least 1"),
-        ({"fragments": 5}, "5 fragments can't take turns in 4 local steps"),
+        ({"fragments": 5}, r"at most sync_every \(4\), since each needs"),
         ({"comm_dtype": "int4"}, "comm_dtype must be None or one of 'bf16'"),
-        ({"schedule": 3}, r"grawa\.SharedCount\(32\) say, got 3"),
-        ({"schedule": grawa.SharedCount}, "must be a value"),
+        ({"schedule": 3}, r"such as grawa\.SharedCount\(32\), got 3"),
+        ({"schedule": grawa.SharedCount}, "must be an instance"),
     ],
     ids=str,
 )

@@ -58,6 +58,6 @@ def test_a_model_without_batchnorm_is_left_alone() -> None:
 
 def test_no_batch_is_refused() -> None:
     model = net()
-    with pytest.raises(UserError, match="at least one batch"):
+    with pytest.raises(UserError, match="loader has no batch"):
         grawa.recalibrate_batchnorm(model, [])
     assert model[1].training

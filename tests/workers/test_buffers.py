@@ -200,7 +200,10 @@ def buffers_of_different_shapes(grows: str) -> None:
 @pytest.mark.world
 @pytest.mark.parametrize(
     ("grows", "message"),
-    [("at the start", "has another model than worker 0"), ("later", "'buffer' has another shape")],
+    [
+        ("at the start", "has a different model from worker 0"),
+        ("later", "'buffer' has another shape"),
+    ],
 )
 def test_buffers_of_different_shapes_are_one_clear_error_on_every_rank(
     grows: str, message: str
