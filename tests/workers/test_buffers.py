@@ -258,4 +258,4 @@ def sparse_buffers_that_differ() -> None:
 def test_sparse_buffers_that_differ_are_refused() -> None:
     for error in outcomes(2, sparse_buffers_that_differ):
         assert isinstance(error, grawa.UserError)
-        assert "worker 1 has other values than worker 0" in str(error)
+        assert "worker 1 has different values from worker 0" in str(error)
