@@ -238,7 +238,7 @@ class Averager:
 
     def _has_trained(self) -> bool:
         replicas = self._engine.replicas
-        return replicas.have_gradients() and replicas.versions() != self._versions
+        return replicas.gradients.have_gradients() and replicas.versions() != self._versions
 
     def _remove_hooks(self) -> None:
         for handle in self._handles:
@@ -286,9 +286,9 @@ class Averager:
             raise UserError(f"max_norm must be positive, got {max_norm}")
         with _undisturbed():
             replicas = self._engine.replicas
-            norms = replicas.gradient_norms()
+            norms = replicas.gradients.gradient_norms()
             self._engine.note_norms(norms)
-            totals = replicas.clip_gradients(norms, max_norm)
+            totals = replicas.gradients.clip_gradients(norms, max_norm)
         return totals[0] if len(totals) == 1 else totals
 
     def synchronize(self) -> None:

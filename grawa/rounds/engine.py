@@ -13,10 +13,10 @@ from grawa.math.leaves import Leaves, copied
 from grawa.rounds.background import Queue
 from grawa.rounds.clock import Clock
 from grawa.rounds.gradients import share_gradients
+from grawa.rounds.meetings import Meetings
 from grawa.rounds.plan import RoundPlan
-from grawa.rounds.purposes import ROUNDS, Purpose, served
+from grawa.rounds.purposes import Purpose
 from grawa.rounds.report import RoundReport
-from grawa.rounds.roll_call import Roll
 from grawa.rounds.runner import Runner
 from grawa.rounds.schedule import Timetable
 from grawa.rounds.underway import Outcome, Underway
@@ -53,7 +53,10 @@ class Engine:
         self._runner = Runner(replicas, comm, worker, plan, clock, tell)
         self._timetable = Timetable(plan.schedule, plan.fragments)
         # Without messages there is nothing to overlap, and one thread keeps the order reproducible.
-        self._queue = Queue(replicas.device, background=comm.num_hosted < comm.num_workers)
+        self._queue = Queue(
+            replicas.gradients.device, background=comm.num_hosted < comm.num_workers
+        )
+        self._meetings = Meetings(replicas, self._runner, self._timetable, self._queue, clock)
         self._underway: Underway | None = None
         self._norms: Tensor | None = None
         self._mean_gradient: Leaves | None = None
@@ -120,7 +123,7 @@ class Engine:
         if not (due and self._runner.moves and score is not None and score.needs_gradients):
             norms = None
         elif norms is None:
-            norms = self.replicas.gradient_norms(workers)
+            norms = self.replicas.gradients.gradient_norms(workers)
         self._runner.roll_call.note_step(norms, workers)
         if norms is not None and not clipped:
             self._runner.symptoms.note_norms(norms)
@@ -151,12 +154,8 @@ class Engine:
             UserError: with this message here, and on the others with one that names this worker.
         """
         self.finish()
-        self._tell_failure(self._timetable.fragment)
+        self._meetings.tell_failure(self._timetable.fragment)
         raise UserError(message)
-
-    def _tell_failure(self, fragment: int) -> None:
-        rows = self._report(Purpose.FAILED, fragment)
-        self._queue.run(lambda: self._runner.roll_call.call(rows))
 
     def _all_joined(self, workers: slice) -> bool:
         """Whether all hosted workers wait for the round, which they join one after another."""
@@ -170,7 +169,7 @@ class Engine:
         """Replaces gradients by the mean over all workers, before `step()`; collective."""
         if self.comm.num_workers == 1:
             return
-        roll = self._meet(Purpose.GRADIENTS)
+        roll = self._meetings.meet(Purpose.GRADIENTS)
         workers = Participants(self.comm, self._runner.judge(roll).active)
         self._mean_gradient = share_gradients(
             self.replicas, workers, roll.has_gradient, self._mean_gradient
@@ -183,8 +182,8 @@ class Engine:
         self._runner.reporter.local_steps_end(self._clock.now())
         for _ in self._runner.fragments:
             began = self._clock.now()
-            roll = self._meet(Purpose.SYNCHRONIZE)
-            self._round_here(self._timetable.next_fragment(), began, roll)
+            roll = self._meetings.meet(Purpose.SYNCHRONIZE)
+            self._meetings.run_here(self._timetable.next_fragment(), began, roll)
         self._runner.reporter.local_steps_begin(self._clock.now())
 
     def leave(self) -> None:
@@ -193,11 +192,11 @@ class Engine:
         self._runner.reporter.local_steps_end(self._clock.now())
         for _ in self._runner.fragments:
             began = self._clock.now()
-            roll = self._meet(Purpose.LEAVING)
+            roll = self._meetings.meet(Purpose.LEAVING)
             index = self._timetable.next_fragment()
             if bool((roll.new_steps > 0).any()):
-                roll, _ = self._call(self._rows(Purpose.ROUND, index))
-                self._round_here(index, began, roll)
+                roll, _ = self._meetings.call(self._meetings.rows(Purpose.ROUND, index))
+                self._meetings.run_here(index, began, roll)
         self._has_left = True
         self._release()
 
@@ -211,7 +210,7 @@ class Engine:
         """The strategy's consensus, name -> tensor; every process must call it."""
         self.finish()
         before = self.comm.bytes_sent
-        found = self._runner.consensus(self._meet(Purpose.CONSENSUS))
+        found = self._runner.consensus(self._meetings.meet(Purpose.CONSENSUS))
         self._disregard_since(before)
         self._release()
         return found
@@ -219,7 +218,7 @@ class Engine:
     def gather(self, value: float) -> Tensor:
         """Gathers a number from every worker: (N,), float64; every process must call it."""
         before = self.comm.bytes_sent
-        values = self._meet(Purpose.VALUES, value).values
+        values = self._meetings.meet(Purpose.VALUES, value).values
         self._disregard_since(before)
         self._release()
         return values
@@ -229,75 +228,13 @@ class Engine:
         self._clock.disregard()
         self._runner.reporter.disregard(self.comm.bytes_sent - bytes_before)
 
-    def _meet(self, purpose: Purpose, value: float = 0.0) -> Roll:
-        """Calls the roll until this purpose is served; joins what comes before it.
-
-        Returns:
-            What all workers reported when it was served.
-        """
-        while True:
-            began, index = self._clock.now(), self._timetable.fragment
-            rows = self._rows(purpose, index, value)
-            roll, action = self._call(rows)
-            if action in ROUNDS and len(set(roll.purposes)) > 1:
-                self._runner.symptoms.note_waiting(roll)
-                rows = rows if purpose in ROUNDS else self._rows(action, index)
-                roll, _ = self._call(rows)  # again: now everyone reports what a round needs
-            if action is purpose:
-                return roll
-            if action is Purpose.CONSENSUS:
-                self._runner.consensus(roll)
-            elif action is Purpose.ROUND:
-                self._round_here(self._timetable.advance(self._runner.lr), began, roll)
-            else:
-                self._round_here(self._timetable.next_fragment(), began, roll)
-
-    def _call(self, rows: Tensor) -> tuple[Roll, Purpose]:
-        """One roll call, after the round under way; and what all processes do next."""
-        return self._queue.run(lambda: self._answered(rows))
-
-    def _answered(self, rows: Tensor) -> tuple[Roll, Purpose]:
-        roll = self._runner.roll_call.call(rows)
-        return roll, served(roll.purposes, roll.steps, roll.rounds)
-
-    def _rows(self, purpose: Purpose, fragment: int, value: float = 0.0) -> Tensor:
-        """What the hosted workers report, after checking that they can take part.
-
-        Returns:
-            Their rows; with scores and buffers only where a round needs them.
-
-        Raises:
-            UserError: if they can't take part; the other processes raise too.
-        """
-        if purpose in ROUNDS or purpose is Purpose.CONSENSUS:
-            try:
-                self._check()
-            except UserError:
-                self._tell_failure(fragment)
-                raise
-        if purpose in ROUNDS and self._runner.roll_call.has_new_steps(fragment):
-            self._clock.scored()
-        return self._report(purpose, fragment, value)
-
-    def _report(self, purpose: Purpose, fragment: int, value: float = 0.0) -> Tensor:
-        return self._runner.roll_call.rows(
-            purpose, fragment, rounds=self.round, elapsed=self._clock.now(), value=value
-        )
-
-    def _check(self) -> None:
-        """Refuses, before a round, models and optimizers that would make it wrong."""
-        self.replicas.check()
-        self._runner.follow()
-        if self.round == 0:
-            self.replicas.check_optimizer_state()
-
     def _begin_round(self, index: int) -> None:
         """Runs a round that is due, or starts it in the background if rounds overlap."""
         self.finish()
         began = self._clock.now()
         self._runner.reporter.local_steps_end(began)
         fragment = self._runner.fragments[index]
-        rows = self._rows(Purpose.ROUND, index)
+        rows = self._meetings.rows(Purpose.ROUND, index)
         self._runner.roll_call.restart(index)
         before = self._runner.buffers_of(index)
         if fragment.shadow is not None:
@@ -306,10 +243,12 @@ class Engine:
 
         def run() -> Outcome:
             with torch.no_grad():
-                roll, _ = self._answered(rows)
+                roll, _ = self._meetings.answered(rows)
                 if len(set(roll.purposes)) > 1:
                     self._runner.symptoms.note_waiting(roll)
-                    roll, _ = self._answered(rows)  # again: now all report what a round needs
+                    roll, _ = self._meetings.answered(
+                        rows
+                    )  # again: now all report what a round needs
                 return self._runner.run(index, roll, before, in_shadow=fragment.shadow is not None)
 
         if fragment.shadow is None:
@@ -319,13 +258,6 @@ class Engine:
             self._underway = Underway(index, waits, began, self.step, before, in_shadow=True)
             self._underway.exposed = self._clock.now() - began
         self._runner.reporter.local_steps_begin(self._clock.now())
-
-    def _round_here(self, index: int, began: float, roll: Roll) -> None:
-        """Runs a round after its roll call, on the parameters themselves, not on a copy."""
-        self._runner.roll_call.restart(index)
-        before = self._runner.buffers_of(index)
-        outcome = self._runner.run(index, roll, before, in_shadow=False)
-        self._runner.end(Underway(index, lambda: outcome, began, self.step, before))
 
     def finish(self) -> None:
         """Waits for the round in the background, if there is one, and applies it to the workers.

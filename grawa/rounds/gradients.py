@@ -22,7 +22,7 @@ def share_gradients(
     Returns:
         The mean.
     """
-    mean = comm.weighted_mean(replicas.gradients(), uniform(comm.num_workers), mean)
+    mean = comm.weighted_mean(replicas.gradients.gradients(), uniform(comm.num_workers), mean)
     wanted: list[bool] = (has_gradient > 0).any(dim=0).tolist()
-    replicas.set_gradients(mean, wanted)
+    replicas.gradients.set_gradients(mean, wanted)
     return mean

@@ -76,7 +76,7 @@ class RollCall:
         hosted = comm.num_hosted
         self._tracker = score.tracker(groups, hosted, num_fragments) if score else None
         self._is_norm = score is not None and score.is_norm
-        self._losses = RecentLosses(replicas.zeros(), num_fragments)
+        self._losses = RecentLosses(replicas.gradients.zeros(), num_fragments)
         self._new_steps = torch.zeros(num_fragments, hosted, dtype=torch.float64, device="cpu")
         self.steps = [0] * hosted
         """Local steps of each hosted worker."""
@@ -100,9 +100,9 @@ class RollCall:
 
     def note_losses(self, losses: Tensor, workers: slice) -> None:
         """Records the losses of a local step of these hosted workers, one each."""
-        self._losses.note(losses.to(self._replicas.zeros()), workers)
+        self._losses.note(losses.to(self._replicas.gradients.zeros()), workers)
         if self._tracker is not None:
-            noted = self._replicas.zeros().fill_(torch.nan)
+            noted = self._replicas.gradients.zeros().fill_(torch.nan)
             noted[workers] = torch.where(torch.isfinite(losses), losses, torch.inf).to(noted)
             self._tracker.note_losses(noted)
 
@@ -144,10 +144,13 @@ class RollCall:
             zero except for a round.
         """
         whole = purpose in ROUNDS
-        sizes, losses = self._replicas.sizes(), self._losses.read(fragment)
+        sizes, losses = (
+            self._replicas.gradients.sizes(self._replicas.params),
+            self._losses.read(fragment),
+        )
         marks = losses.new_zeros(len(losses), self._num_buffers, dtype=torch.float64)
         if purpose is Purpose.GRADIENTS:
-            norms = self._replicas.gradient_norms().sum(dim=1)
+            norms = self._replicas.gradients.gradient_norms().sum(dim=1)
             sizes = torch.where(torch.isfinite(norms), sizes, torch.nan)
         elif whole and self._num_buffers:
             buffers = self._replicas.buffers
@@ -167,13 +170,13 @@ class RollCall:
         columns.append(self._scores(fragment, whole=whole).to(marks))
         columns.append(marks)
         if self._shares:
-            columns.append(self._replicas.has_gradient().to(marks))
+            columns.append(self._replicas.gradients.has_gradient().to(marks))
         return torch.cat(columns, dim=1)
 
     def _scores(self, fragment: int, *, whole: bool) -> Tensor:
         if self._tracker is None or not whole:
             return torch.zeros(len(self.steps), self._num_scores, device="cpu")
-        return self._tracker.read(self._replicas, fragment, self.has_new_steps(fragment))
+        return self._tracker.read(self._replicas.gradients, fragment, self.has_new_steps(fragment))
 
     def call(self, rows: Tensor) -> Roll:
         """Gathers what all workers report; every process must call it, for whatever purpose.

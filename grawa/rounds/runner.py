@@ -63,7 +63,11 @@ class Runner:
         groups = dict(zip(replicas.names, plan.strategy.groups(replicas.names), strict=True))
         self.fragments = [
             Fragment(
-                replicas.params.part(names), [groups[n] for n in names], plan, comm, replicas.norms
+                replicas.params.part(names),
+                [groups[n] for n in names],
+                plan,
+                comm,
+                replicas.gradients.norms,
             )
             for names in fragments(replicas.params, plan.fragments)
         ]
@@ -79,7 +83,7 @@ class Runner:
         self.reporter, self.symptoms = Reporter(), Symptoms()
         self.round = 0
         self.lr: float | None = None
-        self._size = float(replicas.sizes()[0])
+        self._size = float(replicas.gradients.sizes(replicas.params)[0])
         self._join()
 
     def follow(self) -> None:

@@ -18,7 +18,8 @@ from grawa.math.leaves import Rows
 from grawa.math.motion import put_
 from grawa.workers.buffers import has_means
 from grawa.workers.checks import check_launched_alone
-from grawa.workers.replicas import Replicas, fingerprint
+from grawa.workers.identity import fingerprint
+from grawa.workers.replicas import Replicas
 from grawa.workers.stack import is_strided
 
 _DIGITS = 12  # of a hex digest: 48 bits, which float64 holds exactly

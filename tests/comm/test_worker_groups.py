@@ -136,4 +136,4 @@ def without_saying_who_averages() -> None:
 def test_a_worker_of_several_processes_must_say_who_averages() -> None:
     for outcome in outcomes(2, without_saying_who_averages):
         assert isinstance(outcome, grawa.UserError)
-        assert "process_group must say who averages" in str(outcome)
+        assert "process_group must be given too" in str(outcome)

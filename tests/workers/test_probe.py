@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
 import grawa
+from grawa.workers.gradients import Gradients
 from grawa.workers.replicas import Replicas
 from tests.world import on_ranks
 
@@ -49,8 +50,8 @@ def loss(model: nn.Module, samples: Batch) -> Tensor:
     return cross_entropy(model(samples[0]), samples[1])
 
 
-def hosted(*models: nn.Module) -> Replicas:
-    return Replicas(models, [[SGD(model.parameters(), lr=0.1)] for model in models])
+def hosted(*models: nn.Module) -> Gradients:
+    return Replicas(models, [[SGD(model.parameters(), lr=0.1)] for model in models]).gradients
 
 
 def norms_of(*models: nn.Module, index: int = 0) -> Tensor:
@@ -253,9 +254,9 @@ def probe_in_groups(kind: str) -> tuple[Tensor, Tensor, bool]:
     loss(net, batch(9)).backward()
     held = optimizer.param_groups[0]["params"]
     grads = [p.grad for p in held]
-    norms = workers.gradient_norms_on(batch(3), loss)
-    value = workers.losses_on(batch(3), loss)
-    workers.check()
+    norms = workers.gradients.gradient_norms_on(batch(3), loss)
+    value = workers.gradients.losses_on(batch(3), loss)
+    workers.identity.check()
     assert not workers.follow()
     kept = all(p.grad is grad for p, grad in zip(held, grads, strict=True))
     loss(net, batch(8)).backward()  # the model trains on
@@ -266,8 +267,9 @@ def probe_in_groups(kind: str) -> tuple[Tensor, Tensor, bool]:
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_a_worker_of_several_processes_is_probed_as_one(kind: str) -> None:
     for rank, (norms, value, kept) in enumerate(on_ranks(4, probe_in_groups, kind)):
-        whole = hosted(Net(rank // 2))
-        loss(whole.models[0], batch(9))  # its BatchNorm has seen what theirs has
+        net = Net(rank // 2)
+        whole = hosted(net)
+        loss(net, batch(9))  # its BatchNorm has seen what theirs has
         torch.testing.assert_close(norms, whole.gradient_norms_on(batch(3), loss)[0])
         torch.testing.assert_close(value, whole.losses_on(batch(3), loss)[0])
         assert kept

@@ -1,0 +1,113 @@
+"""Meetings of all processes: what each came for is served, in an order that all agree on."""
+
+from torch import Tensor
+
+from grawa.errors import UserError
+from grawa.rounds.background import Queue
+from grawa.rounds.clock import Clock
+from grawa.rounds.purposes import ROUNDS, Purpose, served
+from grawa.rounds.roll_call import Roll
+from grawa.rounds.runner import Runner
+from grawa.rounds.schedule import Timetable
+from grawa.rounds.underway import Underway
+from grawa.workers.replicas import Replicas
+
+
+class Meetings:
+    """Meets the other processes by a roll call, and takes part in what they came for.
+
+    Args:
+        replicas: the hosted workers.
+        runner: runs rounds.
+        timetable: which fragment is next.
+        queue: orders what this process sends.
+        clock: what time it is.
+    """
+
+    def __init__(
+        self,
+        replicas: Replicas,
+        runner: Runner,
+        timetable: Timetable,
+        queue: Queue,
+        clock: Clock,
+    ) -> None:
+        self._replicas, self._runner, self._timetable = replicas, runner, timetable
+        self._queue, self._clock = queue, clock
+
+    def meet(self, purpose: Purpose, value: float = 0.0) -> Roll:
+        """Calls the roll until this purpose is served; joins what comes before it.
+
+        Returns:
+            What all workers reported when it was served.
+        """
+        while True:
+            began, index = self._clock.now(), self._timetable.fragment
+            rows = self.rows(purpose, index, value)
+            roll, action = self.call(rows)
+            if action in ROUNDS and len(set(roll.purposes)) > 1:
+                self._runner.symptoms.note_waiting(roll)
+                rows = rows if purpose in ROUNDS else self.rows(action, index)
+                roll, _ = self.call(rows)  # again: now everyone reports what a round needs
+            if action is purpose:
+                return roll
+            if action is Purpose.CONSENSUS:
+                self._runner.consensus(roll)
+            elif action is Purpose.ROUND:
+                self.run_here(self._timetable.advance(self._runner.lr), began, roll)
+            else:
+                self.run_here(self._timetable.next_fragment(), began, roll)
+
+    def call(self, rows: Tensor) -> tuple[Roll, Purpose]:
+        """One roll call, after the round under way; and what all processes do next."""
+        return self._queue.run(lambda: self.answered(rows))
+
+    def answered(self, rows: Tensor) -> tuple[Roll, Purpose]:
+        """As `call`, from the thread that the round runs in."""
+        roll = self._runner.roll_call.call(rows)
+        return roll, served(roll.purposes, roll.steps, roll.rounds)
+
+    def rows(self, purpose: Purpose, fragment: int, value: float = 0.0) -> Tensor:
+        """What the hosted workers report, after checking that they can take part.
+
+        Returns:
+            Their rows; with scores and buffers only where a round needs them.
+
+        Raises:
+            UserError: if they can't take part; the other processes raise too.
+        """
+        if purpose in ROUNDS or purpose is Purpose.CONSENSUS:
+            try:
+                self._check()
+            except UserError:
+                self.tell_failure(fragment)
+                raise
+        if purpose in ROUNDS and self._runner.roll_call.has_new_steps(fragment):
+            self._clock.scored()
+        return self._report(purpose, fragment, value)
+
+    def _report(self, purpose: Purpose, fragment: int, value: float = 0.0) -> Tensor:
+        return self._runner.roll_call.rows(
+            purpose, fragment, rounds=self._runner.round, elapsed=self._clock.now(), value=value
+        )
+
+    def _check(self) -> None:
+        """Refuses, before a round, models and optimizers that would make it wrong."""
+        self._replicas.identity.check()
+        self._runner.follow()
+        if self._runner.round == 0:
+            self._replicas.check_optimizer_state()
+
+    def run_here(self, index: int, began: float, roll: Roll) -> None:
+        """Runs a round after its roll call, on the parameters themselves, not on a copy."""
+        self._runner.roll_call.restart(index)
+        before = self._runner.buffers_of(index)
+        outcome = self._runner.run(index, roll, before, in_shadow=False)
+        self._runner.end(
+            Underway(index, lambda: outcome, began, max(self._runner.roll_call.steps), before)
+        )
+
+    def tell_failure(self, fragment: int) -> None:
+        """Tells the others that this process can't go on, so that all raise."""
+        rows = self._report(Purpose.FAILED, fragment)
+        self._queue.run(lambda: self._runner.roll_call.call(rows))
