@@ -5,14 +5,13 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from grawa.comm.distributed import DEFAULT_TIMEOUT
 from grawa.errors import UserError
@@ -23,9 +22,9 @@ from grawa.rounds.plan import RoundPlan
 from grawa.rounds.report import RoundReport
 from grawa.rounds.schedule import Every, Schedule
 from grawa.rounds.setup import group_of, set_up
-from grawa.rounds.skips import Skips
 from grawa.strategies.protocol import Strategy
-from grawa.workers.checks import check_hooked, is_one_of_several
+from grawa.workers.checks import is_one_of_several
+from grawa.workers.hooks import StepHooks
 
 OnRound = Callable[[RoundReport], None]
 
@@ -139,10 +138,8 @@ class Averager:
                 tell=partial(_tell, tuple(on_round)),
             )
         self._connected = is_one_of_several()
-        self._handles: list[RemovableHandle] = []
-        self._skips = Skips(len(models))
-        self._counted = 0
-        self._versions: list[int] = []
+        before = self._before_step if strategy.shares_gradients(0) else None
+        self._hooks = StepHooks(self._engine.replicas, before, self._after_step)
         self._knows_losses = strategy.score is None or not strategy.score.needs_losses
 
     def __repr__(self) -> str:
@@ -187,24 +184,13 @@ class Averager:
         else:
             self._remove_hooks()
 
-    def attach(self) -> None:
-        """Starts to count the optimizers' steps.
+    def _remove_hooks(self) -> None:
+        self._hooks.remove()
 
-        Raises:
-            UserError: if it is attached already, or an optimizer's steps can't be counted.
-        """
-        if self._handles:
-            raise UserError("this Averager is attached already; detach() it first")
-        optimizers = self._engine.replicas.optimizers
-        for of_one_model in optimizers:
-            check_hooked(of_one_model)
+    def attach(self) -> None:
+        """Starts to count the optimizers' steps; refuses optimizers whose steps can't be counted."""
         self._check_connected()
-        if self._engine.plan.strategy.shares_gradients(0):
-            self._handles.append(optimizers[0][0].register_step_pre_hook(_hook(self._before_step)))
-        for k, of_one_model in enumerate(optimizers):
-            after = _hook(self._after_step, k)
-            self._handles.append(of_one_model[-1].register_step_post_hook(after))
-        self._counted, self._versions = 0, self._engine.replicas.versions()
+        self._hooks.attach()
         self._engine.local_steps_begin()
 
     def _check_connected(self) -> None:
@@ -226,7 +212,7 @@ class Averager:
         self._remove_hooks()
         self._check_connected()
         with _undisturbed():
-            if self._counted == 0 and self._has_trained():
+            if self._hooks.missed_all_steps():
                 self._engine.fail(
                     "the parameters have changed, but no optimizer step was counted: they were "
                     "changed by an optimizer that was not given to the Averager, or without its "
@@ -235,15 +221,6 @@ class Averager:
                 )
             self._resolve_skips()
             self._engine.leave()
-
-    def _has_trained(self) -> bool:
-        replicas = self._engine.replicas
-        return replicas.gradients.have_gradients() and replicas.versions() != self._versions
-
-    def _remove_hooks(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
 
     def record_loss(self, loss: Tensor) -> None:
         """Records the worker's training loss of this local step; call it before `optimizer.step()`.
@@ -330,10 +307,10 @@ class Averager:
         with self._engine.replicas.holding(consensus) as model:
             yield model
 
-    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _before_step(self, has_closure: bool) -> None:
         if not self._engine.plan.strategy.shares_gradients(self.step):
             return
-        if args[1:] or kwargs.get("closure") is not None:
+        if has_closure:
             raise UserError(
                 "this strategy averages gradients before optimizer.step(), but a closure computes "
                 "them inside it: call backward() first, and step() without a closure (with SAM, "
@@ -342,21 +319,16 @@ class Averager:
         with _undisturbed():
             self._engine.share_gradients()
 
-    def _after_step(self, worker: int, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Counts a local step, after the last hosted worker's optimizer has stepped."""
-        self._skips.note(worker, optimizer)
-        if worker < self._engine.comm.num_hosted - 1:
-            return
+    def _after_step(self) -> None:
         self._check_losses()
         with _undisturbed():
-            self._counted += 1
             if self._engine.is_near():
                 self._resolve_skips()
             self._engine.local_step()
 
     def _resolve_skips(self) -> None:
         """Subtracts steps that fused optimizers turned out to have skipped."""
-        skipped = self._skips.take()
+        skipped = self._hooks.take_skipped()
         if skipped is not None:
             self._engine.uncount(skipped)
 
@@ -398,11 +370,6 @@ def _undisturbed() -> Generator[None]:
                 yield
 
 
-def _hook(function: Callable[..., None], *args: Any) -> Callable[..., None]:
-    """A hook that `torch.compile(optimizer.step)` leaves outside its graph."""
-    return cast(Callable[..., None], torch.compiler.disable(partial(function, *args)))
-
-
 def _plan(schedule: Schedule | None, sync_every: int, **options: Any) -> RoundPlan:
     """The plan, with a round every `sync_every` local steps where there is no schedule."""
     return RoundPlan(schedule=Every(sync_every) if schedule is None else schedule, **options)
@@ -414,9 +381,8 @@ def _per_model(
     """The optimizers of each model."""
     if isinstance(optimizer, Optimizer):
         return [[optimizer]]
-    if one:
-        return [[each for each in optimizer if isinstance(each, Optimizer)]]
-    return [[each] if isinstance(each, Optimizer) else list(each) for each in optimizer]
+    lists = [[each] if isinstance(each, Optimizer) else list(each) for each in optimizer]
+    return [[each for of_one in lists for each in of_one]] if one else lists
 
 
 def _tell(callbacks: Sequence[OnRound], report: RoundReport) -> None:

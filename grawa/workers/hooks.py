@@ -1,0 +1,89 @@
+"""Hooks on the users' optimizers, by which local steps are counted."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from grawa.errors import UserError
+from grawa.workers.checks import check_hooked
+from grawa.workers.replicas import Replicas
+from grawa.workers.skips import Skips
+
+
+class StepHooks:
+    """Calls back before and after each local step of the hosted workers.
+
+    With several optimizers a local step is complete when the last one of the last hosted worker has
+    stepped.
+
+    Args:
+        replicas: the hosted workers.
+        before: called before a local step's first optimizer steps; `None` if nothing is to be done.
+        after: called after a local step.
+    """
+
+    def __init__(
+        self,
+        replicas: Replicas,
+        before: Callable[[bool], None] | None,
+        after: Callable[[], None],
+    ) -> None:
+        self._replicas, self._before, self._after = replicas, before, after
+        self._handles: list[RemovableHandle] = []
+        self._skips = Skips(len(replicas.models))
+        self._counted = 0
+        self._versions: list[int] = []
+
+    def attach(self) -> None:
+        """Registers the hooks.
+
+        Raises:
+            UserError: if they are registered already, or an optimizer would not call them.
+        """
+        if self._handles:
+            raise UserError("this Averager is attached already; detach() it first")
+        optimizers = self._replicas.optimizers
+        for of_one_model in optimizers:
+            check_hooked(of_one_model)
+        if self._before is not None:
+            first = optimizers[0][0]
+            self._handles.append(first.register_step_pre_hook(_outside_graphs(self._begins)))
+        for k, of_one_model in enumerate(optimizers):
+            ends = _outside_graphs(partial(self._ends, k))
+            self._handles.append(of_one_model[-1].register_step_post_hook(ends))
+        self._counted, self._versions = 0, self._replicas.versions()
+
+    def remove(self) -> None:
+        """Removes the hooks."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def missed_all_steps(self) -> bool:
+        """Whether parameters were trained since `attach`, but no step was counted."""
+        trained = self._replicas.gradients.have_gradients()
+        return self._counted == 0 and trained and self._replicas.versions() != self._versions
+
+    def take_skipped(self) -> Tensor | None:
+        """Steps that fused optimizers turned out to have skipped: see `Skips.take`."""
+        return self._skips.take()
+
+    def _begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        assert self._before is not None, "it is registered only then"
+        self._before(bool(args[1:]) or kwargs.get("closure") is not None)
+
+    def _ends(self, worker: int, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._skips.note(worker, optimizer)
+        if worker == len(self._replicas.models) - 1:
+            self._counted += 1
+            self._after()
+
+
+def _outside_graphs(hook: Callable[..., None]) -> Callable[..., None]:
+    """The hook, left outside the graph where `optimizer.step` is compiled."""
+    return cast(Callable[..., None], torch.compiler.disable(hook))
