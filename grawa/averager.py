@@ -188,7 +188,7 @@ class Averager:
         self._hooks.remove()
 
     def attach(self) -> None:
-        """Starts to count the optimizers' steps; refuses optimizers whose steps can't be counted."""
+        """Starts to count the optimizers' steps; refuses those whose steps can't be counted."""
         self._check_connected()
         self._hooks.attach()
         self._engine.local_steps_begin()
