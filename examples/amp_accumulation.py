@@ -1,11 +1,11 @@
-"""Mixed precision, gradient accumulation and a learning-rate schedule, with GRAWA beside them.
+"""Mixed precision, gradient accumulation and a learning-rate schedule, together with GRAWA.
 
     python examples/amp_accumulation.py
     torchrun --standalone --nproc-per-node=2 examples/amp_accumulation.py
 
-A round follows every 16 optimizer steps, whatever number of batches a step takes. On a GPU the
-loss is scaled for float16; a step that the scaler skips is no step to the averager either, and
-`detach` waits for workers that made fewer of them.
+A round follows every 16 optimizer steps, however many batches a step takes. On a GPU the loss is
+scaled for float16; the averager does not count a step that the scaler skips, and `detach` waits for
+workers that made fewer steps.
 """
 
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def batches(inputs: Tensor, targets: Tensor, seed: int) -> Iterator[tuple[Tensor
 
 
 def print_round(report: grawa.RoundReport) -> None:
-    """A round in one line, on rank 0; every rank gets the same report but for the seconds."""
+    """Prints a round in one line, on rank 0; other ranks get the same report, except for times."""
     if report.weights is None or (dist.is_initialized() and dist.get_rank() > 0):
         return
     weights = " ".join(f"{weight:.2f}" for weight in report.weights[:, 0])

@@ -1,4 +1,4 @@
-"""A strategy of your own: run this as it is, or with torchrun; it spreads four workers out."""
+"""A strategy of your own with four workers; run it with plain Python, or with torchrun."""
 
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ from grawa.strategies.protocol import Communicator, Leaves, Score, Stack, State,
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeighted(Strategy):
-    """Pull to an average in which a worker counts by 1 / (mean of its last training losses)."""
+    """Pull to an average with weights proportional to 1 / (mean of the last training losses)."""
 
     pull: float = 0.5
     score: Score = field(default=grawa.TrainingLoss(window=16))
@@ -31,7 +31,7 @@ class LossWeighted(Strategy):
         return weights
 
     def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:
-        """The mean of the workers as they are now."""
+        """The mean of the workers' current parameters."""
         return comm.weighted_mean(params, uniform(comm.num_workers))
 
 

@@ -1,10 +1,10 @@
-"""GRAWA in a training loop of your own: three lines more than ordinary PyTorch.
+"""GRAWA in your own training loop: three lines more than ordinary PyTorch.
 
     python examples/own_loop.py                                             one worker
     torchrun --standalone --nproc-per-node=4 examples/own_loop.py           four workers
 
-Each worker trains on its own part of scikit-learn's digits. The consensus of all is measured and
-saved by rank 0, to the path given, or else in the folder for temporary files.
+Each worker trains on its own part of scikit-learn's digits. Rank 0 measures the consensus and saves
+it to the path given, by default in the folder for temporary files.
 """
 
 import sys
@@ -46,10 +46,10 @@ def train(device: torch.device, rank: int, world_size: int, path: Path) -> None:
                 optimizer.zero_grad()
                 loss = cross_entropy(model(images.to(device)), labels.to(device))
                 loss.backward()
-                averager.record_loss(loss)  # optional: with it the guard sees a worker go wrong
+                averager.record_loss(loss)  # optional: lets the guard notice a worker that diverges
                 optimizer.step()  # runs a round when one is due
 
-    consensus = averager.consensus()  # a message to all, so every rank must ask
+    consensus = averager.consensus()  # every rank must call this
     if rank == 0:
         model.load_state_dict(consensus)
         predicted = model(inputs[TRAIN_SIZE:].to(device)).argmax(dim=1).cpu()

@@ -1,6 +1,6 @@
-"""How flat the loss is around a model: curvature, sharpness, valley width, landscapes.
+"""Measures how flat the loss is around a model: curvature, sharpness, valley width, landscapes.
 
-Each measurement is a function of a `Surface`: a model, a loss and the samples it is taken over.
+Each measurement is a function of a `Surface`: a model, a loss, and the samples for the loss.
 """
 
 from grawa.flatness.correlation import Correlation, kendall

@@ -1,4 +1,4 @@
-"""Does a measure of flatness go with the generalisation gap? Rank correlation over runs."""
+"""Rank correlation, over runs, between a measure of flatness and the generalisation gap."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from grawa.errors import UserError
 from grawa.seeding import derive_seed
 
 _FEWEST = 3
-"""Runs: with two, the ranks agree or they don't."""
+"""Least number of runs; with two, tau is always 1 or -1."""
 
 _Values = NDArray[np.float64]
 
@@ -21,11 +21,11 @@ class Correlation:
     """Kendall's rank correlation over some runs.
 
     Args:
-        tau: in [-1, 1]; 1 where both rank the runs alike.
+        tau: in [-1, 1]; 1 if both rank the runs in the same order.
         low: lower end of its confidence interval.
-        high: upper end.
+        high: upper end of its confidence interval.
         p_value: of tau under independence, two-sided.
-        runs: how many.
+        runs: number of runs.
     """
 
     tau: float
@@ -45,13 +45,14 @@ def kendall(
 ) -> Correlation:
     """Kendall's tau-b between a measure and the generalisation gap, with a bootstrap interval.
 
-    The interval is that of percentiles over resamples of the runs. A resample in which either is
-    the same in all runs has no correlation and is drawn again. It takes memory for R x R numbers.
+    The interval is given by percentiles over resamples of the runs. A resample in which all
+    measures, or all gaps, are equal has no correlation and is drawn again. Needs memory for R x R
+    numbers.
 
     Args:
         measures: of each run, such as the trace of the Hessian.
         gaps: of each run: test error minus training error.
-        resamples: of the runs.
+        resamples: number of resamples.
         confidence: of the interval.
         seed: of the resamples.
 
@@ -59,8 +60,8 @@ def kendall(
         Correlation and interval.
 
     Raises:
-        UserError: if there are fewer than three runs, not as many of both, or values that are not
-            finite or all the same.
+        UserError: if there are fewer than three runs, different numbers of measures and gaps, or
+            values that are not finite or all equal.
 
     >>> kendall([1.0, 2.0, 3.0, 4.0], [0.1, 0.2, 0.3, 0.4]).p_value < 0.1
     True
@@ -76,7 +77,7 @@ def kendall(
         )
     for name, values in (("measures", x), ("gaps", y)):
         if not np.isfinite(values).all() or not np.ptp(values):
-            raise UserError(f"{name} must be finite and not all the same, got {values.tolist()}")
+            raise UserError(f"{name} must be finite and not all equal, got {values.tolist()}")
     random = np.random.default_rng(derive_seed(seed, "bootstrap"))
     taus = np.empty(0)
     while len(taus) < resamples:
@@ -96,11 +97,11 @@ def kendall(
 def _resampled(x: _Values, y: _Values, number: int, random: np.random.Generator) -> _Values:
     """Tau-b of resamples.
 
-    How often each run was drawn says it all: with counts c a sum over pairs is c' S c, S being 1
-    where a pair is in order, -1 where it is not, and 0 where it is tied.
+    A resample is given by the counts c of how often each run was drawn. A sum over its pairs is
+    c' S c, where S is 1 for a pair in order, -1 for one that is not, and 0 for a tied one.
 
     Returns:
-        (number,), or fewer: of those that have one.
+        (number,), or fewer, since resamples without a correlation are left out.
     """
     picked = random.integers(0, len(x), (number, len(x)))
     counts = np.stack([np.bincount(row, minlength=len(x)) for row in picked]).astype(float)

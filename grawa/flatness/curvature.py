@@ -15,18 +15,18 @@ from grawa.flatness.surface import Surface
 from grawa.seeding import derive_seed
 
 _REPEATS = 8
-"""Independent estimates of a trace, whose spread gives the standard error."""
+"""Number of independent estimates of a trace, whose spread gives the standard error."""
 
 _PRODUCTS = 12
-"""Hessian products of each. On a 64-64-10 network after training, at 96 products in all, the
-spread was 0.15 with Hutchinson's estimator and 0.09 with Hutch++ in this way, of a trace of 3.3."""
+"""Hessian products of each estimate. On a trained 64-64-10 network with a trace of 3.3, at 96
+products in total, the spread was 0.15 with Hutchinson's estimator and 0.09 with Hutch++."""
 
 _TOLERANCE = 1e-4
-"""Of an eigenvalue, relative."""
+"""Relative tolerance of eigenvalues."""
 
 
 class Estimate(NamedTuple):
-    """A number with its standard error; zero where it is exact, NaN where it can't be told."""
+    """A number with its standard error, which is zero if it is exact and NaN if it is unknown."""
 
     value: float
     standard_error: float
@@ -37,24 +37,25 @@ def top_eigenvalues(surface: Surface, count: int, seed: int = 0) -> list[Estimat
 
         standard error of lambda = std over batches b of (v' H_b v) / sqrt(batches)
 
-    That is what other samples would change, to first order: v is the eigenvector, H_b the Hessian
-    of one batch. The eigenvalues of the given samples are exact to a relative 1e-4.
+    v is the eigenvector, H_b the Hessian of one batch: the standard error says, to first order, how
+    much other samples would change the result. For the given samples the eigenvalues are exact to a
+    relative 1e-4.
 
     Args:
         surface: the loss.
-        count: how many, at most P.
+        count: number of eigenvalues, at most P.
         seed: of the first vector.
 
     Returns:
-        The eigenvalues; the standard error is NaN where there is only one batch.
+        The eigenvalues; the standard error is NaN if there is only one batch.
 
     Raises:
-        UserError: if there are not so many, or curvlinops is not installed.
+        UserError: if `count` is out of range, or curvlinops is not installed.
     """
     operator = hessian_products(surface, surface.batches)
     size = operator.shape[0]
     if not 1 <= count <= size:
-        raise UserError(f"{size} parameters have {size} eigenvalues, asked for {count}")
+        raise UserError(f"the number of eigenvalues must lie in [1, {size}], got {count}")
     with measuring(surface):
         values, vectors = _largest(operator, count, seed)
         errors = _over_batches(surface, vectors)
@@ -64,7 +65,7 @@ def top_eigenvalues(surface: Surface, count: int, seed: int = 0) -> list[Estimat
 def _largest(operator: Any, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """The largest eigenvalues, (k,), and their vectors, (P, k)."""
     size, like = operator.shape[0], {"dtype": operator.dtype, "device": operator.device}
-    if size <= 2 * count + 2:  # too small for a Krylov space
+    if size <= 2 * count + 2:  # too small for Lanczos iteration
         values, vectors = torch.linalg.eigh(operator @ torch.eye(size, **like))
         return values.flip(0)[:count], vectors.flip(1)[:, :count]
     kind = np.float64 if operator.dtype == torch.float64 else np.float32
@@ -89,11 +90,12 @@ def hessian_trace(surface: Surface, seed: int = 0, repeats: int = _REPEATS) -> E
     Args:
         surface: the loss.
         seed: of the signs.
-        repeats: independent estimates, each of 12 products with the Hessian, two or more.
+        repeats: number of independent estimates, each with 12 products with the Hessian; at least
+            two.
 
     Returns:
-        Their mean; the standard error is that of the random signs, for the given samples. With
-        few parameters it is computed exactly, as the sum of the diagonal.
+        Their mean; the standard error is due to the random signs, for the given samples. With few
+        parameters the trace is computed exactly, as the sum of the diagonal.
 
     Raises:
         UserError: if there are fewer than two repeats, or curvlinops is not installed.
@@ -117,7 +119,7 @@ def mean_of(samples: Sequence[float]) -> Estimate:
     """The mean of two or more independent samples.
 
     Returns:
-        It, with its standard error.
+        The mean with its standard error.
 
     >>> mean_of([1.0, 3.0])
     Estimate(value=2.0, standard_error=1.0)
@@ -128,7 +130,7 @@ def mean_of(samples: Sequence[float]) -> Estimate:
 
 @contextmanager
 def _seeded(device: torch.device, seed: int) -> Generator[None]:
-    """Torch's generators seeded, since curvlinops draws from them, and put back afterwards."""
+    """Seeds torch's generators, which curvlinops uses, and restores their states afterwards."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.default_generator.manual_seed(seed)

@@ -20,10 +20,10 @@ def hessian_products(surface: Surface, batches: Sequence[tuple[Tensor, Tensor]])
     """The Hessian as a linear operator of curvlinops, `operator @ vectors`, (P, k) -> (P, k).
 
     Deviation:
-        curvlinops derives gradients in forward mode, for many vectors at once (`vmap` of `jvp`).
-        With torch 2.13 that is wrong, and silently so, for a LayerNorm behind another layer: the
-        matrix is not symmetric, and not what gradients change by. Products are therefore derived
-        backward twice, for all vectors at once.
+        curvlinops differentiates gradients in forward mode, for many vectors at once (`vmap` of
+        `jvp`). With torch 2.13 the result is silently wrong for a LayerNorm after another layer:
+        the matrix is not symmetric, and differs from differences of gradients. Therefore products
+        are computed by differentiating backward twice, for all vectors at once.
 
     Returns:
         A `curvlinops.HessianLinearOperator`.
@@ -57,7 +57,7 @@ def hessian_products(surface: Surface, batches: Sequence[tuple[Tensor, Tensor]])
 
 
 def import_curvlinops() -> Any:
-    """The package, of the extra [flatness]; to import it does not import torchvision.
+    """Imports curvlinops, from the extra [flatness]; this does not import torchvision.
 
     Returns:
         The module.
@@ -67,13 +67,13 @@ def import_curvlinops() -> Any:
     """
     try:
         with warnings.catch_warnings():
-            # A package that it imports is written in TorchScript, of which torch warns.
+            # A package that it imports uses TorchScript, for which torch warns.
             warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
             return importlib.import_module("curvlinops")
     except ImportError as error:
         raise UserError(
             f"eigenvalues and traces need curvlinops ({error}): pip install 'grawa[flatness]', or "
-            "do without: 0 eigenvalues"
+            "leave them out with 0 eigenvalues"
         ) from None
 
 
@@ -88,6 +88,6 @@ def has_curvlinops() -> bool:
 
 @contextmanager
 def measuring(surface: Surface) -> Generator[None]:
-    """Eval mode, and attention by plain products, which alone can be derived twice."""
+    """Eval mode, and attention by plain products, since other kernels have no second derivative."""
     with evaluating(surface.model), sdpa_kernel(SDPBackend.MATH):
         yield

@@ -11,7 +11,7 @@ from grawa.flatness.surface import Surface
 
 
 def _nothing() -> None:
-    """For who does not want to be told of progress."""
+    """The default callback, which shows no progress."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ def line(
     beyond: float = 0.5,
     after_point: Callable[[], object] = _nothing,
 ) -> Line:
-    """Looks at the loss along the line through two positions.
+    """Evaluates the loss along the line through two positions.
 
         L(start + s (end - start)),   s from -beyond to 1 + beyond
 
@@ -46,9 +46,9 @@ def line(
         surface: the loss.
         start: (P,).
         end: (P,).
-        points: how many, evenly spaced.
-        beyond: how far it goes on at either end, as a share of the distance.
-        after_point: called after each.
+        points: number of points, evenly spaced.
+        beyond: how far the line extends beyond either end, as a fraction of the distance.
+        after_point: called after each point.
 
     Returns:
         The losses.
@@ -72,10 +72,10 @@ class Plane:
         x: (n,), distances from the center along the first direction, L2.
         y: (n,), along the second.
         losses: (n, n), a row for each y.
-        workers: (N, 2), where the workers project to.
+        workers: (N, 2), the workers' projections onto the plane.
         distances: (N,), of the workers from the center.
         off_plane: (N,), of the workers from the plane.
-        share: of the sum of squared distances, what lies in the plane.
+        share: the fraction of the sum of squared distances that lies in the plane.
     """
 
     x: Tensor
@@ -96,20 +96,21 @@ def plane(
     margin: float = 0.4,
     after_point: Callable[[], object] = _nothing,
 ) -> Plane:
-    """Looks at the loss on the plane in which the workers lie best.
+    """Evaluates the loss on the plane through the center that fits the workers best.
 
-    The plane is spanned by the first two principal directions of workers minus center, which are
-    at right angles, so distances in it are distances between parameters. A worker's loss is seen
-    at its projection only as far as it lies in the plane: `off_plane` says how far it does not.
-    Workers that lie on one line with the center have no such plane: a `UserError` says so.
+    The plane is spanned by the first two principal directions of workers minus center. These are
+    orthonormal, so distances in the plane are distances between parameters. The loss at a worker's
+    projection is the worker's own loss only if the worker lies in the plane: `off_plane` is its
+    distance from the plane. If all workers lie on one line with the center, a `UserError` is
+    raised.
 
     Args:
         surface: the loss.
         center: (P,).
         workers: N tensors (P,).
-        points: on each side of the grid.
-        margin: how far the grid goes on around center and workers, as a share of their extent.
-        after_point: called after each.
+        points: number of points on each side of the grid.
+        margin: how far the grid extends beyond center and workers, as a fraction of their extent.
+        after_point: called after each point.
 
     Returns:
         Losses and projections.
@@ -136,12 +137,12 @@ def plane(
 
 
 def _principal(offsets: Tensor) -> Tensor:
-    """The first two principal directions of (N, P), (2, P); toward where the workers are far."""
+    """The first two principal directions of (N, P), (2, P), signed toward the farthest worker."""
     _, sizes, directions = torch.linalg.svd(offsets, full_matrices=False)
     if len(sizes) < 2 or not float(sizes[1]) > 1e-6 * float(sizes[0]):
         raise UserError(
-            f"a plane needs workers in two directions from the center, and these {len(offsets)} "
-            "lie on one line with it, or on it"
+            f"a plane needs workers in two directions from the center, but all {len(offsets)} "
+            "workers lie on one line with it"
         )
     first = directions[:2]
     projected = offsets @ first.T
@@ -151,7 +152,7 @@ def _principal(offsets: Tensor) -> Tensor:
 
 
 def _grid(values: Tensor, points: int, margin: float) -> Tensor:
-    """Even distances over these values and zero, and some more."""
+    """Evenly spaced points over the range of these values and zero, with a margin."""
     low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
     room = margin * (high - low)
     return torch.linspace(low - room, high + room, points, dtype=torch.float64)

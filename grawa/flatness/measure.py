@@ -1,4 +1,4 @@
-"""All measurements of one model."""
+"""All flatness measurements of one model."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,13 +14,13 @@ from grawa.math.finite import finite_or_none
 
 @dataclass(frozen=True, kw_only=True)
 class Flatness:
-    """What was measured around one model; all of it over the same samples.
+    """The measurements around one model, all over the same samples.
 
     Args:
-        loss: where the model is.
+        loss: of the model.
         gradient_norm: L2, over all parameters.
-        sharpness: radius -> how far the loss rises.
-        eigenvalues: the largest of the Hessian; `None` if not measured.
+        sharpness: radius -> largest rise of the loss.
+        eigenvalues: the largest ones of the Hessian; `None` if not measured.
         trace: of the Hessian; `None` if not measured.
     """
 
@@ -32,17 +32,17 @@ class Flatness:
 
     @property
     def trace_over_loss(self) -> Estimate | None:
-        """The trace divided by the loss, `None` where it is not to be had.
+        """The trace divided by the loss; `None` if not measured, or if the loss is zero.
 
-        Near a minimum of a cross entropy the Hessian shrinks with the loss, so that the trace
-        alone mostly tells who has trained longer.
+        Near a minimum of a cross entropy the Hessian shrinks with the loss, so the trace alone
+        mostly shows which model has trained longer.
         """
         if self.trace is None or not self.loss:
             return None
         return Estimate(self.trace.value / self.loss, self.trace.standard_error / abs(self.loss))
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; `None` for what is not finite."""
+        """Plain values; numbers that are not finite become `None`."""
         many = None if self.eigenvalues is None else [_plain(e) for e in self.eigenvalues]
         return {
             "loss": finite_or_none(self.loss),
@@ -63,7 +63,7 @@ def _plain(estimate: Estimate | None) -> dict[str, float | None] | None:
 
 
 def _silence(part: str) -> None:
-    """For who does not want to be told of progress."""
+    """The default callback, which shows no progress."""
 
 
 def measure(
@@ -75,15 +75,15 @@ def measure(
     seed: int = 0,
     before_part: Callable[[str], object] = _silence,
 ) -> Flatness:
-    """Measures the loss, its gradient, sharpness and curvature where the model is.
+    """Measures the loss, its gradient, sharpness and curvature at the model's parameters.
 
     Args:
         surface: the loss.
-        eigenvalues: how many of the Hessian; with 0 neither they nor the trace are measured, and
-            curvlinops is not needed.
-        radii: of the balls in which the loss is raised.
-        ascent_steps: steps with which it is.
-        seed: of what is random: first vector of the Lanczos iteration, signs for the trace.
+        eigenvalues: number of eigenvalues of the Hessian; with 0 neither they nor the trace are
+            measured, and curvlinops is not needed.
+        radii: of the balls in which the largest rise of the loss is searched.
+        ascent_steps: gradient ascent steps of that search.
+        seed: for the first vector of the Lanczos iteration, and the signs for the trace.
         before_part: called with the name of each part before it is measured.
 
     Returns:
@@ -95,7 +95,7 @@ def measure(
     before_part("loss")
     loss = surface.value()
     if not math.isfinite(loss):
-        raise UserError(f"the loss is {loss}, so there is nothing to measure around the model")
+        raise UserError(f"the loss is {loss}, so flatness can't be measured")
     before_part("gradient")
     norm = gradient_norm(surface)
     rises: dict[float, float] = {}

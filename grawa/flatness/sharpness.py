@@ -1,4 +1,4 @@
-"""Sharpness without second derivatives: the gradient's norm, and how far the loss can be raised."""
+"""Sharpness without second derivatives: the gradient's norm, and the loss's largest rise nearby."""
 
 from dataclasses import replace
 
@@ -15,35 +15,35 @@ def gradient_norm(surface: Surface) -> float:
 
 
 def sam_sharpness(surface: Surface, radius: float, steps: int = 1) -> float:
-    """How far the loss rises within a ball around the model, by gradient ascent.
+    """The largest rise of the loss within a ball around the model, found by gradient ascent.
 
         max_k L(x + d_k) - L(x),   d_k = P(d_(k-1) + s g / |g|),   d_0 = 0
         g = grad L(x + d_(k-1))
 
-    P shortens what is longer than the radius. With one step, s is the radius: this is the ascent of
-    SAM. With more, s is twice the radius over their number, so that the border can be reached and
-    walked along. Where the gradient is exactly zero there is no way up to follow, and it ends.
-    BatchNorm's statistics stay as they are throughout.
+    P projects onto the ball. With one step, s is the radius, which is the ascent of SAM. With more,
+    s is twice the radius divided by the number of steps, so that the ascent can reach the border
+    and continue along it. It ends early where the gradient is exactly zero. BatchNorm's statistics
+    are not changed.
 
     Args:
         surface: the loss.
         radius: of the ball, L2.
-        steps: of ascent.
+        steps: number of ascent steps.
 
     Returns:
-        The rise, in units of the loss; it can be negative after one step over a ridge.
+        The rise, in units of the loss; negative if a single step overshoots.
 
     Raises:
-        UserError: if the radius is not positive, or there is no step.
+        UserError: if the radius is not positive, or there are no steps.
 
     Source: Foret et al. (2021), "Sharpness-Aware Minimization for Efficiently Improving
     Generalization", equations 1 and 2 with p = 2.
     """
     if not 0.0 < radius < float("inf") or steps < 1:
         raise UserError(
-            f"a sharpness needs a positive radius and at least one step, got {radius} and {steps}"
+            f"sharpness needs a positive radius and at least one step, got {radius} and {steps}"
         )
-    surface = replace(surface, recalibrate=False)  # as the gradient sees it
+    surface = replace(surface, recalibrate=False)  # the same function that the gradient is of
     start = surface.position()
     before = surface.value()
     length = radius if steps == 1 else 2.0 * radius / steps

@@ -21,17 +21,17 @@ class Surface:
     """A loss surface over the P trained parameters of a model, those with `requires_grad`.
 
     The model runs in eval mode, so that BatchNorm uses its running statistics and dropout is off:
-    the same parameters give the same loss. For an average of models see
+    the same parameters always give the same loss. For an average of models call
     `grawa.recalibrate_batchnorm` first.
 
     Args:
-        model: whose parameters span it; where it is looked at elsewhere, they are put back.
-        loss: the mean loss over a batch.
+        model: the model; after an evaluation at other parameters, its own are restored.
+        loss: computes the mean loss over a batch.
         inputs: the samples, along the first dimension.
-        targets: what goes with them.
-        batch_size: samples at a time, at most; the surface does not depend on it.
-        recalibrate: whether BatchNorm's statistics are computed anew, from these samples, at each
-            other position; where not, they stay as the model has them.
+        targets: their targets.
+        batch_size: most samples in a batch; the surface does not depend on it.
+        recalibrate: whether BatchNorm's statistics are computed anew from these samples at each
+            other position; otherwise the model's statistics are used.
 
     Raises:
         UserError: if there are no samples or no trained parameters.
@@ -62,7 +62,7 @@ class Surface:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """Those that span the surface."""
+        """The trained parameters."""
         return [p for p in self.model.parameters() if p.requires_grad]
 
     @property
@@ -73,21 +73,21 @@ class Surface:
         return list(zip(*parts, strict=True))
 
     def position(self) -> Tensor:
-        """Where the model is: a copy of its parameters, (P,)."""
+        """A copy of the model's parameters as a vector, (P,)."""
         return parameters_to_vector(self.parameters).detach().clone()
 
     @contextmanager
     def moved(self, position: Tensor) -> Generator[None]:
-        """The model at another position.
+        """Gives the model other parameters, and restores its own afterwards.
 
         Args:
-            position: (P,).
+            position: the other parameters, (P,).
 
         Yields:
-            Nothing; the model is back where it was afterwards.
+            Nothing.
         """
-        held = [*self.parameters, *(self.model.buffers() if self.recalibrate else ())]
-        before = [tensor.detach().clone() for tensor in held]
+        changed = [*self.parameters, *(self.model.buffers() if self.recalibrate else ())]
+        before = [tensor.detach().clone() for tensor in changed]
         parts = position.split([p.numel() for p in self.parameters])
         try:
             _put(self.parameters, [part.view_as(p) for part, p in zip(parts, before, strict=False)])
@@ -95,10 +95,10 @@ class Surface:
                 recalibrate_batchnorm(self.model, self.batches)
             yield
         finally:
-            _put(held, before)
+            _put(changed, before)
 
     def value(self) -> float:
-        """The loss where the model is."""
+        """The loss at the model's parameters."""
         total = 0.0
         with evaluating(self.model), torch.no_grad():
             for inputs, targets in self.batches:
@@ -106,12 +106,12 @@ class Surface:
         return total / len(self.inputs)
 
     def at(self, position: Tensor) -> float:
-        """The loss at a position, (P,)."""
+        """The loss at other parameters, (P,)."""
         with self.moved(position):
             return self.value()
 
     def gradient(self) -> Tensor:
-        """The gradient where the model is, (P,); `.grad` is left alone."""
+        """The gradient at the model's parameters, (P,); does not change `.grad`."""
         params = self.parameters
         total = [torch.zeros_like(p) for p in params]
         with evaluating(self.model), torch.enable_grad():

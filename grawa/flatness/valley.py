@@ -1,4 +1,4 @@
-"""The worker-valley width: how far one can walk from the center toward each worker."""
+"""The width of the workers' valley: how far the loss stays low from the center to each worker."""
 
 import math
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from grawa.errors import UserError
 from grawa.flatness.surface import Surface
 
 _GROWTH = 1.25
-"""Each distance that is tried, over the one before: a hill narrower than that may be missed."""
+"""Ratio of each distance that is tried to the one before; a narrower rise may be missed."""
 
 _NEAREST = 1 / 16
-"""The first distance that is tried, over the worker's."""
+"""The first distance that is tried, divided by the worker's distance."""
 
 _FARTHEST = 1024.0
-"""The last one."""
+"""The last distance that is tried, divided by the worker's distance."""
 
 _HALVINGS = 20
-"""Of the last stretch: the border is found to a millionth of its distance."""
+"""Bisection steps, which find the border to a millionth of its distance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +29,9 @@ class Valley:
 
     Args:
         kappa: the border is where the loss is this many times the center's.
-        center_loss: there.
+        center_loss: the loss at the center.
         worker_distances: (N,), L2, of the workers from the center.
-        border_distances: (N,), of the borders; infinite where the loss stays below.
+        border_distances: (N,), of the borders from the center; infinite if the loss stays below.
     """
 
     kappa: float
@@ -53,7 +53,7 @@ class Valley:
 def valley(
     surface: Surface, center: Tensor, workers: Sequence[Tensor], kappa: float = 2.0
 ) -> Valley:
-    """Walks from the center through each worker to where the loss has grown by a factor.
+    """Finds on the line from the center through each worker where the loss has grown by a factor.
 
         u_i = (x_i - x_C) / |x_i - x_C|
         border_i = the first r > 0 with L(x_C + r u_i) >= kappa L(x_C)
@@ -69,17 +69,16 @@ def valley(
         The distances.
 
     Raises:
-        UserError: if a worker is at the center, so that there is no line, or there is none, or the
-            center's loss is not positive.
+        UserError: if there is no worker, a worker equals the center, so that there is no line, or
+            the center's loss is not positive.
 
     Deviation:
-        Of the paper we could read the abstract and know the measure by name; its section was out
-        of reach, so that three things are ours: the border as a factor of the center's loss with
-        kappa 2, the inverse of the mean (not the mean of inverses), and the search (the first
-        border among distances that grow by a quarter, then halved; 1,024 times the worker's
-        distance at most). The paper's center is the workers' mean; here it is what is given, the
-        consensus in `grawa flatness`. A factor of a loss near zero makes every valley narrow:
-        compare at like training losses.
+        We could read only the paper's abstract, which names the measure. So three things are ours:
+        the border as a factor of the center's loss, with kappa = 2; the inverse of the mean (not
+        the mean of inverses); and the search (distances that grow by a quarter, at most 1,024 times
+        the worker's, then bisection). The paper's center is the workers' mean; here it is an
+        argument, the consensus in `grawa flatness`. If the loss is near zero, a factor of it makes
+        every valley narrow: compare models with similar training losses.
 
     Source: Dimlioglu and Choromanska (2025), "Communication-Efficient Distributed Training for
     Collaborative Flat Optima Recovery in Deep Learning", arXiv 2507.20424, the inverse mean valley.
@@ -87,15 +86,15 @@ def valley(
     distances = [float((worker - center).norm()) for worker in workers]
     if not distances or not all(distances):
         raise UserError(
-            "the valley's width is measured through workers away from the center, got distances "
-            f"{distances}; a method that puts its workers on the center leaves none to be measured"
+            "the valley's width can be measured only if all workers differ from the center, got "
+            f"distances {distances}; methods that move workers onto the center have no such width"
         )
     if not kappa > 1.0:
         raise UserError(f"kappa must be larger than 1, got {kappa}")
     center_loss = surface.at(center)
     if not center_loss > 0.0:
         raise UserError(
-            f"a factor of the center's loss makes a border where it is positive, got {center_loss}"
+            f"the center's loss must be positive to define the valley's border, got {center_loss}"
         )
     borders = [
         _border(surface, center, (worker - center) / distance, distance, kappa * center_loss)

@@ -1,1 +1,1 @@
-"""Other tools, each behind an extra."""
+"""Integrations with other tools, each in an optional extra."""

@@ -8,7 +8,7 @@ from grawa.rounds.report import RoundReport
 
 
 def require_tensorboard() -> None:
-    """Refuses to go on without TensorBoard.
+    """Checks that TensorBoard is installed.
 
     Raises:
         UserError: if it is not installed.
@@ -25,7 +25,7 @@ class TensorBoardRounds:
     The x axis is the local step. Weights and scores are means over groups.
 
     Args:
-        folder: where TensorBoard's files go.
+        folder: the folder for TensorBoard's files.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are written completely or not at all."""
 
 import json
 import os
@@ -10,10 +10,10 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path) -> Generator[Path]:
-    """A temporary file beside `path` that takes its place when all went well.
+    """A temporary file beside `path`, which replaces it if the body raises nothing.
 
     Yields:
-        The temporary file's path, to be written to.
+        The temporary file's path, to write to.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -32,7 +32,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_line(line: str) -> dict[str, Any] | None:
-    """A line of a JSONL file, or `None` if it is not a whole object."""
+    """The object in a line of a JSONL file, or `None` if the line is incomplete."""
     try:
         entry = json.loads(line)
     except ValueError:
@@ -41,7 +41,7 @@ def read_line(line: str) -> dict[str, Any] | None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that may be missing or broken; then nothing."""
+    """The object in a JSON file; empty if the file is missing or broken."""
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Times and shares as people write them."""
+"""Times and fractions on the command line."""
 
 import re
 
@@ -26,20 +26,20 @@ def seconds(text: str, what: str) -> float:
     match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:e-?[0-9]+)?) ?([a-z]+)", text.strip())
     if match is None or match[2] not in _SECONDS:
         raise UserError(
-            f"{what} must be a time with its unit ({', '.join(_SECONDS)}), 90s say, got {text!r}"
+            f"{what} must be a time with a unit ({', '.join(_SECONDS)}), such as 90s, got {text!r}"
         )
     return float(match[1]) * _SECONDS[match[2]]
 
 
 def share(text: str, what: str) -> float:
-    """A share such as 5% or 0.05.
+    """A fraction such as 5% or 0.05.
 
     Args:
         text: a number, or a percentage.
         what: whose value it is, for the message.
 
     Returns:
-        The share, positive.
+        The fraction, positive.
 
     Raises:
         UserError: if it is not a positive number.
@@ -52,5 +52,5 @@ def share(text: str, what: str) -> float:
     except ValueError:
         value = -1.0
     if not 0.0 < value < float("inf"):
-        raise UserError(f"{what} must be a positive number or percentage, 5% say, got {text!r}")
+        raise UserError(f"{what} must be a positive number or percentage, such as 5%, got {text!r}")
     return value

@@ -1,4 +1,4 @@
-"""Values that are written as `name` or `name:option=value:option=value`."""
+"""Parses values written as `name` or `name:option=value:option=value`."""
 
 import inspect
 import re
@@ -17,12 +17,12 @@ Made = TypeVar("Made")
 
 
 def read(what: str, known: Mapping[str, Callable[[], Made]], text: str) -> Made:
-    """The value that is written so.
+    """Parses a value.
 
     Args:
-        what: the kind of thing, for messages.
-        known: name -> what makes its value, a frozen dataclass.
-        text: as it is written.
+        what: the kind of value, for messages.
+        known: name -> a function that makes its value, a frozen dataclass.
+        text: the text.
 
     Returns:
         The value.
@@ -43,12 +43,12 @@ def read(what: str, known: Mapping[str, Callable[[], Made]], text: str) -> Made:
 
 
 def with_option(made: Made, path: list[str], value: str, where: str) -> Made:
-    """A copy of a dataclass value with one option, or an option's option, set.
+    """A copy of a dataclass value with one option set, or an option of an option.
 
     Args:
         made: the value.
-        path: the option's name; or an option's, and that of an option of its own.
-        value: as it is written.
+        path: the option's name, or the names of an option and of one of its own options.
+        value: the option's value as text.
         where: the kind and name of the value, for messages.
 
     Returns:
@@ -81,7 +81,7 @@ def with_option(made: Made, path: list[str], value: str, where: str) -> Made:
 
 
 def _written(field: Field[Any]) -> str:
-    """How an option is called on the command line."""
+    """An option's name on the command line."""
     return str(field.metadata.get("option", field.name))
 
 
@@ -91,7 +91,7 @@ def _is_settable(made: object, name: str) -> bool:
 
 
 def _kind(made: object, name: str) -> Any:
-    """The type of an option: of its value, or of what it may be instead of `None`."""
+    """The type of an option: of its value, or what its type hint allows beside `None`."""
     value = getattr(made, name)
     if is_dataclass(value):
         return type(value)
@@ -109,7 +109,7 @@ def _parse(value: str, kind: Any, key: str, where: str) -> Any:
 
 
 def describe(made: object) -> tuple[str, str, str]:
-    """What a list shows of a strategy or task: its first line, its options, its source."""
+    """A strategy or task for a list: the first line of its docstring, its options, its source."""
     text = inspect.getdoc(type(made)) or ""
     paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
     source = next((part for part in paragraphs if part.startswith("Source: ")), "Source: ")
@@ -118,7 +118,7 @@ def describe(made: object) -> tuple[str, str, str]:
 
 
 def option_names(made: object) -> list[str]:
-    """What the options of a strategy or task are called on the command line."""
+    """The names of a strategy's or task's options on the command line."""
     return [option.partition("=")[0] for option in _options(made)]
 
 

@@ -1,4 +1,4 @@
-"""SAM: the gradient is taken where the loss nearby is worst, not where the parameters are."""
+"""SAM: steps use the gradient at a nearby point of higher loss, to find flat minima."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -14,17 +14,17 @@ from grawa.errors import UserError
 
 
 class SAM(Optimizer):
-    """Sharpness-aware minimisation around an optimizer that exists already.
+    """Sharpness-aware minimisation with another optimizer as its base.
 
         g1   = gradient at x
         eps  = rho g1 / ||g1||            L2 norm over all parameters
         g2   = gradient at x + eps
-        x   <- x, moved by the optimizer on g2
+        x   <- x, moved by the base optimizer with g2
 
-    The base optimizer keeps its state, and shares it and its parameter groups with this one, so
-    schedulers, `GradScaler` and checkpoints take either. With `rho=0` this is the base optimizer.
-    There are two ways to make a step. In parts, which allows for gradient accumulation, mixed
-    precision and shared gradients:
+    State and parameter groups are those of the base optimizer, so schedulers, `GradScaler` and
+    checkpoints work with either. With `rho=0` this is the base optimizer. There are two ways to
+    make a step. The first is in parts, which allows gradient accumulation, mixed precision and
+    shared gradients:
 
         scaler.scale(loss_fn(model(inputs), targets)).backward()
         with optimizer.perturbed():
@@ -33,20 +33,22 @@ class SAM(Optimizer):
         scaler.step(optimizer)            # or optimizer.step()
         scaler.update()
 
-    eps does not depend on the loss scale, so nothing is unscaled before; the parameters are back at
-    x when the block is left, so a step that the scaler skips leaves no trace. Or by a closure that
-    clears gradients, computes the loss and calls backward: `optimizer.step(closure)`, which calls
-    it twice. In the second pass BatchNorm uses its batch's statistics, but doesn't note them, so
-    they are noted once a step, at x.
+    eps does not depend on the loss scale, so the first gradients need not be unscaled. The
+    parameters are back at x after the block, so a step that the scaler skips changes nothing. The
+    second way is `optimizer.step(closure)` with a closure that clears gradients, computes the loss
+    and calls backward; it is called twice. In the second pass BatchNorm uses its batch's statistics
+    but does not update its running statistics, so these are updated once a step, at x.
 
-    With an `Averager` a step is one local step, and gradient norms are those of g2. Where workers
-    share gradients (data parallel), the step in parts is DP-SAM: each worker perturbs by the
-    gradient of its own batch, without a message, and the mean of the workers' g2 is applied.
+    With an `Averager` this is one local step, and gradient norms are those of g2. If workers share
+    gradients (data parallel), the step in parts is DP-SAM: each worker perturbs its parameters with
+    the gradient of its own batch, without communication, and the mean of the workers' g2 is used
+    for the step.
 
     Args:
-        model: whose parameters the optimizer holds; in its BatchNorm layers statistics are kept.
-        base: the optimizer.
-        rho: how far away the second gradient is taken.
+        model: the model whose parameters the optimizer holds; its BatchNorm layers don't update
+            their running statistics in the second pass.
+        base: the base optimizer.
+        rho: distance of the second gradient's point.
 
     Raises:
         UserError: if rho is negative or not finite.
@@ -65,7 +67,7 @@ class SAM(Optimizer):
 
     def __init__(self, model: nn.Module, base: Optimizer, *, rho: float = 0.05) -> None:
         if not 0.0 <= rho < float("inf"):
-            raise UserError(f"rho must not be negative, and finite, got {rho}")
+            raise UserError(f"rho must be finite and not negative, got {rho}")
         self._model = model
         self._base = base
         self.rho = rho
@@ -80,7 +82,7 @@ class SAM(Optimizer):
 
     @contextmanager
     def perturbed(self) -> Generator[None]:
-        """The parameters at x + eps, eps by the gradients that are there; at x again afterwards.
+        """Moves the parameters to x + eps, eps from the current gradients; moves back afterwards.
 
         Yields:
             Nothing.
@@ -90,9 +92,9 @@ class SAM(Optimizer):
         """
         moved = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if not moved:
-            raise UserError("SAM perturbs by a gradient: call backward() before perturbed()")
+            raise UserError("SAM needs gradients to perturb: call backward() before perturbed()")
         if any(p.grad.is_sparse for p in moved):
-            raise UserError("SAM takes dense gradients only; make embeddings with sparse=False")
+            raise UserError("SAM needs dense gradients: make embeddings with sparse=False")
         own = [torch.empty_like(p) for p in moved]
         with torch.no_grad():
             torch._foreach_copy_(own, moved)
@@ -119,7 +121,7 @@ class SAM(Optimizer):
             torch._foreach_add_(here, torch._foreach_mul(grads, scale.to(device)))
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """The base optimizer's step, on the second gradient.
+        """The base optimizer's step, with the second gradient.
 
         Args:
             closure: clears gradients, computes the loss, calls backward and returns the loss; not
@@ -140,8 +142,8 @@ class SAM(Optimizer):
                     closure()
         elif not self._is_ready and self.rho > 0.0:
             raise UserError(
-                "SAM steps on a second gradient: compute it within `with optimizer.perturbed():` "
-                "before step(), or pass step() a closure"
+                "SAM needs a second gradient: compute it within `with optimizer.perturbed():` "
+                "before step(), or call step() with a closure"
             )
         self._is_ready = False
         self._base.step()
@@ -152,17 +154,17 @@ class SAM(Optimizer):
         self._base.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        """The base optimizer's; SAM itself remembers nothing."""
+        """The base optimizer's state; SAM itself has none."""
         return self._base.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes back what `state_dict`, or the base optimizer's, gave."""
+        """Restores what `state_dict`, or the base optimizer's, returned."""
         self._base.load_state_dict(state_dict)
         self._share()
 
 
 def _norm(grads: list[Tensor]) -> Tensor:
-    """L2 norm of all of them, on the first one's device, in float32 at least."""
+    """L2 norm over all gradients, on the first one's device, in float32 or wider."""
     wide = torch.float64 if any(g.dtype == torch.float64 for g in grads) else torch.float32
     norms = torch._foreach_norm(grads, dtype=wide)
     total: Tensor = vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
@@ -171,16 +173,16 @@ def _norm(grads: list[Tensor]) -> Tensor:
 
 @contextmanager
 def _statistics_kept(model: nn.Module) -> Generator[None]:
-    """BatchNorm layers that are in training normalise by their batch, and note nothing."""
-    noting = [
+    """Keeps BatchNorm layers in training mode from updating their running statistics."""
+    updating = [
         module
         for module in model.modules()
         if isinstance(module, _BatchNorm) and module.training and module.track_running_stats
     ]
-    for module in noting:
+    for module in updating:
         module.track_running_stats = False
     try:
         yield
     finally:
-        for module in noting:
+        for module in updating:
             module.track_running_stats = True

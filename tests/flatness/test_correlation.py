@@ -62,7 +62,7 @@ def test_resamples_in_which_all_runs_are_alike_have_no_part() -> None:
     [
         ([1.0, 2.0], [1.0, 2.0], "at least 3 runs"),
         ([1.0, 2.0, 3.0], [1.0, 2.0], "got 3 measures and 2 gaps"),
-        ([1.0, 1.0, 1.0], [1.0, 2.0, 3.0], "measures must be finite and not all the same"),
+        ([1.0, 1.0, 1.0], [1.0, 2.0, 3.0], "measures must be finite and not all equal"),
         ([1.0, 2.0, 3.0], [1.0, float("nan"), 3.0], "gaps must be finite"),
     ],
 )

@@ -54,9 +54,9 @@ def test_a_network_reaches_kappa_times_the_loss_at_its_borders() -> None:
 
 def test_workers_on_the_center_have_no_valley() -> None:
     surface = bowl(torch.eye(3, dtype=torch.float64), ZERO + 1.0)
-    with pytest.raises(UserError, match="workers away from the center"):
+    with pytest.raises(UserError, match="all workers differ from the center"):
         valley(surface, ZERO, [vector(1, 0, 0), ZERO])
-    with pytest.raises(UserError, match="workers away from the center"):
+    with pytest.raises(UserError, match="all workers differ from the center"):
         valley(surface, ZERO, [])
     with pytest.raises(UserError, match=r"kappa must be larger than 1, got 1\.0"):
         valley(surface, ZERO, [vector(1, 0, 0)], kappa=1.0)

@@ -94,7 +94,7 @@ def test_a_second_pass_that_fails_leaves_the_parameters_where_they_were() -> Non
     with pytest.raises(KeyError), sam.perturbed():
         raise KeyError
     assert torch.equal(flat(model), before)
-    with pytest.raises(grawa.UserError, match="SAM steps on a second gradient"):
+    with pytest.raises(grawa.UserError, match="SAM needs a second gradient"):
         sam.step()
 
 
@@ -296,7 +296,7 @@ def test_a_gradient_of_zero_perturbs_nothing() -> None:
 
 @pytest.mark.parametrize("rho", [-0.1, math.nan, math.inf])
 def test_a_radius_out_of_range_is_refused(rho: float) -> None:
-    with pytest.raises(grawa.UserError, match=f"rho must not be negative, and finite, got {rho}"):
+    with pytest.raises(grawa.UserError, match=f"rho must be finite and not negative, got {rho}"):
         grawa.SAM(mlp(), sgd(mlp()), rho=rho)
 
 
@@ -395,7 +395,7 @@ def test_where_gradients_are_shared_a_closure_is_refused() -> None:
     model = mlp()
     sam = grawa.SAM(model, sgd(model))
     with (
-        pytest.raises(grawa.UserError, match=r"calls a closure .* optimizer\.perturbed"),
+        pytest.raises(grawa.UserError, match=r"without a closure .* optimizer\.perturbed"),
         grawa.Averager(model, sam, grawa.DataParallel()),
     ):
         by_closure(model, sam, 0)

@@ -1,4 +1,4 @@
-"""`grawa ablate`: what one knob does."""
+"""`grawa ablate`: the effect of one option."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -19,28 +19,28 @@ _ALIASES = {"decay": "score.decay", "ema": "score.decay", "norm_source": "score"
 
 @dataclass(frozen=True, kw_only=True)
 class AblateConfig(StudyConfig):
-    """What is told, beside what a comparison is told."""
+    """The options of `grawa ablate`, in addition to those that it shares with `grawa compare`."""
 
     knob: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="KNOB=VALUE,VALUE")]
-    """What differs, and its values: an option of `grawa train`, or one of the strategy:
+    """The option that is varied, and its values: one of `grawa train`, or one of the strategy:
     workers=4,8,16, sync_every=1,4,16,64, pull=0.1,0.5,1, prox=0,0.01,0.1,
-    score=training,rms,probe, ema=0.5,0.85,0.95 (how slowly training norms forget)."""
+    score=training,rms,probe, ema=0.5,0.85,0.95 (the decay of averaged training norms)."""
 
     strategies: str = "lgrawa"
-    """Methods, separated by commas; each is run at every value."""
+    """Methods, separated by commas; each is run with every value."""
 
     baseline: str | None = None
-    """The value to which each method's differences are taken; by default the first."""
+    """The value with which each method's other values are compared; by default the first."""
 
     axis: Axis = "steps"
-    """At the same amount of what values are compared: time, rounds, bytes or steps."""
+    """What is equal for all values that are compared: time, rounds, bytes or steps."""
 
     tune: int | None = None
-    """Validation seeds on which each setting is chosen, 1000 and on; by default 0, for none."""
+    """Number of validation seeds (from 1000) on which settings are chosen; by default 0: none."""
 
 
 def ablate_command(asked: Annotated[AblateConfig, tyro.conf.arg(name="")]) -> None:
-    """See what one knob does: the same task, seeds and steps, at several of its values.
+    """Measure the effect of one option: the same task, seeds and steps, with several values of it.
 
     Args:
         asked: the study.
@@ -50,9 +50,9 @@ def ablate_command(asked: Annotated[AblateConfig, tyro.conf.arg(name="")]) -> No
     """
     knob, equals, values = asked.knob.partition("=")
     if not equals:
-        raise UserError(f"write a knob as name=value,value, prox=0,0.1 say, got {asked.knob!r}")
+        raise UserError(f"write a knob as name=value,value, such as prox=0,0.1, got {asked.knob!r}")
     if knob in OWN:
-        raise UserError(f"{knob} can't be the knob: the study sets it itself")
+        raise UserError(f"{knob} can't be the knob, because the study sets it itself")
     settings = at_least(4 if asked.grid is None else asked.grid, 1, "grid")
     settings = settings if asked.tune else 1
     tried = listed(values, knob)
@@ -67,14 +67,14 @@ def ablate_command(asked: Annotated[AblateConfig, tyro.conf.arg(name="")]) -> No
 
 
 def arm_at(text: str, knob: str, value: str, lr: float, settings: int) -> Arm:
-    """A method at one value of a knob.
+    """A method with one value of a knob.
 
     Args:
         text: the method, as on the command line.
         knob: an option of `grawa train`, or of the strategy.
         value: its value.
-        lr: in the middle of the grid.
-        settings: how many are to be tried.
+        lr: the learning rate in the middle of the grid.
+        settings: number of settings to try.
 
     Returns:
         The arm.

@@ -12,11 +12,12 @@ from grawa.lab.experiments.study import Arm
 
 
 def compare_command(asked: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
-    """Compare methods on a task: tuned alike, on the same seeds, at the same cost.
+    """Compare methods on a task, tuned with the same effort, on the same seeds, at equal cost.
 
-    Data, their order and initial weights are equal for each seed. Each method is first tuned over
-    as many settings on seeds of their own. Runs go in parallel, one to a core; interrupted, the
-    same command goes on where it stopped. It ends in a table, and in a page with pictures.
+    For each seed, all methods have the same data, order of data and initial weights. Each method is
+    first tuned over the same number of settings, on separate seeds. Runs are executed in parallel,
+    one per core; after an interruption, the same command continues where it stopped. The result is
+    a table, and a page with pictures.
 
     Args:
         asked: the study.
@@ -32,12 +33,12 @@ def compare_command(asked: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> No
 
 
 def arm_of(text: str, lr: float, settings: int) -> Arm:
-    """A method as one of the things compared.
+    """A method, as an arm of the comparison.
 
     Args:
-        text: as on the command line.
-        lr: in the middle of the grid.
-        settings: how many are to be tried.
+        text: the method, as on the command line.
+        lr: the learning rate in the middle of the grid.
+        settings: number of settings to try.
 
     Returns:
         The arm.

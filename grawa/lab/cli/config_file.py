@@ -1,4 +1,4 @@
-"""`--config FILE`: options from a file, over which those of the command line go."""
+"""`--config FILE`: options from a file, which the command line's options override."""
 
 import inspect
 import tomllib
@@ -13,8 +13,8 @@ from grawa.lab.experiments.config import TrainConfig
 _OPTION = "--config"
 
 
-def taken_from(args: Sequence[str]) -> TrainConfig | None:
-    """The configuration in the file that a command line of `grawa train` names.
+def config_from(args: Sequence[str]) -> TrainConfig | None:
+    """Reads the configuration file that a command line of `grawa train` names.
 
     Args:
         args: the command line.
@@ -23,7 +23,7 @@ def taken_from(args: Sequence[str]) -> TrainConfig | None:
         The configuration, or `None` if no file is named.
 
     Raises:
-        UserError: if the file can't be read, or has an entry that is no option.
+        UserError: if the file can't be read, or has an entry that is not an option.
     """
     if not args or args[0] != "train":
         return None
@@ -42,11 +42,11 @@ def taken_from(args: Sequence[str]) -> TrainConfig | None:
 
 
 def with_defaults(command: Callable[..., Any], defaults: TrainConfig) -> Callable[..., Any]:
-    """A command whose `config` has other values where none are given.
+    """Gives the parameter `config` of a command new defaults.
 
     Args:
-        command: is changed in place.
-        defaults: the values.
+        command: changed in place.
+        defaults: the new defaults.
 
     Returns:
         The same command.

@@ -1,4 +1,4 @@
-"""`grawa evaluate`: the metric of a run's model, from its folder alone."""
+"""`grawa evaluate`: measures the model in a run's folder."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from grawa.modes import evaluating
 
 
 def evaluate_command(run: tyro.conf.Positional[Path]) -> None:
-    """Measure the model that a run has saved, on the run's test data.
+    """Measure a run's saved model on the run's test data.
 
     Args:
         run: The run's folder.

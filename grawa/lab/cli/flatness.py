@@ -47,14 +47,14 @@ def flatness_command(
     """Measure how flat the training loss is around a run's consensus, and around its workers.
 
     Workers are measured if the run was made with --keep-workers. Everything is computed in
-    float64 and eval mode, with BatchNorm's statistics computed anew from the samples. Leaves
+    float64 and eval mode, with BatchNorm's statistics computed anew from the samples. Writes
     flatness.json in the run's folder.
 
     Args:
         run: The run's folder.
-        config: how.
-        pictures: Draw flatness.png and, of kept workers, line.png and plane.png into the folder.
-        device: auto takes a GPU if there is one; else cpu or cuda.
+        config: what to measure.
+        pictures: Also write flatness.png and, if workers were kept, line.png and plane.png.
+        device: cpu, cuda, or auto for a GPU if there is one.
     """
     config.check()
     if config.eigenvalues:
@@ -78,12 +78,12 @@ def flatness_command(
     console = Console()
     for table in flatness_tables(record):
         console.print(as_rich(table))
-    for said in (*notes, f"{run}/flatness.json: all of it"):
-        console.print(said, soft_wrap=True)
+    for note in (*notes, f"{run}/flatness.json: all measurements"):
+        console.print(note, soft_wrap=True)
 
 
 def _read(folder: RunFolder, config: FlatnessConfig, device: torch.device) -> Subject:
-    """What a run has left, each model tried on."""
+    """Loads a run's models and data, and checks that each model fits the task."""
     ran = folder.config()
     paths = {CONSENSUS: folder.path / "model.safetensors"}
     states = {CONSENSUS: folder.load_model()}
@@ -99,7 +99,7 @@ def _read(folder: RunFolder, config: FlatnessConfig, device: torch.device) -> Su
 
 
 def _count(subject: Subject, config: FlatnessConfig, pictures: bool) -> int:
-    """Parts of the work, each point of a picture being one."""
+    """Number of parts of the work, for the progress bar; each point of a picture is one."""
     points = len(subject.workers) * _LINE_POINTS + _PLANE_POINTS**2 if subject.workers else 0
     return parts(subject, config) + pictures * points
 
@@ -107,13 +107,17 @@ def _count(subject: Subject, config: FlatnessConfig, pictures: bool) -> int:
 def _draw(
     subject: Subject, through: Valley | None, run: Path, advance: Callable[[str], object]
 ) -> list[str]:
-    """Draws the landscapes; says where, or why not."""
+    """Draws the pictures; returns a line for each, with the file, or why there is none."""
     drawn = [f"{run}/flatness.png: the measures as bars"]
     positions = {name: subject.position(name) for name in subject.workers}
     center, surface = subject.position(CONSENSUS), subject.surface
     away = {name: at for name, at in positions.items() if not torch.equal(at, center)}
     if not away:
-        return [*drawn, "no landscapes: there are no workers away from the consensus"]
+        return [
+            *drawn,
+            "no pictures of the loss between models: no worker differs from the "
+            "consensus, or none was kept",
+        ]
     distances = {name: float((at - center).norm()) for name, at in away.items()}
     reach = _reach(through, list(distances.values()))
     lines = {
@@ -150,12 +154,12 @@ def _draw_plane(
             after_point=lambda: advance("plane"),
         )
     except UserError as error:
-        return f"no picture of a plane: {error}"
+        return f"no picture of the plane: {error}"
     plane_picture(seen, run / "plane.png")
-    return f"{run}/plane.png: the loss on the plane of the workers"
+    return f"{run}/plane.png: the loss on the plane through the workers"
 
 
 def _reach(through: Valley | None, distances: list[float]) -> float:
-    """How far the lines go: past the workers, and past the valley's borders."""
+    """The length of the lines, beyond all workers and the borders of the valley."""
     borders = () if through is None else through.border_distances
     return 1.1 * max([2.0 * max(distances), *(b for b in borders if math.isfinite(b))])

@@ -1,4 +1,4 @@
-"""`grawa strategies`, `grawa tasks`: what there is."""
+"""`grawa strategies` and `grawa tasks`: lists."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -25,14 +25,14 @@ def tasks_command() -> None:
 
 def _show(what: str, known: Mapping[str, Callable[[], object]]) -> None:
     table = Table(title_justify="left", show_lines=True)
-    for heading in (what, "what it is", "options and defaults", "source"):
+    for heading in (what, "description", "options and defaults", "source"):
         table.add_column(heading, overflow="fold")
     for name, make in known.items():
-        what_it_is, options, source = written.describe(make())
+        description, options, source = written.describe(make())
         if isinstance(make, partial):
             fixed = ", ".join(f"{key}={value}" for key, value in make.keywords.items())
-            what_it_is = f"{make.func.__name__} with {fixed}."
-        table.add_row(name, what_it_is, options, source)
+            description = f"{make.func.__name__} with {fixed}."
+        table.add_row(name, description, options, source)
     console = Console()
     console.print(table)
     console.print(f"Options are written as {next(iter(known))}:option=value:option=value")

@@ -1,4 +1,4 @@
-"""Where a command begins and ends."""
+"""The entry point of all commands: parses the command line, and turns errors into exit codes."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import tyro
 
 from grawa.errors import CommunicationError, DivergedError, UserError
-from grawa.lab.cli.config_file import taken_from, with_defaults
+from grawa.lab.cli.config_file import config_from, with_defaults
 from grawa.lab.train.launch import WorkerFailedError
 from grawa.version import __version__
 
@@ -28,12 +28,12 @@ _COMMANDS = {
     "strategies": "lists",
     "tasks": "lists",
 }
-"""The module of each; imported when it is asked for, as pictures and statistics take a second of
-their own."""
+"""Command -> its module, which is imported only when the command runs, since matplotlib and scipy
+take a second to import."""
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Runs a command and exits: 0 if all went well, 2 if the user must change something, else 1.
+    """Runs a command and exits: 0 on success, 2 if the user must change something, otherwise 1.
 
     Args:
         args: the command line; by default the process's own.
@@ -53,12 +53,12 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 
 def _parse(args: Sequence[str] | None) -> Callable[[], None]:
-    """The command that is asked for, ready to run."""
+    """The command with its arguments, ready to run."""
     complaint = StringIO()
     words = list(sys.argv[1:] if args is None else args)
     names = [name for name in _COMMANDS if words[:1] == [name]] or list(_COMMANDS)
     later = {name: _later(name) for name in names}
-    defaults = taken_from(words)
+    defaults = config_from(words)
     if defaults is not None:
         later["train"] = with_defaults(later["train"], defaults)
     try:
@@ -66,7 +66,8 @@ def _parse(args: Sequence[str] | None) -> Callable[[], None]:
             chosen: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
                 later,
                 prog="grawa",
-                description=f"Train deep networks on workers that rarely talk ({__version__}).",
+                description=f"Train deep networks on workers that rarely communicate "
+                f"({__version__}).",
                 args=args,
             )
             return chosen
@@ -77,7 +78,7 @@ def _parse(args: Sequence[str] | None) -> Callable[[], None]:
 
 
 def _later(name: str) -> Callable[..., Any]:
-    """A command, which is only prepared when it is called."""
+    """A command that, when called, returns a function that runs it."""
     module = import_module(f"grawa.lab.cli.{_COMMANDS[name]}")
     run: Callable[..., None] = getattr(module, f"{name}_command")
 
@@ -89,12 +90,12 @@ def _later(name: str) -> Callable[..., Any]:
 
 
 def _one_line(box: str) -> str:
-    """What a framed message of tyro's says, up to its first rule, in one line."""
+    """The text of tyro's framed error message, up to its first horizontal rule, in one line."""
     lines = [line.strip("│╭╮╰╯ \n") for line in box.splitlines()]
-    said = [line for line in lines if line]
-    title = said[0].strip("─ ") if said else "the command line can't be understood"
+    texts = [line for line in lines if line]
+    title = texts[0].strip("─ ") if texts else "the command line can't be parsed"
     body: list[str] = []
-    for line in said[1:]:
+    for line in texts[1:]:
         if set(line) == {"─"}:
             break
         body.append(line)

@@ -1,4 +1,4 @@
-"""The methods of `grawa compare`: strategies with an optimizer, and what of them is tuned."""
+"""The methods of `grawa compare`: strategies with an optimizer, and the options to tune."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,31 +10,32 @@ from grawa.lab import written
 from grawa.lab.cli import names
 from grawa.lab.experiments.options import Changes, names_of_options, written_options
 
-_WIDEST = 1.5  # the grid's learning rates lie within 2**1.5 of the one that is asked for
+_WIDEST = 1.5  # the grid's learning rates are within a factor 2**1.5 of the given one
 _FEWEST_LRS = 4
-"""A learning rate that is a factor of 2.8 from the best one costs more than a knob is worth."""
+"""Least number of learning rates in a grid, before other options are tried: a learning rate that is
+off by a factor of 2.8 costs more than other options gain."""
 
 
 OWN = (
     "task", "strategy", "seed", "fault", "steps", "epochs", "budget", "until_error",
     "evaluate_every", "processes", "clock", "device", "checkpoint_every", "tensorboard",
 )  # fmt: skip
-"""Options of a run that a study sets itself, or that make no sense in one."""
+"""Options of a run that a study sets itself, or for which a study has no use."""
 
 _SHARED = ("workers", "batch_size", "lr", "step_time", "link", "topology", "shards")
-"""Options that all methods of a study have in common, or that are tuned."""
+"""Options that are the same for all methods of a study, or that are tuned."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A strategy with an optimizer, and whatever else of a run is its own.
+    """A strategy with an optimizer and other options of a run.
 
     Attributes:
         strategy: as in `grawa train --strategy`.
-        optimizer: as in `grawa train --optimizer`; `None` for what the comparison says.
+        optimizer: as in `grawa train --optimizer`; `None` for the comparison's optimizer.
         options: other options of `grawa train`.
-        knobs: its two main options, or fewer -> values that tuning tries, the default first.
-        optimizer_knobs: the same of its optimizer; no more than two with the strategy's.
+        knobs: up to two of its main options -> values that tuning tries, the default first.
+        optimizer_knobs: the same for its optimizer; at most two in total with `knobs`.
     """
 
     strategy: str
@@ -70,20 +71,20 @@ METHODS: dict[str, Method] = {
         strategy="data_parallel", optimizer="sam", optimizer_knobs={"rho": (0.05, 0.1)}
     ),
 }
-"""Each strategy by its own name, and pairs of a strategy and an optimizer."""
+"""Each strategy under its own name, and pairs of a strategy and an optimizer."""
 
 COMPARED = (
     *("mgrawa", "lgrawa", "uniform", "easgd", "lsgd", "local_sgd", "diloco", "dppf"),
     *("dp_sgd", "dp_sam"),
 )
-"""What is compared if nothing else is said."""
+"""The methods that are compared by default."""
 
 
 def method(text: str) -> Method:
-    """The method written as `name` or `name:option=value`; what is said is not tuned.
+    """The method written as `name` or `name:option=value`; options that are given are not tuned.
 
-    Options are the strategy's or, where it has none of that name, those of `grawa train`:
-    mgrawa:power=2:score=rms. Options of a score that is said so are written as score.decay=0.95.
+    Options are the strategy's or, if it has none of that name, those of `grawa train`:
+    mgrawa:power=2:score=rms. Options of the score are written as score.decay=0.95.
 
     Returns:
         The method.
@@ -103,8 +104,10 @@ def method(text: str) -> Method:
         is_of_run = option in names_of_options() and option not in of_strategy
         (of_run if is_of_run else own).append(part)
         if is_of_run and option in (*OWN, *_SHARED):
-            raise UserError(f"{option} is not for a method: the study sets it for all of them")
-    said = {part.partition("=")[0] for part in own}
+            raise UserError(
+                f"{option} can't be an option of a method: the study sets it for all methods"
+            )
+    given = {part.partition("=")[0] for part in own}
     changes = written_options(of_run)
     optimizer = changes.pop("optimizer", found.optimizer)
     made = replace(
@@ -113,14 +116,14 @@ def method(text: str) -> Method:
         optimizer=optimizer,
         optimizer_knobs=found.optimizer_knobs if optimizer == found.optimizer else {},
         options=changes,
-        knobs={knob: values for knob, values in found.knobs.items() if knob not in said},
+        knobs={knob: values for knob, values in found.knobs.items() if knob not in given},
     )
     names.strategy(made.strategy)
     return made
 
 
 def _with_whole_score(parts: Sequence[str]) -> list[str]:
-    """The options of a method, those of a score that is among them joined to it."""
+    """A method's options, where "score=..." and "score.option=..." are joined to one."""
     of_score = [part for part in parts if part.startswith("score.")]
     if not any(part.startswith("score=") for part in parts):
         return list(parts)
@@ -134,35 +137,35 @@ def _with_whole_score(parts: Sequence[str]) -> list[str]:
 
 
 def grid(chosen: Method, lr: float, settings: int) -> list[dict[str, Any]]:
-    """The settings that tuning tries: all pairs of two values of knobs, and learning rates.
+    """The settings that tuning tries: combinations of two values of each knob and learning rates.
 
-    Each method gets as many: who has fewer knobs gets more learning rates. They are spread evenly,
-    on a logarithmic scale, between 0.35 and 2.8 times `lr`; a knob is tried where four of them are
-    left to go with each of its values.
+    Every method gets the same number of settings, so a method with fewer knobs gets more learning
+    rates. These are spread evenly, on a logarithmic scale, between 0.35 and 2.8 times `lr`. A knob
+    is tried only if at least four learning rates remain for each of its values.
 
     Args:
         chosen: the method.
         lr: the learning rate in the middle.
-        settings: how many; 8, 12 and so on for one knob, 16 and so on for two.
+        settings: number of settings; 8, 12 and so on try one knob, 16 and so on two.
 
     Returns:
-        So many changes to a run's options; the method's defaults at `lr` if it is one.
+        A list of changes to a run's options; the method's defaults at `lr` if `settings` is 1.
 
     >>> [s["lr"] for s in grid(Method(strategy="data_parallel"), 0.1, 3)]
     [0.0354, 0.1, 0.283]
     """
     used: dict[str, Sequence[float]] = {}
-    left = settings
+    lrs = settings
     for knob, tried in (*chosen.knobs.items(), *chosen.optimizer_knobs.items()):
-        if left % len(tried) == 0 and left // len(tried) >= _FEWEST_LRS:
+        if lrs % len(tried) == 0 and lrs // len(tried) >= _FEWEST_LRS:
             used[knob] = tried
-            left //= len(tried)
+            lrs //= len(tried)
     found: list[dict[str, Any]] = []
-    for *values, factor in product(*used.values(), _factors(left)):
-        said = dict(zip(used, values, strict=True))
-        of_optimizer = {k: said.pop(k) for k in chosen.optimizer_knobs if k in said}
+    for *values, factor in product(*used.values(), _factors(lrs)):
+        of_strategy = dict(zip(used, values, strict=True))
+        of_optimizer = {k: of_strategy.pop(k) for k in chosen.optimizer_knobs if k in of_strategy}
         setting: dict[str, Any] = {
-            "strategy": _with(chosen.strategy, said),
+            "strategy": _with(chosen.strategy, of_strategy),
             "lr": float(f"{lr * factor:.3g}"),
             **chosen.options,
         }

@@ -1,4 +1,4 @@
-"""From names on the command line to objects: the only place that knows both."""
+"""Maps names on the command line to strategies and tasks."""
 
 from collections.abc import Callable
 from functools import partial
@@ -69,11 +69,11 @@ def strategy(text: str) -> Strategy:
 
 
 def task(text: str, data: str | None = None) -> Task:
-    """The task written in the same way.
+    """The task written as `name` or `name:option=value:option=value`.
 
     Args:
-        text: `name` or `name:option=value:option=value`.
-        data: its option `data`, a path; here one that may hold a colon.
+        text: the text.
+        data: its option `data`, a path, which here may contain a colon.
 
     Returns:
         The task.

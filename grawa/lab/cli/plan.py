@@ -1,4 +1,4 @@
-"""`grawa plan`: what a method and a `sync_every` would cost, before anything is trained."""
+"""`grawa plan`: predicts the cost of a method and a `sync_every` before anything is trained."""
 
 import importlib
 import json
@@ -43,25 +43,26 @@ def plan_command(
 ) -> None:
     """Predict the speed of each method over a network, from a few measured times.
 
-    A local step and each method's round are measured here; what messages take is worked out from
-    the link. Under torchrun the link between the processes is measured too.
+    The time of a local step and of each method's round is measured on this machine; the time of
+    messages is computed from the link. Under torchrun the link between the processes is measured
+    too.
 
     Args:
-        what: A task, such as digits; or module:function of your own, a function that returns
-            (model, optimizer, step, samples): step() makes one whole local step of so many samples.
-        strategies: Which methods, as in `grawa train --strategy`.
-        workers: How many; under torchrun as many as processes.
-        link: Bandwidth and latency between workers, 100mbit:20ms say; needed without torchrun.
+        what: A task, such as digits; or module:function for a function of your own that returns
+            (model, optimizer, step, samples): step() makes a whole local step of so many samples.
+        strategies: The methods, as in `grawa train --strategy`.
+        workers: Number of workers; under torchrun the number of processes.
+        link: Bandwidth and latency between workers, such as 100mbit:20ms; needed without torchrun.
         topology: How workers are connected.
         batch_size: Samples per worker and step, for a task.
         data: The folder or archive with the data, for a task that reads them.
-        loss: How much of the time may be lost in rounds.
-        device: auto takes a GPU if there is one; else cpu or cuda.
-        picture: Where to draw it, a PNG.
-        out: Where to write all of it, as JSON.
+        loss: The largest fraction of the time that may be spent waiting in rounds.
+        device: cpu, cuda, or auto for a GPU if there is one.
+        picture: A PNG file to draw the predictions in.
+        out: A JSON file to write all numbers to.
 
     Raises:
-        UserError: if a name, a link or a share is not one.
+        UserError: if an argument is invalid.
     """
     made = {name: names.strategy(name) for name in strategies}
     most_lost = share(loss, "loss")
@@ -91,7 +92,7 @@ def plan_command(
         write_text(out, json.dumps(plan_json(measured, most_lost), indent=1) + "\n")
     if picture is not None:
         plan_picture(measured, picture)
-        console.print(f"{picture}: the same as a picture")
+        console.print(f"{picture}: the predictions as a picture")
 
 
 @contextmanager
@@ -102,8 +103,8 @@ def _here(device: str) -> Generator[torch.device]:
 def _network(link: str | None, topology: Literal["ring", "mesh", "star"], workers: int) -> Network:
     if link is None:
         raise UserError(
-            "give the link between workers, --link 100mbit:20ms say; or start this command with "
-            "torchrun, to measure the one there is"
+            "give the link between workers, such as --link 100mbit:20ms; or start this command "
+            "with torchrun to measure the real link"
         )
     if workers < 2:
         raise UserError(f"a plan needs at least 2 workers, got {workers}")
@@ -113,7 +114,7 @@ def _network(link: str | None, topology: Literal["ring", "mesh", "star"], worker
 def _subject(what: str, batch_size: int, folder: str | None, device: torch.device) -> Subject:
     if ":" in what and what.split(":")[0] not in names.TASKS:
         if folder is not None:
-            raise UserError(f"--data is for a task, and {what} is a function of your own")
+            raise UserError(f"--data is for tasks only, and {what} is a function of your own")
         return _own(what)
     config = TrainConfig(task=what, workers=1, batch_size=batch_size)
     settings, task = config.settings(), names.task(what, folder)
@@ -128,7 +129,7 @@ def _subject(what: str, batch_size: int, folder: str | None, device: torch.devic
 
 
 def _own(what: str) -> Subject:
-    """What the user's function returns."""
+    """Calls the user's function, and checks what it returns."""
     module, _, name = what.partition(":")
     try:
         function = getattr(importlib.import_module(module), name)

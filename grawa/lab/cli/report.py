@@ -1,4 +1,4 @@
-"""`grawa report`: a page of a run or a study, from its folder alone."""
+"""`grawa report`: makes a page of a run or a study from its folder."""
 
 from pathlib import Path
 
@@ -18,15 +18,15 @@ def report_command(
     out: Path | None = None,
     pictures: Path | None = None,
 ) -> None:
-    """Make a page of runs and studies: tables, pictures and verdicts in one file.
+    """Make a page of runs and studies: tables, pictures and tested claims in one file.
 
     Args:
-        folders: Folders of runs or studies, whole or interrupted.
+        folders: Folders of runs or studies, finished or interrupted.
         out: One page for all of them; by default each gets report.html in its own folder.
-        pictures: A folder for the pictures as PNG files too.
+        pictures: A folder in which to write the pictures as PNG files too.
 
     Raises:
-        UserError: if one is not such a folder, or has nothing to show.
+        UserError: if a folder is not one of a run or a study, or has no results yet.
     """
     if not folders:
         raise UserError("name at least one folder of a run or a study")
@@ -53,7 +53,7 @@ def page_of(folder: Path) -> Page:
     """The page of a run or a study.
 
     Args:
-        folder: of one or the other.
+        folder: the folder of either.
 
     Returns:
         The page.
@@ -64,7 +64,9 @@ def page_of(folder: Path) -> Page:
     if StudyFolder.is_one(folder):
         return study_page(StudyFolder.open(folder))
     if not (folder / "config.toml").is_file():
-        raise UserError(f"{folder} is no run or study: it has no config.toml and no study.toml")
+        raise UserError(
+            f"{folder} is not a run or study: it has neither config.toml nor study.toml"
+        )
     return run_page(RunFolder.open(folder))
 
 

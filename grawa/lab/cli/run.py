@@ -1,4 +1,4 @@
-"""`grawa train`, `grawa resume`: from a configuration to a run folder."""
+"""`grawa train` and `grawa resume`: train a configuration and write the run's folder."""
 
 import json
 import sys
@@ -41,10 +41,9 @@ def train_command(
 
     Args:
         config: the run.
-        from_file: A file as a run's config.toml, such as those in recipes/, whose entries stand
-            for options that are not given; TASK may then be left out. It is read before the
-            options are: see `grawa.lab.cli.config_file`.
-        out: The run's folder, which must not exist; by default a new one in runs/.
+        from_file: A file with the format of a run's config.toml, such as those in recipes/, for
+            options that are not given on the command line; TASK may then be left out.
+        out: The run's folder, which must not exist yet; by default a new one in runs/.
     """
     check(config)
     path = out or Path("runs") / f"{_file_name(config)}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -54,13 +53,13 @@ def train_command(
 
 
 def resume_command(run: tyro.conf.Positional[Path]) -> None:
-    """Go on with a run from its last checkpoint, as if it had not been interrupted.
+    """Continue a run from its last checkpoint, as if it had not been interrupted.
 
     Args:
         run: The run's folder.
 
     Raises:
-        UserError: if there is nothing to go on from.
+        UserError: if there is no checkpoint, or the run has finished.
     """
     folder = RunFolder.open(run)
     found = latest(folder.checkpoints)
@@ -75,13 +74,11 @@ def resume_command(run: tyro.conf.Positional[Path]) -> None:
 
 
 def check(config: TrainConfig, known: dict[Hashable, Data] | None = None) -> None:
-    """Finds what is wrong with a configuration before anything is started or written.
-
-    What is wrong is raised as a `UserError`.
+    """Raises a `UserError` for an invalid configuration before anything is started or written.
 
     Args:
         config: the run.
-        known: data that were loaded for others; what is loaded is added.
+        known: data that were loaded already for other runs; newly loaded data are added.
     """
     settings = config.settings()
     config.num_processes()
@@ -117,13 +114,13 @@ def _run(config: TrainConfig, path: Path) -> None:
 
 @record
 def run_process(config: TrainConfig, path: Path) -> None:
-    """What each process does; it leaves its error where a launcher finds it."""
+    """Trains in one process; an exception is recorded for the launcher."""
     with distributed(config.device, config.settings().timeout) as device:
         _host(config, from_first(path), device)
 
 
 def _host(config: TrainConfig, path: Path, device: torch.device) -> None:
-    """Trains the workers of this process; the first one keeps the run folder."""
+    """Trains the workers of this process; the first process writes the run's folder."""
     task = names.task(config.task, config.data)
     checkpoints = RunFolder(path).checkpoints if config.checkpoint_every else None
     events = train(
@@ -136,7 +133,7 @@ def _host(config: TrainConfig, path: Path, device: torch.device) -> None:
     )
     if under_launcher():
         events = while_parent_lives(events)
-    events = _keeping_workers(events, RunFolder(path))
+    events = _saving_workers(events, RunFolder(path))
     if is_first_process():
         keep(events, config, task, path)
     else:
@@ -144,8 +141,8 @@ def _host(config: TrainConfig, path: Path, device: torch.device) -> None:
             pass
 
 
-def _keeping_workers(events: Iterator[Event], folder: RunFolder) -> Iterator[Event]:
-    """The same events; each process writes its own workers, before the first writes the model."""
+def _saving_workers(events: Iterator[Event], folder: RunFolder) -> Iterator[Event]:
+    """Passes events on; at the end each process saves its workers, before the model is saved."""
     for event in events:
         if isinstance(event, Finished):
             for worker, state in event.workers.items():
@@ -154,7 +151,7 @@ def _keeping_workers(events: Iterator[Event], folder: RunFolder) -> Iterator[Eve
 
 
 def strategy_for(config: TrainConfig, task: Task, data: Data) -> Strategy:
-    """The configured strategy, with the seed and the score that it is to have."""
+    """The configured strategy, with its seed and score."""
     strategy = names.strategy(config.strategy)
     if isinstance(strategy, RandomWeights) and strategy.seed is None:
         return replace(strategy, seed=config.seed)
@@ -162,7 +159,7 @@ def strategy_for(config: TrainConfig, task: Task, data: Data) -> Strategy:
 
 
 def keep(events: Iterator[Event], config: TrainConfig, task: Task, path: Path) -> None:
-    """Shows a run's events and keeps them in its folder, which is made when all have started."""
+    """Shows a run's events and writes them to its folder, which is made when all have started."""
     started = next(events)
     assert isinstance(started, Started)
     folder = RunFolder.create(path, config) if started.step == 0 else RunFolder.open(path)
@@ -187,7 +184,7 @@ def keep(events: Iterator[Event], config: TrainConfig, task: Task, path: Path) -
 
 
 def _totals(finished: Finished, task: Task, folder: RunFolder) -> dict[str, Any]:
-    """What came of a run; sums over all its rounds, also those before it was resumed."""
+    """The result of a run; sums over all its rounds, also those before it was resumed."""
     rounds = [event for event in folder.events() if event["kind"] == "round"]
     summed = ("bytes_sent", "compute_seconds", "round_seconds", "exposed_seconds")
     return {

@@ -1,4 +1,4 @@
-"""Models of a run that was kept."""
+"""Loads saved models of a run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,16 +9,16 @@ from grawa.errors import UserError
 
 
 def put_state(model: nn.Module, state: Mapping[str, Tensor], path: Path, task: str) -> None:
-    """Gives a model the parameters and buffers that were saved.
+    """Loads saved parameters and buffers into a model.
 
     Args:
-        model: of the task.
-        state: its state dict.
-        path: of the file that it was read from.
+        model: the task's model.
+        state: the saved state dict.
+        path: the file from which it was read, for the message.
         task: the task's name.
 
     Raises:
-        UserError: if they are not a model of the task.
+        UserError: if they don't fit the task's model.
     """
     try:
         model.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""From `--score` to the score of a run's strategy."""
+"""Makes the score that `--score` names for a run's strategy."""
 
 from dataclasses import dataclass, field, replace
 
@@ -19,16 +19,16 @@ def check(config: TrainConfig, strategy: Strategy) -> None:
 
 
 def with_score(strategy: Strategy, config: TrainConfig, task: Task, data: Data) -> Strategy:
-    """The strategy, with the score that a configuration names.
+    """The strategy with the score that a configuration names, if it names one.
 
     Args:
-        strategy: as it is by itself.
-        config: says which.
-        task: of the run.
-        data: of all workers, from which probe batches are drawn.
+        strategy: the strategy with its default score.
+        config: the configuration.
+        task: the run's task.
+        data: the data of all workers, from which probe batches are drawn.
 
     Returns:
-        The strategy that is to be used.
+        The strategy to use.
     """
     if config.score is None:
         return strategy
@@ -40,12 +40,12 @@ def with_score(strategy: Strategy, config: TrainConfig, task: Task, data: Data) 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeBatches:
-    """Batches that follow from a seed, the same for all workers.
+    """Random batches that depend on a seed only, so that they are the same for all workers.
 
     Args:
-        data: from which they are drawn.
+        data: the data from which they are drawn.
         size: samples in a batch.
-        seed: of the draws.
+        seed: the seed of the draws.
     """
 
     data: Data = field(repr=False, compare=False)
@@ -53,7 +53,7 @@ class ProbeBatches:
     seed: int
 
     def __call__(self, index: int) -> tuple[Tensor, Tensor]:
-        """The batch of this number."""
+        """The batch with this number."""
         inputs, targets = self.data.train_inputs, self.data.train_targets
         random = generator(self.seed, "probe", index)
         picked = torch.randperm(len(inputs), generator=random)[: self.size].to(inputs.device)
@@ -62,7 +62,7 @@ class ProbeBatches:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeTask:
-    """A task's loss, on a batch of inputs and targets.
+    """A task's loss on a batch of inputs and targets.
 
     Args:
         task: the task.

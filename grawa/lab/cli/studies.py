@@ -1,4 +1,4 @@
-"""What `grawa compare` and `grawa ablate` share: from a command line to a study, and on."""
+"""What `grawa compare` and `grawa ablate` share: making a study, running it, showing it."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ from grawa.lab.tasks import Data
 from grawa.process_group import pick_device
 
 FIRST_TUNE_SEED = 1000
-"""Validation seeds are from here on, and test seeds below."""
+"""The first validation seed; test seeds are below it."""
 
 
 def study_of(
@@ -38,21 +38,21 @@ def study_of(
     baseline: str,
     knob: str = "",
 ) -> Study:
-    """The study that is asked for, checked from end to end before anything runs.
+    """Makes a study from a command line, and checks the options of all its runs.
 
     Args:
         asked: the command line.
-        kind: which command.
+        kind: the command.
         arms: what is compared.
         tune: number of validation seeds.
         baseline: the arm that others are compared with.
-        knob: what differs in an ablation.
+        knob: the option that is varied in an ablation.
 
     Returns:
         The study.
 
     Raises:
-        UserError: if anything in it is wrong.
+        UserError: if an option is invalid.
     """
     usual_seeds = 4 if asked.quick else 8
     seeds = at_least(usual_seeds if asked.seeds is None else asked.seeds, 1, "seeds")
@@ -74,8 +74,8 @@ def study_of(
     last = max(max(study.seeds_under(condition)) for condition in study.conditions)
     if last >= FIRST_TUNE_SEED:
         raise UserError(
-            f"the last seed would be {last}, but from {FIRST_TUNE_SEED} on they are for tuning: "
-            "take fewer seeds or populations"
+            f"the last seed would be {last}, but seeds from {FIRST_TUNE_SEED} on are for tuning: "
+            "use fewer seeds or populations"
         )
     with Console().status("checking"):
         _check(study)
@@ -103,7 +103,7 @@ def _conditions(text: str, what: str) -> tuple[Condition, ...]:
 
 
 def _check(study: Study) -> None:
-    """Every run is tried as far as its options go; each kind of data is dealt out once."""
+    """Checks the options of every run; data are loaded once for each task, seed and dtype."""
     seen: set[Any] = set()
     data_of: dict[Hashable, Data] = {}
     for arm in study.arms:
@@ -119,10 +119,10 @@ def _check(study: Study) -> None:
 
 
 def run(study: Study, asked: StudyConfig) -> None:
-    """Runs a study, or what is left of it, and shows what came of it.
+    """Runs a study, or the rest of it, and shows its results.
 
     Args:
-        study: what is asked.
+        study: the study.
         asked: the command line.
     """
     usual = (os.cpu_count() or 1) if pick_device(asked.device).type == "cpu" else 1
@@ -130,45 +130,45 @@ def run(study: Study, asked: StudyConfig) -> None:
     path = asked.out or Path("runs") / default_name(study)
     folder, console = StudyFolder.begin(path, study), Console()
     with folder.locked():
-        say_what_was_found(folder, console)
-        folder.mend()
+        show_earlier_trials(folder, console)
+        folder.remove_incomplete_lines()
         with StudyProgress(study.count(), console) as progress:
             run_study(study, folder, prepare, jobs, progress.show)
         show(folder, console)
 
 
 def default_name(study: Study) -> str:
-    """A folder's name that is the same for the same study, and no other."""
+    """A folder name that depends on all options of the study."""
     whole = json.dumps(as_toml(study), sort_keys=True, default=str)
     task = "".join(c if c.isalnum() or c in "-._" else "-" for c in study.base.task)
     return f"{study.kind}-{task}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 
-def say_what_was_found(folder: StudyFolder, console: Console) -> None:
-    """Where an interrupted study goes on, and what is not as it was."""
+def show_earlier_trials(folder: StudyFolder, console: Console) -> None:
+    """Prints where an interrupted study continues, and what has changed since."""
     found = folder.found()
     if found.results or found.dropped:
         console.print(
-            f"{folder.path}: going on after {len(found.results)} trials",
+            f"{folder.path}: continuing after {len(found.results)} trials",
             highlight=False,
             soft_wrap=True,
         )
         for what in folder.changed_since():
             console.print(
-                f"note: {what} differ from those that the study was begun with",
+                f"note: {what} differ from those at the start of the study",
                 highlight=False,
                 soft_wrap=True,
             )
     if found.dropped:
         console.print(
-            f"{found.dropped} lines of trials.jsonl were cut short; they run again",
+            f"{found.dropped} lines of trials.jsonl are incomplete; these trials run again",
             highlight=False,
             soft_wrap=True,
         )
 
 
 def show(folder: StudyFolder, console: Console) -> None:
-    """The tables and verdicts of a study, and where its page is."""
+    """Prints the tables and tested claims of a study, and writes its page."""
     with console.status("tables"):
         page = study_page(folder)
     for section in page.sections:
@@ -183,4 +183,4 @@ def show(folder: StudyFolder, console: Console) -> None:
                 console.print(line, highlight=False, soft_wrap=True)
     with console.status("pictures"):
         written = write_page([page], folder.path / "report.html")
-    console.print(f"{written}: all of it, with pictures", highlight=False, soft_wrap=True)
+    console.print(f"{written}: all results, with pictures", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What `grawa compare` and `grawa ablate` are told on the command line."""
+"""The options of `grawa compare` and `grawa ablate`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from grawa.lab.experiments.study import Axis
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """What both commands are told."""
+    """The options that both commands share."""
 
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
-    """What to learn, as in `grawa train`."""
+    """The task, as in `grawa train`."""
 
     data: str | None = None
     """The folder or archive with the data, for a task that reads them: cifar10, cifar100,
@@ -32,22 +32,22 @@ class StudyConfig:
     lgrawa:pull=0.3,mgrawa:score=rms,uniform."""
 
     baseline: str | None = None
-    """To which the others' differences are taken; by default the first."""
+    """The method with which the others are compared; by default the first."""
 
     faults: str = "clean"
     """Conditions, separated by commas: clean, a fault as in `grawa train`, dirichlet:A; or several
     at once, joined by +."""
 
     seeds: int | None = None
-    """How many seeds, from 0; 8, or 4 with --quick."""
+    """Number of seeds, from 0; by default 8, or 4 with --quick."""
 
     axis: Axis = "time"
-    """At the same amount of what methods are compared: time (of the modelled clock), rounds (times
-    that the workers talk), bytes (sent by a worker) or steps. Who spends more of it on a step makes
-    fewer steps."""
+    """What is equal for all methods that are compared: time (of the modelled clock), rounds
+    (exchanges between the workers), bytes (sent by a worker) or steps. A method that spends more of
+    it on a step makes fewer steps."""
 
     steps: int | None = None
-    """Local steps of the cheapest method; 960, or 320 with --quick."""
+    """Local steps of the cheapest method; by default 960, or 320 with --quick."""
 
     workers: int = 4
     """Number of workers."""
@@ -59,65 +59,65 @@ class StudyConfig:
     """Samples per worker and step."""
 
     lr: float = 0.1
-    """Learning rate at the start, or in the middle of the grid."""
+    """Initial learning rate; with tuning, the one in the middle of the grid."""
 
     step_time: str = "50ms"
-    """How long a local step takes, by the modelled clock."""
+    """Duration of a local step on the modelled clock."""
 
     link: str = "100mbit:20ms"
-    """Bandwidth and latency between workers, by the modelled clock."""
+    """Bandwidth and latency between workers on the modelled clock."""
 
     options: tuple[str, ...] = ()
     """Any other options of `grawa train`, for all runs: optimizer=adamw comm_dtype=int8."""
 
     tune: int | None = None
-    """Validation seeds on which each method's setting is chosen, 1000 and on; 0 for none."""
+    """Number of validation seeds (from 1000) on which each method's setting is chosen; 0: none."""
 
     grid: int | None = None
-    """Settings that are tried for each method: 12, or 4 with --quick. Learning rates around --lr,
-    and where four of them remain for each, two values of its main options."""
+    """Number of settings that are tried for each method; by default 12, or 4 with --quick. They are
+    learning rates around --lr and, if four of these remain for each, two values of the method's
+    main options."""
 
     tune_faults: str | None = None
-    """Choose one setting for all conditions by the mean over these; by default each condition has
-    its own."""
+    """Choose one setting for all conditions, by the mean over these conditions; by default a
+    setting is chosen for each condition."""
 
     points: int = 12
-    """At how many points of a run its consensus is measured."""
+    """Number of measurements of the consensus during a run."""
 
     flatness: int | None = None
-    """Training samples over which the flatness of each compared run's consensus is measured; 0 for
-    not at all, which is the default with --quick, else 256. Eigenvalues and traces need
+    """Number of training samples on which the flatness of each compared run's consensus is
+    measured, 0 for no measurement; by default 256, or 0 with --quick. Eigenvalues and traces need
     grawa[flatness]."""
 
     flatness_faults: str | None = None
-    """The conditions under which it is measured, where it takes longer than training; by default
-    all."""
+    """The conditions under which flatness is measured, to save time; by default all."""
 
     quick: bool = False
     """A first look: fewer steps, seeds and settings."""
 
     device: str = "cpu"
-    """Where runs are: cpu, cuda (the first GPU), or auto for a GPU if there is one."""
+    """The device for runs: cpu, cuda (the first GPU), or auto for a GPU if there is one."""
 
     jobs: int | None = None
-    """Runs at a time; by default as many as there are cores, and one on a GPU."""
+    """Runs at a time; by default the number of cores, and one on a GPU."""
 
     out: Path | None = None
-    """The study's folder; by default one in runs/ that is named by what is asked. If it holds this
-    study already, the study goes on where it stopped."""
+    """The study's folder; by default one in runs/ whose name depends on all options. If it contains
+    this study already, the study continues where it stopped."""
 
     def flatness_config(self) -> FlatnessConfig | None:
-        """How the flatness of runs is measured; `None` for not at all."""
+        """How the flatness of runs is measured; `None` if it is not."""
         usual = 0 if self.quick else 256
         samples = at_least(usual if self.flatness is None else self.flatness, 0, "flatness")
         eigenvalues = 1 if has_curvlinops() else 0
         return FlatnessConfig(samples=samples, eigenvalues=eigenvalues) if samples else None
 
     def base(self) -> TrainConfig:
-        """What all runs have in common.
+        """The options that all runs share.
 
         Returns:
-            A configuration whose strategy, seed and faults are to be set.
+            A configuration in which strategy, seed and faults are still to be set.
         """
         options = other_options(self.options, self, "the study")
         config = TrainConfig(
@@ -136,32 +136,32 @@ class StudyConfig:
         return changed(config, options)
 
 
-def other_options(texts: Sequence[str], asked: object, who: str) -> dict[str, Any]:
-    """What --options says, of a command that has options of its own.
+def other_options(texts: Sequence[str], asked: object, command: str) -> dict[str, Any]:
+    """Parses --options, and refuses those that the command sets itself.
 
     Args:
         texts: each name=value.
         asked: the command's own options, as attributes.
-        who: sets those itself.
+        command: the command's name, for the message.
 
     Returns:
-        The changes.
+        The changes to a run's options.
 
     Raises:
-        UserError: if one is not for --options.
+        UserError: if an option is set by the command.
     """
     options = written_options(texts)
-    taken = [name for name in options if name in OWN or hasattr(asked, name)]
-    if taken:
-        raise UserError(f"{taken[0]} is not for --options: {who} sets it itself")
+    own = [name for name in options if name in OWN or hasattr(asked, name)]
+    if own:
+        raise UserError(f"{own[0]} can't be given in --options, because {command} sets it itself")
     return options
 
 
 def listed(text: str, what: str) -> list[str]:
-    """The entries of a list that is separated by commas.
+    """The entries of a list separated by commas.
 
     Returns:
-        Them, all different.
+        The entries, all different.
 
     Raises:
         UserError: if one is empty, or given twice.

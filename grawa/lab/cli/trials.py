@@ -1,4 +1,4 @@
-"""From a trial's configuration to objects; in each process that runs trials."""
+"""Makes a trial's task and strategy, in each process that runs trials."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""`grawa wells`: how methods walk a landscape of flat and sharp minima, and where they end."""
+"""`grawa wells`: methods on a two-dimensional loss with flat and sharp minima."""
 
 import json
 import math
@@ -29,25 +29,25 @@ from grawa.lab.report.wells_tables import end_table, share_table
 _COUNT = TextColumn("{task.completed:.0f}/{task.total:.0f}")
 
 SCHEMA = 1
-"""Version of `ends.json`; raised when a field changes its meaning."""
+"""Version of `ends.json`; increased when the meaning of a field changes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WellsConfig:
-    """What `grawa wells` is told.
+    """The options of `grawa wells`.
 
-    All workers start at one point at the landscape's edge. By default there is no guard: it judges
-    workers by their losses, and here a batch's loss is mostly noise.
+    All workers start at the same point at the edge of the landscape. By default there is no guard,
+    because it compares the workers' losses, and here a batch's loss is mostly noise.
     """
 
     strategies: str = "mgrawa,lgrawa,uniform,easgd,lsgd,local_sgd,diloco,dp_sgd"
     """Methods, separated by commas, as in `grawa compare`: mgrawa:pull=0.3,easgd:sync_every=4."""
 
     seed: int = 0
-    """The first seed, which the pictures show."""
+    """The first seed; the pictures show its runs."""
 
     seeds: int = 20
-    """How many seeds, from the first, are counted; 1 for the pictures alone."""
+    """Number of seeds, from the first, for the table of where runs end; 1 for pictures only."""
 
     workers: int = 4
     """Number of workers."""
@@ -59,7 +59,7 @@ class WellsConfig:
     """Local steps between rounds."""
 
     lr: float = 0.03
-    """Learning rate at the start."""
+    """Initial learning rate."""
 
     noise: float = 4.0
     """Standard deviation of each sample's gradient noise, per dimension."""
@@ -71,19 +71,19 @@ class WellsConfig:
     """Any other options of `grawa train`, for all runs: guard=true optimizer=adamw."""
 
     animate: bool = True
-    """Draw paths.gif too."""
+    """Also draw paths.gif."""
 
     out: Path = Path("runs") / "wells"
-    """The folder for the files; what an earlier command left there is replaced."""
+    """The folder for the files; those of an earlier command are replaced."""
 
     def methods(self) -> dict[str, TrainConfig]:
         """The runs of the first seed.
 
         Returns:
-            Method -> its options, tried as far as they go.
+            Method -> its options, checked.
 
         Raises:
-            UserError: if anything is wrong.
+            UserError: if an option is invalid.
         """
         if not math.isfinite(self.noise):
             raise UserError(f"noise must be finite, got {self.noise}")
@@ -110,7 +110,7 @@ class WellsConfig:
 
 
 def _stacked(config: TrainConfig) -> TrainConfig:
-    """With all workers' steps in one pass, where that can be: it is several times as fast."""
+    """Computes all workers' steps in one pass if possible, which is several times as fast."""
     together = replace(config, stack_workers=True)
     try:
         together.settings()
@@ -120,13 +120,13 @@ def _stacked(config: TrainConfig) -> TrainConfig:
 
 
 def wells_command(asked: Annotated[WellsConfig, tyro.conf.arg(name="")]) -> None:
-    """Watch methods walk a landscape of flat and sharp minima.
+    """Watch methods on a two-dimensional loss with flat and sharp minima.
 
-    Trains a point in the plane with each method, draws the workers' paths into paths.png and
+    Trains a point in the plane with each method, draws the workers' paths in paths.png and
     paths.gif, and counts over many seeds in which kind of minimum each method's consensus ends.
 
     Args:
-        asked: what to run.
+        asked: the options.
     """
     at_least(asked.seed, 0, "seed")
     seeds = range(asked.seed, asked.seed + at_least(asked.seeds, 1, "seeds"))
@@ -143,24 +143,26 @@ def wells_command(asked: Annotated[WellsConfig, tyro.conf.arg(name="")]) -> None
             draw_animation(first, out / "paths.gif", lambda: advance("drawing"))
     record = {"schema": SCHEMA, "environment": environment(), "runs": as_json(runs, methods)}
     write_text(out / "ends.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
-    _say(asked, runs, first, out)
+    _show(asked, runs, first, out)
 
 
 def _folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{path} can't be a folder: {error.strerror}; take another --out") from None
+        raise UserError(
+            f"can't make the folder {path}: {error.strerror}; use another --out"
+        ) from None
     return path
 
 
-def _say(asked: WellsConfig, runs: Sequence[Walked], first: Sequence[Walked], out: Path) -> None:
-    """The tables, and where the files are."""
+def _show(asked: WellsConfig, runs: Sequence[Walked], first: Sequence[Walked], out: Path) -> None:
+    """Prints the tables and the names of the files."""
     console = Console()
     console.print(as_rich(end_table(first)))
     if asked.seeds > 1:
         console.print(as_rich(share_table(runs)))
     console.print(f"{out}/paths.png: each worker's path, seed {asked.seed}", soft_wrap=True)
     if asked.animate:
-        console.print(f"{out}/paths.gif: the same, step by step", soft_wrap=True)
+        console.print(f"{out}/paths.gif: the paths as an animation", soft_wrap=True)
     console.print(f"{out}/ends.json: where every run ended", soft_wrap=True)

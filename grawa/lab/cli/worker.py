@@ -13,10 +13,10 @@ from grawa.lab.cli.run import run_process
 from grawa.lab.experiments.config import TrainConfig
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher is told, and ends all
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher gets it too, and ends all processes
     table = json.loads(sys.argv[1])
     path = Path(sys.argv[2])
-    sys.argv = sys.argv[3:]  # for the record
+    sys.argv = sys.argv[3:]  # environment.json records the user's command
     try:
         run_process(TrainConfig.from_toml(table, Path("command line")), path)
     except (UserError, DivergedError, CommunicationError):

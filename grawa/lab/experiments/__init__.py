@@ -1,1 +1,1 @@
-"""Runs: how they are configured, and the folder each leaves behind."""
+"""Runs and studies: their configuration, their folders, and how studies are executed."""

@@ -1,4 +1,4 @@
-"""A training run as it is written on the command line and in `config.toml`."""
+"""The options of a training run, on the command line and in `config.toml`."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -30,26 +30,26 @@ _LONGEST_TIMEOUT = 1e9  # seconds, some thirty years
 class TrainConfig:
     """Train a task on several workers.
 
-    By default each worker is a process of its own on this machine. Under torchrun, the processes
-    are those that it started. The run leaves a folder with its configuration, its
-    events and `model.safetensors`; `grawa evaluate RUN` measures that model.
+    By default each worker is a process of its own on this machine; under torchrun, torchrun's
+    processes are used. The run writes a folder with its configuration, its events and
+    `model.safetensors`; `grawa evaluate RUN` measures that model.
     """
 
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
-    """What to learn, with options: digits, digits:train_size=400. `grawa tasks` lists them."""
+    """The task, with options: digits, digits:train_size=400. `grawa tasks` lists them."""
 
     data: str | None = None
     """The folder or archive with the data, for a task that reads them: cifar10, cifar100,
     imagenet. The same as the task's option data=DIR."""
 
     strategy: str = "lgrawa"
-    """How to average, with options: lgrawa:pull=0.3:prox=0. `grawa strategies` lists them."""
+    """The averaging method, with options: lgrawa:pull=0.3:prox=0. `grawa strategies` lists them."""
 
     workers: int = 4
     """Number of workers."""
 
     processes: int | None = None
-    """Processes to spread them over; by default one for each worker."""
+    """Number of processes, which host equally many workers; by default one for each worker."""
 
     steps: int | None = None
     """Local steps of each worker; 960 if neither --epochs nor --budget is given."""
@@ -58,11 +58,11 @@ class TrainConfig:
     """Passes over the smallest worker's samples, in place of --steps."""
 
     budget: str | None = None
-    """Time to train for, 90s or 2h: training ends at the round that is nearest. The learning rate
-    falls with the time that is spent."""
+    """Training time, such as 90s or 2h: training ends at the nearest round, and the learning rate
+    falls with the elapsed time."""
 
     until_error: str | None = None
-    """End when the consensus's error is at most this, 5% say."""
+    """Training ends when the consensus's error is at most this, such as 5%."""
 
     evaluate_every: int | None = None
     """Rounds between measurements of the consensus; by default 1 with --until-error, else none."""
@@ -72,116 +72,119 @@ class TrainConfig:
 
     schedule: str = "every"
     """When rounds are due: every; shared-count (all workers' steps are counted together, so that a
-    fast worker makes more of them); warmup:STEPS (after every step at first); quadratic or
-    quadratic:GROWTH (rarer as the learning rate falls)."""
+    fast worker makes more of them); warmup:STEPS (a round after each of the first steps); quadratic
+    or quadratic:GROWTH (rarer as the learning rate falls)."""
 
     overlap_steps: int = 0
-    """Local steps for which a round may go on in the background."""
+    """Local steps for which a round may run in the background."""
 
     fragments: int = 1
-    """Parts of the model that are synchronised in turn, each a part of the bytes."""
+    """Number of parts of the model that are synchronised one after another, in smaller messages."""
 
     comm_dtype: Literal["same", "bf16", "int8"] = "same"
-    """In what parameters travel between workers."""
+    """The dtype in which parameters are sent between workers."""
 
     hook_every: int = 1
-    """Local steps between those after which gradient norms are noted and the proximal pull is made;
+    """Gradient norms are recorded and the proximal pull is applied after every so many local steps;
     more than 1 saves memory traffic."""
 
     batch_size: int = 16
     """Samples per worker and step."""
 
     lr: float = 0.1
-    """Learning rate at the start."""
+    """Initial learning rate."""
 
     lr_schedule: Literal["constant", "cosine"] = "cosine"
-    """How it changes: not at all, or down to zero at the end."""
+    """How the learning rate changes: constant, or cosine down to zero at the end."""
 
     optimizer: Annotated[
-        str, tyro.conf.arg(metavar="OPTIMIZER", help=f"Each worker's own: {OPTIMIZERS_HELP}.")
+        str, tyro.conf.arg(metavar="OPTIMIZER", help=f"Each worker's optimizer: {OPTIMIZERS_HELP}.")
     ] = "sgd"
 
     score: str | None = None
-    """What workers report before a round, with options; by default what the strategy says. Norms:
-    training (an average over the training batches since the last round), rms (a running root mean
-    square of them), probe (on a batch that all workers share, for workers that differ in their
-    data). Losses: loss (the last few), probe-loss (on the shared batch). Norms times a loss, an
-    experiment: norm-times-loss, probe-times-probe-loss and so on. Of a shared batch, size=256 says
-    how many samples it has. With from=6, all workers count equally until round 6: norms mislead
-    while losses are near chance. So: probe:size=256:from=6, rms:decay=0.95, loss:window=8."""
+    """What workers report before a round, with options; by default the strategy's own score.
+    Gradient norms: training (averaged over the training batches since the last round), rms (their
+    running root mean square), probe (on a batch that all workers share, for workers with different
+    data). Losses: loss (of the last few steps), probe-loss (on the shared batch). Norms times a
+    loss, which is experimental: norm-times-loss, probe-times-probe-loss and so on. size=256 sets
+    the number of samples in a shared batch. With from=6, all workers count equally before round 6,
+    since norms mislead while losses are near chance. Examples: probe:size=256:from=6,
+    rms:decay=0.95, loss:window=8."""
 
     guard: bool = True
-    """Whether a worker that goes wrong is kept out of the center."""
+    """Whether workers that go wrong are kept out of the center."""
 
     buffers: Literal["average", "local"] = "average"
-    """What becomes of BatchNorm statistics and other buffers at a round."""
+    """Whether BatchNorm statistics and other buffers are averaged at rounds, or stay local."""
 
     shards: str = "iid"
-    """How samples are dealt out: iid, or dirichlet:A (A small: each worker sees few labels)."""
+    """How samples are distributed over the workers: iid, or dirichlet:A (with a small A each worker
+    sees few labels)."""
 
     fault: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]],
         tyro.conf.arg(
             metavar="FAULT",
-            help="What goes wrong on purpose, or sets workers apart; may be repeated: "
+            help="A fault, or a difference between workers, made on purpose; may be repeated: "
             f"{FAULTS_HELP}.",
         ),
     ] = ()
 
     dtype: Literal["float32", "float64"] = "float32"
-    """Of parameters and data."""
+    """Dtype of parameters and data."""
 
     device: str = "auto"
-    """auto takes a GPU if there is one; else cpu or cuda."""
+    """cpu, cuda, or auto for a GPU if there is one."""
 
     seed: int = 0
-    """Of everything random."""
+    """Seed of everything random."""
 
     timeout: float = 600.0
     """Seconds that a message may wait for the other workers before the run fails."""
 
     checkpoint_every: int = 0
-    """Rounds between checkpoints; 0 for none. `grawa resume RUN` goes on from the last."""
+    """Rounds between checkpoints; 0 for none. `grawa resume RUN` continues from the last one."""
 
     stack_workers: bool = False
     """Whether the workers of a process make their local steps in one batched pass: the same
-    numbers to rounding, and faster for many small models in one process. The model must allow
+    results up to rounding, and faster for many small models in one process. The model must allow
     it."""
     swa: str | None = None
-    """Save the average of the consensus over the last part of the run, 25% say (stochastic weight
-    averaging): taken after each round, with its own BatchNorm statistics."""
+    """Save the average of the consensus over the last part of the run, such as 25% (stochastic
+    weight averaging): the consensus is averaged after each round, with its own BatchNorm
+    statistics."""
     keep_workers: bool = False
-    """Keep each worker's parameters after the last round in the run's folder too, as
-    workers/worker-0.safetensors and so on; `grawa flatness` measures them. On several machines the
-    folder must lie where all can write."""
+    """Also save each worker's parameters after the last round in the run's folder, as
+    workers/worker-0.safetensors and so on; `grawa flatness` measures them. With several machines
+    all must be able to write to the folder."""
 
     clock: Literal["wall", "virtual"] = "wall"
-    """virtual: time passes by --step-time and by what rounds would take over --link; all workers
-    live in one process."""
+    """wall: time is measured; virtual: time is computed from --step-time and from the messages of
+    rounds over --link, and all workers are in one process."""
 
     step_time: str = "50ms"
-    """Virtual clock: how long a local step takes; with SAM, which makes two passes, twice that. A
-    probe takes as long for each of its samples; a third of that for losses alone."""
+    """Virtual clock: the duration of a local step; twice that with SAM, which makes two passes. A
+    probe takes the same time per sample, and a third of that for losses only."""
 
     speeds: str | None = None
-    """Virtual clock: of each worker, 1,1,1,0.5 say; 0.5 takes twice as long. They stand in for the
-    speeds that a random population would have."""
+    """Virtual clock: the workers' speeds, such as 1,1,1,0.5; with 0.5 a step takes twice as long.
+    They replace the speeds of a random population."""
 
     jitter: float = 0.0
-    """Virtual clock: standard deviation of a step's length, as a share of it."""
+    """Virtual clock: standard deviation of a step's duration over its mean."""
 
     link: str | None = None
-    """Virtual clock: bandwidth and latency between workers, 100mbit:20ms say; by default messages
-    take no time."""
+    """Virtual clock: bandwidth and latency between workers, such as 100mbit:20ms; by default
+    messages take no time."""
 
     topology: Literal["ring", "mesh", "star"] = "ring"
     """Virtual clock: how workers are connected."""
 
     tensorboard: bool = False
-    """Write TensorBoard's files into the run folder too; needs the extra [tensorboard]."""
+    """Also write TensorBoard files to the run's folder; needs the extra [tensorboard]."""
 
     def settings(self) -> Settings:
-        """What the training loop needs to know of it.
+        """The settings of the training loop.
 
         Returns:
             The settings.
@@ -227,7 +230,7 @@ class TrainConfig:
         return self.evaluate_every
 
     def _faults(self) -> tuple[Fault, ...]:
-        """All workers' faults; populations with speeds of their own where there are no others."""
+        """All workers' faults; populations include speeds if the options don't set them."""
         timed = self.clock == "virtual" and self.speeds is None
         faults = [
             fault for text in self.fault for fault in faults_of(text, self.workers, timed=timed)
@@ -235,25 +238,27 @@ class TrainConfig:
         for fault in faults:
             if fault.kind == "speed" and not timed:
                 reason = (
-                    "is for --clock virtual" if self.clock == "wall" else "and --speeds: give one"
+                    "needs --clock virtual"
+                    if self.clock == "wall"
+                    else "and --speeds both set a speed: give one"
                 )
                 raise UserError(f"fault {fault} {reason}")
         return tuple(faults)
 
     def _speeds(self, faults: tuple[Fault, ...]) -> list[float] | None:
-        """Of each worker, by option or fault."""
+        """Each worker's speed, from the option or the faults."""
         if self.speeds is not None:
             return speeds_of(self.speeds, self.workers)
         own = {fault.worker: fault.amount for fault in faults if fault.kind == "speed"}
         return [own.get(i, 1.0) for i in range(self.workers)] if own else None
 
     def _modelled(self, faults: tuple[Fault, ...]) -> Callable[[], VirtualClock] | None:
-        """What makes the clock, if time is modelled; each option is tried here."""
+        """A function that makes the virtual clock, if there is one; checks its options."""
         usual = {field.name: field.default for field in fields(self)}
         if self.clock == "wall":
             for name in ("step_time", "speeds", "jitter", "link", "topology"):
                 if getattr(self, name) != usual[name]:
-                    raise UserError(f"{name} is for --clock virtual")
+                    raise UserError(f"{name} needs --clock virtual")
             return None
         step = seconds(self.step_time, "step_time")
         make = partial(
@@ -270,17 +275,17 @@ class TrainConfig:
         return make
 
     def _probe_samples(self) -> float:
-        """Samples that go forward and backward before a round."""
+        """Samples of the probe before a round, in units of a forward and a backward pass."""
         return 0.0 if self.score is None else ScoreChoice.parse(self.score).samples
 
     def num_processes(self) -> int:
-        """How many processes to start; with a virtual clock one, by default.
+        """Number of processes to start; by default one with a virtual clock, else one per worker.
 
         Returns:
             A divisor of the number of workers.
 
         Raises:
-            UserError: if the workers can't be spread evenly over them.
+            UserError: if it does not divide the number of workers.
         """
         usual = 1 if self.clock == "virtual" else self.workers
         count = usual if self.processes is None else self.processes
@@ -291,23 +296,23 @@ class TrainConfig:
         return count
 
     def as_toml(self) -> dict[str, object]:
-        """What `config.toml` holds: every option that has a value."""
+        """The content of `config.toml`: every option that has a value."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_toml(cls, table: dict[str, object], path: Path) -> "TrainConfig":
-        """Reads back what `as_toml` gave.
+        """Restores a configuration from what `as_toml` returned.
 
         Returns:
             The configuration.
 
         Raises:
-            UserError: naming the first entry that is not an option, or has no fitting value.
+            UserError: naming the first entry that is not an option, or has an invalid value.
         """
         table = current_options(table)
         unknown = set(table) - {field.name for field in fields(cls)}
         if unknown or "task" not in table:
-            what = f"has an unknown entry {min(unknown)!r}" if unknown else "names no task"
+            what = f"has an unknown entry {min(unknown)!r}" if unknown else "has no task"
             raise UserError(f"{path} {what}; it was not written by this version of grawa")
         lists = {key: tuple(v) if isinstance(v, list) else v for key, v in table.items()}
         hints = get_type_hints(cls)
@@ -315,7 +320,7 @@ class TrainConfig:
             try:
                 check_type(value, hints[name])
             except TypeCheckError as error:
-                raise UserError(f"{path}: {name} = {value!r} won't do: {error}") from None
+                raise UserError(f"{path}: {name} = {value!r} is invalid: {error}") from None
         return cls(**lists)  # type: ignore[arg-type]
 
 
@@ -329,7 +334,8 @@ def schedule_of(text: str, sync_every: int, lr: float) -> Schedule:
     Args:
         text: as in `TrainConfig.schedule`.
         sync_every: local steps between rounds.
-        lr: at the start; a quadratic schedule grows from the first fall on, by default.
+        lr: the initial learning rate; "quadratic" has a growth such that the interval grows as
+            soon as the learning rate falls.
 
     Returns:
         The schedule.
@@ -372,7 +378,7 @@ def speeds_of(text: str, workers: int) -> list[float]:
         N speeds.
 
     Raises:
-        UserError: if they are not numbers, or not as many.
+        UserError: if they are not N numbers.
 
     >>> speeds_of("1,0.5", 2)
     [1.0, 0.5]

@@ -1,4 +1,4 @@
-"""What a run's events say, as a curve and as weights over rounds."""
+"""A run's events as a curve, and its weights over rounds."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -6,20 +6,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _ROUNDS_KEPT = 60
-"""Rounds whose weights are kept, evenly spread over a run."""
+"""Most rounds whose weights are stored, evenly spread over a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """A run at some points; columns of equal length, `None` for what is not known.
+    """A run at several points; columns of equal length, with `None` for missing values.
 
     Attributes:
         steps: local steps of a worker.
-        rounds: times that the workers have talked.
+        rounds: exchanges between the workers, rounds or shared gradients.
         bytes: sent by a worker.
-        time: seconds, by the run's clock.
+        time: seconds by the run's clock.
         error: the task's metric of the consensus.
-        loss: mean training loss of the workers since the point before.
+        loss: mean training loss of the workers since the previous point.
         distance: consensus distance at the last round.
     """
 
@@ -32,18 +32,18 @@ class Curve:
     distance: list[float | None] = field(default_factory=list)
 
     def add(self, **point: float | None) -> None:
-        """Adds a point; all columns must be named."""
+        """Adds a point, with a value for every column."""
         for name, column in vars(self).items():
             column.append(point[name])
 
     def column(self, name: str) -> list[Any]:
-        """A column by its name."""
+        """The column with this name."""
         found: list[Any] = getattr(self, name)
         return found
 
 
 Events = Sequence[Mapping[str, Any]]
-"""As `events.jsonl` holds them."""
+"""Events as in `events.jsonl`."""
 
 
 def curve_of(
@@ -53,11 +53,11 @@ def curve_of(
 
     Args:
         events: in order.
-        fragments: of the model; a round of each makes one of the whole.
-        talks: whether the workers talk at a local step, counted from 0, to share gradients.
+        fragments: number of fragments; one round of each counts as one round.
+        talks: whether the workers share gradients at a local step, counted from 0.
 
     Returns:
-        The points, with the end as the last one.
+        The curve; its last point is the end of the run.
     """
     curve, tally = Curve(), _Tally(fragments, talks)
     for event in events:
@@ -103,7 +103,7 @@ class _Tally:
         return bool(self._losses)
 
     def add(self, event: Mapping[str, Any]) -> None:
-        """A round."""
+        """Adds a round."""
         self._rounds += 1
         self._bytes += event["bytes_sent"]
         self._time = event["elapsed"] + event["round_seconds"]
@@ -112,7 +112,7 @@ class _Tally:
             self._distance = event["consensus_distance"]
 
     def point(self, step: int) -> dict[str, float | None]:
-        """Where the run is now."""
+        """The sums so far, as a point of a curve at a local step."""
         if self._losses:
             self._loss = sum(self._losses) / len(self._losses)
             self._losses = []
@@ -129,26 +129,26 @@ class _Tally:
 
 
 def weights_of(events: Events) -> dict[str, Any] | None:
-    """Each worker's weight over rounds, small enough to be kept.
+    """Each worker's weight over rounds, reduced to a size that can be stored.
 
     Args:
         events: of a run.
 
     Returns:
-        "rounds", R of them; "workers", (R, N), means over the groups; "groups", (N, G), means over
-        the rounds; `None` if the workers counted equally.
+        "rounds", R round numbers; "workers", (R, N), means over the groups; "groups", (N, G), means
+        over the rounds. `None` if the workers counted equally.
     """
     rounds = [e for e in events if e["kind"] == "round" and e["weights"] is not None]
     if not rounds:
         return None
     every = math.ceil(len(rounds) / _ROUNDS_KEPT)
     kept = rounds[every - 1 :: every]
-    alike = [e for e in rounds if len(e["weights"][0]) == len(rounds[0]["weights"][0])]
+    comparable = [e for e in rounds if len(e["weights"][0]) == len(rounds[0]["weights"][0])]
     return {
         "rounds": [e["round"] for e in kept],
         "workers": [[_mean(row) for row in e["weights"]] for e in kept],
         "groups": [
-            [_mean(column) for column in zip(*(e["weights"][i] for e in alike), strict=True)]
+            [_mean(column) for column in zip(*(e["weights"][i] for e in comparable), strict=True)]
             for i in range(len(rounds[0]["weights"]))
         ],
     }

@@ -1,4 +1,4 @@
-"""What must be known to judge a number: command, date, machine, versions."""
+"""The environment of a measurement: command, date, machine, versions."""
 
 import os
 import platform
@@ -15,13 +15,13 @@ PACKAGES = ("grawa", "torch", "numpy", "scikit-learn")
 
 
 def environment(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
-    """The environment of a run or a measurement, for the record.
+    """The environment of a run or a measurement.
 
     Args:
-        packages: whose versions count.
+        packages: packages whose versions are recorded.
 
     Returns:
-        Plain values; `None` for what can't be found out.
+        Plain values; `None` for what is not known.
     """
     return {
         "command": shlex.join([_program(), *sys.argv[1:]]),
@@ -44,7 +44,7 @@ def version(package: str) -> str | None:
 
 
 def _program() -> str:
-    """As it was called, without the folders of this machine."""
+    """The name of the program, without this machine's folders."""
     program = Path(sys.argv[0])
     if program.name == "__main__.py":  # as `python -m grawa`
         return program.parent.name
@@ -61,7 +61,7 @@ def _processor() -> str:
 
 
 def _git_hash() -> str | None:
-    """The commit of the code that runs, if it lies in a checkout."""
+    """The commit of the running code, if it is in a checkout."""
     here = Path(__file__).parent
     try:
         found = subprocess.run(

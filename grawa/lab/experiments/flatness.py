@@ -1,4 +1,4 @@
-"""The flatness of what a run has left: its consensus, and the workers that were kept."""
+"""The flatness of a run's saved models: its consensus, and its workers if they were kept."""
 
 import math
 from collections.abc import Callable, Collection, Mapping
@@ -16,42 +16,44 @@ from grawa.seeding import generator
 from grawa.workers.batchnorm import recalibrate_batchnorm
 
 FLATNESS_SCHEMA = 2
-"""Version of `flatness.json`; raised when a field changes its meaning."""
+"""Version of `flatness.json`; increased when the meaning of a field changes."""
 
 CONSENSUS = "consensus"
-"""The name of the model that the others surround."""
+"""The name of the consensus among the models."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlatnessConfig:
-    """How models are measured."""
+    """What is measured, and on which samples."""
 
     samples: int = 512
-    """Training samples that the loss is taken over, drawn from all of them; without faults."""
+    """Number of training samples for the loss, drawn from all of them; without faults."""
 
     gap_samples: int = 10_000
-    """Training samples whose error the generalisation gap is taken from, drawn in the same way."""
+    """Number of training samples for the training error in the generalisation gap, drawn in the
+    same way."""
 
     eigenvalues: int = 3
-    """How many of the Hessian; 0 for neither them nor the trace, which need grawa[flatness]."""
+    """Number of eigenvalues of the Hessian; with 0, the trace is left out too. Both need
+    grawa[flatness]."""
 
     radii: tuple[float, ...] = (0.05, 0.5)
-    """Of the balls around a model in which the loss is raised, L2."""
+    """L2 radii of the balls around a model in which the largest rise of the loss is searched."""
 
     ascent_steps: int = 1
-    """Steps with which it is; 1 is that of SAM."""
+    """Gradient ascent steps of that search; 1 is SAM's."""
 
     kappa: float = 2.0
     """The valley's border is where the loss is this many times the consensus's."""
 
     seed: int = 0
-    """Of the choice of samples, and of what else is random."""
+    """Seed of the samples and of everything else that is random."""
 
     def check(self) -> None:
-        """Finds what is out of range, before anything is measured.
+        """Checks all values, before anything is measured.
 
         Raises:
-            UserError: if something is.
+            UserError: if a value is out of range.
         """
         for name, least in (
             ("samples", 2),
@@ -70,13 +72,13 @@ class FlatnessConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """Models of one task, and the loss surface that they lie on.
+    """Models of one task, and the loss as a function of their parameters.
 
     Args:
-        task: what they have learnt.
-        data: the data that they have learnt it from.
+        task: the task.
+        data: the training and test data.
         surface: the loss over some of the training samples.
-        known: training samples in the place of the test's, to measure how well they are learnt.
+        known: data whose test samples are training samples, to measure the training error.
         states: name -> state dict, the consensus first.
     """
 
@@ -97,10 +99,10 @@ class Subject:
         """Draws the samples.
 
         Args:
-            task: what the models have learnt.
-            data: on the device and in the dtype that are to be used.
+            task: the models' task.
+            data: on the device and in the dtype for the measurements.
             states: name -> state dict.
-            config: how many samples.
+            config: has the numbers of samples.
 
         Returns:
             The subject, with a model of the data's dtype and device.
@@ -126,11 +128,11 @@ class Subject:
 
     @property
     def workers(self) -> list[str]:
-        """The names of all but the consensus."""
+        """The names of all models except the consensus."""
         return [name for name in self.states if name != CONSENSUS]
 
     def counts(self) -> dict[str, int]:
-        """Training samples of the loss, all there are, and those of the error; parameters."""
+        """Numbers of training samples (for the loss, in total, for the error) and of parameters."""
         return {
             "samples": len(self.surface.inputs),
             "of_samples": len(self.data.train_inputs),
@@ -139,17 +141,17 @@ class Subject:
         }
 
     def put(self, name: str) -> None:
-        """Puts a model in place, with BatchNorm's statistics computed anew from the samples."""
+        """Loads a model, and computes its BatchNorm statistics anew from the samples."""
         self.surface.model.load_state_dict(self.states[name])
         recalibrate_batchnorm(self.surface.model, self.surface.batches)
 
     def position(self, name: str) -> Tensor:
-        """Where a model lies: (P,). It is put in place for that."""
+        """Loads a model, and returns its parameters as a vector, (P,)."""
         self.put(name)
         return self.surface.position()
 
     def errors(self) -> tuple[float, float]:
-        """The task's metric of the model in place: on training samples, and on the test's."""
+        """The loaded model's metric on training samples, and on test samples."""
         model = self.surface.model
         with evaluating(model):
             return self.task.measure(model, self.known), self.task.measure(model, self.data)
@@ -157,12 +159,12 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class RunFlatness:
-    """What was measured of a run.
+    """The measurements of a run.
 
     Args:
         models: name -> measurements, the consensus first.
-        errors: name -> the task's metric on the training samples and on the test's.
-        valley: through the workers; `None` if it could not be measured.
+        errors: name -> the task's metric on training samples and on test samples.
+        valley: around the consensus, toward the workers; `None` if it could not be measured.
         no_valley: why not.
     """
 
@@ -172,10 +174,10 @@ class RunFlatness:
     no_valley: str
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; `None` for what is not finite.
+        """All measurements as plain values; numbers that are not finite become `None`.
 
         Returns:
-            All of it; a model's "gap" is its error on the test less that on the training samples.
+            The values; a model's "gap" is its test error minus its error on training samples.
         """
         models = {}
         for name, one in self.models.items():
@@ -192,7 +194,7 @@ class RunFlatness:
 
 
 def parts(subject: Subject, config: FlatnessConfig) -> int:
-    """How many parts `measure_run` measures of all models, for a progress display."""
+    """Number of parts that `measure_run` reports for all models, for a progress bar."""
     each = 2 + len(config.radii) + (2 if config.eigenvalues else 0)
     return each * len(subject.states) + 1
 
@@ -203,13 +205,13 @@ def measure_run(
     before_part: Callable[[str], object],
     names: Collection[str] | None = None,
 ) -> RunFlatness:
-    """Measures models, and the valley between all of them.
+    """Measures each model, and the valley between all of them.
 
     Args:
         subject: the models.
-        config: how.
-        before_part: called with what comes next, `parts` times if all are measured.
-        names: of those that are measured each by itself; all by default.
+        config: what to measure.
+        before_part: called with the name of the next part, `parts` times if all are measured.
+        names: the models to measure one by one; all by default. The valley uses all.
 
     Returns:
         The measurements.
@@ -238,7 +240,7 @@ def _named(name: str, before_part: Callable[[str], object]) -> Callable[[str], o
 def _valley(subject: Subject, kappa: float) -> tuple[Valley | None, str]:
     """The valley, or why there is none."""
     if not subject.workers:
-        return None, "the workers were not kept; train with --keep-workers"
+        return None, "the workers' parameters were not saved; train with --keep-workers"
     workers = [subject.position(name) for name in subject.workers]
     center = subject.position(CONSENSUS)
     try:

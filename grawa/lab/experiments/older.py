@@ -1,27 +1,27 @@
-"""Options of runs and studies that were saved when scores had four options, as they are now."""
+"""Converts options of runs and studies that were saved when four options set the score."""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
 _USUAL = {"norms": "training", "losses": "training", "weights_from": 1, "probe_size": 64}
-"""The options that `score` took the place of, and what they were by default."""
+"""The options that `score` has replaced, and their defaults."""
 
 _WITHIN = {"norms.decay": "score.decay", "loss.window": "score.window"}
-"""The same for options of a strategy."""
+"""The strategies' options that have a new name."""
 
 
 def current_options(
     saved: Mapping[str, Any], base: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Options as they are now.
+    """Converts saved options to the current ones.
 
     Args:
-        saved: all options of a run, or those that are changed in it.
-        base: as saved, what is changed; for changes.
+        saved: all options of a run, or changes to a run's options.
+        base: for changes, the saved options to which they apply.
 
     Returns:
-        The options.
+        The current options.
 
     >>> current_options({"strategy": "lsgd", "losses": "probe", "norms": "training"})
     {'strategy': 'lsgd', 'score': 'probe-loss'}
@@ -40,10 +40,10 @@ def current_options(
 
 
 def current_method(text: str) -> str:
-    """A method, or a strategy, as it is written now.
+    """Converts a saved method, or strategy, to the current options.
 
     Returns:
-        The text; the same if nothing in it is old.
+        The text, unchanged if it has no old option.
 
     >>> current_method("mgrawa:norms=probe:weights_from=6:pull=1")
     'mgrawa:score=probe:score.from=6:pull=1'
@@ -67,12 +67,12 @@ def current_method(text: str) -> str:
 
 
 def current_text(text: str) -> str:
-    """A text, such as a command or the name of a table's row, with the methods in it as now."""
+    """Converts the methods within a text, such as a command or the name of a table's row."""
     return re.sub(r"\w+(?::[\w.]+=[\w.-]+)+", lambda found: current_method(found[0]), text)
 
 
 def _score(old: Mapping[str, Any], strategy: str) -> str | None:
-    """What the four options say; `None` if all are as usual."""
+    """The score that the four options set; `None` if all are defaults."""
     norms, losses, start, size = (str(old.get(key, usual)) for key, usual in _USUAL.items())
     by_loss = strategy.startswith(("inverse_loss", "lsgd"))
     usual = "loss" if by_loss else "training"
@@ -87,6 +87,6 @@ def _score(old: Mapping[str, Any], strategy: str) -> str | None:
         written.append(f"from={start}")
     if written == [usual]:
         return None
-    if name == usual:  # what the strategy says of its own score holds
+    if name == usual:  # the strategy's own options of its score still apply
         written[1:1] = re.findall(r"(?:norms|loss|score)\.(\w+=[^:]+)", strategy)
     return ":".join(written)

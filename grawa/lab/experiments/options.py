@@ -1,4 +1,4 @@
-"""Options of a training run, as texts and as tables of changes."""
+"""Options of a training run: parsing them, and changing them in a configuration."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -16,19 +16,19 @@ _READERS = ({"true": True, "false": False}.__getitem__, float, int, str)
 
 
 def names_of_options() -> list[str]:
-    """All that a run can be told."""
+    """The names of all options of a run."""
     return [field.name for field in fields(TrainConfig)]
 
 
 def option_value(name: str, text: str) -> Any:
-    """The value of an option that is written as on the command line.
+    """Parses the value of an option.
 
     Args:
-        name: of the option.
-        text: its value.
+        name: the option.
+        text: its value as text.
 
     Returns:
-        It, in the option's type.
+        The value, in the option's type.
 
     Raises:
         UserError: if there is no such option, or it can't have this value.
@@ -52,9 +52,9 @@ def option_value(name: str, text: str) -> Any:
 
 
 def changed(config: TrainConfig, *changes: Changes) -> TrainConfig:
-    """The configuration with options changed, the later ones over the earlier.
+    """The configuration with changed options; later changes override earlier ones.
 
-    Faults add up, so that a condition does not undo another one.
+    Faults are added to earlier ones, so that one condition does not undo another.
 
     Returns:
         A new configuration.
@@ -66,12 +66,12 @@ def changed(config: TrainConfig, *changes: Changes) -> TrainConfig:
 
 
 def as_lists(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as TOML and JSON have them: lists in the place of tuples."""
+    """Options for TOML and JSON, with lists in place of tuples."""
     return {name: list(v) if isinstance(v, tuple) else v for name, v in options.items()}
 
 
 def written_options(texts: Sequence[str]) -> dict[str, Any]:
-    """Options that are written as name=value.
+    """Parses options written as name=value.
 
     Args:
         texts: one for each option.
@@ -80,7 +80,7 @@ def written_options(texts: Sequence[str]) -> dict[str, Any]:
         The changes.
 
     Raises:
-        UserError: if one is not written so.
+        UserError: if one can't be parsed.
 
     >>> written_options(["batch_size=8", "optimizer=adamw"])
     {'batch_size': 8, 'optimizer': 'adamw'}
@@ -88,16 +88,16 @@ def written_options(texts: Sequence[str]) -> dict[str, Any]:
     pairs = [text.partition("=") for text in texts]
     for (_, equals, _), text in zip(pairs, texts, strict=True):
         if not equals:
-            raise UserError(f"write options as name=value, batch_size=32 say, got {text!r}")
+            raise UserError(f"write options as name=value, such as batch_size=32, got {text!r}")
     return {name: option_value(name, value) for name, _, value in pairs}
 
 
 def condition(text: str) -> dict[str, Any]:
-    """What a condition changes in a run.
+    """The changes that a condition makes to a run's options.
 
     Args:
-        text: clean; a fault such as wrong-labels:3; a way to deal out samples, dirichlet:0.3; or
-            several of them, joined by +.
+        text: clean; a fault such as wrong-labels:3; a distribution of samples, dirichlet:0.3; or
+            several of these, joined by +.
 
     Returns:
         The changes.

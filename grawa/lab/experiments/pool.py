@@ -1,4 +1,4 @@
-"""Trials in processes of their own, as many at a time as there are cores."""
+"""Runs trials in separate processes, several at a time."""
 
 import os
 import signal
@@ -20,14 +20,14 @@ from grawa.lab.experiments.trial import Prepare, Result, run_trial
 from grawa.lab.train.launch import WorkerFailedError
 
 _LOOK_SECONDS = 0.3
-"""How often a process looks whether it is still wanted."""
+"""Seconds between a process's checks whether it should end."""
 
 
 class TrialPool:
     """Processes that each run one trial at a time, with one thread.
 
-    They start with the first trial, and end with the `with` block, or with this process. They are
-    forked from one process that has done the imports, which take longer than a small trial.
+    They start with the first trial, and end with the `with` block or with this process. They are
+    forked from a process that has done the imports already, which take longer than a small trial.
 
     Args:
         prepare: makes tasks and strategies.
@@ -48,17 +48,17 @@ class TrialPool:
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         if kind is not None:
-            self._stop.set()  # trials that are under way are not waited for
+            self._stop.set()  # after an error, running trials are ended
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def run(self, trials: Sequence[Trial]) -> Iterator[Result]:
         """Runs trials.
 
         Args:
-            trials: what to run.
+            trials: the trials.
 
         Yields:
-            The results, as they come.
+            Each result when its trial has ended.
 
         Raises:
             WorkerFailedError: if a process was killed.
@@ -71,41 +71,41 @@ class TrialPool:
                 yield future.result()
         except BrokenProcessPool:
             raise WorkerFailedError(
-                "the process of a trial was killed (is there enough memory?); what has finished "
-                "is kept, and the same command goes on from there"
+                "the process of a trial was killed (is there enough memory?); finished trials are "
+                "saved, and the same command continues from there"
             ) from None
 
 
 @contextmanager
 def _interrupted_later() -> Generator[None]:
-    """Ctrl-C is heard when the block has ended, and not by processes that start in it.
+    """Delays Ctrl-C until the block has ended, and blocks it in processes that start in the block.
 
-    They take over what is blocked here: one that is still importing would end with a traceback.
+    They inherit the signal mask: otherwise one that is still importing would end with a traceback.
 
     Raises:
-        KeyboardInterrupt: at the end, if it was pressed.
+        KeyboardInterrupt: at the end, if Ctrl-C was pressed.
     """
-    heard: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    received: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         signal.signal(signal.SIGINT, before)
-    if heard:
+    if received:
         raise KeyboardInterrupt
 
 
 def _begin(stop: Event) -> None:
-    """What each process does first."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is told by `stop`
+    """Sets a new process up: signals, threads, and a thread that waits for the end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # `stop` ends it instead
     torch.set_num_threads(1)
     threading.Thread(target=_watch, args=(stop,), daemon=True).start()
 
 
 def _watch(stop: Event) -> None:
-    """Ends the process when the one that started it does not need it any more, or is gone."""
+    """Ends this process when `stop` is set, or when its parent has ended."""
     parent = parent_process()
     assert parent is not None
     while not stop.wait(_LOOK_SECONDS) and parent.is_alive():

@@ -1,4 +1,4 @@
-"""The folder of a run: everything that is known of it afterwards."""
+"""The folder of a run: its configuration, events, checkpoints and models."""
 
 import json
 import tomllib
@@ -18,14 +18,14 @@ from grawa.lab.experiments.environment import environment
 from grawa.lab.files import read_line, replacing, write_text
 
 SCHEMA = 1
-"""Version of the lines in `events.jsonl`; raised when a field changes its meaning."""
+"""Version of the lines in `events.jsonl`; increased when the meaning of a field changes."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """`config.toml`, `environment.json`, `events.jsonl`, `checkpoints/`, `model.safetensors`.
+    """A folder with `config.toml`, `environment.json`, `events.jsonl` and `model.safetensors`.
 
-    And `workers/`, as they were in the end, if they are kept.
+    Also `checkpoints/`, and `workers/` with the workers' last parameters, if they are saved.
 
     Args:
         path: the folder.
@@ -35,13 +35,13 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, config: TrainConfig) -> "RunFolder":
-        """A new folder with its configuration and environment.
+        """Makes a new folder, with configuration and environment.
 
         Returns:
             The folder.
 
         Raises:
-            UserError: if there is something at that path already, or it can't be written.
+            UserError: if the path exists already, or can't be written.
         """
         cls.check_new(path)
         try:
@@ -56,10 +56,10 @@ class RunFolder:
 
     @staticmethod
     def check_new(path: Path) -> None:
-        """Makes sure that nothing would be overwritten.
+        """Refuses a path that exists, so that nothing is overwritten.
 
         Raises:
-            UserError: if there is something at that path.
+            UserError: if the path exists.
         """
         if path.exists():
             raise UserError(
@@ -69,13 +69,13 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
-        """An existing folder.
+        """Opens an existing folder.
 
         Returns:
             The folder.
 
         Raises:
-            UserError: if it is not a run's.
+            UserError: if it is not the folder of a run.
         """
         if not (path / "config.toml").is_file():
             raise UserError(f"{path} is not a run folder: it has no config.toml")
@@ -83,14 +83,14 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Where checkpoints are kept."""
+        """The folder for checkpoints."""
         return self.path / "checkpoints"
 
     def config(self) -> TrainConfig:
-        """The run's configuration.
+        """Reads the run's configuration.
 
         Returns:
-            As it was given.
+            The configuration.
 
         Raises:
             UserError: if the file can't be read.
@@ -109,32 +109,33 @@ class RunFolder:
             file.write(line + "\n")
 
     def events(self) -> list[dict[str, Any]]:
-        """All whole lines of `events.jsonl`, as `read_events` finds them."""
+        """All complete lines of `events.jsonl`: see `read_events`."""
         return self.read_events()[0]
 
     def read_events(self) -> tuple[list[dict[str, Any]], list[str]]:
         """Reads `events.jsonl`.
 
         Returns:
-            All whole lines, and a notice if a crash cut some others short.
+            All complete lines, and a notice if others are incomplete, as after a crash.
 
         Raises:
             UserError: if there is no such file.
         """
         path = self.path / "events.jsonl"
         if not path.is_file():
-            raise UserError(f"{self.path} has no events.jsonl, which tells of a run's rounds")
+            raise UserError(f"{self.path} has no events.jsonl, the record of a run's rounds")
         lines = path.read_text("utf-8", errors="replace").splitlines(keepends=True)
         found = [read_line(line) for line in lines if line.endswith("\n")]
         whole = [event for event in found if event is not None and "kind" in event]
         cut = len(lines) - len(whole)
-        return whole, [f"{cut} lines of events.jsonl were cut short and left out."] if cut else []
+        notices = [f"{cut} lines of events.jsonl are incomplete and were ignored."] if cut else []
+        return whole, notices
 
     def forget_after(self, step: int) -> list[str]:
-        """Drops the events of later steps, before a run goes on from a checkpoint.
+        """Removes the events of later steps, before a run continues from a checkpoint.
 
         Returns:
-            A notice if other lines were cut short.
+            A notice if other lines are incomplete.
         """
         events, notices = self.read_events()
         kept = [event for event in events if event.get("step", 0) <= step]
@@ -162,7 +163,7 @@ class RunFolder:
 
     @property
     def workers(self) -> Path:
-        """Where the workers' parameters are, if they are kept."""
+        """The folder for the workers' parameters, if they are saved."""
         return self.path / "workers"
 
     def save_worker(self, worker: int, state: Mapping[str, Tensor]) -> None:
@@ -177,10 +178,10 @@ class RunFolder:
             count: N.
 
         Returns:
-            Worker -> state dict; empty if they were not kept.
+            Worker -> state dict; empty if they were not saved.
 
         Raises:
-            UserError: if some are missing, or a file is broken.
+            UserError: if only some are there, or a file is broken.
         """
         paths = {i: self.workers / f"worker-{i}.safetensors" for i in range(count)}
         missing = [path for path in paths.values() if not path.is_file()]
@@ -188,7 +189,7 @@ class RunFolder:
             return {}
         if missing:
             raise UserError(
-                f"{missing[0]} is missing, and other workers are there; train again with "
+                f"{missing[0]} is missing, while other workers' files exist; train again with "
                 "--keep-workers"
             )
         return {worker: _load(path) for worker, path in paths.items()}
@@ -203,4 +204,4 @@ def _load(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise UserError(f"{path} is not a whole safetensors file: {error}") from None
+        raise UserError(f"{path} is not a complete safetensors file: {error}") from None

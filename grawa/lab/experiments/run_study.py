@@ -1,4 +1,4 @@
-"""A study from its first trial to its last, going on where it stopped."""
+"""Runs the trials of a study, and continues an interrupted study where it stopped."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from grawa.lab.experiments.study_folder import StudyFolder
 from grawa.lab.experiments.trial import Prepare, Result
 
 OnResult = Callable[[Result, bool], object]
-"""Told of each result, and whether it was there before."""
+"""Called with each result, and whether it was read from the folder."""
 
 
 def run_study(
@@ -18,15 +18,15 @@ def run_study(
 ) -> None:
     """Runs every trial that has no result yet.
 
-    First, what a step of each arm costs on the axis, to give each as many steps as fit; then the
-    settings on the validation seeds; then, with the best of them, the seeds that count.
+    First the cost of a step of each arm is measured on the axis, to find how many steps each can
+    afford; then all settings run on the validation seeds; then the best ones on the test seeds.
 
     Args:
-        study: what is asked.
-        folder: where results are kept.
-        prepare: makes tasks and strategies; importable by a new process.
+        study: the study.
+        folder: the study's folder, for the results.
+        prepare: makes tasks and strategies; a new process must be able to import it.
         jobs: trials at a time.
-        on_result: told of each.
+        on_result: called with each result.
     """
     with TrialPool(prepare, jobs) as pool:
         runner = _Runner(folder, pool, on_result)
@@ -36,14 +36,14 @@ def run_study(
 
 
 class _Runner:
-    """Runs what is left of some trials."""
+    """Runs trials that have no result yet."""
 
     def __init__(self, folder: StudyFolder, pool: TrialPool, on_result: OnResult) -> None:
         self._folder, self._pool, self._on_result = folder, pool, on_result
         self._known = {result.key: result for result in folder.found().results}
 
     def run(self, trials: Sequence[Trial]) -> list[Result]:
-        """The results of these trials, in their order."""
+        """Runs trials that have no result yet; returns the results of all, in order."""
         found = {t.key: self._known[t.key] for t in trials if t.key in self._known}
         for result in found.values():
             self._on_result(result, True)
@@ -59,11 +59,11 @@ def best_settings(study: Study, tuned: Sequence[Result]) -> dict[tuple[str, str]
     """Each arm's setting with the smallest mean error on the validation seeds.
 
     Args:
-        study: what is asked.
+        study: the study.
         tuned: results of `tune_trials`; some may be missing.
 
     Returns:
-        (arm, condition) -> which setting; the first one where nothing was tried.
+        (arm, condition) -> number of the setting; the first one if there are no results.
     """
     chosen = {}
     for arm in study.arms:
@@ -78,7 +78,7 @@ def best_settings(study: Study, tuned: Sequence[Result]) -> dict[tuple[str, str]
 
 
 def mean_errors(tuned: Sequence[Result]) -> Mapping[int, float]:
-    """Mean error of each setting; infinite where a trial failed.
+    """Mean error of each setting; infinite if a trial failed.
 
     Returns:
         Setting -> mean error.

@@ -1,4 +1,4 @@
-"""The score of a run's strategy, as `--score` has it."""
+"""Parses the option `--score`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from grawa.strategies.soft_pull import SoftPull
 
 
 def _not_yet(*_: Any) -> NoReturn:
-    """In place of a probe's batch and loss, until the data are there."""
+    """A placeholder for a probe's batch and loss, until the data are loaded."""
     raise AssertionError("a probe needs the run's data: see `ScoreChoice.bound`")
 
 
@@ -35,7 +35,7 @@ _OF_NORMS: dict[str, Callable[[], Score]] = {
     "rms": RmsGradientNorms,
     "probe": _PROBE_NORMS,
 }
-"""How norms are called in a product."""
+"""Names of norms in a product."""
 
 LOSSES: dict[str, Callable[[], Score]] = {"loss": TrainingLoss, "probe-loss": _PROBE_LOSS}
 
@@ -53,18 +53,18 @@ NORMS: dict[str, Callable[[], Score]] = {
 PROBE_SIZE = 64
 
 _LOSS_PASSES = 1.0 / 3.0
-"""Of a forward and a backward pass, what a forward pass alone costs."""
+"""Cost of a forward pass, relative to a forward and a backward pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreChoice:
-    """A score, and what a run adds to it.
+    """A score, and a run's options for it.
 
     Attributes:
         name: of the score.
-        score: with nothing yet to probe on.
+        score: still without probe batches.
         size: samples in a probe batch.
-        start: the round from which it counts, from 1.
+        start: the first round in which it is used, from 1.
     """
 
     name: str
@@ -74,10 +74,10 @@ class ScoreChoice:
 
     @classmethod
     def parse(cls, text: str) -> "ScoreChoice":
-        """The score written as `name` or `name:option=value:option=value`.
+        """Parses a score written as `name` or `name:option=value:option=value`.
 
         Args:
-            text: `size` is an option of those with a probe, `from` of all.
+            text: the text; scores with a probe have the option `size`, and all have `from`.
 
         Returns:
             The choice.
@@ -102,18 +102,18 @@ class ScoreChoice:
 
     @property
     def samples(self) -> float:
-        """Samples whose forward and backward passes it costs a worker at each round."""
+        """Its cost at each round, as a number of samples with forward and backward pass."""
         return self.size * _passes(self.score)
 
     def check(self, strategy: Strategy, name: str) -> None:
-        """Makes sure that a strategy can use it.
+        """Refuses a score that the strategy can't use.
 
         Args:
             strategy: the strategy.
-            name: as it is written.
+            name: its name on the command line.
 
         Raises:
-            UserError: naming what it can use.
+            UserError: with the scores that it can use.
         """
         if strategy.score is None:
             raise UserError(f"strategy {name} uses no score, so leave out --score {self.name}")
@@ -128,14 +128,14 @@ class ScoreChoice:
             )
 
     def bound(self, batch: Callable[[int], Any], loss: Loss) -> Score:
-        """The score, on these probe batches.
+        """The score with probe batches and loss.
 
         Args:
             batch: makes the i-th probe batch.
-            loss: of a model on it.
+            loss: computes the loss of a model on a batch.
 
         Returns:
-            The score that a strategy gets.
+            The score for the strategy.
         """
         score = _bound(self.score, batch, loss)
         return Delayed(score=score, rounds=self.start - 1) if self.start > 1 else score
@@ -148,7 +148,7 @@ def _positive(what: str, value: str) -> int:
 
 
 def _passes(score: Score) -> float:
-    """Forward and backward passes over a probe batch."""
+    """Number of forward and backward passes over a probe batch."""
     if isinstance(score, NormTimesLoss):
         return _passes(score.norms) + _passes(score.loss)
     if isinstance(score, ProbeLoss):

@@ -1,4 +1,4 @@
-"""A study: what is compared, under which conditions, on which seeds; and the trials it takes."""
+"""A study: what is compared, under which conditions, on which seeds; and its trials."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from grawa.lab.experiments.flatness import FlatnessConfig
 from grawa.lab.experiments.options import Changes, changed
 
 Axis = Literal["time", "rounds", "bytes", "steps"]
-"""By which amount of what methods are compared: seconds, times that workers talked, bytes sent by a
-worker, or its local steps."""
+"""What is equal for all methods that are compared: seconds, exchanges between workers, bytes sent
+by a worker, or its local steps."""
 
 Role = Literal["pace", "tune", "test"]
-"""What a trial is for: to learn what a step costs, to choose a setting, or to be compared."""
+"""The purpose of a trial: to measure the cost of a step, to choose a setting, or to be compared."""
 
 
 _REPORTS = 4
@@ -23,14 +23,14 @@ _REPORTS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One of the things that are compared.
+    """One of the methods, or values of a knob, that are compared.
 
     Attributes:
-        name: as tables show it.
-        method: its method; the same for several arms if a knob is what differs.
-        value: of that knob; empty if there is none.
-        settings: what may be chosen from by tuning; the first is taken if there is none.
-        shares_gradients: whether its workers talk at every step.
+        name: in tables.
+        method: its method; the same for several arms that differ in a knob.
+        value: the knob's value; empty without a knob.
+        settings: the settings from which tuning chooses; without tuning the first is used.
+        shares_gradients: whether its workers communicate at every step.
     """
 
     name: str
@@ -42,11 +42,11 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """What a comparison is made under.
+    """A condition of a comparison, such as a fault.
 
     Attributes:
-        name: as tables show it.
-        options: what it changes in a run.
+        name: in tables.
+        options: its changes to a run's options.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Condition:
 
     @property
     def is_population(self) -> bool:
-        """Whether it is a random population of workers, one of many."""
+        """Whether it is a random population of workers."""
         return any(fault.startswith("mixed:") for fault in self.options.get("fault", ()))
 
 
@@ -64,14 +64,14 @@ class Trial:
 
     Attributes:
         key: its name within the study.
-        role: what it is for.
-        arm: whose it is.
-        setting: which of the arm's settings.
-        condition: its name.
+        role: its purpose.
+        arm: the name of its arm.
+        setting: the number of the arm's setting.
+        condition: the name of its condition.
         seed: of the run.
-        config: the run.
-        points: at how many points its curve is measured; 0 for the end alone.
-        flatness: how that of its end is measured; `None` for not at all.
+        config: the run's options.
+        points: number of points at which its curve is measured; 0 for the end only.
+        flatness: how flatness at the end is measured; `None` if it is not.
     """
 
     key: str
@@ -87,26 +87,27 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Everything that was asked, frozen.
+    """A whole study.
 
     Attributes:
         kind: "compare" or "ablate".
-        base: what all runs have in common.
+        base: the options that all runs share.
         arms: what is compared.
-        conditions: under what.
-        seeds: that the comparison is made on. Random populations have as many, each its own, so
-            that they are independent of each other.
-        tune_seeds: that settings are chosen on; none for no tuning. Random populations have their
-            own here too: else one split of the data would choose.
-        tune_conditions: under which one setting of each arm is chosen for all conditions; none for
-            a choice under each condition by itself.
-        baseline: the arm that the others' differences are taken to; in an ablation the value of the
-            knob, and each method's differences are taken to its own arm there.
-        axis: by which amount of what arms are compared.
-        points: at how many points curves are measured.
-        knob: what differs in an ablation; empty in a comparison.
-        flatness: how that of a compared run's end is measured; `None` for not at all.
-        flat_conditions: the names of the conditions under which it is; none for all.
+        conditions: the conditions of the comparison.
+        seeds: of the comparison. Each random population has the same number of seeds, but different
+            ones, so that populations are independent.
+        tune_seeds: validation seeds, on which settings are chosen; empty without tuning. Random
+            populations have different ones here too, so that the choice does not depend on one
+            split of the data.
+        tune_conditions: conditions over which one setting of each arm is chosen for all conditions;
+            empty to choose a setting for each condition.
+        baseline: the arm with which the others are compared; in an ablation the value of the knob,
+            where each method is compared with its own arm at that value.
+        axis: what is equal for all arms.
+        points: number of points at which curves are measured.
+        knob: the option that differs in an ablation; empty in a comparison.
+        flatness: how flatness at the end of a compared run is measured; `None` if it is not.
+        flat_conditions: the conditions under which flatness is measured; empty for all.
     """
 
     kind: Literal["compare", "ablate"]
@@ -140,14 +141,14 @@ class Study:
                 )
 
     def arm(self, name: str) -> Arm:
-        """The arm of this name."""
+        """The arm with this name."""
         return next(arm for arm in self.arms if arm.name == name)
 
     def baseline_of(self, name: str) -> str:
-        """The name of the arm that this arm's differences are taken to; of itself, perhaps."""
+        """The name of the arm with which this arm is compared; for the baseline, its own name."""
         own = self.arm(name)
-        alike = [a for a in self.arms if not own.value or a.method == own.method]
-        return next(a.name for a in alike if self.baseline in {a.value, a.name})
+        candidates = [a for a in self.arms if not own.value or a.method == own.method]
+        return next(a.name for a in candidates if self.baseline in {a.value, a.name})
 
     @property
     def measured(self) -> list[str]:
@@ -162,14 +163,14 @@ class Study:
         return [condition.name for condition in self.conditions if condition.is_population]
 
     def seeds_under(self, condition: Condition) -> list[int]:
-        """The seeds that the comparison is made on under a condition."""
+        """The seeds of the comparison under a condition."""
         return _seeds_under(condition, self.conditions, self.seeds)
 
     def pace_trials(self) -> list[Trial]:
-        """Two rounds of each arm and half of a third, which tell what steps and rounds cost.
+        """Trials of two and a half rounds of each arm, to measure the cost of steps and rounds.
 
         Returns:
-            The trials; none if steps are what counts.
+            The trials; none on the axis of steps.
         """
         if self.axis == "steps":
             return []
@@ -177,14 +178,14 @@ class Study:
         return [self._trial("pace", arm, 0, clean, self.seeds[0], None) for arm in self.arms]
 
     def first_point(self, arm: Arm, steps: int) -> int:
-        """After how many local steps a compared run of an arm is first measured.
+        """The number of local steps after which a compared run is first measured.
 
         Args:
-            arm: which.
-            steps: that it makes in all.
+            arm: the run's arm.
+            steps: the run's total number of local steps.
 
         Returns:
-            The steps, with rounds evenly spaced.
+            The steps, if rounds are evenly spaced.
         """
         config = changed(self.base, arm.settings[0])
         found = _measured(config, arm, steps, self.points)
@@ -198,7 +199,7 @@ class Study:
             steps: arm -> local steps of each worker.
 
         Returns:
-            The trials, seed by seed.
+            The trials, ordered by seed.
         """
         conditions = self.tune_conditions or self.conditions
         return [
@@ -219,10 +220,10 @@ class Study:
 
         Args:
             steps: arm -> local steps of each worker.
-            chosen: (arm, condition) -> which setting.
+            chosen: (arm, condition) -> number of the setting.
 
         Returns:
-            The trials, seed by seed.
+            The trials, ordered by seed.
         """
         return [
             self._trial("test", arm, chosen[arm.name, where.name], where, seed, steps[arm.name])
@@ -232,7 +233,7 @@ class Study:
         ]
 
     def count(self) -> int:
-        """How many trials there are in all."""
+        """The total number of trials."""
         settings = sum(len(arm.settings) for arm in self.arms)
         tune = len(self.tune_seeds) * len(self.tune_conditions or self.conditions) * settings
         test = len(self.seeds) * len(self.conditions) * len(self.arms)
@@ -262,7 +263,7 @@ class Study:
 def _seeds_under(
     condition: Condition, conditions: Sequence[Condition], seeds: Sequence[int]
 ) -> list[int]:
-    """These seeds, or as many others for each random population among the conditions."""
+    """These seeds; for a random population the same number of other seeds."""
     if not condition.is_population:
         return list(seeds)
     number = [one.name for one in conditions if one.is_population].index(condition.name)
@@ -270,9 +271,9 @@ def _seeds_under(
 
 
 def _measured(config: TrainConfig, arm: Arm, steps: int, points: int) -> Changes:
-    """What makes a run measure its curve at so many points."""
+    """The options with which a run measures its curve at so many points."""
     every = config.sync_every
-    if arm.shares_gradients:  # its rounds only report, and few steps may be all that it can afford
+    if arm.shares_gradients:  # its rounds only report, and it may afford few steps only
         every = max(1, every // _REPORTS)
     rounds = config.fragments * (steps // every)
     return {"sync_every": every, "evaluate_every": max(1, rounds // points) if points else 0}

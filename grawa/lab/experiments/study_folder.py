@@ -1,4 +1,4 @@
-"""The folder of a study: what was asked, and a line for each trial that has finished."""
+"""The folder of a study: its definition, and a line for each finished trial."""
 
 import fcntl
 import json
@@ -20,22 +20,22 @@ from grawa.lab.experiments.trial import Result
 from grawa.lab.files import read_json, read_line, write_text
 
 SCHEMA = 2
-"""Version of the lines in `trials.jsonl`; raised when a field changes its meaning."""
+"""Version of the lines in `trials.jsonl`; increased when the meaning of a field changes."""
 
 STUDY_PACKAGES = (*PACKAGES, "scipy", "matplotlib")
 
 
 class Found(NamedTuple):
-    """What `trials.jsonl` holds."""
+    """The content of `trials.jsonl`."""
 
     results: list[Result]
     dropped: int
-    """Lines that are not whole; their trials run again."""
+    """Number of incomplete lines, whose trials run again."""
 
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """`study.toml`, `environment.json`, `trials.jsonl`, `report.html`.
+    """A folder with `study.toml`, `environment.json`, `trials.jsonl` and `report.html`.
 
     Args:
         path: the folder.
@@ -45,13 +45,13 @@ class StudyFolder:
 
     @classmethod
     def begin(cls, path: Path, study: Study) -> "StudyFolder":
-        """The folder of this study: a new one, or the one in which it was interrupted.
+        """Makes a new folder for a study, or opens the one in which it was interrupted.
 
         Returns:
             The folder.
 
         Raises:
-            UserError: if there is something else at that path, or it can't be written.
+            UserError: if the path has something else, or can't be written.
         """
         if path.exists():
             folder = cls.open(path)
@@ -71,13 +71,13 @@ class StudyFolder:
 
     @classmethod
     def open(cls, path: Path) -> "StudyFolder":
-        """An existing folder.
+        """Opens an existing folder.
 
         Returns:
             The folder.
 
         Raises:
-            UserError: if it is not a study's.
+            UserError: if it is not the folder of a study.
         """
         if not cls.is_one(path):
             raise UserError(f"{path} is not a study folder: it has no study.toml")
@@ -89,7 +89,7 @@ class StudyFolder:
         return (path / "study.toml").is_file()
 
     def study(self) -> Study:
-        """What was asked.
+        """Reads the definition of the study.
 
         Returns:
             The study.
@@ -105,36 +105,36 @@ class StudyFolder:
         return from_toml(table, path)
 
     def check_same(self, study: Study) -> None:
-        """Makes sure that this is the same study.
+        """Refuses another study than the one in the folder.
 
         Raises:
-            UserError: naming the first entry that is not.
+            UserError: naming the first entry that differs.
         """
         ours, theirs = as_toml(self.study()), as_toml(study)
         for name, value in theirs.items():
             if ours[name] != value:
                 raise UserError(
-                    f"{self.path} holds another study: its {name} differ; choose another --out"
+                    f"{self.path} has another study: {name} differs; choose another --out"
                 )
 
     def about(self) -> dict[str, Any]:
-        """The environment that it was begun in; empty if the file is gone."""
+        """The environment at the start of the study; empty if the file is missing."""
         return read_json(self.path / "environment.json")
 
     def changed_since(self) -> list[str]:
-        """What is not as it was when the study was begun, for a notice."""
+        """What has changed since the start of the study: versions, git, processor."""
         then, now = self.about(), environment(STUDY_PACKAGES)
         return [what for what in ("versions", "git", "processor") if then.get(what) != now[what]]
 
     @contextmanager
     def locked(self) -> Generator[None]:
-        """Keeps other processes from running the same study meanwhile.
+        """Locks the folder, so that no other process runs the same study.
 
         Yields:
             Nothing.
 
         Raises:
-            UserError: if one does.
+            UserError: if another process has locked it.
         """
         with (self.path / "trials.jsonl").open("a", encoding="utf-8") as file:
             try:
@@ -144,7 +144,7 @@ class StudyFolder:
             yield
 
     def append(self, result: Result) -> None:
-        """Adds a line to `trials.jsonl`, on the disk at once."""
+        """Adds a line to `trials.jsonl`, and waits until it is on the disk."""
         line = json.dumps({"schema": SCHEMA, **result.as_json()}, allow_nan=False)
         with (self.path / "trials.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
@@ -152,13 +152,13 @@ class StudyFolder:
             os.fsync(file.fileno())
 
     def found(self) -> Found:
-        """The results that are there.
+        """Reads the results so far.
 
         Returns:
-            One for each trial, and how many lines were not whole.
+            A result for each finished trial, and the number of incomplete lines.
 
         Raises:
-            UserError: if lines are of another version.
+            UserError: if a line was written by another version.
         """
         results: dict[str, Result] = {}
         lines = self._text().splitlines()
@@ -174,8 +174,8 @@ class StudyFolder:
             results[result.key] = result
         return Found(list(results.values()), dropped)
 
-    def mend(self) -> None:
-        """Removes lines that are not whole, so that new ones begin on a line of their own."""
+    def remove_incomplete_lines(self) -> None:
+        """Removes incomplete lines from `trials.jsonl`, so that new ones begin on a new line."""
         whole = [line for line in self._text().splitlines() if read_line(line) is not None]
         text = "".join(line + "\n" for line in whole)
         if text != self._text():

@@ -1,4 +1,4 @@
-"""A study as `study.toml` holds it."""
+"""Writes and reads `study.toml`."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,11 +13,11 @@ from grawa.lab.experiments.options import as_lists
 from grawa.lab.experiments.study import Arm, Condition, Study
 
 SCHEMA = 2
-"""Version of `study.toml`; raised when an entry changes its meaning."""
+"""Version of `study.toml`; increased when the meaning of an entry changes."""
 
 
 def as_toml(study: Study) -> dict[str, Any]:
-    """What `study.toml` holds."""
+    """The content of `study.toml`."""
     return {
         "schema": SCHEMA,
         "kind": study.kind,
@@ -37,17 +37,17 @@ def as_toml(study: Study) -> dict[str, Any]:
 
 
 def from_toml(table: Mapping[str, Any], path: Path) -> Study:
-    """Reads back what `as_toml` gave.
+    """Restores a study from what `as_toml` returned.
 
     Returns:
         The study.
 
     Raises:
-        UserError: if it is of another version, or not whole.
+        UserError: if it was written by another version, or is incomplete.
     """
     if table.get("schema") != SCHEMA:
         found = table.get("schema")
-        raise UserError(f"{path} has schema {found!r}, and this grawa reads {SCHEMA}")
+        raise UserError(f"{path} has schema {found!r}, but this version of grawa reads {SCHEMA}")
     base = table.get("base", {})
     try:
         return Study(
@@ -66,7 +66,7 @@ def from_toml(table: Mapping[str, Any], path: Path) -> Study:
             flat_conditions=tuple(table.get("flat_conditions", ())),
         )
     except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a whole study: {error}") from None
+        raise UserError(f"{path} is not a complete study: {error}") from None
 
 
 def _plain(value: Arm | Condition) -> dict[str, Any]:
@@ -87,5 +87,5 @@ def _condition(entry: Mapping[str, Any]) -> Condition:
 
 
 def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:
-    """TOML has lists where configurations have tuples."""
+    """Converts TOML's lists to tuples."""
     return {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}

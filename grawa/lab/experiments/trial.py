@@ -1,4 +1,4 @@
-"""One training run of a study, in a process of its own."""
+"""One training run of a study, and its result."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -20,21 +20,21 @@ from grawa.rounds.report import RoundReport
 
 
 class Prepared(NamedTuple):
-    """What a configuration stands for."""
+    """The objects that a configuration names."""
 
     task: Task
     strategy_for: StrategyFor
     shares_gradients: Callable[[int], bool]
-    """Whether its workers talk at a local step, counted from 0."""
+    """Whether its workers share gradients at a local step, counted from 0."""
 
 
 Prepare = Callable[[TrainConfig], Prepared]
-"""From names to objects; a function that a new process can import."""
+"""Makes the objects that a configuration names; a new process must be able to import it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What came of a trial: a line of `trials.jsonl`.
+    """The result of a trial: a line of `trials.jsonl`.
 
     Attributes:
         key: the trial's.
@@ -44,16 +44,16 @@ class Result:
         condition: the trial's.
         seed: the trial's.
         config: the run's options, as in `config.toml`.
-        metric: what errors are, in words.
-        error: of the consensus at the end; `None` if there is none.
-        failure: why there is none.
-        curve: the run at some points.
-        weights: as `weights_of` has them.
-        group_names: the parameter tensors that have weights of their own; none if all share one.
-        left_out: for each worker, in how many rounds it had no part.
-        flatness: of the consensus at the end, and the valley around it, as `RunFlatness` has them;
-            "failure" alone where it could not be measured; `None` where it was not to be.
-        seconds: that the trial took.
+        metric: the name of the task's metric.
+        error: the consensus's metric at the end; `None` if the trial failed.
+        failure: why it failed; empty if it did not.
+        curve: the run at several points.
+        weights: from `weights_of`.
+        group_names: the parameter tensors that have their own weights; empty if all share one.
+        left_out: for each worker, the number of rounds in which it was left out.
+        flatness: of the consensus at the end, and of the valley around it, from `RunFlatness`; only
+            "failure" if it could not be measured; `None` if the study does not measure it.
+        seconds: duration of the trial.
     """
 
     key: str
@@ -74,7 +74,7 @@ class Result:
     seconds: float
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; what is not finite becomes `None`."""
+        """Plain values; numbers that are not finite become `None`."""
         curve = {
             name: [finite_or_none(v) for v in column] for name, column in vars(self.curve).items()
         }
@@ -82,7 +82,7 @@ class Result:
 
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> "Result":
-        """Reads back what `as_json` gave."""
+        """Restores a result from what `as_json` returned."""
         names = {name: current_text(line[name]) for name in ("key", "arm")}
         config = current_options(line["config"])
         return cls(**{**line, **names, "config": config, "curve": Curve(**line["curve"])})
@@ -93,10 +93,10 @@ def run_trial(prepare: Prepare, trial: Trial) -> Result:
 
     Args:
         prepare: makes the task and the strategy.
-        trial: what to run.
+        trial: the trial.
 
     Returns:
-        What came of it; a run that diverges is one that failed.
+        The result; a run that diverges counts as failed.
     """
     began = time.perf_counter()
     prepared = prepare(trial.config)
@@ -141,12 +141,12 @@ def run_trial(prepare: Prepare, trial: Trial) -> Result:
 
 
 def plain_options(config: TrainConfig) -> dict[str, Any]:
-    """The options of a run that have a value, as JSON has them."""
+    """The options of a run that have a value, for JSON."""
     return as_lists(config.as_toml())
 
 
 def as_plain(event: Event) -> dict[str, Any]:
-    """An event as `events.jsonl` has it, without the consensus itself."""
+    """An event as in `events.jsonl`, without the models' state dicts."""
     if isinstance(event, RoundReport):
         return {"kind": "round", **event.as_json()}
     kind = {Started: "started", Evaluated: "evaluated", Finished: "finished"}[type(event)]
@@ -156,7 +156,7 @@ def as_plain(event: Event) -> dict[str, Any]:
 
 
 def _flatness(task: Task, trial: Trial, finished: Finished) -> dict[str, Any] | None:
-    """Around the end of a run; the workers tell the valley, and are not measured themselves."""
+    """The flatness at the end of a run; the workers are used only to measure the valley."""
     if trial.flatness is None:
         return None
     workers = {f"worker {i}": state for i, state in sorted(finished.workers.items())}

@@ -1,4 +1,4 @@
-"""The way that workers and consensus take in a run, of models small enough to draw."""
+"""Records the paths of workers and consensus in a run, for models small enough to draw."""
 
 import math
 from collections.abc import Mapping
@@ -15,16 +15,16 @@ from grawa.lab.train.settings import Settings
 
 @dataclass(frozen=True, kw_only=True)
 class Walk:
-    """Where a run has been; P counts the values of a model's state.
+    """The path of a run; P is the number of values in a model's state dict.
 
     Attributes:
-        workers: each worker after every local step, and the round if one was due, (T+1, N, P); the
-            first row is the start.
+        workers: each worker after every local step, and after the round if one was due,
+            (T+1, N, P); the first row is the start.
         consensus: after every round, (R+1, P); the first row is the start.
-        rounds: at which local step each row of `consensus` was taken, from 0.
-        end: the consensus at the end, (P,); of a run that failed, the last one.
-        error: the task's metric at the end; not a number for a run that failed.
-        failure: why it did; empty if it did not.
+        rounds: the local step of each row of `consensus`, from 0.
+        end: the consensus at the end, (P,); the last one if the run failed.
+        error: the task's metric at the end; NaN if the run failed.
+        failure: why it failed; empty if it did not.
     """
 
     workers: Tensor
@@ -36,15 +36,15 @@ class Walk:
 
 
 def walk(task: Task, strategy_for: StrategyFor, settings: Settings) -> Walk:
-    """Trains with all workers in this process, and keeps where they were.
+    """Trains with all workers in this process, and records their paths.
 
     Args:
-        task: what is learnt.
+        task: the task.
         strategy_for: makes the strategy.
-        settings: how.
+        settings: the settings.
 
     Returns:
-        The whole way; of a run that diverges, as far as it came.
+        The whole path; for a run that diverges, the path until then.
     """
     track = _Track(Run(task, strategy_for, settings, torch.device("cpu"), None))
     try:
@@ -56,7 +56,7 @@ def walk(task: Task, strategy_for: StrategyFor, settings: Settings) -> Walk:
 
 
 class _Track:
-    """Writes down where a run is."""
+    """Records the positions of workers and consensus while a run trains."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -65,7 +65,7 @@ class _Track:
         self.rounds = [0]
 
     def follow(self) -> None:
-        """Makes all the steps."""
+        """Trains to the end."""
         run = self.run
         run.engine.local_steps_begin()
         while not run.is_over():
@@ -73,11 +73,11 @@ class _Track:
             self.workers.append(self._places())
             self._note_round()
         run.engine.leave()
-        if self._note_round():  # that took in the last steps
+        if self._note_round():  # after the last steps
             self.workers[-1] = self._places()
 
     def walk(self, end: Tensor, error: float, failure: str) -> Walk:
-        """What was written down."""
+        """The recorded path."""
         return Walk(
             workers=torch.stack(self.workers),
             consensus=torch.stack(self.consensus),
@@ -88,7 +88,7 @@ class _Track:
         )
 
     def _note_round(self) -> bool:
-        """Whether there was one since the last call."""
+        """Records the consensus if there was a round since the last call; returns whether."""
         is_new = bool(list(self.run.news()))
         if is_new:
             self.consensus.append(_flat(consensus_of(self.run)))
@@ -101,7 +101,7 @@ class _Track:
 
 
 def consensus_of(run: Run) -> dict[str, Tensor]:
-    """The state dict of the model that a run would evaluate now."""
+    """The state dict of the run's current consensus."""
     return run.engine.replicas.state_dict_with(run.engine.consensus())
 
 

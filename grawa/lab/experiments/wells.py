@@ -1,4 +1,4 @@
-"""Where the walks of methods end in the landscape of flat and sharp wells."""
+"""Runs methods on the landscape of flat and sharp wells, and finds where they end."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from grawa.math.finite import finite_or_none
 Kind = Literal["flat", "sharp", "none"]
 
 KINDS: tuple[Kind, ...] = ("flat", "sharp", "none")
-"""The kinds of wells, and that of a place outside all of them."""
+"""The kinds of wells, and "none" for a point outside all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +26,10 @@ class End:
     """Where a consensus ended.
 
     Attributes:
-        loss: the landscape's height there; not a number for a run that failed.
-        nearest: the well whose place is nearest.
-        distance: to that place.
-        eigenvalue: the largest of the Hessian there.
+        loss: the loss there; NaN if the run failed.
+        nearest: the well whose minimum is closest.
+        distance: to that minimum.
+        eigenvalue: the largest one of the Hessian there.
     """
 
     loss: float
@@ -39,7 +39,7 @@ class End:
 
     @property
     def kind(self) -> Kind:
-        """That of the nearest well, if the place is within the well's width."""
+        """The nearest well's kind if the point is within the well's width, otherwise "none"."""
         inside = math.isfinite(self.loss) and self.distance <= self.nearest.width
         return self.nearest.kind if inside else "none"
 
@@ -54,7 +54,7 @@ class Walked(NamedTuple):
 
 
 def end_of(walk: Walk) -> End:
-    """Where a walk in the plane ended."""
+    """Finds where a path in the plane ended."""
     well, distance = nearest_well(walk.end)
     return End(
         loss=walk.error,
@@ -72,12 +72,12 @@ def _largest_eigenvalue(point: Tensor) -> float:
 def walks(
     prepare: Prepare, methods: Mapping[str, TrainConfig], seeds: Sequence[int]
 ) -> Iterator[Walked]:
-    """Runs every method on every seed: all methods on the first one, and so on.
+    """Runs every method on every seed: first all methods on the first seed, and so on.
 
     Args:
         prepare: makes the task and the strategy.
         methods: name -> its options.
-        seeds: of the runs; a seed says where they start, and what noise there is.
+        seeds: of the runs; a seed determines the start and the noise.
 
     Yields:
         Each run when it has ended.
@@ -86,12 +86,12 @@ def walks(
         for name, config in methods.items():
             own = replace(config, seed=seed)
             prepared = prepare(own)
-            taken = walk(prepared.task, prepared.strategy_for, own.settings())
-            yield Walked(name, seed, taken, end_of(taken))
+            path = walk(prepared.task, prepared.strategy_for, own.settings())
+            yield Walked(name, seed, path, end_of(path))
 
 
 def as_json(runs: Sequence[Walked], methods: Mapping[str, TrainConfig]) -> list[dict[str, Any]]:
-    """Runs as plain values; what is not finite becomes `None`.
+    """Runs as plain values; numbers that are not finite become `None`.
 
     Args:
         runs: what to write.

@@ -1,1 +1,1 @@
-"""How fast a training would be, before it is run: step time, rounds, network."""
+"""Predicts the speed of training from the times of a step, of rounds and of the network."""

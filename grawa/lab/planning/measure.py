@@ -1,4 +1,4 @@
-"""Measuring what predictions are made from."""
+"""Measures the times from which predictions are made."""
 
 import math
 import statistics
@@ -35,20 +35,20 @@ MOST_TIMES = 200
 PROBE_BYTES = 8_000_000
 TRIALS = 16
 LATE = 10**6
-"""A local step after every warm-up."""
+"""A local step that is later than any warm-up."""
 
 Progress = Callable[[str], AbstractContextManager[object]]
-"""Shows what is being measured, while it is."""
+"""A context that shows what is being measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What is to be trained.
+    """A training to predict for.
 
     Attributes:
         model: on its device.
         optimizer: of the model.
-        step: makes one whole local step, the optimizer's included.
+        step: makes one whole local step, including the optimizer's.
         samples: in a step.
     """
 
@@ -66,17 +66,17 @@ def measure(
     *,
     least_seconds: float = LEAST_SECONDS,
 ) -> Measured:
-    """Measures step, rounds and, between processes, the link.
+    """Measures the times of a step, of rounds and, without `network`, of the link.
 
     Args:
-        subject: what is to be trained.
+        subject: the training to predict for.
         strategies: name -> strategy.
-        network: between the workers; `None` to measure the link between the processes there are.
-        show: progress.
-        least_seconds: for how long each is repeated; it is five times at least.
+        network: between the workers; `None` to measure the link between the running processes.
+        show: shows progress.
+        least_seconds: each measurement is repeated for so long, and at least five times.
 
     Returns:
-        What predictions are made from; the same on every process.
+        The measurements; the same on every process.
     """
     with show("a local step"):
         step_seconds = _agreed(_median(subject.step, least_seconds))
@@ -109,20 +109,20 @@ def measure(
 
 
 def measure_link() -> Link:
-    """Latency and bandwidth between this process and the others, all talking at once.
+    """Latency and bandwidth between this process and the others, while all communicate.
 
     A small message and a large exchange are timed; the slowest process counts.
 
     Returns:
-        The link that a mesh of the processes would need to take as long.
+        The link with which a mesh of these processes would take the same times.
 
     Raises:
-        UserError: if there is but one process.
+        UserError: if there is only one process.
     """
     if not dist.is_initialized() or dist.get_world_size() < 2:
         raise UserError(
-            "there is no link to measure between fewer than two processes: give --link, "
-            "100mbit:20ms say, or start this command with torchrun"
+            "a link can only be measured between several processes: give --link, such as "
+            "100mbit:20ms, or start this command with torchrun"
         )
     comm = DistributedCommunicator()
     try:
@@ -147,7 +147,7 @@ def _method(
     network: Network,
     least_seconds: float,
 ) -> Method:
-    """A strategy's round on a model of this size, of one worker: all but the messages."""
+    """Measures a strategy's round for one worker and a model of this size, without messages."""
     always_shares = strategy.shares_gradients(LATE)
     work = 0.0
     if not always_shares:
@@ -167,7 +167,7 @@ def _method(
 def _codec_seconds(
     precision: Precision, parameters: int, tensors: int, least_seconds: float
 ) -> float:
-    """What fewer bits add to the work of a round, whatever the strategy."""
+    """Seconds that encoding and decoding add to a round, which don't depend on the strategy."""
     plain, coded = (
         _agreed(_round_work(LocalSGD(), parameters, tensors, least_seconds, dtype))
         for dtype in (None, precision)
@@ -207,14 +207,14 @@ def _round_work(
 
 
 def _shares(strategy: Strategy, workers: int) -> tuple[float, float]:
-    """Bytes of a round over those of the parameters, by trying it out.
+    """Measures the bytes of a round, divided by those of the parameters.
 
     Returns:
-        What a worker sends, and what the busiest one does.
+        Those that a worker sends on average, and those of the worker that sends most.
     """
     rows = Rows({"x": torch.ones(workers, 64 * workers)}.items())
     model_bytes = rows["x"][0].nbytes
-    # Over a link that takes a second for a model, seconds are shares.
+    # Over a link that needs one second for a model, seconds equal fractions of a model.
     network = Network(Link(float(model_bytes), 0.0), "mesh", workers)
     comm = Metered(InProcessCommunicator(workers), network)
     if strategy.shares_gradients(LATE):
@@ -231,15 +231,15 @@ def _shares(strategy: Strategy, workers: int) -> tuple[float, float]:
 def _median(
     function: Callable[[], object], least_seconds: float = math.inf, *, together: bool = False
 ) -> float:
-    """Seconds of a call, after one that does not count.
+    """Median seconds of several calls, after one that is not counted.
 
     Args:
-        function: what is timed.
+        function: the function to time.
         least_seconds: for how long it is repeated.
-        together: the same number of times on every process, the least that is allowed.
+        together: whether to call it the same number of times on every process.
 
     Returns:
-        The median of several.
+        Seconds.
     """
     function()
     times: list[float] = []
@@ -252,7 +252,7 @@ def _median(
 
 
 def _agreed(seconds: float) -> float:
-    """The slowest process's, on all of them."""
+    """The largest value over all processes."""
     if not _is_many():
         return seconds
     everyone: list[float] = [0.0] * dist.get_world_size()

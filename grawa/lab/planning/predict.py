@@ -1,4 +1,4 @@
-"""Predictions from a few measured times: what a round costs, and what can be hidden of it."""
+"""Predicts from a few measured times what a round costs, and how much of it overlap can hide."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,27 +9,26 @@ TAUS = tuple(2**i for i in range(10))
 """Local steps between rounds for which predictions are made: 1, 2, 4, ... 512."""
 
 COPIES = 3
-"""Passes over the parameters that a round in the background takes in the foreground: a copy
-before, and after it a difference and a sum."""
+"""Passes over the parameters for which a round in the background blocks local steps: a copy before
+it, and a difference and a sum after it."""
 
 WIDTHS: Mapping[str, float] = {"same": 1.0, "bf16": 0.5, "int8": 0.25}
-"""Bytes on the way, as a share of float32's."""
+"""Bytes that are sent, as a fraction of float32's."""
 
-_ROW_BYTES = 8  # of each number that workers say of themselves
+_ROW_BYTES = 8  # of each number that workers report before a round
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """What is known of a strategy.
+    """The costs of a strategy.
 
     Attributes:
         name: as on the command line.
-        round_work: seconds of a round without its messages: norms, guard, mean, pull; in
-            float32.
+        round_work: seconds of a round without its messages (norms, guard, mean, pull), in float32.
         sent_share: bytes that a worker sends in a round, over those of the parameters.
-        busiest_share: the same of the worker that sends most, which the others wait for.
-        shares_gradients: whether it talks at every step.
-        row_length: numbers that each worker says of itself before a round.
+        busiest_share: the same for the worker that sends most, for which the others wait.
+        shares_gradients: whether it communicates at every step.
+        row_length: numbers that each worker reports before a round.
     """
 
     name: str
@@ -42,14 +41,14 @@ class Method:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What predictions are made from; times are this machine's.
+    """Measurements from which predictions are made; times are this machine's.
 
     Attributes:
         step_seconds: of a local step.
         samples: in a step of one worker.
-        model_bytes: of the parameters, as float32.
+        model_bytes: of the parameters in float32.
         copy_seconds: of one pass over the parameters.
-        codec_seconds: of writing and reading fewer bits in a round, by `comm_dtype`.
+        codec_seconds: `comm_dtype` -> seconds of encoding and decoding in a round.
         network: between the workers.
         methods: to predict for.
     """
@@ -65,11 +64,11 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """How rounds are made.
+    """Options of rounds.
 
     Attributes:
-        overlap: whether they go on in the background, for all steps but one until the next.
-        comm_dtype: in what parameters travel.
+        overlap: whether rounds run in the background, during all local steps but one.
+        comm_dtype: the dtype in which parameters are sent.
     """
 
     overlap: bool = False
@@ -77,7 +76,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """In words."""
+        """A name for tables."""
         words = [] if self.comm_dtype == "same" else [self.comm_dtype]
         return ", ".join([*words, *(["overlap"] if self.overlap else [])]) or "blocking"
 
@@ -93,13 +92,13 @@ VARIANTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """A method at one `sync_every`.
+    """A method with one `sync_every`.
 
     Attributes:
         samples_per_second: of all workers together.
-        lost: share of the time in which local steps are held up.
-        bytes_per_hour: that a worker sends.
-        round_seconds: of a round, hidden or not.
+        lost: fraction of the time in which local steps are blocked.
+        bytes_per_hour: sent by a worker.
+        round_seconds: of a round, including the part that overlaps with local steps.
     """
 
     samples_per_second: float
@@ -109,12 +108,12 @@ class Prediction:
 
 
 def predict(measured: Measured, method: Method, variant: Variant, tau: int) -> Prediction:
-    """What to expect of a method with a round every `tau` local steps.
+    """Predicts the speed of a method with a round every `tau` local steps.
 
     Args:
-        measured: the times that it depends on.
-        method: one of them.
-        variant: how its rounds are made; a method that shares gradients has but one.
+        measured: the measurements.
+        method: one of its methods.
+        variant: options of rounds; overlap has no effect for a method that shares gradients.
         tau: local steps between rounds.
 
     Returns:
@@ -123,17 +122,20 @@ def predict(measured: Measured, method: Method, variant: Variant, tau: int) -> P
     network = measured.network
     num_bytes = measured.model_bytes * WIDTHS[variant.comm_dtype]
     sent, most = method.sent_share * num_bytes, method.busiest_share * num_bytes
-    talk = network.exchange_seconds(most) + network.gather_seconds(method.row_length * _ROW_BYTES)
-    whole = method.round_work + measured.codec_seconds.get(variant.comm_dtype, 0.0) + talk
+    message_seconds = network.exchange_seconds(most) + network.gather_seconds(
+        method.row_length * _ROW_BYTES
+    )
+    codec_seconds = measured.codec_seconds.get(variant.comm_dtype, 0.0)
+    whole = method.round_work + codec_seconds + message_seconds
     steps = 1 if method.shares_gradients else tau
-    held_up = whole
+    blocked = whole
     if variant.overlap and not method.shares_gradients:
         hidden = (tau - 1) * measured.step_seconds
-        held_up = min(whole, max(0.0, whole - hidden) + COPIES * measured.copy_seconds)
-    cycle = steps * measured.step_seconds + held_up
+        blocked = min(whole, max(0.0, whole - hidden) + COPIES * measured.copy_seconds)
+    cycle = steps * measured.step_seconds + blocked
     return Prediction(
         samples_per_second=network.num_workers * measured.samples * steps / cycle,
-        lost=held_up / cycle,
+        lost=blocked / cycle,
         bytes_per_hour=sent / cycle * 3600.0,
         round_seconds=whole,
     )
@@ -142,7 +144,7 @@ def predict(measured: Measured, method: Method, variant: Variant, tau: int) -> P
 def smallest_tau(
     measured: Measured, method: Method, variant: Variant, most_lost: float
 ) -> int | None:
-    """The smallest `sync_every` of `TAUS` that loses at most so much of the time, if one does."""
+    """The smallest `sync_every` in `TAUS` that loses at most this fraction of the time, if any."""
     if method.shares_gradients:
         return None
     fits = (tau for tau in TAUS if predict(measured, method, variant, tau).lost <= most_lost)
@@ -150,12 +152,12 @@ def smallest_tau(
 
 
 def scaled(measured: Measured, workers: int) -> Measured:
-    """The same with another number of workers.
+    """The measurements, converted to another number of workers.
 
-    A worker's share of a full exchange goes with (N-1)/N.
+    What a worker sends in a full exchange is proportional to (N-1)/N.
 
     Returns:
-        What predictions for them are made from.
+        Measurements from which predictions for that number can be made.
     """
     before, after = measured.network.num_workers, workers
     factor = (after - 1) / after * (before / (before - 1) if before > 1 else 2.0)

@@ -1,1 +1,1 @@
-"""What people see of a run."""
+"""Output of runs and studies: tables, pictures, pages and progress."""

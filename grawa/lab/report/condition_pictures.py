@@ -1,4 +1,4 @@
-"""Pictures of what happened under one condition: curves, and workers' weights."""
+"""Pictures of one condition: learning curves, and workers' weights."""
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,13 +35,13 @@ _AXES: tuple[Axis, ...] = ("time", "rounds", "bytes", "steps")
 def condition_pictures(
     study: Study, outcomes: Sequence[Outcome], unit: Unit, number: int
 ) -> Iterator[Picture]:
-    """Learning curves, training loss and distance, and weights where they are not all equal.
+    """Learning curves, training loss and distance; also weights if a method has unequal ones.
 
     Args:
-        study: what was asked.
+        study: the study.
         outcomes: of the condition.
-        unit: how errors are written.
-        number: of the condition, for the pictures' names.
+        unit: formats errors.
+        number: the condition's number, for the pictures' names.
 
     Yields:
         The pictures.
@@ -62,7 +62,7 @@ def condition_pictures(
         yield Picture(
             name=f"layers-{number}",
             title=f"Weight of each worker, tensor by tensor, {where}",
-            caption="Mean over rounds and seeds, times the number of workers: 1 is the equal one.",
+            caption="Mean over rounds and seeds, times the number of workers: 1 is equal weight.",
             draw=partial(_draw_layers, outcomes=layered),
             size=panel_size(len(layered), 2, 3.0),
         )
@@ -74,10 +74,10 @@ def curve_pictures(
     """Learning curves, training loss and distance.
 
     Args:
-        study: what was asked.
+        study: the study.
         outcomes: under one condition, one of each arm.
-        unit: how errors are written.
-        name: what sets the pictures' names apart from others'.
+        unit: formats errors.
+        name: a suffix that makes the pictures' names unique.
 
     Yields:
         The pictures.
@@ -87,7 +87,7 @@ def curve_pictures(
     yield Picture(
         name=f"curves-{name}",
         title=f"Learning curves, {where}",
-        caption="Consensus, mean over the runs and one standard error to either side.",
+        caption="Of the consensus: mean over the runs, plus and minus one standard error.",
         draw=partial(_draw_curves, outcomes=outcomes, order=order, column="error", label=unit),
         size=panel_size(4, 2, 2.7),
     )
@@ -130,18 +130,18 @@ def _draw_curves(
 def _mean_curve(
     results: Sequence[Result], axis: str, column: str
 ) -> tuple[list[float], list[float], list[float]]:
-    """Means over seeds, point by point, of those that measured as often as most did."""
+    """Means over seeds, point by point, of runs with the most common number of points."""
     whole = [r.curve for r in results if r.error is not None]
     if not whole:
         return [], [], []
     usual = statistics.mode(len(curve.steps) for curve in whole)
-    alike = [curve for curve in whole if len(curve.steps) == usual]
+    same_length = [curve for curve in whole if len(curve.steps) == usual]
     xs, ys, errors = [], [], []
     for i in range(usual):
-        values = [v for v in (curve.column(column)[i] for curve in alike) if v is not None]
+        values = [v for v in (curve.column(column)[i] for curve in same_length) if v is not None]
         if values:
             mean = mean_of(values)
-            x = statistics.fmean(curve.column(axis)[i] for curve in alike)
+            x = statistics.fmean(curve.column(axis)[i] for curve in same_length)
             xs.append(x * _SCALES.get(axis, 1.0))
             ys.append(mean.mean)
             errors.append(mean.error if mean.number > 1 else 0.0)

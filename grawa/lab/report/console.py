@@ -1,4 +1,4 @@
-"""Progress while a run goes on, and the table at its end."""
+"""Progress of a run in the terminal, and the table at its end."""
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -11,15 +11,15 @@ from rich.table import Table
 from grawa.rounds.report import RoundReport
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_LINES = 10  # of progress where there is no terminal to redraw
+_LINES = 10  # of progress, if the output is not a terminal
 
 
 class RoundProgress:
-    """A progress bar that shows the last round; lines where there is no terminal.
+    """A progress bar that shows the last round; lines if the output is not a terminal.
 
     Args:
         steps: local steps after which the run ends; `None` if a budget ends it.
-        budget: seconds after which it ends; `None` if it has none. Then that is shown.
+        budget: seconds after which it ends, which the bar then shows; `None` for steps.
         console: where to show it.
     """
 
@@ -63,7 +63,7 @@ class RoundProgress:
             self._shown = done
 
     def _show_left_out(self, report: RoundReport) -> None:
-        """Says when a worker is first left out, and when it is back."""
+        """Prints when a worker is first left out, and when it takes part again."""
         for worker, why in report.left_out.items():
             if worker not in self._left_out:
                 self._console.print(f"round {report.round}: worker {worker} left out: {why}")
@@ -73,7 +73,7 @@ class RoundProgress:
 
 
 def describe_round(report: RoundReport, bytes_sent: int) -> str:
-    """A round in a few words: number, loss, each worker's weight, distance, bytes."""
+    """A round in one line: number, loss, each worker's weight, distance, bytes."""
     parts = [f"round {report.round}", f"loss {float(report.losses.nanmean()):.3f}"]
     if report.weights is not None:
         parts.append(f"weights {weight_bars(report.weights.mean(dim=1).tolist())}")
@@ -84,7 +84,7 @@ def describe_round(report: RoundReport, bytes_sent: int) -> str:
 
 
 def weight_bars(weights: Sequence[float]) -> str:
-    """One bar per worker, half as high as can be at the equal weight 1/N.
+    """One bar per worker; half of the full height is the equal weight 1/N.
 
     Returns:
         One character per worker.
@@ -115,7 +115,7 @@ def bytes_text(count: float) -> str:
 def summary(finished: Mapping[str, Any]) -> Table:
     """The table at the end of a run, from its event "finished"."""
     table = Table(show_header=False)
-    averaged = finished.get("averaged_rounds", 0)  # runs of before there were averages have none
+    averaged = finished.get("averaged_rounds", 0)  # missing in runs of earlier versions
     what = "the averaged consensus" if averaged else "the consensus"
     table.add_row(f"{finished['metric']} of {what}", metric_text(finished))
     if averaged:
@@ -123,10 +123,10 @@ def summary(finished: Mapping[str, Any]) -> Table:
     table.add_row("rounds", str(finished["round"]))
     table.add_row("local steps per worker", str(finished["step"]))
     table.add_row("sent per worker", bytes_text(finished["bytes_sent"]))
-    table.add_row("seconds in all", f"{finished['elapsed']:.2f}")
+    table.add_row("seconds in total", f"{finished['elapsed']:.2f}")
     table.add_row("seconds in training", f"{finished['compute_seconds']:.2f}")
     table.add_row("seconds in rounds", f"{finished['round_seconds']:.2f}")
-    table.add_row("of these held up", f"{finished['exposed_seconds']:.2f}")
+    table.add_row("of which blocked", f"{finished['exposed_seconds']:.2f}")
     return table
 
 
@@ -134,7 +134,7 @@ def metric_text(measured: Mapping[str, Any]) -> str:
     """A metric's value: in percent if it is an error rate.
 
     Returns:
-        The value of "error" in `measured`, whose name is "metric".
+        The value under "error" in `measured`; "metric" is its name.
 
     >>> metric_text({"metric": "test error", "error": 0.0417})
     '4.17%'

@@ -1,4 +1,4 @@
-"""How pictures look: one palette, one ink that a page turns light or dark, SVG and PNG."""
+"""The style of pictures (a palette, and an ink that follows a page's theme), as SVG and PNG."""
 
 import math
 import re
@@ -17,10 +17,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from grawa.lab.files import replacing
 
 INK = "#1d1f21"
-"""Of text, axes and black lines; in a page it is the page's own text colour."""
+"""Colour of text, axes and black lines; in a page it becomes the page's text colour."""
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", INK)
-"""Okabe and Ito's, which colour-blind people can tell apart, without its yellow."""
+"""Okabe and Ito's palette, which colour-blind people can distinguish, without its yellow."""
 
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)))
 _MARKS = "osv^D"
@@ -49,13 +49,13 @@ _STYLE: dict[str, Any] = {
 
 
 def in_style(name: str) -> AbstractContextManager[None]:
-    """How figures look that are made and drawn within it.
+    """A context that sets the style of figures made and drawn within it.
 
     Args:
-        name: of the picture, on which identifiers in an SVG depend, to be unique in a page.
+        name: the picture's name, from which identifiers in an SVG are made, so unique in a page.
 
     Returns:
-        A context in which matplotlib has these settings.
+        The context.
     """
     style: Any = {**_STYLE, "svg.hashsalt": name}
     return mpl.rc_context(style)
@@ -63,12 +63,12 @@ def in_style(name: str) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """Something to look at.
+    """A picture.
 
     Attributes:
-        name: of its file, without an ending.
+        name: of its file, without a suffix.
         title: in a few words.
-        caption: what is to be seen in it.
+        caption: what it shows.
         draw: fills an empty figure.
         size: width and height in inches.
     """
@@ -80,7 +80,7 @@ class Picture:
     size: tuple[float, float]
 
     def svg(self) -> str:
-        """The picture as an SVG element for a page, on the page's ground and in its ink."""
+        """The picture as an SVG element, with the page's background and text colour."""
         text = StringIO()
         with in_style(self.name):
             self._figure().savefig(text, format="svg", transparent=True, metadata={"Date": None})
@@ -92,7 +92,7 @@ class Picture:
         return element.replace(INK, "currentColor")
 
     def save_png(self, path: Path) -> None:
-        """Writes the picture as a PNG, on white."""
+        """Writes the picture as a PNG on white."""
         with in_style(self.name), replacing(path) as temporary:
             self._figure().savefig(temporary, format="png", dpi=120)
 
@@ -103,18 +103,18 @@ class Picture:
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """How the line of this number is drawn: a colour, then other dashes."""
+    """The style of line number `index`: a colour and, when these repeat, a dash pattern."""
     round_, place = divmod(index, len(PALETTE))
     return {"color": PALETTE[place], "linestyle": _DASHES[round_ % len(_DASHES)]}
 
 
 def mark_style(index: int) -> dict[str, Any]:
-    """How the points of this number are drawn: a colour and a mark."""
+    """The style of point set number `index`: a colour and a mark."""
     return {"color": PALETTE[index % len(PALETTE)], "marker": _MARKS[index % len(_MARKS)]}
 
 
 def grid_of(figure: Figure, count: int, across: int, **options: Any) -> list[Any]:
-    """Axes for so many panels, row by row; what is left over of the last row stays empty."""
+    """Axes for `count` panels, row by row; the rest of the last row stays empty."""
     rows = max(1, math.ceil(count / across))
     axes = figure.subplots(rows, min(across, max(1, count)), squeeze=False, **options).ravel()
     for axis in axes[count:]:
@@ -123,7 +123,7 @@ def grid_of(figure: Figure, count: int, across: int, **options: Any) -> list[Any
 
 
 def panel_size(count: int, across: int, height: float = 2.9) -> tuple[float, float]:
-    """A figure's size for so many panels."""
+    """A figure's size for `count` panels."""
     return 8.0, height * max(1, math.ceil(count / across)) + 0.5
 
 
@@ -133,22 +133,22 @@ _NAME_LINE = 0.17
 
 
 def rows_height(names: Sequence[str], each: float) -> float:
-    """How tall a panel must be for a row of this height or more for each name, in inches."""
+    """The height in inches of a panel with a row of at least height `each` for every name."""
     lines = max(in_lines(name).count("\n") + 1 for name in names)
     return max(each, _NAME_LINE * lines) * len(names) + 1.2
 
 
 def name_rows(panel: Any, names: Sequence[str]) -> None:
-    """Makes a row for each name, from above, with the name beside the axis."""
+    """Makes a row for each name, from the top, with the name beside the axis."""
     panel.set_yticks(range(len(names)), [in_lines(name) for name in names])
     panel.set_ylim(len(names) - 0.5, -0.5)
 
 
 def in_lines(name: str) -> str:
-    """A method's name, broken at colons.
+    """A method's name, broken into lines at colons.
 
     Returns:
-        It, in lines of some length.
+        The lines.
 
     >>> in_lines("mgrawa:norms=probe:outer.lr=1:outer.momentum=0.5").splitlines()
     ['mgrawa:norms=probe:outer.lr=1:', 'outer.momentum=0.5']
@@ -163,19 +163,19 @@ def in_lines(name: str) -> str:
 
 _LEGEND_SIZE = 10
 _HANDLE = 5.0 * _LEGEND_SIZE
-"""What a legend's line takes, with the space around it, in points."""
+"""Width of a legend's line sample, with the space around it, in points."""
 _LEADING = 1.6
-"""From a line of a legend to the next, in sizes of its letters."""
+"""Distance between the lines of a legend, in font sizes."""
 _POINTS_PER_INCH = 72.0
 
 
 def legend_below(figure: Figure, axis: Any, columns: int = 4) -> None:
-    """One legend for all panels, under them; the figure grows where long names need more rows.
+    """One legend for all panels, below them; the figure grows if long names need more rows.
 
     Args:
-        figure: whose.
-        axis: a panel with all that is to be named.
-        columns: at most; fewer where names are too long for as many.
+        figure: the figure.
+        axis: a panel with all entries of the legend.
+        columns: at most; fewer if names are too long.
     """
     handles, labels = axis.get_legend_handles_labels()
     if len(labels) < 2:
@@ -189,12 +189,12 @@ def legend_below(figure: Figure, axis: Any, columns: int = 4) -> None:
 
 
 def _width(text: str) -> float:
-    """Of a legend's text, in points."""
+    """Width of a legend's text, in points."""
     return float(TextPath((0.0, 0.0), text, size=_LEGEND_SIZE).get_extents().width)
 
 
 def spread_out(values: Sequence[float], factor: float = 30.0) -> bool:
-    """Whether positive values span so much that a logarithmic axis shows them better."""
+    """Whether positive values span such a range that a logarithmic axis shows them better."""
     return min(values, default=0.0) > 0.0 and max(values) / min(values) > factor
 
 
@@ -202,7 +202,7 @@ def log_scale(panel: Any, which: str) -> None:
     """Makes an axis logarithmic, with plain numbers at 1, 2 and 5 of each power of ten.
 
     Args:
-        panel: whose.
+        panel: the panel.
         which: "x" or "y".
     """
     panel.set(**{f"{which}scale": "log"})

@@ -1,4 +1,4 @@
-"""Pictures of where everything ended: under all conditions, and over a knob's values."""
+"""Pictures of the errors at the end: under all conditions, and over a knob's values."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -66,7 +66,7 @@ def knob_picture(study: Study, outcomes: Sequence[Outcome], unit: Unit) -> Pictu
     """Every method's error over the values of the study's knob."""
     return Picture(
         name="knob",
-        title=f"What {study.knob} does",
+        title=f"Effect of {study.knob}",
         caption="Mean over the seeds, 95% confidence interval.",
         draw=partial(_draw_knob, study=study, outcomes=outcomes, unit=unit),
         size=panel_size(len(conditions_of(outcomes)), 2, 3.0),
@@ -98,7 +98,7 @@ def _draw_knob(figure: Figure, *, study: Study, outcomes: Sequence[Outcome], uni
 
 
 def _positions(values: Sequence[str]) -> list[float]:
-    """Where values lie on an axis: at their numbers, or one after the other."""
+    """The positions of values on an axis: their numbers, or 0, 1, 2, ... if they have none."""
     try:
         return [float(value) for value in values]
     except ValueError:
@@ -106,7 +106,7 @@ def _positions(values: Sequence[str]) -> list[float]:
 
 
 def _beside(x: float, number: int, logarithmic: bool, at: Sequence[float]) -> float:
-    """A place a little to the right for each further method, so that bars don't hide each other."""
+    """Shifts each further method a little to the right, so that error bars don't overlap."""
     if logarithmic:
         return float(x * (max(at) / min(at)) ** (0.015 * number))
     return x + 0.015 * number * (max(at) - min(at))

@@ -1,4 +1,4 @@
-"""Tables of how flat a study's runs end, and whether that goes with the generalisation gap."""
+"""Tables of the flatness at the end of a study's runs, and of its correlation with the gap."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +15,12 @@ _NO = Cell(text="-")
 
 
 def flat_tables(study: Study, flats: Sequence[Flat], unit: Unit) -> list[Table]:
-    """All measures of all arms, condition by condition.
+    """All measures of all arms, one table per condition.
 
     Args:
-        study: what was asked.
+        study: the study.
         flats: of all conditions.
-        unit: how errors are written.
+        unit: formats errors.
 
     Returns:
         A table for each condition that has measurements.
@@ -53,9 +53,9 @@ def _table(study: Study, condition: str, flats: Sequence[Flat], unit: Unit) -> T
         ],
         rows=rows,
         note=f"Of the consensus at the end, over {study.flatness.samples} training samples without "
-        "faults, mean ± standard error over the seeds. The gap is the error on the test less that "
-        f"on {study.flatness.gap_samples:,} training samples, or all if there are fewer. Ratios "
-        "are geometric means over pairs of a seed.",
+        "faults, mean ± standard error over the seeds. The gap is the test error minus the error "
+        f"on {study.flatness.gap_samples:,} training samples, or on all if there are fewer. Ratios "
+        "are geometric means over seeds, of runs with the same seed.",
     )  # fmt: skip
 
 
@@ -97,22 +97,23 @@ def correlation_table(study: Study, flats: Sequence[Flat]) -> Table:
             ]
             rows.append([Cell(text=name), Cell(text=group), *_correlated(pairs)])
     return Table(
-        title="Does flatness go with the generalisation gap?",
+        title="Is flatness correlated with the generalisation gap?",
         columns=[
             ("measure", False), ("runs of", False), ("Kendall's tau", True), ("95% CI", False),
             ("p", True), ("runs", True),
         ],
         rows=rows,
-        note="Over all runs; 1 where the sharper one of two always has the larger gap, 0 where "
-        "that tells nothing. Runs of one seed share data, and runs of one method a setting, so "
-        "they are not independent: intervals (bootstrap over runs) and p are too narrow.",
+        note="Over all runs; 1 if of two runs the sharper one always has the larger gap, 0 if "
+        "there is no relation. Runs of one seed share data, and runs of one method share "
+        "settings, so they are not independent: intervals (bootstrap over runs) are too narrow, "
+        "p too small.",
     )  # fmt: skip
 
 
 def _correlated(pairs: Sequence[tuple[float, float]]) -> list[Cell]:
     try:
         found = kendall([m for m, _ in pairs], [g for _, g in pairs])
-    except UserError:  # too few runs, or all of them alike: there is no correlation to show
+    except UserError:  # too few runs, or all values equal: there is no correlation to show
         return [_NO, _NO, _NO, Cell(text=str(len(pairs)), value=len(pairs))]
     return [
         Cell(text=f"{found.tau:+.2f}", value=found.tau),

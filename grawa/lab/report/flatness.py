@@ -1,4 +1,4 @@
-"""What `grawa flatness` measured of a run: in the terminal, and on the run's page."""
+"""Tables of what `grawa flatness` measured, for the terminal and the run's page."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,13 +10,13 @@ from grawa.lab.report.tables import Cell, Table, Unit
 
 
 def run_flatness(folder: Path) -> tuple[list[Table], list[str]]:
-    """What was measured around a run's consensus and workers.
+    """Tables of the flatness around a run's consensus and workers.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
 
     Returns:
-        Tables, if there is something to show; and a notice if it can't be read.
+        The tables, none if flatness was not measured; and a notice if the file can't be read.
     """
     path = folder / "flatness.json"
     if not path.is_file():
@@ -24,7 +24,7 @@ def run_flatness(folder: Path) -> tuple[list[Table], list[str]]:
     found = read_json(path)
     if found.get("schema") != FLATNESS_SCHEMA:
         notice = (
-            "flatness.json is broken or of another version of grawa: run `grawa flatness` again."
+            "flatness.json is broken or from another version of grawa: run `grawa flatness` again."
         )
         return [], [notice]
     return flatness_tables(found), []
@@ -34,7 +34,7 @@ def flatness_tables(found: Mapping[str, Any]) -> list[Table]:
     """Two tables with a row for each model: errors and slopes, curvature and valley.
 
     Args:
-        found: what is in `flatness.json`.
+        found: the content of `flatness.json`.
 
     Returns:
         The tables.
@@ -70,7 +70,7 @@ def _curves(found: Mapping[str, Any]) -> Table:
         walk = walks.get(name, [_number(None)] * 2)
         rows.append([Cell(text=name), *map(_estimate, estimates), *walk])
     return Table(
-        title="Curvature, and the way from the consensus",
+        title="Curvature, and distances from the consensus",
         columns=_columns(["largest eigenvalue", "trace", "trace / loss", "distance", "border"]),
         rows=rows,
         note=_valley(found),
@@ -78,7 +78,7 @@ def _curves(found: Mapping[str, Any]) -> Table:
 
 
 def _walks(found: Mapping[str, Any]) -> dict[str, list[Cell]]:
-    """For each worker how far it is, and how far the border; of what has no valley nothing."""
+    """The distances to each worker, and beyond it to the valley's border; empty without valley."""
     through = found["valley"]
     if through is None:
         return {}
@@ -99,7 +99,7 @@ def _number(value: float | None) -> Cell:
 
 
 def _estimate(estimate: Mapping[str, float | None] | None) -> Cell:
-    """A number and its standard error, where that is known and not zero."""
+    """A number, and its standard error if that is known and not zero."""
     if estimate is None:
         return Cell(text="-")
     cell, error = _number(estimate["value"]), estimate["standard_error"]
@@ -107,11 +107,12 @@ def _estimate(estimate: Mapping[str, float | None] | None) -> Cell:
 
 
 def _valley(found: Mapping[str, Any]) -> str:
-    """The worker-valley width in a sentence, or why there is none."""
+    """A sentence with the width of the workers' valley, or why there is none."""
     through = found["valley"]
     if through is None:
         return f"No worker valley: {found['no_valley']}."
     return (
-        f"To each worker, and on to the border where the loss is {through['kappa']:g} times the "
-        f"consensus's. Inverse mean valley {_number(through['inverse_mean']).text}."
+        f"Distances to each worker, and in the same direction to the border, where the loss is "
+        f"{through['kappa']:g} times the consensus's. Inverse mean valley "
+        f"{_number(through['inverse_mean']).text}."
     )

@@ -1,4 +1,4 @@
-"""How flat the ends of a study's runs are."""
+"""The flatness at the end of a study's runs."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from grawa.lab.experiments.trial import Result
 from grawa.lab.report.statistics import Difference, holm, paired_difference
 
 Read = Callable[[Mapping[str, Any]], float | None]
-"""From what a trial measured to a number; `None` where there is none."""
+"""Reads a number from a trial's measurements; `None` if it is missing."""
 
 
 def _model(name: str) -> Read:
@@ -43,15 +43,15 @@ def _valley(found: Mapping[str, Any]) -> float | None:
 
 
 def measures_of(study: Study) -> dict[str, Read]:
-    """What is measured of a run's end, each larger where it is sharper; the first is claimed of.
+    """The measures of sharpness at the end of a run; claims use the first one.
 
     Args:
-        study: what was asked, with flatness.
+        study: a study that measures flatness.
 
     Returns:
         Name -> how to read it.
     """
-    assert study.flatness is not None, "asked for without flatness"
+    assert study.flatness is not None, "the study does not measure flatness"
     curved = {
         "trace": _model("trace"),
         "trace / loss": _model("trace_over_loss"),
@@ -72,9 +72,9 @@ class Flat:
     Attributes:
         arm: its name.
         condition: its name.
-        values: measure -> seed -> value, where there is one.
+        values: measure -> seed -> value, for seeds that have one.
         ratio: of the first measure to the baseline's, as a difference of logarithms; `None` for the
-            baseline, and without pairs.
+            baseline, and if no seed has both.
         corrected: its p-value, corrected for all comparisons of the study.
     """
 
@@ -86,14 +86,14 @@ class Flat:
 
 
 def flats_of(study: Study, results: Sequence[Result]) -> list[Flat]:
-    """Every arm under every condition, of those that were measured.
+    """The measurements of every arm under every condition, as far as there are some.
 
     Args:
-        study: what was asked.
+        study: the study.
         results: of its trials.
 
     Returns:
-        In the order of conditions and arms; none if flatness was not asked for.
+        In the order of conditions and arms; none if the study does not measure flatness.
     """
     if study.flatness is None:
         return []
@@ -146,5 +146,5 @@ def _log_ratio(own: Mapping[int, float], base: Mapping[int, float]) -> Differenc
 
 
 def interval_text(ratio: Difference) -> str:
-    """The confidence interval of a ratio whose logarithm this is."""
+    """The confidence interval of a ratio, given as a difference of logarithms."""
     return f"{math.exp(ratio.low):.2f} to {math.exp(ratio.high):.2f}"

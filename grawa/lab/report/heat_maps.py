@@ -15,9 +15,9 @@ class HeatMap:
 
     Attributes:
         title: above it.
-        cells: (rows, columns).
-        rows: their names, the first one on top.
-        columns: their numbers.
+        cells: values, (rows, columns).
+        rows: names of the rows, the first one on top.
+        columns: numbers of the columns.
     """
 
     title: str
@@ -32,10 +32,10 @@ def draw_heat_maps(
     """Draws weights, with one scale of colours for all panels.
 
     Args:
-        figure: the picture.
+        figure: the figure.
         panels: as many as maps.
         maps: what to draw.
-        across: what columns are.
+        across: label of the horizontal axis.
     """
     values = [value for each in maps for row in each.cells for value in row]
     shown = None
@@ -51,7 +51,7 @@ def draw_heat_maps(
 
 
 def _label(set_ticks: Any, labels: Sequence[str], most: int) -> None:
-    """Labels in the middle of cells, as many as can be read."""
+    """Labels the middle of cells, and leaves out labels if there are more than `most`."""
     every = max(1, -(-len(labels) // most))
     set_ticks([i + 0.5 for i in range(0, len(labels), every)], labels[::every], fontsize=9)
 

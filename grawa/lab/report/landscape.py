@@ -1,4 +1,4 @@
-"""Pictures of the loss around a consensus and its workers, and of how flat it is there."""
+"""Pictures of the loss around a consensus and its workers, and of its flatness."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +17,8 @@ def line_picture(lines: Mapping[str, Line], path: Path, border: float | None = N
 
     Args:
         lines: name -> line.
-        path: of the PNG or SVG.
-        border: the loss at the valley's border, if it is to be shown.
+        path: the PNG or SVG file.
+        border: the loss at the valley's border; `None` to leave it out.
     """
     figure, axis = pyplot().subplots(figsize=(6.4, 4.4))
     for i, (name, line) in enumerate(lines.items()):
@@ -43,8 +43,8 @@ def plane_picture(plane: Plane, path: Path) -> None:
     """Contours of the loss on the plane through consensus and workers.
 
     Args:
-        plane: what was looked at.
-        path: of the PNG or SVG.
+        plane: the losses.
+        path: the PNG or SVG file.
     """
     figure, axis = pyplot().subplots(figsize=(6.4, 5.2))
     from matplotlib.patheffects import withStroke
@@ -71,15 +71,15 @@ def plane_picture(plane: Plane, path: Path) -> None:
     axis.plot(0.0, 0.0, "*", color="white", markeredgecolor="black", markersize=18)
     _label(axis, "first principal direction (L2)", "second principal direction (L2)")
     axis.set_title(
-        f"star: consensus; circles: workers, {plane.share:.0%} of whose\nsquared distance lies in "
-        f"this plane (up to {float(plane.off_plane.max()):.2g} off it)",
+        f"star: consensus; circles: workers; {plane.share:.0%} of their squared distances\nis in "
+        f"this plane (largest distance from it: {float(plane.off_plane.max()):.2g})",
         fontsize=11,
     )
     save(figure, path)
 
 
 def _levels(losses: Any) -> tuple[Any, Any]:
-    """Contour levels: even ratios where all losses are positive, else even steps."""
+    """Contour levels: evenly spaced ratios if all losses are positive, otherwise evenly spaced."""
     from matplotlib.colors import LogNorm, Normalize
 
     low, high = float(losses.min()), float(losses.max())
@@ -92,8 +92,8 @@ def bars_picture(models: Mapping[str, Flatness], path: Path) -> None:
     """One panel of bars for each measure, with a bar for each model and its standard error.
 
     Args:
-        models: name -> what was measured.
-        path: of the PNG or SVG.
+        models: name -> measurements.
+        path: the PNG or SVG file.
     """
     panels = _panels(models)
     columns = min(3, len(panels))

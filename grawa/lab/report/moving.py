@@ -1,4 +1,4 @@
-"""Moving pictures: a figure whose ground stays and whose lines move, as a GIF."""
+"""Animations as GIF files: a figure with a fixed background and moving lines."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,19 +11,19 @@ from PIL import Image, ImageColor
 
 from grawa.lab.files import replacing
 
-_SHARES = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)  # of a colour in white, where its edges are smooth
+_SHARES = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)  # of a colour mixed with white, for smooth edges
 
 
 def frames(
     figure: Figure, moving: Sequence[Any], show: Callable[[int], object], steps: Sequence[int]
 ) -> Iterator[Image.Image]:
-    """Pictures of a figure at some steps; what doesn't move is drawn once.
+    """Pictures of a figure at several steps; whatever does not move is drawn only once.
 
     Args:
-        figure: with all that moves in it, laid out.
-        moving: what changes, from the lowest to the highest.
-        show: changes it to what it is at a step.
-        steps: at which to look.
+        figure: the figure, with its final layout.
+        moving: the parts that change, from the bottom to the top layer.
+        show: updates them for a step.
+        steps: the steps.
 
     Yields:
         A picture for each step.
@@ -49,14 +49,14 @@ def save_gif(
     seconds: float,
     last_seconds: float,
 ) -> None:
-    """Writes a GIF that starts again when it has ended, whole or not at all.
+    """Writes a GIF that repeats, completely or not at all.
 
     Args:
         pictures: its frames.
-        path: of the file.
-        colours: that are in them, beside greys.
-        seconds: that each is shown.
-        last_seconds: that the last is shown.
+        path: the file.
+        colours: the colours in them, beside greys.
+        seconds: for which each frame is shown.
+        last_seconds: for which the last frame is shown.
     """
     palette = _palette(colours)
     first, *others = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
@@ -69,12 +69,12 @@ def save_gif(
             append_images=others,
             duration=durations,
             loop=0,
-            optimize=True,  # a frame holds only what differs from the one before
+            optimize=True,  # a frame stores only what differs from the one before
         )
 
 
 def _palette(colours: Sequence[str]) -> Image.Image:
-    """Greys, and colours in steps from pale to full, which all frames share."""
+    """The palette of all frames: greys, and each colour in several mixtures with white."""
     greys = [(level, level, level) for level in range(15, 256, 12)]
     mixed = [
         tuple(round(255 + share * (channel - 255)) for channel in ImageColor.getrgb(colour)[:3])

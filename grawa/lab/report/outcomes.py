@@ -1,4 +1,4 @@
-"""What a study's trials come to: errors at equal cost, and differences seed by seed."""
+"""Results of a study's trials: errors at equal cost, and their differences, paired by seed."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,13 +20,14 @@ class Outcome:
         condition: its name.
         results: its trials, also those that failed.
         errors: seed -> error at the end.
-        averages: seed -> mean error while all runs are on the way, which is smaller for who is
-            faster.
+        averages: seed -> mean error during training, smaller for a faster method: see
+            `outcomes_of`.
         end: mean and standard error of the errors; `None` if all trials failed.
-        difference: to the baseline, in the error; `None` for itself, and without pairs.
-        speed: the same in the mean error on the way.
+        difference: of the error to the baseline's; `None` for the baseline itself, and if no seed
+            has both.
+        speed: the same for the mean error during training.
         corrected: the difference's p-value, corrected for all comparisons of the study.
-        speed_corrected: the speed's p-value, in the same way.
+        speed_corrected: the speed's p-value, corrected in the same way.
     """
 
     arm: str
@@ -42,11 +43,11 @@ class Outcome:
 
     @property
     def failed(self) -> int:
-        """How many trials came to nothing."""
+        """Number of trials that failed."""
         return len(self.results) - len(self.errors)
 
     def spent(self, axis: str) -> float:
-        """On an axis, by the end of a run; the mean of those that have ended, NaN without any."""
+        """The total on an axis at the end of a run, mean over finished runs; NaN without any."""
         ends = [float(r.curve.column(axis)[-1]) for r in self.results if r.error is not None]
         return sum(ends) / len(ends) if ends else math.nan
 
@@ -54,16 +55,16 @@ class Outcome:
 def outcomes_of(study: Study, results: Sequence[Result]) -> list[Outcome]:
     """Every arm under every condition.
 
-    Errors are those at the end of each run, which was given as many steps as fit. Those on the way
-    are averaged, by linear interpolation, from where all runs have been measured to where the first
-    one ends.
+    Errors at the end are those of the last measurement, at equal cost because each run has as many
+    steps as fit. Errors during training are averaged, by linear interpolation, from the amount at
+    which all runs have been measured once to the amount at which the first run ends.
 
     Args:
-        study: what was asked.
+        study: the study.
         results: of the trials that have finished.
 
     Returns:
-        The outcomes of those that have results, in the order of conditions and arms.
+        The outcomes of arms with results, in the order of conditions and arms.
     """
     found = [
         outcome
@@ -120,10 +121,10 @@ def common_amount(results: Sequence[Result], axis: str) -> float:
     """The largest amount on an axis that all of these trials have reached.
 
     Returns:
-        It; NaN without trials.
+        The amount; NaN without trials.
 
     Raises:
-        UserError: if it comes before some trial's first measurement.
+        UserError: if it is smaller than at some trial's first measurement.
     """
     if not results:
         return math.nan
@@ -132,8 +133,8 @@ def common_amount(results: Sequence[Result], axis: str) -> float:
     end, begin = float(least.curve.column(axis)[-1]), float(late.curve.column(axis)[0])
     if begin > end:
         raise UserError(
-            f"no common axis: {late.arm} is first measured at {begin:g} {axis}, and {least.arm} "
-            f"ends at {end:g}; compare by another axis"
+            f"methods can't be compared at equal {axis}: {late.arm} is first measured at "
+            f"{begin:g}, and {least.arm} ends at {end:g}; use another axis"
         )
     return end
 
@@ -143,12 +144,12 @@ def _common_begin(results: Sequence[Result], axis: str) -> float:
 
 
 def error_at(result: Result, axis: str, at: float) -> float:
-    """The error at an amount on an axis, between the points of the curve.
+    """The error at an amount on an axis, interpolated between the points of the curve.
 
     Args:
-        result: of a trial.
+        result: a trial's result.
         axis: a column of its curve.
-        at: not before the first point; after the last, that counts.
+        at: the amount; beyond the curve's ends, the error of the nearest point counts.
 
     Returns:
         The error.
@@ -161,10 +162,10 @@ def error_at(result: Result, axis: str, at: float) -> float:
 
 
 def average_until(result: Result, axis: str, begin: float, end: float) -> float:
-    """The mean error between two amounts on an axis: the area under the curve, over its width.
+    """The mean error between two amounts on an axis: the area under the curve over its width.
 
     Returns:
-        The mean; the error itself if there is no width.
+        The mean; the error at `end` if the width is zero.
     """
     inside = [x for x, _ in _points(result, axis) if begin < x < end]
     at = [begin, *inside, end]
@@ -178,7 +179,7 @@ def average_until(result: Result, axis: str, begin: float, end: float) -> float:
 
 
 def _points(result: Result, axis: str) -> list[tuple[float, float]]:
-    """Where the error is known; where it is not finite it counts as the largest that is."""
+    """(amount, error) pairs; an error that is not finite counts as the largest finite one."""
     pairs = list(zip(result.curve.column(axis), result.curve.error, strict=True))
     worst = max(error for _, error in pairs if error is not None)
     return [(float(x), worst if error is None else error) for x, error in pairs]

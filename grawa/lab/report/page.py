@@ -1,4 +1,4 @@
-"""A page: facts, verdicts, tables and pictures, in one file without anything from a network."""
+"""A page: facts, tested claims, tables and pictures, in one file that needs no network."""
 
 import math
 from collections import Counter
@@ -15,7 +15,7 @@ from grawa.lab.report.tables import Cell, Table
 from grawa.lab.report.verdicts import Verdict
 
 _FEW = 5
-"""Claims without an answer that are shown at once; more of them are folded."""
+"""Most undecided claims that are shown openly; more are folded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,8 @@ class Section:
 
     Attributes:
         title: its heading.
-        pictures: first.
-        tables: then.
+        pictures: shown before the tables.
+        tables: shown after the pictures.
         folded: whether it is closed at first.
     """
 
@@ -37,14 +37,14 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """What is known of a run or a study.
+    """The content of a page on a run or a study.
 
     Attributes:
         title: its heading.
-        subtitle: what it is, in a sentence.
-        notices: what a reader must know before anything else, such as trials that are missing.
-        verdicts: on claims, by heading; the first heading's are open.
-        sections: all else.
+        subtitle: a sentence that describes it.
+        notices: what a reader must know first, such as missing trials.
+        verdicts: heading -> tested claims; those of the first heading are open.
+        sections: everything else.
         facts: command, versions, machine, date.
     """
 
@@ -57,11 +57,11 @@ class Page:
 
 
 def write_page(pages: Sequence[Page], path: Path) -> Path:
-    """Writes one or several pages into one file.
+    """Writes one or several pages to one file.
 
     Args:
-        pages: one after the other.
-        path: of the file.
+        pages: the pages.
+        path: the file.
 
     Returns:
         The path.
@@ -80,12 +80,12 @@ def write_page(pages: Sequence[Page], path: Path) -> Path:
 
 
 def _sort_key(cell: Cell) -> str:
-    """What a column is sorted by: a number, or nothing where there is none."""
+    """The key by which a column is sorted: a number, or nothing if there is none."""
     return "" if cell.value is None or math.isnan(cell.value) else repr(float(cell.value))
 
 
 def _decided(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], list[Verdict]]:
-    """Those that say yes or no, and those that can't; each in their order."""
+    """Splits verdicts into decided ones (supported or contradicted) and all others."""
     parts: tuple[list[Verdict], list[Verdict]] = ([], [])
     for one in verdicts:
         parts[one.outcome not in {"supported", "contradicted"}].append(one)
@@ -93,13 +93,13 @@ def _decided(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], list[Verdict]]
 
 
 def tally(verdicts: Sequence[Verdict]) -> str:
-    """How many claims are supported, and so on."""
+    """The number of claims with each outcome, as text."""
     counts = Counter(verdict.outcome for verdict in verdicts)
     return ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
 
 
 def facts_of(about: Mapping[str, Any]) -> dict[str, str]:
-    """Command, versions, machine and date of an `environment.json`."""
+    """Command, versions, machine and date from an `environment.json`."""
     versions = about.get("versions") or {}
     machine = (about.get("processor"), f"{about.get('cores')} cores", about.get("platform"))
     known = {

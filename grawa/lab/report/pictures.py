@@ -1,4 +1,4 @@
-"""What all pictures share: colours, and how a file is written."""
+"""What pictures share: colours, and how a file is written."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ from grawa.errors import UserError
 from grawa.lab.files import replacing
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, which colour-blind people can tell apart."""
+"""Okabe and Ito's palette, which colour-blind people can distinguish."""
 
 MARKS = "osv^Dx+"
 
@@ -15,7 +15,7 @@ GREY = "#7F7F7F"
 
 
 def pyplot() -> Any:
-    """Matplotlib without a screen."""
+    """Matplotlib's pyplot, set up to work without a screen."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -25,14 +25,14 @@ def pyplot() -> Any:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Writes a picture whole or not at all, and closes it.
+    """Writes a picture, completely or not at all, and closes the figure.
 
     Args:
-        figure: of matplotlib.
-        path: ends in .png or .svg.
+        figure: a matplotlib figure.
+        path: the file, ending in .png or .svg.
 
     Raises:
-        UserError: if it ends otherwise.
+        UserError: if it has another suffix.
     """
     if path.suffix not in (".png", ".svg"):
         raise UserError(f"a picture's name must end in .png or .svg, got {path}")

@@ -1,4 +1,4 @@
-"""What a plan looks like: tables and a picture."""
+"""Tables and a picture of the predictions of `grawa plan`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ def _short(value: float) -> str:
     """A number in at most four characters.
 
     Returns:
-        It, with a letter for thousands.
+        The number, with a letter for thousands, millions and so on.
 
     >>> [_short(v) for v in (3.14159, 31.4, 999.6, 9_764.0, 28_200.0, 1.25e6, 2.5e8)]
     ['3.1', '31', '1.0k', '9.8k', '28k', '1.2M', '250M']
@@ -38,7 +38,7 @@ def _short(value: float) -> str:
 
 
 def plan_tables(measured: Measured, most_lost: float) -> list[Table]:
-    """Samples per second, time lost and bytes by `sync_every`, and where the loss becomes small."""
+    """Samples per second, time lost and bytes, by `sync_every`; and the least `sync_every`."""
     return [
         _by_tau("Samples per second", measured, lambda p: _short(p.samples_per_second)),
         _by_tau("Time lost in rounds", measured, lambda p: f"{p.lost:.0%}"),
@@ -53,7 +53,7 @@ def _by_tau(title: str, measured: Measured, show: Callable[[Prediction], str]) -
         table.add_column(str(tau), justify="right", no_wrap=True)
     for method in measured.methods:
         row = [show(predict(measured, method, Variant(), tau)) for tau in TAUS]
-        if method.shares_gradients:  # at every step, whatever sync_every is
+        if method.shares_gradients:  # it communicates at every step, so sync_every has no effect
             row = [row[0], *[""] * (len(TAUS) - 1)]
         table.add_row(method.name, *row)
     return table
@@ -72,7 +72,7 @@ def _smallest(measured: Measured, most_lost: float) -> Table:
 
 
 def _table(title: str) -> Table:
-    """Narrow enough for ten columns of numbers in a terminal of 80."""
+    """A table narrow enough for ten columns of numbers in a terminal of 80 characters."""
     table = Table(
         title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0), pad_edge=False
     )
@@ -88,7 +88,7 @@ def _at_smallest(measured: Measured, method: Method, variant: Variant, most_lost
 
 
 def plan_json(measured: Measured, most_lost: float) -> dict[str, Any]:
-    """Everything, as plain values."""
+    """All measurements and predictions, as plain values."""
     link = measured.network.link
     return {
         "measured": {
@@ -121,11 +121,11 @@ def _variant(
 
 
 def plan_picture(measured: Measured, path: Path) -> None:
-    """Samples per second by `sync_every`: on the left all methods, on the right what hides them.
+    """Samples per second by `sync_every`: all methods on the left, one with overlap on the right.
 
     Args:
-        measured: what predictions are made from.
-        path: of the PNG, written whole or not at all.
+        measured: the measurements.
+        path: the PNG file.
     """
     plt = pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11.0, 4.6), sharey=True)

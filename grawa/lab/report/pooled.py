@@ -1,4 +1,4 @@
-"""What random populations come to together: each is one observation."""
+"""Results over random populations, in which each population is one observation."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from grawa.lab.report.tables import Cell, Table, Unit
 from grawa.lab.report.verdicts import LEVEL, Verdict, finding, p_text
 
 FEWEST = 3
-"""Populations that are worth a mean."""
+"""Least number of populations for a mean."""
 
 _NO = Cell(text="-")
 
@@ -28,10 +28,10 @@ class Pooled:
         arm: its name.
         end: mean over populations of their mean errors, and its standard error.
         differences: population -> mean difference to the baseline, over the seeds that both have.
-        difference: their mean; `None` for the baseline itself. Seeds of one population share it,
-            so the standard error is that over populations (clustered).
+        difference: their mean; `None` for the baseline itself. Seeds of one population are not
+            independent, so the standard error is over populations (clustered).
         corrected: its p-value, corrected for all arms.
-        failed: how many runs came to nothing.
+        failed: number of runs that failed.
     """
 
     arm: str
@@ -43,7 +43,7 @@ class Pooled:
 
     @property
     def higher(self) -> int:
-        """In how many populations its error is above the baseline's."""
+        """Number of populations in which its error is above the baseline's."""
         return sum(difference > 0.0 for difference in self.differences.values())
 
 
@@ -51,7 +51,7 @@ def pooled_of(study: Study, outcomes: Sequence[Outcome]) -> list[Pooled]:
     """Every arm over the random populations.
 
     Args:
-        study: what was asked.
+        study: the study.
         outcomes: of all conditions.
 
     Returns:
@@ -84,10 +84,10 @@ def pooled_of(study: Study, outcomes: Sequence[Outcome]) -> list[Pooled]:
 
 
 def in_populations(study: Study, outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Each arm's runs in all random populations as those of one condition, to draw their curves.
+    """Each arm's runs in all random populations, put into one condition to draw their curves.
 
     Args:
-        study: what was asked.
+        study: the study.
         outcomes: of all conditions.
 
     Returns:
@@ -108,9 +108,9 @@ def pooled_table(study: Study, pooled: Sequence[Pooled], unit: Unit) -> Table:
     """Errors and differences over all random populations.
 
     Args:
-        study: what was asked.
+        study: the study.
         pooled: of all arms.
-        unit: how errors are written.
+        unit: formats errors.
 
     Returns:
         The table.
@@ -123,8 +123,8 @@ def pooled_table(study: Study, pooled: Sequence[Pooled], unit: Unit) -> Table:
             ("p, Holm", True),
         ],
         rows=[_row(one, unit) for one in pooled],
-        note="A population is one observation, the mean over its seeds; standard errors, intervals "
-        "and p are over populations.",
+        note="Each population is one observation, the mean over its seeds; standard errors, "
+        "intervals and p are over populations.",
         printed=True,
     )  # fmt: skip
 
@@ -147,7 +147,7 @@ def _row(one: Pooled, unit: Unit) -> list[Cell]:
 
 
 def pooled_verdicts(study: Study, pooled: Sequence[Pooled], unit: Unit) -> dict[str, list[Verdict]]:
-    """Whether the baseline ends better than each other arm over random populations, if any."""
+    """The claims that the baseline ends better than each other arm over random populations."""
     found = []
     for one in pooled:
         if one.difference is None:
@@ -170,13 +170,14 @@ def pooled_verdicts(study: Study, pooled: Sequence[Pooled], unit: Unit) -> dict[
 
 
 def pooled_picture(study: Study, pooled: Sequence[Pooled], unit: Unit) -> Picture:
-    """Each arm's difference to the baseline, population by population."""
+    """Each arm's difference to the baseline, for every population."""
     others = [one for one in pooled if one.difference is not None]
     return Picture(
         name="populations",
         title=f"Error minus that of {study.baseline}, over random populations",
-        caption="Each dot is a population, the mean over its seeds; the mean over populations with "
-        f"its 95% confidence interval. Right of zero {study.baseline} is better.",
+        caption="Each dot is a population, the mean over its seeds; marks are means over "
+        f"populations with 95% confidence intervals. To the right of zero {study.baseline} is "
+        "better.",
         draw=partial(_draw, study=study, others=others, unit=unit),
         size=panel_size(1, 1, rows_height([one.arm for one in others], 0.34)),
     )

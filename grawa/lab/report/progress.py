@@ -18,22 +18,22 @@ from rich.progress import (
 
 from grawa.lab.experiments.trial import Result
 
-_LINES = 10  # of progress where there is no terminal to redraw
+_LINES = 10  # of progress, if the output is not a terminal
 
-_WORDS = {"pace": "what a step costs", "tune": "tuning", "test": "comparing"}
+_WORDS = {"pace": "measuring the cost of a step", "tune": "tuning", "test": "comparing"}
 
 
 @contextmanager
 def counting(total: int, begin: str, *columns: ProgressColumn) -> Generator[Callable[[str], None]]:
-    """A bar on a terminal, for what comes in parts.
+    """A progress bar for work in parts, shown only in a terminal.
 
     Args:
-        total: how many parts.
-        begin: shown before the first.
-        columns: of rich, behind the bar and before the times.
+        total: number of parts.
+        begin: text shown before the first part.
+        columns: columns of rich, between the bar and the times.
 
     Yields:
-        What to call for each part, with its name.
+        A function to call for each part, with its name.
     """
     console = Console()
     shown = (TextColumn("{task.description}"), BarColumn(bar_width=24), *columns)
@@ -44,10 +44,10 @@ def counting(total: int, begin: str, *columns: ProgressColumn) -> Generator[Call
 
 
 class StudyProgress:
-    """A bar, or lines where there is no terminal.
+    """A progress bar; lines if the output is not a terminal.
 
     Args:
-        total: trials in all.
+        total: number of trials.
         console: where to show it.
     """
 
@@ -74,11 +74,11 @@ class StudyProgress:
         self._bar.stop()
 
     def show(self, result: Result, known: bool) -> None:
-        """A trial has finished.
+        """Shows that a trial has finished.
 
         Args:
-            result: what came of it.
-            known: whether that was known from before.
+            result: its result.
+            known: whether the result was read from the study's folder.
         """
         before = self._done * _LINES // self._total
         self._done += 1
@@ -99,7 +99,7 @@ class StudyProgress:
             )
 
     def left(self) -> str:
-        """The time left, if those to come take as long as those since the first has ended."""
+        """The time left, if the remaining trials take as long as those so far."""
         if self._run < 2:
             return ""
         seconds = (time.monotonic() - self._first) / (self._run - 1) * (self._total - self._done)

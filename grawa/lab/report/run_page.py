@@ -1,4 +1,4 @@
-"""The page of a run, from its folder alone."""
+"""The page of a run, made from its folder."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,10 +17,10 @@ Events = list[dict[str, Any]]
 
 
 def run_page(folder: RunFolder) -> Page:
-    """What is known of a run, also of one that has not finished.
+    """The page of a run, also of one that has not finished.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
 
     Returns:
         The page.
@@ -77,8 +77,8 @@ def _totals(events: Sequence[Mapping[str, Any]], finished: Mapping[str, Any] | N
         "local steps per worker": f"{last['step']:,}",
         "rounds": f"{last['round']:,}",
         "sent by a worker": amount_text("bytes", sum(e["bytes_sent"] for e in rounds)),
-        "time in all": amount_text("time", last["elapsed"]),
-        "local steps held up": amount_text("time", sum(e["exposed_seconds"] for e in rounds)),
+        "total time": amount_text("time", last["elapsed"]),
+        "local steps blocked": amount_text("time", sum(e["exposed_seconds"] for e in rounds)),
     }
     if finished is not None:
         values = {f"{finished['metric']} of the consensus": metric_text(finished), **values}
@@ -90,7 +90,7 @@ def _totals(events: Sequence[Mapping[str, Any]], finished: Mapping[str, Any] | N
 
 
 def _left_out(rounds: Sequence[Mapping[str, Any]]) -> list[Table]:
-    """How often workers had no part in the center, and first why."""
+    """How often each worker was left out of the center, and why the first time."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for event in rounds:
         for worker in event["left_out"]:

@@ -27,12 +27,12 @@ def run_pictures(config: TrainConfig, events: Events, unit: Unit) -> list[Pictur
     """Errors and losses over time, rounds, bytes and steps; and each worker, round by round.
 
     Args:
-        config: of the run.
-        events: with at least one round.
-        unit: how errors are written.
+        config: the run's configuration.
+        events: the run's events, with at least one round.
+        unit: formats errors.
 
     Returns:
-        The pictures of what is known.
+        The pictures, as far as there are data for them.
     """
     measured = curve_of(events, fragments=config.fragments)
     rounds = [event for event in events if event["kind"] == "round"]
@@ -60,7 +60,7 @@ def run_pictures(config: TrainConfig, events: Events, unit: Unit) -> list[Pictur
         Picture(
             name="workers",
             title="Workers, round by round",
-            caption="Each worker's loss, its weight in the center, and how far they are apart.",
+            caption="Each worker's loss, its weight in the center, and the consensus distance.",
             draw=partial(_draw_workers, rounds=rounds),
             size=panel_size(3, 3, 2.7),
         ),
@@ -130,13 +130,13 @@ def _draw_layers(
     workers = len(rounds[0]["weights"])
     groups = len(rounds[0]["weights"][0])
     rows = list(names) if len(names) == groups else [f"group {g}" for g in range(groups)]
-    alike = [e for e in rounds if len(e["weights"][0]) == groups]
+    comparable = [e for e in rounds if len(e["weights"][0]) == groups]
     maps = [
         HeatMap(
             title=f"worker {i}",
-            cells=[[workers * e["weights"][i][g] for e in alike] for g in range(groups)],
+            cells=[[workers * e["weights"][i][g] for e in comparable] for g in range(groups)],
             rows=rows,
-            columns=[e["round"] for e in alike],
+            columns=[e["round"] for e in comparable],
         )
         for i in range(workers)
     ]

@@ -8,11 +8,11 @@ from typing import NamedTuple
 from scipy import stats
 
 _NOTHING = 1e-9
-"""A standard error that is this small beside the mean is rounding."""
+"""A standard error below this fraction of the mean is rounding error."""
 
 
 class Mean(NamedTuple):
-    """A mean with its standard error; NaN for the error of a single value."""
+    """A mean and its standard error, which is NaN for a single value."""
 
     mean: float
     error: float
@@ -26,7 +26,7 @@ class Difference(NamedTuple):
     low: float
     high: float
     p: float
-    """Two-sided, that the true difference is zero; NaN for a single pair."""
+    """Two-sided p-value for a true difference of zero; NaN for a single pair."""
     number: int
 
 
@@ -60,11 +60,11 @@ def paired_difference(
         confidence: of the interval.
 
     Returns:
-        The difference. Where all pairs differ by the same amount there is no spread to go by: the
-        interval is that point, and the p-value the sign test's, 2^(1-n).
+        The difference. If all pairs differ by the same amount, the spread is zero: the interval is
+        that point, and the p-value is the sign test's, 2^(1-n).
 
     Raises:
-        ValueError: if there is no pair, or a value has no partner.
+        ValueError: if there is no pair, or the lengths differ.
 
     >>> paired_difference([3.0, 5.0, 7.0], [2.0, 3.0, 4.0]).mean
     2.0
@@ -82,15 +82,15 @@ def paired_difference(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number: the chance of any false finding stays below each.
+    """P-values corrected for the number of comparisons: they bound the family-wise error rate.
 
     The k-th smallest of m becomes max over j <= k of (m - j + 1) p_j, at most 1.
 
     Args:
-        p_values: of m comparisons; NaN where there is none, which does not count.
+        p_values: of m comparisons; NaN for a missing one, which is not counted.
 
     Returns:
-        The corrected ones, in the same order.
+        The corrected p-values, in the same order.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]

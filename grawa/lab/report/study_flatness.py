@@ -1,4 +1,4 @@
-"""Whether a study's baseline ends flatter than the others, in words and in a picture."""
+"""Whether a study's baseline ends flatter than the others: claims and a picture."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from grawa.lab.report.verdicts import Verdict, finding, p_text
 
 
 def flat_verdicts(study: Study, flats: Sequence[Flat]) -> dict[str, list[Verdict]]:
-    """Whether the baseline ends flatter than each other arm, by the first measure, if any."""
+    """The claims that the baseline ends flatter than each other arm, by the first measure."""
     if not flats:
         return {}
     measure = next(iter(measures_of(study)))
@@ -47,7 +47,7 @@ def flat_picture(study: Study, flats: Sequence[Flat]) -> Picture:
     measure = next(iter(measures_of(study)))
     return Picture(
         name="flatness",
-        title=f"Sharpness of the end: {measure}",
+        title=f"Sharpness at the end: {measure}",
         caption="Geometric mean over the seeds, and each seed as a dot; flatter is further left.",
         draw=partial(_draw, study=study, flats=flats, measure=measure),
         size=panel_size(

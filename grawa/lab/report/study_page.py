@@ -1,4 +1,4 @@
-"""The page of a study, from its folder alone."""
+"""The page of a study, made from its folder."""
 
 from collections.abc import Sequence
 
@@ -27,10 +27,10 @@ from grawa.lab.report.verdicts import verdicts_of
 
 
 def study_page(folder: StudyFolder) -> Page:
-    """What a study has found, as far as it has got.
+    """The page of a study, also of one that has not finished.
 
     Args:
-        folder: of the study.
+        folder: the study's folder.
 
     Returns:
         The page.
@@ -64,7 +64,7 @@ def study_page(folder: StudyFolder) -> Page:
 
 def _what(study: Study) -> str:
     if study.kind == "ablate":
-        return f"what {study.knob} does"
+        return f"effect of {study.knob}"
     return f"{len(study.arms)} methods compared"
 
 
@@ -86,16 +86,17 @@ def _notices(study: Study, found: Found) -> list[str]:
     notices = []
     if len(found.results) < study.count():
         notices.append(
-            f"{len(found.results)} of {study.count()} trials are done; the same command goes on."
+            f"{len(found.results)} of {study.count()} trials are done; the same command continues "
+            "the study."
         )
     if found.dropped:
-        notices.append(f"{found.dropped} lines of trials.jsonl were cut short and left out.")
+        notices.append(f"{found.dropped} lines of trials.jsonl are incomplete and were ignored.")
     failed = [r for r in found.results if r.failure and r.role == "test"]
     if failed:
         first = failed[0]
         notices.append(
-            f"{len(failed)} runs failed, the first one, {first.key}, because {first.failure}. "
-            "They count in no mean, so that means of their methods look better than they are."
+            f"{len(failed)} runs failed; the first one, {first.key}: {first.failure}. Failed runs "
+            "are not in the means, so the means of their methods look better than they are."
         )
     return notices
 
@@ -150,7 +151,7 @@ def _computing(found: Found) -> str:
 
 def _base(study: Study) -> dict[str, str]:
     base = study.base
-    time = f"a local step takes {base.step_time}, messages go over {base.link}, {base.topology}"
+    time = f"{base.step_time} for a local step, messages over {base.link}, {base.topology}"
     own = {"strategy", "seed", "fault"}
     values = {name: value for name, value in base.as_toml().items() if name not in own}
     options = ", ".join(f"{name} {value}" for name, value in values.items())

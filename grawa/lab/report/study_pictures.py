@@ -16,9 +16,9 @@ def study_pictures(
     """Pictures of each condition; under "" those that show several conditions.
 
     Args:
-        study: what was asked.
-        outcomes: what came of it, without populations that are shown together.
-        unit: how errors are written.
+        study: the study.
+        outcomes: its outcomes, without populations that are shown together.
+        unit: formats errors.
 
     Returns:
         Condition -> pictures.

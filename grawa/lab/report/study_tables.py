@@ -21,10 +21,10 @@ def condition_table(
     """Errors and differences of all arms under a condition.
 
     Args:
-        study: what was asked.
-        condition: which.
+        study: the study.
+        condition: the condition.
         outcomes: of this condition.
-        unit: how errors are written.
+        unit: formats errors.
 
     Returns:
         The table.
@@ -45,7 +45,8 @@ def condition_table(
             ("p, Holm", True),
         ],
         rows=[_row(arm, by_name[arm.name], unit) for arm in study.arms if arm.name in by_name],
-        note="Differences are paired by seed; Holm's p counts all comparisons of the study.",
+        note="Differences are paired by seed; Holm's p is corrected for all comparisons of the "
+        "study.",
         printed=True,
     )
 
@@ -56,10 +57,10 @@ def _row(arm: Arm, outcome: Outcome, unit: Unit) -> list[Cell]:
     done = len(outcome.errors)
     failed = f", {outcome.failed} failed" if outcome.failed else ""
     runs = Cell(text=f"{done}{failed}", value=done)
-    who = [Cell(text=arm.method)]
+    label = [Cell(text=arm.method)]
     if arm.value:
-        who.append(Cell(text=arm.value, value=_number(arm.value)))
-    return [*who, error, runs, *_difference(outcome.difference, outcome, unit)]
+        label.append(Cell(text=arm.value, value=_number(arm.value)))
+    return [*label, error, runs, *_difference(outcome.difference, outcome, unit)]
 
 
 def _number(text: str) -> float | None:
@@ -85,7 +86,7 @@ def _difference(difference: Difference | None, outcome: Outcome, unit: Unit) -> 
 
 
 def cost_table(study: Study, outcomes: Iterable[Outcome]) -> Table:
-    """What runs have spent, mean over those that have ended."""
+    """What a run costs, averaged over runs that have finished."""
     rows = []
     for outcome in outcomes:
         if outcome.errors:
@@ -93,19 +94,19 @@ def cost_table(study: Study, outcomes: Iterable[Outcome]) -> Table:
             cells = [Cell(text=_plain_amount(a, v), value=v) for a, v in means.items()]
             rows.append([Cell(text=outcome.arm), Cell(text=outcome.condition), *cells])
     return Table(
-        title="What a run spends",
+        title="Cost of a run",
         columns=[
             ("method", False), ("condition", False), ("local steps", True), ("rounds", True),
             ("sent by a worker", True), ("modelled time", True),
         ],
         rows=rows,
-        note=f"Each is given as many steps as fit into the same {study.axis}; its learning rate "
+        note=f"Each run has as many steps as fit into the same {study.axis}; its learning rate "
         "falls to zero over these.",
     )  # fmt: skip
 
 
 def settings_table(study: Study, results: Sequence[Result]) -> Table:
-    """What each arm was run with, as its tests say it."""
+    """The settings with which each arm was tested."""
     seen: dict[tuple[str, str], Result] = {}
     for result in results:
         if result.role == "test":
@@ -125,7 +126,7 @@ def settings_table(study: Study, results: Sequence[Result]) -> Table:
         title="Settings that were run",
         columns=[
             ("method", False), ("condition", False), ("strategy", False), ("lr", True),
-            ("optimizer", False), ("settings tried", True), ("place of lr in the grid", False),
+            ("optimizer", False), ("settings tried", True), ("lr in the grid", False),
         ],
         rows=rows,
         note=_tuning_note(study),
@@ -148,12 +149,12 @@ def at_edge(study: Study, result: Result) -> bool:
 
 def _tuning_note(study: Study) -> str:
     if not study.tune_seeds:
-        return "Not tuned: every method has its defaults."
+        return "Not tuned: every method uses its defaults."
     seeds = ", ".join(str(seed) for seed in study.tune_seeds)
-    where = " + ".join(c.name for c in study.tune_conditions) or "each condition by itself"
+    where = " + ".join(c.name for c in study.tune_conditions) or "separately for each condition"
     return (
-        f"Chosen by the mean error at the end, on validation seeds {seeds}, {where}. The "
-        "tests' seeds have no part in it. A choice at the edge might be better beyond it."
+        f"Chosen by the mean error at the end, on validation seeds {seeds}, {where}; test seeds "
+        "are not used. If the choice is at the edge of the grid, a value beyond it might be better."
     )
 
 

@@ -1,4 +1,4 @@
-"""A table, as it is printed and as a page shows it."""
+"""Tables for the terminal and for pages, and how their numbers are written."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,8 +17,8 @@ class Cell:
 
     Attributes:
         text: what is shown.
-        value: what it is sorted by, where that is a number; what has none comes last.
-        strong: whether it stands out.
+        value: the number by which it is sorted; cells without one come last.
+        strong: whether it is emphasised.
     """
 
     text: str
@@ -32,9 +32,9 @@ class Table:
 
     Attributes:
         title: above it.
-        columns: heading and whether it holds numbers.
-        rows: as many cells as columns.
-        note: below it, in a sentence.
+        columns: for each, its heading and whether it has numbers.
+        rows: each with as many cells as there are columns.
+        note: shown below it.
         printed: whether it is shown in the terminal too.
     """
 
@@ -64,7 +64,7 @@ def as_rich(table: Table) -> RichTable:
 
 
 def with_error(mean: Mean, text: Callable[[float], str]) -> str:
-    """A mean and its standard error, as `text` writes numbers; the mean alone of one value."""
+    """A mean and its standard error, if it has one, formatted by `text`."""
     if math.isnan(mean.error):
         return text(mean.mean)
     return f"{text(mean.mean)} ± {text(mean.error)}"
@@ -72,7 +72,7 @@ def with_error(mean: Mean, text: Callable[[float], str]) -> str:
 
 @dataclass(frozen=True)
 class Unit:
-    """How a metric is written.
+    """Formats values of a metric.
 
     Args:
         metric: its name; error rates are written in percent.
@@ -87,24 +87,24 @@ class Unit:
 
     @property
     def scale(self) -> float:
-        """What values are multiplied by before they are shown."""
+        """The factor by which values are multiplied before they are shown."""
         return 100.0 if self.in_percent else 1.0
 
     @property
     def label(self) -> str:
-        """For an axis or a column."""
+        """The label of an axis or a column."""
         return f"{self.metric} (%)" if self.in_percent else self.metric
 
     @property
     def points(self) -> str:
-        """What a difference is counted in."""
+        """The unit of a difference, with a space before it."""
         return " points" if self.in_percent else ""
 
     def text(self, value: float) -> str:
         """A value, without its unit.
 
         Returns:
-            As many digits as are worth reading.
+            The value, with as many digits as are useful.
 
         >>> Unit("test error").text(0.0417), Unit("excess loss").text(0.01234)
         ('4.17', '0.01234')
@@ -112,7 +112,7 @@ class Unit:
         return f"{value * 100.0:.2f}" if self.in_percent else f"{value:.4g}"
 
     def mean(self, mean: Mean) -> str:
-        """A mean with its standard error, where there is one.
+        """A mean, with its standard error if there is one.
 
         Returns:
             Both, without the unit.
@@ -128,7 +128,7 @@ class Unit:
         """The mean of a difference, with its sign.
 
         Returns:
-            It, without the unit.
+            The mean, without the unit.
 
         >>> Unit("test error").change(Difference(0.0121, -0.002, 0.022, 0.1, 8))
         '+1.21'
@@ -152,7 +152,7 @@ class Unit:
         return f"{_signed(difference.low, text)} to {_signed(difference.high, text)}"
 
     def _within(self, spread: float) -> Callable[[float], str]:
-        """How to write values that are known to within so much: to two digits of that."""
+        """A formatter for values with this uncertainty, of which it shows two digits."""
         if self.in_percent or not 0.0 < spread < math.inf:
             return self.text
         decimals = max(0, 1 - math.floor(math.log10(spread)))
@@ -160,7 +160,7 @@ class Unit:
 
 
 def _half(difference: Difference) -> float:
-    """The half width of its interval."""
+    """Half the width of a difference's interval."""
     return (difference.high - difference.low) / 2.0
 
 
@@ -170,10 +170,10 @@ def _signed(value: float, text: Callable[[float], str]) -> str:
 
 
 def amounts_text(axis: str, amounts: Sequence[float]) -> str:
-    """From the least to the most of some amounts on an axis, as they are read; NaNs are left out.
+    """The range of some amounts on an axis, without NaNs.
 
     Returns:
-        One amount where they read alike; nothing without amounts.
+        The least and the largest, or one amount if both have the same text; "" without amounts.
 
     >>> amounts_text("time", [8.2483, 8.2512]), amounts_text("time", [8.39, 8.25])
     ('8.25 s', '8.25 s to 8.39 s')

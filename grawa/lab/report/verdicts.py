@@ -1,4 +1,4 @@
-"""What a study says of a claim, in plain words, with the figures behind it."""
+"""Tested claims of a study: each with its outcome and the figures behind it."""
 
 import math
 from collections.abc import Sequence, Set
@@ -13,16 +13,16 @@ from grawa.lab.report.tables import Unit, amounts_text
 Finding = Literal["supported", "not supported", "contradicted", "no answer"]
 
 LEVEL = 0.05
-"""A claim is supported, or contradicted, where the corrected p-value is below this."""
+"""A claim is supported, or contradicted, if the corrected p-value is below this."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """A claim and what became of it.
+    """A claim and whether the figures support it.
 
     Attributes:
         claim: a sentence that is true or false.
-        outcome: what the figures say of it.
+        outcome: whether the figures support it.
         why: the figures.
     """
 
@@ -32,12 +32,12 @@ class Verdict:
 
 
 def verdicts_of(study: Study, outcomes: Sequence[Outcome], unit: Unit) -> dict[str, list[Verdict]]:
-    """Whether the baseline ends better, and is faster, than each other arm.
+    """The claims that the baseline ends better, and is faster, than each other arm.
 
     Args:
-        study: what was asked.
-        outcomes: what came of it.
-        unit: how errors are written.
+        study: the study.
+        outcomes: its outcomes.
+        unit: formats errors.
 
     Returns:
         Verdicts on the end, and on speed, each under a heading.
@@ -54,7 +54,7 @@ def verdicts_of(study: Study, outcomes: Sequence[Outcome], unit: Unit) -> dict[s
     ]  # fmt: skip
     speeds = [
         _verdict(
-            f"{baseline[o.arm]} has a lower error than {o.arm} on the way there, {o.condition}",
+            f"{baseline[o.arm]} has a lower error than {o.arm} during training, {o.condition}",
             o, o.speed, o.speed_corrected, unit,
         )
         for o in others
@@ -63,7 +63,7 @@ def verdicts_of(study: Study, outcomes: Sequence[Outcome], unit: Unit) -> dict[s
 
 
 def _after(study: Study, condition: str, arms: Set[str], outcomes: Sequence[Outcome]) -> str:
-    """What these arms have spent, in words."""
+    """The cost of these arms' runs, as the end of a sentence."""
     own = [o for o in outcomes if o.condition == condition and o.arm in arms]
     text = amounts_text(study.axis, [o.spent(study.axis) for o in own])
     return f", after {text}" if text else ""
@@ -87,17 +87,17 @@ def _verdict(
 
 
 def finding(difference: Difference, p: float) -> Finding:
-    """What a difference, other minus baseline, says of the claim that the baseline is lower."""
+    """Whether a difference, other minus baseline, supports the claim that the baseline is lower."""
     if not p < LEVEL:
         return "not supported"
     return "supported" if difference.mean > 0.0 else "contradicted"
 
 
 def p_text(p: float) -> str:
-    """A p-value, as precisely as it is worth reading.
+    """A p-value, with as many digits as are useful.
 
     Returns:
-        It, or a dash where there is none.
+        The text, or a dash for NaN.
 
     >>> p_text(0.0312), p_text(0.00002), p_text(float("nan"))
     ('0.031', '< 0.001', '-')

@@ -1,4 +1,4 @@
-"""Pictures of walks over the landscape of flat and sharp wells, still and moving."""
+"""Pictures and animations of runs on the landscape of flat and sharp wells."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,27 +17,27 @@ from grawa.lab.report.moving import frames, save_gif
 from grawa.lab.tasks.wells import WELLS, landscape
 
 FRAMES = 81
-"""Pictures in an animation."""
+"""Number of frames in an animation."""
 
 END_COLOUR = PALETTE[4]
-"""Of the place where the consensus ended; no worker has it."""
+"""Colour of the point where the consensus ended; no worker has it."""
 
 _ACROSS = 4
 _FRAME_SECONDS, _LAST_SECONDS = 0.1, 3.0
 _GIF_DPI = 88
 _HALF_WIDTH = 5.4  # of a panel: the start is 4.5 from the middle
 _POINTS = 161
-_NAMED = 5  # workers in the legend, after which their colours come again
+_NAMED = 5  # workers in the legend, after which colours repeat
 _LEVELS = np.linspace(0.1, 1.6, 16)
 _GROUND = LinearSegmentedColormap.from_list("ground", ["#c0c0c0", "#fbfbfb"])
 _MARKS = {"flat": ("o", 9.0), "sharp": ("D", 5.0)}  # and size, in points
 
 
 class Panel:
-    """One method's walk, to be drawn as far as it has come.
+    """One method's paths, which can be drawn up to any step.
 
     Args:
-        axes: of matplotlib; filled with the landscape.
+        axes: matplotlib axes, in which the landscape is drawn.
         walked: the run.
     """
 
@@ -62,23 +62,23 @@ class Panel:
 
     @property
     def steps(self) -> int:
-        """How many local steps the walk has."""
+        """Number of local steps of the run."""
         return len(self._walk.workers) - 1
 
     @property
     def moving(self) -> list[Any]:
-        """What changes with the step, and what lies over that, from the lowest to the highest."""
+        """The parts that change with the step, and those above them, from bottom to top."""
         return [*self._lines, *self._marks, self._consensus, *self._heads, self._end]
 
     def show(self, step: int) -> None:
-        """The walk up to a local step; at the last one, where the consensus ended."""
+        """Shows the paths up to a local step; at the last one also where the consensus ended."""
         until = min(step, self.steps)
         for i, (line, head) in enumerate(zip(self._lines, self._heads, strict=True)):
             path = self._walk.workers[: until + 1, i]
             line.set_data(path[:, 0].numpy(), path[:, 1].numpy())
             head.set_data(path[-1:, 0].numpy(), path[-1:, 1].numpy())
             head.set_visible(until < self.steps)
-        known = sum(taken <= until for taken in self._walk.rounds)
+        known = sum(step_of_round <= until for step_of_round in self._walk.rounds)
         places = self._walk.consensus[:known]
         if until == self.steps:
             places = torch.cat([places, self._walk.end[None]])
@@ -88,7 +88,7 @@ class Panel:
 
 
 def title_of(walked: Walked) -> str:
-    """A method, and what came of its run, in two lines."""
+    """A method and the result of its run, in two lines."""
     end = walked.end
     if not math.isfinite(end.loss):
         return f"{walked.method}\ndiverged"
@@ -97,7 +97,7 @@ def title_of(walked: Walked) -> str:
 
 
 def colour_of(worker: int) -> str:
-    """The colour of a worker; black and the end's orange are left to the consensus."""
+    """The colour of a worker; black and the end's orange are reserved for the consensus."""
     colours = [colour for colour in PALETTE if colour not in {INK, END_COLOUR}]
     return colours[worker % len(colours)]
 
@@ -121,11 +121,11 @@ def draw(figure: Figure, runs: Sequence[Walked]) -> list[Panel]:
 
 
 def draw_paths(runs: Sequence[Walked], path: Path) -> None:
-    """Writes a PNG of the whole walks.
+    """Writes a PNG of the whole paths.
 
     Args:
         runs: one of each method.
-        path: of the file.
+        path: the file.
     """
 
     def fill(figure: Figure) -> None:
@@ -139,12 +139,12 @@ def draw_paths(runs: Sequence[Walked], path: Path) -> None:
 def draw_animation(
     runs: Sequence[Walked], path: Path, after_frame: Callable[[], object] = lambda: None
 ) -> None:
-    """Writes a GIF of the walks, step by step.
+    """Writes a GIF of the paths as they grow.
 
     Args:
         runs: one of each method.
-        path: of the file.
-        after_frame: called after each of `FRAMES` pictures.
+        path: the file.
+        after_frame: called after each of `FRAMES` frames.
     """
     pictures = []
     with in_style(path.stem):
@@ -164,13 +164,13 @@ def draw_animation(
 
 
 def size_of(count: int) -> tuple[float, float]:
-    """Width and height in inches of a figure with so many panels."""
+    """Width and height in inches of a figure with `count` panels."""
     across = min(count, _ACROSS)
     return max(6.6, 2.6 * across + 0.5), 3.2 * math.ceil(count / _ACROSS) + 1.0
 
 
 def _landscape(axes: Any) -> list[Any]:
-    """Draws contours, darker where it is low; returns the marks of the minima."""
+    """Draws contours of the loss, darker where it is low; returns the marks of the minima."""
     line = torch.linspace(-_HALF_WIDTH, _HALF_WIDTH, _POINTS, dtype=torch.float64)
     grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1)
     heights, at = landscape(grid).numpy(), line.numpy()
@@ -195,7 +195,7 @@ def _legend(figure: Figure, workers: int) -> None:
         Line2D([], [], color=colour_of(i), label=f"worker {i}") for i in range(min(workers, _NAMED))
     ]
     shown += [
-        Line2D([], [], color=INK, marker="o", markersize=3.5, label="consensus, a dot a round"),
+        Line2D([], [], color=INK, marker="o", markersize=3.5, label="consensus after each round"),
         mark("s", "start", 8.0, "white"),
         mark("*", "end of the consensus", 14.0, END_COLOUR),
         mark(_MARKS["flat"][0], "flat minimum", _MARKS["flat"][1]),

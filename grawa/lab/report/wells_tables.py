@@ -1,4 +1,4 @@
-"""Where walks over flat and sharp wells ended, as tables."""
+"""Tables of where runs on flat and sharp wells ended."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ def end_table(runs: Sequence[Walked]) -> Table:
         runs: one of each method, of one seed.
 
     Returns:
-        A row for each.
+        The table, with a row for each.
     """
     rows = []
     for walked in runs:
@@ -41,7 +41,7 @@ def end_table(runs: Sequence[Walked]) -> Table:
             ("eigenvalue", True),
         ],
         rows=rows,
-        note="In a well: nearer to its minimum than its width, 0.9 if flat and 0.3 if sharp. "
+        note="In a well: closer to its minimum than its width, 0.9 if flat and 0.3 if sharp. "
         "Eigenvalue: the largest of the Hessian.",
     )
 
@@ -53,7 +53,7 @@ def share_table(runs: Sequence[Walked]) -> Table:
         runs: of several seeds.
 
     Returns:
-        A row for each method.
+        The table, with a row for each method.
     """
     methods = list(dict.fromkeys(walked.method for walked in runs))
     rows = []
@@ -66,13 +66,13 @@ def share_table(runs: Sequence[Walked]) -> Table:
         title=f"Where it ended over {len(runs) // len(methods)} seeds, from {runs[0].seed} on",
         columns=[("method", False), *((_WORDS[kind], True) for kind in KINDS), ("loss", True)],
         rows=rows,
-        note="± standard error; of a share, the deviation of Beta(k+1, n-k+1), not 0 where all "
-        "runs agree.",
+        note="± standard error; of a percentage, the standard deviation of Beta(k+1, n-k+1), which "
+        "is not 0 if all runs agree.",
     )
 
 
 def share_cell(count: int, of: int) -> Cell:
-    """A share and its standard error.
+    """A percentage and its standard error.
 
     The error is the standard deviation of Beta(k+1, n-k+1): sqrt(p (1-p) / (n+3)), p = (k+1)/(n+2).
 

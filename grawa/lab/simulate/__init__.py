@@ -1,1 +1,1 @@
-"""A modelled network and a clock whose time is computed instead of measured."""
+"""A modelled network, and a clock whose time is computed instead of measured."""

@@ -1,4 +1,4 @@
-"""A clock whose time is modelled: local steps and rounds take what they are said to take."""
+"""A clock that computes how long local steps and rounds would take, instead of measuring it."""
 
 import math
 import random
@@ -12,17 +12,17 @@ from grawa.lab.simulate.network import Link, Network, Topology
 
 
 class VirtualClock:
-    """A time that passes by local steps of a given length, and by rounds over a modelled network.
+    """Computed time: local steps have a given duration, and rounds that of their messages.
 
-    The mathematics is what it would be; only time is modelled. Rounds take what their messages
-    take: averaging and pulling themselves are not counted. One process must host all workers.
+    Training itself is real; only time is modelled. A round takes as long as its messages over the
+    modelled network; the computation in it is not counted. One process must host all workers.
 
     Args:
         step_time: seconds of a local step at speed 1.
-        score_time: seconds in which a worker finds out what it reports in a round, at speed 1: of
-            a probe's pass, say.
-        speeds: of each worker; a worker of speed 0.5 takes twice as long. `None` for equal ones.
-        jitter: standard deviation of a step's length, as a share of it; lengths are log-normal.
+        score_time: seconds in which a worker computes its score before a round, at speed 1, such as
+            those of a probe's pass.
+        speeds: of the workers; one with speed 0.5 takes twice as long. `None` for equal speeds.
+        jitter: standard deviation of a step's duration over its mean; durations are log-normal.
         link: between workers; `None` for messages that take no time.
         topology: "ring", "mesh" or "star".
         seed: of the jitter.
@@ -62,7 +62,7 @@ class VirtualClock:
         self._step_time = step_time
         self._score_time = score_time
         self._speeds = speeds
-        # A log-normal length with mean 1 and this standard deviation.
+        # A log-normal factor with mean 1 and this standard deviation.
         self._sigma = math.sqrt(math.log1p(jitter * jitter))
         self._link = link
         self._topology = topology
@@ -74,13 +74,13 @@ class VirtualClock:
         self.times: list[float] = []
 
     def meter(self, comm: Transport) -> Transport:
-        """The communicator to use, which adds up what its messages would take.
+        """Wraps a communicator so that the duration of its messages is added up.
 
         Returns:
-            It, in a wrapper if there is a link.
+            The wrapper; the communicator itself without a link.
 
         Raises:
-            UserError: if there are other processes, or not as many speeds as workers.
+            UserError: if there are other processes, or another number of speeds than workers.
         """
         workers = comm.num_workers
         if comm.num_hosted < workers:
@@ -99,13 +99,13 @@ class VirtualClock:
         return sum(self.times) / len(self.times)
 
     def next_worker(self, waiting: Sequence[bool]) -> int:
-        """Whose turn it is: of those who don't wait for a round, who is done with a step first.
+        """The worker that finishes a step next, of those that don't wait for a round.
 
         Args:
-            waiting: of each worker.
+            waiting: whether each worker waits for a round.
 
         Returns:
-            Its number; the smallest of several.
+            Its number; the smallest one if several finish at the same time.
         """
         ready = [k for k, waits in enumerate(waiting) if not waits]
         return min(ready, key=lambda k: self.times[k] + self._lengths[k])
@@ -122,7 +122,7 @@ class VirtualClock:
             self.times[k] += self._score_time / self._speed(k)
 
     def _draw(self, k: int) -> float:
-        """How long a worker's next step will take."""
+        """Draws the duration of a worker's next step."""
         factor = math.exp(self._random.gauss(-(self._sigma**2) / 2, self._sigma))
         return self._step_time / self._speed(k) * factor
 
@@ -130,21 +130,21 @@ class VirtualClock:
         return 1.0 if self._speeds is None else self._speeds[k]
 
     def joined(self) -> float:
-        """When the last worker got there."""
+        """The time at which the last worker joined."""
         self._joined = max(self.times)
         return self._joined
 
     def finished(self) -> float:
-        """When its messages are through, one round's after the other's."""
-        self._free = max(self._joined, self._free) + self._taken()
+        """The time at which the round's messages have arrived, after those of earlier rounds."""
+        self._free = max(self._joined, self._free) + self._message_seconds()
         return self._free
 
-    def _taken(self) -> float:
+    def _message_seconds(self) -> float:
         return 0.0 if self._comm is None else self._comm.take_seconds()
 
     def disregard(self) -> None:
         """See `Clock.disregard`."""
-        self._taken()
+        self._message_seconds()
 
     def arrive(self, moment: float) -> None:
         """See `Clock.arrive`."""

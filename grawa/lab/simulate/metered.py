@@ -13,15 +13,15 @@ from grawa.math.leaves import Leaves, Stack
 
 
 class Metered:
-    """All traffic of a transport, and the seconds that it would have taken.
+    """A wrapper of a transport that computes the seconds its messages would take.
 
-    Means are costed by the bytes of the worker that sends most, which the others wait for: that
-    of a single row by the model that its worker sends, that of several by 2(N-1)/N models though
-    less may be sent; that of compressed ones by what they have sent.
+    A mean takes as long as the worker that sends most needs, since the others wait for it: for a
+    single row with weight, that is one model; for several rows, 2(N-1)/N models, though less may be
+    sent; with compression, the bytes that were sent.
 
     Args:
-        transport: what talks.
-        network: between its workers.
+        transport: the transport.
+        network: the modelled network between its workers.
     """
 
     def __init__(self, transport: Transport, network: Network) -> None:
@@ -56,11 +56,11 @@ class Metered:
         return self._transport.bytes_sent
 
     def take_seconds(self) -> float:
-        """What messages would have taken since the last call; teams talk at the same time."""
-        taken, self._seconds = self._seconds, 0.0
+        """Seconds of the messages since the last call; teams communicate at the same time."""
+        total, self._seconds = self._seconds, 0.0
         for teams in self._teams.values():
-            taken += max(team.take_seconds() for team in teams)
-        return taken
+            total += max(team.take_seconds() for team in teams)
+        return total
 
     def gather(self, rows: Tensor) -> Callable[[], Tensor]:
         """See `Transport.gather`."""
@@ -92,7 +92,7 @@ class Metered:
         return mean
 
     def count(self, steps: int) -> int:
-        """See `Transport.count`; it takes no time that counts."""
+        """See `Transport.count`; its messages are not timed."""
         return self._transport.count(steps)
 
     def reset_count(self, steps: int) -> None:

@@ -8,18 +8,18 @@ from grawa.errors import UserError
 from grawa.lab.units import seconds
 
 Topology = Literal["ring", "mesh", "star"]
-"""How workers are connected: each to the next, each to each, or all to one server."""
+"""How workers are connected: each to the next, each to all others, or all to one server."""
 
 _BITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 
 
 @dataclass(frozen=True)
 class Link:
-    """What lies between two workers.
+    """A connection between two workers.
 
     Args:
-        bandwidth: in each direction, bytes per second.
-        latency: of a message, seconds.
+        bandwidth: bytes per second in each direction.
+        latency: seconds that a message takes besides.
     """
 
     bandwidth: float
@@ -42,7 +42,7 @@ class Link:
             The link.
 
         Raises:
-            UserError: if it is not one.
+            UserError: if the text is not a link.
 
         >>> Link.parse("100mbit:20ms")
         Link(bandwidth=12500000.0, latency=0.02)
@@ -51,7 +51,8 @@ class Link:
         match = re.fullmatch(r"([0-9]*\.?[0-9]+)(kbit|mbit|gbit)", bandwidth)
         if match is None:
             raise UserError(
-                f"write a link as bandwidth:latency, 100mbit:20ms or 1gbit:50us say, got {text!r}"
+                "write a link as bandwidth:latency, such as 100mbit:20ms or 1gbit:50us, got "
+                f"{text!r}"
             )
         delay = seconds(latency, "a link's latency") if colon else 0.0
         return cls(float(match[1]) * _BITS[match[2]] / 8, delay)
@@ -59,10 +60,10 @@ class Link:
 
 @dataclass(frozen=True)
 class Network:
-    """N workers with equal links, and what collectives take between them.
+    """N workers with equal links, and the durations of collectives between them.
 
-    A worker sends and receives at the same time. On a ring and on a mesh each worker has a link of
-    its own; on a star all share the server's.
+    A worker sends and receives at the same time. On a ring and on a mesh each worker has its own
+    link; on a star all share the server's.
 
     Args:
         link: of each worker.
@@ -79,7 +80,7 @@ class Network:
     num_workers: int
 
     def gather_seconds(self, row_bytes: float) -> float:
-        """Every worker's row to every worker.
+        """The duration of gathering every worker's row on every worker.
 
         Args:
             row_bytes: of one row.
@@ -100,7 +101,7 @@ class Network:
         return 2 * link.latency + (n + n * n) * row_bytes / link.bandwidth
 
     def mean_seconds(self, model_bytes: float) -> float:
-        """The mean of all workers' rows to every worker.
+        """The duration of computing the mean of all workers' rows on every worker.
 
         Args:
             model_bytes: of one row.
@@ -115,7 +116,7 @@ class Network:
         return self.exchange_seconds(2 * (n - 1) / n * model_bytes)
 
     def exchange_seconds(self, sent_bytes: float) -> float:
-        """A mean for which a worker would send so many bytes on a ring or mesh.
+        """The duration of a mean for which a worker would send so many bytes on a ring or mesh.
 
         Args:
             sent_bytes: by each worker, on average; 2(N-1)/N of a model for the mean of whole rows.

@@ -1,4 +1,4 @@
-"""Tasks: data, model, loss and metric; one file each."""
+"""Tasks, one file each: data, models, loss and metric."""
 
 from grawa.lab.tasks.cifar import Cifar10, Cifar100
 from grawa.lab.tasks.digits import Digits

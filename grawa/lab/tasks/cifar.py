@@ -24,11 +24,11 @@ def _ten(ending: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Cifar10(Classification):
-    """What is in the picture? A convolutional network on photographs of 10 kinds of things.
+    """Classify photographs of 10 kinds of objects with a convolutional network.
 
     Args:
-        folder: where the data are: the published folder or archive, for Python or binary, or a
-            folder that holds one; `data=` on the command line. Nothing is downloaded.
+        folder: the published folder or archive (Python or binary version), or a folder that
+            contains one; `data=` on the command line. Nothing is downloaded.
         architecture: one of `grawa.lab.tasks.models.CIFAR_MODELS`; `model=` on the command line.
         augment_images: whether training images are cropped at random, after 4 pixels of padding,
             and mirrored; `augment=` on the command line.
@@ -64,14 +64,16 @@ class Cifar10(Classification):
         check_model(self.architecture, CIFAR_MODELS)
 
     def data(self, seed: int) -> Data:
-        """Images in bytes, (n, 3, 32, 32), as they are published, whatever the seed."""
+        """Images as bytes, (n, 3, 32, 32), the same for every seed."""
         if self.folder is None:
-            raise UserError(f"say where {self.what} is: --data DIR, or the task's option data=DIR")
+            raise UserError(
+                f"give the folder of {self.what}: --data DIR, or the task's option data=DIR"
+            )
         train, test = read(self.folder, self.layouts, self.what)
         return Data(*train, *test)
 
     def model(self, seed: int) -> nn.Module:
-        """The chosen one."""
+        """The model named by `architecture`."""
         with seeded(seed, "model"):
             return build(self.architecture, (3, _SIZE, _SIZE), self.num_classes)
 
@@ -82,7 +84,7 @@ class Cifar10(Classification):
         return crop_and_flip(inputs, _SIZE, _PADDING, random)
 
     def prepare(self, inputs: Tensor, model: nn.Module) -> Tensor:
-        """Numbers of mean 0 and variance 1 or so."""
+        """Pixels scaled to about mean 0 and variance 1; floating-point inputs are unchanged."""
         if inputs.is_floating_point():
             return inputs
         return normalised(inputs, self.colours, model)
@@ -90,7 +92,7 @@ class Cifar10(Classification):
 
 @dataclass(frozen=True, kw_only=True)
 class Cifar100(Cifar10):
-    """The same with photographs of 100 kinds of things, which are CIFAR-100's fine labels.
+    """Classify photographs of 100 kinds of objects (CIFAR-100's fine labels).
 
     Source: Krizhevsky (2009), "Learning Multiple Layers of Features from Tiny Images".
     """

@@ -1,4 +1,4 @@
-"""The files of CIFAR-10 and CIFAR-100 as they are published: pickled or binary, packed or not."""
+"""Reads the published files of CIFAR-10 and CIFAR-100: pickled or binary, in archives or not."""
 
 import tarfile
 import zlib
@@ -23,14 +23,14 @@ Images = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """One form in which a data set is published.
+    """One version in which a data set is published.
 
     Args:
-        folder: that the archive holds.
-        archive: its usual name.
+        folder: the folder in the archive.
+        archive: the archive's usual name.
         train: files of training images.
         test: files of test images.
-        decode: makes images and labels of a file's bytes; raises `ValueError`.
+        decode: converts a file's bytes to images and labels; raises `ValueError`.
     """
 
     folder: str
@@ -41,43 +41,43 @@ class Layout:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """All that must be there."""
+        """All files that must exist."""
         return (*self.train, *self.test)
 
 
 def read(path: Path, layouts: Sequence[Layout], what: str) -> tuple[Images, Images]:
-    """Training and test images of a data set.
+    """Reads the training and test images of a data set.
 
     Args:
-        path: the folder with its files, or the archive, or a folder that holds one of these.
-        layouts: in which forms it may be.
+        path: the folder with its files, or the archive, or a folder that contains one of these.
+        layouts: the published versions.
         what: the data set's name.
 
     Returns:
         Training images and labels, test images and labels.
 
     Raises:
-        UserError: if nothing of the kind is there, or a file is missing or broken.
+        UserError: if no version is found, or a file is missing or broken.
     """
     if not path.exists():
-        raise UserError(f"there is no {path}: give the folder or the archive of {what} as data")
+        raise UserError(f"{path} does not exist: give the folder or the archive of {what} as data")
     for place in _places(path, layouts):
         try:
             files = _contents(place, layouts)
         except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
             cause = next(iter(str(error).splitlines()), type(error).__name__).rstrip(":")
             raise UserError(
-                f"{place} can't be read to its end ({cause}); get {what} again"
+                f"{place} can't be read to its end ({cause}); download {what} again"
             ) from None
         for layout in layouts:
             if any(name in files for name in layout.train):
                 return _decoded(place, files, layout)
     forms = ", ".join(f"{layout.folder} or {layout.archive}" for layout in layouts)
-    raise UserError(f"{path} does not hold {what}; its forms are {forms}")
+    raise UserError(f"{path} does not contain {what}, which is {forms}")
 
 
 def _places(path: Path, layouts: Sequence[Layout]) -> Iterator[Path]:
-    """Where to look: the path itself, and what is usually in it."""
+    """The places to look for the data: the path itself, and usual names in it."""
     yield path
     for layout in layouts:
         for name in (layout.folder, layout.archive):
@@ -86,7 +86,7 @@ def _places(path: Path, layouts: Sequence[Layout]) -> Iterator[Path]:
 
 
 def _contents(place: Path, layouts: Sequence[Layout]) -> dict[str, bytes]:
-    """Those files of a folder or an archive that are of a data set."""
+    """The data set's files in a folder or an archive, name -> content."""
     wanted = {name for layout in layouts for name in layout.files}
     if place.is_dir():
         found = [place / name for name in sorted(wanted)]
@@ -103,18 +103,20 @@ def _contents(place: Path, layouts: Sequence[Layout]) -> dict[str, bytes]:
 def _decoded(place: Path, files: Mapping[str, bytes], layout: Layout) -> tuple[Images, Images]:
     missing = [name for name in layout.files if name not in files]
     if missing:
-        raise UserError(f"{place} lacks {', '.join(missing)}; it must hold {layout.files}")
+        raise UserError(
+            f"{place} lacks {', '.join(missing)}; it must contain {', '.join(layout.files)}"
+        )
     parts: dict[str, Images] = {}
     for name in layout.files:
         try:
             parts[name] = layout.decode(files[name])
         except ValueError as error:
-            raise UserError(f"{place}: {name} is not a whole file of its kind: {error}") from None
+            raise UserError(f"{place}: {name} is incomplete or invalid: {error}") from None
     counts = {name: len(parts[name][0]) for name in layout.train}
     fewest = min(counts, key=counts.__getitem__)
     if counts[fewest] != max(counts.values()):
         raise UserError(
-            f"{place}: {fewest} is not whole: it has {counts[fewest]:,} images, and others have "
+            f"{place}: {fewest} is incomplete: it has {counts[fewest]:,} images, and others have "
             f"{max(counts.values()):,}"
         )
     return _joined(parts, layout.train), _joined(parts, layout.test)
@@ -126,12 +128,12 @@ def _joined(parts: Mapping[str, Images], names: Sequence[str]) -> Images:
 
 
 def pickled(labels_key: bytes, classes: int) -> Callable[[bytes], Images]:
-    """Reads the form for Python: a dictionary with `data`, (n, 3072), and lists of labels."""
+    """Decodes the Python version: a dictionary with `data`, (n, 3072), and lists of labels."""
 
     def decode(raw: bytes) -> Images:
         found: Any = load_plain(raw)
         if not isinstance(found, dict) or b"data" not in found or labels_key not in found:
-            raise ValueError(f"there is no dictionary with 'data' and {labels_key.decode()!r}")
+            raise ValueError(f"it has no dictionary with 'data' and {labels_key.decode()!r}")
         pixels, labels = found[b"data"], found[labels_key]
         if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != _PIXELS:
             raise ValueError(f"its data are not rows of {_PIXELS} bytes")
@@ -143,11 +145,13 @@ def pickled(labels_key: bytes, classes: int) -> Callable[[bytes], Images]:
 
 
 def binary(labels: int, classes: int) -> Callable[[bytes], Images]:
-    """Reads the form for C: records of so many labels, the last of which counts, and 3072 bytes."""
+    """Decodes the binary version: records of labels, of which the last counts, and 3072 bytes."""
 
     def decode(raw: bytes) -> Images:
         if not raw or len(raw) % (labels + _PIXELS):
-            raise ValueError(f"{len(raw):,} bytes are not records of {labels + _PIXELS} bytes")
+            raise ValueError(
+                f"its {len(raw):,} bytes are not a whole number of records of {labels + _PIXELS}"
+            )
         records = np.frombuffer(raw, dtype=np.uint8).reshape(-1, labels + _PIXELS)
         return _checked(records[:, labels:], records[:, labels - 1].astype(np.int64), classes)
 

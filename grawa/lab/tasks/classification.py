@@ -1,4 +1,4 @@
-"""What tasks have in common in which each sample has a label."""
+"""The base of tasks in which each sample has a label."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from grawa.lab.tasks.task import Data, Task
 
 _MEASURED_AT_ONCE = 512
-"""Samples; a bound on the memory that measuring a large model takes."""
+"""Samples in a batch when a model is measured, which bounds the memory for large models."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Classification(Task):
-    """Trained by cross entropy, judged by the share of test samples that are put down wrongly.
+    """Trained by cross entropy, measured by the fraction of test samples classified wrongly.
 
     Models return logits, (B, classes); targets are labels, (n,).
     """
@@ -43,13 +43,13 @@ class Classification(Task):
 def with_wrong_labels(
     targets: Tensor, share: float, num_classes: int, random: torch.Generator
 ) -> Tensor:
-    """A share of the labels, to the nearest whole number of them, replaced by others at random.
+    """Labels of which a fraction, rounded to a whole number, is replaced by random other ones.
 
     Args:
         targets: labels, (n,).
-        share: how many of them are to be wrong, in [0, 1].
-        num_classes: how many labels there are.
-        random: says which, and by what.
+        share: the fraction to replace, in [0, 1].
+        num_classes: the number of different labels.
+        random: the generator.
 
     Returns:
         (n,).

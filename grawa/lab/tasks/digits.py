@@ -17,12 +17,12 @@ _WHITE = 16.0  # the images' largest value
 
 @dataclass(frozen=True, kw_only=True)
 class Digits(Classification):
-    """Which digit is it? A small multilayer perceptron or convolutional network on real images.
+    """Classify real images of digits with a small multilayer perceptron or convolutional network.
 
     Args:
-        train_size: images to train on; the rest, of 1,797, are for the test.
+        train_size: number of training images; the rest of the 1,797 are test images.
         architecture: "mlp" (64-64-10, with a ReLU) or "cnn"; `model=` on the command line.
-        label_noise: share of the training labels that are wrong, the same ones for a seed.
+        label_noise: fraction of the training labels that are wrong; each seed has its own.
 
     Source: Alpaydin and Kaynak (1998), "Optical Recognition of Handwritten Digits", UCI.
     """
@@ -40,8 +40,8 @@ class Digits(Classification):
             raise UserError(f"label_noise must lie in [0, 1], got {self.label_noise}")
 
     def data(self, seed: int) -> Data:
-        """Another split into training and test images for each seed."""
-        from sklearn.datasets import load_digits  # takes a second, and brings SciPy with it
+        """The images, with a different split into training and test images for each seed."""
+        from sklearn.datasets import load_digits  # takes a second, because it imports SciPy
 
         bunch = load_digits()
         inputs = torch.from_numpy(bunch.data).to(torch.float32) / _WHITE
@@ -53,6 +53,6 @@ class Digits(Classification):
         return data._replace(train_targets=labels)
 
     def model(self, seed: int) -> nn.Module:
-        """The chosen one, for images of 8 x 8 pixels in a row of 64."""
+        """The model named by `architecture`, for images of 8 x 8 pixels as rows of 64."""
         with seeded(seed, "model"):
             return build(self.architecture, (1, 8, 8), self.num_classes)

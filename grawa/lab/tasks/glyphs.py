@@ -1,4 +1,4 @@
-"""Glyphs: generated one-dimensional signals of ten classes, with few to train on."""
+"""Glyphs: generated one-dimensional signals of ten classes, with few training samples."""
 
 import math
 from dataclasses import dataclass, field
@@ -15,28 +15,28 @@ from grawa.seeding import generator, seeded
 
 _TEST_SIZE = 4000
 _BUMPS = 5
-"""Of which a class's template is the sum."""
+"""Number of bumps whose sum is a class's template."""
 
 _BUMP_WIDTHS = (0.04, 0.10)
-"""Least and largest, where the signal is 1 long."""
+"""Smallest and largest width, as fractions of a signal's length."""
 
 _SHIFT, _STRETCH, _WARP, _SCALE = 0.2, 0.25, 0.06, 0.3
-"""Largest changes of a signal: its place, its length, its time, and its height."""
+"""Largest changes of a signal's position, length, time axis and height."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Glyphs(Classification):
-    """Which of ten curves is it, shifted, stretched, warped, scaled and in noise?
+    """Recognise which of ten curves a signal is, after shift, stretch, warp, scaling and noise.
 
         signal(t) = scale * template(shift + stretch * t + warp * sin(2 pi (t + phase))) + noise
 
-    A template is the sum of five smooth bumps at random places. Templates and signals are drawn
-    anew for each seed; training signals are few, so that what is learnt by heart shows.
+    A template is the sum of five smooth bumps at random positions. Templates and signals are drawn
+    anew for each seed; there are few training signals, so that overfitting shows.
 
     Args:
-        train_size: signals to train on; 4,000 others are for the test.
-        length: samples of a signal.
-        noise: standard deviation of what is added to each sample; templates vary by about 1.
+        train_size: number of training signals; there are 4,000 test signals.
+        length: number of samples of a signal.
+        noise: standard deviation of the noise of each sample; templates vary by about 1.
         architecture: "mlp" (length-64-10, with a ReLU) or "cnn"; `model=` on the command line.
     """
 
@@ -57,7 +57,7 @@ class Glyphs(Classification):
             )
 
     def data(self, seed: int) -> Data:
-        """Signals in rows, (n, length), and their classes, which come equally often."""
+        """Signals as rows, (n, length), and their classes, which are equally frequent."""
         bumps = _templates(generator(seed, "templates"))
         parts: list[Tensor] = []
         for purpose, size in (("train", self.train_size), ("test", _TEST_SIZE)):
@@ -69,13 +69,13 @@ class Glyphs(Classification):
         return Data(*parts)
 
     def model(self, seed: int) -> nn.Module:
-        """The chosen one."""
+        """The model named by `architecture`."""
         with seeded(seed, "model"):
             return build(self.architecture, (1, self.length), self.num_classes)
 
 
 def _templates(random: torch.Generator) -> Tensor:
-    """Height, place and width of each bump, (classes, bumps, 3)."""
+    """Height, position and width of each bump, (classes, bumps, 3)."""
     shape = (Glyphs.num_classes, _BUMPS)
     heights = torch.randn(shape, generator=random)
     places = 0.1 + 0.8 * torch.rand(shape, generator=random)

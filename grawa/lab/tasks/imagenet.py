@@ -21,21 +21,21 @@ _READ_OVER_SEEN = 256 / 224
 
 @dataclass(frozen=True, kw_only=True)
 class ImageNet(Classification):
-    """What is in the photograph? ResNet-50 on up to 1,000 kinds of things.
+    """Classify photographs of up to 1,000 kinds of objects with ResNet-50.
 
-    The data are names of files; photographs are read when a batch needs them, so memory does not
-    grow with their number.
+    The data are file names; photographs are read when a batch needs them, so memory does not grow
+    with their number.
 
     Args:
-        folder: with the folders `train` and `val`, in each a folder of JPEG files for each class;
-            `data=` on the command line. Nothing is downloaded.
+        folder: contains the folders `train` and `val`, each with a folder of JPEG files for each
+            class; `data=` on the command line. Nothing is downloaded.
         architecture: "resnet50"; `model=` on the command line.
-        size: of the square that the model sees, 224 pixels; photographs are read at 8/7 of that.
-        augment_images: whether the square is at a random place in training, and mirrored;
-            `augment=` on the command line.
+        size: width of the model's square input in pixels; photographs are read at 8/7 of it.
+        augment_images: whether training squares are cut at random positions, and mirrored at
+            random; `augment=` on the command line.
 
     Deviation: squares are cut from the middle 256 x 256 pixels at one scale, as in Krizhevsky et
-    al. (2012), not at random scales and aspects, so that this is done for a batch at once.
+    al. (2012), not at random scales and aspect ratios, so that a whole batch is cut at once.
 
     Source: Russakovsky et al. (2015), "ImageNet Large Scale Visual Recognition Challenge".
     """
@@ -54,9 +54,11 @@ class ImageNet(Classification):
             raise UserError(f"size must be at least 32 pixels, got {self.size}")
 
     def data(self, seed: int) -> Data:
-        """Names of files, as bytes in rows, whatever the seed; labels count the class folders."""
+        """File names as rows of bytes, the same for every seed; labels number the class folders."""
         if self.folder is None:
-            raise UserError("say where ImageNet is: --data DIR, or the task's option data=DIR")
+            raise UserError(
+                "give the folder of ImageNet: --data DIR, or the task's option data=DIR"
+            )
         for part in ("train", "val"):
             if not (self.folder / part).is_dir():
                 raise UserError(f"{self.folder} is not ImageNet: it has no folder {part}")
@@ -65,7 +67,7 @@ class ImageNet(Classification):
         unknown = sorted(set(test_classes) - set(classes))
         if unknown or len(classes) > self.num_classes:
             what = (
-                f"val has a class {unknown[0]!r} that train has not"
+                f"val has a class {unknown[0]!r} that train does not have"
                 if unknown
                 else (f"train has {len(classes)} classes, more than {self.num_classes}")
             )
@@ -87,13 +89,13 @@ class ImageNet(Classification):
             return build(self.architecture, (3, self.size, self.size), self.num_classes)
 
     def augment(self, inputs: Tensor, random: torch.Generator) -> Tensor:
-        """Reads the files and cuts squares out of them at random; see `augment_images`."""
+        """Reads the files and cuts random squares out of the images; see `augment_images`."""
         if not self.augment_images:
             return inputs
         return crop_and_flip(self._read(inputs), self.size, 0, random)
 
     def prepare(self, inputs: Tensor, model: nn.Module) -> Tensor:
-        """Numbers of mean 0 and variance 1 or so; of files, those of the square in the middle."""
+        """Pixels scaled to about mean 0 and variance 1; reads files, and crops to the center."""
         if inputs.is_floating_point():
             return inputs
         images = self._read(inputs) if inputs.dim() == 2 else inputs

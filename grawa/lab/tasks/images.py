@@ -1,4 +1,4 @@
-"""Images: from bytes to numbers, and what changes them at random, a batch at a time."""
+"""Image batches: normalisation, cropping and random augmentation."""
 
 from typing import NamedTuple
 
@@ -16,12 +16,12 @@ class Colours(NamedTuple):
 
 
 def normalised(images: Tensor, colours: Colours, model: nn.Module) -> Tensor:
-    """What a model takes of images: mean 0 and variance 1 or so, in its dtype, on its device.
+    """Images scaled to about mean 0 and variance 1, in the model's dtype, on its device.
 
     Args:
         images: bytes, (B, 3, height, width).
         colours: of the training set.
-        model: with at least one parameter.
+        model: has at least one parameter.
 
     Returns:
         (B, 3, height, width).
@@ -32,13 +32,13 @@ def normalised(images: Tensor, colours: Colours, model: nn.Module) -> Tensor:
 
 
 def crop_and_flip(images: Tensor, size: int, padding: int, random: torch.Generator) -> Tensor:
-    """A square cut out of each image at a random place, every other one mirrored at random.
+    """Cuts a square out of each image at a random position, and mirrors it with probability 1/2.
 
     Args:
         images: (B, C, height, width).
-        size: of the squares, at most height and width with the padding.
-        padding: black pixels that are put around the images first.
-        random: on the CPU, so that the same seed gives the same squares on every device.
+        size: width of the squares, at most height and width plus the padding.
+        padding: width of a black border that is added to the images first.
+        random: a generator on the CPU, so that a seed gives the same squares on every device.
 
     Returns:
         (B, C, size, size).

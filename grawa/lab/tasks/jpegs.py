@@ -1,4 +1,4 @@
-"""A folder of photographs, in one folder for each class, whose files are read when needed."""
+"""Photographs in one folder for each class, whose files are read when needed."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +17,10 @@ _MOST_THREADS = 8
 
 
 def list_images(folder: Path) -> tuple[list[str], list[str]]:
-    """The photographs in a folder of class folders, in order of their names.
+    """The photographs in a folder of class folders, ordered by name.
 
     Args:
-        folder: with a folder for each class.
+        folder: contains a folder for each class.
 
     Returns:
         The classes, and the files as `class/name`.
@@ -39,28 +39,28 @@ def list_images(folder: Path) -> tuple[list[str], list[str]]:
     except OSError as error:
         raise UserError(f"{folder} can't be read: {error.strerror}") from None
     if not files:
-        raise UserError(f"{folder} must hold a folder of JPEG files for each class, but has none")
+        raise UserError(f"{folder} must have a folder of JPEG files for each class, but has none")
     return classes, files
 
 
 def as_rows(names: list[str]) -> Tensor:
-    """Names as bytes, filled up with zeros: (n, longest)."""
+    """Names as rows of bytes, padded with zeros: (n, longest)."""
     encoded = np.array([os.fsencode(name) for name in names])
     return torch.from_numpy(encoded.view(np.uint8).reshape(len(names), -1).copy())
 
 
 def as_names(rows: Tensor) -> list[str]:
-    """What `as_rows` was given."""
+    """The names in rows that `as_rows` returned."""
     return [os.fsdecode(bytes(row).rstrip(b"\0")) for row in rows.cpu().numpy()]
 
 
 def read_images(folder: Path, names: list[str], size: int) -> Tensor:
-    """Photographs, scaled so that the shorter side fits, and cut to the square in the middle.
+    """Reads photographs, and scales the largest square in the middle of each to a size.
 
     Args:
-        folder: that the names are relative to.
+        folder: the folder to which the names are relative.
         names: B files.
-        size: of the squares.
+        size: width of the squares.
 
     Returns:
         Bytes, (B, 3, size, size).
@@ -74,10 +74,10 @@ def read_images(folder: Path, names: list[str], size: int) -> Tensor:
 def _read_image(path: Path, size: int) -> Tensor:
     try:
         with Image.open(path) as image:
-            image.draft("RGB", (size, size))  # decodes large files at a part of their size
+            image.draft("RGB", (size, size))  # decodes large files at a reduced size
             pixels = _square(image.convert("RGB"), size)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is not a whole picture: {error}") from None
+        raise UserError(f"{path} is not a complete picture: {error}") from None
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
 
 

@@ -15,7 +15,7 @@ _SAMPLES = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class Logistic(Task):
-    """Two overlapping Gaussian clouds, told apart by a regularised linear model.
+    """Classify two overlapping Gaussian clouds with a regularised linear model.
 
         f(w) = mean_i log(1 + exp(-y_i w . x_i)) + 1/2 ridge |w|^2
 
@@ -48,7 +48,7 @@ class Logistic(Task):
         return Data(inputs, targets, inputs, targets)
 
     def model(self, seed: int) -> nn.Module:
-        """A linear map without bias, at zero."""
+        """A linear map without bias, initialised to zero."""
         return _linear(torch.zeros(1, self.dimensions))
 
     def loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class Logistic(Task):
         return fit + 0.5 * self.ridge * weights.square().sum()
 
     def measure(self, model: nn.Module, data: Data) -> float:
-        """How far the loss on all samples is above its minimum."""
+        """The difference between the loss on all samples and its minimum."""
         inputs, targets = data.train_inputs.double().cpu(), data.train_targets.cpu()
         reached = torch.cat([p.detach().double().cpu() for p in model.parameters()])
         with torch.no_grad():

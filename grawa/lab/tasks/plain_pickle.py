@@ -1,7 +1,7 @@
-"""Reads pickles that hold numbers, bytes, text, lists, dictionaries and arrays of bytes.
+"""Reads pickles of numbers, bytes, text, lists, dictionaries and arrays of bytes safely.
 
-An ordinary unpickler runs whatever functions a file names. This one knows four names, none of
-which is the real thing, and refuses all others.
+An ordinary unpickler calls any function that a file names. This one allows four names, replaces
+each by a harmless function of its own, and refuses all others.
 """
 
 import io
@@ -16,7 +16,7 @@ _ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
 
 
 class _Array:
-    """Stands for an array until its contents come."""
+    """A placeholder for an array until its contents are read."""
 
     values: np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -31,14 +31,14 @@ class _Array:
 
 
 class _Kind:
-    """Stands for the type of an array's elements; only bytes are known."""
+    """A placeholder for the type of an array's elements, which must be bytes."""
 
     def __init__(self, name: Any, *_: Any) -> None:
         if name not in ("u1", b"u1"):
             raise pickle.UnpicklingError(f"an array is not of bytes but of {name!r}")
 
     def __setstate__(self, state: Any) -> None:
-        """Byte order and the like, which single bytes don't have."""
+        """Ignores byte order and the like, which don't matter for single bytes."""
 
 
 def _empty(*_: Any) -> _Array:
@@ -46,7 +46,7 @@ def _empty(*_: Any) -> _Array:
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes in protocol 2."""
+    """Decodes bytes as Python 3 writes them in protocol 2."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"bytes are encoded as {encoding!r}")
     return text.encode("latin1")
@@ -62,18 +62,18 @@ _KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
 
 class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        """What stands for a name in the file."""
+        """The replacement for a name in the file."""
         if (module, name) not in _KNOWN:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which data have no need of")
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which data don't need")
         return _KNOWN[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
-        """There is nothing outside the file."""
+        """Refuses references to objects outside the file."""
         raise pickle.UnpicklingError("it refers to something outside")
 
 
 def load_plain(raw: bytes) -> Any:
-    """What a pickle holds; the text of Python 2 comes as bytes.
+    """The content of a pickle; text written by Python 2 becomes bytes.
 
     Args:
         raw: the whole pickle.
@@ -82,7 +82,7 @@ def load_plain(raw: bytes) -> Any:
         Numbers, bytes, text, lists, tuples, dictionaries, and numpy arrays of dtype uint8 in them.
 
     Raises:
-        ValueError: if it is not a whole pickle, or holds anything else.
+        ValueError: if the pickle is incomplete, or contains anything else.
 
     >>> load_plain(pickle.dumps({b"labels": [3, 1]}, protocol=2))
     {b'labels': [3, 1]}

@@ -14,10 +14,10 @@ _SAMPLES = 4096
 
 
 class Point(nn.Module):
-    """A point in space, to be moved to the minimum.
+    """A model whose only parameter is a point, which training moves to the minimum.
 
     Args:
-        start: (D,), where it begins.
+        start: the initial point, (D,).
     """
 
     def __init__(self, start: Tensor) -> None:
@@ -37,7 +37,7 @@ class Quadratic(Task):
     Each sample adds noise to the gradient; over all samples the noise sums to zero.
 
     Args:
-        dimensions: D; the curvatures fall evenly from 1 to 1/D.
+        dimensions: D; the curvatures fall linearly from 1 to 1/D.
         noise: standard deviation of each gradient's noise, per dimension.
     """
 
@@ -62,7 +62,7 @@ class Quadratic(Task):
         return Data(noise, none, noise, none)
 
     def model(self, seed: int) -> nn.Module:
-        """A point at distance 1 or so from the minimum in each dimension."""
+        """A random point, at a distance of about 1 from the minimum in each dimension."""
         return Point(torch.randn(self.dimensions, generator=generator(seed, "model")))
 
     def loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every task offers."""
+"""The interface of tasks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ from grawa.errors import UserError
 class Data(NamedTuple):
     """Samples for training and for testing, along the first dimension.
 
-    Inputs may be stored in a small form, such as pixels in bytes or names of files; the task's
-    loss makes of them what its model takes.
+    Inputs may be stored compactly, such as pixels as bytes, or as file names; the task's `prepare`
+    converts them to the model's input.
     """
 
     train_inputs: Tensor
@@ -26,11 +26,11 @@ class Data(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
-    """Data, a model for them, a loss to train and a metric to judge by.
+    """Data, a model, a loss to train and a metric to compare by.
 
     Attributes:
-        metric: what `measure` returns, in words; smaller is better.
-        num_classes: how many labels there are, or 0 if the targets are not labels.
+        metric: the name of what `measure` returns; smaller is better.
+        num_classes: the number of labels, or 0 if the targets are not labels.
     """
 
     metric: ClassVar[str]
@@ -53,23 +53,23 @@ class Task(ABC):
         """The metric of a model; the model is in eval mode."""
 
     def augment(self, inputs: Tensor, random: torch.Generator) -> Tensor:
-        """Inputs of a training batch, changed at random where a task does that.
+        """Random augmentation of a training batch's inputs; by default none.
 
         Args:
             inputs: as they are stored, (B, ...).
-            random: the worker's own, on the CPU.
+            random: the worker's generator, on the CPU.
 
         Returns:
-            What `loss` takes in their place, (B, ...).
+            Inputs for `loss`, (B, ...).
         """
         return inputs
 
     def prepare(self, inputs: Tensor, model: nn.Module) -> Tensor:
-        """What the model itself takes; `loss` does this, for all others who call the model.
+        """Converts inputs to the model's input; `loss` calls it, and so must others before a model.
 
         Args:
-            inputs: as they are stored, as `augment` made them, or prepared already, (B, ...).
-            model: says on which device and in which dtype.
+            inputs: as they are stored, as `augment` returned them, or prepared already, (B, ...).
+            model: determines device and dtype.
 
         Returns:
             The model's inputs, (B, ...).
@@ -78,12 +78,12 @@ class Task(ABC):
 
 
 def written(name: str) -> Mapping[str, str]:
-    """What a field's `metadata` say where the command line has another name for it.
+    """The `metadata` of a field that has another name on the command line.
 
-    A task has methods `model` and `data`, and options that are best called so.
+    Tasks need this for the options `model` and `data`, since they have methods with these names.
 
     Args:
-        name: on the command line.
+        name: the name on the command line.
 
     Returns:
         The metadata.
@@ -92,13 +92,13 @@ def written(name: str) -> Mapping[str, str]:
 
 
 def split(inputs: Tensor, targets: Tensor, train_size: int, order: Tensor) -> Data:
-    """The first `train_size` samples of an order for training, the rest for testing.
+    """Splits ordered samples: the first `train_size` for training, the rest for testing.
 
     Returns:
         The data.
 
     Raises:
-        UserError: if no sample would be left for the test.
+        UserError: if no training or no test sample would remain.
     """
     if not 0 < train_size < len(inputs):
         raise UserError(

@@ -17,7 +17,7 @@ from grawa.lab.tasks.task import Data, Task, written
 from grawa.seeding import seeded
 
 _FROM_A_FILE = 20_000
-"""Bytes that are read of each file, so that no file rules."""
+"""Bytes that are read of each file, so that no file dominates."""
 
 _LEFT_OUT = frozenset({"site-packages", "dist-packages", "test", "tests", "__pycache__"})
 """Folders that are not the library, or differ between installations."""
@@ -27,14 +27,15 @@ _MEASURED_AT_ONCE = 32  # windows
 
 @dataclass(frozen=True, kw_only=True)
 class Text(Task):
-    """What is the next byte? A small transformer on the Python standard library's sources.
+    """Predict the next byte of the Python standard library's sources with a small transformer.
 
-    Files are taken in an order that their names decide, first for the test and then for training,
-    and cut into windows. The same version of Python has the same data, whatever the seed.
+    Files are ordered by a hash of their names; the first are used for testing, the next for
+    training. They are cut into windows. The data depend on the version of Python only, not on the
+    seed.
 
     Args:
-        train_bytes: of text to train on, at most.
-        test_bytes: of text of other files to test on, at most.
+        train_bytes: most bytes of training text.
+        test_bytes: most bytes of test text, from other files.
         context: bytes of a window.
         architecture: "transformer" (1.3 million parameters) or "transformer_small" (46 thousand);
             `model=` on the command line.
@@ -54,19 +55,19 @@ class Text(Task):
         for name in ("train_bytes", "test_bytes"):
             if getattr(self, name) <= self.context or self.context < 1:
                 raise UserError(
-                    f"context must be at least 1 and {name} more than that, got {self.context} "
+                    f"context must be at least 1 and {name} larger than it, got {self.context} "
                     f"and {getattr(self, name)}"
                 )
 
     def data(self, seed: int) -> Data:
-        """Windows, (n, context), and the next byte of each of their bytes, (n, context)."""
+        """Windows, (n, context), and for each of their bytes the next one, (n, context)."""
         sources = _sources(Path(sysconfig.get_paths()["stdlib"]))
         test = _windows(sources, self.test_bytes, self.context)
         train = _windows(sources, self.train_bytes, self.context)
         return Data(*train, *test)
 
     def model(self, seed: int) -> nn.Module:
-        """The chosen one."""
+        """The model named by `architecture`."""
         with seeded(seed, "model"):
             return build(self.architecture, (self.context,), self.num_classes)
 
@@ -76,7 +77,7 @@ class Text(Task):
         return nn.functional.cross_entropy(logits, targets.flatten().long())
 
     def measure(self, model: nn.Module, data: Data) -> float:
-        """Bits that each byte of the test files would take, coded by the model's predictions."""
+        """Mean cross entropy of the test files in bits per byte."""
         windows = zip(
             data.test_inputs.split(_MEASURED_AT_ONCE),
             data.test_targets.split(_MEASURED_AT_ONCE),
@@ -88,7 +89,7 @@ class Text(Task):
 
 
 def _sources(folder: Path) -> Iterator[bytes]:
-    """The beginning of each source file, in the order of their names' digests.
+    """The beginning of each source file, ordered by a hash of their names.
 
     Yields:
         At most 20,000 bytes of each.

@@ -1,4 +1,4 @@
-"""A landscape in the plane with flat and sharp minima, to look at."""
+"""A loss in two dimensions with flat and sharp minima, for pictures."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
@@ -15,10 +15,10 @@ _START_RADIUS = 4.5
 _BOWL = 0.01
 
 FLAT = ((2.5, 0.0), (-1.25, 2.165), (-1.25, -2.165))
-"""Places of the flat minima."""
+"""Positions of the flat minima."""
 
 SHARP = ((1.25, 2.165), (-2.5, 0.0), (1.25, -2.165), (0.0, 0.0))
-"""Places of the sharp minima."""
+"""Positions of the sharp minima."""
 
 _DEPTH = 0.8
 _FLAT_WIDTH, _SHARP_WIDTH = 0.9, 0.3
@@ -28,8 +28,9 @@ class Well(NamedTuple):
     """A well of the landscape.
 
     Attributes:
-        place: of its minimum, to about 0.1.
-        width: the distance within which it alone would curve upward in every direction.
+        kind: flat or sharp.
+        place: position of its minimum, up to about 0.1.
+        width: the distance from the minimum within which the well by itself is convex.
     """
 
     kind: Literal["flat", "sharp"]
@@ -41,11 +42,11 @@ WELLS = (
     *(Well("flat", place, _FLAT_WIDTH) for place in FLAT),
     *(Well("sharp", place, _SHARP_WIDTH) for place in SHARP),
 )
-"""All seven."""
+"""All seven wells."""
 
 
 def landscape(points: Tensor) -> Tensor:
-    """The height of the landscape: a shallow bowl with seven wells, about equally deep.
+    """The loss without noise: a shallow bowl with seven wells, about equally deep.
 
         f(x) = 1 + bowl |x|^2 - depth sum_w exp(-|x - place_w|^2 / (2 width_w^2))
 
@@ -63,13 +64,13 @@ def landscape(points: Tensor) -> Tensor:
 
 
 def nearest_well(point: Tensor) -> tuple[Well, float]:
-    """The well whose place is nearest to a point.
+    """The well whose minimum is closest to a point.
 
     Args:
         point: (2,).
 
     Returns:
-        The well, and how far its place is.
+        The well, and the distance to its minimum.
     """
     places = torch.tensor([well.place for well in WELLS]).to(point)
     distances = (point - places).square().sum(dim=-1).sqrt()
@@ -78,10 +79,10 @@ def nearest_well(point: Tensor) -> tuple[Well, float]:
 
 
 class Walker(nn.Module):
-    """A point in the plane, to be moved downhill.
+    """A model whose only parameter is a point in the plane.
 
     Args:
-        start: (2,), where it begins.
+        start: the initial point, (2,).
     """
 
     def __init__(self, start: Tensor) -> None:
@@ -95,7 +96,7 @@ class Walker(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Wells(Task):
-    """Downhill in the plane, where flat and sharp minima are about equally deep.
+    """Minimise a loss in the plane whose flat and sharp minima are about equally deep.
 
     Each sample adds noise to the gradient; over all samples the noise sums to zero.
     `grawa.lab.tasks.wells.landscape` is the loss without noise.
@@ -120,7 +121,7 @@ class Wells(Task):
         return Data(noise, none, noise, none)
 
     def model(self, seed: int) -> nn.Module:
-        """A point at the edge, in a random direction from the middle."""
+        """A point at the edge of the landscape, in a random direction from the middle."""
         direction = torch.randn(2, generator=generator(seed, "model"))
         return Walker(_START_RADIUS * direction / direction.norm())
 

@@ -1,1 +1,1 @@
-"""Training: workers, the loop, checkpoints, and starting processes."""
+"""Training in the laboratory: workers, the loop, checkpoints, and starting processes."""

@@ -1,4 +1,4 @@
-"""The stochastic weight average of a run's last consensuses."""
+"""The average of a run's last consensuses (stochastic weight averaging)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,11 +12,11 @@ _BATCH_SIZE = 256  # of the pass that recomputes BatchNorm statistics
 
 
 class ConsensusAverage:
-    """The equal average of the consensus after each of a run's last rounds.
+    """The plain average of the consensus after each of a run's last rounds.
 
     Args:
-        model: of the same form as the consensus.
-        fraction: of the run, at its end, over which is averaged.
+        model: a model with the consensus's architecture.
+        fraction: the last fraction of the run, over which is averaged.
 
     Source: Izmailov et al. (2018), "Averaging Weights Leads to Wider Optima and Better
     Generalization", algorithm 1, with a round for an epoch; torch's `AveragedModel`.
@@ -28,23 +28,23 @@ class ConsensusAverage:
 
     @property
     def rounds(self) -> int:
-        """How many consensuses are in it."""
+        """Number of consensuses in the average."""
         return int(self._average.n_averaged)
 
     def is_due(self, progress: float) -> bool:
-        """Whether the consensus belongs to the average, with so much of the run done, in [0, 1]."""
+        """Whether the consensus is averaged, when this fraction of the run is done."""
         return progress > 1.0 - self._fraction
 
     def add(self, consensus: nn.Module) -> None:
-        """Takes in the consensus after a round; buffers are its own, until `finished`."""
+        """Adds the consensus after a round; buffers are copied from it, until `finished`."""
         self._average.update_parameters(consensus)
 
     def finished(self, inputs: Tensor, prepare: Callable[[Tensor, nn.Module], Tensor]) -> nn.Module:
-        """The average, in eval mode, with the BatchNorm statistics that belong to it.
+        """The average, in eval mode, with its own BatchNorm statistics.
 
         Args:
             inputs: of all training samples, (n, ...), as they are stored.
-            prepare: makes of them what the model takes.
+            prepare: converts them to the model's input.
 
         Returns:
             A model; its other buffers are those of the last consensus.
@@ -59,5 +59,5 @@ class ConsensusAverage:
         return self._average.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._average.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Who trains on which samples, and in which order."""
+"""Distributes the training samples over the workers, and draws batches from them."""
 
 import torch
 from torch import Tensor
@@ -12,8 +12,8 @@ class Batches:
 
     Args:
         samples: indices of the worker's samples, (n,).
-        batch_size: samples per batch; a batch may run over the end of a pass.
-        random: shuffles.
+        batch_size: samples per batch; a batch may extend over the end of a pass.
+        random: the generator for shuffling.
     """
 
     def __init__(self, samples: Tensor, batch_size: int, random: torch.Generator) -> None:
@@ -35,13 +35,13 @@ class Batches:
         return {"left": self._left, "random": self._random.get_state()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._left = state["left"]
         self._random.set_state(state["random"])
 
 
 def shard(targets: Tensor, num_workers: int, kind: str, seed: int) -> list[Tensor]:
-    """Deals the training samples out to the workers.
+    """Distributes the training samples over the workers.
 
     Args:
         targets: (n,), labels; used by "dirichlet" only.
@@ -49,13 +49,13 @@ def shard(targets: Tensor, num_workers: int, kind: str, seed: int) -> list[Tenso
         kind: "iid" for equal random parts, "dirichlet:A" for parts whose mixture of labels is
             drawn from a symmetric Dirichlet distribution with parameter A (small: each worker
             sees few labels).
-        seed: of the run.
+        seed: the run's seed.
 
     Returns:
-        N index tensors; together all samples, each once.
+        N index tensors; every sample is in one of them.
 
     Raises:
-        UserError: if the kind is not known, or needs labels that are not there.
+        UserError: if the kind is not known, or needs labels that the task does not have.
 
     Source: Hsu et al. (2019), "Measuring the Effects of Non-Identical Data Distribution for
     Federated Visual Classification", section 3, for the Dirichlet parts.
@@ -68,7 +68,7 @@ def shard(targets: Tensor, num_workers: int, kind: str, seed: int) -> list[Tenso
     if name != "dirichlet" or concentration is None:
         raise UserError(f'shards must be "iid" or "dirichlet:A" with A > 0, got {kind!r}')
     if targets.dim() != 1:
-        raise UserError(f"shards {kind} need one label for each sample, which this task has not")
+        raise UserError(f"shards {kind} need a label for each sample, and this task has none")
     parts: list[list[Tensor]] = [[] for _ in range(num_workers)]
     for label in torch.unique(targets):
         samples = torch.where(targets == label)[0]

@@ -1,7 +1,7 @@
-"""Checkpoints: a folder for each step, one file in it for each process.
+"""Checkpoints: a folder for each step, with one file for each process.
 
-A checkpoint is written under a temporary name by all processes and renamed by the first, after
-all of them have written, so that one that can be seen is whole.
+All processes write a checkpoint under a temporary name, and the first process renames it after all
+have written. So a checkpoint with its final name is complete.
 """
 
 import re
@@ -48,10 +48,10 @@ def save(
     }
     with replacing(_file(building, process)) as temporary:
         torch.save(state, temporary)
-    engine.gather(0.0)  # until all are here
+    engine.gather(0.0)  # waits for all processes
     if process == 0 and not final.exists():
         building.rename(final)
-    engine.gather(0.0)  # until all are here
+    engine.gather(0.0)  # waits for all processes
     return final
 
 
@@ -62,20 +62,23 @@ def restore(
     average: ConsensusAverage | None,
     process: int,
 ) -> None:
-    """Goes back to a checkpoint; every process must call it.
+    """Restores a checkpoint; every process must call it.
 
     Raises:
-        UserError: if it is broken, of another version, or of other numbers of processes or workers.
+        UserError: if it is broken, of another version, or saved by another number of processes or
+            workers.
     """
     path = _file(found, process)
     if not path.exists():
-        raise UserError(f"{found} has no part for process {process}; resume with as many processes")
+        raise UserError(
+            f"{found} has no file for process {process}; resume with the same number of processes"
+        )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, UnpicklingError) as error:
         cause = str(error).splitlines()[0]
         raise UserError(
-            f"{path} can't be read ({cause}); remove {found} to resume from the one before it"
+            f"{path} can't be read ({cause}); remove {found} to resume from the checkpoint before"
         ) from None
     if state.get("schema") != SCHEMA:
         raise UserError(
@@ -95,7 +98,7 @@ def restore(
 
 
 def latest(folder: Path) -> Path | None:
-    """The last whole checkpoint, if there is one."""
+    """The last complete checkpoint, if there is one."""
     found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
     return max(found, default=None)
 

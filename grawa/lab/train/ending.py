@@ -1,4 +1,4 @@
-"""When a training is over."""
+"""Decides when training ends."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,14 @@ from grawa.rounds.report import RoundReport
 
 @dataclass
 class Ending:
-    """Follows a training to its end; the same on every process.
+    """Decides when training ends; the same on every process.
 
     Args:
-        settings: what ends it.
-        steps: local steps of each worker after which it ends; `None` for no such end.
+        settings: the settings, which say what ends training.
+        steps: local steps of each worker after which it ends; `None` if steps don't end it.
 
     Attributes:
-        is_over: whether a round has found that a budget is spent, or an error reached.
+        is_over: whether, at the last round, the budget was spent or the target error reached.
     """
 
     settings: Settings
@@ -27,21 +27,21 @@ class Ending:
 
     @classmethod
     def of(cls, settings: Settings, shards: list[Tensor]) -> "Ending":
-        """The end that the settings ask for; an epoch is a pass over the smallest shard."""
+        """The end that the settings define; an epoch is a pass over the smallest shard."""
         if settings.epochs is None:
             return cls(settings, settings.steps)
         smallest = min(len(samples) for samples in shards)
         return cls(settings, max(1, round(settings.epochs * smallest / settings.batch_size)))
 
     def progress(self, steps: float, elapsed: float) -> float:
-        """How much is done, in [0, 1].
+        """The fraction of the training that is done, in [0, 1].
 
         Args:
-            steps: local steps made, on average over the workers.
+            steps: local steps so far, averaged over the workers.
             elapsed: seconds since the start.
 
         Returns:
-            The larger of the shares of steps and of time.
+            The larger of the fractions of steps and of time.
         """
         done = 0.0 if self.steps is None else steps / self.steps
         spent = 0.0 if self.settings.budget is None else elapsed / self.settings.budget
@@ -50,11 +50,11 @@ class Ending:
     def after_round(self, report: RoundReport, error: float | None) -> None:
         """Decides whether this round was the last.
 
-        A budget ends at the round that is nearest to it, the next one taken to be as far away as
-        the last.
+        A budget ends at the round nearest to it, where the time to the next round is assumed to be
+        the same as to this one.
 
         Args:
-            report: of the round.
+            report: the round's report.
             error: the metric after it, if it was measured.
         """
         budget, target = self.settings.budget, self.settings.until_error

@@ -1,4 +1,4 @@
-"""Faults that can be given to a worker, to see what a method and its guard make of them."""
+"""Faults that can be given to a worker, to test how methods and the guard handle them."""
 
 import re
 from dataclasses import dataclass
@@ -35,13 +35,13 @@ FAULTS_HELP = (
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """Something that goes wrong with one worker, or sets it apart from the others.
+    """Something that goes wrong with one worker, or makes it different from the others.
 
     Args:
         kind: one of the names in `FAULTS_HELP`, without its amount.
-        worker: which of the N workers.
-        amount: what stands behind `x` or `=`.
-        step: for what happens once: before which local step, counted from 1.
+        worker: the worker's number.
+        amount: the number after `x` or `=`.
+        step: the local step, from 1, before which it happens; `None` for a lasting fault.
     """
 
     kind: str
@@ -108,10 +108,10 @@ class Fault:
         return self.kind in {"wrong-labels", "noisy-labels"}
 
     def labels(self, targets: Tensor, num_classes: int, seed: int) -> Tensor:
-        """The worker's labels: wrong at random, all or some of them, if that is the fault.
+        """The worker's labels, of which all or some are wrong if that is the fault.
 
         Returns:
-            Of the targets' shape, for all samples.
+            Labels for all samples, in the targets' shape.
         """
         if not self.needs_labels:
             return targets
@@ -129,13 +129,13 @@ class Fault:
         return {"batch-of-one": 1, "batch": int(self.amount)}.get(self.kind, size)
 
     def scale_lr(self, optimizer: Optimizer) -> None:
-        """Raises the worker's learning rate."""
+        """Multiplies the worker's learning rate, if that is the fault."""
         if self.kind == "lr-x":
             for group in optimizer.param_groups:
                 group["lr"] *= self.amount
 
     def blur(self, inputs: Tensor, random: torch.Generator) -> Tensor:
-        """A batch's inputs, (B, ...): with noise, if that is the fault."""
+        """Adds noise to a batch's inputs, (B, ...), if that is the fault."""
         return noisy(inputs, self.amount, random) if self.kind == "input-noise" else inputs
 
     def shake(self, model: nn.Module, random: torch.Generator) -> None:
@@ -144,7 +144,7 @@ class Fault:
             add_gradient_noise_(model, self.amount, random)
 
     def strike(self, model: nn.Module, step: int) -> None:
-        """What happens to the parameters before local step `step`."""
+        """Changes the parameters before local step `step`, if that is the fault."""
         if self.step != step:
             return
         factor = {"nan": float("nan"), "dead": 0.0}.get(self.kind, self.amount)

@@ -1,4 +1,4 @@
-"""Starting the processes of a run on this machine, and saying which one failed."""
+"""Starts the processes of a run on this machine, and reports which one failed."""
 
 import logging
 import os
@@ -19,8 +19,8 @@ Event = TypeVar("Event")
 Value = TypeVar("Value")
 
 _SHUTDOWN_SECONDS = 1
-"""How long processes may take to end before they are killed; after Ctrl-C they all take it, since
-they leave that to the launcher."""
+"""How long processes may take to end before they are killed. After Ctrl-C, which they ignore, they
+are always killed after this time."""
 
 
 class WorkerFailedError(RuntimeError):
@@ -30,21 +30,21 @@ class WorkerFailedError(RuntimeError):
 def launch(command: Sequence[str], processes: int) -> None:
     """Runs a command in several new processes of this machine and waits for them.
 
-    The processes are started by torch's elastic launcher, as torchrun would, and see its
-    environment variables. When one fails, all are ended. A process should run its work in
-    `distributed`, decorated with `torch.distributed.elastic`'s `record`.
+    The processes are started by torch's elastic launcher, as torchrun does, with its environment
+    variables. If one fails, all are ended. A process should run its work within `distributed`, in a
+    function decorated with `torch.distributed.elastic`'s `record`.
 
     Args:
         command: arguments for the Python interpreter.
-        processes: how many.
+        processes: number of processes.
 
     Raises:
         UserError: if a process raised one.
         WorkerFailedError: if a process failed otherwise; it names the rank and the cause.
-        KeyboardInterrupt: as it came, after all processes were ended.
+        KeyboardInterrupt: after Ctrl-C, once all processes have ended.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    # Its warnings and tracebacks would come before, and hide, the one line that we print.
+    # The launcher's warnings and tracebacks would hide the one line that we print.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
@@ -71,7 +71,7 @@ def launch(command: Sequence[str], processes: int) -> None:
 
 
 def _first_cause(failures: Mapping[int, ProcessFailure]) -> tuple[int, str]:
-    """The rank that failed of itself, and why: no one that lost contact, or that we ended."""
+    """The rank that failed first, and why; not one that lost contact or that was ended for it."""
     causes = {rank: _cause(failure) for rank, failure in failures.items()}
     ranks = sorted(causes, key=lambda rank: failures[rank].timestamp)
     free = [rank for rank in ranks if failures[rank].exitcode != -signal.SIGTERM]
@@ -90,7 +90,7 @@ def _cause(failure: ProcessFailure) -> str:
 
 
 def from_first(value: Value) -> Value:
-    """What rank 0 has, on every rank; collective where there is a process group."""
+    """Rank 0's value, on every rank; collective if there is a process group."""
     if not dist.is_initialized():
         return value
     values = [value]
@@ -99,16 +99,16 @@ def from_first(value: Value) -> Value:
 
 
 def while_parent_lives(events: Iterator[Event]) -> Iterator[Event]:
-    """The same events, as long as the process lives that started this one and would end it.
+    """Passes events on as long as the parent process lives, which would otherwise end this one.
 
     Yields:
         The events.
 
     Raises:
-        WorkerFailedError: if the parent is gone.
+        WorkerFailedError: if the parent process has ended.
     """
     parent = os.getppid()
     for event in events:
         if os.getppid() != parent:
-            raise WorkerFailedError("the process that started this worker is gone")
+            raise WorkerFailedError("the process that started this worker has ended")
         yield event

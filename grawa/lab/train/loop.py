@@ -31,7 +31,7 @@ from grawa.rounds.setup import set_up
 from grawa.strategies.protocol import Strategy
 
 StrategyFor = Callable[[Task, Data], Strategy]
-"""Makes the strategy, once the data are there for its probe."""
+"""Makes the strategy, given the data, from which a probe score draws its batches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +39,14 @@ class Started:
     """All workers are ready to train.
 
     Attributes:
-        step: 0, or the step of the checkpoint at which training goes on.
+        step: 0, or the step of the checkpoint from which training continues.
         workers: N.
-        processes: how many processes they live in.
-        parameters: of the model, those that are trained.
-        tensors: their names, a group of weights for each in layer-wise methods.
+        processes: number of processes.
+        parameters: number of trained parameters of the model.
+        tensors: names of the trained tensors, which layer-wise methods weight one by one.
         steps: local steps of each worker, if they end the run.
-        device: where this process trains.
-        faults: of all workers, as they are written; a population as what was drawn for it.
+        device: the device of this process.
+        faults: of all workers, as text; for a random population, what was drawn.
     """
 
     step: int
@@ -65,8 +65,8 @@ class Evaluated:
 
     Attributes:
         error: the task's metric.
-        step: local steps made.
-        round: rounds made.
+        step: local steps so far.
+        round: rounds so far.
         elapsed: seconds since the start.
     """
 
@@ -82,13 +82,13 @@ class Finished:
 
     Attributes:
         error: the task's metric of the consensus.
-        consensus: its state dict; of the average of the last rounds' consensuses, if there is one.
-        step: local steps made.
-        round: rounds made.
+        consensus: its state dict; with `swa`, of the average of the last rounds' consensuses.
+        step: local steps.
+        round: rounds.
         elapsed: seconds since the start.
-        averaged_rounds: how many consensuses were averaged; 0 if it is the last one alone.
-        workers: worker -> its state dict after the last round, of those that live in this process;
-            empty unless they are to be kept.
+        averaged_rounds: number of consensuses that were averaged; 0 without `swa`.
+        workers: worker -> its state dict after the last round, for the workers in this process;
+            empty without `keep_workers`.
     """
 
     error: float
@@ -115,16 +115,16 @@ def train(
     """Trains the workers hosted by this process, together with the other processes.
 
     Args:
-        task: what is learnt.
+        task: the task.
         strategy_for: makes the strategy.
-        settings: how.
-        device: where this process trains; the CPU by default.
-        checkpoints: the folder for checkpoints, where training goes on if there is one already.
-        keep_workers: whether what came of it tells each worker's parameters.
+        settings: the settings.
+        device: the device of this process; the CPU by default.
+        checkpoints: the folder for checkpoints; if it has one already, training continues from it.
+        keep_workers: whether `Finished` has each worker's parameters.
 
     Yields:
-        That it has started, a report after each round, what was measured after it, and at the end
-        what came of it.
+        `Started`; a `RoundReport` after each round, and an `Evaluated` if the consensus was
+        measured; at the end `Finished`.
     """
     run = Run(task, strategy_for, settings, device or torch.device("cpu"), checkpoints)
     yield run.started()
@@ -142,15 +142,15 @@ class Run:
     """A training run on this process.
 
     Args:
-        task: what is learnt.
+        task: the task.
         strategy_for: makes the strategy.
-        settings: how.
-        device: where this process trains.
-        checkpoints: the folder for checkpoints, if there are to be some.
+        settings: the settings.
+        device: the device of this process.
+        checkpoints: the folder for checkpoints; `None` for no checkpoints.
 
     Raises:
-        UserError: if the number of workers is not a multiple of the number of processes, or they
-            are to be stacked and can't be.
+        UserError: if the number of workers is not a multiple of the number of processes, or the
+            settings stack the workers' steps and the model does not allow it.
     """
 
     def __init__(
@@ -221,7 +221,7 @@ class Run:
         return Stacked(self._task, self._data, self._workers, self.engine, self._settings)
 
     def started(self) -> Started:
-        """What is about to be trained."""
+        """The event at the start."""
         named = self._workers[0].model.named_parameters()
         trained = {name: p.numel() for name, p in named if p.requires_grad}
         return Started(
@@ -236,29 +236,29 @@ class Run:
         )
 
     def is_over(self) -> bool:
-        """Whether the last step has been made."""
+        """Whether training has ended."""
         steps = self._ending.steps
         return self._ending.is_over or (
             steps is not None and self.engine.total_steps >= steps * self._settings.workers
         )
 
     def step(self) -> None:
-        """A local step of the hosted workers, or of the one that is next by the clock."""
-        engine, who = self.engine, slice(None)
+        """Makes a local step of all hosted workers, or of the next one by a virtual clock."""
+        engine, chosen = self.engine, slice(None)
         if engine.plan.individually:
-            assert isinstance(self._clock, VirtualClock), "only there workers step one by one"
+            assert isinstance(self._clock, VirtualClock), "no other clock times workers separately"
             worker = self._clock.next_worker(engine.waiting)
-            who = slice(worker, worker + 1)
-        losses = self._hosted.backward(who, [steps + 1 for steps in engine.steps[who]])
-        engine.note_losses(losses, who)
+            chosen = slice(worker, worker + 1)
+        losses = self._hosted.backward(chosen, [steps + 1 for steps in engine.steps[chosen]])
+        engine.note_losses(losses, chosen)
         if engine.plan.strategy.shares_gradients(engine.step):
             engine.share_gradients()
-        self._hosted.move(who)
-        engine.local_step(who)
-        self._set_lrs(self._workers[who])
+        self._hosted.move(chosen)
+        engine.local_step(chosen)
+        self._set_lrs(self._workers[chosen])
 
     def _progress(self) -> float:
-        """How much is done, in [0, 1], as far as this process knows."""
+        """The fraction of the training that is done, in [0, 1], as far as this process knows."""
         mean_steps = self.engine.total_steps / self._settings.workers
         return self._ending.progress(mean_steps, self._clock.now())
 
@@ -268,12 +268,12 @@ class Run:
             worker.set_lr(progress)
 
     def news(self) -> Iterator[Event]:
-        """What happened since the last call."""
+        """The events since the last call."""
         news, self._news = self._news, []
         yield from news
 
     def _after_round(self, report: RoundReport) -> None:
-        """In the round itself, so that all processes do the same in the same order."""
+        """Measures and saves; called within the round, so in the same order on all processes."""
         settings, error = self._settings, None
         self._news.append(report)
         if _is_due(report.round, settings.evaluate_every):
@@ -290,7 +290,7 @@ class Run:
             save(self._checkpoints, self._workers, self.engine, self._average, self._process)
 
     def _agreed(self, value: float) -> float:
-        """Worker 0's, on every process: what they decide together must be the same everywhere."""
+        """Worker 0's value, so that every process makes the same decision."""
         return float(self.engine.gather(value)[0])
 
     def _consensus(self) -> AbstractContextManager[nn.Module]:
@@ -298,7 +298,7 @@ class Run:
         return self.engine.replicas.holding(self.engine.consensus())
 
     def finish(self) -> Finished:
-        """Measures the consensus and keeps it; every process must call it."""
+        """Measures the consensus and returns the last event; every process must call it."""
         elapsed, average = self._clock.now(), self._average
         if average is None or average.rounds == 0:
             with self._consensus() as model, evaluating(model):
@@ -317,7 +317,7 @@ class Run:
         )
 
     def workers_states(self) -> dict[int, dict[str, Tensor]]:
-        """The state dicts of the workers of this process, copied."""
+        """Copies of the state dicts of the workers of this process."""
         first = self._process * len(self._workers)
         return {
             first + k: {key: value.clone() for key, value in worker.model.state_dict().items()}
@@ -326,18 +326,18 @@ class Run:
 
 
 def _weakly(method: "WeakMethod[Callable[[RoundReport], None]]") -> Callable[[RoundReport], None]:
-    """For a run's averager, which would else hold the run that holds it.
+    """A callback for a run's engine that does not keep the run alive.
 
-    Both, and the data with them, would stay until a garbage collection comes by: in a study, many
-    trials later.
+    Otherwise run and engine would refer to each other, and their memory, including the data, would
+    be freed only by a later garbage collection: in a study, many trials later.
 
     Returns:
-        The method as a callback that does not hold its run.
+        The callback, which calls the method.
     """
 
     def call(report: RoundReport) -> None:
         found = method()
-        assert found is not None, "a round after its run was given up"
+        assert found is not None, "a round after its run was deleted"
         found(report)
 
     return call
@@ -348,13 +348,14 @@ def _is_due(round_number: int, every: int) -> bool:
 
 
 def deal(task: Task, data: Data, settings: Settings) -> list[Tensor]:
-    """Each worker's samples, checked to be enough; and faults, checked to suit the task.
+    """Distributes the samples over the workers; checks their numbers, and that faults fit the task.
 
     Returns:
         N index tensors.
 
     Raises:
-        UserError: if a worker has fewer samples than a batch, or a fault needs labels.
+        UserError: if a worker has fewer samples than a batch, or a fault needs labels and the task
+            has none.
     """
     for fault in settings.faults:
         if fault.needs_labels and task.num_classes < 2:
@@ -366,13 +367,13 @@ def deal(task: Task, data: Data, settings: Settings) -> list[Tensor]:
         if len(samples) < size:
             raise UserError(
                 f"worker {index} would have {len(samples)} training samples, fewer than a batch "
-                f"of {size}; take fewer workers, smaller batches or more samples"
+                f"of {size}; use fewer workers, smaller batches or more samples"
             )
     return shards
 
 
 def load(task: Task, settings: Settings, device: torch.device) -> Data:
-    """The task's data, floating-point tensors in the run's dtype, on the device."""
+    """The task's data on the device, with floating-point tensors in the run's dtype."""
     dtype = getattr(torch, settings.dtype)
     return Data(
         *(
@@ -383,7 +384,7 @@ def load(task: Task, settings: Settings, device: torch.device) -> Data:
 
 
 def _world() -> tuple[int, int]:
-    """Number of processes, and which of them this is."""
+    """The number of processes, and the rank of this one."""
     if not dist.is_initialized():
         return 1, 0
     return dist.get_world_size(), dist.get_rank()

@@ -8,17 +8,16 @@ from torch.linalg import vector_norm
 
 
 def noisy(inputs: Tensor, strength: float, random: torch.Generator) -> Tensor:
-    """Inputs with noise.
+    """Inputs with noise: normal noise on real numbers; tokens are replaced by others of the batch.
 
     Args:
-        inputs: (B, ...). To real numbers normal noise is added; a token's place is taken
-            by another, which is picked from the batch.
-        strength: of the noise, its standard deviation over that of the inputs; of tokens, the
+        inputs: (B, ...).
+        strength: standard deviation of the noise over that of the inputs; for tokens, the
             probability that one is replaced.
-        random: on the CPU.
+        random: a generator on the CPU.
 
     Returns:
-        As the inputs.
+        Noisy inputs, of the same shape and dtype.
 
     >>> random = torch.Generator().manual_seed(0)
     >>> noisy(torch.ones(2, 3), 0.5, random)  # inputs that don't vary have no noise
@@ -34,16 +33,16 @@ def noisy(inputs: Tensor, strength: float, random: torch.Generator) -> Tensor:
 
 
 def add_gradient_noise_(model: nn.Module, strength: float, random: torch.Generator) -> None:
-    """Adds noise to a model's gradients, the same in every direction.
+    """Adds isotropic noise to a model's gradients.
 
         g <- g + strength ||g|| z / sqrt(P),    z ~ N(0, 1) in all P dimensions
 
-    so that the noise is about `strength` times as long as the gradient.
+    so that the norm of the noise is about `strength` times the norm of the gradient.
 
     Args:
-        model: has gradients.
-        strength: length of the noise over that of the gradient.
-        random: on the CPU.
+        model: a model with gradients.
+        strength: norm of the noise over that of the gradient.
+        random: a generator on the CPU.
     """
     grads = [p.grad for p in model.parameters() if p.grad is not None]
     sizes = [grad.numel() for grad in grads]

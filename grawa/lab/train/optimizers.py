@@ -1,4 +1,4 @@
-"""The optimizers of a training run, as they are written on the command line."""
+"""The optimizers of a training run, parsed from the command line."""
 
 from dataclasses import dataclass
 
@@ -14,19 +14,19 @@ OPTIMIZERS_HELP = (
 )
 
 _BASES = {"sgd": ("momentum", "weight_decay"), "adamw": ("weight_decay",)}
-"""Each with its options."""
+"""Optimizer -> its options."""
 
 _SGD_DECAY, _ADAMW_DECAY = 1e-4, 1e-2  # the second is torch's
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerChoice:
-    """What a worker's optimizer is made of.
+    """A worker's optimizer and its options.
 
     Args:
         base: "sgd" or "adamw".
-        rho: the radius of SAM around it; `None` for no SAM.
-        momentum: of "sgd", Nesterov's; 0 for none.
+        rho: the radius of SAM, with `base` as its base optimizer; `None` for no SAM.
+        momentum: Nesterov momentum of "sgd"; 0 for none.
         weight_decay: as in torch; `None` for 1e-4 with "sgd" and torch's default with "adamw".
     """
 
@@ -42,7 +42,7 @@ class OptimizerChoice:
 
     @classmethod
     def parse(cls, text: str) -> "OptimizerChoice":
-        """Reads an optimizer as it is written on the command line.
+        """Parses an optimizer as written on the command line.
 
         Returns:
             The choice.
@@ -69,14 +69,14 @@ class OptimizerChoice:
         return cls(base=base, **({"rho": 0.05} if name == "sam" else {}) | numbers)
 
     def make(self, model: nn.Module, lr: float) -> Optimizer:
-        """The optimizer of one model.
+        """Makes the optimizer of one model.
 
         Args:
-            model: whose parameters it is to move.
-            lr: the learning rate at the start.
+            model: the model, whose parameters it optimizes.
+            lr: the initial learning rate.
 
         Returns:
-            The optimizer; SAM if there is a radius.
+            The optimizer; SAM if `rho` is set.
         """
         base = self._base_of(model, lr)
         return base if self.rho is None else SAM(model, base, rho=self.rho)

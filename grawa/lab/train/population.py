@@ -1,4 +1,4 @@
-"""Populations: conditions that set every worker apart, as faults of each."""
+"""Populations: conditions in which every worker is different, made of faults of each worker."""
 
 import torch
 
@@ -10,16 +10,16 @@ _LEAST_BATCH, _LARGEST_BATCH = 4, 32
 _MOST_LABEL_NOISE = 0.6
 _MOST_NOISE = {"gradient-noise": 1.0, "input-noise": 0.6}
 _SLOWEST = 0.25
-_DECIMALS = 3  # so that what is drawn is what can be written
+_DECIMALS = 3  # so that writing and reading gives exactly what was drawn
 
 
 def faults_of(text: str, workers: int, *, timed: bool) -> tuple[Fault, ...]:
-    """Reads a fault or a population as it is written on the command line.
+    """Parses a fault or a population as written on the command line.
 
     Args:
         text: as in `grawa.lab.train.faults.FAULTS_HELP`.
         workers: N.
-        timed: whether workers are to have speeds of their own.
+        timed: whether the workers of a random population have different speeds.
 
     Returns:
         The faults of all workers.
@@ -33,7 +33,9 @@ def faults_of(text: str, workers: int, *, timed: bool) -> tuple[Fault, ...]:
     name, _, seed = text.partition(":")
     if name == "mixed":
         if not (seed.isascii() and seed.isdigit()):
-            raise UserError(f"write a random population as mixed:SEED, mixed:0 say, got {text!r}")
+            raise UserError(
+                f"write a random population as mixed:SEED, such as mixed:0, got {text!r}"
+            )
         return tuple(fault for i in range(workers) for fault in _mixed(int(seed), i, timed))
     if text == "graded-labels":
         return _graded("noisy-labels", 0.0, _MOST_LABEL_NOISE, _DECIMALS, workers)
@@ -43,7 +45,7 @@ def faults_of(text: str, workers: int, *, timed: bool) -> tuple[Fault, ...]:
 
 
 def _graded(kind: str, first: float, last: float, decimals: int, workers: int) -> tuple[Fault, ...]:
-    """A fault whose amount rises evenly over the workers."""
+    """A fault of every worker, whose amount rises linearly from the first to the last one."""
     steps = torch.linspace(first, last, workers, dtype=torch.float64).tolist()
     return tuple(
         Fault(kind=kind, worker=i, amount=round(step, decimals)) for i, step in enumerate(steps)
@@ -51,12 +53,12 @@ def _graded(kind: str, first: float, last: float, decimals: int, workers: int) -
 
 
 def _mixed(seed: int, worker: int, timed: bool) -> list[Fault]:
-    """What one worker of a random population is like, however many there are.
+    """Draws one worker of a random population; the draw does not depend on the number of workers.
 
-    Batch sizes and speeds are spread evenly over their logarithm, noise over its strength.
+    Batch sizes and speeds are uniform in their logarithm, noise is uniform in its strength.
 
     Returns:
-        A fault for each of its properties.
+        A fault for each of the worker's properties.
     """
     random = generator(seed, "mixed population", worker)
     batch, labels, noise, which, speed = torch.rand(

@@ -1,4 +1,4 @@
-"""What a training run is told, apart from the task and the strategy."""
+"""The settings of a training run, apart from the task and the strategy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,37 +16,37 @@ from grawa.rounds.schedule import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How to train.
+    """The settings of a training run.
 
     Args:
         workers: N.
-        steps: local steps of each worker, on average over the workers if the schedule counts
-            them together; `None` if a budget ends the training.
+        steps: local steps of each worker, averaged over the workers if the schedule counts them
+            together; `None` if a budget ends the training.
         epochs: passes over the smallest shard, in place of `steps`.
-        budget: seconds after which training ends, at the round that is nearest; `None` for no
-            such end. The learning rate falls with the time that is spent.
-        until_error: the metric at which training ends; `None` for no such end.
+        budget: seconds after which training ends, at the nearest round; `None` for no limit. With
+            a budget the learning rate falls with the elapsed time.
+        until_error: training ends when the metric is at most this; `None` for no such end.
         evaluate_every: rounds between measurements of the consensus; 0 for none.
         schedule: when rounds are due.
         overlap_steps: as for `Averager`.
         fragments: as for `Averager`.
         comm_dtype: as for `Averager`.
         hook_every: as for `Averager`.
-        modelled: makes the clock, where time is modelled; `None` for the wall's.
+        modelled: makes a virtual clock; `None` for wall-clock time.
         batch_size: samples per worker and step.
-        lr: the learning rate at the start.
+        lr: the initial learning rate.
         lr_schedule: "constant", or "cosine" down to zero at the end.
         optimizer: as for `grawa.lab.train.optimizers.OptimizerChoice.parse`.
-        guard: who takes part in rounds; `None` for everyone.
+        guard: decides which workers take part in rounds; `None` for all of them.
         buffers: as for `Averager`.
         shards: as for `grawa.lab.train.batches.shard`.
-        faults: what goes wrong, of each worker.
+        faults: of all workers.
         dtype: of parameters and data.
         seed: of everything random.
         timeout: how long a message may wait for the others.
         checkpoint_every: rounds between checkpoints, or 0 for none.
         stack_workers: whether the workers of a process make their local steps in one batched pass.
-        swa: over which fraction of the run, at its end, the consensus after each round is averaged;
+        swa: the last fraction of the run over which the consensus after each round is averaged;
             `None` for no average.
     """
 
@@ -91,9 +91,9 @@ class Settings:
         if self.steps is not None and self.epochs is not None:
             raise UserError("give steps or epochs, not both")
         if (self.steps, self.epochs, self.budget) == (None, None, None):
-            raise UserError("nothing ends the training: give steps, epochs or a budget")
+            raise UserError("training would never end: give steps, epochs or a budget")
         if self.until_error is not None and self.evaluate_every == 0:
-            raise UserError("until_error needs the consensus measured: evaluate_every at least 1")
+            raise UserError("until_error needs evaluate_every, at least 1")
         if not 0.0 < self.lr < float("inf"):
             raise UserError(f"lr must be positive, got {self.lr}")
         if self.swa is not None and not 0.0 < self.swa <= 1.0:
@@ -111,18 +111,18 @@ class Settings:
         for index, fault in enumerate(self.faults):
             if kinds[index] in kinds[:index]:
                 raise UserError(
-                    f"worker {fault.worker} has {fault.kind} twice, the second time by {fault}: "
-                    "leave one of the two out"
+                    f"worker {fault.worker} has the fault {fault.kind} twice, the second time as "
+                    f"{fault}: leave one of the two out"
                 )
         if self.stack_workers:
             self._check_stacking()
 
     def _check_stacking(self) -> None:
-        """Workers that are stacked do the same at the same time."""
+        """Refuses settings with which workers can't make their steps in one batched pass."""
         if self.modelled is not None and self.schedule.counts_together:
             raise UserError(
-                "with --clock virtual and --schedule shared-count workers step in turns, so they "
-                "can't step together: leave out --stack-workers"
+                "with --clock virtual and --schedule shared-count workers step at different times, "
+                "so their steps can't be stacked: leave out --stack-workers"
             )
         if OptimizerChoice.parse(self.optimizer).rho is not None:
             raise UserError("SAM's two passes can't be stacked: leave out --stack-workers")
@@ -131,8 +131,8 @@ class Settings:
                 raise UserError(f"fault {fault} can't be stacked: leave out --stack-workers")
         if len({self.batch_size_of(worker) for worker in range(self.workers)}) > 1:
             raise UserError(
-                "--stack-workers needs batches of one size, but the faults give workers others: "
-                "leave one of the two out"
+                "--stack-workers needs the same batch size for all workers, but the faults change "
+                "it: leave one of the two out"
             )
 
     def batch_size_of(self, worker: int) -> int:

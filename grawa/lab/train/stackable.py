@@ -1,4 +1,4 @@
-"""Whether a model's local steps can be stacked: found out by trying."""
+"""Finds out by a trial step whether the workers' local steps can be stacked."""
 
 from collections.abc import Sequence
 
@@ -14,30 +14,30 @@ from grawa.seeding import seeded
 from grawa.workers.stack import stack_of
 
 ROWS = 2
-"""Models in a trial."""
+"""Number of models in a trial step."""
 
 TOLERANCE = 1e-3
-"""Of what comes of a trial, relative: far above rounding, far below what would be another model."""
+"""Relative tolerance of the comparison: far above rounding, far below any real difference."""
 
-_REFUSED = "the model can't be trained with --stack-workers, leave that out:"
+_REFUSED = "the model can't be trained with --stack-workers, so leave that out:"
 
 Outcome = dict[str, Tensor]
-"""Of a trial: what -> (ROWS, number of values)."""
+"""Results of a trial step, "losses" and so on -> all values, flat."""
 
 
 def try_out(task: Task, data: Data, settings: Settings) -> list[str]:
-    """Makes a step of models of its own, one after another and stacked, and compares.
+    """Makes a step with new models, one after another and stacked, and compares the results.
 
     Args:
-        task: what is learnt.
-        data: of the task, where it is to be tried.
+        task: the task.
+        data: the task's data, on the device for the trial.
         settings: of the run.
 
     Returns:
         The names of the parameters that have a gradient.
 
     Raises:
-        UserError: if the model can't be stacked, or comes to something else then.
+        UserError: if the stacked step fails, or has other results.
     """
     picked = torch.arange(ROWS * settings.batch_size) % len(data.train_inputs)
     batches = picked.view(ROWS, -1).to(data.train_inputs.device)
@@ -50,10 +50,10 @@ def try_out(task: Task, data: Data, settings: Settings) -> list[str]:
             found = _together(task, models, names, inputs, targets)
         except Exception as error:  # the model's code may raise anything
             cause = " ".join(str(error).split())
-            raise UserError(f"{_REFUSED} it can't run for several at once: {cause}") from None
+            raise UserError(f"{_REFUSED} it fails for several models at once: {cause}") from None
     for what, values in expected.items():
         if not vector_norm(found[what] - values) <= TOLERANCE * vector_norm(values):
-            raise UserError(f"{_REFUSED} its {what} would be others than without")
+            raise UserError(f"{_REFUSED} its {what} would differ")
     return names
 
 

@@ -1,4 +1,4 @@
-"""The local steps of the workers hosted by a process: all at once."""
+"""The local steps of the workers in a process, all in one batched pass."""
 
 from collections.abc import Sequence
 
@@ -17,14 +17,14 @@ from grawa.rounds.engine import Engine
 class Stacked:
     """Hosted workers that step together, in one batched pass over their stacked parameters.
 
-    Parameters are not copied, they lie stacked anyway; and each parameter's `.grad` is a row of the
-    gradients that the pass returns.
+    Parameters are not copied, because they are stacked in memory already; each parameter's `.grad`
+    is a row of the gradients that the pass returns.
 
     Args:
-        task: what is learnt.
-        data: of the task, on the device.
+        task: the task.
+        data: the task's data, on the device.
         workers: the K hosted workers.
-        engine: of the same workers.
+        engine: the engine of these workers.
         settings: of the run.
 
     Raises:
@@ -54,10 +54,10 @@ class Stacked:
         )
         targets = {id(worker.targets): worker.targets for worker in workers}
         self._targets = torch.stack(list(targets.values()))
-        whose = [list(targets).index(id(worker.targets)) for worker in workers]
-        self._whose = torch.tensor(whose, device=self._targets.device).unsqueeze(1)
+        rows = [list(targets).index(id(worker.targets)) for worker in workers]
+        self._target_rows = torch.tensor(rows, device=self._targets.device).unsqueeze(1)
 
-    def backward(self, who: slice, steps: Sequence[int]) -> Tensor:
+    def backward(self, chosen: slice, steps: Sequence[int]) -> Tensor:
         """See `Hosted.backward`; all must step."""
         pairs = zip(self._workers, steps, strict=True)
         batches = torch.stack([worker.next_batch(step) for worker, step in pairs])
@@ -65,7 +65,7 @@ class Stacked:
         self._forget_gradients()
         pairs_of_inputs = zip(self._workers, self._inputs[batches], strict=True)
         inputs = torch.stack([worker.augment(rows) for worker, rows in pairs_of_inputs])
-        gradients, losses = self._gradient(inputs, self._targets[self._whose, batches])
+        gradients, losses = self._gradient(inputs, self._targets[self._target_rows, batches])
         self._gradients = list(gradients.values())
         rows = zip(*(gradient.unbind() for gradient in self._gradients), strict=True)
         for params, row in zip(self._params, rows, strict=True):
@@ -74,12 +74,12 @@ class Stacked:
         return losses
 
     def _forget_gradients(self) -> None:
-        """Frees the last gradients' memory for the next."""
+        """Frees the last gradients' memory, which the next ones can use."""
         self._gradients = []
         for params in self._params:
             for parameter in params:
                 parameter.grad = None
 
-    def move(self, who: slice) -> None:
+    def move(self, chosen: slice) -> None:
         """See `Hosted.move`; all must step."""
         self._optimizer.step(self._gradients)

@@ -9,7 +9,7 @@ from grawa.math.leaves import Stack
 
 
 class _Objective(nn.Module):
-    """A task's loss as a module, so that the tensors of the model in it can be replaced."""
+    """A task's loss as a module, for `functional_call` with other tensors for the model's."""
 
     def __init__(self, task: Task, model: nn.Module) -> None:
         super().__init__()
@@ -24,9 +24,9 @@ class StackedGradient:
     """The losses of K models, each on a batch of its own, and their gradients.
 
     Args:
-        task: whose loss.
+        task: the task, which defines the loss.
         model: one of the models, for its code; its tensors are not used.
-        trained: the parameters to differentiate by, name -> (K, *shape).
+        trained: the parameters with gradients, name -> (K, *shape).
         frozen: all other parameters.
         buffers: the buffers, which the pass may change.
     """
@@ -36,8 +36,8 @@ class StackedGradient:
     ) -> None:
         self._objective = _Objective(task, model)
         self._trained, self._buffers = dict(trained), list(buffers.values())
-        # BatchNorm's statistics of several models stay as they are, without a word, unless each of
-        # them is one block of memory; so the pass gets copies that are.
+        # vmap silently leaves BatchNorm's statistics unchanged unless each stack of them is
+        # contiguous, so the pass works on contiguous copies.
         self._copies = [rows.clone(memory_format=torch.contiguous_format) for rows in self._buffers]
         self._rest = {**frozen, **dict(zip(buffers, self._copies, strict=True))}
         self._run = vmap(grad_and_value(self._loss))
@@ -48,7 +48,7 @@ class StackedGradient:
         return loss
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """One pass.
+        """Computes gradients and losses.
 
         Args:
             inputs: (K, B, ...).

@@ -1,4 +1,4 @@
-"""One pass for the optimizers of all hosted workers."""
+"""The optimizer steps of all hosted workers in one pass."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
 MOST_BYTES = 1_000_000
-"""Of one parameter of the workers that move together, and so of what is computed on the way: larger
-temporary tensors fall out of the cache, and their memory is asked of the system anew each time."""
+"""Most bytes of one parameter, over the workers that are moved together. Larger temporary tensors
+don't fit into the cache, and their memory is requested from the system each time."""
 
 State = dict[str, Tensor]
-"""An optimizer's state for one parameter; or, with a leading K, for a leaf of the stack."""
+"""An optimizer's state for one parameter; or, with a leading K, for a stack of parameters."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How an elementwise optimizer moves tensors, by torch's own function.
+    """How an elementwise optimizer moves tensors, with torch's own function.
 
     Attributes:
-        buffers: the names of its state that has the parameters' shapes.
-        counts: whether its state has the number of steps made, too.
-        move: given parameters, gradients, states and options.
+        buffers: names of the state entries that have the parameters' shapes.
+        counts: whether its state has the number of steps, too.
+        move: makes a step, given parameters, gradients, states and options.
     """
 
     buffers: Sequence[str]
@@ -61,17 +61,17 @@ RULES: Mapping[type[Optimizer], Rule] = {
 
 
 class StackedOptimizer:
-    """Does what K optimizers would do, for all of their parameters at once.
+    """Makes the steps of K optimizers, for all of their parameters at once.
 
-    The optimizers keep their options and their state, in torch's form: what they hold are rows of
-    the stacked state. A state that was cleared or loaded is taken over at the next step. Workers
-    next to each other move together if they have the same options and, where they count them, as
-    many steps behind them; large ones in several goes.
+    The optimizers keep their options and their state: their state entries are rows of the stacked
+    state. A state that was cleared or loaded is copied into the stack at the next step. Consecutive
+    workers are moved together if they have the same options and, if the optimizer counts steps,
+    the same number of steps; large parameters are moved for a few workers at a time.
 
     Args:
-        stack: L parameters, (K, *shape) each, to be moved.
-        params: the same, K lists of L, as the optimizers know them.
-        optimizers: K, of one kind, each with one group of options.
+        stack: L parameters, (K, *shape) each, which are moved.
+        params: the same parameters as the optimizers have them, K lists of L.
+        optimizers: K, of one class, each with one parameter group.
     """
 
     def __init__(
@@ -100,34 +100,34 @@ class StackedOptimizer:
         Args:
             gradients: L tensors (K, *shape).
         """
-        self._take_over()
-        for who, options in self._alike():
-            states = [{name: self._part(v, who) for name, v in s.items()} for s in self._states]
-            params = [rows[who] for rows in self._stack]
-            self._rule.move(params, [rows[who] for rows in gradients], states, options)
+        self._adopt_states()
+        for workers, options in self._groups():
+            states = [{name: self._part(v, workers) for name, v in s.items()} for s in self._states]
+            params = [rows[workers] for rows in self._stack]
+            self._rule.move(params, [rows[workers] for rows in gradients], states, options)
             if self._rule.counts:
                 for state in self._states:
-                    state["step"][who] = state["step"][who.start]
+                    state["step"][workers] = state["step"][workers.start]
 
     @staticmethod
-    def _part(values: Tensor, who: slice) -> Tensor:
-        """Some rows; of numbers of steps, which are equal there, the first."""
-        return values[who.start] if values.dim() == 1 else values[who]
+    def _part(values: Tensor, workers: slice) -> Tensor:
+        """The rows of some workers; of the numbers of steps, which are equal, only the first."""
+        return values[workers.start] if values.dim() == 1 else values[workers]
 
-    def _alike(self) -> Iterator[tuple[slice, Mapping[str, Any]]]:
-        """Runs of workers that can move together, with their options."""
+    def _groups(self) -> Iterator[tuple[slice, Mapping[str, Any]]]:
+        """Consecutive workers that can be moved together, with their options."""
         counted = self._states[0]["step"].tolist() if self._rule.counts else [0] * len(self._params)
         keys = [
             ({name: value for name, value in o.param_groups[0].items() if name != "params"}, count)
             for o, count in zip(self._optimizers, counted, strict=True)
         ]
         for (options, _), run in groupby(range(len(keys)), keys.__getitem__):
-            who = list(run)
-            for first in range(who[0], who[-1] + 1, self._most):
-                yield slice(first, min(first + self._most, who[-1] + 1)), options
+            workers = list(run)
+            for first in range(workers[0], workers[-1] + 1, self._most):
+                yield slice(first, min(first + self._most, workers[-1] + 1)), options
 
-    def _take_over(self) -> None:
-        """Makes the optimizers' states rows of ours, with what they hold now."""
+    def _adopt_states(self) -> None:
+        """Copies new states of the optimizers into the stack, and gives them its rows."""
         for optimizer, params, rows in zip(self._optimizers, self._params, self._rows, strict=True):
             if optimizer.state.get(params[0]) is rows[0]:
                 continue

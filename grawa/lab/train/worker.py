@@ -1,4 +1,4 @@
-"""One worker: a model, an optimizer and a stream of batches of its own."""
+"""One worker: a model with its own optimizer and its own stream of batches."""
 
 import math
 from typing import Any
@@ -18,15 +18,15 @@ class Worker:
     """A worker of a training run.
 
     Args:
-        index: which of the N workers.
-        task: what it learns.
-        data: the whole data; the worker trains on its own samples only.
+        index: the worker's number.
+        task: the task.
+        data: all data; the worker trains on its own samples only.
         samples: indices of its samples.
-        settings: how it trains.
-        device: where its model lives; `data` is there already.
+        settings: the run's settings.
+        device: the model's device, which is also that of `data`.
 
     Attributes:
-        targets: of all samples, as this worker sees them.
+        targets: of all samples, with this worker's label noise.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class Worker:
         self._factor = _cosine if settings.lr_schedule == "cosine" else _constant
 
     def backward(self, step: int) -> Tensor:
-        """The gradient of one batch, with SAM the second one; local step `step`, from 1.
+        """Computes the gradient for local step `step`, from 1; with SAM, at the perturbed point.
 
         Returns:
-            The loss, a scalar; with SAM, at the parameters as they are.
+            The loss at the unperturbed parameters, a scalar.
         """
         batch = self.next_batch(step).to(self._inputs.device)
         inputs, targets = self.augment(self._inputs[batch]), self.targets[batch]
@@ -82,7 +82,7 @@ class Worker:
         return loss.detach()
 
     def next_batch(self, step: int) -> Tensor:
-        """The samples of local step `step`, from 1, before which faults strike.
+        """The samples of local step `step`, from 1; applies faults that happen before it.
 
         Returns:
             Indices, (batch_size,).
@@ -92,14 +92,14 @@ class Worker:
         return self._batches.next()
 
     def augment(self, inputs: Tensor) -> Tensor:
-        """A batch's inputs as they are trained on, by this worker's own random numbers."""
+        """A batch's inputs, augmented with this worker's own random numbers."""
         return self._task.augment(inputs, self._augmentation)
 
     def set_lr(self, progress: float) -> None:
-        """The learning rate for the next step.
+        """Sets the learning rate for the next step.
 
         Args:
-            progress: how much of the training is done, in [0, 1].
+            progress: the fraction of the training that is done, in [0, 1].
         """
         for group, lr in zip(self.optimizer.param_groups, self._lrs, strict=True):
             group["lr"] = lr * self._factor(progress)
@@ -115,7 +115,7 @@ class Worker:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._batches.load_state_dict(state["batches"])
@@ -124,7 +124,7 @@ class Worker:
 
 
 def _cosine(progress: float) -> float:
-    """The learning rate falls to zero along half a wave; Loshchilov and Hutter (2017), SGDR."""
+    """Falls from 1 to 0 along half a cosine wave; Loshchilov and Hutter (2017), SGDR."""
     return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 

@@ -108,7 +108,7 @@ def test_a_resumed_run_ends_with_the_same_bits(whole: tuple[Path, str], tmp_path
     run = interrupted(whole[0], tmp_path / "resumed")
     done = grawa("resume", run)
     assert (done.code, done.err) == (0, "")
-    assert done.out.startswith("1 lines of events.jsonl were cut short and left out.\n")
+    assert done.out.startswith("1 lines of events.jsonl are incomplete and were ignored.\n")
     assert model_bytes(run) == model_bytes(whole[0])
     events, expected = (RunFolder.open(path).events() for path in (run, whole[0]))
     kinds = ["started", "round", "started", "round", "finished"]
@@ -314,15 +314,15 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "unknown task": (("train", "mnist"), "there is no task 'mnist'; there are digits"),
     "unknown task option": (("train", "digits:size=3"), "has no option 'size'"),
     "task option out of range": (("train", "digits:train_size=0"), "train_size must lie between"),
-    "no data": (("train", "cifar10"), "say where CIFAR-10 is: --data DIR"),
-    "data that are not there": (("train", "cifar100", "--data", "nowhere"), "there is no nowhere"),
-    "a foreign folder": (("train", "cifar10:data=."), "does not hold CIFAR-10"),
+    "no data": (("train", "cifar10"), "give the folder of CIFAR-10: --data DIR"),
+    "data that are not there": (("train", "cifar100", "--data", "nowhere"), "nowhere does not exist"),
+    "a foreign folder": (("train", "cifar10:data=."), "does not contain CIFAR-10"),
     "a foreign folder of photographs": (("train", "imagenet", "--data", "."), "no folder train"),
     "data for a task without": (("train", "digits", "--data", "x"), "has no option 'data'"),
     "unknown model": (("train", "digits:model=vgg16"), "model must be one of mlp, cnn"),
     "shards of text": (
         ("train", "text:model=transformer_small:train_bytes=9000", "--shards", "dirichlet:1"),
-        "need one label for each sample",
+        "need a label for each sample",
     ),
     "dimensions": (("train", "quadratic:dimensions=0"), "dimensions must be at least 1"),
     "unknown option": (("train", "digits", "--momentum", "3"), "--momentum"),
@@ -362,14 +362,14 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "fault without labels": (("train", "quadratic", "--fault", "wrong-labels:0"), "with labels"),
     "stacked batches of one": (
         ("train", "digits", "--stack-workers", "--fault", "batch-of-one:0"),
-        "--stack-workers needs batches of one size",
+        "--stack-workers needs the same batch size for all workers",
     ),
     "stacked turns": (
         (
             *("train", "digits", "--stack-workers"),
             *("--clock", "virtual", "--schedule", "shared-count"),
         ),
-        "can't step together: leave out --stack-workers",
+        "so their steps can't be stacked: leave out --stack-workers",
     ),
     "no workers": (("train", "digits", "--workers", "0"), "workers must be at least 1, got 0"),
     "no steps": (("train", "digits", "--steps", "-1"), "steps must be at least 1, got -1"),
@@ -473,7 +473,7 @@ def test_a_run_without_events_is_not_resumed(command: Any, run: Path) -> None:
     before = everything(run)
     done = command("resume", run)
     assert done.code == 2
-    assert_one_line(done.err, "has no events.jsonl, which tells of a run's rounds")
+    assert_one_line(done.err, "has no events.jsonl, the record of a run's rounds")
     assert everything(run) == before
 
 
@@ -520,7 +520,7 @@ def test_a_truncated_model_is_refused(command: Any, run: Path) -> None:
     (run / "model.safetensors").write_bytes(model_bytes(run)[:1000])
     done = command("evaluate", run)
     assert done.code == 2
-    assert_one_line(done.err, "is not a whole safetensors file")
+    assert_one_line(done.err, "is not a complete safetensors file")
 
 
 def test_a_truncated_checkpoint_is_refused(command: Any, run: Path) -> None:

@@ -106,7 +106,7 @@ def test_the_same_command_again_runs_nothing(whole: tuple[Path, str], tmp_path: 
     before = (path / "trials.jsonl").read_bytes()
     done = here(*STUDY, "--out", path)
     assert done.code == 0
-    assert f"going on after {TRIALS} trials" in " ".join(done.out.split())
+    assert f"continuing after {TRIALS} trials" in " ".join(done.out.split())
     assert (path / "trials.jsonl").read_bytes() == before
 
 
@@ -125,7 +125,7 @@ def test_a_killed_study_goes_on_to_the_same_results(
         file.write('{"schema": 1, "key": "test/mg')  # as a crash leaves it
     done = here(*STUDY, "--out", path)
     assert done.code == 0
-    assert "lines of trials.jsonl were cut short; they run again" in done.out
+    assert "lines of trials.jsonl are incomplete; these trials run again" in done.out
     assert without_time(path) == without_time(whole[0])
 
 
@@ -158,7 +158,7 @@ def test_another_study_is_refused_and_nothing_is_lost(
     with pytest.raises(SystemExit) as stop:
         main([*STUDY, "--out", str(whole[0]), "--lr", "0.2"])
     assert stop.value.code == 2
-    assert "holds another study: its base differ; choose another --out" in capsys.readouterr().err
+    assert "has another study: base differs; choose another --out" in capsys.readouterr().err
     assert (whole[0] / "trials.jsonl").read_bytes() == before
 
 
@@ -178,7 +178,7 @@ def test_an_ablation_has_a_picture_of_its_knob(knob: str, strategies: str, tmp_p
     name, _, values = knob.partition("=")
     arms = [f"{s} {name}={v}" for s in strategies.split(",") for v in values.split(",")]
     assert {r.arm for r in results(path).values()} == set(arms)
-    assert f"What {name} does" in (path / "report.html").read_text()
+    assert f"Effect of {name}" in (path / "report.html").read_text()
     first, second = (results(path)[f"test/{arm}/clean/0/0"].config for arm in arms[:2])
     changed = {key for key in first if first[key] != second[key]} - {"evaluate_every"}
     assert changed == {{"ema": "strategy", "norm_source": "score"}.get(name, name)}
@@ -204,7 +204,7 @@ ABLATE = ("ablate", *SMALL)
 WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "no task": (("compare",), "TASK"),
     "unknown task": (("compare", "mnist"), "there is no task 'mnist'"),
-    "data that are not there": (("compare", "cifar10", "--data", "nowhere"), "there is no nowhere"),
+    "data that are not there": (("compare", "cifar10", "--data", "nowhere"), "nowhere does not exist"),
     "unknown device": ((*COMPARE, "--device", "tpu"), "there is no device 'tpu'"),
     "unknown method": ((*COMPARE, "--strategies", "sgd"), "there is no method 'sgd'; there are"),
     "unknown option of a method": ((*COMPARE, "--strategies", "lgrawa:pul=1"), "no option 'pul'"),
@@ -234,7 +234,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
         "flatness can be measured under clean, not under 'nan:0@1'",
     ),
     "unknown further option": ((*COMPARE, "--options", "momentum=1"), "no option 'momentum'"),
-    "the study's own": ((*COMPARE, "--options", "seed=1"), "seed is not for --options"),
+    "the study's own": ((*COMPARE, "--options", "seed=1"), "seed can't be given in --options"),
     "too many workers": ((*COMPARE, "--workers", "100"), "fewer than a batch"),
     "no knob": (ABLATE, "KNOB"),
     "knob without values": ((*ABLATE, "pull"), "write a knob as name=value,value"),
@@ -280,7 +280,9 @@ def test_no_common_axis_is_one_clear_line(tmp_path: Path) -> None:
     alone = ("--workers", "1", "--seeds", "1", "--tune", "0", "--axis", "bytes")
     done = here("compare", *SMALL, *alone, "--out", tmp_path / "study")
     assert done.code == 2
-    assert done.err.startswith("grawa: no common axis: mgrawa spends no bytes at all")
+    assert done.err.startswith(
+        "grawa: methods can't be compared at equal bytes, because mgrawa uses none"
+    )
     assert done.err.count("\n") == 1
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from grawa.lab.cli import names
-from grawa.lab.cli.config_file import taken_from
+from grawa.lab.cli.config_file import config_from
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.strategies import EASGD, LGRAWA, LSGD, MGRAWA, DataParallel
@@ -30,7 +30,7 @@ every_recipe = pytest.mark.parametrize("name", RECIPES)
 
 
 def recipe(name: str) -> TrainConfig:
-    found = taken_from(["train", "--config", str(RECIPES[name])])
+    found = config_from(["train", "--config", str(RECIPES[name])])
     assert found is not None
     return found
 
@@ -111,7 +111,7 @@ WRONG = {
     "a folder": (("--config", "."), "can't be read"),
     "no toml": (("--config", "bad.toml"), "bad.toml can't be read"),
     "an unknown entry": (("--config", "unknown.toml"), "unknown entry 'momentum'"),
-    "another kind of value": (("--config", "kind.toml"), "workers = 'four' won't do"),
+    "another kind of value": (("--config", "kind.toml"), "workers = 'four' is invalid"),
     "out of range": (("--config", "good.toml", "--workers", "0"), "workers must be at least 1"),
 }
 

@@ -82,7 +82,7 @@ def test_workers_are_not_kept_unless_asked(
     assert not (tmp_path / "run" / "workers").exists()
     code, out, _ = command(capfd, "flatness", tmp_path / "run", "--eigenvalues", "0")
     assert code == 0
-    assert "the workers were not kept; train with --keep-workers" in out
+    assert "the workers' parameters were not saved; train with --keep-workers" in out
     found = json.loads((tmp_path / "run" / "flatness.json").read_text())
     assert list(found["models"]) == ["consensus"]
     assert found["valley"] is None
@@ -186,8 +186,8 @@ def broken(run: Path, what: str) -> None:
 
 BROKEN = {
     "no model": "model.safetensors is missing: the run has not finished",
-    "a worker cut short": "worker-1.safetensors is not a whole safetensors file",
-    "a worker missing": "worker-2.safetensors is missing, and other workers are there",
+    "a worker cut short": "worker-1.safetensors is not a complete safetensors file",
+    "a worker missing": "worker-2.safetensors is missing, while other workers' files exist",
     "another task": "model.safetensors is not a model of logistic",
 }
 
@@ -225,5 +225,5 @@ def test_workers_on_the_consensus_have_no_valley_and_no_landscape(
         shutil.copy(run / "model.safetensors", run / "workers" / f"worker-{worker}.safetensors")
     code, out, _ = command(capfd, "flatness", run, "--eigenvalues", "0", "--pictures")
     assert code == 0
-    assert "No worker valley: " in out and "no landscapes: " in out
+    assert "No worker valley: " in out and "no pictures of the loss between models: " in out
     assert not (run / "line.png").exists()

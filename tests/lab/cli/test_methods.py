@@ -61,8 +61,8 @@ def test_what_is_said_is_not_tuned() -> None:
     ("text", "message"),
     [
         ("sgd", "there is no method 'sgd'"),
-        ("mgrawa:lr=0.1", "lr is not for a method"),
-        ("mgrawa:steps=3", "steps is not for a method"),
+        ("mgrawa:lr=0.1", "lr can't be an option of a method"),
+        ("mgrawa:steps=3", "steps can't be an option of a method"),
         ("mgrawa:elasticity=0.1", "has no option 'elasticity'"),
         ("mgrawa:pull", "write options of a strategy as"),
         ("mgrawa:score", "write options as name=value"),

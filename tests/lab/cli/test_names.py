@@ -113,7 +113,7 @@ REFUSED = {
     "lgrawa:score.decay=1": r"decay must lie in \[0, 1\), got 1\.0",
     "lsgd:team_size=2.5": "team_size of strategy lsgd must be a int, got '2.5'",
     "lsgd:team_size=1": "team_size must be at least 2, got 1",
-    "lsgd:leader_every=2": "leader_every must be 1, or more with a team_size, got 2",
+    "lsgd:leader_every=2": "leader_every must be at least 1, and 1 without a team_size, got 2",
     "data_parallel:pull=1": "strategy data_parallel has no option 'pull'; it has none",
     "local_sgd:pull.x=1": "pull",
 }

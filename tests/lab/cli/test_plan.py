@@ -73,14 +73,14 @@ def test_a_function_of_ones_own_is_planned(capsys: pytest.CaptureFixture[str], o
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("digits",), "give the link between workers, --link 100mbit:20ms"),
+        (("digits",), "give the link between workers, such as --link 100mbit:20ms"),
         (("digits", "--link", "5"), "write a link as bandwidth:latency"),
         (("digits", "--link", "1gbit", "--workers", "1"), "at least 2 workers"),
         (("digits", "--link", "1gbit", "--loss", "200%"), "loss must be below 100%"),
         (("digits", "--link", "1gbit", "--loss", "x"), "loss must be a positive number"),
         (("digits", "--link", "1gbit", "--strategies", "best"), "there is no strategy 'best'"),
         (("nothing", "--link", "1gbit"), "there is no task 'nothing'"),
-        (("cifar10", "--link", "1gbit", "--data", "nowhere"), "there is no nowhere"),
+        (("cifar10", "--link", "1gbit", "--data", "nowhere"), "nowhere does not exist"),
         (("mine:make", "--link", "1gbit", "--data", "x"), "mine:make is a function of your own"),
         (("mine:absent", "--link", "1gbit"), "there is no 'mine:absent'"),
         (("mine:wrong", "--link", "1gbit"), "must return"),

@@ -59,10 +59,10 @@ def test_it_leaves_pictures_and_counts_and_repeats_them(command: Any, tmp_path: 
         (("--lr", "0"), "lr must be positive"),
         (("--noise", "-1"), "noise must not be negative"),
         (("--noise", "nan"), "noise must be finite"),
-        (("--options", "lr=1"), "lr is not for --options"),
-        (("--options", "task=digits"), "task is not for --options"),
+        (("--options", "lr=1"), "lr can't be given in --options"),
+        (("--options", "task=digits"), "task can't be given in --options"),
         (("--options", "guard"), "write options as name=value"),
-        (("--out", "file/in"), "can't be a folder"),
+        (("--out", "file/in"), "can't make the folder"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -77,4 +77,4 @@ def test_bad_input_is_one_line(
 def test_help_names_it(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
-    assert "Watch methods walk a landscape of flat and sharp minima." in capsys.readouterr().out
+    assert "Watch methods on a two-dimensional loss with flat and sharp" in capsys.readouterr().out

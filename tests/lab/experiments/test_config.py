@@ -90,7 +90,7 @@ def test_an_unknown_entry_is_named() -> None:
 
 
 def test_a_configuration_needs_a_task() -> None:
-    with pytest.raises(UserError, match=r"config\.toml names no task"):
+    with pytest.raises(UserError, match=r"config\.toml has no task"):
         TrainConfig.from_toml({"workers": 4}, PATH)
 
 
@@ -160,16 +160,16 @@ def test_what_is_measured_follows_from_what_ends_the_run() -> None:
         ({"speeds": "1,1", "clock": "virtual"}, "4 workers need 4 speeds, got 2"),
         ({"speeds": "1,1,1,x", "clock": "virtual"}, "speeds must be numbers"),
         ({"speeds": "1,1,1,0", "clock": "virtual"}, "speeds must be positive"),
-        ({"step_time": "50", "clock": "virtual"}, "step_time must be a time with its unit"),
+        ({"step_time": "50", "clock": "virtual"}, "step_time must be a time with a unit"),
         ({"step_time": "0ms", "clock": "virtual"}, "time of a step must be positive"),
         ({"jitter": -1.0, "clock": "virtual"}, "jitter must not be negative"),
-        ({"link": "1gbit"}, "link is for --clock virtual"),
+        ({"link": "1gbit"}, "link needs --clock virtual"),
         ({"budget": "0s"}, "budget must be positive"),
         ({"swa": "150%"}, r"swa must lie in \(0, 1\], got 1\.5"),
         ({"swa": "0"}, "swa must be a positive number or percentage"),
-        ({"budget": "soon"}, "budget must be a time with its unit"),
+        ({"budget": "soon"}, "budget must be a time with a unit"),
         ({"until_error": "-5%"}, "until_error must be a positive number or percentage"),
-        ({"until_error": "5%", "evaluate_every": 0}, "until_error needs the consensus measured"),
+        ({"until_error": "5%", "evaluate_every": 0}, "until_error needs evaluate_every"),
         ({"steps": 5, "epochs": 1.0}, "steps or epochs, not both"),
         ({"epochs": 0.0}, "epochs must be positive"),
         ({"schedule": "often"}, "schedule must be every, shared-count"),

@@ -87,7 +87,7 @@ def test_a_line_that_a_crash_cut_short_is_left_out(cut: int, folder: RunFolder) 
     path = folder.path / "events.jsonl"
     path.write_bytes(path.read_bytes()[:-cut])
     assert [event["step"] for event in folder.events()] == [4, 8]
-    assert folder.read_events()[1] == ["1 lines of events.jsonl were cut short and left out."]
+    assert folder.read_events()[1] == ["1 lines of events.jsonl are incomplete and were ignored."]
 
 
 def test_a_line_cut_in_the_middle_of_the_file_is_left_out(folder: RunFolder) -> None:
@@ -111,7 +111,7 @@ def test_what_came_after_a_checkpoint_can_be_forgotten(folder: RunFolder) -> Non
         folder.append(kind, event)
     path = folder.path / "events.jsonl"
     path.write_bytes(path.read_bytes()[:-7])
-    assert folder.forget_after(8) == ["1 lines of events.jsonl were cut short and left out."]
+    assert folder.forget_after(8) == ["1 lines of events.jsonl are incomplete and were ignored."]
     assert [event["step"] for event in folder.events()] == [0, 4, 8]
     folder.append(*EVENTS[2])
     assert [event["step"] for event in folder.events()] == [0, 4, 8, 12]
@@ -150,5 +150,5 @@ def test_a_truncated_model_is_a_user_error(kept: int, folder: RunFolder) -> None
     folder.save_model({"weight": torch.randn(3, 5)})
     path = folder.path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(UserError, match="is not a whole safetensors file"):
+    with pytest.raises(UserError, match="is not a complete safetensors file"):
         folder.load_model()

@@ -43,7 +43,7 @@ def test_flatness_may_be_measured_under_some_conditions_alone() -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"schema": 1}, "has schema 1"), ({"arms": [{}]}, "whole"), ({"base": {}}, "names no task")],
+    [({"schema": 1}, "has schema 1"), ({"arms": [{}]}, "complete"), ({"base": {}}, "has no task")],
 )
 def test_a_broken_file_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -38,7 +38,7 @@ def test_a_line_that_a_crash_cut_short_is_dropped_and_counted(
     path = folder.path / "trials.jsonl"
     path.write_bytes(path.read_bytes()[: -1 - cut])
     assert folder.found() == (LINES[:2], 1)
-    folder.mend()
+    folder.remove_incomplete_lines()
     assert folder.found() == (LINES[:2], 0)
     folder.append(LINES[2])
     assert folder.found() == (LINES, 0)
@@ -46,7 +46,7 @@ def test_a_line_that_a_crash_cut_short_is_dropped_and_counted(
 
 def test_a_whole_file_is_not_touched_by_mending(folder: StudyFolder) -> None:
     before = (folder.path / "trials.jsonl").stat().st_mtime_ns
-    folder.mend()
+    folder.remove_incomplete_lines()
     assert (folder.path / "trials.jsonl").stat().st_mtime_ns == before
 
 
@@ -71,7 +71,7 @@ def test_what_is_not_finite_becomes_nothing(folder: StudyFolder) -> None:
 
 def test_the_same_study_goes_on_and_another_one_is_refused(folder: StudyFolder) -> None:
     assert StudyFolder.begin(folder.path, study()) == folder
-    with pytest.raises(UserError, match="holds another study: its points differ"):
+    with pytest.raises(UserError, match="has another study: points differs"):
         StudyFolder.begin(folder.path, study(points=5))
     assert folder.found() == (LINES, 0)
 

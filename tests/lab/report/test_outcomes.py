@@ -43,9 +43,8 @@ def test_the_common_amount_is_where_the_first_one_ends() -> None:
 def test_without_a_common_amount_there_is_no_comparison() -> None:
     early = result("mgrawa", [0.5, 0.4], rounds=[1.0, 2.0])
     late = result("dp_sgd", [0.1, 0.05], rounds=[32.0, 64.0])
-    with pytest.raises(
-        UserError, match="no common axis: dp_sgd is first measured at 32 rounds, and mgrawa ends at"
-    ):
+    wanted = "at equal rounds: dp_sgd is first measured at 32, and mgrawa ends at"
+    with pytest.raises(UserError, match=wanted):
         common_amount([early, late], "rounds")
 
 

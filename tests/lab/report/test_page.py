@@ -131,8 +131,8 @@ def test_a_study_that_is_not_done_says_so(made: Path, tmp_path: Path, capsys: An
     trials.write_text("".join(lines[:5]) + lines[5][:70])
     assert report(path) == 0
     said = capsys.readouterr().out
-    assert "note: 5 of 12 trials are done; the same command goes on." in said
-    assert "note: 1 lines of trials.jsonl were cut short and left out." in said
+    assert "note: 5 of 12 trials are done; the same command continues the study." in said
+    assert "note: 1 lines of trials.jsonl are incomplete and were ignored." in said
     assert "5 of 12 trials are done" in (path / "report.html").read_text()
 
 
@@ -160,7 +160,7 @@ def test_a_run_whose_events_were_cut_is_reported_as_far_as_it_goes(
     (path / "events.jsonl").write_text(events[: events.index('"round": 4') + 30])
     assert report(path) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "note: 1 lines of events.jsonl were cut short and left out." in said
+    assert "note: 1 lines of events.jsonl are incomplete and were ignored." in said
     assert "note: The run has not finished: this is its state after 3 rounds." in said
 
 
@@ -178,14 +178,14 @@ def test_a_runs_page_has_its_flatness_if_that_was_measured(
     found: dict[str, Any] = {
         "schema": 2, "samples": 1234, "of_samples": 5678, "gap_samples": 910, "parameters": 4810,
         "metric": "test error", "models": {"consensus": one},
-        "valley": None, "no_valley": "the workers were not kept",
+        "valley": None, "no_valley": "no worker was saved",
     }  # fmt: skip
     (path / "flatness.json").write_text(json.dumps(found))
     assert report(path) == 0
     text = re.sub(r"\s+", " ", (path / "report.html").read_text())
     for shown in ("12.50", "25.00", "rise at 0.05", "0.0625", "31.2 ± 2", "62.5", "1,234 of 5,678"):
         assert shown in text
-    assert "No worker valley: the workers were not kept." in text
+    assert "No worker valley: no worker was saved." in text
     assert "note:" not in capsys.readouterr().out
     (path / "flatness.json").write_text(json.dumps(found)[:-20])
     assert report(path) == 0
@@ -221,8 +221,8 @@ def test_pictures_are_files_too_where_that_is_asked(made: Path, run: Path, tmp_p
 
 NOTHING = '{"schema": 1, "kind": "started", "step": 0}\n'
 WRONG = {
-    "no folder": ({}, "is no run or study: it has no config.toml and no study.toml"),
-    "no events": ({"config.toml": 'task = "digits"\n'}, "has no events.jsonl, which tells of"),
+    "no folder": ({}, "is not a run or study: it has neither config.toml nor study.toml"),
+    "no events": ({"config.toml": 'task = "digits"\n'}, "has no events.jsonl, the record of"),
     "no rounds": (
         {"config.toml": 'task = "digits"\n', "events.jsonl": NOTHING},
         "has no rounds in events.jsonl",

@@ -150,14 +150,14 @@ def other_labels(raw: bytes) -> bytes:
 BINARY = binary_files(10)
 
 WRONG: dict[str, tuple[Write, str]] = {
-    "nothing there": (missing, "there is no .*nowhere: give the folder or the archive"),
-    "a foreign folder": (foreign, "does not hold CIFAR-10; its forms are cifar-10-batches-py or"),
-    "an empty folder": (lambda path: path, "does not hold CIFAR-10"),
-    "the other data set": (python_folder(100), "does not hold CIFAR-10"),
-    "the other archive": (python_archive(100), "does not hold CIFAR-10"),
+    "nothing there": (missing, "nowhere does not exist: give the folder or the archive"),
+    "a foreign folder": (foreign, "does not contain CIFAR-10, which is cifar-10-batches-py or"),
+    "an empty folder": (lambda path: path, "does not contain CIFAR-10"),
+    "the other data set": (python_folder(100), "does not contain CIFAR-10"),
+    "the other archive": (python_archive(100), "does not contain CIFAR-10"),
     "a foreign archive": (
         lambda path: write_archive(path / "it.tar.gz", "a", {"b": b"c"}),
-        "does not hold CIFAR-10",
+        "does not contain CIFAR-10",
     ),
     "no archive": (one_file(b"<!DOCTYPE html>"), "it can't be read to its end"),
     "an empty file": (one_file(b""), "it can't be read to its end"),
@@ -168,15 +168,15 @@ WRONG: dict[str, tuple[Write, str]] = {
     "no test": (changed(test_batch=None), "lacks test_batch"),
     "a pickle cut short": (
         changed(data_batch_2=python_files(10)["data_batch_2"][:5000]),
-        "data_batch_2 is not a whole file of its kind",
+        "data_batch_2 is incomplete or invalid",
     ),
     "a pickle of something else": (
         changed(data_batch_2=python_files(10)["batches.meta"]),
-        "there is no dictionary with 'data' and 'labels'",
+        "it has no dictionary with 'data' and 'labels'",
     ),
     "fine labels": (
         changed(data_batch_1=python_files(100)["train"]),
-        "there is no dictionary with 'data' and 'labels'",
+        "it has no dictionary with 'data' and 'labels'",
     ),
     "fewer labels than images": (
         changed(test_batch=pickle_of_python_2({b"data": pixels(3, 0), b"labels": [1, 2]})),
@@ -196,23 +196,23 @@ WRONG: dict[str, tuple[Write, str]] = {
     ),
     "records cut short": (
         lambda path: write_folder(path / "it", {**BINARY, "test_batch.bin": b"\x01" * 3072}),
-        "3,072 bytes are not records of 3073 bytes",
+        "its 3,072 bytes are not a whole number of records of 3073",
     ),
     "fewer whole records than in other files": (
         lambda path: write_folder(
             path / "it", {**BINARY, "data_batch_3.bin": BINARY["data_batch_3.bin"][: 3073 * 7]}
         ),
-        "data_batch_3.bin is not whole: it has 7 images, and others have 8",
+        "data_batch_3.bin is incomplete: it has 7 images, and others have 8",
     ),
     "an empty binary file": (
         lambda path: write_folder(path / "it", {**BINARY, "test_batch.bin": b""}),
-        "0 bytes are not records",
+        "its 0 bytes are not a whole number of records",
     ),
     "another record": (
         lambda path: write_folder(
             path / "it", {**BINARY, "data_batch_1.bin": other_labels(BINARY["data_batch_1.bin"])}
         ),
-        "data_batch_1.bin is not a whole file of its kind: its labels reach from",
+        "data_batch_1.bin is incomplete or invalid: its labels reach from",
     ),
 }
 
@@ -226,7 +226,7 @@ def test_what_is_wrong_with_the_data_is_said_in_one_line(case: str, tmp_path: Pa
 
 
 def test_without_a_folder_it_is_asked_for() -> None:
-    with pytest.raises(UserError, match="say where CIFAR-100 is: --data DIR, or the task's"):
+    with pytest.raises(UserError, match="give the folder of CIFAR-100: --data DIR, or the task's"):
         Cifar100().data(0)
 
 

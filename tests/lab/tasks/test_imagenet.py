@@ -112,8 +112,8 @@ def too_many_classes(path: Path) -> None:
 WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
     "nothing there": (lambda path: None, "is not ImageNet: it has no folder train"),
     "no train": (missing_train, "is not ImageNet: it has no folder train"),
-    "no classes": (no_classes, "train must hold a folder of JPEG files for each class"),
-    "another class in val": (another_class, "val has a class 'n02' that train has not"),
+    "no classes": (no_classes, "train must have a folder of JPEG files for each class"),
+    "another class in val": (another_class, "val has a class 'n02' that train does not have"),
     "too many classes": (too_many_classes, "train has 1001 classes, more than 1000"),
 }
 
@@ -127,7 +127,7 @@ def test_what_is_wrong_with_the_folder_is_said(case: str, tmp_path: Path) -> Non
 
 
 def test_without_a_folder_it_is_asked_for() -> None:
-    with pytest.raises(UserError, match="say where ImageNet is: --data DIR"):
+    with pytest.raises(UserError, match="give the folder of ImageNet: --data DIR"):
         ImageNet().data(0)
 
 
@@ -142,7 +142,7 @@ def test_a_broken_photograph_is_named(folder: Path, keep: int) -> None:
     path.write_bytes(path.read_bytes()[:keep])
     task = ImageNet(folder=folder, size=32)
     data = task.data(0)
-    with pytest.raises(UserError, match=r"n01_1\.JPEG is not a whole picture: "):
+    with pytest.raises(UserError, match=r"n01_1\.JPEG is not a complete picture: "):
         task.augment(data.train_inputs, torch.Generator())
 
 
@@ -150,5 +150,5 @@ def test_a_photograph_that_is_gone_is_named(folder: Path) -> None:
     task = ImageNet(folder=folder, size=32)
     data = task.data(0)
     (folder / "train" / "n02" / "n02_2.JPEG").unlink()
-    with pytest.raises(UserError, match=r"n02_2\.JPEG is not a whole picture: .*No such file"):
+    with pytest.raises(UserError, match=r"n02_2\.JPEG is not a complete picture: .*No such file"):
         task.augment(data.train_inputs, torch.Generator())

@@ -110,6 +110,6 @@ def test_other_kinds_of_shards_are_refused(kind: str) -> None:
 
 
 def test_shards_by_label_need_one_label_for_each_sample() -> None:
-    with pytest.raises(UserError, match="shards dirichlet:1 need one label for each sample"):
+    with pytest.raises(UserError, match="shards dirichlet:1 need a label for each sample"):
         shard(torch.zeros(20, 3), 2, "dirichlet:1", 0)
     assert [len(part) for part in shard(torch.zeros(20, 3), 2, "iid", 0)] == [10, 10]

@@ -131,7 +131,7 @@ def test_a_checkpoint_of_fewer_processes_is_refused(tmp_path: Path) -> None:
     strategy = always(grawa.LGRAWA())
     events(strategy, settings(checkpoint_every=1), checkpoints=tmp_path, until=2)
     (tmp_path / "step-00000004" / "process-0.pt").rename(tmp_path / "step-00000004/process-1.pt")
-    with pytest.raises(UserError, match="has no part for process 0; resume with as many"):
+    with pytest.raises(UserError, match="has no file for process 0; resume with the same number"):
         events(strategy, settings(checkpoint_every=1), checkpoints=tmp_path)
 
 

@@ -131,7 +131,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"batch_size": 51}, "worker 0 would have 50 training samples, fewer than a batch of 51"),
     (
         {"shards": "dirichlet:0.001", "batch_size": 50},
-        "fewer than a batch of 50; take fewer workers",
+        "fewer than a batch of 50; use fewer workers",
     ),
     ({"shards": "even"}, "shards must be"),
 ]

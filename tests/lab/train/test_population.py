@@ -119,14 +119,17 @@ def test_the_clock_runs_at_the_speeds_of_the_population() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fault": ("speed=0.5:1",)}, "fault speed=0.5:1 is for --clock virtual"),
+        ({"fault": ("speed=0.5:1",)}, "fault speed=0.5:1 needs --clock virtual"),
         (
             {"fault": ("speed=0.5:1",), "clock": "virtual", "speeds": "1,1,1,1"},
-            "fault speed=0.5:1 and --speeds: give one",
+            "fault speed=0.5:1 and --speeds both set a speed: give one",
         ),
         ({"fault": ("batch=4:9",)}, "fault batch=4:9 names worker 9, but the workers are 0 to 3"),
-        ({"fault": ("graded-batch", "batch=4:1")}, "worker 1 has batch twice, .* by batch=4:1"),
-        ({"fault": ("mixed:1", "mixed:2")}, "worker 0 has batch twice"),
+        (
+            {"fault": ("graded-batch", "batch=4:1")},
+            "worker 1 has the fault batch twice, .* as batch=4:1",
+        ),
+        ({"fault": ("mixed:1", "mixed:2")}, "worker 0 has the fault batch twice"),
     ],
     ids=str,
 )

@@ -10,12 +10,12 @@ _WIDTHS = (16, 32)
 class SmallCNN(nn.Module):
     """Two convolutions of width 16 and 32, each halving the size, and a linear layer.
 
-    There is no normalisation, and so there are no buffers.
+    Without normalisation, so it has no buffers.
 
     Args:
         shape: of a sample: (channels, height, width), or (channels, length) for a signal. Samples
-            may also come in a row.
-        classes: how many outputs.
+            may also be flattened.
+        classes: number of outputs.
 
     >>> sum(p.numel() for p in SmallCNN((1, 8, 8), 10).parameters())
     6090

@@ -1,4 +1,4 @@
-"""DenseNet-121 in its form for CIFAR: 7.0 million parameters."""
+"""DenseNet-121 for CIFAR: 7.0 million parameters."""
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +11,14 @@ _BLOCKS = (6, 12, 24, 16)
 
 
 class DenseNet121(nn.Module):
-    """Each layer sees the outputs of all layers before it in its block.
+    """A network in which each layer's input is the outputs of all layers before it in its block.
 
     Args:
         shape: of an image: (channels, height, width).
-        classes: how many outputs.
+        classes: number of outputs.
 
-    Deviation: the convolution of 7 x 7 and the pooling at the start, which are for images of
-    224 x 224 pixels, are a convolution of 3 x 3, as is usual for CIFAR.
+    Deviation: a 3 x 3 convolution replaces the 7 x 7 convolution and the pooling at the start,
+    which are meant for images of 224 x 224 pixels, as is usual for CIFAR.
 
     Source: Huang et al. (2017), "Densely Connected Convolutional Networks", table 1.
     """
@@ -43,7 +43,7 @@ class DenseNet121(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Adds 32 channels to those that it is given."""
+    """Appends 32 channels to its input."""
 
     def __init__(self, width_in: int) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class _Layer(nn.Module):
 
 
 def _halving(width: int) -> nn.Module:
-    """Half the width and half the resolution."""
+    """Halves width and resolution."""
     return nn.Sequential(
         nn.BatchNorm2d(width), nn.ReLU(), conv1x1(width, width // 2), nn.AvgPool2d(2)
     )

@@ -1,4 +1,4 @@
-"""What convolutional networks are made of."""
+"""Parts that several convolutional networks share."""
 
 from torch import Tensor, nn
 from torch.nn.functional import relu
@@ -16,13 +16,13 @@ def conv1x1(width_in: int, width: int, stride: int = 1) -> nn.Conv2d:
 
 
 class Preactivated(nn.Module):
-    """A residual network whose blocks normalise first, so that one normalisation is left to do.
+    """A residual network whose blocks normalise first, with one more normalisation at the end.
 
     Args:
-        stem: of images.
-        blocks: what follows.
-        width: channels that come out of it.
-        classes: how many outputs.
+        stem: the first layers.
+        blocks: the residual blocks.
+        width: number of channels after the blocks.
+        classes: number of outputs.
     """
 
     def __init__(self, stem: nn.Module, blocks: nn.Module, width: int, classes: int) -> None:
@@ -42,7 +42,7 @@ def he_initialised(model: nn.Module) -> nn.Module:
     """Draws the weights of convolutions from N(0, 2 / fan out).
 
     Args:
-        model: is changed in place.
+        model: changed in place.
 
     Returns:
         The same model.

@@ -12,7 +12,7 @@ def mlp(*sizes: int) -> nn.Sequential:
     """Linear layers of these sizes with a ReLU between any two.
 
     Returns:
-        From `sizes[0]` inputs to `sizes[-1]` outputs.
+        A model with `sizes[0]` inputs and `sizes[-1]` outputs.
 
     >>> sum(p.numel() for p in mlp(64, 64, 10).parameters())
     4810
@@ -24,5 +24,5 @@ def mlp(*sizes: int) -> nn.Sequential:
 
 
 def small_mlp(shape: tuple[int, ...], classes: int) -> nn.Module:
-    """One hidden layer of 64, on samples in a row."""
+    """A perceptron with one hidden layer of 64 units, on flattened samples."""
     return mlp(prod(shape), _HIDDEN, classes)

@@ -13,14 +13,14 @@ _FIRST = 16
 
 
 class PyramidNet(Preactivated):
-    """The width grows by the same amount from block to block: 5, from 16 to 286.
+    """A residual network whose width grows by 5 with every block, from 16 to 286.
 
     Args:
         shape: of an image: (channels, height, width).
-        classes: how many outputs.
+        classes: number of outputs.
 
     Source: Han, Kim and Kim (2017), "Deep Pyramidal Residual Networks", sections 2.1 and 3, with
-    basic blocks, additive widening and shortcuts filled up with zeros.
+    basic blocks, additive widening and zero-padded shortcuts.
     """
 
     def __init__(self, shape: tuple[int, ...], classes: int) -> None:

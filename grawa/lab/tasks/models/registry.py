@@ -41,14 +41,14 @@ CIFAR_MODELS = (
     "pyramidnet110_270",
     "densenet121",
 )
-"""Those for images of 32 x 32 pixels."""
+"""Models for images of 32 x 32 pixels."""
 
 
 def check_model(name: str, allowed: Sequence[str]) -> None:
-    """Makes sure that a task can be learnt by this model.
+    """Refuses a model that a task does not have.
 
     Raises:
-        UserError: if not; it says which there are.
+        UserError: with the allowed names.
     """
     if name not in allowed:
         raise UserError(f"model must be one of {', '.join(allowed)}, got {name!r}")
@@ -61,10 +61,10 @@ def build(name: str, shape: tuple[int, ...], classes: int) -> nn.Module:
         name: one of `MODELS`.
         shape: of a sample: (channels, height, width) of an image, (channels, length) of a signal,
             (length,) of a text.
-        classes: how many outputs.
+        classes: number of outputs.
 
     Returns:
-        From (B, *shape) to (B, classes); from a text, (B, T), to (B, T, classes).
+        A model that maps (B, *shape) to (B, classes); for texts (B, T) to (B, T, classes).
 
     >>> build("mlp", (1, 8, 8), 10)[0]
     Linear(in_features=64, out_features=64, bias=True)

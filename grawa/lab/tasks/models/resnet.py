@@ -1,4 +1,4 @@
-"""Residual networks in their form for CIFAR: 0.27 million parameters with 20 layers."""
+"""Residual networks for CIFAR: 0.27 million parameters with 20 layers."""
 
 from itertools import pairwise
 
@@ -15,7 +15,7 @@ class CifarResNet(nn.Module):
 
     Args:
         shape: of an image: (channels, height, width).
-        classes: how many outputs.
+        classes: number of outputs.
         blocks: n, for each of three resolutions.
 
     Source: He et al. (2016), "Deep Residual Learning for Image Recognition", section 4.2, option A.
@@ -36,7 +36,7 @@ class CifarResNet(nn.Module):
 
 
 class _Block(nn.Module):
-    """Two convolutions and a shortcut; where the width doubles, the resolution halves."""
+    """Two convolutions and a shortcut; if the width doubles, the resolution is halved."""
 
     def __init__(self, width_in: int, width: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ def resnet20(shape: tuple[int, ...], classes: int) -> nn.Module:
     """20 layers, 0.27 million parameters.
 
     Returns:
-        From images to logits.
+        A model from images to logits.
 
     >>> sum(p.numel() for p in resnet20((3, 32, 32), 10).parameters())
     269722

@@ -6,21 +6,21 @@ from torch.nn.functional import relu
 from grawa.lab.tasks.models.layers import conv1x1, conv3x3, he_initialised
 
 _STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))
-"""Width of the inner convolution, and blocks."""
+"""Width of the inner convolution, and number of blocks."""
 
 _EXPANSION = 4
-"""A block's outer width over its inner one."""
+"""Ratio of a block's outer width to its inner one."""
 
 
 class ResNet50(nn.Module):
-    """Bottleneck blocks behind a convolution of 7 x 7.
+    """Bottleneck blocks after a 7 x 7 convolution.
 
     Args:
         shape: of an image: (channels, height, width).
-        classes: how many outputs.
+        classes: number of outputs.
 
-    Deviation: in a block that halves the resolution it is the convolution of 3 x 3 that does, not
-    the first of 1 x 1, as nearly everyone has it since; the parameters are as many.
+    Deviation: blocks that halve the resolution do so in the 3 x 3 convolution, not in the first
+    1 x 1 convolution, as is now usual; the number of parameters is the same.
 
     Source: He et al. (2016), "Deep Residual Learning for Image Recognition", table 1.
     """
@@ -50,7 +50,7 @@ class ResNet50(nn.Module):
 
 
 class _Bottleneck(nn.Module):
-    """1 x 1, 3 x 3 and 1 x 1, and a shortcut that is projected where the shape changes."""
+    """1 x 1, 3 x 3 and 1 x 1 convolutions; the shortcut is projected if the shape changes."""
 
     def __init__(self, width_in: int, width: int, stride: int) -> None:
         super().__init__()

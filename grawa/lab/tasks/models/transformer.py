@@ -5,21 +5,21 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 _INITIAL_STD = 0.02
-"""Of all weights; Radford et al. (2018), section 4.1."""
+"""Standard deviation of all initial weights; Radford et al. (2018), section 4.1."""
 
 
 class Transformer(nn.Module):
     """Predicts each next symbol from those before it.
 
     Args:
-        context: T, symbols that it sees at most.
-        symbols: how many there are.
+        context: T, the largest number of input symbols.
+        symbols: number of different symbols.
         width: of the residual stream.
-        depth: blocks.
-        heads: of each attention.
+        depth: number of blocks.
+        heads: number of attention heads in each block.
 
     Deviation: normalisation comes before attention and before the two linear layers, as in
-    Radford et al. (2019). Attention is written out, since torch's fused one has no second
+    Radford et al. (2019). Attention is written out, because torch's fused attention has no second
     derivatives, which curvature needs.
 
     Source: Radford et al. (2018), "Improving Language Understanding by Generative Pre-Training".
@@ -39,14 +39,14 @@ class Transformer(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, text: Tensor) -> Tensor:
-        """(B, T), whole numbers -> (B, T, symbols)."""
+        """(B, T), integers -> (B, T, symbols)."""
         inner = self.symbols(text.long()) + self.positions[: text.shape[1]]
         logits: Tensor = self.head(self.norm(self.blocks(inner)))
         return logits
 
 
 class _Block(nn.Module):
-    """Attention to what came before, then two linear layers."""
+    """Causal attention, then two linear layers."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ def transformer(shape: tuple[int, ...], classes: int) -> nn.Module:
     """Width 128, 6 blocks of 4 heads: 1.3 million parameters with 256 symbols.
 
     Returns:
-        From texts to logits.
+        A model from texts to logits.
 
     >>> sum(p.numel() for p in transformer((128,), 256).parameters())
     1272064

@@ -1,11 +1,11 @@
-"""VGG-16 in its form for CIFAR, with batch normalisation: 14.7 million parameters."""
+"""VGG-16 for CIFAR, with batch normalisation: 14.7 million parameters."""
 
 from torch import nn
 
 from grawa.lab.tasks.models.layers import conv3x3, he_initialised
 
 _WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-"""Of the convolutions before each halving of the resolution."""
+"""Widths of the convolutions before each halving of the resolution."""
 
 
 def vgg16(shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -13,7 +13,7 @@ def vgg16(shape: tuple[int, ...], classes: int) -> nn.Module:
 
     Args:
         shape: of an image: (channels, height, width), both at least 32.
-        classes: how many outputs.
+        classes: number of outputs.
 
     Returns:
         The model.

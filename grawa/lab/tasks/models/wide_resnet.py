@@ -17,7 +17,7 @@ class WideResNet(Preactivated):
 
     Args:
         shape: of an image: (channels, height, width).
-        classes: how many outputs.
+        classes: number of outputs.
 
     Source: Zagoruyko and Komodakis (2016), "Wide Residual Networks", table 1; without dropout.
     """
