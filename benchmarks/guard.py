@@ -18,7 +18,8 @@ from grawa.errors import DivergedError, UserError
 from grawa.lab.cli import names
 from grawa.lab.cli.run import strategy_for
 from grawa.lab.experiments.config import TrainConfig
-from grawa.lab.train.loop import Event, Finished, train
+from grawa.lab.train.events import Event, Finished
+from grawa.lab.train.loop import train
 from grawa.rounds.guard import Guard
 from grawa.rounds.report import RoundReport
 from processes import one_by_one

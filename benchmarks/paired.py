@@ -19,7 +19,8 @@ from common import show
 from grawa.lab.cli import names
 from grawa.lab.cli.run import strategy_for
 from grawa.lab.experiments.config import TrainConfig
-from grawa.lab.train.loop import Finished, train
+from grawa.lab.train.events import Finished
+from grawa.lab.train.loop import train
 from processes import one_by_one
 from samples import Sample, Samples
 

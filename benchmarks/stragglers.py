@@ -25,7 +25,8 @@ from common import show
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.tasks import Digits
-from grawa.lab.train.loop import Finished, train
+from grawa.lab.train.events import Finished
+from grawa.lab.train.loop import train
 from grawa.lab.train.settings import Settings
 from grawa.rounds.report import RoundReport
 from pictures import Point, stragglers_picture

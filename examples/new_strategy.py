@@ -7,7 +7,8 @@ from torch import Tensor
 import grawa
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.tasks import Digits
-from grawa.lab.train.loop import Finished, train
+from grawa.lab.train.events import Finished
+from grawa.lab.train.loop import train
 from grawa.math.motion import pull_
 from grawa.math.weights import inverse_loss, uniform
 from grawa.process_group import is_first_process

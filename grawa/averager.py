@@ -1,13 +1,12 @@
 """The driver: hooks on the user's optimizers count steps and run rounds; the loop stays theirs."""
 
 import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Any, Literal, Self
 
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -16,17 +15,17 @@ from torch.optim import Optimizer
 from grawa.comm.distributed import DEFAULT_TIMEOUT
 from grawa.errors import UserError
 from grawa.math.codec import Precision
+from grawa.modes import undisturbed
 from grawa.rounds.clock import WallClock
 from grawa.rounds.guard import Guard
 from grawa.rounds.plan import RoundPlan
-from grawa.rounds.report import RoundReport
+from grawa.rounds.report import OnRound
 from grawa.rounds.schedule import Every, Schedule
 from grawa.rounds.setup import group_of, set_up
 from grawa.strategies.protocol import Strategy
 from grawa.workers.checks import is_one_of_several
 from grawa.workers.hooks import StepHooks
-
-OnRound = Callable[[RoundReport], None]
+from grawa.workers.replicas import per_model
 
 
 class Averager:
@@ -112,10 +111,9 @@ class Averager:
     ) -> None:
         models = [model] if isinstance(model, nn.Module) else list(model)
         plan = partial(
-            _plan,
+            RoundPlan,
             strategy=strategy,
-            schedule=schedule,
-            sync_every=sync_every,
+            schedule=Every(sync_every) if schedule is None else schedule,
             overlap_steps=overlap_steps,
             fragments=fragments,
             comm_dtype=comm_dtype,
@@ -124,10 +122,10 @@ class Averager:
             buffers=buffers,
             measure_distance=measure_distance,
         )
-        with _undisturbed():
+        with undisturbed():
             self._engine = set_up(
                 models,
-                _per_model(optimizer, isinstance(model, nn.Module)),
+                per_model(optimizer, one=isinstance(model, nn.Module)),
                 plan,
                 re.sub(r" at 0x[0-9a-f]+", "", str(plan.keywords)),  # addresses differ by process
                 process_group=group_of(process_group),
@@ -135,7 +133,7 @@ class Averager:
                 timeout=timeout,
                 shared_memory=shared_memory,
                 clock=WallClock(),
-                tell=partial(_tell, tuple(on_round)),
+                tell=tuple(on_round),
             )
         self._connected = is_one_of_several()
         before = self._before_step if strategy.shares_gradients(0) else None
@@ -211,7 +209,7 @@ class Averager:
         """
         self._remove_hooks()
         self._check_connected()
-        with _undisturbed():
+        with undisturbed():
             if self._hooks.missed_all_steps():
                 self._engine.fail(
                     "the parameters have changed, but no optimizer step was counted: they were "
@@ -261,7 +259,7 @@ class Averager:
         """
         if not max_norm > 0.0:
             raise UserError(f"max_norm must be positive, got {max_norm}")
-        with _undisturbed():
+        with undisturbed():
             replicas = self._engine.replicas
             norms = replicas.gradients.gradient_norms()
             self._engine.note_norms(norms)
@@ -271,8 +269,7 @@ class Averager:
     def synchronize(self) -> None:
         """Runs a round now, of every fragment; every process must call it."""
         self._check_losses()
-        with _undisturbed():
-            self._resolve_skips()
+        with self._caught_up():
             self._engine.synchronize()
 
     def consensus(self) -> dict[str, Any]:
@@ -287,8 +284,7 @@ class Averager:
         Returns:
             A copy of the first hosted model's `state_dict()`, with the consensus's parameters.
         """
-        with _undisturbed():
-            self._resolve_skips()
+        with self._caught_up():
             return self._engine.replicas.state_dict_with(self._engine.consensus())
 
     @contextmanager
@@ -301,8 +297,7 @@ class Averager:
         Yields:
             The model.
         """
-        with _undisturbed():
-            self._resolve_skips()
+        with self._caught_up():
             consensus = self._engine.consensus()
         with self._engine.replicas.holding(consensus) as model:
             yield model
@@ -316,15 +311,22 @@ class Averager:
                 "them inside it: call backward() first, and step() without a closure (with SAM, "
                 "the second backward() within `with optimizer.perturbed():`)"
             )
-        with _undisturbed():
+        with undisturbed():
             self._engine.share_gradients()
 
     def _after_step(self) -> None:
         self._check_losses()
-        with _undisturbed():
+        with undisturbed():
             if self._engine.is_near():
                 self._resolve_skips()
             self._engine.local_step()
+
+    @contextmanager
+    def _caught_up(self) -> Generator[None]:
+        """Undisturbed by the user's modes, and with all steps counted that were made."""
+        with undisturbed():
+            self._resolve_skips()
+            yield
 
     def _resolve_skips(self) -> None:
         """Subtracts steps that fused optimizers turned out to have skipped."""
@@ -348,43 +350,11 @@ class Averager:
         Returns:
             Plain values and tensors, copied.
         """
-        with _undisturbed():
-            self._resolve_skips()
+        with self._caught_up():
             return self._engine.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned, from the same strategy; else raises `UserError`."""
-        with _undisturbed():
+        with undisturbed():
             self._engine.load_state_dict(state)
         self._knows_losses |= self.step > 0
-
-
-@contextmanager
-def _undisturbed() -> Generator[None]:
-    """No gradients, no inference mode, and new tensors on the CPU whatever the user has set."""
-    with torch.inference_mode(False), torch.no_grad():
-        if torch.get_default_device().type == "cpu":
-            yield
-        else:
-            with torch.device("cpu"):
-                yield
-
-
-def _plan(schedule: Schedule | None, sync_every: int, **options: Any) -> RoundPlan:
-    """The plan, with a round every `sync_every` local steps where there is no schedule."""
-    return RoundPlan(schedule=Every(sync_every) if schedule is None else schedule, **options)
-
-
-def _per_model(
-    optimizer: Optimizer | Sequence[Optimizer] | Sequence[Sequence[Optimizer]], one: bool
-) -> list[list[Optimizer]]:
-    """The optimizers of each model."""
-    if isinstance(optimizer, Optimizer):
-        return [[optimizer]]
-    lists = [[each] if isinstance(each, Optimizer) else list(each) for each in optimizer]
-    return [[each for of_one in lists for each in of_one]] if one else lists
-
-
-def _tell(callbacks: Sequence[OnRound], report: RoundReport) -> None:
-    for callback in callbacks:
-        callback(report)

@@ -3,6 +3,7 @@
 from collections.abc import Generator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -20,3 +21,18 @@ def evaluating(model: nn.Module) -> Generator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def undisturbed() -> Generator[None]:
+    """No gradients, no inference mode, and new tensors on the CPU whatever the user has set.
+
+    Yields:
+        Nothing.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        if torch.get_default_device().type == "cpu":
+            yield
+        else:
+            with torch.device("cpu"):
+                yield

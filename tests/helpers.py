@@ -176,7 +176,7 @@ class Simulated:
             timeout=timedelta(seconds=20),
             shared_memory=True,
             clock=clock,
-            tell=self.reports.append,
+            tell=[self.reports.append],
         )
 
     def train(self, data: Data) -> None:

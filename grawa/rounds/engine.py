@@ -1,22 +1,21 @@
 """The engine: counts local steps, runs the rounds that are due, and joins what others call."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from grawa.comm.participants import Participants
 from grawa.comm.protocol import Transport
 from grawa.errors import UserError
-from grawa.math.leaves import Leaves, copied
+from grawa.math.leaves import copied
 from grawa.rounds.background import Queue
 from grawa.rounds.clock import Clock
-from grawa.rounds.gradients import share_gradients
+from grawa.rounds.gradients import GradientSharing
 from grawa.rounds.meetings import Meetings
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.purposes import Purpose
-from grawa.rounds.report import RoundReport
+from grawa.rounds.report import OnRound
 from grawa.rounds.runner import Runner
 from grawa.rounds.schedule import Timetable
 from grawa.rounds.underway import Outcome, Underway
@@ -46,7 +45,7 @@ class Engine:
         worker: Transport | None,
         plan: RoundPlan,
         clock: Clock,
-        tell: Callable[[RoundReport], None],
+        tell: Sequence[OnRound],
     ) -> None:
         self.replicas, self.comm, self.plan, self._clock = replicas, comm, plan, clock
         start_equal(replicas, comm)
@@ -59,7 +58,7 @@ class Engine:
         self._meetings = Meetings(replicas, self._runner, self._timetable, self._queue, clock)
         self._underway: Underway | None = None
         self._norms: Tensor | None = None
-        self._mean_gradient: Leaves | None = None
+        self._sharing = GradientSharing(replicas.gradients, comm)
         self._total = 0
         self.waiting = [False] * comm.num_hosted
         self._transports = [comm] if worker is None else [comm, worker]
@@ -116,16 +115,13 @@ class Engine:
 
     def _note_step(self, workers: slice) -> None:
         """Counts the step; on every `hook_every`-th, also records norms and applies `drift`."""
-        every, score = self.plan.hook_every, self.plan.strategy.score
+        every = self.plan.hook_every
         due = (self.steps[workers][0] + 1) % every == 0
-        norms, clipped = self._norms, self._norms is not None
-        self._norms = None
-        if not (due and self._runner.moves and score is not None and score.needs_gradients):
-            norms = None
-        elif norms is None:
-            norms = self.replicas.gradients.gradient_norms(workers)
+        noted, self._norms, norms = self._norms, None, None
+        if due and self._runner.needs_gradients:
+            norms = self.replicas.gradients.gradient_norms(workers) if noted is None else noted
         self._runner.roll_call.note_step(norms, workers)
-        if norms is not None and not clipped:
+        if norms is not None and noted is None:
             self._runner.symptoms.note_norms(norms)
         if due and self._runner.drifts:
             self._runner.drift(min(1.0, every * self._timetable.share), workers)
@@ -170,10 +166,7 @@ class Engine:
         if self.comm.num_workers == 1:
             return
         roll = self._meetings.meet(Purpose.GRADIENTS)
-        workers = Participants(self.comm, self._runner.judge(roll).active)
-        self._mean_gradient = share_gradients(
-            self.replicas, workers, roll.has_gradient, self._mean_gradient
-        )
+        self._sharing.share(self._runner.judge(roll).active, roll.has_gradient)
         self._clock.arrive(self._clock.finished())
 
     def synchronize(self) -> None:
@@ -211,22 +204,21 @@ class Engine:
         self.finish()
         before = self.comm.bytes_sent
         found = self._runner.consensus(self._meetings.meet(Purpose.CONSENSUS))
-        self._disregard_since(before)
-        self._release()
+        self._leave_out_since(before)
         return found
 
     def gather(self, value: float) -> Tensor:
         """Gathers a number from every worker: (N,), float64; every process must call it."""
         before = self.comm.bytes_sent
         values = self._meetings.meet(Purpose.VALUES, value).values
-        self._disregard_since(before)
-        self._release()
+        self._leave_out_since(before)
         return values
 
-    def _disregard_since(self, bytes_before: int) -> None:
+    def _leave_out_since(self, bytes_before: int) -> None:
         """Leaves messages that are not training, sent since then, out of times and bytes."""
         self._clock.disregard()
         self._runner.reporter.disregard(self.comm.bytes_sent - bytes_before)
+        self._release()
 
     def _begin_round(self, index: int) -> None:
         """Runs a round that is due, or starts it in the background if rounds overlap."""
@@ -243,12 +235,7 @@ class Engine:
 
         def run() -> Outcome:
             with torch.no_grad():
-                roll, _ = self._meetings.answered(rows)
-                if len(set(roll.purposes)) > 1:
-                    self._runner.symptoms.note_waiting(roll)
-                    roll, _ = self._meetings.answered(
-                        rows
-                    )  # again: now all report what a round needs
+                roll = self._meetings.roll_for_round(rows)
                 return self._runner.run(index, roll, before, in_shadow=fragment.shadow is not None)
 
         if fragment.shadow is None:

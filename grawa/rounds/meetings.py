@@ -67,6 +67,14 @@ class Meetings:
         roll = self._runner.roll_call.call(rows)
         return roll, served(roll.purposes, roll.steps, roll.rounds)
 
+    def roll_for_round(self, rows: Tensor) -> Roll:
+        """The roll call of a round that is due here, from the thread that the round runs in."""
+        roll, _ = self.answered(rows)
+        if len(set(roll.purposes)) > 1:
+            self._runner.symptoms.note_waiting(roll)
+            roll, _ = self.answered(rows)  # again: now all report what a round needs
+        return roll
+
     def rows(self, purpose: Purpose, fragment: int, value: float = 0.0) -> Tensor:
         """What the hosted workers report, after checking that they can take part.
 

@@ -1,5 +1,6 @@
 """The report of a round, for callbacks, logs, progress and plots."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not (abs(value) < float("inf")):
         return None
     return value
+
+
+OnRound = Callable[[RoundReport], None]
+"""Called after each round."""
 
 
 class Reporter:

@@ -1,6 +1,6 @@
 """Runs the rounds of fragments and applies their results to the workers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from grawa.rounds.cut import fragments
 from grawa.rounds.fragment import Fragment
 from grawa.rounds.guard import Verdict, trusting
 from grawa.rounds.plan import RoundPlan
-from grawa.rounds.report import Reporter, RoundReport
+from grawa.rounds.report import OnRound, Reporter
 from grawa.rounds.roll_call import Roll, RollCall
 from grawa.rounds.symptoms import Symptoms
 from grawa.rounds.underway import Outcome, Underway
@@ -38,6 +38,7 @@ class Runner:
         moves: whether rounds change parameters: not with a single worker, unless the strategy has
             `moves_one_worker`.
         drifts: whether local steps are followed by a proximal pull.
+        needs_gradients: whether the score is made of the norms of training gradients.
         fragments: P parts of the model.
         roll_call: exchanges what the workers report.
         reporter: measures times and bytes between reports.
@@ -53,12 +54,14 @@ class Runner:
         worker: Transport | None,
         plan: RoundPlan,
         clock: Clock,
-        tell: Callable[[RoundReport], None],
+        tell: Sequence[OnRound],
     ) -> None:
         self._replicas, self._comm, self._plan = replicas, comm, plan
         self._clock, self._tell = clock, tell
         self.moves = comm.num_workers > 1 or plan.strategy.moves_one_worker
         self.drifts = self.moves and plan.strategy.drifts
+        score = plan.strategy.score
+        self.needs_gradients = self.moves and score is not None and score.needs_gradients
         self._averages_buffers = plan.buffers == "average" and comm.num_workers > 1
         groups = dict(zip(replicas.names, plan.strategy.groups(replicas.names), strict=True))
         self.fragments = [
@@ -182,7 +185,9 @@ class Runner:
         if self.moves and not self._plan.strategy.shares_gradients(max(self.roll_call.steps)):
             self.symptoms.note_round(outcome.roll)
         underway.exposed += self._clock.now() - called
-        self._tell(self.reporter.report(self.round, underway, outcome, self._comm.bytes_sent))
+        report = self.reporter.report(self.round, underway, outcome, self._comm.bytes_sent)
+        for callback in self._tell:
+            callback(report)
 
     def _hosted(self, flags: Tensor) -> list[int]:
         """The hosted workers for which (N,) flags are true, numbered from 0."""

@@ -15,7 +15,7 @@ from grawa.errors import UserError
 from grawa.rounds.clock import Clock
 from grawa.rounds.engine import Engine
 from grawa.rounds.plan import RoundPlan
-from grawa.rounds.report import RoundReport
+from grawa.rounds.report import OnRound
 from grawa.workers.checks import check_not_parallel
 from grawa.workers.replicas import Replicas
 from grawa.workers.start import build_equal, connect
@@ -38,7 +38,7 @@ def set_up(
     timeout: timedelta,
     shared_memory: bool,
     clock: Clock,
-    tell: Callable[[RoundReport], None],
+    tell: Sequence[OnRound],
 ) -> Engine:
     """Connects this process to the others and builds its engine.
 

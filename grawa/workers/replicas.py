@@ -136,5 +136,23 @@ class Replicas:
         return stack_of(tables, names)
 
 
+def per_model(
+    optimizer: Optimizer | Sequence[Optimizer] | Sequence[Sequence[Optimizer]], *, one: bool
+) -> list[list[Optimizer]]:
+    """The optimizers of each model, as a user may give them.
+
+    Args:
+        optimizer: one, or several of one model, or those of each of several models.
+        one: whether there is one model.
+
+    Returns:
+        A list for each model.
+    """
+    if isinstance(optimizer, Optimizer):
+        return [[optimizer]]
+    lists = [[each] if isinstance(each, Optimizer) else list(each) for each in optimizer]
+    return [[each for of_one in lists for each in of_one]] if one else lists
+
+
 def _copied(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else deepcopy(value)

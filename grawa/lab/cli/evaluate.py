@@ -10,7 +10,7 @@ from grawa.lab.cli import names
 from grawa.lab.cli.saved import put_state
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.report.console import metric_text
-from grawa.lab.train.loop import load
+from grawa.lab.train.sharing import load
 from grawa.modes import evaluating
 
 

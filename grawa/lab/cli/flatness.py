@@ -31,7 +31,7 @@ from grawa.lab.report.flatness import flatness_tables
 from grawa.lab.report.landscape import bars_picture, line_picture, plane_picture
 from grawa.lab.report.progress import counting
 from grawa.lab.report.tables import as_rich
-from grawa.lab.train.loop import load
+from grawa.lab.train.sharing import load
 from grawa.process_group import pick_device
 
 _LINE_POINTS = 41

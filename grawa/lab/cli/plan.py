@@ -20,7 +20,7 @@ from grawa.lab.files import write_text
 from grawa.lab.planning.measure import Subject, measure
 from grawa.lab.report.plan import plan_json, plan_picture, plan_tables
 from grawa.lab.simulate.network import Link, Network
-from grawa.lab.train.loop import deal, load
+from grawa.lab.train.sharing import deal, load
 from grawa.lab.train.worker import Worker
 from grawa.lab.units import share
 from grawa.process_group import distributed, is_first_process, pick_device, under_launcher

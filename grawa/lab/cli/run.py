@@ -23,8 +23,10 @@ from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.report.console import RoundProgress, summary
 from grawa.lab.tasks import Data, Task
 from grawa.lab.train.checkpoint import latest, step_of
+from grawa.lab.train.events import Evaluated, Event, Finished, Started
 from grawa.lab.train.launch import from_first, launch, while_parent_lives
-from grawa.lab.train.loop import Evaluated, Event, Finished, Started, deal, load, train
+from grawa.lab.train.loop import train
+from grawa.lab.train.sharing import deal, load
 from grawa.lab.train.stackable import try_out
 from grawa.process_group import distributed, is_first_process, pick_device, under_launcher
 from grawa.rounds.report import RoundReport

@@ -13,7 +13,9 @@ from grawa.lab.experiments.older import current_options, current_text
 from grawa.lab.experiments.options import as_lists
 from grawa.lab.experiments.study import Trial
 from grawa.lab.tasks import Task
-from grawa.lab.train.loop import Evaluated, Event, Finished, Started, StrategyFor, load, train
+from grawa.lab.train.events import Evaluated, Event, Finished, Started
+from grawa.lab.train.loop import StrategyFor, train
+from grawa.lab.train.sharing import load
 from grawa.math.finite import finite_or_none
 from grawa.process_group import pick_device
 from grawa.rounds.report import RoundReport

@@ -65,20 +65,25 @@ def run_pictures(config: TrainConfig, events: Events, unit: Unit) -> list[Pictur
             size=panel_size(3, 3, 2.7),
         ),
     ]
+    return [*pictures, *_layers(rounds, events)]
+
+
+def _layers(rounds: Events, events: Events) -> list[Picture]:
+    """The weights of each tensor, of methods that have them."""
     layered = [e for e in rounds if e["weights"] is not None and len(e["weights"][0]) > 1]
-    if layered:
-        workers = len(layered[0]["weights"])
-        started = next((e for e in events if e["kind"] == "started"), {})
-        pictures.append(
-            Picture(
-                name="layers",
-                title="Weight of each worker, tensor by tensor, over rounds",
-                caption="Times the number of workers: 1 is the equal weight.",
-                draw=partial(_draw_layers, rounds=layered, names=started.get("tensors", ())),
-                size=panel_size(workers, 2, 2.4),
-            )
+    if not layered:
+        return []
+    workers = len(layered[0]["weights"])
+    started = next((e for e in events if e["kind"] == "started"), {})
+    return [
+        Picture(
+            name="layers",
+            title="Weight of each worker, tensor by tensor, over rounds",
+            caption="Times the number of workers: 1 is the equal weight.",
+            draw=partial(_draw_layers, rounds=layered, names=started.get("tensors", ())),
+            size=panel_size(workers, 2, 2.4),
         )
-    return pictures
+    ]
 
 
 def _draw_four(

@@ -2,24 +2,24 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from weakref import WeakMethod
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from grawa.errors import UserError
 from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.tasks import Data, Task
 from grawa.lab.train.averaged import ConsensusAverage
-from grawa.lab.train.batches import shard
 from grawa.lab.train.checkpoint import latest, restore, save
 from grawa.lab.train.ending import Ending
+from grawa.lab.train.events import Evaluated, Event, Finished, Started
 from grawa.lab.train.hosted import Hosted, Looped
 from grawa.lab.train.settings import Settings
+from grawa.lab.train.sharing import deal, load, world
 from grawa.lab.train.stacked import Stacked
 from grawa.lab.train.worker import Worker
 from grawa.modes import evaluating
@@ -32,75 +32,6 @@ from grawa.strategies.protocol import Strategy
 
 StrategyFor = Callable[[Task, Data], Strategy]
 """Makes the strategy, given the data, from which a probe score draws its batches."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Started:
-    """All workers are ready to train.
-
-    Attributes:
-        step: 0, or the step of the checkpoint from which training continues.
-        workers: N.
-        processes: number of processes.
-        parameters: number of trained parameters of the model.
-        tensors: names of the trained tensors, which layer-wise methods weight one by one.
-        steps: local steps of each worker, if they end the run.
-        device: the device of this process.
-        faults: of all workers, as text; for a random population, what was drawn.
-    """
-
-    step: int
-    workers: int
-    processes: int
-    parameters: int
-    tensors: tuple[str, ...]
-    steps: int | None
-    device: str
-    faults: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluated:
-    """The consensus was measured after a round.
-
-    Attributes:
-        error: the task's metric.
-        step: local steps so far.
-        round: rounds so far.
-        elapsed: seconds since the start.
-    """
-
-    error: float
-    step: int
-    round: int
-    elapsed: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finished:
-    """The end of a run.
-
-    Attributes:
-        error: the task's metric of the consensus.
-        consensus: its state dict; with `swa`, of the average of the last rounds' consensuses.
-        step: local steps.
-        round: rounds.
-        elapsed: seconds since the start.
-        averaged_rounds: number of consensuses that were averaged; 0 without `swa`.
-        workers: worker -> its state dict after the last round, for the workers in this process;
-            empty without `keep_workers`.
-    """
-
-    error: float
-    consensus: dict[str, Tensor]
-    step: int
-    round: int
-    elapsed: float
-    averaged_rounds: int
-    workers: dict[int, dict[str, Tensor]] = field(default_factory=dict)
-
-
-Event = Started | RoundReport | Evaluated | Finished
 
 
 def train(
@@ -161,7 +92,7 @@ class Run:
         device: torch.device,
         checkpoints: Path | None,
     ) -> None:
-        processes, self._process = _world()
+        processes, self._process = world()
         if settings.workers % processes:
             raise UserError(
                 f"{settings.workers} workers can't be spread evenly over {processes} processes"
@@ -175,9 +106,8 @@ class Run:
         self._workers = [Worker(i, task, self._data, shards[i], settings, device) for i in indices]
         self._ending = Ending.of(settings, shards)
         self._news: list[Event] = []
-        self._average = None
-        if settings.swa is not None:
-            self._average = ConsensusAverage(self._workers[0].model, settings.swa)
+        first, swa = self._workers[0].model, settings.swa
+        self._average = None if swa is None else ConsensusAverage(first, swa)
         self._clock = settings.modelled() if settings.modelled else WallClock()
         self.engine = self._make_engine(strategy_for(task, self._data))
         self._hosted = self._make_hosted()
@@ -188,7 +118,6 @@ class Run:
 
     def _make_engine(self, strategy: Strategy) -> Engine:
         settings = self._settings
-        individual = self._clock.individual and settings.schedule.counts_together
         plan = partial(
             RoundPlan,
             strategy=strategy,
@@ -200,7 +129,7 @@ class Run:
             fragments=settings.fragments,
             comm_dtype=settings.comm_dtype,
             hook_every=settings.hook_every,
-            individually=individual,
+            individually=self._clock.individual and settings.schedule.counts_together,
         )
         return set_up(
             [worker.model for worker in self._workers],
@@ -212,7 +141,7 @@ class Run:
             timeout=settings.timeout,
             shared_memory=True,
             clock=self._clock,
-            tell=_weakly(WeakMethod(self._after_round)),
+            tell=[_weakly(WeakMethod(self._after_round))],
         )
 
     def _make_hosted(self) -> Hosted:
@@ -345,46 +274,3 @@ def _weakly(method: "WeakMethod[Callable[[RoundReport], None]]") -> Callable[[Ro
 
 def _is_due(round_number: int, every: int) -> bool:
     return every > 0 and round_number % every == 0
-
-
-def deal(task: Task, data: Data, settings: Settings) -> list[Tensor]:
-    """Distributes the samples over the workers; checks their numbers, and that faults fit the task.
-
-    Returns:
-        N index tensors.
-
-    Raises:
-        UserError: if a worker has fewer samples than a batch, or a fault needs labels and the task
-            has none.
-    """
-    for fault in settings.faults:
-        if fault.needs_labels and task.num_classes < 2:
-            raise UserError(f"the fault {fault} needs a task with labels")
-    targets = data.train_targets.cpu()
-    shards = shard(targets, settings.workers, settings.shards, settings.seed)
-    for index, samples in enumerate(shards):
-        size = settings.batch_size_of(index)
-        if len(samples) < size:
-            raise UserError(
-                f"worker {index} would have {len(samples)} training samples, fewer than a batch "
-                f"of {size}; use fewer workers, smaller batches or more samples"
-            )
-    return shards
-
-
-def load(task: Task, settings: Settings, device: torch.device) -> Data:
-    """The task's data on the device, with floating-point tensors in the run's dtype."""
-    dtype = getattr(torch, settings.dtype)
-    return Data(
-        *(
-            tensor.to(device, dtype if tensor.is_floating_point() else None)
-            for tensor in task.data(settings.seed)
-        )
-    )
-
-
-def _world() -> tuple[int, int]:
-    """The number of processes, and the rank of this one."""
-    if not dist.is_initialized():
-        return 1, 0
-    return dist.get_world_size(), dist.get_rank()

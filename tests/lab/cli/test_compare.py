@@ -18,8 +18,10 @@ from grawa.lab.experiments.study_folder import StudyFolder
 from grawa.lab.experiments.study_toml import as_toml
 from grawa.lab.experiments.trial import Result
 from grawa.lab.tasks import Data, Digits, Task
-from grawa.lab.train.loop import Finished, load, train
+from grawa.lab.train.events import Finished
+from grawa.lab.train.loop import train
 from grawa.lab.train.settings import Settings
+from grawa.lab.train.sharing import load
 from tests.lab.cli.processes import Ended, all_gone, children_of, grawa, started, until
 from tests.lab.tasks.archives import binary_files, write_folder
 from tests.world import forks

@@ -12,7 +12,8 @@ from grawa.lab.experiments.options import changed
 from grawa.lab.experiments.walk import Walk, walk
 from grawa.lab.experiments.wells import end_of
 from grawa.lab.tasks.wells import FLAT, SHARP, landscape, nearest_well
-from grawa.lab.train.loop import Finished, train
+from grawa.lab.train.events import Finished
+from grawa.lab.train.loop import train
 
 
 def config_of(name: str, **options: object) -> TrainConfig:

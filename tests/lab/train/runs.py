@@ -12,7 +12,8 @@ import grawa
 from grawa.lab.cli.run import strategy_for
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.tasks import Data, Digits, Task
-from grawa.lab.train.loop import Event, Finished, Started, train
+from grawa.lab.train.events import Event, Finished, Started
+from grawa.lab.train.loop import train
 from grawa.lab.train.settings import Settings
 
 StrategyFor = Callable[[Task, Data], grawa.Strategy]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import grawa
 from grawa.lab.tasks import Cifar10, ImageNet, Task
-from grawa.lab.train.loop import deal, load
+from grawa.lab.train.sharing import deal, load
 from grawa.lab.train.worker import Worker
 from tests.lab.tasks.archives import binary_files, write_folder, write_jpegs
 from tests.lab.train.runs import always, end, events, same_model, settings

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import grawa
 from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.tasks import Digits
-from grawa.lab.train.loop import Finished
+from grawa.lab.train.events import Finished
 from grawa.seeding import seeded
 from tests.lab.train.runs import always, end, events, same_model, settings
 from tests.world import on_ranks

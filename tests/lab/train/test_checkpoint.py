@@ -9,7 +9,7 @@ import torch
 import grawa
 from grawa.errors import UserError
 from grawa.lab.train.checkpoint import latest, step_of
-from grawa.lab.train.loop import Started
+from grawa.lab.train.events import Started
 from tests.lab.train.runs import StrategyFor, always, end, events, probing, same_model, settings
 
 STRATEGIES: dict[str, StrategyFor] = {

@@ -8,8 +8,8 @@ import torch
 import grawa
 from grawa.errors import UserError
 from grawa.lab.tasks import Digits, Logistic, Quadratic, Task
+from grawa.lab.train.events import Evaluated, Finished, Started
 from grawa.lab.train.faults import Fault
-from grawa.lab.train.loop import Evaluated, Finished, Started
 from tests.helpers import shown
 from tests.lab.train.runs import always, end, events, settings
 

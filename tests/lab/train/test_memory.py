@@ -15,7 +15,7 @@ from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.flatness import FlatnessConfig
 from grawa.lab.experiments.trial import run_trial
 from grawa.lab.tasks import Data, Task
-from grawa.lab.train import loop
+from grawa.lab.train import loop, sharing
 from grawa.lab.train.settings import Settings
 from tests.lab.experiments.studies import study
 
@@ -60,7 +60,7 @@ def test_data_are_gone_with_the_run(
     monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
     seen: list[weakref.ref[Tensor]] = []
-    load = loop.load
+    load = sharing.load
 
     def watched(task: Task, settings: Settings, device: torch.device) -> Data:
         data = load(task, settings, device)

@@ -14,8 +14,8 @@ from grawa.errors import UserError
 from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.tasks import Digits, Logistic, Quadratic, Task
 from grawa.lab.train.checkpoint import latest
+from grawa.lab.train.events import Event
 from grawa.lab.train.faults import Fault
-from grawa.lab.train.loop import Event
 from grawa.lab.train.stackable import try_out
 from grawa.lab.train.stacked_optimizer import StackedOptimizer
 from grawa.seeding import seeded

@@ -1,0 +1,76 @@
+"""What a training run reports while it goes on."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from grawa.rounds.report import RoundReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """All workers are ready to train.
+
+    Attributes:
+        step: 0, or the step of the checkpoint from which training continues.
+        workers: N.
+        processes: number of processes.
+        parameters: number of trained parameters of the model.
+        tensors: names of the trained tensors, which layer-wise methods weight one by one.
+        steps: local steps of each worker, if they end the run.
+        device: the device of this process.
+        faults: of all workers, as text; for a random population, what was drawn.
+    """
+
+    step: int
+    workers: int
+    processes: int
+    parameters: int
+    tensors: tuple[str, ...]
+    steps: int | None
+    device: str
+    faults: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """The consensus was measured after a round.
+
+    Attributes:
+        error: the task's metric.
+        step: local steps so far.
+        round: rounds so far.
+        elapsed: seconds since the start.
+    """
+
+    error: float
+    step: int
+    round: int
+    elapsed: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """The end of a run.
+
+    Attributes:
+        error: the task's metric of the consensus.
+        consensus: its state dict; with `swa`, of the average of the last rounds' consensuses.
+        step: local steps.
+        round: rounds.
+        elapsed: seconds since the start.
+        averaged_rounds: number of consensuses that were averaged; 0 without `swa`.
+        workers: worker -> its state dict after the last round, for the workers in this process;
+            empty without `keep_workers`.
+    """
+
+    error: float
+    consensus: dict[str, Tensor]
+    step: int
+    round: int
+    elapsed: float
+    averaged_rounds: int
+    workers: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+
+
+Event = Started | RoundReport | Evaluated | Finished

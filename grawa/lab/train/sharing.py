@@ -1,0 +1,53 @@
+"""The data of a run, and which worker trains on which samples."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from grawa.errors import UserError
+from grawa.lab.tasks import Data, Task
+from grawa.lab.train.batches import shard
+from grawa.lab.train.settings import Settings
+
+
+def deal(task: Task, data: Data, settings: Settings) -> list[Tensor]:
+    """Distributes the samples over the workers; checks their numbers, and that faults fit the task.
+
+    Returns:
+        N index tensors.
+
+    Raises:
+        UserError: if a worker has fewer samples than a batch, or a fault needs labels and the task
+            has none.
+    """
+    for fault in settings.faults:
+        if fault.needs_labels and task.num_classes < 2:
+            raise UserError(f"the fault {fault} needs a task with labels")
+    targets = data.train_targets.cpu()
+    shards = shard(targets, settings.workers, settings.shards, settings.seed)
+    for index, samples in enumerate(shards):
+        size = settings.batch_size_of(index)
+        if len(samples) < size:
+            raise UserError(
+                f"worker {index} would have {len(samples)} training samples, fewer than a batch "
+                f"of {size}; use fewer workers, smaller batches or more samples"
+            )
+    return shards
+
+
+def load(task: Task, settings: Settings, device: torch.device) -> Data:
+    """The task's data on the device, with floating-point tensors in the run's dtype."""
+    dtype = getattr(torch, settings.dtype)
+    return Data(
+        *(
+            tensor.to(device, dtype if tensor.is_floating_point() else None)
+            for tensor in task.data(settings.seed)
+        )
+    )
+
+
+def world() -> tuple[int, int]:
+    """The number of processes, and the rank of this one."""
+    if not dist.is_initialized():
+        return 1, 0
+    return dist.get_world_size(), dist.get_rank()
