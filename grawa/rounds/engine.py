@@ -188,7 +188,6 @@ class Engine:
             roll = self._meetings.meet(Purpose.LEAVING)
             index = self._timetable.next_fragment()
             if bool((roll.new_steps > 0).any()):
-                roll, _ = self._meetings.call(self._meetings.rows(Purpose.ROUND, index))
                 self._meetings.run_here(index, began, roll)
         self._has_left = True
         self._release()

@@ -5,7 +5,7 @@ from torch import Tensor
 from grawa.errors import UserError
 from grawa.rounds.background import Queue
 from grawa.rounds.clock import Clock
-from grawa.rounds.purposes import ROUNDS, Purpose, served
+from grawa.rounds.purposes import ROUNDS, WHOLE, Purpose, served
 from grawa.rounds.roll_call import Roll
 from grawa.rounds.runner import Runner
 from grawa.rounds.schedule import Timetable
@@ -41,19 +41,22 @@ class Meetings:
         Returns:
             What all workers reported when it was served.
         """
+        rows: Tensor | None = None
         while True:
             began, index = self._clock.now(), self._timetable.fragment
-            rows = self.rows(purpose, index, value)
+            rows = self.rows(purpose, index, value) if rows is None else rows
             roll, action = self.call(rows)
             if action in ROUNDS and len(set(roll.purposes)) > 1:
                 self._runner.symptoms.note_waiting(roll)
-                rows = rows if purpose in ROUNDS else self.rows(action, index)
+                rows = rows if purpose in WHOLE else self.rows(action, index)
                 roll, _ = self.call(rows)  # again: now everyone reports what a round needs
             if action is purpose:
                 return roll
             if action is Purpose.CONSENSUS:
                 self._runner.consensus(roll)
-            elif action is Purpose.ROUND:
+                continue  # with the same report
+            rows = None
+            if action is Purpose.ROUND:
                 self.run_here(self._timetable.advance(self._runner.lr), began, roll)
             else:
                 self.run_here(self._timetable.next_fragment(), began, roll)
@@ -84,19 +87,17 @@ class Meetings:
         Raises:
             UserError: if they can't take part; the other processes raise too.
         """
-        if purpose in ROUNDS or purpose is Purpose.CONSENSUS:
+        if purpose in WHOLE or purpose is Purpose.CONSENSUS:
             try:
                 self._check()
             except UserError:
                 self.tell_failure(fragment)
                 raise
-        if purpose in ROUNDS and self._runner.roll_call.has_new_steps(fragment):
+        elapsed = self._clock.now()  # before scores take their time
+        if purpose in WHOLE and self._runner.roll_call.has_new_steps(fragment):
             self._clock.scored()
-        return self._report(purpose, fragment, value)
-
-    def _report(self, purpose: Purpose, fragment: int, value: float = 0.0) -> Tensor:
         return self._runner.roll_call.rows(
-            purpose, fragment, rounds=self._runner.round, elapsed=self._clock.now(), value=value
+            purpose, fragment, rounds=self._runner.round, elapsed=elapsed, value=value
         )
 
     def _check(self) -> None:
@@ -117,5 +118,6 @@ class Meetings:
 
     def tell_failure(self, fragment: int) -> None:
         """Tells the others that this process can't go on, so that all raise."""
-        rows = self._report(Purpose.FAILED, fragment)
+        now, rounds = self._clock.now(), self._runner.round
+        rows = self._runner.roll_call.rows(Purpose.FAILED, fragment, rounds=rounds, elapsed=now)
         self._queue.run(lambda: self._runner.roll_call.call(rows))

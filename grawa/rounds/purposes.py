@@ -28,7 +28,10 @@ class Purpose(IntEnum):
 
 
 ROUNDS = frozenset({Purpose.ROUND, Purpose.SYNCHRONIZE})
-"""Purposes for which workers report their scores and buffers, too."""
+"""At which a round is run."""
+
+WHOLE = ROUNDS | {Purpose.LEAVING}
+"""At which workers report their scores and buffers, too: a round may follow at once."""
 
 _CALLS = {
     Purpose.FAILED: "an error",

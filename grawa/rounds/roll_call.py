@@ -9,7 +9,7 @@ from torch import Tensor
 from grawa.comm.protocol import Transport
 from grawa.rounds.guard import Health
 from grawa.rounds.plan import RoundPlan
-from grawa.rounds.purposes import ROUNDS, Purpose
+from grawa.rounds.purposes import WHOLE, Purpose
 from grawa.workers.buffers import BufferState, states_of
 from grawa.workers.losses import RecentLosses
 from grawa.workers.replicas import Replicas
@@ -143,7 +143,7 @@ class RollCall:
             A row each, (K, C), of the same length for every purpose; scores and buffer states are
             zero except for a round.
         """
-        whole = purpose in ROUNDS
+        whole = purpose in WHOLE
         sizes, losses = (
             self._replicas.gradients.sizes(self._replicas.params),
             self._losses.read(fragment),

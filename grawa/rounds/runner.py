@@ -182,7 +182,7 @@ class Runner:
         self.lr = outcome.roll.lr
         self._size = float(outcome.roll.health.sizes[verdict.active].median())
         self.round += 1
-        if self.moves and not self._plan.strategy.shares_gradients(max(self.roll_call.steps)):
+        if self.moves and not self._plan.strategy.shares_gradients(max(0, underway.step - 1)):
             self.symptoms.note_round(outcome.roll)
         underway.exposed += self._clock.now() - called
         report = self.reporter.report(self.round, underway, outcome, self._comm.bytes_sent)

@@ -58,7 +58,7 @@ def test_sync_has_a_turn_of_every_method_and_the_parts_of_a_round() -> None:
     assert list(found["seconds"]) == installed
     _ratios(run, found["seconds"], methods.BASELINE)
     _ratios(run, found["processor_seconds"], methods.BASELINE)
-    assert {"comm.messages", "rounds.engine"} <= set(found["breakdown"])
+    assert {"comm.mailboxes", "rounds.engine"} <= set(found["breakdown"])
     assert_positive([sum(map(sum, found["breakdown"].values()))])
 
 

@@ -55,8 +55,8 @@ def test_a_task_is_planned_with_tables_a_file_and_a_picture(
     found: dict[str, Any] = json.loads(out.read_text())
     assert [method["name"] for method in found["methods"]] == ["lgrawa", "lsgd", "data_parallel"]
     shares = [method["sent_share"] for method in found["methods"]]
-    # All rows and the mean to all; one row in four and the mean to all; as the first.
-    assert shares == pytest.approx([1.5, 0.75 * 0.25 + 0.75, 1.5])
+    # All rows and the mean to all; the leader's row to three, who share it out; as the first.
+    assert shares == pytest.approx([1.5, 0.75, 1.5])
     assert found["measured"]["model_bytes"] == 4 * (64 * 64 + 64 + 64 * 10 + 10)
     assert picture.read_bytes()[:4] == b"\x89PNG"
     assert picture.stat().st_size > 20_000

@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from functools import partial
 
 import pytest
+import torch
+from torch.optim import Optimizer
 
 import grawa
 from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.simulate.network import Link
 from grawa.lab.tasks import Digits
 from grawa.lab.train.events import Evaluated, Started
+from grawa.lab.train.loop import Run
 from grawa.rounds.report import RoundReport
 from tests.lab.train.runs import always, end, events, same_model, settings
 
@@ -43,17 +46,15 @@ def test_a_budget_ends_at_the_nearest_round(budget: float) -> None:
 def test_the_learning_rate_falls_with_the_budget() -> None:
     rates: list[float] = []
 
-    class Watching(grawa.LocalSGD):
-        pass
-
-    def watch(task: object, data: object, workers: list[object]) -> grawa.Strategy:
-        optimizer = workers[0].optimizer  # type: ignore[attr-defined]
-        optimizer.register_step_pre_hook(lambda *_: rates.append(optimizer.param_groups[0]["lr"]))
-        return Watching()
+    def watch(optimizer: Optimizer, args: object, kwargs: object) -> None:
+        rates.append(optimizer.param_groups[0]["lr"])
 
     chosen = settings(steps=None, budget=2.0, lr=0.1, modelled=partial(VirtualClock, 0.1))
-    found = events(watch, chosen)  # type: ignore[arg-type]
-    steps = end(found).step
+    run = Run(Digits(train_size=200), STRATEGY, chosen, torch.device("cpu"), None)
+    run.engine.replicas.optimizers[0][0].register_step_pre_hook(watch)
+    while not run.is_over():
+        run.step()
+    steps = run.engine.step
     expected = [0.05 * (1 + math.cos(math.pi * min(1.0, 0.1 * s / 2.0))) for s in range(steps)]
     assert rates == pytest.approx(expected)
 
