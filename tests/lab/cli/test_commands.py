@@ -315,7 +315,10 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "unknown task option": (("train", "digits:size=3"), "has no option 'size'"),
     "task option out of range": (("train", "digits:train_size=0"), "train_size must lie between"),
     "no data": (("train", "cifar10"), "give the folder of CIFAR-10: --data DIR"),
-    "data that are not there": (("train", "cifar100", "--data", "nowhere"), "nowhere does not exist"),
+    "data that are not there": (
+        ("train", "cifar100", "--data", "nowhere"),
+        "nowhere does not exist",
+    ),
     "a foreign folder": (("train", "cifar10:data=."), "does not contain CIFAR-10"),
     "a foreign folder of photographs": (("train", "imagenet", "--data", "."), "no folder train"),
     "data for a task without": (("train", "digits", "--data", "x"), "has no option 'data'"),

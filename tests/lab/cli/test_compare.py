@@ -204,7 +204,10 @@ ABLATE = ("ablate", *SMALL)
 WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "no task": (("compare",), "TASK"),
     "unknown task": (("compare", "mnist"), "there is no task 'mnist'"),
-    "data that are not there": (("compare", "cifar10", "--data", "nowhere"), "nowhere does not exist"),
+    "data that are not there": (
+        ("compare", "cifar10", "--data", "nowhere"),
+        "nowhere does not exist",
+    ),
     "unknown device": ((*COMPARE, "--device", "tpu"), "there is no device 'tpu'"),
     "unknown method": ((*COMPARE, "--strategies", "sgd"), "there is no method 'sgd'; there are"),
     "unknown option of a method": ((*COMPARE, "--strategies", "lgrawa:pul=1"), "no option 'pul'"),
