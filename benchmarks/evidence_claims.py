@@ -74,7 +74,7 @@ def _between_methods(
 
 
 def _same_name(arm: str) -> str:
-    """A common name for data-parallel methods, whose optimizer is the study's."""
+    """The method's name; data parallel with the study's own optimizer counts as dp_sgd."""
     return "dp_sgd" if arm == "data_parallel" else arm
 
 
@@ -145,9 +145,9 @@ def _tally(comparisons: Sequence[Comparison]) -> str:
 
 def _middle(comparisons: Sequence[Comparison], claim: str) -> str:
     """The median difference: points of error, or a ratio of traces."""
-    words = "over GRAWA's in the middle" if "flatter" in claim else "minus GRAWA's in the middle"
+    words = "theirs over GRAWA's" if "flatter" in claim else "theirs minus GRAWA's"
     unit = "" if "flatter" in claim else " points"
-    return f"theirs {words} {_middle_number(comparisons, claim)}{unit}"
+    return f"median of {words} {_middle_number(comparisons, claim)}{unit}"
 
 
 def _middle_number(comparisons: Sequence[Comparison], claim: str) -> str:
@@ -214,8 +214,8 @@ def _by_rival(claims: Mapping[str, Sequence[Comparison]]) -> str:
         rows.append([rival, *cells])
     head = [f"{claim[:2]} {grawa}" for claim in claims for grawa in GRAWA]
     return (
-        "For / against / within noise, over tasks and conditions; in brackets, in the middle of "
-        "them, the rival's less GRAWA's in points, or its trace over GRAWA's (3):\n\n"
+        "For / against / within noise, over tasks and conditions; in brackets the median over "
+        "them of the rival's minus GRAWA's in points, or of its trace over GRAWA's (3):\n\n"
         + markdown(["rival", *head], rows)
     )
 

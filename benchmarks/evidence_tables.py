@@ -280,7 +280,7 @@ def maps_table(reads: Sequence[Read], of: Maps, methods: Sequence[str] = ()) -> 
     for read in maps:
         for one in read.against(of.baseline).pooled:
             if one.difference is not None:
-                found.setdefault(_alike(one.arm), {})[read.name] = _change(one, read.unit)
+                found.setdefault(_common_name(one.arm), {})[read.name] = _change(one, read.unit)
     everywhere = [name for name, cells in found.items() if len(cells) == len(maps)]
     rows = [[name, *(found[name][r.name] for r in maps)] for name in methods or everywhere]
     ends = {read.name: {one.arm: one.end for one in read.pooled}[of.baseline] for read in maps}
@@ -296,8 +296,8 @@ def _of_map(read: Read) -> str:
     return f"{task}, {workers} workers: {read.unit.points.strip() or read.unit.metric}"
 
 
-def _alike(arm: str) -> str:
-    """Runs have rounds of their own; in all of them weights begin in the middle."""
+def _common_name(arm: str) -> str:
+    """A method's name without the round from which weights count: half of a task's rounds."""
     return re.sub(r"score.from=\d+", "score.from=middle", arm)
 
 

@@ -106,7 +106,7 @@ def show_predictions(predictions: Predictions) -> None:
 
 
 def _rise(values: Mapping[int, float], first: int) -> float:
-    """The largest ratio, from `first` workers on, of a cost to the smallest cost with fewer."""
+    """The largest ratio of a cost to the least cost with fewer workers, from `first` workers on."""
     least, rise = float("inf"), 1.0
     for n in sorted(values):
         if n >= first:

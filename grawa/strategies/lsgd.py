@@ -52,7 +52,8 @@ class LSGD(Strategy):
             raise UserError(f"team_size must be at least 2, got {self.team_size}")
         if self.leader_every < 1 or (self.leader_every > 1 and self.team_size is None):
             raise UserError(
-                f"leader_every must be at least 1, and 1 without a team_size, got {self.leader_every}"
+                "leader_every must be at least 1, and 1 without a team_size, got "
+                f"{self.leader_every}"
             )
 
     def team_sizes(self) -> tuple[int, ...]:
