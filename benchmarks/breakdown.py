@@ -1,4 +1,4 @@
-"""Where the time of a round goes: the seconds that each module of grawa takes by itself."""
+"""Breaks down the time of a round: the seconds spent in each module of grawa."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -14,15 +14,14 @@ ELSEWHERE = "Python outside grawa"
 
 
 def break_down(run: Callable[[], object]) -> dict[str, float]:
-    """Runs something on this thread.
+    """Runs a function on this thread under a profiler.
 
-    The profiler watches every function, so none of the library's has to be named, and one that
-    moves can't be missed. It sees Python alone: what a module's own lines call in C++, and how long
-    they wait there, counts for the module.
+    The profiler sees all Python functions, so no function of the library is named here. It does not
+    see C++: time in C++ functions, including waiting, counts for the module that calls them.
 
     Returns:
-        Seconds by module, such as `rounds.engine`; they add up to all. Python of torch and of the
-        standard library is one of them.
+        Module, such as `rounds.engine` -> seconds; their sum is the whole time. Python code of
+        torch and of the standard library together is one entry.
     """
     profile = Profile(builtins=False)
     profile.enable()

@@ -1,4 +1,4 @@
-"""A benchmark as a command: its options, its samples as they come, and what is made of them."""
+"""A benchmark as a command: its options, its samples, and the results made from them."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -26,18 +26,18 @@ TOYS = Path("runs/toy-benchmarks")
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """What every benchmark can be told."""
+    """The options that all benchmarks share."""
 
     toy: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Go the whole way at toy size, in seconds, to see that it works; the figures mean nothing."""
+    """Run everything at toy size, in seconds, to test that it works; the figures mean nothing."""
     out: Path | None = None
-    """Folder of what is written; benchmarks/results by default, with --toy runs/toy-benchmarks."""
+    """Folder for the results; benchmarks/results by default, runs/toy-benchmarks with --toy."""
     tabulate: Path | None = None
-    """Measure nothing: make tables and results of this file of samples."""
+    """Measure nothing: make tables and results from this file of samples."""
 
     @property
     def folder(self) -> Path:
-        """Where everything goes."""
+        """The folder for all files."""
         beside = self.tabulate.parent if self.tabulate else TOYS if self.toy else RESULTS
         return self.out or beside
 
@@ -49,15 +49,15 @@ class Benchmark(Generic[Config]):
     Attributes:
         name: of its files.
         text: what it measures, for `--help`.
-        takes: how long, in words.
+        takes: how long it takes, as text.
         config: its options and their defaults.
-        toy: the same at toy size.
-        measure: takes samples and adds them.
-        merge: results, as far as the samples go.
-        show: prints them.
-        draw: makes pictures of the whole results, in a folder.
-        check: raises `UserError` where it can't be measured as it is asked, or here.
-        join: the results of an earlier run, with those of this one.
+        toy: the options at toy size.
+        measure: measures, and adds samples.
+        merge: makes results from the samples, which may be incomplete.
+        show: prints the results.
+        draw: draws pictures of complete results in a folder.
+        check: raises `UserError` if options are invalid, or it can't be measured on this machine.
+        join: merges the results of an earlier run with those of this one.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Benchmark(Generic[Config]):
         """The options on a command line, by default this program's.
 
         Raises:
-            SystemExit: 2 if they can't be understood, 0 after `--help`.
+            SystemExit: 2 if they can't be parsed, 0 after `--help`.
         """
         words = sys.argv[1:] if words is None else words
         usual = self.toy if "--toy" in words else self.config
@@ -94,18 +94,19 @@ class Benchmark(Generic[Config]):
     def _help(self) -> str:
         name = self.name
         return (
-            f"{self.text.strip()}\n\nTakes {self.takes}. Samples are added to {name}.jsonl as they "
-            f"come; at the end {name}.json and the pictures are made from them, and tables are "
-            f"printed. After Ctrl-C or an error, {name}.interrupted.json holds what there is, and "
-            f"what the last whole run has left stays. If even that was impossible, `--tabulate "
-            f"{name}.jsonl` makes it up. The next run begins {name}.jsonl anew."
+            f"{self.text.strip()}\n\nTakes {self.takes}. Each sample is added to {name}.jsonl at "
+            f"once; at the end {name}.json and the pictures are made from the samples, and tables "
+            f"are printed. After Ctrl-C or an error, the results so far are in "
+            f"{name}.interrupted.json, and those of the last complete run are kept. If even that "
+            f"failed, `--tabulate {name}.jsonl` makes them later. The next run starts {name}.jsonl "
+            "anew."
         )
 
     def run(self, words: Sequence[str] | None = None) -> None:
-        """Measures, or takes earlier samples, and tabulates.
+        """Measures, or reads earlier samples, and makes results.
 
         Raises:
-            SystemExit: 2 if something is wrong that can be mended, 130 after Ctrl-C.
+            SystemExit: 2 after a `UserError`, 130 after Ctrl-C.
         """
         config, files = self.parse(words)
         try:
@@ -135,7 +136,7 @@ class Benchmark(Generic[Config]):
         self._tabulate(samples, folder)
 
     def _tabulate(self, samples: Samples, folder: Path) -> None:
-        """Makes results, tables and pictures of the samples."""
+        """Makes results, tables and pictures from the samples."""
         asked, found, whole = samples.read()
         config = self._config(asked["config"])
         results = self.merge(config, found)
@@ -153,6 +154,8 @@ class Benchmark(Generic[Config]):
     def _config(self, plain: Mapping[str, Any]) -> Config:
         unknown = set(plain) - {each.name for each in fields(self.config)}
         if unknown:
-            raise UserError(f"the samples were asked with an option that is gone: {min(unknown)}")
+            raise UserError(
+                f"the samples were measured with an option that no longer exists: {min(unknown)}"
+            )
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
         return replace(self.config, **values)

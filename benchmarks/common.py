@@ -1,4 +1,4 @@
-"""What the benchmarks share: statistics of ratios, files and tables."""
+"""Functions that the benchmarks share: statistics of ratios, files and tables."""
 
 import json
 import statistics
@@ -25,30 +25,30 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, samples: Sequence[float]) -> "Spread":
-        """The quartiles; a single sample is all three."""
+        """The quartiles of samples; a single sample is all three."""
         if len(samples) == 1:
             return cls(samples[0], samples[0], samples[0])
         return cls(*statistics.quantiles(samples, n=4, method="inclusive"))
 
 
 def ratios(samples: Sequence[float], baseline: Sequence[float]) -> Spread:
-    """Each sample over the baseline's of the same turn, so that the machine's moods cancel."""
+    """Ratios to the baseline's sample of the same repetition, so that changing load cancels out."""
     return Spread.of([s / b for s, b in zip(samples, baseline, strict=True)])
 
 
 def columns(rows: Sequence[Mapping[str, Value]]) -> dict[str, list[Value]]:
-    """Each name's values, row by row."""
+    """Turns rows into columns: name -> values of all rows."""
     return {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
 
 
 def write_results(path: Path, results: dict[str, Any], environment: dict[str, Any]) -> None:
-    """Writes the results with the environment they were measured in."""
+    """Writes the results together with the environment of the measurement."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps({"environment": environment, **results}, indent=1) + "\n")
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table, if there is something in it; all columns but the first hold numbers."""
+    """Prints a table unless it is empty; all columns except the first are numbers."""
     if not rows:
         return
     table = Table(title=title, title_justify="left")
@@ -60,6 +60,6 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
 
 
 def verdict(what: str, ratio: float, target: float) -> str:
-    """Whether a ratio meets its target, in words."""
+    """A sentence on whether a ratio meets its target."""
     met = "meets" if ratio <= target else "MISSES"
     return f"{what}: {ratio:.3f} {met} the target of at most {target}"

@@ -1,13 +1,13 @@
-"""The studies behind `docs/evidence.md`, and its tables and pictures, made from them.
+"""Runs the studies behind `docs/evidence.md`, and makes its tables and pictures from them.
 
 Run `make evidence`, or `python benchmarks/evidence.py`. Each study is a `grawa compare` or
-`grawa ablate` that can be run by itself; its folder, to which each run is added as it ends, is in
-`runs/evidence`. A study that was interrupted goes on where it stopped, and one that is there is not
-run again. What each came to is kept in `benchmarks/results/evidence`. From there the tables of
-`docs/evidence.md` and two of README.md are written anew between their marks, the pictures beside
-that page, and all figures to `benchmarks/results/evidence.json`.
+`grawa ablate` command that can also be run by itself; its folder is in `runs/evidence`, and each
+run is saved when it ends. An interrupted study continues where it stopped, and a complete one is
+not run again. The results are stored in `benchmarks/results/evidence`. From these files the tables
+of `docs/evidence.md` and two of README.md are written anew between their marks, the pictures in a
+folder beside that page, and all figures to `benchmarks/results/evidence.json`.
 
-Takes ten hours of two cores if nothing is there, and a minute with --tables-only.
+Takes ten hours on two cores if there are no results yet, and a minute with --tables-only.
 """
 
 import json
@@ -36,39 +36,39 @@ from grawa.lab.files import write_text
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is run and written."""
+    """The options."""
 
     only: tuple[str, ...] = ()
-    """Names of the studies that are run; all by default."""
+    """Names of the studies to run; all by default."""
     tables_only: bool = False
-    """Run nothing: write the tables anew, from the results that are kept."""
+    """Run nothing: write the tables anew from the stored results."""
     runs: Path = Path("runs/evidence")
-    """Where the studies' folders are."""
+    """Folder of the studies' folders."""
     page: Path = Path("docs/evidence.md")
     """The page; its pictures are in a folder beside it."""
     readme: Path = Path("README.md")
-    """Where the overviews of the maps go too."""
+    """The file for the overviews of the maps."""
     kept: Path = Path("benchmarks/results/evidence")
-    """Where it is kept what each study came to."""
+    """Folder of the stored results of each study."""
     out: Path = Path("benchmarks/results")
-    """Where the figures go."""
+    """Folder for the figures."""
     toy: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Run nothing: write the tables of a few small studies into copies of the pages, which lie,
-    like the figures, in --out, by default runs/toy-benchmarks."""
+    """Run nothing: write the tables of a few small studies into copies of the pages. Copies and
+    figures are in --out, by default runs/toy-benchmarks."""
 
 
 SMALL = (
     *("text", "workers", "sync-every", "steps-text"),
     *(f"{kind}-digits-cnn-8" for kind in ("populations", "speeds", "pulls", "full-pull")),
 )
-"""Studies of every kind whose tables are quickly made."""
+"""A study of every kind, whose tables are made quickly."""
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Runs what has not been run, and writes what came of it.
+    """Runs studies that are not complete yet, and writes all results.
 
     Raises:
-        SystemExit: 2 if something is wrong that can be mended, 130 after Ctrl-C.
+        SystemExit: 2 after a `UserError`, 130 after Ctrl-C.
     """
     try:
         _run_and_write(parse(words))
@@ -76,7 +76,7 @@ def main(words: Sequence[str] | None = None) -> None:
         print(f"evidence: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("evidence: interrupted; the same command goes on from there", file=sys.stderr)
+        print("evidence: interrupted; the same command continues from here", file=sys.stderr)
         sys.exit(130)
 
 
@@ -101,7 +101,7 @@ def _run_and_write(config: Config) -> None:
 
 
 def _with_copies(config: Config) -> Config:
-    """Where nothing is run, and nothing of the repository is written."""
+    """A configuration that runs nothing, and writes to copies of the pages only."""
     out = TOYS if config.out == Config.out else config.out
     out.mkdir(parents=True, exist_ok=True)
     page, readme = (Path(shutil.copy(file, out)) for file in (config.page, config.readme))
@@ -109,43 +109,43 @@ def _with_copies(config: Config) -> Config:
 
 
 def run(name: str, folder: Path) -> Kept:
-    """Runs a study, or what is left of it; one that is whole is left as it is.
+    """Runs a study, or the rest of it; a complete one is not run again.
 
     Returns:
-        What it came to.
+        Its results.
 
     Raises:
-        UserError: if the folder holds another study, or the study fails.
+        UserError: if the folder has another study, or the study fails.
     """
     words = STUDIES[name].command
     if StudyFolder.is_one(folder):
         found = Kept.of(StudyFolder(folder))
         if not found.asked(words):
-            raise UserError(f"{folder} holds what was asked before {name} was changed: remove it")
+            raise UserError(f"{folder} has an older definition of the study {name}: remove it")
         if found.runs == found.study.count():
             return found
     words = (*words, "--out", str(folder))
     print(f"{name}: {shlex.join(words)}", flush=True)
     began = time.perf_counter()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{name}.txt").open("w", encoding="utf-8") as said:
+    with (folder.parent / f"{name}.txt").open("w", encoding="utf-8") as output:
         done = subprocess.run(
-            [sys.executable, "-m", *words], stdout=said, stderr=subprocess.STDOUT, check=False
+            [sys.executable, "-m", *words], stdout=output, stderr=subprocess.STDOUT, check=False
         )
     if done.returncode:
-        raise UserError(f"{name} ended with {done.returncode}; see {said.name}")
+        raise UserError(f"{name} ended with exit code {done.returncode}; see {output.name}")
     print(f"{name}: {(time.perf_counter() - began) / 60.0:.1f} min", flush=True)
     return Kept.of(StudyFolder.open(folder))
 
 
 def read_all(studies: Mapping[str, Asked], config: Config) -> dict[str, Read]:
-    """What is kept of the studies, of those that were asked as they are now."""
+    """The stored results of the studies, except those with an older definition."""
     found = {}
     for name, asked in studies.items():
         path = _place(config, name)
         kept = Kept.load(path) if path.exists() else None
         if kept is None or not kept.asked(asked.command):
-            print(f"no results of {name}, as it is asked now: its tables are left as they are")
+            print(f"no results of {name} in its current definition: its tables are not changed")
         else:
             found[name] = Read.of(name, kept)
     return found
@@ -156,7 +156,7 @@ def _place(config: Config, name: str) -> Path:
 
 
 def write_all(found: dict[str, Read], studies: Mapping[str, Asked], config: Config) -> None:
-    """Figures, pictures, and the page's tables; those of several studies if all are there."""
+    """Writes figures, pictures and tables; tables over several studies only if all have results."""
     figures = {name: summary(read) for name, read in found.items()}
     whole = {"environment": environment(STUDY_PACKAGES), "studies": rounded(figures, 6)}
     output = config.out / "evidence.json"
@@ -196,7 +196,7 @@ def _write_into(page: Path, tables: Mapping[str, str]) -> None:
 
 
 def replaced(text: str, name: str, table: str) -> str:
-    """The text with what stands between `<!-- name -->` and `<!-- end name -->` replaced."""
+    """The text with the part between `<!-- name -->` and `<!-- end name -->` replaced."""
     begin, end = f"<!-- {name} -->\n", f"<!-- end {name} -->"
     if begin not in text or end not in text:
         raise UserError(f"the page has no marks for {name}: {begin.strip()} and {end}")

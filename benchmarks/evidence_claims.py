@@ -1,4 +1,4 @@
-"""The paper's claims, each with what the studies say of it."""
+"""The paper's claims, each compared with the results of the studies."""
 
 import json
 import math
@@ -15,10 +15,10 @@ from grawa.lab.report.verdicts import Finding, finding
 
 GRAWA = ("mgrawa", "lgrawa")
 RIVALS = ("easgd", "easgd:sync_every=4", "lsgd", "lsgd:sync_every=4", "dp_sgd", "dp_sam")
-"""Of the paper; the first two average models too."""
+"""The methods that the paper compares with; EASGD and LSGD average models too."""
 
 CONTROLS = ("uniform", "local_sgd", "diloco", "dppf", "random", "inverse_loss")
-"""Whom the paper does not compare with, and who tell where a lead comes from."""
+"""Methods that the paper does not compare with; they show where an advantage comes from."""
 
 _THEORY = Path("benchmarks/results/theory.json")
 _OURS, _EQUAL = "mgrawa", "uniform"
@@ -26,13 +26,13 @@ _OURS, _EQUAL = "mgrawa", "uniform"
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """GRAWA against another method, somewhere.
+    """A comparison of GRAWA with another method.
 
     Attributes:
-        grawa: which variant.
-        rival: the other.
-        difference: rival minus GRAWA, smaller being better.
-        unit: of the difference: "points" of an error rate, or "" where it is another one.
+        grawa: the variant of GRAWA.
+        rival: the other method.
+        difference: rival minus GRAWA, of a metric that is better if smaller.
+        unit: of the difference: "points" of an error rate, otherwise "".
         p: corrected for all comparisons of the claim.
     """
 
@@ -44,12 +44,12 @@ class Comparison:
 
     @property
     def finding(self) -> Finding:
-        """What it says of the claim that GRAWA is lower."""
+        """Whether it supports the claim that GRAWA is lower."""
         return finding(self.difference, self.p)
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Holm's correction over all of a claim."""
+    """Holm's correction over all comparisons of a claim."""
     many = holm([c.difference.p for c in comparisons])
     return [replace(c, p=p) for c, p in zip(comparisons, many, strict=True)]
 
@@ -74,7 +74,7 @@ def _between_methods(
 
 
 def _same_name(arm: str) -> str:
-    """Data parallel has the optimizer of the study where that is not SGD."""
+    """The method's name; data parallel with the study's own optimizer counts as dp_sgd."""
     return "dp_sgd" if arm == "data_parallel" else arm
 
 
@@ -91,7 +91,7 @@ def _flatness(read: Read) -> Iterator[tuple[str, Difference | None]]:
 
 
 def _at_values(read: Read, ours: str, theirs: str) -> list[Comparison]:
-    """In an ablation: GRAWA at one value of the knob against the others, at one of theirs.
+    """In an ablation: GRAWA at one value of the knob against the others at another value.
 
     Args:
         read: the ablation.
@@ -99,7 +99,7 @@ def _at_values(read: Read, ours: str, theirs: str) -> list[Comparison]:
         theirs: the others' value.
 
     Returns:
-        The comparisons, condition by condition, not corrected.
+        The comparisons under all conditions, not corrected.
     """
     by_arm = {(o.arm, o.condition): o.errors for o in read.outcomes}
     arms = {(arm.method, arm.value): arm.name for arm in read.study.arms}
@@ -124,7 +124,7 @@ def _at_values(read: Read, ours: str, theirs: str) -> list[Comparison]:
 
 
 def _verdict(comparisons: Sequence[Comparison]) -> str:
-    """In a word: of more than half, of none, or something between."""
+    """The outcome: supported by more than half of the comparisons, by none, or partly."""
     up, down = _count(comparisons, "supported"), _count(comparisons, "contradicted")
     if 2 * up > len(comparisons) and not down:
         return "supported"
@@ -138,16 +138,16 @@ def _count(comparisons: Sequence[Comparison], outcome: Finding) -> int:
 
 
 def _tally(comparisons: Sequence[Comparison]) -> str:
-    """How many comparisons say yes, no, or nothing."""
+    """The numbers of comparisons that are for, against, or within noise."""
     up, down = _count(comparisons, "supported"), _count(comparisons, "contradicted")
     return f"{up} for, {down} against, {len(comparisons) - up - down} within noise"
 
 
 def _middle(comparisons: Sequence[Comparison], claim: str) -> str:
-    """The difference in the middle: points of error, or the ratio of traces."""
-    words = "over GRAWA's in the middle" if "flatter" in claim else "minus GRAWA's in the middle"
+    """The median difference: points of error, or a ratio of traces."""
+    words = "theirs over GRAWA's" if "flatter" in claim else "theirs minus GRAWA's"
     unit = "" if "flatter" in claim else " points"
-    return f"theirs {words} {_middle_number(comparisons, claim)}{unit}"
+    return f"median of {words} {_middle_number(comparisons, claim)}{unit}"
 
 
 def _middle_number(comparisons: Sequence[Comparison], claim: str) -> str:
@@ -158,7 +158,7 @@ def _middle_number(comparisons: Sequence[Comparison], claim: str) -> str:
 
 
 def claims_table(reads: Sequence[Read]) -> str:
-    """The six claims, and the first three rival by rival."""
+    """The table of the six claims, and one of the first three for each rival."""
     methods = [read for read in reads if kind_of(read) is Kind.METHODS]
     workers = [read for read in reads if read.study.knob == "workers"]
     sync = [read for read in reads if read.study.knob == "sync_every"]
@@ -203,7 +203,7 @@ def _range(seeds: set[int]) -> str:
 
 
 def _by_rival(claims: Mapping[str, Sequence[Comparison]]) -> str:
-    """For, against, and within noise, and the middle; for each variant and rival."""
+    """For each variant and rival: comparisons for, against, within noise; the median difference."""
     rows = []
     for rival in (*RIVALS, *CONTROLS):
         cells = []
@@ -214,8 +214,8 @@ def _by_rival(claims: Mapping[str, Sequence[Comparison]]) -> str:
         rows.append([rival, *cells])
     head = [f"{claim[:2]} {grawa}" for claim in claims for grawa in GRAWA]
     return (
-        "For / against / within noise, over tasks and conditions; in brackets, in the middle of "
-        "them, the rival's less GRAWA's in points, or its trace over GRAWA's (3):\n\n"
+        "For / against / within noise, over tasks and conditions; in brackets the median over "
+        "them of the rival's minus GRAWA's in points, or of its trace over GRAWA's (3):\n\n"
         + markdown(["rival", *head], rows)
     )
 
@@ -229,7 +229,7 @@ def _cell(comparisons: Sequence[Comparison], claim: str) -> str:
 
 
 def _sixth() -> list[str]:
-    """The row of the claim that `python benchmarks/theory.py` judges, from its own file."""
+    """The row of the claim that `python benchmarks/theory.py` tests, from its results file."""
     found = json.loads(_THEORY.read_text(encoding="utf-8"))
     convex = found["convex"]
     rates = {
@@ -239,7 +239,7 @@ def _sixth() -> list[str]:
     seeds = found["config"]["seeds"]
 
     def both(methods: Mapping[str, Any], what: str) -> list[Mean]:
-        pairs = [methods[who][what] for who in (_OURS, _EQUAL)]
+        pairs = [methods[name][what] for name in (_OURS, _EQUAL)]
         return [Mean(mean, error, seeds) for mean, error in pairs]
 
     slopes = {name: both(methods, "slope") for name, methods in rates.items()}
@@ -274,5 +274,5 @@ def _text(found: Mean, spec: str) -> str:
 
 
 def _beyond(one: Mean, other: Mean) -> bool:
-    """Greater by more than two standard errors."""
+    """Whether a mean is greater than another by more than two standard errors."""
     return one.mean - other.mean > 2.0 * math.hypot(one.error, other.error)

@@ -1,4 +1,4 @@
-"""A study's figures, in plain values."""
+"""A study's figures as plain values."""
 
 import math
 from typing import Any
@@ -8,7 +8,7 @@ from evidence_tables import Read
 
 
 def summary(read: Read) -> dict[str, Any]:
-    """A study's figures."""
+    """All figures of a study."""
     spent = {
         "seconds": round(read.kept.seconds),
         "runs": read.kept.runs,

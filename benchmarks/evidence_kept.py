@@ -1,7 +1,7 @@
-"""What a study came to, kept in the repository: small files that all tables are made from.
+"""Results of studies, stored in the repository as small files from which all tables are made.
 
-Studies take hours. With these files the tables, the pictures and the verdicts can be made again,
-and judged in another way, without them.
+Studies take hours. With these files, tables, pictures and tested claims can be made again, or in
+another way, without running the studies.
 """
 
 import json
@@ -23,15 +23,15 @@ from grawa.lab.files import replacing
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """A study.
+    """A study and its results.
 
     Attributes:
-        study: what was asked.
-        tested: the runs that are compared, without what no table tells: the workers' weights,
-            losses and distances on the way.
-        runs: how many there were, with those that tuned.
-        seconds: that all of them took, each on a core.
-        environment: in which the study was begun.
+        study: the study.
+        tested: results of the runs that are compared, without what no table uses: the workers'
+            weights, and losses and distances during training.
+        runs: number of runs, including those for tuning.
+        seconds: total time of all runs, each on one core.
+        environment: at the start of the study.
     """
 
     study: Study
@@ -42,7 +42,7 @@ class Kept:
 
     @classmethod
     def of(cls, folder: StudyFolder) -> "Kept":
-        """From a study's folder, as far as it has come."""
+        """Reads a study's folder, which may be incomplete."""
         results = folder.found().results
         tested = [
             replace(
@@ -63,12 +63,12 @@ class Kept:
         )
 
     def asked(self, words: Sequence[str]) -> bool:
-        """Whether it is the study of this command, and no earlier one of its name."""
+        """Whether it is the study of this command, and not of an older definition."""
         command: str = self.environment["command"]
         return current_text(command).partition(" --out ")[0] == shlex.join(words)
 
     def save(self, path: Path) -> None:
-        """Writes it, with numbers of seven digits."""
+        """Writes the file, with numbers rounded to seven digits."""
         plain = vars(self) | {
             "study": as_toml(self.study),
             "tested": [result.as_json() for result in self.tested],
@@ -80,10 +80,10 @@ class Kept:
 
     @classmethod
     def load(cls, path: Path) -> "Kept":
-        """Reads it.
+        """Reads the file.
 
         Raises:
-            UserError: if there is none, or it is not whole.
+            UserError: if it is missing or incomplete.
         """
         try:
             plain = json.loads(lzma.decompress(path.read_bytes()))
@@ -95,7 +95,7 @@ class Kept:
 
 
 def rounded(values: Any, digits: int) -> Any:
-    """The same with numbers of so many digits."""
+    """Plain values with all numbers rounded to so many digits."""
     if isinstance(values, float):
         return float(f"{values:.{digits}g}")
     if isinstance(values, dict):

@@ -1,4 +1,4 @@
-"""Which studies the evidence is made of."""
+"""The studies of the evidence."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class Kind(Enum):
-    """What a study is for."""
+    """The purpose of a study."""
 
     METHODS = "methods against each other, clean and under faults"
     KNOB = "what a knob does"
@@ -22,9 +22,9 @@ class Asked:
     """A study.
 
     Attributes:
-        kind: what it is for.
-        words: of the command, after `grawa`.
-        controls: to whom all are compared besides the study's own baseline, over populations.
+        kind: its purpose.
+        words: arguments of the command, after `grawa`.
+        controls: methods with which all are compared over populations, besides the baseline.
     """
 
     kind: Kind
@@ -33,7 +33,7 @@ class Asked:
 
     @property
     def command(self) -> tuple[str, ...]:
-        """The whole of it."""
+        """The whole command."""
         return "grawa", *self.words
 
 
@@ -41,27 +41,28 @@ METHODS = (
     "mgrawa,lgrawa,mgrawa:score=probe,uniform,random,inverse_loss,easgd,easgd:sync_every=4,lsgd,"
     "lsgd:sync_every=4,local_sgd,diloco,dppf,dp_sgd,dp_sam"
 )
-"""EASGD and LSGD talk as rarely as GRAWA, or every 4 steps, as in the paper, for which time is
-spent."""
+"""EASGD and LSGD have rounds as rarely as GRAWA, or every 4 steps as in the paper, which costs
+time."""
 
 FEWER = (
     "mgrawa,lgrawa,mgrawa:score=probe,uniform,inverse_loss,easgd:sync_every=4,lsgd:sync_every=4,"
     "local_sgd"
 )
-"""Where runs are dear."""
+"""Methods for tasks with expensive runs."""
 
 _BY_LABEL = "dirichlet:0.3"
 _ALL = ("clean", "wrong-labels:3", "lr-x6:3", _BY_LABEL, "gradient-noise=2:3", "batch-of-one:3")
 CONDITIONS = ",".join(_ALL)
 NO_LABELS = ",".join(name for name in _ALL if name != _BY_LABEL)
-"""Where there are none to deal by."""
+"""Conditions for tasks without a label for each sample."""
 
 LINK = ("--link", "1gbit:5ms")
-"""A step of data parallel then takes 1.9 times a local one of 50 ms: its all-reduce takes 30 ms and
-the roll call before it, by which the guard leaves out who is not finite, 15."""
+"""With this link a data-parallel step takes 1.9 times a local step of 50 ms: its all-reduce takes
+30 ms, and the roll call before it, with which the guard leaves out workers that are not finite,
+15 ms."""
 
 TUNED = ("--tune-faults", "clean,wrong-labels:3", "--grid", "8")
-"""One setting of each method for all conditions."""
+"""Chooses one setting of each method for all conditions."""
 
 
 def _compare(*words: str) -> Asked:
@@ -80,23 +81,24 @@ _SMALL_TEXT = "text:model=transformer_small:context=32:test_bytes=8000"
 
 
 HELD_OUT = ",".join(f"mixed:{seed}" for seed in range(40, 60))
-"""Random populations that were drawn after methods and how they are tuned had been fixed."""
+"""Random populations that were drawn after methods and their tuning had been fixed."""
 HELD_OUT_LATER = ",".join(f"mixed:{seed}" for seed in range(100, 120))
-"""For what was asked after those had been seen; answers were sought on those between."""
+"""Random populations for questions that came up after `HELD_OUT` had been used; the populations
+between the two were used to explore them."""
 _SEEN = [f"mixed:{seed}" for seed in range(2000, 2008)]
-"""Those that each method's setting is chosen on. With three of them, and one split of the data,
-learning rates were chosen that cost a point."""
+"""Populations on which each method's setting is chosen. With only three of them, and one split of
+the data, the chosen learning rates cost one point of error."""
 
 OUTER = "outer.lr=1:outer.momentum=0.5"
 _EQUAL = f"mgrawa:power=0:{OUTER}"
 _TIMES_LOSS = f"mgrawa:score=probe-times-loss:{OUTER}"
 MAP_CONTROLS = ("uniform", "local_sgd", "inverse_loss:score=probe-loss", _EQUAL)
-"""To whom all are compared on populations: equal weights, the same with a pull of 1, the shared
-batch without norms, and equal weights with outer momentum."""
+"""Methods with which all are compared on populations: equal weights, equal weights with a pull of
+1, losses on the shared batch in place of norms, and equal weights with outer momentum."""
 
 
 def _core(late: int) -> tuple[str, ...]:
-    """Methods that are mapped everywhere, some with weights from a later round on."""
+    """Methods that are in all maps, some with weights from a later round on."""
     return (
         *(
             "mgrawa",
@@ -113,7 +115,7 @@ def _core(late: int) -> tuple[str, ...]:
 
 
 def _times_loss_from(late: int | str) -> str:
-    """With equal weights in the rounds before."""
+    """Norms times loss from a round on, with equal weights before it."""
     return f"mgrawa:score=probe-times-loss:score.from={late}:{OUTER}"
 
 
@@ -125,7 +127,7 @@ _MAPPED = (
 
 
 _STEEPER = ("mgrawa:power=2", "mgrawa:score=rms:power=2")
-"""Weights by norm^-2, which won on graded labels in small trials."""
+"""Weights proportional to norm^-2, which were best on graded labels in small trials."""
 
 _FOR_CNN = (*_core(late=6), "local_sgd")
 _FOR_TEXT = (
@@ -145,8 +147,9 @@ _FULL_PULL = (
     "inverse_loss:score=probe-loss:score.from=6:pull=1",
     "inverse_loss:score=probe-loss:power=2:pull=1",
 )
-"""LocalSGD, whose pull is 1, came near to the best on the maps: weights with that pull. The last
-three were asked after the others had been seen, which are repeated on other populations."""
+"""Weighted methods with a pull of 1, since LocalSGD, which has that pull, was close to the best in
+the maps. The last three were added after the results of the others, so all are repeated on other
+populations."""
 
 
 def _populations(
@@ -185,7 +188,7 @@ def _full_pull(task: str, *words: str) -> Asked:
 
 
 def _speeds(task: str, *words: str) -> Asked:
-    """With a round once all workers' steps together are enough: the slow have made fewer."""
+    """A study with a shared count of steps, so that slow workers make fewer steps per round."""
     methods = (*_core(late=6), "local_sgd")
     turns = ("--options", "schedule=shared-count")
     return _populations(task, 8, methods, *words, *turns, kind=Kind.SPEEDS)
@@ -213,7 +216,7 @@ _TEXT = ("--steps", "64", "--lr", "0.004", "--options", "optimizer=adamw", "--se
 
 
 def _equal_steps(task: str, dp: str, *words: str) -> Asked:
-    """As where the network is free: data parallel makes as many steps as the others."""
+    """A study at equal steps, as if messages took no time, so data parallel has as many steps."""
     return Asked(
         kind=Kind.OTHER,
         words=(
@@ -317,10 +320,10 @@ class Maps:
     """Several maps side by side.
 
     Attributes:
-        kind: which.
-        baseline: to whom all are compared.
-        overview: the methods that README.md shows, if it shows any; the page shows all that all
-            maps have.
+        kind: the kind of their studies.
+        baseline: the method with which all are compared.
+        overview: the methods that README.md shows, if any; the page shows all methods that are in
+            all of these maps.
     """
 
     kind: Kind

@@ -24,7 +24,7 @@ from grawa.lab.report.verdicts import LEVEL
 
 @dataclass(frozen=True, kw_only=True)
 class Read:
-    """What a study has come to."""
+    """The results of a study, ready for tables."""
 
     name: str
     kept: Kept
@@ -36,7 +36,7 @@ class Read:
 
     @classmethod
     def of(cls, name: str, kept: Kept, baseline: str | None = None) -> "Read":
-        """From what is kept, with differences to another method than the study's own if asked."""
+        """Reads stored results, with differences to the study's baseline or another method."""
         study = kept.study if baseline is None else replace(kept.study, baseline=baseline)
         outcomes = outcomes_of(study, kept.tested)
         return cls(
@@ -50,11 +50,11 @@ class Read:
         )
 
     def against(self, baseline: str) -> "Read":
-        """The same, with differences to another method."""
+        """The same results, with differences to another method."""
         return self.of(self.name, self.kept, baseline)
 
     def pictures(self) -> list[Picture]:
-        """Those that the page shows."""
+        """The pictures that the page shows."""
         made = []
         if self.study.kind == "ablate":
             made.append(knob_picture(self.study, self.outcomes, self.unit))
@@ -66,7 +66,7 @@ class Read:
 
 
 def kind_of(read: Read) -> Kind:
-    """What a study is for."""
+    """The purpose of a study."""
     return STUDIES[read.name].kind
 
 
@@ -104,7 +104,7 @@ def _spent(read: Read) -> str:
 
 
 def _chosen(read: Read) -> str:
-    """What each method was run with, of several settings that were tried."""
+    """The setting of each method that was chosen by tuning."""
     texts = []
     for arm in read.study.arms:
         if len(arm.settings) == 1:
@@ -125,14 +125,14 @@ def _options(setting: Mapping[str, Any]) -> list[str]:
 
 
 def _at_edges(read: Read) -> str:
-    """Whose learning rate is the smallest or the largest that was tried, so might be better."""
+    """Methods whose chosen learning rate is at an edge of the grid, so might be improved."""
     edges = (result for result in read.kept.tested if at_edge(read.study, result))
     found = dict.fromkeys(f"{r.arm} ({r.config['lr']:g})" for r in edges)
     return f"Learning rate at an edge of those tried: {', '.join(found) or 'none'}."
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
+    """A table in Markdown."""
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
@@ -164,7 +164,7 @@ def _error(outcome: Outcome, unit: Unit) -> str:
 
 
 def _flat_table(read: Read) -> str:
-    """Flatness of all methods, clean."""
+    """Flatness of all methods under the condition clean."""
     flats = [flat for flat in read.flats if flat.condition == read.study.measured[0]]
     if not flats:
         return ""
@@ -268,9 +268,9 @@ def maps_table(reads: Sequence[Read], of: Maps, methods: Sequence[str] = ()) -> 
     """Differences to a method in all maps of a kind, side by side.
 
     Args:
-        reads: of all studies; those of other kinds are left aside.
-        of: which maps, and to whom all are compared.
-        methods: whose rows are shown; by default of all that are in all of these maps.
+        reads: of all studies; those of other kinds are ignored.
+        of: the maps, and the method with which all are compared.
+        methods: the rows; by default all methods that are in all of these maps.
 
     Returns:
         The table.
@@ -280,7 +280,7 @@ def maps_table(reads: Sequence[Read], of: Maps, methods: Sequence[str] = ()) -> 
     for read in maps:
         for one in read.against(of.baseline).pooled:
             if one.difference is not None:
-                found.setdefault(_alike(one.arm), {})[read.name] = _change(one, read.unit)
+                found.setdefault(_common_name(one.arm), {})[read.name] = _change(one, read.unit)
     everywhere = [name for name, cells in found.items() if len(cells) == len(maps)]
     rows = [[name, *(found[name][r.name] for r in maps)] for name in methods or everywhere]
     ends = {read.name: {one.arm: one.end for one in read.pooled}[of.baseline] for read in maps}
@@ -296,8 +296,8 @@ def _of_map(read: Read) -> str:
     return f"{task}, {workers} workers: {read.unit.points.strip() or read.unit.metric}"
 
 
-def _alike(arm: str) -> str:
-    """Runs have rounds of their own; in all of them weights begin in the middle."""
+def _common_name(arm: str) -> str:
+    """A method's name without the round from which weights count: half of a task's rounds."""
     return re.sub(r"score.from=\d+", "score.from=middle", arm)
 
 

@@ -1,8 +1,8 @@
-"""How messages had best leave over a slow network: whole, or in pieces that keep in step.
+"""Compares ways to send messages over a slow network: whole, or in synchronised pieces.
 
-Four hosts, made of network namespaces, take means of a model again and again, each time by another
-way of sending; shown is how near the link's own limit they come, headers not counted. Needs root on
-Linux, and iproute2.
+Four hosts, made of network namespaces, repeatedly compute the mean of a model, each time with
+another way of sending. The result is how close each way comes to the link's own limit, without
+headers. Needs root on Linux, and iproute2.
 """
 
 import random
@@ -39,21 +39,21 @@ WAYS: Mapping[str, dict[str, Any]] = {"whole messages at once": {}} | {
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is measured."""
+    """The options."""
 
     rate: str = "100mbit"
-    """Of the links, as tc writes it."""
+    """Rate of the links, in tc's notation."""
     parameters: int = 5_000_000
     """P, float32."""
     turns: int = 5
-    """Means by each way, after one that is not counted."""
+    """Number of means with each way, after one that is not counted."""
 
 
 TOY = Config(rate="1gbit", parameters=4000, turns=2)
 
 
 def check(config: Config) -> None:
-    """Raises `UserError` if this can't be measured here."""
+    """Raises `UserError` if this can't be measured on this machine."""
     if config.turns < 1:
         raise UserError(f"--turns must be at least 1, got {config.turns}")
     if config.rate not in hosts.BITS:
@@ -62,19 +62,19 @@ def check(config: Config) -> None:
 
 
 def measure(config: Config, samples: Samples) -> None:
-    """Takes means on four hosts."""
+    """Computes means on four hosts."""
     with hosts.hosts() as names:
         hosts.shape(names, config.rate)
         hosts.run_on(names, work, config, samples)
 
 
 def merge(_: Config, samples: Sequence[Sample]) -> Results:
-    """Seconds of each mean, by way."""
+    """Way of sending -> seconds of each mean."""
     return {"seconds": columns([sample["seconds"] for sample in samples])}
 
 
 def table(config: Config, results: Results) -> None:
-    """Prints how near the ways come to the link's limit."""
+    """Prints how close each way comes to the link's limit."""
     sent = 2 * (hosts.HOSTS - 1) / hosts.HOSTS * 4 * config.parameters
     limit = sent / (hosts.BITS[config.rate] / 8)
     rows = []
@@ -87,7 +87,7 @@ def table(config: Config, results: Results) -> None:
 
 
 def work(rank: int, config: Config, samples: Samples) -> None:
-    """Takes means, together with the other hosts; rank 0 writes down the times."""
+    """Computes means, together with the other hosts; rank 0 writes the times."""
     hosts.join(rank, TIMEOUT)
     values, waiting = torch.full((2, config.parameters), float(rank))
     order = random.Random(0)
@@ -101,7 +101,7 @@ def work(rank: int, config: Config, samples: Samples) -> None:
 
 
 def _mean(values: Tensor, waiting: Tensor, rank: int, way: str) -> float:
-    """Seconds of a mean: a section of all values to each owner, then its mean to everyone."""
+    """Seconds of a mean: all values of a section go to its owner, which sends the mean to all."""
     own, arrived = values.chunk(hosts.HOSTS)[rank], waiting.chunk(hosts.HOSTS)
     peers = [(rank + hop) % hosts.HOSTS for hop in range(1, hosts.HOSTS)]
     dist.barrier()

@@ -1,7 +1,7 @@
-"""What the guard takes from a run when something goes wrong, and what it costs when nothing does.
+"""Measures how much the guard helps if a worker goes wrong, and what it costs otherwise.
 
-Four workers learn `digits` from 400 images, the other 1,397 are the test. Each condition is run
-with and without the guard, with every method and seed, all four workers in one process.
+Four workers learn `digits` from 400 images; the other 1,397 are test images. Each condition is run
+with and without the guard, with every method and seed, with all four workers in one process.
 """
 
 import math
@@ -41,34 +41,35 @@ CONDITIONS: Mapping[str, dict[str, Any]] = {
     "Dirichlet 0.3": {"shards": "dirichlet:0.3"},
     "Dirichlet, probe": {"shards": "dirichlet:0.3", "score": "probe"},
 }
-"""What goes wrong, with worker 3 unless it says more -> options of `grawa train`. STEP is that of
-`--fault-step`."""
+"""Condition, a fault of worker 3 unless it names others -> options of `grawa train`. STEP is
+replaced by `--fault-step`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is run."""
+    """The options."""
 
     guard: str = ""
-    """Thresholds other than the defaults, such as loss_ratio=1.5,loss_margin=0.05."""
+    """Thresholds that replace the defaults, such as loss_ratio=1.5,loss_margin=0.05."""
     seeds: int = 6
-    """How many."""
+    """Number of seeds."""
     first_seed: int = 0
-    """The thresholds were chosen on seeds 100 to 111, the margin after a look at seed 1 too."""
+    """The first seed. The thresholds were chosen on seeds 100 to 111; for the margin, seed 1 was
+    used too."""
     steps: int = 480
     """Local steps of each worker."""
     sync_every: int = 32
     """Local steps between rounds."""
     lr: float = 0.1
-    """Learning rate at the start; it falls to zero with a cosine."""
+    """Initial learning rate; it falls to zero with a cosine."""
     batch_size: int = 16
     """Samples per worker and step."""
     fault_step: int = 100
-    """Before which local step that happens which happens once."""
+    """The local step before which one-time faults happen."""
     jobs: int = os.cpu_count() or 1
     """Runs at a time."""
     markdown: bool = False
-    """Whether the table is printed in Markdown as well."""
+    """Whether to print the table in Markdown as well."""
 
 
 TOY = Config(seeds=1, steps=9, sync_every=4, fault_step=6, jobs=1)
@@ -85,7 +86,7 @@ class Job:
     asked: Config
 
     def config(self) -> TrainConfig:
-        """The run as `grawa train` would have it."""
+        """The options of the run, as for `grawa train`."""
         return TrainConfig(
             task="digits:train_size=400",
             strategy=self.method,
@@ -107,20 +108,20 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What came of it."""
+    """The result of a run."""
 
     condition: str
     method: str
     guarded: bool
     seed: int
     error: float | None
-    """Of the consensus on the test images; `None` if it was not finite, or there was none."""
+    """Error of the consensus on the test images; `None` if the run failed."""
     failure: str
-    """Why there is no error."""
+    """Why it failed."""
     healthy: tuple[int, int]
-    """Worker-rounds of workers without a fault: left out, and all."""
+    """Worker-rounds of workers without a fault: the number left out, and the total."""
     faulty: tuple[int, int]
-    """The same of workers whose fault lasts; or the round after it, where it happens once."""
+    """The same for workers with a lasting fault; for a one-time fault, only the round after it."""
 
 
 def run(job: Job) -> Result:
@@ -136,7 +137,7 @@ def run(job: Job) -> Result:
         failure = type(stopped).__name__
     else:
         finished = events[-1]
-        assert isinstance(finished, Finished), "the last event tells the end"
+        assert isinstance(finished, Finished), "the last event is the end"
         finite = all(bool(leaf.isfinite().all()) for leaf in finished.consensus.values())
         error, failure = (finished.error, "") if finite else (None, "consensus not finite")
     rounds = [event for event in events if isinstance(event, RoundReport)]
@@ -156,7 +157,7 @@ def run(job: Job) -> Result:
 def _count(
     rounds: Sequence[RoundReport], of: Mapping[int, int | None], sync_every: int
 ) -> tuple[int, int]:
-    """How often workers were left out; of how many rounds: all, or the first after a step."""
+    """How often workers were left out, of how many rounds: of all, or the first after a step."""
     outs = [
         worker in report.left_out
         for worker, step in of.items()
@@ -178,7 +179,7 @@ def jobs(asked: Config) -> list[Job]:
 
 
 def thresholds(text: str) -> Guard:
-    """The guard that is written as `loss_ratio=1.5,loss_margin=0.05`; what is not said stays."""
+    """A guard with the thresholds in `loss_ratio=1.5,loss_margin=0.05`, and defaults for others."""
     pairs = [part.partition("=") for part in text.split(",") if part]
     try:
         options = {name: float(value) for name, _, value in pairs}
@@ -219,7 +220,7 @@ def tables(asked: Config, results: Results) -> None:
 
 
 def table(found: Sequence[Result]) -> list[list[str]]:
-    """Two rows for each condition; the last columns hold fractions of worker-rounds left out."""
+    """Two rows for each condition; the last columns are fractions of worker-rounds left out."""
     rows = []
     for condition in CONDITIONS:
         for guarded in (False, True):
@@ -231,7 +232,7 @@ def table(found: Sequence[Result]) -> list[list[str]]:
 
 
 def cell(those: Sequence[Result]) -> str:
-    """The mean error of some seeds in percent, its standard error, and what failed."""
+    """The mean error over seeds in percent, its standard error, and the number of failed runs."""
     errors = [100.0 * r.error for r in those if r.error is not None]
     failed = f"diverged {len(those) - len(errors)}/{len(those)}"
     if not errors:

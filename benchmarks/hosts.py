@@ -16,23 +16,23 @@ from processes import together
 
 HOSTS = 4
 BURST = "1mb"
-"""Of the token bucket; smaller ones throttle: at 256 kB TCP gets but 94% of 100 Mbit/s."""
+"""Size of the token bucket; smaller ones throttle: at 256 kB, TCP gets only 94% of 100 Mbit/s."""
 
 BITS = {"1gbit": 1e9, "100mbit": 1e8, "20mbit": 2e7}
 
 _PORT = 29_701
-"""Of the first host, in a network of its own."""
+"""Port of the first host, in its own network namespace."""
 
 
 def check_machine() -> None:
-    """Tries whether hosts can be made here.
+    """Checks that hosts can be made on this machine.
 
     Raises:
-        UserError: if not, with what is missing.
+        UserError: with what is missing.
     """
     missing = [tool for tool in ("ip", "tc") if shutil.which(tool) is None]
     if missing or os.geteuid() != 0:
-        why = f"{' and '.join(missing)} (iproute2)" if missing else "root's rights"
+        why = f"{' and '.join(missing)} (iproute2)" if missing else "root privileges"
         raise UserError(f"hosts are made of network namespaces, which needs {why}")
     with hosts() as names:
         shape(names, next(iter(BITS)))
@@ -46,7 +46,7 @@ def _run(*command: str) -> None:
 
 @contextmanager
 def hosts() -> Generator[list[str]]:
-    """Four namespaces, each with a link to a bridge in one of its own; gone at the end."""
+    """Makes four namespaces, each linked to a bridge in another one; removes them at the end."""
     tag = f"gw{os.getpid() % 10_000}"
     bridge = f"{tag}b"
     with ExitStack() as undo:
@@ -68,7 +68,7 @@ def hosts() -> Generator[list[str]]:
 
 
 def shape(names: list[str], rate: str) -> None:
-    """Limits what a host sends at its own end, and what it receives at the bridge's."""
+    """Limits the rate of each host in both directions: at both ends of its link."""
     bridge = names[0][:-2] + "b"
     bucket = ("root", "tbf", "rate", rate, "burst", BURST, "latency", "400ms")
     for i, host in enumerate(names):
@@ -78,7 +78,7 @@ def shape(names: list[str], rate: str) -> None:
 
 
 def run_on(names: Sequence[str], work: Callable[..., None], *args: object) -> None:
-    """Runs `work(rank, *args)` on each host, all at once."""
+    """Runs `work(rank, *args)` on all hosts at the same time."""
     together(_on_host, len(names), names, work, args)
 
 
@@ -91,7 +91,7 @@ def _on_host(
 
 
 def _enter(host: str) -> None:
-    """Has this process, and what it starts, use a host's network."""
+    """Lets this process, and those it starts, use a host's network."""
     library = ctypes.CDLL(None, use_errno=True)
     new_network = 0x40000000  # CLONE_NEWNET of setns(2)
     with Path("/run/netns", host).open("rb") as network:
@@ -100,15 +100,15 @@ def _enter(host: str) -> None:
 
 
 def bytes_sent() -> int:
-    """Bytes that have left this host, headers and all, by the interface's own count."""
+    """Bytes sent by this host, including headers, as counted by the interface."""
     lines = Path("/proc/self/net/dev").read_text(encoding="ascii").splitlines()
     _, figures = next(line.split(":") for line in lines if line.strip().startswith("eth0:"))
-    received = 8  # columns before those of what was sent
+    received = 8  # columns before those for sending
     return int(figures.split()[received])
 
 
 def join(rank: int, timeout: timedelta) -> None:
-    """Starts the process group of all hosts, on one of them."""
+    """Joins the process group of all hosts."""
     dist.init_process_group(
         "gloo",
         init_method=f"tcp://{address(0)}:{_PORT}",
@@ -119,5 +119,5 @@ def join(rank: int, timeout: timedelta) -> None:
 
 
 def address(host: int) -> str:
-    """Of a host's link."""
+    """The address of a host's link."""
     return f"10.77.0.{host + 1}"

@@ -1,8 +1,8 @@
-"""The speed of a local step with an `Averager` attached, as a ratio to the bare step.
+"""Measures a local step with an `Averager` attached, as a ratio to the bare step.
 
-No round falls into the measurement: it is norms, proximal pull and counting that are timed, on one
-thread, in processor time, so that other load on the machine does less harm. All variants take turns
-in one run, in an order drawn anew for each turn.
+There is no round during the measurement: it times norms, proximal pull and counting, on one thread,
+in processor time, which depends less on other load. All variants run in each repetition, in random
+order.
 """
 
 import random
@@ -34,13 +34,13 @@ TRAINING_TARGET = 1.03
 OPTIMIZER_TARGET = 1.15
 
 Step = Callable[[], int]
-"""Takes steps; how many."""
+"""Makes steps; returns how many."""
 
 SOMETIMES = 4
-"""Local steps between those with norms and pull, where that is tried."""
+"""`hook_every` of the variants in which only every fourth step has norms and pull."""
 
 Attached = tuple[Strategy, int]
-"""A strategy, and `hook_every`."""
+"""A strategy and `hook_every`."""
 
 VARIANTS: Mapping[str, Attached | None] = {
     "bare": None,
@@ -59,28 +59,29 @@ EXTRA_TRAFFIC = {
     "norms and pull": 4.0,
     "every fourth step": 4.0 / SOMETIMES,
 }
-"""Times the parameters' bytes: norms read gradients; the pull reads two and writes one."""
+"""Memory traffic in multiples of the parameters' bytes: norms read the gradients; the pull reads
+two tensors and writes one."""
 
 OPTIMIZERS: Mapping[str, tuple[type[SGD] | type[AdamW], dict[str, Any], int]] = {
     "SGD": (SGD, {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}, 5),
     "AdamW": (AdamW, {}, 7),
 }
-"""Class, options, and what a step must move at least, in times the parameters' bytes: SGD reads
-parameters, gradients and momentum and writes two of them; AdamW has one more to read and write."""
+"""Class, options, and least memory traffic of a step in multiples of the parameters' bytes: SGD
+reads parameters, gradients and momentum and writes two of them; AdamW reads and writes one more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is measured."""
+    """The options."""
 
     steps: int = 100
-    """Steps of the optimizer alone, of each variant."""
+    """Steps of each variant with the optimizer only."""
     training_steps: int = 25
-    """Steps with forward and backward pass."""
+    """Steps of each variant with forward and backward pass."""
     batch: int = 128
-    """Images."""
+    """Images per step."""
     parameters: int = 10_000_000
-    """P, float32, of the model for the optimizer alone."""
+    """P, float32, of the model for steps with the optimizer only."""
     tensors: int = 200
     """L, of equal size."""
 
@@ -89,18 +90,18 @@ TOY = Config(steps=8, training_steps=2, batch=2, parameters=1000, tensors=10)
 
 
 def measure(config: Config, samples: Samples) -> None:
-    """Takes turns, first with whole steps, then with optimizers alone."""
+    """Measures all variants repeatedly, first with whole steps, then with optimizers only."""
     with one_thread():
-        _take_turns("ResNet-20", _training(config), config.training_steps, samples)
+        _measure_repeatedly("ResNet-20", _training(config), config.training_steps, samples)
         for optimizer in OPTIMIZERS:
             for fused in (False, True):
                 title = f"{optimizer}, fused" if fused else optimizer
                 steps = _optimizer_alone(optimizer, fused, config)
-                _take_turns(title, steps, config.steps // SOMETIMES, samples)
+                _measure_repeatedly(title, steps, config.steps // SOMETIMES, samples)
 
 
 def merge(_: Config, samples: Sequence[Sample]) -> Results:
-    """Seconds of each turn, by step and variant."""
+    """Kind of step -> variant -> seconds of each repetition."""
     titles = dict.fromkeys(sample["step"] for sample in samples)
     return {
         "seconds": {
@@ -121,7 +122,7 @@ class TrainingStep:
         _attach(self._model, self._optimizer, attached)
 
     def __call__(self) -> int:
-        """Takes the step."""
+        """Makes the step."""
         self._optimizer.zero_grad()
         loss: Tensor = cross_entropy(self._model(self._images), self._labels)
         loss.backward()
@@ -160,16 +161,18 @@ def _attach(model: nn.Module, optimizer: Optimizer, attached: Attached | None) -
         grawa.Averager(model, optimizer, strategy, sync_every=NEVER, hook_every=every).attach()
 
 
-def _take_turns(title: str, steps: Mapping[str, Step], turns: int, samples: Samples) -> None:
+def _measure_repeatedly(
+    title: str, steps: Mapping[str, Step], turns: int, samples: Samples
+) -> None:
     for step in steps.values():
-        step()  # makes what is made lazily
+        step()  # so that lazily created state exists
     order = random.Random(0)
     for turn in track(range(turns), f"{title:13}"):
         seconds = {}
         for name in order.sample(list(steps), len(steps)):
             start = time.process_time()
-            taken = steps[name]()
-            seconds[name] = (time.process_time() - start) / taken
+            made = steps[name]()
+            seconds[name] = (time.process_time() - start) / made
         samples.add(step=title, turn=turn, seconds={name: seconds[name] for name in steps})
 
 

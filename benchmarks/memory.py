@@ -1,4 +1,4 @@
-"""How much memory something takes, by the operating system's own count (Linux)."""
+"""Measures memory as counted by the operating system (Linux)."""
 
 import ctypes
 import gc
@@ -10,26 +10,26 @@ Built = TypeVar("Built")
 
 
 class Extra(NamedTuple):
-    """Bytes of memory that were not there before."""
+    """Additional bytes of memory."""
 
     rest: int
-    """Kept between runs."""
+    """Between runs."""
     peak: int
-    """The most during a run, with what is kept."""
+    """The maximum during a run, including `rest`."""
 
 
 def measure(
     build: Callable[[], Built], prepare: Callable[[Built], object], run: Callable[[Built], object]
 ) -> tuple[Built, Extra]:
-    """Builds something and measures what it keeps and what a run of it takes.
+    """Builds an object, and measures the memory that it keeps and the memory that a run needs.
 
-    Resident memory counts everything: tensors, the collective library's buffers, the allocator's
-    leftovers; what several processes have mapped counts in equal parts for each. Freed memory is
-    given back to the system first, so that its reuse is counted too. The first run is a warm-up,
-    after which what is made lazily is there.
+    Resident memory includes everything: tensors, buffers of the collective library, unused memory
+    of the allocator. Memory shared by several processes counts in equal parts for each. Freed
+    memory is returned to the system first, so that its reuse is counted too. The first run is a
+    warm-up, after which lazily created buffers exist.
 
     Returns:
-        What was built, and its memory.
+        The object, and its memory.
     """
     _give_back()
     before = _own()
@@ -51,7 +51,7 @@ def _give_back() -> None:
 
 
 def _own() -> int:
-    """Memory that is no file's, in this process's part."""
+    """This process's share of memory that is not backed by files."""
     return sum(_figure("smaps_rollup", field) for field in ("Pss_Anon", "Pss_Shmem"))
 
 

@@ -1,4 +1,4 @@
-"""The methods whose rounds are measured: ours, and the same service elsewhere."""
+"""The methods whose rounds are measured: ours, and similar ones of other libraries."""
 
 import statistics
 import time
@@ -20,16 +20,16 @@ from grawa.strategies.protocol import Strategy
 from torchft_peers import torchft_local_sgd
 
 NEVER = 10**9
-"""Local steps between rounds, where rounds are called for by hand."""
+"""Local steps between rounds, if rounds are started by a call."""
 
 QUIETLY = timedelta(minutes=5)
 
 HIDING_SECONDS = 0.4
-"""Between two local steps, where a round goes on behind them: longer than it takes."""
+"""Pause between two local steps while a round runs in the background, longer than the round."""
 
 
 def _nothing() -> None:
-    """For a method without preparation, or without anything to close."""
+    """A placeholder for methods that need no preparation, or no closing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,23 +37,23 @@ class Method:
     """A round of a method, on this process."""
 
     local_step: Callable[[], object]
-    """What comes before a round; not timed."""
+    """Called before a round; not timed."""
     run: Callable[[], object]
-    """The averaging, and nothing else."""
+    """Runs the averaging only."""
     seconds: Callable[[], float] | None = None
-    """What the last run took, where that is not all of it."""
+    """Seconds of the last run, if that is only a part of the call; `None` for the whole call."""
     bytes_sent: Callable[[], int] | None = None
-    """By this process so far; `None` where the closed form of an all-reduce must do."""
+    """Bytes sent by this process so far; `None` to use the closed form of an all-reduce."""
     close: Callable[[], object] = _nothing
     rounds: int = 1
-    """That a run makes, one after the other."""
+    """Number of rounds in a run."""
 
 
 Build = Callable[[nn.Module, Optimizer], Method]
 
 
 def bare_all_reduce(model: nn.Module, optimizer: Optimizer) -> Method:
-    """The yardstick: an all-reduce of a model that is one tensor."""
+    """The baseline: an all-reduce of a model that is one tensor."""
     (flat,) = (parameter.detach() for parameter in model.parameters())
     return Method(local_step=optimizer.step, run=lambda: dist.all_reduce(flat))
 
@@ -67,7 +67,7 @@ def ours(
     sync_every: int = NEVER,
     **options: Any,
 ) -> Method:
-    """A round as users get it: health checks, scores, guard, exchange, pull, report."""
+    """A round with the defaults: health checks, scores, guard, exchange, pull, report."""
     reports: list[grawa.RoundReport] = []
     averager = grawa.Averager(
         model,
@@ -80,7 +80,7 @@ def ours(
         **options,
     )
     averager.attach()
-    loss = torch.tensor(1.0 + 0.01 * dist.get_rank())  # alike enough for the guard
+    loss = torch.tensor(1.0 + 0.01 * dist.get_rank())  # so similar that the guard accepts all
 
     def local_step() -> None:
         averager.record_loss(loss)
@@ -164,10 +164,10 @@ _NEEDS = {"Accelerate LocalSGD": "accelerate", "torchft LocalSGD": "torchft"}
 
 
 def is_installed(method: str) -> bool:
-    """Whether a method's package is there."""
+    """Whether a method's package is installed."""
     return method not in _NEEDS or version(_NEEDS[method]) is not None
 
 
 def sgd(model: nn.Module) -> Optimizer:
-    """The optimizer of the paper's experiments, with steps so small that nothing runs away."""
+    """The optimizer of the paper's experiments, with steps too small to diverge."""
     return SGD(model.parameters(), lr=1e-6, momentum=0.9, nesterov=True, weight_decay=1e-4)

@@ -5,11 +5,11 @@ from torch import nn
 
 
 class ManyTensors(nn.Module):
-    """Parameters in a number of tensors of equal size, with gradients; there is no forward pass.
+    """Parameters in a number of tensors of equal size, with gradients, without a forward pass.
 
     Args:
-        parameters: P, all together.
-        tensors: L; the last takes the remainder.
+        parameters: P, in total.
+        tensors: L; the last one has the remainder.
         seed: of parameters and gradients.
     """
 

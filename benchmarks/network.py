@@ -1,9 +1,9 @@
-"""Training over a real slow network: four hosts, made of network namespaces on a bridge.
+"""Trains over a real slow network: four hosts, made of network namespaces on a bridge.
 
-Each host has one process and a link of the given rate to the bridge, in each direction, by a token
-bucket (`tc tbf`). Latency can't be shaped so: it is that of the machine, some tens of microseconds.
-All hosts share the machine's cores, as they do without communication. Needs root on Linux, and
-iproute2. What was measured earlier at other rates is kept.
+Each host has one process, and a link to the bridge that a token bucket (`tc tbf`) limits to the
+given rate in each direction. Latency can't be set this way: it is the machine's, some tens of
+microseconds. All hosts share the machine's cores, also in the runs without communication. Needs
+root on Linux, and iproute2. Earlier results at other rates are kept.
 """
 
 import statistics
@@ -26,25 +26,25 @@ from samples import Sample, Samples
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is measured."""
+    """The options."""
 
     rates: tuple[str, ...] = ("1gbit", "100mbit", "20mbit")
-    """Of the links, as tc writes them."""
+    """Rates of the links, in tc's notation."""
     methods: tuple[str, ...] = ()
-    """Which; all by default."""
+    """The methods; all by default."""
     sync_every: int = 32
     """Local steps between rounds."""
     cycles: int = 2
-    """Of so many steps each, that are timed after one that is not."""
+    """Number of intervals of `sync_every` steps that are timed, after one that is not."""
     repeat: int = 3
-    """Runs of a method that a target is about, else one; the one in the middle is shown."""
+    """Runs of methods with a target, of which the median is shown; others have one run."""
     batch: int = 208
     """Samples per step and host."""
     pause: float = 0.0
-    """Seconds that a step waits before it computes, as it does where an accelerator computes: take
-    a small batch with it. The processors are then free for rounds in the background."""
+    """Seconds that a step waits before it computes, to imitate an accelerator: use a small batch
+    with it. While it waits, the processors are free for rounds in the background."""
     width: int = 1024
-    """Of each of the model's five layers."""
+    """Width of each of the model's five layers."""
     planning: float = LEAST_SECONDS
     """Seconds for which the planner repeats each kind of round."""
 
@@ -53,7 +53,7 @@ TOY = Config(rates=("1gbit",), sync_every=8, cycles=1, repeat=1, planning=0.0, b
 
 
 def check(config: Config) -> None:
-    """Raises `UserError` if this can't be measured here."""
+    """Raises `UserError` if this can't be measured on this machine."""
     unknown = set(config.methods) - set(METHODS)
     if unknown:
         raise UserError(f"there is no method {min(unknown)!r}; there are {', '.join(METHODS)}")
@@ -63,7 +63,7 @@ def check(config: Config) -> None:
 
 
 def measure(config: Config, samples: Samples) -> None:
-    """Trains on four hosts, rate by rate."""
+    """Trains on four hosts, with one rate after another."""
     with hosts() as names:
         for rate in config.rates:
             shape(names, rate)
@@ -71,7 +71,7 @@ def measure(config: Config, samples: Samples) -> None:
 
 
 def merge(config: Config, samples: Sequence[Sample]) -> Results:
-    """What was found at each rate, and planned."""
+    """The results at each rate, and the predictions."""
     rates: dict[str, Any] = {}
     for kind in dict.fromkeys(sample["rate"] for sample in samples):
         those = [sample for sample in samples if sample["rate"] == kind]
@@ -84,7 +84,7 @@ def merge(config: Config, samples: Sequence[Sample]) -> Results:
 
 
 def join(earlier: Results, found: Results) -> Results:
-    """What was found now, and at other rates before."""
+    """The new results, and earlier ones at other rates."""
     rates = {**earlier.get("rates", {}), **found["rates"]}
     return {"rates": dict(sorted(rates.items(), key=_place))}
 
@@ -100,14 +100,14 @@ def _kind(rate: str, pause: float) -> str:
 
 
 def _place(measured: tuple[str, Any]) -> tuple[bool, float]:
-    """Where a rate is shown: steps that wait last, and before them faster links first."""
+    """Sort key of rates: faster links first, and runs with a pause last."""
     kind, _ = measured
     rate = kind.removesuffix(WAITING)
     return kind != rate, -Link.parse(rate).bandwidth
 
 
 def _in_the_middle(samples: Sequence[Sample]) -> dict[str, dict[str, Any]]:
-    """Of each method's runs the one in the middle, with the shares of all."""
+    """The median run of each method, with the ratios of all its runs."""
     runs: dict[str, list[dict[str, Any]]] = {}
     for sample in samples:
         runs.setdefault(sample["method"], []).append(_merge(sample["hosts"]))
@@ -137,7 +137,7 @@ def _task(rate: str, config: Config) -> Task:
 
 
 def _merge(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Samples of all hosts in the time of the slowest; bytes of a host, on average."""
+    """Merges the hosts: samples of all in the time of the slowest, mean bytes of a host."""
     if "failed" in ranks[0]:
         return {"failed": ranks[0]["failed"]}
     seconds = max(rank["seconds"] for rank in ranks)

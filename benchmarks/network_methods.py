@@ -1,4 +1,4 @@
-"""What is trained over the slow network, method by method."""
+"""The methods that train over the slow network."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -25,20 +25,20 @@ from torchft_peers import torchft_local_sgd
 
 TIMEOUT = timedelta(minutes=10)
 OVERLAP = 7 / 8
-"""Of the local steps between rounds."""
+"""The overlap as a fraction of the local steps between rounds."""
 
 
 class Round(NamedTuple):
-    """What a round took, in seconds."""
+    """The duration of a round."""
 
     seconds: float
-    """From when all had come to it until its end."""
+    """From when all workers had joined until its end."""
     exposed: float
-    """While which training was blocked."""
+    """Seconds for which it blocked training."""
 
 
 class Plan(NamedTuple):
-    """What the planner knows a method as."""
+    """A method in the planner's terms."""
 
     strategy: Strategy
     variant: Variant
@@ -46,28 +46,28 @@ class Plan(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Trainee:
-    """A model that is trained by some method."""
+    """A model that is trained with a method."""
 
     model: nn.Module
     optimizer: Optimizer
     after_step: Callable[[], object] = lambda: None
-    """What the method does after the optimizer's step, where no hook does it."""
+    """Called after the optimizer's step, for methods without a hook."""
     close: Callable[[], object] = lambda: None
     rounds: list[Round] = field(default_factory=list)
 
 
 def sgd(model: nn.Module) -> Optimizer:
-    """Nesterov momentum, as everywhere."""
+    """The optimizer of all methods: SGD with Nesterov momentum."""
     return SGD(model.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
 
 
 def alone(model: nn.Module, sync_every: int) -> Trainee:
-    """Without any communication: the limit."""
+    """Training without communication, the limit for all methods."""
     return Trainee(model=model, optimizer=sgd(model))
 
 
 def ddp(model: nn.Module, sync_every: int, *, hook: Callable[..., Any] | None = None) -> Trainee:
-    """PyTorch's own data parallel, which overlaps with the backward pass."""
+    """PyTorch's data parallel, which overlaps communication with the backward pass."""
     wrapped = DistributedDataParallel(model)
     if hook is not None:
         wrapped.register_comm_hook(None, hook)
@@ -75,7 +75,7 @@ def ddp(model: nn.Module, sync_every: int, *, hook: Callable[..., Any] | None = 
 
 
 def all_reduce(model: nn.Module, sync_every: int) -> Trainee:
-    """A bare all-reduce of as many bytes where others have a round: the yardstick of rounds."""
+    """A bare all-reduce of the parameters' bytes in place of a round, the baseline for rounds."""
     flat = torch.zeros(sum(parameter.numel() for parameter in model.parameters()))
     steps, rounds = count(1), list[Round]()
 
@@ -95,7 +95,7 @@ def post_local_sgd(model: nn.Module, sync_every: int) -> Trainee:
     """PyTorch's periodic averager, without warm-up."""
     averager = PeriodicModelAverager(period=sync_every, warmup_steps=0)
     parameters = list(model.parameters())
-    averager.step = 1  # it averages at step 0 otherwise, and so before any step was made
+    averager.step = 1  # otherwise it averages at step 0, before any optimizer step
     return Trainee(
         model=model,
         optimizer=sgd(model),
@@ -127,7 +127,7 @@ def ours(
     overlap: bool = False,
     **options: Any,
 ) -> Trainee:
-    """As users get it: health checks, scores, guard, exchange, pull, report."""
+    """An `Averager` with its defaults: health checks, scores, guard, exchange, pull, report."""
     rounds: list[Round] = []
 
     def note(report: grawa.RoundReport) -> None:
@@ -147,7 +147,7 @@ def ours(
         **options,
     )
     averager.attach()
-    loss = torch.tensor(1.0 + 0.01 * dist.get_rank())  # alike enough for the guard
+    loss = torch.tensor(1.0 + 0.01 * dist.get_rank())  # so similar that the guard accepts all
 
     def hook(*_: object) -> None:
         averager.record_loss(loss)
@@ -188,7 +188,7 @@ METHODS: Mapping[str, Build] = {
 
 
 def is_installed(method: str) -> bool:
-    """Whether a method's package is there."""
+    """Whether a method's package is installed."""
     return not method.startswith("torchft") or version("torchft") is not None
 
 
@@ -205,4 +205,4 @@ PLANNED: Mapping[str, Plan] = {
     "LGRAWA, int8": Plan(grawa.LGRAWA(), Variant(comm_dtype="int8")),
     "LGRAWA, int8, overlap": Plan(grawa.LGRAWA(), Variant(comm_dtype="int8", overlap=True)),
 }
-"""What the planner can foresee."""
+"""The methods that the planner can predict."""

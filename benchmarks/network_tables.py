@@ -1,4 +1,4 @@
-"""What `network.py` has found, in words and tables."""
+"""Tables of the results of `network.py`, and whether they meet the targets."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,26 +12,26 @@ TARGETS = (
     ("100mbit", "LGRAWA, overlap", DDP, 20.0),
     ("20mbit", "LGRAWA, int8, overlap", NO_COMMUNICATION, 0.90),
 )
-"""At this rate, this method, against that one, at least so many times the samples per second."""
+"""Targets: rate, method, other method, least ratio of their samples per second."""
 
 WAITING = ", steps that wait"
 
 ROUNDS = (("1gbit", "LGRAWA"), ("1gbit", ALL_REDUCE), ("100mbit", "LGRAWA"))
-"""At this rate, the time of a round of this method is judged."""
+"""Rate and method whose duration of a round has a target."""
 
 ROUND_TARGET = 0.95
-"""Of the link's own limit, at 100 Mbit/s, for a blocking float32 round of LGRAWA: the time in
-which the link can carry what the round sends, headers and all."""
+"""Least ratio, for a blocking float32 round of LGRAWA at 100 Mbit/s, of the time in which the link
+can carry the round's bytes, including headers, to the time of the round."""
 
 
 def is_judged(method: str, rate: str) -> bool:
-    """Whether a target is about this method at this rate."""
+    """Whether there is a target for this method at this rate."""
     pairs = any(rate == at and method in (this, that) for at, this, that, _ in TARGETS)
     return pairs or (rate, method) in ROUNDS
 
 
 def tables(rates: Mapping[str, Any]) -> None:
-    """Prints what was found at each rate, and whether it meets the targets."""
+    """Prints the results at each rate, and whether they meet the targets."""
     for rate, measured in rates.items():
         _show(rate, measured["found"], measured["planned"])
     found = {rate: measured["found"] for rate, measured in rates.items()}
@@ -71,7 +71,7 @@ def _show(rate: str, methods: Mapping[str, Mapping[str, Any]], plan: Any) -> Non
     print(
         "of the limit: the time of a step without communication, measured before and after in the "
         "same processes,\nover that of a step with it, rounds included;\n"
-        "planned: what the planner foresees of it."
+        "planned: the planner's prediction of it."
     )
     rate_found, latency = plan["bandwidth"] * 8e-6, plan["latency"] * 1e3
     print(f"the planner found {rate_found:.1f} Mbit/s and {latency:.2f} ms")

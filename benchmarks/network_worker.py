@@ -1,4 +1,4 @@
-"""One host of `network.py`: trains by one method, and counts samples, seconds and bytes."""
+"""One host of `network.py`: trains with each method, and counts samples, seconds and bytes."""
 
 import os
 import time
@@ -19,10 +19,10 @@ from network_methods import DDP, METHODS, PLANNED, TIMEOUT, Trainee, alone, is_i
 from samples import Samples
 
 WARM_UP = 1
-"""Cycles before: what rounds keep in memory is new in the first."""
+"""Intervals before the measurement, since the first round allocates memory."""
 
 EVERY_STEP = 4
-"""Steps that are timed of a method that talks in each, over a slow link."""
+"""Steps that are timed, over a slow link, for a method that communicates in every step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Task:
     """What to measure."""
 
     runs: tuple[str, ...]
-    """Methods, one after the other."""
+    """Methods, one after another."""
     sync_every: int
     cycles: int
     batch: int
@@ -38,11 +38,11 @@ class Task:
     pause: float
     planning: float
     rate: str
-    """As it is shown."""
+    """The rate as it is shown."""
     slow: bool
 
     def model(self) -> nn.Module:
-        """With the usual width, five million parameters in ten tensors."""
+        """The model; five million parameters in ten tensors with the default width."""
         layers: list[nn.Module] = []
         for _ in range(5):
             layers += [nn.Linear(self.width, self.width), nn.ReLU()]
@@ -50,7 +50,7 @@ class Task:
 
 
 def work(rank: int, task: Task, samples: Samples) -> None:
-    """Measures, together with the other hosts; rank 0 writes down what all found."""
+    """Measures, together with the other hosts; rank 0 writes the results of all."""
     torch.manual_seed(0)
     os.environ.setdefault("RUST_LOG", "error")
     join(rank, TIMEOUT)
@@ -63,7 +63,7 @@ def work(rank: int, task: Task, samples: Samples) -> None:
 
 
 def _planned(task: Task) -> dict[str, Any]:
-    """What `grawa plan` would measure and foresee here."""
+    """The measurements and predictions of `grawa plan` on these hosts."""
     trainee = alone(task.model(), task.sync_every)
     subject = Subject(
         model=trainee.model,
@@ -93,7 +93,7 @@ def _planned(task: Task) -> dict[str, Any]:
 
 
 def _measured(task: Task, samples: Samples) -> None:
-    """What each run took on each host, with steps without communication before and after it."""
+    """Measures each run on each host, with steps without communication before and after it."""
     rank = dist.get_rank()
     inputs = torch.randn(task.batch, task.width)
     plain = alone(task.model(), task.sync_every)
@@ -114,7 +114,7 @@ def _tried(task: Task, method: str, inputs: torch.Tensor) -> dict[str, Any]:
         return {"failed": "not installed"}
     try:
         return _measure(task, METHODS[method](task.model(), task.sync_every), method, inputs)
-    except TypeError as error:  # as PyTorch refuses some hooks on the CPU, on all hosts alike
+    except TypeError as error:  # PyTorch refuses some hooks on the CPU, on all hosts
         return {"failed": f"{type(error).__name__}: {error}"}
 
 
@@ -129,7 +129,7 @@ def _measure(task: Task, trainee: Trainee, method: str, inputs: torch.Tensor) ->
     _train(trainee, inputs, steps, task.pause)
     seconds = time.perf_counter() - start
     wire_bytes, reports = bytes_sent() - sent, list(trainee.rounds)
-    trainee.close()  # no round may be under way when the limit is measured again
+    trainee.close()  # no round may run while the limit is measured again
     rounds = max(1, len(reports))
     return {
         "rounds": len(reports),

@@ -1,8 +1,8 @@
-"""Whether what saves time costs accuracy: each way of making rounds against the plain one.
+"""Measures whether options that save time cost accuracy, compared with plain rounds.
 
-Four workers, all in one process, learn `digits` by LGRAWA with the defaults of `grawa train`. Each
-variant is run with the same seeds as the plain one, so the same data, order and initial weights,
-and differences are taken seed by seed.
+Four workers, all in one process, learn `digits` with LGRAWA and the defaults of `grawa train`. Each
+variant is run with the same seeds as the plain one, so with the same data, order and initial
+weights, and differences are paired by seed.
 """
 
 import math
@@ -38,21 +38,21 @@ VARIANTS: Mapping[str, dict[str, Any]] = {
     "shared-count": {"schedule": "shared-count"},
     "hook_every 4": {"hook_every": 4},
 }
-"""Options of `grawa train`."""
+"""Variant -> options of `grawa train`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is run."""
+    """The options."""
 
     seeds: int = 8
-    """How many, from 0."""
+    """Number of seeds, from 0."""
     strategy: str = "lgrawa"
     """The method."""
     train_size: int = 1200
-    """Training images; the rest of 1,797 is the test."""
+    """Training images; the rest of the 1,797 are test images."""
     steps: int | None = None
-    """Local steps of each worker; by default as many as `grawa train` makes."""
+    """Local steps of each worker; by default those of `grawa train`."""
     jobs: int = os.cpu_count() or 1
     """Runs at a time."""
 
@@ -73,12 +73,12 @@ def error_of(config: Config, run: tuple[str, int]) -> float:
         **VARIANTS[variant],
     )
     *_, last = train(names.task(asked.task), partial(strategy_for, asked), asked.settings())
-    assert isinstance(last, Finished), "the last event tells the end"
+    assert isinstance(last, Finished), "the last event is the end"
     return 100.0 * last.error
 
 
 def measure(config: Config, samples: Samples) -> None:
-    """Trains with every variant and seed."""
+    """Trains every variant with every seed."""
     runs = list(product(VARIANTS, range(config.seeds)))
     trained = one_by_one(partial(error_of, config), runs, config.jobs, "training")
     for (variant, seed), error in trained:
@@ -86,7 +86,7 @@ def measure(config: Config, samples: Samples) -> None:
 
 
 def merge(_: Config, samples: Sequence[Sample]) -> Results:
-    """Errors by variant, in the order of seeds."""
+    """Variant -> errors, ordered by seed."""
     errors: dict[str, list[float]] = {}
     for sample in samples:
         errors.setdefault(sample["variant"], []).append(sample["error"])

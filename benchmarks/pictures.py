@@ -15,18 +15,18 @@ from common import Spread
 from grawa.lab.files import replacing
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#7F7F7F"
-"""Of Okabe and Ito's palette, which colour-blind people can tell apart."""
+"""Colours of Okabe and Ito's palette, which colour-blind people can distinguish."""
 
 PALETTE = (BLUE, "#D55E00", GREEN, "#CC79A7")
-"""Of the same, for lines."""
+"""Colours of lines, from the same palette."""
 
 
 def network_picture(found: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path) -> None:
-    """Samples per second of each method, as a share of training without communication.
+    """Samples per second of each method, in percent of training without communication.
 
     Args:
-        found: rate -> method -> figures, as `network.py` has them.
-        path: of the PNG.
+        found: rate -> method -> figures, from `network.py`.
+        path: the PNG file.
     """
     figure, axes = plt.subplots(1, len(found), sharey=True, figsize=(3.6 * len(found) + 1.6, 5.6))
     panels = axes if len(found) > 1 else [axes]
@@ -55,13 +55,13 @@ def scale_picture(
     predictions: Mapping[str, Mapping[str, Mapping[int, float]]],
     path: Path,
 ) -> None:
-    """What a worker costs in one process, and what a step is predicted to take on many machines.
+    """The cost of a worker in one process, and the predicted time of a step on many machines.
 
     Args:
         times: name -> workers -> microseconds of a worker-step.
         memory: name -> workers -> kilobytes of each further worker.
         predictions: link -> name -> workers -> milliseconds of a local step.
-        path: of the PNG.
+        path: the PNG file.
     """
     figure, (above, below) = plt.subplots(2, 2, figsize=(13, 11), layout="constrained")
     labels = ("time of a worker-step, us", "memory of each further worker, kB")
@@ -75,7 +75,7 @@ def scale_picture(
     )
     for axis, (link, methods) in zip(below, predictions.items(), strict=True):
         for i, (name, values) in enumerate(methods.items()):
-            # The later ones may lie on the earlier ones.
+            # Later lines may cover earlier ones.
             _line(axis, values, name, PALETTE[i], "osv^"[i], markersize=12 - 2 * i)
         _by_workers(axis, "workers, a machine each", "predicted time of a local step, ms")
         axis.set_title(_rate_text(link.split(":")[0]), fontsize=16)
@@ -107,12 +107,12 @@ def _by_workers(axis: Any, workers: str, label: str) -> None:
 
 
 def sync_picture(ratios: Mapping[str, Spread], path: Path) -> None:
-    """How long a round of each method takes.
+    """The duration of a round of each method.
 
     Args:
-        ratios: method -> lower quartile, median and upper quartile of the ratio to the yardstick,
-            which is among them.
-        path: of the PNG.
+        ratios: method -> quartiles and median of the ratio to the bare all-reduce, which is one of
+            the methods.
+        path: the PNG file.
     """
     figure, axis = plt.subplots(figsize=(7.2, 0.32 * len(ratios) + 1.2))
     medians = [median for _, median, _ in ratios.values()]
@@ -147,12 +147,12 @@ Point = tuple[float, float]
 def stragglers_picture(
     speeds: list[float], panels: Mapping[str, Mapping[str, list[Point]]], path: Path
 ) -> None:
-    """What becomes of training when one worker is slow.
+    """The effect of one slow worker on training.
 
     Args:
         speeds: of the slow worker.
-        panels: what is measured -> kind of run -> a point for each speed.
-        path: of the PNG.
+        panels: measure -> kind of run -> a point for each speed.
+        path: the PNG file.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(4.4 * len(panels), 3.6))
     for axis, (what, lines) in zip(axes, panels.items(), strict=True):
@@ -173,7 +173,7 @@ def stragglers_picture(
 
 
 def save(figure: Any, path: Path) -> None:
-    """Writes a picture whole or not at all."""
+    """Writes a picture, completely or not at all."""
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
     plt.close(figure)

@@ -1,4 +1,4 @@
-"""Work in processes of their own: all together, or one job after the other."""
+"""Runs work in new processes: in all at the same time, or one job after another."""
 
 import ctypes
 import gc
@@ -22,11 +22,11 @@ _PRELOADED = [
     *("torch", "torch._dynamo", "sklearn.datasets", "grawa.lab.train.loop"),
     *("matplotlib.pyplot", "rich.progress", "tyro"),
 ]
-"""What each new process finds there: packages, but nothing that was computed."""
+"""Packages that are imported already in each new process."""
 
 
 def fresh_processes() -> ForkServerContext:
-    """Where processes come from that have imported what they need, and done nothing yet."""
+    """A context for new processes, in which only the imports have been done."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the processes share the cores
     context = get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
@@ -34,7 +34,7 @@ def fresh_processes() -> ForkServerContext:
 
 
 def together(work: Callable[..., None], processes: int, *args: object) -> None:
-    """Runs `work(rank, *args)` in several processes at once; if one fails, all are ended."""
+    """Runs `work(rank, *args)` in several processes at once; if one fails, ends all."""
     fresh_processes()
     running = start_processes(
         _worker, (work, args), processes, join=False, daemon=True, start_method="forkserver"
@@ -56,16 +56,16 @@ def _worker(rank: int, work: Callable[..., None], args: Sequence[object]) -> Non
 def one_by_one(
     work: Callable[[Job], Found], jobs: Sequence[Job], at_a_time: int, title: str
 ) -> Iterator[tuple[Job, Found]]:
-    """Each job and what came of it, in their order, with progress.
+    """Each job with its result, in order; shows progress.
 
     Args:
-        work: what is to be done, on one thread.
-        jobs: on what.
-        at_a_time: how many processes share the jobs; with 1 they are done in this one.
-        title: of the progress.
+        work: the function to run on a job, with one thread.
+        jobs: its arguments.
+        at_a_time: number of processes; with 1 the jobs run in this process.
+        title: of the progress bar.
 
     Yields:
-        As soon as it is there.
+        A job and its result, as soon as it is available.
     """
     if at_a_time == 1:
         with one_thread():
@@ -82,7 +82,7 @@ def one_by_one(
 
 @contextmanager
 def one_thread() -> Generator[None]:
-    """Torch computes on one thread."""
+    """Limits torch to one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -92,9 +92,9 @@ def one_thread() -> Generator[None]:
 
 
 def begin() -> None:
-    """What each process does first: Ctrl-C is for its parent, and it ends when the parent ends.
+    """Sets a new process up: it ignores Ctrl-C, ends with its parent, and uses one thread.
 
-    It computes on one thread. What was imported is no garbage, and is not looked through for it.
+    Imported objects are excluded from garbage collection, which makes it faster.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     set_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2), Linux

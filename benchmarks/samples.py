@@ -1,4 +1,4 @@
-"""Samples as they come: a file of JSON lines that is only appended to."""
+"""A file of samples: JSON lines, appended one by one while a benchmark measures."""
 
 import json
 from collections.abc import Mapping
@@ -10,15 +10,15 @@ from grawa.errors import UserError
 from grawa.lab.files import read_line
 
 Sample = dict[str, Any]
-"""What one line of the file holds."""
+"""The content of one line of the file."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The file: what was asked in the first line, then a line for each sample.
+    """The file: options and environment in the first line, then a line for each sample.
 
-    Each line is written whole and at once, so that whatever ends the measurement takes at most the
-    sample that was being taken. Several processes may hold the same file; one of them writes.
+    Each line is written completely and at once, so an interruption loses at most the current
+    sample. Several processes may have this object; only one of them writes.
     """
 
     path: Path
@@ -35,17 +35,17 @@ class Samples:
             file.write(f"{line}\n")
 
     def end(self) -> None:
-        """Notes that nothing is missing."""
+        """Marks the file as complete."""
         self.add(whole=True)
 
     def read(self) -> tuple[Sample, list[Sample], bool]:
-        """What the file holds; a last line that was cut short is left out.
+        """Reads the file; an incomplete last line is ignored.
 
         Returns:
-            What was asked, the samples, and whether these are all of them.
+            Options and environment, the samples, and whether these are complete.
 
         Raises:
-            UserError: if this is no file of samples.
+            UserError: if this is not a file of samples.
         """
         try:
             lines = self.path.read_text(encoding="utf-8").splitlines()
@@ -53,6 +53,6 @@ class Samples:
             raise UserError(f"samples can't be read from {self.path}: {error}") from None
         first, *rest = [read_line(line) or {} for line in lines] or [{}]
         if "asked" not in first:
-            raise UserError(f"{self.path} does not begin as a benchmark's file of samples does")
+            raise UserError(f"{self.path} is not a benchmark's file of samples")
         samples = [sample for sample in rest if sample and "whole" not in sample]
         return first["asked"], samples, {"whole": True} in rest

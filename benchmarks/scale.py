@@ -1,9 +1,9 @@
-"""Many workers in one process: time and memory of a worker-step. Many machines: a prediction.
+"""Measures time and memory per worker for many workers in a process; predicts many machines.
 
-Each number of workers is measured in a fresh process, one after another and stacked
-(`--stack-workers`), in an order drawn anew for each turn; what counts is the processor's time, of
-one thread. The prediction is the planner's, for a model and a step that are given; what a round
-computes is measured here.
+Each number of workers is measured in a fresh process, with workers that step one after another and
+with stacked ones (`--stack-workers`), in random order in each repetition; times are processor times
+of one thread. The predictions are the planner's, for a given model and step time; the computation
+in a round is measured here.
 """
 
 import random
@@ -43,37 +43,37 @@ VARIANTS = {
     "LGRAWA, every 32": ("lgrawa", Variant(), 32),
     "LGRAWA, every 32, overlap": ("lgrawa", Variant(overlap=True), 32),
 }
-"""What is predicted: strategy, variant, local steps between rounds."""
+"""What is predicted: name -> strategy, variant, local steps between rounds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is measured and predicted."""
+    """The options."""
 
     workers: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-    """With the MLP."""
+    """Numbers of workers with the MLP."""
     cnn_workers: tuple[int, ...] = (1, 8, 64)
-    """With the CNNs."""
+    """Numbers of workers with the CNNs."""
     turns: int = 3
-    """Measurements of each."""
+    """Number of measurements of each."""
     worker_steps: int = 1024
-    """Timed in each, at least."""
+    """Least number of worker-steps that are timed in each."""
     sync_every: int = 32
     """Local steps between rounds."""
     machines: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
-    """Workers to predict for, on a ring."""
+    """Numbers of workers to predict for, on a ring."""
     links: tuple[str, ...] = ("1gbit:100us", "100gbit:10us")
-    """Between them."""
+    """Links between them."""
     parameters: int = 25_600_000
-    """Of the model to predict for, float32: as many as ResNet-50 has."""
+    """Parameters of the model to predict for, float32; the default is ResNet-50's."""
     tensors: int = 161
-    """That they are in."""
+    """Number of its parameter tensors."""
     step: float = 0.1
     """Seconds of a local step."""
     samples: int = 32
-    """Of a local step."""
+    """Samples of a local step."""
     planning: float = LEAST_SECONDS
-    """Seconds for which each kind of round is repeated, to see what it computes."""
+    """Seconds for which each kind of round is repeated to measure its computation."""
 
 
 TOY = Config(
@@ -91,7 +91,7 @@ TOY = Config(
 
 
 def measure_all(config: Config, samples: Samples) -> None:
-    """Measures each job in a fresh process, in an order of its own in each turn; then predicts."""
+    """Measures each job in a fresh process, in random order in each repetition; then predicts."""
     asked = jobs(config)
     context = fresh_processes()
     turns = [random.Random(turn).sample(asked, len(asked)) for turn in range(config.turns)]
@@ -105,7 +105,7 @@ def measure_all(config: Config, samples: Samples) -> None:
 
 
 def merge(config: Config, samples: Sequence[Sample]) -> Results:
-    """What was found, job by job, and what was predicted."""
+    """The measurements of each job, and the predictions."""
     found: dict[Job, list[Sample]] = {job: [] for job in jobs(config)}
     predicted: Sample = {"predictions": {}}
     for sample in samples:
@@ -131,14 +131,14 @@ def tables(config: Config, results: Results) -> None:
 
 
 def draw(_: Config, results: Results, folder: Path) -> None:
-    """Draws what the tables show."""
+    """Draws the content of the tables."""
     medians = medians_of(results["samples"])
     path = folder / "scale.png"
     scale_picture(series(medians), memory(medians), _predictions(results), path)
 
 
 def _predictions(results: Results) -> Predictions:
-    """With whole numbers of workers again, which JSON has made text."""
+    """The predictions with integer numbers of workers, which JSON has turned into text."""
     return {
         link: {name: {int(n): ms for n, ms in steps.items()} for name, steps in found.items()}
         for link, found in results["predictions"].items()
@@ -146,7 +146,7 @@ def _predictions(results: Results) -> Predictions:
 
 
 def jobs(config: Config) -> list[Job]:
-    """All measurements, of a turn."""
+    """All measurements of a repetition."""
     return [
         Job(
             model=model,
@@ -162,7 +162,7 @@ def jobs(config: Config) -> list[Job]:
 
 
 def _foundation(config: Config) -> Measured:
-    """A step as it is given, and rounds as they are measured here; the link is put in later."""
+    """Measurements with the given step and with rounds measured here; the link is set later."""
     model = ManyTensors(config.parameters, config.tensors)
     subject = Subject(
         model=model,
@@ -176,7 +176,7 @@ def _foundation(config: Config) -> Measured:
         "lgrawa": grawa.LGRAWA(),
     }
     network = Network(Link.parse(config.links[0]), "ring", config.machines[0])
-    print("measuring what a round computes")
+    print("measuring the computation in a round")
     measured = measure(subject, strategies, network, _quietly, least_seconds=config.planning)
     return replace(measured, step_seconds=config.step)
 
@@ -186,7 +186,7 @@ def _quietly(_: str) -> AbstractContextManager[object]:
 
 
 def _predicted(config: Config, measured: Measured, link: str) -> dict[str, dict[int, float]]:
-    """Name -> number of workers -> milliseconds of a local step, with its share of a round."""
+    """Name -> number of workers -> milliseconds of a local step, including its part of a round."""
     over_link = replace(measured, network=replace(measured.network, link=Link.parse(link)))
     names = [method.name for method in measured.methods]
     found: dict[str, dict[int, float]] = {}

@@ -1,4 +1,4 @@
-"""What `scale.py` has measured and predicted, in series and tables."""
+"""Tables and series of the measurements and predictions of `scale.py`."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -8,11 +8,11 @@ from common import show, verdict
 from scale_worker import TASKS, Found, Job, tensor_bytes
 
 TARGET = 1.3
-"""Of the rise of time and memory per worker."""
+"""Largest rise of time and memory per worker that meets the target."""
 
 LEAST = {"time": 4, "memory": 16}
-"""Workers from which on a worker's time and memory are to be flat. Below, a step takes hardly more
-than what it takes whatever the number, and workers fill memory that starting up has freed."""
+"""Number of workers from which on time and memory per worker must be constant. With fewer, most of
+a step's time does not depend on the number, and workers reuse memory freed after the start."""
 
 KINDS = ("one by one", "stacked")
 
@@ -22,7 +22,7 @@ Predictions = Mapping[str, Mapping[str, Mapping[int, float]]]
 
 
 def medians_of(samples: Sequence[Mapping[str, Any]]) -> dict[Job, Found]:
-    """Of each job's measurements."""
+    """Medians of each job's measurements."""
     medians = {}
     for job in samples:
         asked = {name: value for name, value in job.items() if name != "found"}
@@ -56,7 +56,7 @@ def series(medians: Medians) -> dict[str, dict[int, float]]:
 
 
 def memory(medians: Medians) -> dict[str, dict[int, float]]:
-    """Kilobytes at the peak for each worker beside the first, for each model and kind."""
+    """Peak kilobytes for each worker after the first, for each model and kind."""
     series = {}
     for model in TASKS:
         for i, kind in enumerate(KINDS):
@@ -71,7 +71,7 @@ def memory(medians: Medians) -> dict[str, dict[int, float]]:
 
 
 def show_model(model: str, medians: Medians) -> None:
-    """Prints what a worker of a model costs."""
+    """Prints the cost of a worker for a model."""
     time_of, memory_of = series(medians), memory(medians)
     looped, stacked = (f"{model}, {kind}" for kind in KINDS)
     rows = [
@@ -106,7 +106,7 @@ def show_predictions(predictions: Predictions) -> None:
 
 
 def _rise(values: Mapping[int, float], first: int) -> float:
-    """How far a cost rises as workers are added from `first` up, over the least with fewer."""
+    """The largest ratio of a cost to the least cost with fewer workers, from `first` workers on."""
     least, rise = float("inf"), 1.0
     for n in sorted(values):
         if n >= first:

@@ -1,4 +1,4 @@
-"""One measurement of `scale.py`, in a process of its own."""
+"""One measurement of `scale.py`, in a separate process."""
 
 import time
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from grawa.seeding import seeded
 from memory import measure
 
 REPEATS = 16
-"""How often each image is there, so that 256 workers have 75 each."""
+"""Copies of each image, so that 256 workers have 75 images each."""
 
 BATCH = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class ManyDigits(Digits):
-    """Digits for many workers: each training image several times."""
+    """Digits for many workers, with several copies of each training image."""
 
     def data(self, seed: int) -> Data:
         """See `Task.data`."""
@@ -32,11 +32,11 @@ class ManyDigits(Digits):
 
 @dataclass(frozen=True, kw_only=True)
 class Convolved(ManyDigits):
-    """The same with convolutions.
+    """Digits for many workers, with a convolutional network.
 
     Args:
-        widths: channels of each convolution, 3 x 3.
-        pooled: after which of them the resolution halves.
+        widths: channels of each 3 x 3 convolution.
+        pooled: the convolutions after which the resolution is halved.
     """
 
     widths: tuple[int, ...]
@@ -61,7 +61,7 @@ TASKS: dict[str, Task] = {
     "small CNN": Convolved(widths=(16, 32), pooled=(0, 1)),
     "CNN": Convolved(widths=(32, 64), pooled=(1,)),
 }
-"""With 4,810, 6,090 and 29,066 parameters."""
+"""Models with 4,810, 6,090 and 29,066 parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +69,10 @@ class Job:
     """What to measure.
 
     Attributes:
-        model: of `TASKS`.
-        stacked: whether the workers make their steps together.
+        model: a name in `TASKS`.
+        stacked: whether the workers make their steps in one batched pass.
         workers: N, all in one process.
-        worker_steps: at least so many steps of all workers together are timed.
+        worker_steps: least number of steps, summed over the workers, that are timed.
         sync_every: local steps between rounds.
     """
 
@@ -85,14 +85,14 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What was measured.
+    """The measurements.
 
     Attributes:
-        seconds: of the processor, for a worker-step: all that a local step takes, rounds
-            included, over N. Other load on the machine hardly moves it.
-        wall_seconds: the same by the wall's clock.
-        rest: bytes that the workers keep, over those of the process before.
-        peak: bytes they take at most.
+        seconds: processor time of a worker-step: that of a local step, including rounds, divided by
+            N. It hardly depends on other load.
+        wall_seconds: the same in wall-clock time.
+        rest: additional bytes that the workers keep.
+        peak: additional bytes at the peak.
     """
 
     seconds: float
@@ -102,7 +102,7 @@ class Found:
 
 
 def work(job: Job) -> Found:
-    """Trains for some rounds, watches the memory, then the time."""
+    """Trains for some rounds, and measures first memory, then time."""
     task = TASKS[job.model]
     usual = TrainConfig(
         task="digits",
@@ -135,10 +135,10 @@ def work(job: Job) -> Found:
 def _train(run: Run, steps: int) -> None:
     for _ in range(steps):
         run.step()
-    for _ in run.news():  # so that reports don't pile up
+    for _ in run.news():  # so that reports don't accumulate
         pass
 
 
 def tensor_bytes(model: str) -> int:
-    """Of a worker's parameters, gradients and momentum."""
+    """Bytes of a worker's parameters, gradients and momentum."""
     return 3 * sum(p.nbytes for p in TASKS[model].model(0).parameters())

@@ -1,8 +1,8 @@
-"""One slow worker among four: rounds after every so many steps, against steps counted together.
+"""Compares a fixed number of steps per round with a shared count, for one slow worker of four.
 
-Four real processes train digits for the same time; a step takes as long as is asked for, for the
-slow one longer, by sleeping, so that the machine's cores are no limit. Beside it what the virtual
-clock predicts of the same runs.
+Four real processes train digits for the same time. A step sleeps until it has taken a given time,
+which is longer for the slow worker, so that the number of cores does not matter. The same runs are
+also made with the virtual clock.
 """
 
 import statistics
@@ -39,12 +39,12 @@ SCHEDULES = {"every": grawa.Every, "shared-count": grawa.SharedCount}
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is measured."""
+    """The options."""
 
     speeds: tuple[float, ...] = (1.0, 0.5, 0.25)
-    """Of the slow worker."""
+    """Speeds of the slow worker."""
     seeds: int = 4
-    """Runs of each kind."""
+    """Number of runs of each kind."""
     budget: float = 8.0
     """Seconds of training."""
     step: float = 0.025
@@ -57,7 +57,7 @@ TOY = Config(speeds=(1.0, 0.5), seeds=1, budget=0.2, step=0.004, sync_every=8)
 
 
 class Kind(NamedTuple):
-    """A run."""
+    """A kind of run."""
 
     schedule: str
     speed: float
@@ -71,7 +71,7 @@ def kinds(config: Config) -> list[Kind]:
 
 @dataclass(frozen=True, kw_only=True)
 class Paced(Digits):
-    """Digits whose step takes a given time at least."""
+    """Digits with steps of at least a given duration."""
 
     seconds: float
 
@@ -82,7 +82,7 @@ class Paced(Digits):
 
 
 def measure(config: Config, samples: Samples) -> None:
-    """Trains in real processes, then by the virtual clock."""
+    """Trains in real processes, then with the virtual clock."""
     with tempfile.TemporaryDirectory() as folder:
         together(_work, WORKERS, config, (Path(folder) / "rendezvous").as_uri(), samples)
     with one_thread():
@@ -91,7 +91,7 @@ def measure(config: Config, samples: Samples) -> None:
 
 
 def merge(config: Config, samples: Sequence[Sample]) -> Results:
-    """The runs that both clocks have seen."""
+    """The runs that were made with both clocks."""
     found = {
         clock: [sample["found"] for sample in samples if sample["clock"] == clock]
         for clock in ("real", "virtual")
@@ -123,7 +123,7 @@ def table(config: Config, results: Results) -> None:
 
 
 def draw(config: Config, results: Results, folder: Path) -> None:
-    """Draws what the table shows."""
+    """Draws the content of the table."""
     shown = panels(config, results["real"], results["virtual"])
     stragglers_picture(list(config.speeds), shown, folder / "stragglers.png")
 
@@ -131,7 +131,7 @@ def draw(config: Config, results: Results, folder: Path) -> None:
 def panels(
     config: Config, real: list[dict[str, float]], modelled: list[dict[str, float]]
 ) -> dict[str, dict[str, list[Point]]]:
-    """What the picture shows: what is measured -> kind of run -> a point for each speed."""
+    """The content of the picture: measure -> kind of run -> a point for each speed."""
     asked = kinds(config)
 
     def line(found: list[dict[str, float]], schedule: str, key: str) -> list[Point]:
@@ -191,7 +191,7 @@ def _trained(task: Digits, settings: Settings) -> dict[str, float]:
     events = list(train(task, lambda *_: grawa.LGRAWA(), settings))
     rounds = [event for event in events if isinstance(event, RoundReport)]
     steps = sum(float(report.steps_made.sum()) for report in rounds)
-    assert isinstance(events[-1], Finished), "the last event tells the end"
+    assert isinstance(events[-1], Finished), "the last event is the end"
     samples = steps * settings.batch_size / rounds[-1].elapsed
     return {"samples": samples, "error": events[-1].error}
 

@@ -1,8 +1,8 @@
-"""The speed of a round, as a ratio to a bare all-reduce of the same bytes.
+"""Measures the duration of a round, as a ratio to a bare all-reduce of the same bytes.
 
-All methods take turns in one run, in an order drawn anew for each turn, and a round takes as long
-as its slowest process. What is timed is the averaging alone, with everything that belongs to it:
-health checks, scores, guard, exchange, pull and report. Then rounds of MGRAWA are taken apart.
+All methods run in each repetition, in random order; the slowest process of a round counts. Only the
+averaging is timed, with all that belongs to it: health checks, scores, guard, exchange, pull and
+report. At the end, the time of rounds of MGRAWA is broken down by module.
 """
 
 import os
@@ -25,21 +25,21 @@ TARGETS = {
     "MGRAWA, by sockets": 1.25,
     "LGRAWA, by sockets": 1.25,
 }
-"""Of times of the bare all-reduce."""
+"""Largest ratios to the time of the bare all-reduce that meet the target."""
 
 COPIES = {"LocalSGD": 1, "MGRAWA": 1, "LGRAWA": 1, "EASGD": 2, "LSGD": 2, "DiLoCo": 3}
-"""Copies of the parameters that a method of ours may need beside the model, at most."""
+"""Most copies of the parameters that our methods may need beside the model."""
 
 SLACK_BYTES = 4e6
-"""For what is no copy of parameters: connections, their buffers, the allocator's leftovers."""
+"""Allowed memory besides: connections, their buffers, unused memory of the allocator."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is measured."""
+    """The options."""
 
     rounds: int = 30
-    """Rounds of each method."""
+    """Number of rounds of each method."""
     processes: int = 4
     """N, all on this machine, over gloo."""
     parameters: int = 10_000_000
@@ -49,7 +49,7 @@ class Config:
 
     @property
     def model_bytes(self) -> int:
-        """Of the parameters."""
+        """Bytes of the parameters."""
         return 4 * self.parameters
 
 
@@ -58,18 +58,18 @@ TOY = Config(rounds=2, processes=2, parameters=4000, tensors=4)
 
 def measure(config: Config, samples: Samples) -> None:
     """Starts the processes, which measure."""
-    os.environ.setdefault("RUST_LOG", "error")  # torchft tells of every quorum otherwise
+    os.environ.setdefault("RUST_LOG", "error")  # otherwise torchft logs every quorum
     with tempfile.TemporaryDirectory() as folder:
         task = Task(**asdict(config), meeting=(Path(folder) / "rendezvous").as_uri())
         together(work, config.processes, task, samples)
 
 
 def merge(_: Config, samples: Sequence[Sample]) -> Results:
-    """What was found, method by method and part by part."""
+    """The measurements of each method, and of the parts of a round."""
     memory = {s["method"]: [s["rest"], s["peak"]] for s in samples if s["what"] == "memory"}
     turns = [sample for sample in samples if sample["what"] == "turn"]
-    taken = ("seconds", "processor_seconds", "bytes_sent")
-    found = {what: _in_order(columns([turn[what] for turn in turns])) for what in taken}
+    measured = ("seconds", "processor_seconds", "bytes_sent")
+    found = {what: _in_order(columns([turn[what] for turn in turns])) for what in measured}
     parts = [sample["seconds"] for sample in samples if sample["what"] == "breakdown"]
     names = dict.fromkeys(name for part in parts for name in part)
     breakdown = {name: [part.get(name, 0.0) for part in parts] for name in names}
@@ -122,7 +122,7 @@ def _row(name: str, config: Config, found: Results) -> list[str]:
     seconds = found["seconds"][name]
     spread = ratios(seconds, found["seconds"][BASELINE])
     processor = ratios(found["processor_seconds"][name], found["processor_seconds"][BASELINE])
-    # The closed form of a ring all-reduce stands in where a method doesn't count.
+    # For methods that don't count bytes, the closed form of a ring all-reduce is used.
     ring = 2 * (config.processes - 1) / config.processes * config.model_bytes
     return [
         name,
@@ -136,7 +136,7 @@ def _row(name: str, config: Config, found: Results) -> list[str]:
 
 
 def _show_breakdown(parts: Mapping[str, Sequence[float]]) -> None:
-    """Those that take one percent and more, the longest first."""
+    """Prints the parts that take at least one percent, the longest first."""
     medians = {part: Spread.of(seconds).median for part, seconds in parts.items()}
     whole = sum(medians.values())
     longest = sorted(medians, key=lambda part: -medians[part])

@@ -22,18 +22,18 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What to measure, and where to leave the results."""
+    """What to measure."""
 
     rounds: int
     processes: int
     parameters: int
     tensors: int
     meeting: str
-    """Where the processes find each other, as torch writes it."""
+    """The `init_method` of the process group."""
 
 
 def work(rank: int, task: Task, samples: Samples) -> None:
-    """Measures, together with the other processes; rank 0 writes down what all found."""
+    """Measures, together with the other processes; rank 0 writes the results of all."""
     _tell_accelerate(rank, task.processes)
     dist.init_process_group(
         "gloo",
@@ -48,7 +48,7 @@ def work(rank: int, task: Task, samples: Samples) -> None:
 
 
 def _tell_accelerate(rank: int, processes: int) -> None:
-    """Accelerate uses the process group that is there, but wants a launcher's variables too."""
+    """Sets a launcher's variables, which Accelerate needs besides the existing process group."""
     launched = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": 0}
     os.environ.update({name: str(value) for name, value in launched.items()})
     os.environ["MASTER_ADDR"] = "localhost"
@@ -75,7 +75,7 @@ def _measure(task: Task, samples: Samples) -> None:
 
 
 def _turn(turn: int, methods: Mapping[str, Method], samples: Samples) -> None:
-    """A round of each method: the slowest process's time, and all processor time."""
+    """Runs a round of each method: the slowest process's time, and the total processor time."""
     before = {name: _sent(method) for name, method in methods.items()}
     times = {name: _time(method) for name, method in methods.items()}
     sent = {n: (_sent(method) - before[n]) / method.rounds for n, method in methods.items()}
@@ -92,7 +92,7 @@ def _turn(turn: int, methods: Mapping[str, Method], samples: Samples) -> None:
 def _merged(
     own: Mapping[str, float], merge: Callable[[Iterable[float]], float]
 ) -> dict[str, float]:
-    """One of several numbers from those of all processes; what one has not counts as nothing."""
+    """Combines dictionaries of numbers from all processes; a missing number counts as zero."""
     everyone: list[dict[str, float]] = [{}] * dist.get_world_size()
     dist.all_gather_object(everyone, dict(own))
     names = dict.fromkeys(name for each in everyone for name in each)
@@ -112,7 +112,7 @@ def _set_up(name: str, task: Task) -> tuple[Method, memory.Extra]:
     tensors = 1 if name == BASELINE else task.tensors
     model = ManyTensors(task.parameters, tensors, seed=dist.get_rank())
     optimizer = sgd(model)
-    optimizer.step()  # makes its momentum, which is not to be counted
+    optimizer.step()  # creates its momentum, which must not be counted
     return memory.measure(lambda: METHODS[name](model, optimizer), _prepare, _run)
 
 
@@ -126,7 +126,7 @@ def _run(method: Method) -> None:
 
 
 def _time(method: Method) -> tuple[float, float]:
-    """Seconds of a round by the wall clock, and of this process's threads."""
+    """Wall-clock seconds of a round, and processor seconds of this process's threads."""
     _prepare(method)
     wall, processor = time.perf_counter(), time.process_time()
     method.run()

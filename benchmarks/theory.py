@@ -1,12 +1,12 @@
-"""Does it converge as theory says? Known minimisers, and the gradient norm where there is none.
+"""Compares convergence with theory, on convex problems with known minimisers and on a network.
 
-Four workers with plain SGD, no momentum and no guard, all hosted in one process. Convex: the
+Four workers with plain SGD, without momentum and guard, all hosted in one process. Convex: the
 squared distance of the consensus from the minimiser of all samples, over rounds, for constant and
-decaying steps; with one biased worker; and where each worker sees other samples, all of them at
-each step, so that what is left in the end is the bias of the fixed point. Non-convex: an MLP on
-`digits`, with a learning rate in proportion to 1/sqrt(T): the squared gradient norm of the
-consensus over all training samples, averaged over T steps, which theory bounds by a multiple of
-1/sqrt(T).
+decaying learning rates; with one biased worker; and with different samples on each worker, which
+uses all of its own at each step, so that only the bias of the fixed point remains at the end.
+Non-convex: an MLP on `digits` with a learning rate proportional to 1/sqrt(T): the squared gradient
+norm of the consensus over all training samples, averaged over T steps, which theory bounds by a
+multiple of 1/sqrt(T).
 """
 
 import math
@@ -33,23 +33,23 @@ from theory_problems import TASKS, WORKERS, Kind, Problem, Steps, lr, models
 from theory_results import CONDITIONS, METHODS, convex_results, nonconvex_results, tables
 
 NONCONVEX_LR = 2.0
-"""Over sqrt(T), so that it is 0.25 for the shortest training and 0.06 for the longest."""
+"""Learning rate times sqrt(T): the rate is 0.25 for the shortest training, 0.06 for the longest."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is run."""
+    """The options."""
 
     seeds: int = 10
-    """How many."""
+    """Number of seeds."""
     steps: int = 768
-    """Local steps of each worker, convex."""
+    """Local steps of each worker on convex problems."""
     nonconvex_steps: tuple[int, ...] = (64, 256, 1024)
-    """T, non-convex."""
+    """Values of T for the non-convex problem."""
     sync_every: int = 16
     """Local steps between rounds."""
     batch_size: int = 4
-    """Samples per worker and step; non-convex four times as many."""
+    """Samples per worker and step; four times as many for the non-convex problem."""
     jobs: int = os.cpu_count() or 1
     """Runs at a time."""
 
@@ -59,7 +59,7 @@ TOY = Config(seeds=1, steps=8, nonconvex_steps=(4, 8), sync_every=2, jobs=1)
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One training: convex if it has a task, else non-convex."""
+    """One training: convex if it has a task, otherwise non-convex."""
 
     method: str
     seed: int
@@ -70,7 +70,7 @@ class Job:
 
 
 def run(job: Job) -> list[float]:
-    """What was measured after each round."""
+    """Trains; returns what was measured after each round."""
     return _convex(job) if job.task else _nonconvex(job)
 
 
@@ -123,7 +123,7 @@ def _train(
     loss: Callable[[int], Tensor],
     measure: Callable[[dict[str, Tensor]], float],
 ) -> list[float]:
-    """Trains by a schedule of learning rates, and measures the consensus after each round."""
+    """Trains with a schedule of learning rates, and measures the consensus after each round."""
     optimizers = [SGD(model.parameters(), lr=rates[0]) for model in trained]
     strategy = names.strategy(job.method)
     found: list[float] = []
@@ -160,7 +160,7 @@ def jobs(asked: Config) -> list[Job]:
 
 
 def measure(asked: Config, samples: Samples) -> None:
-    """Trains."""
+    """Runs all trainings."""
     for job, curve in one_by_one(run, jobs(asked), asked.jobs, "training"):
         samples.add(
             method=job.method,
@@ -173,7 +173,7 @@ def measure(asked: Config, samples: Samples) -> None:
 
 
 def merge(asked: Config, samples: Sequence[Sample]) -> Results:
-    """Curves, ends and slopes, of what has been trained."""
+    """Curves, final values and slopes of the trainings so far."""
     convex = [sample for sample in samples if sample["task"]]
     nonconvex = [sample for sample in samples if not sample["task"]]
     return {
@@ -183,7 +183,7 @@ def merge(asked: Config, samples: Sequence[Sample]) -> Results:
 
 
 def table(asked: Config, results: Results) -> None:
-    """Prints ends and slopes."""
+    """Prints final values and slopes."""
     tables(results["convex"], results["nonconvex"])
     print(f"mean ± standard error of {asked.seeds} seeds")
 

@@ -12,7 +12,7 @@ from pictures import GREY, save
 _STYLES = ("-", "--", "-.", ":")
 
 _LOWEST = 1e-8
-"""What is drawn; without noise some methods reach the minimiser itself."""
+"""Smallest value that is drawn, since without noise some methods reach the minimiser itself."""
 
 
 def convex_picture(
@@ -22,8 +22,8 @@ def convex_picture(
 
     Args:
         convex: task -> condition -> method -> summary.
-        methods: name -> how it is written.
-        path: of the PNG.
+        methods: name -> label.
+        path: the PNG file.
     """
     columns = max(len(conditions) for conditions in convex.values())
     size = (3.6 * columns, 3.4 * len(convex))
@@ -59,9 +59,9 @@ def _curve(axis: Any, summary: Mapping[str, Any], i: int, title: str) -> None:
 
 
 def _theory(axis: Any, condition: str, found: Mapping[str, Any]) -> None:
-    """The exact expectation where there is one; else, for decaying steps, a line that falls as 1/t.
+    """Draws the exact expectation if there is one; otherwise, for decaying rates, a line ~ 1/t.
 
-    The latter goes through the middle of data parallel's curve.
+    The line goes through the middle of data parallel's curve.
     """
     if "expected" in found:
         means = found["expected"]["mean"]
@@ -81,13 +81,13 @@ def nonconvex_picture(
     steps: Sequence[int],
     path: Path,
 ) -> None:
-    """The averaged squared gradient norm over T, with a line that falls as 1/sqrt(T).
+    """The averaged squared gradient norm over T, with a line proportional to 1/sqrt(T).
 
     Args:
         found: method -> summary.
-        methods: name -> how it is written.
-        steps: each T.
-        path: of the PNG.
+        methods: name -> label.
+        steps: the values of T.
+        path: the PNG file.
     """
     figure, axis = plt.subplots(figsize=(6.4, 4.6))
     for i, (method, title) in enumerate(methods.items()):

@@ -1,4 +1,4 @@
-"""Problems whose minimiser is known, and what theory expects on them, for `theory.py`."""
+"""Problems with known minimisers, and their expected distances by theory, for `theory.py`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +13,7 @@ from grawa.seeding import generator
 
 WORKERS = 4
 BIASED = WORKERS - 1
-"""The worker whose gradients are biased, where one's are."""
+"""The worker whose gradients are biased in the condition with a biased worker."""
 
 Steps = Literal["constant", "decaying"]
 Kind = Literal["iid", "biased worker", "non-iid"]
@@ -26,21 +26,21 @@ TASKS: dict[str, Task] = {
 }
 
 LRS = {"quadratic": 0.4, "logistic": 0.8}
-"""At the start of decaying steps; constant ones are a quarter of it."""
+"""Initial learning rate if it decays; constant rates are a quarter of it."""
 
 FALL = 64.0
-"""Steps after which decaying ones have halved: lr / (1 + t / FALL)."""
+"""Steps after which a decaying learning rate has halved: lr / (1 + t / FALL)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A convex task, what each worker sees of it, and where its minimum is.
+    """A convex task with each worker's samples and its minimiser.
 
     Args:
-        task: the loss.
-        workers: (inputs, targets) that each worker draws its batches from.
+        task: the task, which defines the loss.
+        workers: (inputs, targets) of each worker.
         minimiser: of the mean loss over all samples, (P,).
-        noise: whether batches are drawn; else each is all that the worker has.
+        noise: whether batches are drawn at random; otherwise each has all of the worker's samples.
     """
 
     task: Task
@@ -50,7 +50,7 @@ class Problem:
 
     @classmethod
     def of(cls, name: str, kind: Kind, seed: int) -> "Problem":
-        """The problem of this name; data differ from seed to seed."""
+        """The problem with this name; each seed has its own data."""
         task = TASKS[name]
         whole = Data(*(t.double() if t.is_floating_point() else t for t in task.data(seed)))
         inputs, targets = whole.train_inputs, whole.train_targets
@@ -64,7 +64,7 @@ class Problem:
             minimiser = task.minimiser(whole).flatten()
         else:
             minimiser = torch.zeros(DIMENSIONS, dtype=torch.float64)
-        noise = kind != "non-iid"  # so that the bias of the fixed point is what is left
+        noise = kind != "non-iid"  # so that only the bias of the fixed point remains
         return cls(task=task, workers=workers, minimiser=minimiser, noise=noise)
 
     def batch(self, worker: int, size: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -76,19 +76,19 @@ class Problem:
         return inputs[picked], targets[picked]
 
     def square_distance(self, leaves: list[Tensor]) -> float:
-        """Of a model's parameters from the minimiser."""
+        """Squared distance of a model's parameters from the minimiser."""
         return float((parameters_to_vector(leaves) - self.minimiser).square().sum())
 
 
 def _biased(name: str, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients off by a vector of length one; or every label wrong."""
+    """Biases a worker: its gradients are off by a unit vector, or all its labels are wrong."""
     if name == "quadratic":
         return inputs + DIMENSIONS**-0.5, targets
     return inputs, 1 - targets
 
 
 def models(problem: Problem, seed: int) -> list[nn.Module]:
-    """One for each worker, equal, in float64."""
+    """Equal models in float64, one for each worker."""
     return [problem.task.model(seed).double() for _ in range(WORKERS)]
 
 
@@ -98,12 +98,12 @@ def lr(name: str, steps: Steps, step: int) -> float:
 
 
 def expected(kind: Kind, steps: Steps, count: int, batch_size: int, seed: int) -> list[float]:
-    """The expected squared distance on the quadratic after each step, for gradients averaged.
+    """The expected squared distance on the quadratic after each step, for averaged gradients.
 
         m <- (1 - lr c) m - lr b/N,   v <- (1 - lr c)^2 v + lr^2 / (N batch_size),   sum of m^2 + v
 
-    per dimension with curvature c; b is the biased worker's. Where all workers see the same
-    curvature, averages of parameters move by averages of gradients, so it holds for LocalSGD too.
+    per dimension with curvature c; b is the biased worker's. Since all workers have the same
+    curvature, averaged parameters move by averaged gradients, so it is true of LocalSGD too.
     """
     curvature = torch.linspace(1.0, 0.0, DIMENSIONS + 1, dtype=torch.float64)[:-1]
     start = torch.randn(DIMENSIONS, generator=generator(seed, "model"))

@@ -1,4 +1,4 @@
-"""Ends and slopes of the curves that `theory.py` has measured, and its tables."""
+"""Final values and slopes of the curves that `theory.py` has measured, and its tables."""
 
 import math
 import statistics
@@ -38,7 +38,7 @@ def over_seeds(curves: Sequence[Sequence[float]]) -> dict[str, list[float]]:
 
 
 def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
-    """Of a straight line through the logarithms, by least squares."""
+    """The slope of the least-squares line through the logarithms."""
     logs = [[math.log(value) for value in values] for values in (xs, ys)]
     return statistics.linear_regression(*logs).slope
 
@@ -49,9 +49,9 @@ def tail(curve: Sequence[float]) -> float:
 
 
 def summarise(curves: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """The curve of a method under a condition, its end and its slope over the last three quarters.
+    """The curve of a method under a condition, its final value, its slope over the last 3/4.
 
-    Ends and slopes are those of each seed's own curve, then their mean and standard error.
+    Final values and slopes are computed for each seed's curve, then averaged.
     """
     first = len(curves[0]) // 4
     rounds = [float(i + 1) for i in range(first, len(curves[0]))]
@@ -66,15 +66,15 @@ def summarise(curves: Sequence[Sequence[float]]) -> dict[str, Any]:
 
 
 def convex_results(samples: Sequence[Sample], sync_every: int, batch_size: int) -> dict[str, Any]:
-    """Task -> condition -> method -> summary; with what is expected, where it can be computed.
+    """Task -> condition -> method -> summary; includes the exact expectation if it is known.
 
     Args:
-        samples: the curves; what was interrupted may lack some.
+        samples: the curves; some may be missing after an interruption.
         sync_every: local steps between the points of a curve.
         batch_size: samples of a worker's step.
 
     Returns:
-        What there are curves of.
+        The summaries of all curves.
     """
     results: dict[str, Any] = {}
     for task, condition in product(TASKS, CONDITIONS):
@@ -95,7 +95,7 @@ def convex_results(samples: Sequence[Sample], sync_every: int, batch_size: int) 
 
 
 def nonconvex_results(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Method -> the averages over T for each T, and their slope; of methods that have them all."""
+    """Method -> the averages for each T, and their slope; only methods that have all of them."""
     steps = sorted({sample["steps"] for sample in samples})
     results = {}
     for method in dict.fromkeys(sample["method"] for sample in samples):
@@ -116,7 +116,7 @@ def nonconvex_results(samples: Sequence[Sample]) -> dict[str, Any]:
 
 
 def tables(convex: dict[str, Any], nonconvex: dict[str, Any]) -> None:
-    """Prints ends and slopes."""
+    """Prints final values and slopes."""
     titles = {**METHODS, "expected": "expected"}
     for task, conditions in convex.items():
         rows = [

@@ -1,4 +1,4 @@
-"""torchft's `LocalSGD`, where each process is a replica group of its own."""
+"""torchft's `LocalSGD`, with each process as its own replica group."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -18,18 +18,18 @@ def torchft_local_sgd(
     first_host: str,
     timeout: timedelta,
 ) -> tuple[Any, Callable[[], None]]:
-    """Has this process take part; all of the default process group must.
+    """Makes a `LocalSGD` for this process; all processes of the default group must call it.
 
     Args:
-        model: to be averaged.
-        optimizer: of the model.
+        model: the model to average.
+        optimizer: its optimizer.
         sync_every: local steps between rounds.
         host: this process's address.
-        first_host: that of rank 0, which runs the lighthouse.
-        timeout: of everything.
+        first_host: the address of rank 0, which runs the lighthouse.
+        timeout: of all messages.
 
     Returns:
-        The `LocalSGD`, and what ends it, to be called by all.
+        The `LocalSGD`, and a function that closes it, which all must call.
     """
     from torchft import Manager, ProcessGroupGloo
     from torchft.coordination import LighthouseServer
@@ -61,6 +61,6 @@ def torchft_local_sgd(
         dist.barrier()
         if lighthouse is not None:
             lighthouse.shutdown()
-        assert store.port, "the store has to live as long as its manager"
+        assert store.port, "the store must live as long as its manager"
 
     return LocalSGD(manager, model, optimizer, sync_every=sync_every), close
