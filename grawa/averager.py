@@ -77,7 +77,7 @@ class Averager:
     Raises:
         UserError: on every process, if models, optimizers and options don't fit together.
 
-    >>> import grawa
+    >>> import grawa, torch
     >>> models = [nn.Linear(2, 1), nn.Linear(2, 1)]  # two workers in this process
     >>> optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in models]
     >>> with Averager(models, optimizers, grawa.LGRAWA(), sync_every=2) as averager:
