@@ -1,7 +1,7 @@
 """Which parameters are averaged, and whether they are still the ones that were there at first."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ class Identity:
         self.names = held[0]
         self.params = [_picked(model, self.names) for model in models]
         check_averageable(dict(zip(self.names, self.params[0], strict=True)))
-        self._held = [{id(p) for p in params} for params in self.params]
+        self._held = {id(p) for params in self.params for p in params}
         self._forms = [_form(p) for p in self.params[0]]
 
     def check_forms(self) -> None:
@@ -65,24 +65,20 @@ class Identity:
         Raises:
             UserError: naming the first such parameter.
         """
-        for model, params, held in zip(self._models, self.params, self._held, strict=True):
+        late = self._given_late()
+        for model, params in zip(self._models, self.params, strict=True):
             current = dict(model.named_parameters())
             for name, parameter in zip(self.names, params, strict=True):
                 if current.get(name) is not parameter:
                     raise UserError(_moved(name))
-            self._check_held(current, held)
+            for name, parameter in current.items():
+                if id(parameter) in late:
+                    raise UserError(_optimized_late(name))
         self.check_forms()
 
-    def _check_held(self, current: Mapping[str, nn.Parameter], held: set[int]) -> None:
-        now = {id(p) for k in range(len(self._models)) for p in self._optimized(k)}
-        for name, parameter in current.items():
-            if id(parameter) in now - held and id(parameter) not in set().union(*self._held):
-                raise UserError(
-                    f"parameter {name!r} was given to the optimizer after the Averager was made, "
-                    "so it would never be averaged: let the optimizer hold it from the start "
-                    "(with requires_grad=False it does not train until you unfreeze it), or make "
-                    "a new Averager when you unfreeze it"
-                )
+    def _given_late(self) -> set[int]:
+        """The ids of the tensors that the optimizers hold, but did not at first."""
+        return {id(p) for k in range(len(self._models)) for p in self._optimized(k)} - self._held
 
     def _optimized(self, k: int) -> list[Tensor]:
         groups = [group for optimizer in self._optimizers[k] for group in optimizer.param_groups]
@@ -96,6 +92,14 @@ def _picked(model: nn.Module, names: Sequence[str]) -> list[nn.Parameter]:
 
 def _form(parameter: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
     return parameter.shape, parameter.dtype, parameter.device
+
+
+def _optimized_late(name: str) -> str:
+    return (
+        f"parameter {name!r} was given to the optimizer after the Averager was made, so it would "
+        "never be averaged: let the optimizer hold it from the start (with requires_grad=False it "
+        "does not train until you unfreeze it), or make a new Averager when you unfreeze it"
+    )
 
 
 def _moved(name: str) -> str:
