@@ -2,17 +2,21 @@
 
 There is no round during the measurement: it times norms, proximal pull and counting, on one thread,
 in processor time, which depends less on other load. All variants run in each repetition, in random
-order.
+order. A second process only takes part in the setup and then waits, because a worker without others
+is not averaged, and so needs neither norms nor pull.
 """
 
 import random
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -23,8 +27,9 @@ from command import Benchmark, Results
 from common import Spread, columns, ratios, show, verdict
 from grawa.lab.tasks.models.resnet import resnet20
 from grawa.strategies.protocol import Strategy
+from methods import QUIETLY
 from models import ManyTensors
-from processes import one_thread
+from processes import together
 from samples import Sample, Samples
 
 NEVER = 10**9
@@ -90,14 +95,21 @@ TOY = Config(steps=8, training_steps=2, batch=2, parameters=1000, tensors=10)
 
 
 def measure(config: Config, samples: Samples) -> None:
+    """Starts two processes, of which the first measures."""
+    with tempfile.TemporaryDirectory() as folder:
+        together(_work, 2, config, (Path(folder) / "rendezvous").as_uri(), samples)
+
+
+def _work(rank: int, config: Config, meeting: str, samples: Samples) -> None:
     """Measures all variants repeatedly, first with whole steps, then with optimizers only."""
-    with one_thread():
-        _measure_repeatedly("ResNet-20", _training(config), config.training_steps, samples)
-        for optimizer in OPTIMIZERS:
-            for fused in (False, True):
-                title = f"{optimizer}, fused" if fused else optimizer
-                steps = _optimizer_alone(optimizer, fused, config)
-                _measure_repeatedly(title, steps, config.steps // SOMETIMES, samples)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=QUIETLY)
+    _measure_repeatedly("ResNet-20", _training(config), config.training_steps, samples)
+    for optimizer in OPTIMIZERS:
+        for fused in (False, True):
+            title = f"{optimizer}, fused" if fused else optimizer
+            steps = _optimizer_alone(optimizer, fused, config)
+            _measure_repeatedly(title, steps, config.steps // SOMETIMES, samples)
+    dist.destroy_process_group()
 
 
 def merge(_: Config, samples: Sequence[Sample]) -> Results:
@@ -164,6 +176,12 @@ def _attach(model: nn.Module, optimizer: Optimizer, attached: Attached | None) -
 def _measure_repeatedly(
     title: str, steps: Mapping[str, Step], turns: int, samples: Samples
 ) -> None:
+    if dist.get_rank() == 0:
+        _measure(title, steps, turns, samples)
+    dist.barrier()
+
+
+def _measure(title: str, steps: Mapping[str, Step], turns: int, samples: Samples) -> None:
     for step in steps.values():
         step()  # so that lazily created state exists
     order = random.Random(0)
