@@ -21,15 +21,16 @@ _FORM = re.compile(
 )
 
 FAULTS_HELP = (
-    "wrong-labels:W (all labels of worker W wrong), noisy-labels=P:W (each wrong with probability "
-    "P), input-noise=S:W (added to every batch, S times the inputs' standard deviation; of tokens, "
-    "each is another with probability S), gradient-noise=S:W (of a length S times the gradient's), "
-    "batch=B:W (B samples per step), batch-xF:W (F times as many), batch-of-one:W, lr-xF:W "
-    "(learning rate times F), speed=S:W (virtual clock), and, before local step S: nan:W@S "
-    "(parameters not a number), scale-xF:W@S (parameters times F), dead:W@S (parameters zero); and "
-    "of all workers: mixed:SEED (a random population: each has its own batch size, label noise, "
-    "gradient or input noise and, with --clock virtual, speed), graded-labels (label noise rising "
-    "evenly from 0 to 0.6), graded-batch (batch sizes rising evenly from 4 to 32)"
+    "wrong-labels:W (all labels of worker W are wrong), noisy-labels=P:W (each is wrong with "
+    "probability P), input-noise=S:W (noise on every batch, S times the inputs' standard "
+    "deviation; tokens are replaced with probability S), gradient-noise=S:W (noise with S times "
+    "the gradient's norm), batch=B:W (B samples per step), batch-xF:W (F times as many samples), "
+    "batch-of-one:W, lr-xF:W (learning rate times F), speed=S:W (virtual clock), and, before "
+    "local step S: nan:W@S (parameters become NaN), scale-xF:W@S (parameters times F), dead:W@S "
+    "(parameters become zero); and for all workers: mixed:SEED (a random population: each worker "
+    "has its own batch size, label noise, gradient or input noise and, with --clock virtual, "
+    "speed), graded-labels (label noise rises linearly from 0 to 0.6), graded-batch (batch sizes "
+    "rise linearly from 4 to 32)"
 )
 
 
