@@ -2,10 +2,13 @@
 
 import json
 import os
+import tomllib
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from grawa.errors import UserError
 
 
 @contextmanager
@@ -47,3 +50,18 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return entry if isinstance(entry, dict) else {}
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Reads a TOML file.
+
+    Returns:
+        The table in it.
+
+    Raises:
+        UserError: if the file is missing or broken.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read: {error}") from None

@@ -1,7 +1,6 @@
 """`--config FILE`: options from a file, which the command line's options override."""
 
 import inspect
-import tomllib
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.files import read_toml
 
 _OPTION = "--config"
 
@@ -34,11 +34,7 @@ def config_from(args: Sequence[str]) -> TrainConfig | None:
     if len(named) > 1:
         raise UserError(f"{_OPTION} takes one file, got {', '.join(named)}")
     path = Path(named[0])
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} can't be read: {error}") from None
-    return TrainConfig.from_toml(table, path)
+    return TrainConfig.from_toml(read_toml(path), path)
 
 
 def with_defaults(command: Callable[..., Any], defaults: TrainConfig) -> Callable[..., Any]:

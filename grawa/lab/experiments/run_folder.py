@@ -1,7 +1,6 @@
 """The folder of a run: its configuration, events, checkpoints and models."""
 
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.environment import environment
-from grawa.lab.files import read_line, replacing, write_text
+from grawa.lab.files import read_line, read_toml, replacing, write_text
 
 SCHEMA = 1
 """Version of the lines in `events.jsonl`; increased when the meaning of a field changes."""
@@ -87,20 +86,9 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def config(self) -> TrainConfig:
-        """Reads the run's configuration.
-
-        Returns:
-            The configuration.
-
-        Raises:
-            UserError: if the file can't be read.
-        """
+        """Reads the run's configuration; a `UserError` if the file can't be read."""
         path = self.path / "config.toml"
-        try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} can't be read: {error}") from None
-        return TrainConfig.from_toml(table, path)
+        return TrainConfig.from_toml(read_toml(path), path)
 
     def append(self, kind: str, event: Mapping[str, Any]) -> None:
         """Adds a line to `events.jsonl`, flushed at once."""

@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import tomllib
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from grawa.lab.experiments.environment import PACKAGES, environment
 from grawa.lab.experiments.study import Study
 from grawa.lab.experiments.study_toml import as_toml, from_toml
 from grawa.lab.experiments.trial import Result
-from grawa.lab.files import read_json, read_line, write_text
+from grawa.lab.files import read_json, read_line, read_toml, write_text
 
 SCHEMA = 2
 """Version of the lines in `trials.jsonl`; increased when the meaning of a field changes."""
@@ -89,20 +88,9 @@ class StudyFolder:
         return (path / "study.toml").is_file()
 
     def study(self) -> Study:
-        """Reads the definition of the study.
-
-        Returns:
-            The study.
-
-        Raises:
-            UserError: if the file can't be read.
-        """
+        """Reads the definition of the study; a `UserError` if the file can't be read."""
         path = self.path / "study.toml"
-        try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} can't be read: {error}") from None
-        return from_toml(table, path)
+        return from_toml(read_toml(path), path)
 
     def check_same(self, study: Study) -> None:
         """Refuses another study than the one in the folder.
