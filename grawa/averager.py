@@ -180,10 +180,7 @@ class Averager:
         if kind is None:
             self.detach()
         else:
-            self._remove_hooks()
-
-    def _remove_hooks(self) -> None:
-        self._hooks.remove()
+            self._hooks.remove()
 
     def attach(self) -> None:
         """Starts to count the optimizers' steps; refuses those whose steps can't be counted."""
@@ -207,7 +204,7 @@ class Averager:
         have; then the steps since the last round are averaged in one more. If parameters have
         changed but no step was counted, every process raises a `UserError`.
         """
-        self._remove_hooks()
+        self._hooks.remove()
         self._check_connected()
         with undisturbed():
             if self._hooks.missed_all_steps():

@@ -49,7 +49,7 @@ class Carrier(Protocol):
         leaving: Sequence[Sequence[Run]],
         arriving: Sequence[Sequence[Run]],
     ) -> list[list[Tensor]]:
-        """Phase one: what each process says to the owners of sections.
+        """Phase one: sends each process's rows to the owners of sections.
 
         Args:
             staged: as `staging` gave them, with what leaves written in them.
@@ -65,7 +65,7 @@ class Carrier(Protocol):
     def sections(
         self, flats: Sequence[Tensor], runs: Sequence[Sequence[Run]], receivers: Sequence[int]
     ) -> None:
-        """Phase two: what each owner has made reaches the others.
+        """Phase two: sends the owners' sections of the mean to the others.
 
         Args:
             flats: of the same form on every process; the others' runs are overwritten.

@@ -36,8 +36,8 @@ class DistributedCommunicator:
     """The transport of P processes that host K workers each; process p hosts pK .. pK+K-1.
 
     It talks over a process group of its own, so that its traffic can't be mistaken for the
-    model's. Processes of one machine, on the CPU, read each other's rows from shared memory;
-    nothing but a word that they are there is sent.
+    model's. Processes of one machine, on the CPU, read each other's rows from shared memory,
+    and only tell each other when they may.
 
     Args:
         ranks: the processes that take part, by global rank; all of them by default.
@@ -89,7 +89,7 @@ class DistributedCommunicator:
         return self._carrier
 
     def _make_carrier(self) -> Carrier:
-        """Makes sure that all host as many workers; finds out how they reach each other."""
+        """Checks that all host the same number of workers; finds out how they reach each other."""
         on_cpu = self._device.type == "cpu"
         own = [self._num_hosted, _machine(), int(self._shared_memory and on_cpu)]
         everyone = self._group.everyone(own, "compare numbers of workers")

@@ -123,17 +123,17 @@ def mean_of_pieces(
     said: Iterable[Sequence[Tensor]],
     masses: Sequence[Sequence[float]],
 ) -> None:
-    """The weighted mean of what is said of some pieces.
+    """The weighted mean of what the processes have sent of some pieces.
 
     Args:
         mean: where it is put, a tensor for each piece.
         pieces: which.
-        said: by each sender, of the pieces in which it has weight.
-        masses: each sender's weight of each leaf.
+        said: what each process has sent, of the pieces in which it has weight.
+        masses: each process's weight of each leaf.
     """
     weights = [[own[piece.leaf] for piece in pieces] for own in masses]
     rows = (
-        # What has no weight is not there, and is not read: the mean stands in for it.
+        # Pieces without weight were not sent and are not read: the mean is only a placeholder.
         [next(found) if weight > 0 else place for weight, place in zip(own, mean, strict=True)]
         for found, own in zip(map(iter, said), weights, strict=True)
     )

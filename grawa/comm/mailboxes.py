@@ -18,9 +18,9 @@ class Mailboxes:
     A mailbox has blocks of rows and of sections, in which only what leaves is ever written:
     together they take the memory of one model.
 
-    Rows of the next mean may be written as soon as all have made their sections of this one, and
-    sections once all have come to the next mean; so they meet twice in each. What is gathered is
-    written to two blocks in turn: who comes to the next gather but one has left this one.
+    Rows of the next mean may be written once all processes have finished their sections of this
+    one, and sections once all have started the next mean; so all meet twice in each. Gathers write
+    to two blocks in turn: when all have called the next gather, all have read this one.
 
     Args:
         group: the processes.

@@ -1,4 +1,4 @@
-"""The engine: counts local steps, runs the rounds that are due, and joins what others call."""
+"""The engine: counts local steps, runs rounds that are due, and joins those of other processes."""
 
 from collections.abc import Sequence
 from typing import Any, NoReturn

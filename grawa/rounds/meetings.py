@@ -1,4 +1,4 @@
-"""Meetings of all processes: what each came for is served, in an order that all agree on."""
+"""Meetings of all processes, which may call for different purposes; all agree which goes first."""
 
 from torch import Tensor
 
@@ -14,14 +14,14 @@ from grawa.workers.replicas import Replicas
 
 
 class Meetings:
-    """Meets the other processes by a roll call, and takes part in what they came for.
+    """Meets the other processes in a roll call, and takes part in what they have called for.
 
     Args:
         replicas: the hosted workers.
         runner: runs rounds.
         timetable: which fragment is next.
         queue: orders what this process sends.
-        clock: what time it is.
+        clock: times the workers.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Meetings:
         self._queue, self._clock = queue, clock
 
     def meet(self, purpose: Purpose, value: float = 0.0) -> Roll:
-        """Calls the roll until this purpose is served; joins what comes before it.
+        """Repeats the roll call until this purpose is served; joins what goes first.
 
         Returns:
             What all workers reported when it was served.

@@ -144,10 +144,8 @@ class RollCall:
             zero except for a round.
         """
         whole = purpose in WHOLE
-        sizes, losses = (
-            self._replicas.gradients.sizes(self._replicas.params),
-            self._losses.read(fragment),
-        )
+        sizes = self._replicas.gradients.sizes(self._replicas.params)
+        losses = self._losses.read(fragment)
         marks = losses.new_zeros(len(losses), self._num_buffers, dtype=torch.float64)
         if purpose is Purpose.GRADIENTS:
             norms = self._replicas.gradients.gradient_norms().sum(dim=1)
