@@ -18,17 +18,17 @@ class Communicator(Protocol):
 
     @property
     def num_workers(self) -> int:
-        """N."""
+        """N, including workers that are left out of this round."""
         ...
 
     @property
     def active(self) -> Tensor:
-        """Who takes part in this round: (N,), bool, on the CPU."""
+        """True for the workers that take part in this round: (N,), bool, on the CPU."""
         ...
 
     @property
     def norms(self) -> Norms:
-        """Takes the L2 norms of whole hosted workers, over all shards where they are sharded."""
+        """Computes the L2 norms of hosted workers, over all shards if they are sharded."""
         ...
 
     def weighted_mean(self, rows: Stack, weights: Tensor, out: Leaves | None = None) -> Leaves:
@@ -40,7 +40,8 @@ class Communicator(Protocol):
         Args:
             rows: name -> (K, *shape).
             weights: (N, L) for L leaves or (N, 1) for all of them, float64, on the CPU, the same
-                on every process; not negative, each column with a positive sum.
+                on every process; not negative, each column with a positive sum. A worker that is
+                left out has weight zero, whatever is given here.
             out: where to put the mean, overwritten; may not share memory with `rows`.
 
         Returns:

@@ -3,56 +3,18 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from torch import Tensor
 
-from grawa.comm.protocol import Team
+from grawa.comm.protocol import Communicator, Team
 from grawa.math.leaves import Leaves, Stack
-from grawa.math.norms import Norms
 from grawa.scores.protocol import Score
 
 __all__ = ["Communicator", "Leaves", "Score", "Stack", "State", "Strategy", "Team"]
 
 State = dict[str, Leaves]
 """What a strategy keeps between rounds, such as "center"; the same on every process."""
-
-
-class Communicator(Protocol):
-    """All that a strategy sees of the other workers."""
-
-    @property
-    def num_workers(self) -> int:
-        """N, including workers that are left out of this round."""
-        ...
-
-    @property
-    def active(self) -> Tensor:
-        """(N,), true for the workers that take part in this round."""
-        ...
-
-    @property
-    def norms(self) -> Norms:
-        """Computes the L2 norms of hosted workers, over all shards if they are sharded."""
-        ...
-
-    def weighted_mean(self, rows: Stack, weights: Tensor, out: Leaves | None = None) -> Leaves:
-        """Sum of weight times row over the workers that take part, divided by the weights' sum.
-
-        Args:
-            rows: name -> (K, *shape).
-            weights: (N, L) for L leaves or (N, 1) for all of them, float64, on the CPU; not
-                negative. A worker that is left out has weight zero, whatever is given here.
-            out: where to put the mean, overwritten; may not share memory with `rows`.
-
-        Returns:
-            `out`, or new leaves.
-        """
-        ...
-
-    def split(self, size: int) -> Sequence[Team]:
-        """The teams of `size` consecutive workers in which this process hosts workers."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
