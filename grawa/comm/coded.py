@@ -72,7 +72,7 @@ class _CodedMean:
         self._weights = weights
         self._compression = compression
         self._codec = compression.codec
-        self._sections = [cut(own) for own in plan_of(self.reference, len(weights)).sections]
+        self._sections = [cut(own) for own in plan_of(self.reference.form, len(weights)).sections]
         self._said = [[weighty(own, masses) for own in self._sections] for masses in weights]
         self._sizes = [[num_bytes(self._codec, own) for own in its] for its in self._said]
         self._mean_sizes = [num_bytes(self._codec, own) for own in self._sections]
@@ -133,13 +133,16 @@ class _CodedMean:
     def _write_rows(self, staged: Sequence[Tensor], runs: Sequence[Run]) -> None:
         parts = iter([part for run in runs for part in run.of(staged).split(run.sizes)])
         mine = self._of(self._carrier.process)
+        places = self.reference.places.values()
+        leaves = [
+            in_memory_order(self._rows.values(), places, k) if any(self._said[i]) else []
+            for k, i in enumerate(mine)
+        ]
         for p in range(self._carrier.num_processes):
             for k, i in enumerate(mine):
-                row = {name: values[k] for name, values in self._rows.items()}
-                leaves = in_memory_order(row, self.reference.places) if any(self._said[i]) else []
                 for s in self._of(p):
                     pieces = self._said[i][s]
-                    self._write_row(k, leaves, pieces, Parcel(self._codec, pieces, next(parts)))
+                    self._write_row(k, leaves[k], pieces, Parcel(self._codec, pieces, next(parts)))
 
     def _write_row(
         self, k: int, leaves: list[Tensor], pieces: Sequence[Piece], parcel: Parcel

@@ -1,31 +1,20 @@
 """The exchange behind a weighted mean: rows go to the owners of sections, means come back."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from grawa.comm.carrier import Carrier
-from grawa.comm.plan import Piece, Run, plan_of, runs_of, weighty
+from grawa.comm.plan import Piece, Run
+from grawa.comm.route import route_of
 from grawa.errors import DivergedError, UserError
 from grawa.math.leaves import Leaves, Place, Stack
 from grawa.math.mean import weighted_mean_
 
 AVERAGED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 """The dtypes of what can be averaged."""
-
-
-class Division(NamedTuple):
-    """Who has weight, who owns what, and who is to get the mean."""
-
-    masses: list[list[float]]
-    """(P, L), each process's weight of each leaf."""
-    owned: list[list[Piece]]
-    """Each process's pieces."""
-    receivers: list[int]
-    """The processes that own sections and get the mean."""
 
 
 def exchange_mean(
@@ -44,38 +33,31 @@ def exchange_mean(
         The bytes that this process has sent.
     """
     me = carrier.process
-    masses, owned, receivers = divide(out, weights, num_hosted)
+    masses = _masses(weights, num_hosted)
+    weighs = tuple(tuple(map(bool, own)) for own in masses)
+    route = route_of(out.form, weighs, num_hosted, me)
     row, spare = _row_of_process(rows, weights[me * num_hosted :][:num_hosted], out)
     staged = carrier.staging(spare)
-    sends = [weighty(own, masses[me]) if p != me else [] for p, own in enumerate(owned)]
-    leaving = [runs_of(pieces) for pieces in sends]
     if num_hosted == 1 or staged[0] is not spare[0]:
-        _write(staged, chain(*leaving), parts_of(row, chain(*sends)))
-    arriving = [runs_of(weighty(owned[me], m)) if p != me else [] for p, m in enumerate(masses)]
-    arrived = carrier.rows(staged, leaving, arriving)
-    said = [_pieces(runs, got) for runs, got in zip(arriving, arrived, strict=True)]
-    said[me] = parts_of(row, weighty(owned[me], masses[me]))
-    mean_of_pieces([p.of(out.flats) for p in owned[me]], owned[me], said, masses)
-    if me not in receivers:  # it alone has weight, so that its row is the mean
-        torch._foreach_copy_(in_memory_order(out, out.places), row)
-    sections = [runs_of(own) for own in owned]
-    carrier.sections(out.flats, sections, receivers)
-    others = sum(p != me for p in receivers)
-    return _bytes(staged, chain(*leaving)) + others * _bytes(out.flats, sections[me])
+        _write(staged, chain(*route.leaving), parts_of(row, route.sent))
+    arrived = carrier.rows(staged, route.leaving, route.arriving)
+    said = [_pieces(runs, got) for runs, got in zip(route.arriving, arrived, strict=True)]
+    said[me] = parts_of(row, route.heavy)
+    places = _pieces(route.sections[me], [run.of(out.flats) for run in route.sections[me]])
+    mean_of_pieces(places, route.owned, said, masses)
+    if me not in route.receivers:  # it alone has weight, so that its row is the mean
+        torch._foreach_copy_(in_memory_order(out.rows, out.places.values()), row)
+    carrier.sections(out.flats, route.sections, route.receivers)
+    others = sum(p != me for p in route.receivers)
+    return _bytes(staged, chain(*route.leaving)) + others * _bytes(out.flats, route.sections[me])
 
 
-def divide(out: Leaves, weights: list[list[float]], num_hosted: int) -> Division:
-    """Who owns what in a mean with these weights, N lists of L numbers."""
+def _masses(weights: list[list[float]], num_hosted: int) -> list[list[float]]:
+    """Each process's weight of each leaf, from its K workers': (N, L) -> (P, L)."""
+    if num_hosted == 1:
+        return weights
     by_process = [weights[i : i + num_hosted] for i in range(0, len(weights), num_hosted)]
-    masses = [[sum(column) for column in zip(*own, strict=True)] for own in by_process]
-    heavy = [p for p, own in enumerate(masses) if any(own)]
-    receivers = [p for p in range(len(masses)) if heavy != [p]]
-    sections = iter(plan_of(out, len(receivers) * num_hosted).sections)
-    owned = [
-        [piece for _ in range(num_hosted) for piece in next(sections)] if p in receivers else []
-        for p in range(len(masses))
-    ]
-    return Division(masses, owned, receivers)
+    return [[sum(column) for column in zip(*own, strict=True)] for own in by_process]
 
 
 def _row_of_process(
@@ -88,22 +70,33 @@ def _row_of_process(
         mean's own, it lies there already. A mean is wider than `out` if that is 16-bit.
     """
     if len(weights) == 1:
-        return in_memory_order({name: r[0] for name, r in rows.items()}, out.places), out.flats
+        return in_memory_order(rows.values(), out.places.values()), out.flats
     mean = out.wide_like()
     mean_of_rows(rows, weights, mean)
-    return in_memory_order(mean, out.places), mean.flats
+    return in_memory_order(mean.rows, out.places.values()), mean.flats
 
 
-def in_memory_order(leaves: Mapping[str, Tensor], places: Mapping[str, Place]) -> list[Tensor]:
-    """Leaves as they lie at these places, one-dimensional; copied where they lie otherwise."""
+def in_memory_order(
+    stacks: Iterable[Tensor], places: Iterable[Place], row: int = 0
+) -> list[Tensor]:
+    """One row of some stacks as it lies in memory.
+
+    Args:
+        stacks: (K, *shape) each.
+        places: where the leaves are to lie.
+        row: which of the K rows.
+
+    Returns:
+        One-dimensional tensors: views, or copies where a row lies otherwise than its place.
+    """
     found = []
-    for leaf, place in zip(leaves.values(), places.values(), strict=True):
-        if leaf.stride() != place.stride:
-            form = torch.empty_strided(
-                place.shape, place.stride, dtype=leaf.dtype, device=leaf.device
-            )
-            leaf = form.copy_(leaf)
-        found.append(leaf.as_strided((leaf.numel(),), (1,)))
+    for stack, place in zip(stacks, places, strict=True):
+        if stack.stride()[1:] == place.stride:
+            start = stack.storage_offset() + row * stack.stride(0)
+            found.append(stack.as_strided((place.shape.numel(),), (1,), start))
+        else:
+            form = stack.new_empty_strided(place.shape, place.stride)
+            found.append(form.copy_(stack[row]).as_strided((form.numel(),), (1,)))
     return found
 
 

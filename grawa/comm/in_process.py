@@ -99,7 +99,7 @@ class InProcessCommunicator:
         """What N processes would send; where one alone has weight, it sends to the owners."""
         if sum(any(own) for own in weights) == 1:
             return sum(flat.nbytes for flat in mean.flats) * (self._num_workers - 1)
-        return plan_of(mean, self._num_workers).bytes_sent_by_all(weights)
+        return plan_of(mean.form, self._num_workers).bytes_sent_by_all(weights)
 
     def count(self, steps: int) -> int:
         """See `Transport.count`; exact here."""

@@ -1,13 +1,13 @@
 """What travels of a section in fewer bits: the scales of its pieces, then their codes."""
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from grawa.comm.plan import Piece
+from grawa.math import leaves
 from grawa.math.codec import Codec
 
 BATCH = 2**16
@@ -37,16 +37,8 @@ def cut(pieces: Sequence[Piece]) -> list[Piece]:
 
 def batches(pieces: Sequence[Piece]) -> list[Batch]:
     """Neighbouring pieces, as many as a batch holds."""
-    found: list[list[Piece]] = []
-    room = 0
-    for piece in pieces:
-        if piece.size > room:
-            found.append([])
-            room = BATCH
-        found[-1].append(piece)
-        room -= piece.size
-    firsts = accumulate((len(batch) for batch in found), initial=0)
-    return [Batch(batch, first) for batch, first in zip(found, firsts, strict=False)]
+    found = leaves.batches([piece.size for piece in pieces], BATCH)
+    return [Batch(pieces[some], some.start) for some in found]
 
 
 class Parcel:

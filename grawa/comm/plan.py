@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from grawa.math.leaves import Leaves
+from grawa.math.leaves import Form
+from grawa.math.mean import CACHED
 
 
 class Piece(NamedTuple):
-    """The part of one leaf that lies in one section."""
+    """A part of one leaf in one section, of at most `CACHED` elements."""
 
     leaf: int
     flat: int
@@ -81,37 +82,29 @@ class Plan:
         )
 
 
-def plan_of(leaves: Leaves, num_sections: int) -> Plan:
-    """The plan for leaves; the same object for leaves of the same form.
+@lru_cache(maxsize=64)
+def plan_of(form: Form, num_sections: int) -> Plan:
+    """The plan for leaves.
 
     Args:
-        leaves: of whatever values.
+        form: how they lie in their flat tensors.
         num_sections: S; each is ceil(size / S) elements of a flat tensor, the last ones shorter
             or empty.
 
     Returns:
         The plan.
     """
-    flats = tuple((flat.numel(), flat.element_size()) for flat in leaves.flats)
-    places = tuple((p.flat, p.offset, p.shape.numel()) for p in leaves.places.values())
-    return _plan(places, flats, num_sections)
-
-
-@lru_cache(maxsize=64)
-def _plan(
-    places: tuple[tuple[int, int, int], ...], flats: tuple[tuple[int, int], ...], sections: int
-) -> Plan:
-    pieces: list[list[Piece]] = [[] for _ in range(sections)]
-    for leaf, (flat, begin, numel) in enumerate(places):
-        length = max(1, -(-flats[flat][0] // sections))
+    pieces: list[list[Piece]] = [[] for _ in range(num_sections)]
+    for leaf, (flat, begin, numel) in enumerate(form.leaves):
+        length = max(1, -(-form.flats[flat][0] // num_sections))
         start = begin
         while start < begin + numel:
             owner = start // length
-            stop = min(begin + numel, (owner + 1) * length)
+            stop = min(begin + numel, (owner + 1) * length, start + CACHED)
             pieces[owner].append(Piece(leaf, flat, start, start - begin, stop - start))
             start = stop
     ordered = tuple(tuple(sorted(own, key=lambda p: (p.flat, p.start))) for own in pieces)
-    return Plan(ordered, tuple(itemsize for _, itemsize in flats))
+    return Plan(ordered, tuple(itemsize for _, itemsize in form.flats))
 
 
 def runs_of(pieces: Sequence[Piece]) -> list[Run]:

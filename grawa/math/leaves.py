@@ -1,6 +1,8 @@
 """The containers that methods work on: stacks of the workers' rows, and leaves common to all."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple, cast
 
 import torch
@@ -20,6 +22,15 @@ class Place(NamedTuple):
     offset: int
     shape: torch.Size
     stride: tuple[int, ...]
+
+
+class Form(NamedTuple):
+    """Where leaves begin and end in their flat tensors."""
+
+    flats: tuple[tuple[int, int], ...]
+    """Elements of each flat tensor, and bytes of each element."""
+    leaves: tuple[tuple[int, int, int], ...]
+    """Flat tensor, offset and size of each leaf."""
 
 
 class Leaves(dict[str, Tensor]):
@@ -44,6 +55,13 @@ class Leaves(dict[str, Tensor]):
         self.flats = list(flats)
         self.places = dict(places)
         self.rows = [leaf.unsqueeze(0) for leaf in self.values()]
+
+    @cached_property
+    def form(self) -> Form:
+        """How the leaves lie in the flat tensors: equal for leaves that lie in the same way."""
+        flats = tuple((flat.numel(), flat.element_size()) for flat in self.flats)
+        places = tuple((p.flat, p.offset, p.shape.numel()) for p in self.places.values())
+        return Form(flats, places)
 
     @classmethod
     def like(cls, stack: Stack) -> "Leaves":
@@ -195,6 +213,29 @@ def side_by_side(*stacks: Stack) -> list[list[Tensor]]:
     if all(isinstance(stack, Rows) and stack.blocks for stack in stacks):
         return [list(cast(Rows, stack).blocks) for stack in stacks]
     return [list(stack.values()) for stack in stacks]
+
+
+def batches(sizes: Sequence[int], most: int) -> list[slice]:
+    """Neighbouring tensors, as many at a time as have at most so many elements together.
+
+    Args:
+        sizes: elements of each tensor.
+        most: elements of a batch; a larger tensor is a batch of its own.
+
+    Returns:
+        Slices that cover all tensors.
+
+    >>> batches([3, 3, 9, 1, 2], 6)
+    [slice(0, 2, None), slice(2, 3, None), slice(3, 5, None)]
+    """
+    starts: list[int] = []
+    room = 0
+    for i, size in enumerate(sizes):
+        if size > room or not starts:
+            starts.append(i)
+            room = most
+        room -= size
+    return [slice(a, b) for a, b in pairwise([*starts, len(sizes)])]
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

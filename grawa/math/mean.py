@@ -5,7 +5,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from grawa.math.leaves import wide
+from grawa.math.leaves import batches, wide
+
+CACHED = 2**17
+"""Elements of a sum that stay in a core's cache while rows are added to it."""
 
 
 def weighted_mean_(
@@ -32,6 +35,17 @@ def weighted_mean_(
     >>> mean
     [tensor([4., 5.])]
     """
+    own_rows, own_weights = list(rows), list(weights)
+    sizes = [x.numel() for x in mean]
+    # On a GPU all at once, since each operation there has a cost of its own.
+    on_cpu = all(x.device.type == "cpu" for x in mean)
+    for some in batches(sizes, CACHED if on_cpu else sum(sizes)):
+        _mean_(mean[some], [row[some] for row in own_rows], [w[some] for w in own_weights])
+
+
+def _mean_(
+    mean: Sequence[Tensor], rows: Sequence[Sequence[Tensor]], weights: Sequence[Sequence[float]]
+) -> None:
     sums = [torch.empty_like(x, dtype=wide(x.dtype)) if x.itemsize < 4 else x for x in mean]
     totals = [0.0] * len(sums)
     for row, own in zip(rows, weights, strict=True):

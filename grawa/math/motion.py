@@ -1,11 +1,9 @@
 """Moves parameters: pulls and copies, in place and for all tensors at once."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from grawa.math.leaves import Leaves, Rows, Stack
+from grawa.math.leaves import Leaves, Rows, Stack, batches
 from grawa.math.norms import Norms, row_norms
 
 _MOST_WIDENED = 2**24
@@ -41,28 +39,15 @@ def _pull_carrying_(params: Rows, lost: Stack, target: Leaves, strength: float) 
         rows, targets = [params[n] for n in exact], [target[n].unsqueeze(0) for n in exact]
         torch._foreach_lerp_(rows, targets, strength)
     names = list(lost)
-    for some in _batches([lost[name].numel() for name in names]):
-        own = [params[names[i]] for i in some]
-        there = [target[names[i]].expand_as(row) for i, row in zip(some, own, strict=True)]
-        rest = [lost[names[i]] for i in some]
+    for some in batches([lost[name].numel() for name in names], _MOST_WIDENED):
+        own = [params[name] for name in names[some]]
+        there = [target[n].expand_as(row) for n, row in zip(names[some], own, strict=True)]
+        rest = [lost[name] for name in names[some]]
         torch._foreach_add_(rest, torch._foreach_sub(there, own), alpha=strength)
         moved = torch._foreach_add(rest, own)  # float32
         torch._foreach_copy_(own, moved)
         torch._foreach_sub_(moved, own)
         torch._foreach_copy_(rest, moved)
-
-
-def _batches(sizes: Sequence[int]) -> list[list[int]]:
-    """Indices of consecutive tensors, few enough that a float32 copy of them is small."""
-    found: list[list[int]] = []
-    room = 0
-    for i, size in enumerate(sizes):
-        if size > room or not found:
-            found.append([])
-            room = _MOST_WIDENED
-        found[-1].append(i)
-        room -= size
-    return found
 
 
 def pull_and_push_(

@@ -80,7 +80,9 @@ class Gradients:
             norms = [vector_norm(b, dim=1, dtype=self._norm_dtype) for b in params.blocks]
             wide = torch.stack([norm.to(self.device) for norm in norms])
         else:
-            wide = self._norms([rows[0] for rows in params.values()]).unsqueeze(1)
+            wide = self._norms(list(params.values())).unsqueeze(
+                1
+            )  # K = 1 where there are no blocks
         size: Tensor = vector_norm(wide, dim=0)
         return size if self._shards is None else self.over_shards(size.square()).sqrt()
 

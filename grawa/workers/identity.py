@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,17 @@ from torch.optim import Optimizer
 from grawa.errors import UserError
 from grawa.workers.buffers import persistent_names
 from grawa.workers.checks import check_averageable, check_model
+
+
+class _Link(NamedTuple):
+    """A module or parameter on the way from a model to a parameter that it trains."""
+
+    module: nn.Module
+    key: str
+    value: nn.Module | nn.Parameter
+    """What the module has under this name."""
+    name: str
+    """The parameter's, or one parameter's where the way leads to several."""
 
 
 class Identity:
@@ -46,6 +58,7 @@ class Identity:
         self.params = [_picked(model, self.names) for model in models]
         check_averageable(dict(zip(self.names, self.params[0], strict=True)))
         self._held = {id(p) for params in self.params for p in params}
+        self._links = [_links(model, self.names) for model in models]
         self._forms = [_form(p) for p in self.params[0]]
 
     def check_forms(self) -> None:
@@ -65,15 +78,15 @@ class Identity:
         Raises:
             UserError: naming the first such parameter.
         """
-        late = self._given_late()
-        for model, params in zip(self._models, self.params, strict=True):
-            current = dict(model.named_parameters())
-            for name, parameter in zip(self.names, params, strict=True):
-                if current.get(name) is not parameter:
-                    raise UserError(_moved(name))
-            for name, parameter in current.items():
-                if id(parameter) in late:
-                    raise UserError(_optimized_late(name))
+        for links in self._links:
+            for link in links:
+                if getattr(link.module, link.key, None) is not link.value:
+                    raise UserError(_moved(link.name))
+        if late := self._given_late():
+            for model in self._models:
+                for name, parameter in model.named_parameters():
+                    if id(parameter) in late:
+                        raise UserError(_optimized_late(name))
         self.check_forms()
 
     def _given_late(self) -> set[int]:
@@ -83,6 +96,18 @@ class Identity:
     def _optimized(self, k: int) -> list[Tensor]:
         groups = [group for optimizer in self._optimizers[k] for group in optimizer.param_groups]
         return [p for group in groups for p in group["params"]]
+
+
+def _links(model: nn.Module, names: Sequence[str]) -> list[_Link]:
+    """What must still be in place for the model to have these parameters, each link once."""
+    found: dict[tuple[nn.Module, str], _Link] = {}
+    for name in names:
+        module = model
+        for key in name.split("."):
+            value = getattr(module, key)
+            found.setdefault((module, key), _Link(module, key, value, name))
+            module = value
+    return list(found.values())
 
 
 def _picked(model: nn.Module, names: Sequence[str]) -> list[nn.Parameter]:
