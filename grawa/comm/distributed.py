@@ -96,7 +96,7 @@ class DistributedCommunicator:
         hosted, machines, willing = zip(*everyone, strict=True)
         if len(set(hosted)) > 1:
             raise UserError(
-                f"every process must host as many workers, got {list(hosted)} on ranks "
+                f"every process must host the same number of workers, got {list(hosted)} on ranks "
                 f"{self._group.members}"
             )
         one_machine = len(set(machines)) == 1

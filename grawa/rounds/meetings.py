@@ -96,8 +96,9 @@ class Meetings:
         elapsed = self._clock.now()  # before scores take their time
         if purpose in WHOLE and self._runner.roll_call.has_new_steps(fragment):
             self._clock.scored()
+        values = self._runner.digests() if purpose in WHOLE else value
         return self._runner.roll_call.rows(
-            purpose, fragment, rounds=self._runner.round, elapsed=elapsed, value=value
+            purpose, fragment, rounds=self._runner.round, elapsed=elapsed, values=values
         )
 
     def _check(self) -> None:

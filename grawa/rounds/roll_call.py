@@ -34,7 +34,7 @@ class Roll(NamedTuple):
     elapsed: float
     """Seconds since the start, by worker 0's clock."""
     values: Tensor
-    """(N,), a number from each, for `Purpose.VALUES`."""
+    """(N,), a number from each for `Purpose.VALUES`; for a round see `Runner.digests`."""
     health: Health
     """What the guard needs to know."""
     marks: Tensor
@@ -128,7 +128,7 @@ class RollCall:
         *,
         rounds: int,
         elapsed: float,
-        value: float = 0.0,
+        values: Tensor | float = 0.0,
     ) -> Tensor:
         """What the hosted workers report.
 
@@ -137,7 +137,7 @@ class RollCall:
             fragment: whose round is next.
             rounds: rounds so far.
             elapsed: seconds since the start.
-            value: a number for the others.
+            values: a number of each hosted worker for the others, (K,), or () of all.
 
         Returns:
             A row each, (K, C), of the same length for every purpose; scores and buffer states are
@@ -155,9 +155,10 @@ class RollCall:
             marks = buffers.marks(buffers.rows(), losses.device)
             broken = (states_of(marks) == BufferState.NAN).any(dim=1)
             sizes = torch.where(broken, torch.nan, sizes)
-        same = [purpose, rounds, elapsed, value]
+        same = [purpose, rounds, elapsed]
         columns = [losses.new_tensor(same, dtype=torch.float64).expand(len(losses), -1)]
         own = [
+            losses.new_zeros(len(losses), dtype=torch.float64) + values,
             losses.new_tensor(self.steps),
             self._new_steps[fragment],
             self._replicas.lrs(),

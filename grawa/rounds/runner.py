@@ -9,6 +9,7 @@ from torch import Tensor
 from grawa.comm.participants import Participants
 from grawa.comm.protocol import Transport
 from grawa.errors import UserError
+from grawa.math.digest import digests
 from grawa.math.leaves import Leaves, Rows
 from grawa.rounds.clock import Clock
 from grawa.rounds.cut import fragments
@@ -114,6 +115,12 @@ class Runner:
         some = len(range(hosted)[workers]) < hosted
         for params in self._by_worker[workers] if some else [self._params]:
             self._plan.strategy.drift(params, self._seen, share)
+
+    def digests(self) -> Tensor | float:
+        """What tells unequal parameters of hosted workers apart, if it matters now; otherwise 0."""
+        if self.moves and self.symptoms.suspects_equals:
+            return digests(self._replicas.params.values())
+        return 0.0
 
     def judge(self, roll: Roll) -> Verdict:
         """Decides which workers take part; the same on every process."""

@@ -12,6 +12,9 @@ from grawa.rounds.roll_call import Roll
 _ROUNDS = 8
 """Norms are checked in this many first rounds only: a loop that clips does so from the start."""
 
+_MOST_STEPS = 100
+"""Norms are kept of this many first steps of a round, however long it is."""
+
 _SAME = 1e-5
 """Total norms with a smaller relative difference were made equal by clipping."""
 
@@ -26,20 +29,26 @@ _DIFFERENT = 1e-3
 
 
 class Symptoms:
-    """Warns once each of gradients clipped too early, of equal workers, and of a long wait."""
+    """Warns once each of gradients clipped too early, of equal workers, and of a long wait.
+
+    Attributes:
+        suspects_equals: whether all workers were of equal size in the last round, so that they are
+            to report `grawa.math.digest.digests` in the next.
+    """
 
     def __init__(self) -> None:
         self._norms: list[Tensor] = []
         self._rounds = 0
         self._clipping_said = False
-        self._equal_rounds = 0
+        self.suspects_equals = False
         self._equal_said = False
         self._waited = 0
         self._waiting_said = False
 
     def note_norms(self, norms: Tensor) -> None:
         """Records the norms of a local step's gradients, (K, L), as the optimizer saw them."""
-        if self._rounds < _ROUNDS and not self._clipping_said:
+        looks = self._rounds < _ROUNDS and len(self._norms) < _MOST_STEPS
+        if looks and not self._clipping_said:
             self._norms.append(norms)
 
     def note_waiting(self, roll: Roll) -> None:
@@ -80,15 +89,17 @@ class Symptoms:
             )
 
     def _look_for_equals(self, roll: Roll) -> None:
-        sizes = roll.health.sizes
-        equal = len(sizes) > 1 and bool((sizes == sizes[0]).all() & (roll.new_steps > 0).all())
-        self._equal_rounds = self._equal_rounds + 1 if equal else 0
-        if self._equal_rounds >= 2 and not self._equal_said:
+        sizes, digests = roll.health.sizes, roll.values
+        equal = bool((sizes == sizes[0]).all() & (digests == digests[0]).all())
+        equal = equal and len(sizes) > 1 and bool((roll.new_steps > 0).all())
+        if equal and self.suspects_equals and not self._equal_said:
             self._equal_said = True
             warnings.warn(
-                f"all {len(sizes)} workers had exactly equal parameters before two rounds in a "
-                "row, so averaging them does nothing. Likely reasons: the model is wrapped in "
-                "DDP, which makes gradients equal; every worker draws the same batches, from one "
-                "seed; or the loader has no DistributedSampler",
+                f"all {len(sizes)} workers have exactly equal parameters after local steps of "
+                "their own, so averaging them does nothing. Likely reasons: the model is wrapped "
+                "in DDP, which makes gradients equal; every worker draws the same batches, from "
+                "one seed; the loader has no DistributedSampler; or the steps are too small to "
+                "change any parameter",
                 stacklevel=2,
             )
+        self.suspects_equals = equal

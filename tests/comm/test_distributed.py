@@ -496,7 +496,9 @@ def test_what_differs_between_processes_is_a_user_error_on_all_of_them(
             assert "the optimizer" in str(outcome)
         elif difference == "hosts two workers":
             numbers = [2 if rank == odd else 1 for rank in range(4)]
-            assert f"every process must host as many workers, got {numbers}" in str(outcome)
+            assert f"every process must host the same number of workers, got {numbers}" in str(
+                outcome
+            )
         else:
             # Against worker 0, who is taken for right.
             named = odd if "optimizer" in difference or odd else 1

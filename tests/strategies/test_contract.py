@@ -59,7 +59,7 @@ def rounds_of(
             strategy.drift(params, state, 0.5)
 
 
-@pytest.mark.filterwarnings("ignore:all . workers had exactly equal")
+@pytest.mark.filterwarnings("ignore:all . workers have exactly equal")
 @every_strategy
 def test_equal_workers_stay_equal_bit_for_bit(strategy: grawa.Strategy) -> None:
     data = batches(steps=6, workers=1).workers([0] * WORKERS)

@@ -317,8 +317,28 @@ def equal_batches(strategy: grawa.Strategy) -> int:
 def test_workers_that_stay_exactly_equal_are_said_once() -> None:
     for error in outcomes(2, equal_batches, grawa.LGRAWA()):
         assert isinstance(error, UserWarning)
-        assert "exactly equal parameters before two rounds" in str(error)
+        assert "exactly equal parameters after local steps" in str(error)
         assert "DistributedSampler" in str(error)
+
+
+def nearly_equal_workers(dtype: torch.dtype) -> int:
+    """Steps that differ between ranks, but change the norm of the parameters by less than a bit."""
+    model = nn.Linear(64, 64, bias=False).to(dtype)
+    nn.init.ones_(model.weight)
+    optimizer = SGD(model.parameters(), lr=1.0)
+    with grawa.Averager(model, optimizer, grawa.LocalSGD(), sync_every=1) as averager:
+        for _ in range(6):
+            model.weight.grad = torch.zeros_like(model.weight)
+            model.weight.grad[0, dist.get_rank()] = 1e-3
+            model.weight.grad[1, dist.get_rank()] = -1e-3
+            optimizer.step()
+    return averager.round
+
+
+@pytest.mark.world
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_workers_whose_norms_alone_are_equal_are_not_called_equal(dtype: torch.dtype) -> None:
+    assert on_ranks(2, nearly_equal_workers, dtype) == [6, 6]
 
 
 @pytest.mark.world

@@ -112,7 +112,7 @@ def test_every_worker_starts_as_worker_zero() -> None:
         assert torch.equal(flat(model), flat(mlp(seed=0)))
 
 
-@pytest.mark.filterwarnings("ignore:all . workers had exactly equal")
+@pytest.mark.filterwarnings("ignore:all . workers have exactly equal")
 def test_frozen_parameters_outside_the_optimizer_start_equal_and_stay() -> None:
     models = [mlp(seed=seed) for seed in range(2)]
     for model in models:

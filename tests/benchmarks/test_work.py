@@ -1,0 +1,98 @@
+"""What benchmarks measure does the work that it is named after."""
+
+from collections import Counter
+from unittest.mock import patch
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import local_step
+import methods
+from models import ManyTensors
+from tests.world import on_ranks
+
+pytestmark = pytest.mark.world
+
+
+class _Counted(TorchDispatchMode):
+    """Counts the operations that are run."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operations: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.operations[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _norms_and_pulls() -> dict[str, tuple[int, int]]:
+    """How often each variant of a local step takes norms and pulls parameters, in four steps."""
+    found = {}
+    for name, four_steps in local_step._optimizer_alone("SGD", False, local_step.TOY).items():
+        with _Counted() as counted:
+            four_steps()
+        operations = counted.operations
+        found[name] = operations["_foreach_norm"], operations["_foreach_lerp_"]
+    return found
+
+
+def test_attached_local_steps_take_norms_and_pull() -> None:
+    measured, _ = on_ranks(2, _norms_and_pulls)
+    assert measured == {
+        "bare": (0, 0),
+        "counting": (0, 0),
+        "norms": (4, 0),
+        "pull": (0, 4),
+        "norms and pull": (4, 4),
+        "every fourth step": (1, 1),
+    }
+
+
+def _distances(name: str) -> tuple[float, float]:
+    """How far apart the ranks' parameters are before and after a round of a method."""
+    model = ManyTensors(1000, 1 if name == methods.BASELINE else 4, seed=dist.get_rank())
+    method = methods.METHODS[name](model, methods.sgd(model))
+    method.local_step()
+    before = _apart(model)
+    method.run()
+    after = _apart(model)
+    method.close()
+    return before, after
+
+
+def _apart(model: ManyTensors) -> float:
+    own = torch.cat([p.detach().flatten() for p in model.parameters()])
+    everyone = [torch.empty_like(own), torch.empty_like(own)]
+    dist.all_gather(everyone, own)
+    return float((everyone[0] - everyone[1]).norm())
+
+
+IN_BACKGROUND = "LGRAWA, overlap, blocked"
+
+
+@pytest.mark.parametrize("name", [name for name in methods.METHODS if name != IN_BACKGROUND])
+def test_a_measured_round_brings_the_workers_together(name: str) -> None:
+    if not methods.is_installed(name):
+        pytest.skip(f"what {name} needs is not installed")
+    for before, after in on_ranks(2, _distances, name):
+        assert before > 0.0
+        assert after <= 0.95 * before  # the pull of LSGD is a tenth
+
+
+def _blocked_seconds() -> float:
+    model = ManyTensors(1000, 4, seed=dist.get_rank())
+    with patch.object(methods, "HIDING_SECONDS", 0.1):
+        method = methods.METHODS[IN_BACKGROUND](model, methods.sgd(model))
+        method.local_step()
+        method.run()
+        method.close()
+    assert method.seconds is not None
+    return method.seconds()
+
+
+def test_a_round_in_the_background_is_run_and_reported() -> None:
+    for seconds in on_ranks(2, _blocked_seconds):
+        assert 0.0 < seconds < 0.1  # the pause hides the round
