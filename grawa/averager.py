@@ -314,9 +314,7 @@ class Averager:
     def _after_step(self) -> None:
         self._check_losses()
         with undisturbed():
-            if self._engine.is_near():
-                self._resolve_skips()
-            self._engine.local_step()
+            self._engine.local_step(take_skipped=self._hooks.take_skipped)
 
     @contextmanager
     def _caught_up(self) -> Generator[None]:

@@ -220,12 +220,16 @@ def test_a_compiled_step_is_counted_and_averaged() -> None:
     assert (averager.step, averager.round) == (4, 2)
 
 
+@pytest.mark.parametrize("schedule", [grawa.Every(4), grawa.SharedCount(4)], ids=repr)
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_step_that_a_scaler_skips_is_not_counted(fused: bool) -> None:
+def test_a_step_that_a_scaler_skips_is_not_counted(fused: bool, schedule: grawa.Every) -> None:
     model = nn.Linear(4, 4)
     optimizer = SGD(model.parameters(), lr=0.1, fused=fused)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    with grawa.Averager(model, optimizer, grawa.LGRAWA(), sync_every=4) as averager:
+    rounds: list[grawa.RoundReport] = []
+    with grawa.Averager(
+        model, optimizer, grawa.LGRAWA(), schedule=schedule, on_round=[rounds.append]
+    ) as averager:
         for number in range(9):
             optimizer.zero_grad()
             inputs = torch.full((2, 4), torch.inf if number in (2, 5) else 1.0)
@@ -233,7 +237,7 @@ def test_a_step_that_a_scaler_skips_is_not_counted(fused: bool) -> None:
             scaler.step(optimizer)
             scaler.update()
     assert averager.step == 7
-    assert averager.round == 2
+    assert [report.step for report in rounds] == [4, 7]
 
 
 class Recurrent(nn.Module):

@@ -1,6 +1,6 @@
 """The engine: counts local steps, runs rounds that are due, and joins those of other processes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -101,8 +101,19 @@ class Engine:
         """Records the norms of the next step's gradients, (K, L), before they are clipped."""
         self._norms = norms
 
-    def local_step(self, workers: slice = slice(None)) -> None:
-        """Called after these hosted workers' optimizer steps; runs the rounds that are due."""
+    def local_step(
+        self,
+        workers: slice = slice(None),
+        take_skipped: Callable[[], Tensor | None] = lambda: None,
+    ) -> None:
+        """Called after these hosted workers' optimizer steps; runs the rounds that are due.
+
+        Args:
+            workers: which.
+            take_skipped: how many of the steps so far the optimizers turned out to have skipped:
+                see `grawa.workers.skips`. It is called only where a round would be due, since it
+                waits for the device.
+        """
         self._note_step(workers)
         self._clock.stepped(workers)
         position = self._position(len(range(self.comm.num_hosted)[workers]))
@@ -110,6 +121,9 @@ class Engine:
             self._underway.age += 1
             if self._underway.age >= self.plan.overlap_steps:
                 self.finish()
+        if self._timetable.is_due(position) and (skipped := take_skipped()) is not None:
+            self.uncount(skipped)
+            position = self._position(0)
         while self._timetable.is_due(position) and self._all_joined(workers):
             self._begin_round(self._timetable.advance(self._runner.lr))
 
@@ -132,10 +146,6 @@ class Engine:
             return self.step
         self._total = self.comm.count(steps)
         return self._total / self.comm.num_workers
-
-    def is_near(self) -> bool:
-        """Whether a round may be due at the next local step."""
-        return self._timetable.is_due(self.total_steps / self.comm.num_workers + 1)
 
     def uncount(self, skipped: Tensor) -> None:
         """Subtracts local steps that the optimizer turned out to have skipped: (K,)."""
