@@ -21,6 +21,11 @@ class Carrier(Protocol):
         """Which of them this is."""
         ...
 
+    @property
+    def most_bytes(self) -> int | None:
+        """How much of a mean is exchanged at a time; `None` for all of it."""
+        ...
+
     def gather(self, own: Tensor) -> Callable[[], Tensor]:
         """Starts to bring every process's bytes to all.
 
@@ -80,6 +85,7 @@ class Alone:
 
     num_processes = 1
     process = 0
+    most_bytes = None
 
     def gather(self, own: Tensor) -> Callable[[], Tensor]:
         """See `Carrier.gather`."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from grawa.comm.carrier import Carrier
-from grawa.comm.plan import Piece, Run
+from grawa.comm.plan import Chunk, Piece, Run, chunks_of
 from grawa.comm.route import route_of
 from grawa.errors import DivergedError, UserError
 from grawa.math.leaves import Leaves, Place, Stack
@@ -32,24 +32,56 @@ def exchange_mean(
     Returns:
         The bytes that this process has sent.
     """
-    me = carrier.process
     masses = _masses(weights, num_hosted)
+    own = weights[carrier.process * num_hosted :][:num_hosted]
+    row, spare = _row_of_process(rows, own, out)
+    return sum(
+        _exchange_chunk(carrier, num_hosted, chunk, row, spare, masses, out.flats)
+        for chunk in chunks_of(out.form, carrier.most_bytes)
+    )
+
+
+def _exchange_chunk(
+    carrier: Carrier,
+    num_hosted: int,
+    chunk: Chunk,
+    leaves: Sequence[Tensor],
+    spare: Sequence[Tensor],
+    masses: Sequence[Sequence[float]],
+    out: Sequence[Tensor],
+) -> int:
+    """The weighted mean of a chunk.
+
+    Args:
+        carrier: between the processes.
+        num_hosted: K.
+        chunk: which part of the flat tensors.
+        leaves: the row of this process, L one-dimensional tensors.
+        spare: flat tensors in which it may be staged.
+        masses: (P, L), each process's weight of each leaf.
+        out: the flat tensors of the mean.
+
+    Returns:
+        The bytes that this process has sent.
+    """
+    me, row, flats = carrier.process, parts_of(leaves, chunk.parts), chunk.of(out)
+    masses = [[own[part.leaf] for part in chunk.parts] for own in masses]
     weighs = tuple(tuple(map(bool, own)) for own in masses)
-    route = route_of(out.form, weighs, num_hosted, me)
-    row, spare = _row_of_process(rows, weights[me * num_hosted :][:num_hosted], out)
+    route = route_of(chunk.form, weighs, num_hosted, me)
+    spare = chunk.of(spare)
     staged = carrier.staging(spare)
     if num_hosted == 1 or staged[0] is not spare[0]:
         _write(staged, chain(*route.leaving), parts_of(row, route.sent))
     arrived = carrier.rows(staged, route.leaving, route.arriving)
     said = [_pieces(runs, got) for runs, got in zip(route.arriving, arrived, strict=True)]
     said[me] = parts_of(row, route.heavy)
-    places = _pieces(route.sections[me], [run.of(out.flats) for run in route.sections[me]])
+    places = _pieces(route.sections[me], [run.of(flats) for run in route.sections[me]])
     mean_of_pieces(places, route.owned, said, masses)
     if me not in route.receivers:  # it alone has weight, so that its row is the mean
-        torch._foreach_copy_(in_memory_order(out.rows, out.places.values()), row)
-    carrier.sections(out.flats, route.sections, route.receivers)
+        torch._foreach_copy_([part.of(out) for part in chunk.parts], row)
+    carrier.sections(flats, route.sections, route.receivers)
     others = sum(p != me for p in route.receivers)
-    return _bytes(staged, chain(*route.leaving)) + others * _bytes(out.flats, route.sections[me])
+    return _bytes(staged, chain(*route.leaving)) + others * _bytes(flats, route.sections[me])
 
 
 def _masses(weights: list[list[float]], num_hosted: int) -> list[list[float]]:

@@ -16,7 +16,7 @@ class Mailboxes:
     """Each process has a mailbox that the others read; they tell each other when.
 
     A mailbox has blocks of rows and of sections, in which only what leaves is ever written:
-    together they take the memory of one model.
+    together they take `most_bytes`, however large the model is.
 
     Rows of the next mean may be written once all processes have finished their sections of this
     one, and sections once all have started the next mean; so all meet twice in each. Gathers write
@@ -33,6 +33,9 @@ class Mailboxes:
         self._rows, self._sections = Region(meet), Region(meet)
         self._gathered = [Region(meet), Region(meet)]
         self._staged: list[list[Tensor]] = []
+
+    most_bytes = 2**23
+    """As much as costs no time: smaller chunks mean more meetings. Measured: docs/decisions.md."""
 
     @property
     def num_processes(self) -> int:

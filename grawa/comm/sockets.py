@@ -28,6 +28,9 @@ class Sockets:
         self._wire = group.device
         self._buffer = torch.empty(0, dtype=torch.uint8, device=self._wire)
 
+    most_bytes = None
+    """Every chunk would cost the link's latency twice."""
+
     @property
     def num_processes(self) -> int:
         """P."""

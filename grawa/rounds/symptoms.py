@@ -32,8 +32,8 @@ class Symptoms:
     """Warns once each of gradients clipped too early, of equal workers, and of a long wait.
 
     Attributes:
-        suspects_equals: whether all workers were of equal size in the last round, so that they are
-            to report `grawa.math.digest.digests` in the next.
+        suspects_equals: whether all workers' parameters had the same norm in the last round, so
+            that `grawa.math.digest.digests` are to show in the next whether they are equal.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Symptoms:
         self._rounds = 0
         self._clipping_said = False
         self.suspects_equals = False
-        self._equal_said = False
+        self._equals_settled = False
         self._waited = 0
         self._waiting_said = False
 
@@ -89,17 +89,21 @@ class Symptoms:
             )
 
     def _look_for_equals(self, roll: Roll) -> None:
+        if self._equals_settled:
+            return
         sizes, digests = roll.health.sizes, roll.values
-        equal = bool((sizes == sizes[0]).all() & (digests == digests[0]).all())
-        equal = equal and len(sizes) > 1 and bool((roll.new_steps > 0).all())
-        if equal and self.suspects_equals and not self._equal_said:
-            self._equal_said = True
-            warnings.warn(
-                f"all {len(sizes)} workers have exactly equal parameters after local steps of "
-                "their own, so averaging them does nothing. Likely reasons: the model is wrapped "
-                "in DDP, which makes gradients equal; every worker draws the same batches, from "
-                "one seed; the loader has no DistributedSampler; or the steps are too small to "
-                "change any parameter",
-                stacklevel=2,
-            )
-        self.suspects_equals = equal
+        equal = len(sizes) > 1 and bool((sizes == sizes[0]).all() & (roll.new_steps > 0).all())
+        if self.suspects_equals:
+            # Workers that train on the same data are equal from the start, or never.
+            equal = equal and bool((digests == digests[0]).all())
+            self._equals_settled = True
+            if equal:
+                warnings.warn(
+                    f"all {len(sizes)} workers have exactly equal parameters after local steps of "
+                    "their own, so averaging them does nothing. Likely reasons: the model is "
+                    "wrapped in DDP, which makes gradients equal; every worker draws the same "
+                    "batches, from one seed; the loader has no DistributedSampler; or the steps "
+                    "are too small to change any parameter",
+                    stacklevel=2,
+                )
+        self.suspects_equals = equal and not self._equals_settled

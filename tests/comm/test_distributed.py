@@ -19,6 +19,7 @@ from torch.optim import SGD
 
 import grawa
 from grawa.comm import DistributedCommunicator, InProcessCommunicator
+from grawa.comm.mailboxes import Mailboxes
 from grawa.comm.pool import ranks_of
 from tests.helpers import Fleet, batches, flat_state, mlp, poison, sgd
 from tests.world import on_ranks, outcomes
@@ -112,6 +113,12 @@ def mean_by_messages(weights: Tensor, spoil: bool, repeat: int) -> dict[str, Ten
     return mean_here(weights, spoil, repeat, shared_memory=False)
 
 
+def mean_in_chunks(weights: Tensor, spoil: bool, repeat: int) -> dict[str, Tensor]:
+    """As `mean_here`, a few elements at a time."""
+    with patch.object(Mailboxes, "most_bytes", 1000):
+        return mean_here(weights, spoil, repeat)
+
+
 def mean_here(weights: Tensor, spoil: bool, repeat: int, **options: Any) -> dict[str, Tensor]:
     """The mean as this process gets it; rows without weight hold NaN and infinity."""
     hosted = hosted_here()
@@ -134,7 +141,7 @@ def mean_here(weights: Tensor, spoil: bool, repeat: int, **options: Any) -> dict
 @pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
 @pytest.mark.parametrize("processes", [1, 2, 4])
 @pytest.mark.parametrize("spoil", [False, True], ids=["finite", "NaN without weight"])
-@pytest.mark.parametrize("mean", [mean_here, mean_by_messages, mean_there])
+@pytest.mark.parametrize("mean", [mean_here, mean_in_chunks, mean_by_messages, mean_there])
 def test_the_mean_is_the_dense_one_and_the_same_bits_everywhere(
     weights: Tensor, processes: int, spoil: bool, mean: Callable[..., dict[str, Tensor]]
 ) -> None:

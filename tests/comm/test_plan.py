@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grawa.comm.plan import plan_of, runs_of, weighty
+from grawa.comm.plan import chunks_of, plan_of, runs_of, weighty
 from grawa.comm.route import route_of
 from grawa.math.leaves import Leaves
 from grawa.math.mean import CACHED
@@ -131,6 +131,27 @@ def test_a_route_is_made_once_for_each_pattern_of_zero_weights() -> None:
     assert route_of(first.form, everyone, 1, 0) is not route_of(
         first.form, ((True, True), (True, False)), 1, 0
     )
+
+
+@given(shapes, st.one_of(st.none(), st.integers(1, 60)))
+def test_chunks_tile_leaves_and_flat_tensors(
+    forms: list[tuple[tuple[int, ...], torch.dtype]], most_bytes: int | None
+) -> None:
+    leaves = leaves_of(forms)
+    chunks = chunks_of(leaves.form, most_bytes)
+    seen = [torch.zeros_like(flat) for flat in leaves.flats]
+    covered = [0] * len(leaves)
+    for chunk in chunks:
+        flats = chunk.of(seen)
+        assert [(flat.numel(), flat.element_size()) for flat in flats] == list(chunk.form.flats)
+        for part, (flat, start, size) in zip(chunk.parts, chunk.form.leaves, strict=True):
+            flats[flat][start : start + size] += 1
+            covered[part.leaf] += part.size
+        if most_bytes is not None:
+            allowed = most_bytes + sum(flat.element_size() for flat in flats)  # rounded up
+            assert sum(flat.nbytes for flat in flats) <= allowed
+    assert all(bool((flat == 1).all()) for flat in seen)
+    assert covered == [leaf.numel() for leaf in leaves.values()]
 
 
 def test_large_leaves_are_cut_so_that_their_sum_stays_in_the_cache() -> None:

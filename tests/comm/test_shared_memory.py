@@ -27,6 +27,12 @@ from tests.helpers import INPUTS, mlp
 from tests.world import on_ranks, outcomes
 
 
+def mean_in_chunks(weights: Tensor, spoil: bool) -> list[dict[str, Tensor]]:
+    """As `mean_of` through shared memory, a few elements at a time."""
+    with patch.object(Mailboxes, "most_bytes", 1000):
+        return mean_of(weights, shared=True, spoil=spoil)
+
+
 def mean_of(weights: Tensor, shared: bool, spoil: bool = False) -> list[dict[str, Tensor]]:
     """Two means in a row into the same leaves, of rows that have moved in between."""
     comm = DistributedCommunicator(shared_memory=shared)
@@ -51,7 +57,8 @@ def mean_of(weights: Tensor, shared: bool, spoil: bool = False) -> list[dict[str
 @pytest.mark.parametrize("spoil", [False, True], ids=["finite", "NaN without weight"])
 def test_the_same_bits_as_by_sockets(weights: Tensor, spoil: bool) -> None:
     sent = on_ranks(4, mean_of, weights, shared=False)[0]
-    for found in on_ranks(4, mean_of, weights, shared=True, spoil=spoil):
+    whole = on_ranks(4, mean_of, weights, shared=True, spoil=spoil)
+    for found in (*whole, *on_ranks(4, mean_in_chunks, weights, spoil=spoil)):
         for mean, expected in zip(found, sent, strict=True):
             assert all(torch.equal(mean[name], expected[name]) for name in SHAPES)
 
@@ -79,6 +86,25 @@ def sent_by_all(shared: bool) -> int:
 def test_nothing_but_a_word_is_sent() -> None:
     assert min(on_ranks(4, sent_by_all, shared=False)) > 4 * BIG
     assert max(on_ranks(4, sent_by_all, shared=True)) < BIG / 10
+
+
+def mapped_by_a_mean(elements: int) -> int:
+    """Bytes of shared memory that are mapped after a mean."""
+    comm = DistributedCommunicator()
+    comm.weighted_mean({"x": torch.ones(1, elements)}, WEIGHTS["equal"])
+    bounds = [
+        [int(end, 16) for end in line.split()[0].split("-")]
+        for line in Path("/proc/self/maps").read_text(encoding="ascii").splitlines()
+        if "/memfd:grawa" in line
+    ]
+    return sum(stop - start for start, stop in bounds)
+
+
+@pytest.mark.world
+def test_mailboxes_are_no_larger_for_a_larger_model() -> None:
+    elements = 2 * Mailboxes.most_bytes // 4
+    mapped = [max(on_ranks(4, mapped_by_a_mean, times * elements)) for times in (1, 3)]
+    assert mapped[0] == mapped[1] < 4 * 2.1 * Mailboxes.most_bytes
 
 
 def change_the_mean() -> tuple[Tensor, Tensor]:
