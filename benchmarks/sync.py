@@ -30,8 +30,9 @@ TARGETS = {
 COPIES = {"LocalSGD": 1, "MGRAWA": 1, "LGRAWA": 1, "EASGD": 2, "LSGD": 2, "DiLoCo": 3}
 """Most copies of the parameters that our methods may need beside the model."""
 
-SLACK_BYTES = 4e6
-"""Allowed memory besides: connections, their buffers, unused memory of the allocator."""
+SLACK_BYTES = 14e6
+"""Allowed memory besides, for a model of any size: the mailbox in shared memory (8.4 MB), connections
+and their buffers, unused memory of the allocator, code that is read from disk at the first round."""
 
 
 @dataclass(frozen=True, kw_only=True)
