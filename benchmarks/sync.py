@@ -31,8 +31,9 @@ COPIES = {"LocalSGD": 1, "MGRAWA": 1, "LGRAWA": 1, "EASGD": 2, "LSGD": 2, "DiLoC
 """Most copies of the parameters that our methods may need beside the model."""
 
 SLACK_BYTES = 14e6
-"""Allowed memory besides, for a model of any size: the mailbox in shared memory (8.4 MB), connections
-and their buffers, unused memory of the allocator, code that is read from disk at the first round."""
+"""Allowed memory besides, for a model of any size: the mailbox in shared memory (8.4 MB),
+connections and their buffers, unused memory of the allocator, code that is first read in a round.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
