@@ -121,18 +121,20 @@ class Benchmark(Generic[Config]):
     def _measure(self, config: Config, folder: Path) -> None:
         self.check(config)
         samples = Samples(folder / f"{self.name}.jsonl")
-        samples.begin({"config": asdict(config), "environment": environment(PACKAGES)})
-        try:
-            self.measure(config, samples)
-        except BaseException as error:
-            _, found, _ = samples.read()
-            print(f"{self.name}: stopped; the {len(found)} samples so far are in {samples.path}")
-            if found:
-                self._tabulate(samples, folder)
-            if isinstance(error, KeyboardInterrupt):
-                sys.exit(130)
-            raise
-        samples.end()
+        with samples.begin({"config": asdict(config), "environment": environment(PACKAGES)}):
+            try:
+                self.measure(config, samples)
+            except BaseException as error:
+                _, found, _ = samples.read()
+                print(
+                    f"{self.name}: stopped; the {len(found)} samples so far are in {samples.path}"
+                )
+                if found:
+                    self._tabulate(samples, folder)
+                if isinstance(error, KeyboardInterrupt):
+                    sys.exit(130)
+                raise
+            samples.end()
         self._tabulate(samples, folder)
 
     def _tabulate(self, samples: Samples, folder: Path) -> None:

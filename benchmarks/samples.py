@@ -1,7 +1,9 @@
 """A file of samples: JSON lines, appended one by one while a benchmark measures."""
 
+import fcntl
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,26 @@ class Samples:
 
     path: Path
 
-    def begin(self, asked: Mapping[str, Any]) -> None:
-        """Starts the file anew."""
+    @contextmanager
+    def begin(self, asked: Mapping[str, Any]) -> Generator[None]:
+        """Starts the file anew; while the context lasts, no other run can do so.
+
+        Raises:
+            UserError: if another run is adding samples to it.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(f"{json.dumps({'asked': asked})}\n", encoding="utf-8")
+        with self.path.open("a", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with the process
+            except BlockingIOError:
+                raise UserError(
+                    f"another run is adding samples to {self.path}; wait for its end, or choose "
+                    "another folder (--out)"
+                ) from None
+            file.truncate(0)
+            file.write(f"{json.dumps({'asked': asked})}\n")
+            file.flush()
+            yield
 
     def add(self, **sample: Any) -> None:
         """Appends a sample."""

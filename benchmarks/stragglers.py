@@ -91,12 +91,17 @@ def measure(config: Config, samples: Samples) -> None:
 
 
 def merge(config: Config, samples: Sequence[Sample]) -> Results:
-    """The runs that were made with both clocks."""
-    found = {
-        clock: [sample["found"] for sample in samples if sample["clock"] == clock]
-        for clock in ("real", "virtual")
+    """The runs that were made with both clocks, in the order of `kinds`."""
+    found: dict[str, dict[Kind, dict[str, float]]] = {"real": {}, "virtual": {}}
+    for sample in samples:
+        kind = Kind(sample["schedule"], sample["speed"], sample["seed"])
+        found[sample["clock"]][kind] = sample["found"]
+    made = [kind for kind in kinds(config) if kind in found["real"]]
+    return {
+        "kinds": made,
+        "real": [found["real"][kind] for kind in made],
+        "virtual": [found["virtual"][kind] for kind in made if kind in found["virtual"]],
     }
-    return {"kinds": kinds(config)[: len(found["real"])], **found}
 
 
 def table(config: Config, results: Results) -> None:

@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 import guard
 import local_step
+import stragglers
 from grawa.errors import UserError
 from grawa.lab.files import read_json
 from processes import one_by_one, together
@@ -69,6 +70,37 @@ def test_nothing_is_tabulated_before_there_are_samples(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         _interrupted(tmp_path, ZeroDivisionError, after=0)
     assert not (tmp_path / "local_step.interrupted.json").exists()
+
+
+def test_a_second_run_does_not_write_into_the_file_of_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = {"step": "SGD", "turn": 0, "seconds": {"bare": 1.0}}
+
+    def measure(config: local_step.Config, samples: Samples) -> None:
+        samples.add(**sample)
+        with pytest.raises(SystemExit) as refused:
+            _interrupted(tmp_path, ZeroDivisionError, after=0)
+        assert refused.value.code == 2
+        assert samples.read()[1] == [sample]
+
+    replace(local_step.BENCHMARK, measure=measure).run(["--toy", "--out", str(tmp_path)])
+    assert "another run is adding samples to" in capsys.readouterr().err
+    assert read_json(tmp_path / "local_step.json")["seconds"] == {"SGD": {"bare": [1.0]}}
+
+
+def test_results_of_stragglers_go_by_what_was_run_and_not_by_the_order_of_samples() -> None:
+    config = stragglers.TOY
+    samples = [
+        {"clock": clock, **kind._asdict(), "found": {"samples": i, "error": 0.1}}
+        for clock in ("real", "virtual")
+        for i, kind in enumerate(stragglers.kinds(config))
+    ]
+    whole = stragglers.merge(config, samples)
+    assert stragglers.merge(config, samples[::-1]) == whole
+    missing = stragglers.merge(config, samples[1:])
+    assert missing["kinds"] == whole["kinds"][1:]
+    assert missing["real"] == whole["real"][1:]
 
 
 @pytest.mark.parametrize("text", ["", "neither JSON\n", '{"step": 1}\n'])
