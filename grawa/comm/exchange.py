@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from grawa.comm.carrier import Carrier
-from grawa.comm.plan import Chunk, Piece, Run, chunks_of
-from grawa.comm.route import route_of
+from grawa.comm.plan import Piece, Run
+from grawa.comm.route import Route, routes_of
 from grawa.errors import DivergedError, UserError
 from grawa.math.leaves import Leaves, Place, Stack
 from grawa.math.mean import weighted_mean_
@@ -32,56 +33,84 @@ def exchange_mean(
     Returns:
         The bytes that this process has sent.
     """
-    masses = _masses(weights, num_hosted)
     own = weights[carrier.process * num_hosted :][:num_hosted]
-    row, spare = _row_of_process(rows, own, out)
-    return sum(
-        _exchange_chunk(carrier, num_hosted, chunk, row, spare, masses, out.flats)
-        for chunk in chunks_of(out.form, carrier.most_bytes)
-    )
+    row = _row_of_process(rows, own, out)
+    return mean_of_processes(carrier, num_hosted, row, _masses(weights, num_hosted), out)
 
 
-def _exchange_chunk(
-    carrier: Carrier,
-    num_hosted: int,
-    chunk: Chunk,
-    leaves: Sequence[Tensor],
-    spare: Sequence[Tensor],
-    masses: Sequence[Sequence[float]],
-    out: Sequence[Tensor],
+class Row(NamedTuple):
+    """A process's own weighted mean."""
+
+    leaves: list[Tensor]
+    """L one-dimensional tensors, as the leaves lie in memory."""
+    spare: list[Tensor]
+    """Flat tensors in which it may be staged."""
+    lies_there: bool
+    """Whether it lies in these already."""
+
+
+def mean_of_processes(
+    carrier: Carrier, num_hosted: int, row: Row, masses: Sequence[Sequence[float]], out: Leaves
 ) -> int:
-    """The weighted mean of a chunk.
+    """The weighted mean of all processes' rows.
 
     Args:
         carrier: between the processes.
         num_hosted: K.
-        chunk: which part of the flat tensors.
-        leaves: the row of this process, L one-dimensional tensors.
-        spare: flat tensors in which it may be staged.
+        row: of this process.
         masses: (P, L), each process's weight of each leaf.
-        out: the flat tensors of the mean.
+        out: where the mean is put.
 
     Returns:
         The bytes that this process has sent.
     """
-    me, row, flats = carrier.process, parts_of(leaves, chunk.parts), chunk.of(out)
-    masses = [[own[part.leaf] for part in chunk.parts] for own in masses]
+    me = carrier.process
+    heavy = [p for p, own in enumerate(masses) if any(own)]
+    owners = tuple(p for p in range(len(masses)) if heavy != [p])
+    if me not in owners:  # it alone has weight, so that its row is the mean
+        torch._foreach_copy_(in_memory_order(out.rows, out.places.values()), row.leaves)
     weighs = tuple(tuple(map(bool, own)) for own in masses)
-    route = route_of(chunk.form, weighs, num_hosted, me)
-    spare = chunk.of(spare)
+    sent = 0
+    for route in routes_of(out.form, weighs, owners, num_hosted, me, carrier.most_bytes):
+        flats = route.of(out.flats)
+        places = [piece for run in route.sections[me] for piece in _split(run, flats)]
+        sent += reduce_chunk(carrier, route, row, masses, places)
+        carrier.sections(flats, route.sections, owners)
+        sent += sum(p != me for p in owners) * _bytes(flats, route.sections[me])
+    return sent
+
+
+def reduce_chunk(
+    carrier: Carrier,
+    route: Route,
+    row: Row,
+    masses: Sequence[Sequence[float]],
+    places: Sequence[Tensor],
+) -> int:
+    """Takes the weighted mean of what this process owns of a chunk.
+
+    Args:
+        carrier: between the processes.
+        route: of this process.
+        row: of this process.
+        masses: (P, L), each process's weight of each leaf.
+        places: where the mean of each owned piece is put; unchanged where nobody has weight.
+
+    Returns:
+        The bytes that this process has sent.
+    """
+    spare = route.of(row.spare)
     staged = carrier.staging(spare)
-    if num_hosted == 1 or staged[0] is not spare[0]:
-        _write(staged, chain(*route.leaving), parts_of(row, route.sent))
+    if not row.lies_there or staged[0] is not spare[0]:
+        _write(staged, chain(*route.leaving), parts_of(row.leaves, route.sent))
     arrived = carrier.rows(staged, route.leaving, route.arriving)
-    said = [_pieces(runs, got) for runs, got in zip(route.arriving, arrived, strict=True)]
-    said[me] = parts_of(row, route.heavy)
-    places = _pieces(route.sections[me], [run.of(flats) for run in route.sections[me]])
+    said = [
+        [piece for run, values in zip(runs, got, strict=True) for piece in values.split(run.sizes)]
+        for runs, got in zip(route.arriving, arrived, strict=True)
+    ]
+    said[carrier.process] = parts_of(row.leaves, route.heavy)
     mean_of_pieces(places, route.owned, said, masses)
-    if me not in route.receivers:  # it alone has weight, so that its row is the mean
-        torch._foreach_copy_([part.of(out) for part in chunk.parts], row)
-    carrier.sections(flats, route.sections, route.receivers)
-    others = sum(p != me for p in route.receivers)
-    return _bytes(staged, chain(*route.leaving)) + others * _bytes(flats, route.sections[me])
+    return _bytes(staged, chain(*route.leaving))
 
 
 def _masses(weights: list[list[float]], num_hosted: int) -> list[list[float]]:
@@ -92,20 +121,13 @@ def _masses(weights: list[list[float]], num_hosted: int) -> list[list[float]]:
     return [[sum(column) for column in zip(*own, strict=True)] for own in by_process]
 
 
-def _row_of_process(
-    rows: Stack, weights: list[list[float]], out: Leaves
-) -> tuple[list[Tensor], list[Tensor]]:
-    """The hosted workers' weighted mean, or the only row itself.
-
-    Returns:
-        Its leaves in memory order, and flat tensors in which it may be staged: where they are the
-        mean's own, it lies there already. A mean is wider than `out` if that is 16-bit.
-    """
+def _row_of_process(rows: Stack, weights: list[list[float]], out: Leaves) -> Row:
+    """The hosted workers' weighted mean, wider than `out` if that is 16-bit; or the only row."""
     if len(weights) == 1:
-        return in_memory_order(rows.values(), out.places.values()), out.flats
+        return Row(in_memory_order(rows.values(), out.places.values()), out.flats, False)
     mean = out.wide_like()
     mean_of_rows(rows, weights, mean)
-    return in_memory_order(mean.rows, out.places.values()), mean.flats
+    return Row(in_memory_order(mean.rows, out.places.values()), mean.flats, True)
 
 
 def in_memory_order(
@@ -209,13 +231,14 @@ def checked_weights(rows: Stack, weights: Tensor) -> list[list[float]]:
     return lists
 
 
-def _pieces(runs: Iterable[Run], values: Iterable[Tensor]) -> list[Tensor]:
-    """What runs hold, piece by piece."""
-    return [p for run, own in zip(runs, values, strict=True) for p in own.split(run.sizes)]
+def _split(run: Run, flats: Sequence[Tensor]) -> Iterable[Tensor]:
+    """The pieces of a run."""
+    pieces: Iterable[Tensor] = run.of(flats).split(run.sizes)
+    return pieces
 
 
 def _write(staged: Sequence[Tensor], runs: Iterable[Run], values: list[Tensor]) -> None:
-    places = [piece for run in runs for piece in run.of(staged).split(run.sizes)]
+    places = [piece for run in runs for piece in _split(run, staged)]
     if places:
         torch._foreach_copy_(places, values)
 

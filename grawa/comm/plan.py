@@ -82,48 +82,6 @@ class Plan:
         )
 
 
-class Chunk(NamedTuple):
-    """A part of the flat tensors, exchanged before the next one."""
-
-    form: Form
-    """How the parts of leaves lie in it."""
-    parts: tuple[Piece, ...]
-    """The parts of leaves that lie in it, by their places in the whole."""
-    bounds: tuple[tuple[int, int], ...]
-    """Where it begins and ends in each flat tensor."""
-
-    def of(self, flats: Sequence[Tensor]) -> list[Tensor]:
-        """This part of flat tensors."""
-        return [flat[a:b] for flat, (a, b) in zip(flats, self.bounds, strict=True)]
-
-
-@lru_cache(maxsize=64)
-def chunks_of(form: Form, most_bytes: int | None) -> tuple[Chunk, ...]:
-    """Cuts flat tensors into chunks of nearly equal size.
-
-    Args:
-        form: how leaves lie in them.
-        most_bytes: of a chunk; `None` for one chunk.
-
-    Returns:
-        The chunks, one at least.
-    """
-    whole = sum(size * itemsize for size, itemsize in form.flats)
-    count = 1 if most_bytes is None else max(1, -(-whole // most_bytes))
-    chunks = []
-    for i in range(count):
-        bounds = tuple((i * size // count, (i + 1) * size // count) for size, _ in form.flats)
-        parts = []
-        for leaf, (flat, start, size) in enumerate(form.leaves):
-            a, b = max(start, bounds[flat][0]), min(start + size, bounds[flat][1])
-            if a < b:
-                parts.append(Piece(leaf, flat, a, a - start, b - a))
-        flats = tuple((b - a, own[1]) for (a, b), own in zip(bounds, form.flats, strict=True))
-        leaves = tuple((p.flat, p.start - bounds[p.flat][0], p.size) for p in parts)
-        chunks.append(Chunk(Form(flats, leaves), tuple(parts), bounds))
-    return tuple(chunks)
-
-
 @lru_cache(maxsize=64)
 def plan_of(form: Form, num_sections: int) -> Plan:
     """The plan for leaves.

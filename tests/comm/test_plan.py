@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grawa.comm.plan import chunks_of, plan_of, runs_of, weighty
-from grawa.comm.route import route_of
+from grawa.comm.plan import plan_of, runs_of, weighty
+from grawa.comm.route import routes_of
 from grawa.math.leaves import Leaves
 from grawa.math.mean import CACHED
 
@@ -106,52 +106,54 @@ def test_more_processes_than_elements_leave_some_without_a_section() -> None:
 weights = st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=2, max_size=5)
 
 
-@given(shapes, weights, st.integers(1, 2))
-def test_routes_of_all_processes_agree(
-    forms: list[tuple[tuple[int, ...], torch.dtype]], masses: list[list[bool]], num_hosted: int
+most_bytes = st.one_of(st.none(), st.integers(1, 60))
+
+
+@given(shapes, weights, st.integers(1, 2), most_bytes)
+def test_routes_of_all_processes_agree_and_cover_every_leaf(
+    forms: list[tuple[tuple[int, ...], torch.dtype]],
+    masses: list[list[bool]],
+    num_hosted: int,
+    most_bytes: int | None,
 ) -> None:
-    form = leaves_of(forms).form
+    leaves = leaves_of(forms)
     weighs = tuple(tuple(own[: len(forms)]) for own in masses)
     processes = range(len(weighs))
-    routes = [route_of(form, weighs, num_hosted, p) for p in processes]
-    for sender, receiver in product(processes, processes):
-        assert routes[sender].leaving[receiver] == routes[receiver].arriving[sender]
-    for process in processes:
-        assert routes[process].sections == routes[0].sections
-        assert routes[process].receivers == routes[0].receivers
-        assert runs_of(routes[process].sent) or not any(routes[process].leaving)
-    owned = sum(piece.size for route in routes for piece in route.owned)
-    assert owned == sum(size for _, _, size in form.leaves)
+    owners = tuple(processes)[: max(1, len(masses) - 1)]
+    routes = [routes_of(leaves.form, weighs, owners, num_hosted, p, most_bytes) for p in processes]
+    covered = [0] * len(forms)
+    seen = [torch.zeros_like(flat) for flat in leaves.flats]
+    for chunk in zip(*routes, strict=True):
+        for sender, receiver in product(processes, processes):
+            assert chunk[sender].leaving[receiver] == chunk[receiver].arriving[sender]
+        for process in processes:
+            assert chunk[process].sections == chunk[0].sections
+            assert chunk[process].bounds == chunk[0].bounds
+            assert all(weighs[process][piece.leaf] for piece in chunk[process].sent)
+            assert not chunk[process].owned or process in owners
+            for piece in chunk[process].owned:
+                covered[piece.leaf] += piece.size
+                piece.of(chunk[process].of(seen)).add_(1)
+    assert all(bool((flat == 1).all()) for flat in seen)
+    assert covered == [leaf.numel() for leaf in leaves.values()]
+
+
+def test_chunks_have_so_many_bytes_at_most() -> None:
+    form = leaves_of([((2 * CACHED,), torch.float32), ((5, 7), torch.float64)] * 3).form
+    most = 2**20
+    routes = routes_of(form, ((True,) * 6,) * 2, (0, 1), 1, 0, most)
+    chunks = [sum((r.stop - r.start) * form.flats[r.flat][1] for r in x.bounds) for x in routes]
+    assert len(chunks) > 2
+    assert max(chunks) <= most
 
 
 def test_a_route_is_made_once_for_each_pattern_of_zero_weights() -> None:
     first, again = (leaves_of([((8,), torch.float32), ((4,), torch.float32)]) for _ in range(2))
     everyone = ((True, True), (True, True))
-    assert route_of(first.form, everyone, 1, 0) is route_of(again.form, everyone, 1, 0)
-    assert route_of(first.form, everyone, 1, 0) is not route_of(
-        first.form, ((True, True), (True, False)), 1, 0
-    )
-
-
-@given(shapes, st.one_of(st.none(), st.integers(1, 60)))
-def test_chunks_tile_leaves_and_flat_tensors(
-    forms: list[tuple[tuple[int, ...], torch.dtype]], most_bytes: int | None
-) -> None:
-    leaves = leaves_of(forms)
-    chunks = chunks_of(leaves.form, most_bytes)
-    seen = [torch.zeros_like(flat) for flat in leaves.flats]
-    covered = [0] * len(leaves)
-    for chunk in chunks:
-        flats = chunk.of(seen)
-        assert [(flat.numel(), flat.element_size()) for flat in flats] == list(chunk.form.flats)
-        for part, (flat, start, size) in zip(chunk.parts, chunk.form.leaves, strict=True):
-            flats[flat][start : start + size] += 1
-            covered[part.leaf] += part.size
-        if most_bytes is not None:
-            allowed = most_bytes + sum(flat.element_size() for flat in flats)  # rounded up
-            assert sum(flat.nbytes for flat in flats) <= allowed
-    assert all(bool((flat == 1).all()) for flat in seen)
-    assert covered == [leaf.numel() for leaf in leaves.values()]
+    route = routes_of(first.form, everyone, (0, 1), 1, 0, None)
+    assert routes_of(again.form, everyone, (0, 1), 1, 0, None) is route
+    some = ((True, True), (True, False))
+    assert routes_of(first.form, some, (0, 1), 1, 0, None) is not route
 
 
 def test_large_leaves_are_cut_so_that_their_sum_stays_in_the_cache() -> None:
