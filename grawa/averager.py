@@ -138,6 +138,7 @@ class Averager:
         self._connected = is_one_of_several()
         before = self._before_step if strategy.shares_gradients(0) else None
         self._hooks = StepHooks(self._engine.replicas, before, self._after_step)
+        self._engine.take_skipped = self._hooks.take_skipped
         self._knows_losses = strategy.score is None or not strategy.score.needs_losses
 
     def __repr__(self) -> str:
@@ -314,7 +315,7 @@ class Averager:
     def _after_step(self) -> None:
         self._check_losses()
         with undisturbed():
-            self._engine.local_step(take_skipped=self._hooks.take_skipped)
+            self._engine.local_step()
 
     @contextmanager
     def _caught_up(self) -> Generator[None]:

@@ -36,6 +36,11 @@ class Engine:
         plan: how rounds are run.
         clock: times the workers.
         tell: called with the report of each round.
+
+    Attributes:
+        take_skipped: returns how many steps the hosted workers' optimizers turned out to have
+            skipped, see `grawa.workers.skips`; called only where a round is due, since it waits
+            for the device.
     """
 
     def __init__(
@@ -47,14 +52,14 @@ class Engine:
         clock: Clock,
         tell: Sequence[OnRound],
     ) -> None:
+        self.take_skipped: Callable[[], Tensor | None] = lambda: None
         self.replicas, self.comm, self.plan, self._clock = replicas, comm, plan, clock
         start_equal(replicas, comm)
         self._runner = Runner(replicas, comm, worker, plan, clock, tell)
         self._timetable = Timetable(plan.schedule, plan.fragments)
         # Without messages there is nothing to overlap, and one thread keeps the order reproducible.
-        self._queue = Queue(
-            replicas.gradients.device, background=comm.num_hosted < comm.num_workers
-        )
+        several = comm.num_hosted < comm.num_workers
+        self._queue = Queue(replicas.gradients.device, background=several)
         self._meetings = Meetings(replicas, self._runner, self._timetable, self._queue, clock)
         self._underway: Underway | None = None
         self._norms: Tensor | None = None
@@ -101,19 +106,8 @@ class Engine:
         """Records the norms of the next step's gradients, (K, L), before they are clipped."""
         self._norms = norms
 
-    def local_step(
-        self,
-        workers: slice = slice(None),
-        take_skipped: Callable[[], Tensor | None] = lambda: None,
-    ) -> None:
-        """Called after these hosted workers' optimizer steps; runs the rounds that are due.
-
-        Args:
-            workers: which.
-            take_skipped: how many of the steps so far the optimizers turned out to have skipped:
-                see `grawa.workers.skips`. It is called only where a round would be due, since it
-                waits for the device.
-        """
+    def local_step(self, workers: slice = slice(None)) -> None:
+        """Called after these hosted workers' optimizer steps; runs the rounds that are due."""
         self._note_step(workers)
         self._clock.stepped(workers)
         position = self._position(len(range(self.comm.num_hosted)[workers]))
@@ -121,7 +115,7 @@ class Engine:
             self._underway.age += 1
             if self._underway.age >= self.plan.overlap_steps:
                 self.finish()
-        if self._timetable.is_due(position) and (skipped := take_skipped()) is not None:
+        if self._timetable.is_due(position) and (skipped := self.take_skipped()) is not None:
             self.uncount(skipped)
             position = self._position(0)
         while self._timetable.is_due(position) and self._all_joined(workers):
