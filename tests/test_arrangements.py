@@ -1,9 +1,10 @@
-"""The same training in 4 processes of 1 worker, 2 of 2 and 1 of 4: the same numbers."""
+"""The same training in 4 processes of 1 worker, also on two hosts, 2 of 2 and 1 of 4."""
 
 import math
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 import grawa
+from grawa.comm import DistributedCommunicator
 from tests.helpers import INPUTS, OUTPUTS, STRATEGIES, Fleet, batches, flat_state, poison, sgd
 from tests.world import on_ranks
 
@@ -140,10 +142,31 @@ def train_all(case: str) -> dict[str, Trained]:
     return found
 
 
+HOSTS = "hosts"
+"""Four processes, two on each of two hosts."""
+
+SEVERAL = (4, 2, HOSTS)
+"""Arrangements in several processes."""
+
+
+def train_on_hosts(case: str) -> dict[str, Trained]:
+    """As `train_all`, as if there were two processes on a host."""
+    with patch("grawa.comm.distributed._machine", lambda: dist.get_rank() // 2):
+        comm = DistributedCommunicator()
+        assert "2 hosts with 2, 2 processes" in comm.arrangement
+        comm.release()
+        return train_all(case)
+
+
 @cache
-def trained(processes: int, case: str) -> dict[str, list[Trained]]:
+def trained(arrangement: int | str, case: str) -> dict[str, list[Trained]]:
     """What each process saw, for each strategy; all of them are one job of the world."""
-    parts = [train_all(case)] if processes == 1 else on_ranks(processes, train_all, case)
+    if arrangement == HOSTS:
+        parts = on_ranks(4, train_on_hosts, case)
+    elif arrangement == 1:
+        parts = [train_all(case)]
+    else:
+        parts = on_ranks(int(arrangement), train_all, case)
     return {name: [part[name] for part in parts] for name in parts[0]}
 
 
@@ -169,8 +192,8 @@ def test_every_arrangement_gives_the_same_numbers(case: str, tolerance: float, n
     close: Any = partial(torch.testing.assert_close, rtol=0.0, atol=tolerance, equal_nan=True)
     (alone,) = trained(1, case)[name]
     assert alone.rounds == ROUNDS
-    for processes in (4, 2):
-        found = trained(processes, case)[name]
+    for arrangement in SEVERAL:
+        found = trained(arrangement, case)[name]
         close(together(found, "params"), alone.params)
         close(together(found, "buffers"), alone.buffers)
         for part in found:
@@ -191,8 +214,8 @@ def test_rounds_in_the_background_and_in_parts_are_the_same_everywhere(
 ) -> None:
     close: Any = partial(torch.testing.assert_close, rtol=0.0, atol=1e-12)
     (alone,) = trained(1, case)[name]
-    for processes in (4, 2):
-        found = trained(processes, case)[name]
+    for arrangement in SEVERAL:
+        found = trained(arrangement, case)[name]
         close(together(found, "params"), alone.params)
         close(together(found, "buffers"), alone.buffers)
         assert found[0].rounds == alone.rounds > 2
@@ -217,9 +240,11 @@ def test_what_is_sent_is_what_the_simulation_said(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("processes", [4, 2])
-def test_a_worker_that_becomes_nan_is_left_out_and_starts_again(name: str, processes: int) -> None:
-    found = trained(processes, "broken")[name]
+@pytest.mark.parametrize("arrangement", SEVERAL)
+def test_a_worker_that_becomes_nan_is_left_out_and_starts_again(
+    name: str, arrangement: int | str
+) -> None:
+    found = trained(arrangement, "broken")[name]
     assert bool(torch.isfinite(together(found, "params")).all())
     for part in found:
         assert part.left_out[1][1] == "parameters are not finite"

@@ -26,6 +26,11 @@ class Carrier(Protocol):
         """How much of a mean is exchanged at a time; `None` for all of it."""
         ...
 
+    @property
+    def name(self) -> str:
+        """By what it carries, such as "gloo"."""
+        ...
+
     def gather(self, own: Tensor) -> Callable[[], Tensor]:
         """Starts to bring every process's bytes to all.
 
@@ -79,6 +84,10 @@ class Carrier(Protocol):
         """
         ...
 
+    def wait_for_all(self) -> None:
+        """Waits until all have read what they got; needed between two calls of the same phase."""
+        ...
+
 
 class Alone:
     """The carrier of a process that has no others."""
@@ -86,6 +95,7 @@ class Alone:
     num_processes = 1
     process = 0
     most_bytes = None
+    name = "nothing"
 
     def gather(self, own: Tensor) -> Callable[[], Tensor]:
         """See `Carrier.gather`."""
@@ -108,3 +118,6 @@ class Alone:
         self, flats: Sequence[Tensor], runs: Sequence[Sequence[Run]], receivers: Sequence[int]
     ) -> None:
         """See `Carrier.sections`."""
+
+    def wait_for_all(self) -> None:
+        """See `Carrier.wait_for_all`."""

@@ -1,10 +1,12 @@
 """What a mean in fewer bits keeps from round to round."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from grawa.comm.plan import Run
 from grawa.math.codec import Codec, Precision
 from grawa.math.leaves import Leaves, Stack
 
@@ -102,6 +104,24 @@ class Compression:
         """
         teams = self._teams.setdefault(size, {})
         return teams.setdefault(first, Compression(self.precision))
+
+    def section(self, runs: Sequence[Run], form: Leaves) -> "Compression":
+        """The compression of a section's means, if hosts exchange sections.
+
+        Args:
+            runs: where the section lies in the flat tensors of the whole.
+            form: leaves of the form of the section.
+
+        Returns:
+            The same object each time. It takes over what is known of the section, and the rest is
+            forgotten.
+        """
+        own = self.team(0, runs[0].start)  # no team has that size
+        if self.reference is not None:
+            flats = [run.of(self.reference.flats) for run in runs]
+            own.start(Leaves(flats, form.places))
+            self.reference = None
+        return own
 
     def state_dict(self) -> dict[str, Any]:
         """What this process must save so that training resumes bit for bit, copied."""

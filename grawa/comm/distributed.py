@@ -14,12 +14,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from grawa.comm.carrier import Carrier
-from grawa.comm.coded import coded_mean
 from grawa.comm.compression import Compression
 from grawa.comm.counter import SharedCounter
-from grawa.comm.exchange import checked_weights, exchange_mean, mean_of_rows
+from grawa.comm.exchange import checked_weights
 from grawa.comm.group import Group
 from grawa.comm.in_process import InProcessCommunicator, check_split
+from grawa.comm.levels import Hosts, Levels, OneLevel, TwoLevels
 from grawa.comm.mailboxes import Mailboxes
 from grawa.comm.pool import Lease, abandon, give_back, lease
 from grawa.comm.protocol import TeamTransport
@@ -75,20 +75,20 @@ class DistributedCommunicator:
 
     def _open(self) -> None:
         """Connects to the other processes; again, if it is used after a release."""
-        self._lease = lease(self._members, self._timeout)
-        store = self._lease.group.get_group_store()
-        self._counter = SharedCounter(store, f"local steps/{self._lease.uses}", self._timeout)
-        self._end = weakref.finalize(self, _end, self._lease, self._counter)
-        self._group = Group(self._lease, self._device)
-        self._carrier: Carrier | None = self._make_carrier()
+        self._leases = [lease(self._members, self._timeout)]
+        store, uses = self._leases[0].group.get_group_store(), self._leases[0].uses
+        self._counter = SharedCounter(store, f"local steps/{uses}", self._timeout)
+        self._end = weakref.finalize(self, _end, self._leases, self._counter)
+        self._group = Group(self._leases[0], self._device)
+        self._levels: Levels | None = self._make_levels()
 
-    def _opened(self) -> Carrier:
-        if self._carrier is None:
+    def _opened(self) -> Levels:
+        if self._levels is None:
             self._open()
-        assert self._carrier is not None, "it has just been opened"
-        return self._carrier
+        assert self._levels is not None, "it has just been opened"
+        return self._levels
 
-    def _make_carrier(self) -> Carrier:
+    def _make_levels(self) -> Levels:
         """Checks that all host the same number of workers; finds out how they reach each other."""
         on_cpu = self._device.type == "cpu"
         own = [self._num_hosted, _machine(), int(self._shared_memory and on_cpu)]
@@ -99,12 +99,41 @@ class DistributedCommunicator:
                 f"every process must host the same number of workers, got {list(hosted)} on ranks "
                 f"{self._group.members}"
             )
-        one_machine = len(set(machines)) == 1
-        self._group.in_step = not one_machine and self._group.device.type == "cpu"
-        meet = partial(self._group.everyone, purpose="try shared memory")
-        if one_machine and all(willing) and is_shared(meet):
-            return Mailboxes(self._group)
-        return Sockets(self._group)
+        hosts = tuple(
+            tuple(p for p, its in enumerate(machines) if its == machine)
+            for machine in dict.fromkeys(machines)
+        )
+        if len(hosts) == 1:
+            return OneLevel(_inside(self._group, willing=all(willing)))
+        if len(hosts) == len(machines):
+            return OneLevel(self._across(self._group))
+        return self._two_levels(hosts, willing)
+
+    def _two_levels(self, hosts: Hosts, willing: Sequence[int]) -> Levels:
+        own = next(members for members in hosts if self._group.process in members)
+        inside = _inside(self._part(own), willing=all(willing[p] for p in own))
+        place, gateways = own.index(self._group.process), min(map(len, hosts))
+        across: Carrier | None = None
+        if place < gateways:
+            across = self._across(self._part([members[place] for members in hosts]))
+        return TwoLevels(hosts, self._group.process, inside, across)
+
+    def _part(self, processes: Sequence[int]) -> Group:
+        """A group of some of the processes, this one among them."""
+        leased = lease([self._members[p] for p in processes], self._timeout)
+        self._leases.append(leased)
+        return Group(leased, self._device)
+
+    @staticmethod
+    def _across(group: Group) -> Carrier:
+        """The carrier of processes on different hosts."""
+        group.in_step = group.device.type == "cpu"
+        return Sockets(group)
+
+    @property
+    def arrangement(self) -> str:
+        """How the processes reach each other, in words."""
+        return str(self._opened())
 
     @property
     def num_workers(self) -> int:
@@ -158,16 +187,9 @@ class DistributedCommunicator:
         """See `Transport.weighted_mean`."""
         lists = checked_weights(rows, weights)
         mean = Leaves.like(rows) if out is None else out
-        carrier = self._opened()
-        if compression is not None and compression.knows(rows):
-            self._bytes += coded_mean(carrier, self._num_hosted, rows, lists, mean, compression)
-            return mean
-        if self.num_processes == 1:
-            mean_of_rows(rows, lists, mean)
-        elif rows:
-            self._bytes += exchange_mean(carrier, self._num_hosted, rows, lists, mean)
-        if compression is not None and compression.reference is None:
-            compression.start(mean)
+        levels = self._opened()
+        if rows:
+            self._bytes += levels.weighted_mean(self._num_hosted, rows, lists, mean, compression)
         return mean
 
     def count(self, steps: int) -> int:
@@ -217,14 +239,22 @@ class DistributedCommunicator:
             team.transport.release()
         if self._end.detach():
             self._counter.close(wait=True)
-            give_back(self._lease)
-            self._carrier = None  # and the memory that it shares
+            for leased in self._leases:
+                give_back(leased)
+            self._levels = None  # and the memory that it shares
 
 
-def _end(ended: Lease, counter: SharedCounter) -> None:
+def _end(ended: Sequence[Lease], counter: SharedCounter) -> None:
     """For a transport that nobody has released, as after an error."""
     counter.close(wait=False)
-    abandon(ended)
+    for leased in ended:
+        abandon(leased)
+
+
+def _inside(group: Group, *, willing: bool) -> Carrier:
+    """The carrier of processes of one host."""
+    meet = partial(group.everyone, purpose="try shared memory")
+    return Mailboxes(group) if willing and is_shared(meet) else Sockets(group)
 
 
 def _machine() -> int:

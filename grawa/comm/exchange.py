@@ -34,8 +34,8 @@ def exchange_mean(
         The bytes that this process has sent.
     """
     own = weights[carrier.process * num_hosted :][:num_hosted]
-    row = _row_of_process(rows, own, out)
-    return mean_of_processes(carrier, num_hosted, row, _masses(weights, num_hosted), out)
+    row = own_row(rows, own, out)
+    return mean_of_processes(carrier, num_hosted, row, masses_of(weights, num_hosted), out)
 
 
 class Row(NamedTuple):
@@ -113,7 +113,7 @@ def reduce_chunk(
     return _bytes(staged, chain(*route.leaving))
 
 
-def _masses(weights: list[list[float]], num_hosted: int) -> list[list[float]]:
+def masses_of(weights: list[list[float]], num_hosted: int) -> list[list[float]]:
     """Each process's weight of each leaf, from its K workers': (N, L) -> (P, L)."""
     if num_hosted == 1:
         return weights
@@ -121,7 +121,7 @@ def _masses(weights: list[list[float]], num_hosted: int) -> list[list[float]]:
     return [[sum(column) for column in zip(*own, strict=True)] for own in by_process]
 
 
-def _row_of_process(rows: Stack, weights: list[list[float]], out: Leaves) -> Row:
+def own_row(rows: Stack, weights: list[list[float]], out: Leaves) -> Row:
     """The hosted workers' weighted mean, wider than `out` if that is 16-bit; or the only row."""
     if len(weights) == 1:
         return Row(in_memory_order(rows.values(), out.places.values()), out.flats, False)

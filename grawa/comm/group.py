@@ -36,6 +36,11 @@ class Group:
         self.device = _sending_device(leased.group, device)
         self.in_step = False
 
+    @property
+    def backend(self) -> str:
+        """The backend that sends, such as "gloo"."""
+        return backends_of(self._group)[self.device.type]
+
     def peers(self) -> list[int]:
         """The other processes, p+1, p+2, ..., so that not all talk to process 0 first."""
         processes = len(self.members)

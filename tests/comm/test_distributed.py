@@ -108,6 +108,34 @@ def mean_there(weights: Tensor, spoil: bool, repeat: int) -> dict[str, Tensor]:
         return mean_here(weights, spoil, repeat)
 
 
+@contextmanager
+def on_two_hosts() -> Generator[None]:
+    """As if the first half of the processes were on one host, and the others on another."""
+    half = dist.get_world_size() // 2
+    with (
+        over_a_network(),
+        patch("grawa.comm.distributed._machine", lambda: int(dist.get_rank() >= half)),
+    ):
+        yield
+
+
+def mean_on_hosts(weights: Tensor, spoil: bool, repeat: int) -> dict[str, Tensor]:
+    """As `mean_there`, with half of the processes on each host."""
+    with on_two_hosts():
+        return mean_here(weights, spoil, repeat)
+
+
+def mean_on_uneven_hosts(weights: Tensor, spoil: bool, repeat: int) -> dict[str, Tensor]:
+    """As `mean_there`, where the last process has a host of its own, and in small chunks."""
+    last = dist.get_world_size() - 1
+    with (
+        over_a_network(),
+        patch("grawa.comm.distributed._machine", lambda: int(dist.get_rank() == last)),
+        patch.object(Mailboxes, "most_bytes", 1000),
+    ):
+        return mean_here(weights, spoil, repeat)
+
+
 def mean_by_messages(weights: Tensor, spoil: bool, repeat: int) -> dict[str, Tensor]:
     """As `mean_here`, without shared memory."""
     return mean_here(weights, spoil, repeat, shared_memory=False)
@@ -141,7 +169,17 @@ def mean_here(weights: Tensor, spoil: bool, repeat: int, **options: Any) -> dict
 @pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
 @pytest.mark.parametrize("processes", [1, 2, 4])
 @pytest.mark.parametrize("spoil", [False, True], ids=["finite", "NaN without weight"])
-@pytest.mark.parametrize("mean", [mean_here, mean_in_chunks, mean_by_messages, mean_there])
+@pytest.mark.parametrize(
+    "mean",
+    [
+        mean_here,
+        mean_in_chunks,
+        mean_by_messages,
+        mean_there,
+        mean_on_hosts,
+        mean_on_uneven_hosts,
+    ],
+)
 def test_the_mean_is_the_dense_one_and_the_same_bits_everywhere(
     weights: Tensor, processes: int, spoil: bool, mean: Callable[..., dict[str, Tensor]]
 ) -> None:
@@ -155,6 +193,11 @@ def test_the_mean_is_the_dense_one_and_the_same_bits_everywhere(
             assert its[name].dtype == values.dtype
             assert torch.equal(its[name], found[0][name])
             torch.testing.assert_close(its[name].double(), dense, rtol=0.0, atol=tolerance)
+
+
+def equal_rows_on_hosts(dtype: torch.dtype) -> bool:
+    with on_two_hosts():
+        return mean_of_equal_rows(dtype, True)
 
 
 def mean_of_equal_rows(dtype: torch.dtype, shared_memory: bool) -> bool:
@@ -172,6 +215,12 @@ def test_equal_rows_give_that_row_bit_for_bit(
     dtype: torch.dtype, processes: int, shared_memory: bool
 ) -> None:
     assert on_ranks(processes, mean_of_equal_rows, dtype, shared_memory) == [True] * processes
+    assert on_ranks(processes, equal_rows_on_hosts, dtype) == [True] * processes
+
+
+def narrow_mean_on_hosts(dtype: torch.dtype) -> Tensor:
+    with on_two_hosts():
+        return narrow_mean(dtype)
 
 
 def narrow_mean(dtype: torch.dtype) -> Tensor:
@@ -193,7 +242,8 @@ def test_16_bit_rows_are_summed_in_float32_and_rounded_once(
     dtype: torch.dtype, processes: int
 ) -> None:
     exact = (narrow_rows(dtype).double() * NARROW).sum(dim=0)
-    for mean in on_ranks(processes, narrow_mean, dtype):
+    means = on_ranks(processes, narrow_mean, dtype)
+    for mean in (*means, *on_ranks(4, narrow_mean_on_hosts, dtype)):
         half_an_ulp = exact.abs() * torch.finfo(dtype).eps / 2
         assert bool(((mean.double() - exact).abs() <= half_an_ulp + 1e-6).all())
 
@@ -277,6 +327,11 @@ def gather_any(dtype: torch.dtype, shared_memory: bool) -> Tensor:
     return found
 
 
+def gather_any_on_hosts(dtype: torch.dtype) -> Tensor:
+    with over_a_network(), patch("grawa.comm.distributed._machine", lambda: dist.get_rank() // 3):
+        return gather_any(dtype, True)
+
+
 def special(dtype: torch.dtype) -> Tensor:
     """Values that another dtype would lose, (4, 2)."""
     if dtype == torch.bool:
@@ -293,7 +348,8 @@ def special(dtype: torch.dtype) -> Tensor:
 @pytest.mark.parametrize("shared_memory", [True, False])
 def test_rows_of_any_dtype_arrive_bit_for_bit(dtype: torch.dtype, shared_memory: bool) -> None:
     expected = special(dtype)
-    for found in on_ranks(4, gather_any, dtype, shared_memory):
+    everyone = on_ranks(4, gather_any, dtype, shared_memory)
+    for found in (*everyone, *on_ranks(4, gather_any_on_hosts, dtype)):
         assert found.dtype == dtype
         assert found.untyped_storage().tolist() == expected.untyped_storage().tolist()
 
