@@ -17,7 +17,7 @@ import torch.distributed as dist
 from rich.progress import track
 from torch import Tensor
 
-import hosts
+import namespaces
 from command import Benchmark, Results
 from common import Spread, columns, show
 from grawa.comm.messages import Messages
@@ -56,16 +56,16 @@ def check(config: Config) -> None:
     """Raises `UserError` if this can't be measured on this machine."""
     if config.turns < 1:
         raise UserError(f"--turns must be at least 1, got {config.turns}")
-    if config.rate not in hosts.BITS:
-        raise UserError(f"--rate must be one of {', '.join(hosts.BITS)}, got {config.rate}")
-    hosts.check_machine()
+    if config.rate not in namespaces.BITS:
+        raise UserError(f"--rate must be one of {', '.join(namespaces.BITS)}, got {config.rate}")
+    namespaces.check_machine()
 
 
 def measure(config: Config, samples: Samples) -> None:
     """Computes means on four hosts."""
-    with hosts.hosts() as names:
-        hosts.shape(names, config.rate)
-        hosts.run_on(names, work, config, samples)
+    with namespaces.hosts() as names:
+        namespaces.shape(names, config.rate)
+        namespaces.run_on(names, work, config, samples)
 
 
 def merge(_: Config, samples: Sequence[Sample]) -> Results:
@@ -75,20 +75,20 @@ def merge(_: Config, samples: Sequence[Sample]) -> Results:
 
 def table(config: Config, results: Results) -> None:
     """Prints how close each way comes to the link's limit."""
-    sent = 2 * (hosts.HOSTS - 1) / hosts.HOSTS * 4 * config.parameters
-    limit = sent / (hosts.BITS[config.rate] / 8)
+    sent = 2 * (namespaces.HOSTS - 1) / namespaces.HOSTS * 4 * config.parameters
+    limit = sent / (namespaces.BITS[config.rate] / 8)
     rows = []
     for way, seconds in results["seconds"].items():
         spread = Spread.of([limit / s for s in seconds])
         median = statistics.median(seconds)
         rows.append([way, f"{median:.2f}", f"{spread.median:.1%}", f"{spread.low:.1%}"])
-    title = f"A mean of {config.parameters:,} numbers, {hosts.HOSTS} hosts, {config.rate}"
+    title = f"A mean of {config.parameters:,} numbers, {namespaces.HOSTS} hosts, {config.rate}"
     show(title, ["sent as", "s", "of the limit", "lower quartile"], rows)
 
 
 def work(rank: int, config: Config, samples: Samples) -> None:
     """Computes means, together with the other hosts; rank 0 writes the times."""
-    hosts.join(rank, TIMEOUT)
+    namespaces.join(rank, TIMEOUT)
     values, waiting = torch.full((2, config.parameters), float(rank))
     order = random.Random(0)
     for turn in track(range(config.turns + 1), "means", disable=rank > 0):
@@ -102,21 +102,21 @@ def work(rank: int, config: Config, samples: Samples) -> None:
 
 def _mean(values: Tensor, waiting: Tensor, rank: int, way: str) -> float:
     """Seconds of a mean: all values of a section go to its owner, which sends the mean to all."""
-    own, arrived = values.chunk(hosts.HOSTS)[rank], waiting.chunk(hosts.HOSTS)
-    peers = [(rank + hop) % hosts.HOSTS for hop in range(1, hosts.HOSTS)]
+    own, arrived = values.chunk(namespaces.HOSTS)[rank], waiting.chunk(namespaces.HOSTS)
+    peers = [(rank + hop) % namespaces.HOSTS for hop in range(1, namespaces.HOSTS)]
     dist.barrier()
     start = time.perf_counter()
     collect, share = _messages(way), _messages(way)
     for peer in peers:
-        collect.send(values.chunk(hosts.HOSTS)[peer], peer)
+        collect.send(values.chunk(namespaces.HOSTS)[peer], peer)
         collect.receive(arrived[peer][: len(own)], peer)
     collect.run()
     for peer in peers:
         own.add_(arrived[peer][: len(own)])
-    own.div_(hosts.HOSTS)
+    own.div_(namespaces.HOSTS)
     for peer in peers:
         share.send(own, peer)
-        share.receive(values.chunk(hosts.HOSTS)[peer], peer)
+        share.receive(values.chunk(namespaces.HOSTS)[peer], peer)
     share.run()
     dist.barrier()
     return time.perf_counter() - start

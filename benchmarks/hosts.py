@@ -1,123 +1,194 @@
-"""Four hosts, made of network namespaces on a bridge, with links of a given rate."""
+"""Measures rounds of several hosts with several processes each: seconds, and models over the link.
 
-import ctypes
+Hosts are network namespaces on a bridge, and a token bucket limits each one's link to the given
+rate in each direction. What a host sends is read from its interface. All methods run in each turn,
+in random order; the slowest process of a round counts. Needs root on Linux, and iproute2.
+"""
+
 import os
-import shutil
-import subprocess
-from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch.distributed as dist
-
+from command import Benchmark, Results
+from common import Spread, ratios, show, verdict
 from grawa.errors import UserError
-from processes import together
+from hosts_worker import OURS, Task, work
+from methods import BASELINE
+from namespaces import BITS, check_machine, hosts, run_on, shape
+from pictures import hosts_picture
+from samples import Sample, Samples
 
-HOSTS = 4
-BURST = "1mb"
-"""Size of the token bucket; smaller ones throttle: at 256 kB, TCP gets only 94% of 100 Mbit/s."""
+MOST_MODELS = 1.05
+"""Most that a host may send for a round in float32, in what it must send at least: 2(H-1)/H."""
 
-BITS = {"1gbit": 1e9, "100mbit": 1e8, "20mbit": 2e7}
+MOST_TIME = 0.65
+"""Most time of a blocking round of 2 x 4 processes, in that of a bare all-reduce."""
 
-_PORT = 29_701
-"""Port of the first host, in its own network namespace."""
+MOST_INT8 = 0.3
+"""Most that a host may send in int8, in what it sends in float32."""
 
-
-def check_machine() -> None:
-    """Checks that hosts can be made on this machine.
-
-    Raises:
-        UserError: with what is missing.
-    """
-    missing = [tool for tool in ("ip", "tc") if shutil.which(tool) is None]
-    if missing or os.geteuid() != 0:
-        why = f"{' and '.join(missing)} (iproute2)" if missing else "root privileges"
-        raise UserError(f"hosts are made of network namespaces, which needs {why}")
-    with hosts() as names:
-        shape(names, next(iter(BITS)))
+MOST_OF_LEADER = 1.05
+"""Most models that a host may send for a round of LSGD."""
 
 
-def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"{' '.join(command)}: {done.stderr.strip()}")
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The options."""
+
+    arrangements: tuple[str, ...] = ("2x4", "4x2", "2x2", "4x1")
+    """Hosts x processes on each."""
+    rates: tuple[str, ...] = ("1gbit", "200mbit", "100mbit")
+    """Rates of the links, in tc's notation."""
+    turns: int = 5
+    """Rounds of each method, after one that is not timed."""
+    parameters: int = 2_250_000
+    """P, float32."""
+    tensors: int = 40
+    """L, of equal size."""
 
 
-@contextmanager
-def hosts() -> Generator[list[str]]:
-    """Makes four namespaces, each linked to a bridge in another one; removes them at the end."""
-    tag = f"gw{os.getpid() % 10_000}"
-    bridge = f"{tag}b"
-    with ExitStack() as undo:
-        for name in (bridge, *(f"{tag}h{i}" for i in range(HOSTS))):
-            _run("ip", "netns", "add", name)
-            undo.callback(_run, "ip", "netns", "del", name)
-        _run("ip", "-n", bridge, "link", "add", "br0", "type", "bridge")
-        _run("ip", "-n", bridge, "link", "set", "br0", "up")
-        for i in range(HOSTS):
-            host = f"{tag}h{i}"
-            far = f"{tag}p{i}"
-            _run("ip", "link", "add", far, "type", "veth", "peer", "name", "eth0", "netns", host)
-            _run("ip", "link", "set", far, "netns", bridge)
-            _run("ip", "-n", bridge, "link", "set", far, "master", "br0", "up")
-            _run("ip", "-n", host, "addr", "add", f"{address(i)}/24", "dev", "eth0")
-            _run("ip", "-n", host, "link", "set", "eth0", "up")
-            _run("ip", "-n", host, "link", "set", "lo", "up")
-        yield [f"{tag}h{i}" for i in range(HOSTS)]
+TOY = Config(arrangements=("2x2",), rates=("1gbit",), turns=1, parameters=4000, tensors=4)
 
 
-def shape(names: list[str], rate: str) -> None:
-    """Limits the rate of each host in both directions: at both ends of its link."""
-    bridge = names[0][:-2] + "b"
-    bucket = ("root", "tbf", "rate", rate, "burst", BURST, "latency", "400ms")
-    for i, host in enumerate(names):
-        far = host[:-2] + f"p{i}"
-        _run("tc", "-n", host, "qdisc", "replace", "dev", "eth0", *bucket)
-        _run("tc", "-n", bridge, "qdisc", "replace", "dev", far, *bucket)
+def check(config: Config) -> None:
+    """Raises `UserError` if this can't be measured on this machine."""
+    for rate in config.rates:
+        if rate not in BITS:
+            raise UserError(f"--rates must be of {', '.join(BITS)}, got {rate}")
+    for arrangement in config.arrangements:
+        _sizes(arrangement)
+    check_machine()
 
 
-def run_on(names: Sequence[str], work: Callable[..., None], *args: object) -> None:
-    """Runs `work(rank, *args)` on all hosts at the same time."""
-    together(_on_host, len(names), names, work, args)
+def _sizes(arrangement: str) -> tuple[int, int]:
+    hosts, _, processes = arrangement.partition("x")
+    if not (hosts.isdecimal() and processes.isdecimal() and int(hosts) > 1 and int(processes)):
+        raise UserError(f"--arrangements are such as 2x4 (hosts x processes), got {arrangement!r}")
+    return int(hosts), int(processes)
 
 
-def _on_host(
-    rank: int, names: Sequence[str], work: Callable[..., None], args: Sequence[object]
+def measure(config: Config, samples: Samples) -> None:
+    """Measures one arrangement after the other, at one rate after the other."""
+    os.environ.setdefault("RUST_LOG", "error")
+    for arrangement in config.arrangements:
+        count, each = _sizes(arrangement)
+        with hosts(count) as names:
+            for rate in config.rates:
+                shape(names, rate)
+                hiding = 0.4 + 8 * 4 * 4 * config.parameters / BITS[rate]
+                task = Task(
+                    arrangement=arrangement,
+                    rate=rate,
+                    turns=config.turns,
+                    parameters=config.parameters,
+                    tensors=config.tensors,
+                    processes=each,
+                    hosts=count,
+                    hiding=hiding,
+                )
+                run_on(names, work, task, samples, each=each)
+
+
+def merge(_: Config, samples: Sequence[Sample]) -> Results:
+    """Arrangement -> rate -> method -> seconds and models sent of each turn."""
+    found: dict[str, dict[str, dict[str, dict[str, list[float]]]]] = {}
+    for sample in samples:
+        rates = found.setdefault(sample["arrangement"], {})
+        methods = rates.setdefault(sample["rate"], {})
+        own = methods.setdefault(sample["method"], {"seconds": [], "models_sent": []})
+        own["seconds"].append(sample["seconds"])
+        own["models_sent"].append(sample["models_sent"])
+    order = [BASELINE, "PyTorch average_parameters", "PyTorch hierarchical", "torchft LocalSGD"]
+    for rates in found.values():
+        for rate, methods in rates.items():
+            known = [name for name in order if name in methods]
+            names = [*known, *sorted(set(methods) - set(known), key=_place)]
+            rates[rate] = {name: methods[name] for name in names}
+    return {"found": found}
+
+
+def _place(name: str) -> tuple[str, int]:
+    method, _, variant = name.partition(", ")
+    return variant, list(OURS).index(method)
+
+
+def tables(config: Config, results: Results) -> None:
+    """Prints a table for each arrangement and rate, and whether the targets are met."""
+    for arrangement, rates in results["found"].items():
+        for rate, methods in rates.items():
+            _show(config, arrangement, rate, methods)
+    for arrangement, rates in results["found"].items():
+        for rate, methods in rates.items():
+            _judge(arrangement, rate, methods)
+
+
+def _show(
+    config: Config, arrangement: str, rate: str, methods: Mapping[str, Mapping[str, list[float]]]
 ) -> None:
-    _enter(names[rank])
-    os.environ["GLOO_SOCKET_IFNAME"] = "eth0"
-    work(rank, *args)
-
-
-def _enter(host: str) -> None:
-    """Lets this process, and those it starts, use a host's network."""
-    library = ctypes.CDLL(None, use_errno=True)
-    new_network = 0x40000000  # CLONE_NEWNET of setns(2)
-    with Path("/run/netns", host).open("rb") as network:
-        if library.setns(network.fileno(), new_network):
-            raise OSError(ctypes.get_errno(), f"can't enter the network of {host}")
-
-
-def bytes_sent() -> int:
-    """Bytes sent by this host, including headers, as counted by the interface."""
-    lines = Path("/proc/self/net/dev").read_text(encoding="ascii").splitlines()
-    _, figures = next(line.split(":") for line in lines if line.strip().startswith("eth0:"))
-    received = 8  # columns before those for sending
-    return int(figures.split()[received])
-
-
-def join(rank: int, timeout: timedelta) -> None:
-    """Joins the process group of all hosts."""
-    dist.init_process_group(
-        "gloo",
-        init_method=f"tcp://{address(0)}:{_PORT}",
-        rank=rank,
-        world_size=HOSTS,
-        timeout=timeout,
+    baseline = methods.get(BASELINE, {"seconds": []})["seconds"]
+    rows = []
+    for name, own in methods.items():
+        seconds = Spread.of(own["seconds"])
+        ratio = ratios(own["seconds"], baseline[: len(own["seconds"])]) if baseline else None
+        rows.append([
+            name,
+            f"{seconds.median * 1e3:.0f}",
+            f"{ratio.median:.2f}" if ratio else "",
+            f"{ratio.low:.2f} - {ratio.high:.2f}" if ratio else "",
+            f"{Spread.of(own['models_sent']).median:.2f}",
+        ])
+    count, _ = _sizes(arrangement)
+    size = f"{config.parameters:,} float32 parameters in {config.tensors} tensors"
+    show(
+        f"{arrangement} processes, {rate}, {size}",
+        ["method", "ms", "ratio", "quartiles", "models sent"],
+        rows,
+    )
+    print(
+        "models sent: by a host, a round, in the parameters' bytes, with headers; at least "
+        f"{2 * (count - 1) / count:.2f}.\nOverlap: how long a round blocks training."
     )
 
 
-def address(host: int) -> str:
-    """The address of a host's link."""
-    return f"10.77.0.{host + 1}"
+def _judge(arrangement: str, rate: str, methods: Mapping[str, Mapping[str, list[float]]]) -> None:
+    count, each = _sizes(arrangement)
+    least = 2 * (count - 1) / count
+    where = f"at {arrangement}, {rate}"
+    for name in OURS:
+        if name not in methods:
+            continue
+        sent = Spread.of(methods[name]["models_sent"]).median
+        if name == "LSGD":
+            print(verdict(f"models of LSGD {where}", sent, MOST_OF_LEADER))
+        else:
+            print(verdict(f"models of {name} {where}, in the least", sent / least, MOST_MODELS))
+        if f"{name}, int8" in methods and name != "LSGD":
+            coded = Spread.of(methods[f"{name}, int8"]["models_sent"]).median
+            print(verdict(f"models of {name}, int8 {where}, in float32", coded / sent, MOST_INT8))
+        if (count, each) == (2, 4) and name != "LSGD" and BASELINE in methods:
+            ratio = ratios(methods[name]["seconds"], methods[BASELINE]["seconds"])
+            print(verdict(f"time of {name} {where}", ratio.median, MOST_TIME))
+
+
+def draw(_: Config, results: Results, folder: Path) -> None:
+    """Draws seconds and models sent."""
+    hosts_picture(results["found"], folder / "hosts.png")
+
+
+BENCHMARK = Benchmark(
+    name="hosts",
+    text=__doc__,
+    takes="20 minutes",
+    config=Config(),
+    toy=TOY,
+    measure=measure,
+    merge=merge,
+    show=tables,
+    draw=draw,
+    check=check,
+)
+main = BENCHMARK.run
+
+if __name__ == "__main__":
+    main()

@@ -48,6 +48,13 @@ class Method:
     rounds: int = 1
     """Number of rounds in a run."""
 
+    def timed(self) -> float:
+        """Runs it, and returns the seconds that count."""
+        start = time.perf_counter()
+        self.run()
+        wall = time.perf_counter() - start
+        return wall if self.seconds is None else self.seconds()
+
 
 Build = Callable[[nn.Module, Optimizer], Method]
 
@@ -65,9 +72,20 @@ def ours(
     *,
     fragments: int = 1,
     sync_every: int = NEVER,
+    hiding: float | None = None,
     **options: Any,
 ) -> Method:
-    """A round with the defaults: health checks, scores, guard, exchange, pull, report."""
+    """A round with the defaults: health checks, scores, guard, exchange, pull, report.
+
+    Args:
+        model: the model.
+        optimizer: its optimizer.
+        strategy: the method.
+        fragments: parts of the model, which have a round each.
+        sync_every: local steps between rounds, if they run in the background.
+        hiding: seconds between two local steps meanwhile; `HIDING_SECONDS` by default.
+        options: other options of `Averager`.
+    """
     reports: list[grawa.RoundReport] = []
     averager = grawa.Averager(
         model,
@@ -87,13 +105,15 @@ def ours(
         optimizer.step()
 
     def step_while_a_round_goes_on() -> None:
-        time.sleep(HIDING_SECONDS)
+        time.sleep(HIDING_SECONDS if hiding is None else hiding)
         local_step()
 
     def blocked() -> float:
         return statistics.mean(report.exposed_seconds for report in reports[-fragments:])
 
     overlaps = sync_every < NEVER
+    if overlaps:
+        local_step()  # the next one begins a round, and the one in a run ends it
     return Method(
         local_step=local_step,
         run=step_while_a_round_goes_on if overlaps else averager.synchronize,

@@ -16,7 +16,7 @@ from command import Benchmark, Results
 from grawa.errors import UserError
 from grawa.lab.planning.measure import LEAST_SECONDS
 from grawa.lab.simulate.network import Link
-from hosts import BITS, check_machine, hosts, run_on, shape
+from namespaces import BITS, check_machine, hosts, run_on, shape
 from network_methods import METHODS
 from network_tables import WAITING, is_judged, tables
 from network_worker import Task, work

@@ -20,7 +20,7 @@ import grawa
 from grawa.lab.experiments.environment import version
 from grawa.lab.planning.predict import Variant
 from grawa.strategies.protocol import Strategy
-from hosts import address
+from namespaces import address
 from torchft_peers import torchft_local_sgd
 
 TIMEOUT = timedelta(minutes=10)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from common import show, verdict
-from hosts import BITS
+from namespaces import BITS
 from network_methods import ALL_REDUCE, DDP, NO_COMMUNICATION
 
 TARGETS = (

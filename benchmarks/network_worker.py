@@ -14,7 +14,7 @@ from torch import nn
 
 from grawa.lab.planning.measure import Subject, measure
 from grawa.lab.planning.predict import predict
-from hosts import HOSTS, bytes_sent, join
+from namespaces import HOSTS, bytes_sent, join
 from network_methods import DDP, METHODS, PLANNED, TIMEOUT, Trainee, alone, is_installed
 from samples import Samples
 

@@ -1,6 +1,6 @@
 """Pictures of the benchmarks, for the README."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import LogLocator, NullLocator
 
-from common import Spread
+from common import Spread, ratios
 from grawa.lab.files import replacing
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#7F7F7F"
@@ -45,6 +45,39 @@ def network_picture(found: Mapping[str, Mapping[str, Mapping[str, Any]]], path: 
         axis.set(title=_rate_text(rate), xlim=(0, 118), xlabel="samples/s, % of the limit")
         axis.spines[["top", "right"]].set_visible(False)
     panels[0].invert_yaxis()
+    figure.tight_layout()
+    save(figure, path)
+
+
+def hosts_picture(
+    found: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]], path: Path
+) -> None:
+    """Seconds of a round, in those of a bare all-reduce, and models that a host sends.
+
+    Args:
+        found: arrangement -> rate -> method -> "seconds" and "models_sent" of each turn.
+        path: the PNG file.
+    """
+    figure, axes = plt.subplots(
+        2, len(found), sharey=True, squeeze=False, figsize=(3.4 * len(found) + 1.8, 11)
+    )
+    for column, (arrangement, rates) in enumerate(found.items()):
+        names = list(next(iter(rates.values())))
+        height = 0.8 / len(rates)
+        for i, (rate, methods) in enumerate(rates.items()):
+            at = [place + (i - (len(rates) - 1) / 2) * height for place in range(len(names))]
+            base = methods[names[0]]["seconds"]
+            times = [ratios(methods[name]["seconds"], base).median for name in names]
+            sent = [Spread.of(methods[name]["models_sent"]).median for name in names]
+            for axis, values in zip(axes[:, column], (times, sent), strict=True):
+                axis.barh(at, values, height, color=PALETTE[i], label=rate)
+        for axis, label in zip(axes[:, column], ("time / all-reduce", "models sent"), strict=True):
+            axis.set_yticks(range(len(names)), names)
+            axis.set(title=f"{arrangement} processes", xlabel=label)
+            axis.spines[["top", "right"]].set_visible(False)
+        axes[0, column].axvline(1.0, color=GREY, linestyle="--", linewidth=1)
+    axes[0, 0].invert_yaxis()
+    axes[0, -1].legend(frameon=False, loc="lower right")
     figure.tight_layout()
     save(figure, path)
 

@@ -128,10 +128,9 @@ def _run(method: Method) -> None:
 def _time(method: Method) -> tuple[float, float]:
     """Wall-clock seconds of a round, and processor seconds of this process's threads."""
     _prepare(method)
-    wall, processor = time.perf_counter(), time.process_time()
-    method.run()
-    wall, processor = time.perf_counter() - wall, time.process_time() - processor
-    return (wall if method.seconds is None else method.seconds()), processor / method.rounds
+    processor = time.process_time()
+    wall = method.timed()
+    return wall, (time.process_time() - processor) / method.rounds
 
 
 def _sent(method: Method) -> int:

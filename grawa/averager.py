@@ -21,7 +21,7 @@ from grawa.rounds.guard import Guard
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.report import OnRound
 from grawa.rounds.schedule import Every, Schedule
-from grawa.rounds.setup import group_of, set_up
+from grawa.rounds.setup import group_of, ranks_by_host, set_up
 from grawa.strategies.protocol import Strategy
 from grawa.workers.checks import is_one_of_several
 from grawa.workers.hooks import StepHooks
@@ -70,6 +70,10 @@ class Averager:
         timeout: how long a message may wait for the others before the run fails.
         shared_memory: whether processes of one machine, on the CPU, may exchange messages in
             shared memory in place of sockets.
+        hosts: the ranks of each host, or a two-dimensional `DeviceMesh` of hosts x processes.
+            Processes of a host average among themselves first, and each host sends as little as
+            possible to the others. By default processes that share a machine and its network are
+            one host; `arrangement` says what was found.
         measure_distance: whether round reports include the consensus distance, which costs one
             more pass over the parameters per round.
         on_round: called with a `RoundReport` after each round.
@@ -106,6 +110,7 @@ class Averager:
         worker_group: dist.ProcessGroup | DeviceMesh | None = None,
         timeout: timedelta = DEFAULT_TIMEOUT,
         shared_memory: bool = True,
+        hosts: Sequence[Sequence[int]] | DeviceMesh | None = None,
         measure_distance: bool = False,
         on_round: Sequence[OnRound] = (),
     ) -> None:
@@ -132,6 +137,7 @@ class Averager:
                 worker_group=group_of(worker_group),
                 timeout=timeout,
                 shared_memory=shared_memory,
+                hosts=ranks_by_host(hosts),
                 clock=WallClock(),
                 tell=tuple(on_round),
             )
@@ -152,6 +158,11 @@ class Averager:
     def num_workers(self) -> int:
         """N."""
         return self._engine.comm.num_workers
+
+    @property
+    def arrangement(self) -> str:
+        """How the workers reach each other, in words."""
+        return self._engine.comm.arrangement
 
     @property
     def bytes_sent(self) -> int:
@@ -215,7 +226,7 @@ class Averager:
                     "step(). Make the optimizer first and give it to the Averager (a two-call SAM "
                     "steps its base optimizer: give it that one, or use grawa.SAM)"
                 )
-            self._resolve_skips()
+            self._engine.resolve_skips()
             self._engine.leave()
 
     def record_loss(self, loss: Tensor) -> None:
@@ -321,14 +332,8 @@ class Averager:
     def _caught_up(self) -> Generator[None]:
         """Undisturbed by the user's modes, and with all steps counted that were made."""
         with undisturbed():
-            self._resolve_skips()
+            self._engine.resolve_skips()
             yield
-
-    def _resolve_skips(self) -> None:
-        """Subtracts steps that fused optimizers turned out to have skipped."""
-        skipped = self._hooks.take_skipped()
-        if skipped is not None:
-            self._engine.uncount(skipped)
 
     def _check_losses(self) -> None:
         if not self._knows_losses:

@@ -1,30 +1,23 @@
 """Workers in several processes, over `torch.distributed` (gloo on the CPU, NCCL on GPUs)."""
 
-import uuid
 import weakref
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from functools import partial
-from hashlib import sha256
 from itertools import chain
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from grawa.comm.carrier import Carrier
 from grawa.comm.compression import Compression
 from grawa.comm.counter import SharedCounter
 from grawa.comm.exchange import checked_weights
 from grawa.comm.group import Group
+from grawa.comm.hosts import levels_between
 from grawa.comm.in_process import InProcessCommunicator, check_split
-from grawa.comm.levels import Hosts, Levels, OneLevel, TwoLevels
-from grawa.comm.mailboxes import Mailboxes
+from grawa.comm.levels import Levels
 from grawa.comm.pool import Lease, abandon, give_back, lease
 from grawa.comm.protocol import TeamTransport
-from grawa.comm.shared_memory import is_shared
-from grawa.comm.sockets import Sockets
 from grawa.errors import UserError
 from grawa.math.leaves import Leaves, Stack
 
@@ -46,6 +39,8 @@ class DistributedCommunicator:
         device: where what is averaged lives, the CPU by default; it decides which of the group's
             backends sends.
         shared_memory: whether processes of one machine may read each other's memory.
+        hosts: the ranks of each host; found out by default, from what processes share. Others
+            than those that take part are ignored.
 
     Raises:
         CommunicationError: if not all of them come.
@@ -63,12 +58,14 @@ class DistributedCommunicator:
         *,
         device: torch.device | None = None,
         shared_memory: bool = True,
+        hosts: Sequence[Sequence[int]] | None = None,
     ) -> None:
         self._members = list(range(dist.get_world_size()) if ranks is None else ranks)
         self._device = torch.device("cpu") if device is None else device
         self._num_hosted = num_hosted
         self._timeout = timeout
         self._shared_memory = shared_memory
+        self._hosts = hosts
         self._teams: dict[int, list[TeamTransport]] = {}
         self._bytes = 0
         self._open()
@@ -80,7 +77,13 @@ class DistributedCommunicator:
         self._counter = SharedCounter(store, f"local steps/{uses}", self._timeout)
         self._end = weakref.finalize(self, _end, self._leases, self._counter)
         self._group = Group(self._leases[0], self._device)
-        self._levels: Levels | None = self._make_levels()
+        self._levels: Levels | None = levels_between(
+            self._group,
+            self._part,
+            num_hosted=self._num_hosted,
+            willing=self._shared_memory and self._device.type == "cpu",
+            hosts=self._hosts,
+        )
 
     def _opened(self) -> Levels:
         if self._levels is None:
@@ -88,47 +91,11 @@ class DistributedCommunicator:
         assert self._levels is not None, "it has just been opened"
         return self._levels
 
-    def _make_levels(self) -> Levels:
-        """Checks that all host the same number of workers; finds out how they reach each other."""
-        on_cpu = self._device.type == "cpu"
-        own = [self._num_hosted, _machine(), int(self._shared_memory and on_cpu)]
-        everyone = self._group.everyone(own, "compare numbers of workers")
-        hosted, machines, willing = zip(*everyone, strict=True)
-        if len(set(hosted)) > 1:
-            raise UserError(
-                f"every process must host the same number of workers, got {list(hosted)} on ranks "
-                f"{self._group.members}"
-            )
-        hosts = tuple(
-            tuple(p for p, its in enumerate(machines) if its == machine)
-            for machine in dict.fromkeys(machines)
-        )
-        if len(hosts) == 1:
-            return OneLevel(_inside(self._group, willing=all(willing)))
-        if len(hosts) == len(machines):
-            return OneLevel(self._across(self._group))
-        return self._two_levels(hosts, willing)
-
-    def _two_levels(self, hosts: Hosts, willing: Sequence[int]) -> Levels:
-        own = next(members for members in hosts if self._group.process in members)
-        inside = _inside(self._part(own), willing=all(willing[p] for p in own))
-        place, gateways = own.index(self._group.process), min(map(len, hosts))
-        across: Carrier | None = None
-        if place < gateways:
-            across = self._across(self._part([members[place] for members in hosts]))
-        return TwoLevels(hosts, self._group.process, inside, across)
-
     def _part(self, processes: Sequence[int]) -> Group:
         """A group of some of the processes, this one among them."""
         leased = lease([self._members[p] for p in processes], self._timeout)
         self._leases.append(leased)
         return Group(leased, self._device)
-
-    @staticmethod
-    def _across(group: Group) -> Carrier:
-        """The carrier of processes on different hosts."""
-        group.in_step = group.device.type == "cpu"
-        return Sockets(group)
 
     @property
     def arrangement(self) -> str:
@@ -230,6 +197,7 @@ class DistributedCommunicator:
             self._timeout,
             device=self._device,
             shared_memory=self._shared_memory,
+            hosts=self._hosts,
         )
         return [TeamTransport(slice(start, start + size), slice(0, hosted), transport)]
 
@@ -249,19 +217,3 @@ def _end(ended: Sequence[Lease], counter: SharedCounter) -> None:
     counter.close(wait=False)
     for leased in ended:
         abandon(leased)
-
-
-def _inside(group: Group, *, willing: bool) -> Carrier:
-    """The carrier of processes of one host."""
-    meet = partial(group.everyone, purpose="try shared memory")
-    return Mailboxes(group) if willing and is_shared(meet) else Sockets(group)
-
-
-def _machine() -> int:
-    """A number for what processes share if they reach each other without a network."""
-    boot, network = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/net")
-    if boot.exists() and network.exists():
-        name = f"{boot.read_text(encoding='ascii')}{network.stat().st_ino}"
-    else:
-        name = f"{uuid.getnode()}"
-    return int.from_bytes(sha256(name.encode()).digest()[:7])

@@ -59,6 +59,11 @@ class InProcessCommunicator:
         return 0
 
     @property
+    def arrangement(self) -> str:
+        """See `Transport.arrangement`."""
+        return f"{self._num_workers} in one process"
+
+    @property
     def bytes_sent(self) -> int:
         """What one of N processes with a worker each would have sent by now, on average."""
         teams = [team.transport for split in self._teams.values() for team in split]

@@ -98,6 +98,11 @@ class Transport(Protocol):
         ...
 
     @property
+    def arrangement(self) -> str:
+        """How the workers reach each other, in words for users."""
+        ...
+
+    @property
     def bytes_sent(self) -> int:
         """Bytes of payload that have been sent, per hosted worker."""
         ...

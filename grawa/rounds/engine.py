@@ -88,8 +88,9 @@ class Engine:
     @property
     def total_steps(self) -> int:
         """Local steps of all workers, as far as this process knows."""
-        together = self.plan.schedule.counts_together
-        return self._total if together else self.step * self.comm.num_workers
+        if self.plan.schedule.counts_together:
+            return self._total
+        return self.step * self.comm.num_workers
 
     def local_steps_begin(self) -> None:
         """Called when the workers begin to train between rounds."""
@@ -108,31 +109,19 @@ class Engine:
 
     def local_step(self, workers: slice = slice(None)) -> None:
         """Called after these hosted workers' optimizer steps; runs the rounds that are due."""
-        self._note_step(workers)
+        noted, self._norms = self._norms, None
+        self._runner.note_step(workers, noted, self._timetable.share)
         self._clock.stepped(workers)
         position = self._position(len(range(self.comm.num_hosted)[workers]))
         if self._underway is not None:
             self._underway.age += 1
             if self._underway.age >= self.plan.overlap_steps:
                 self.finish()
-        if self._timetable.is_due(position) and (skipped := self.take_skipped()) is not None:
-            self.uncount(skipped)
+        if self._timetable.is_due(position):
+            self.resolve_skips()
             position = self._position(0)
         while self._timetable.is_due(position) and self._all_joined(workers):
             self._begin_round(self._timetable.advance(self._runner.lr))
-
-    def _note_step(self, workers: slice) -> None:
-        """Counts the step; on every `hook_every`-th, also records norms and applies `drift`."""
-        every = self.plan.hook_every
-        due = (self.steps[workers][0] + 1) % every == 0
-        noted, self._norms, norms = self._norms, None, None
-        if due and self._runner.needs_gradients:
-            norms = self.replicas.gradients.gradient_norms(workers) if noted is None else noted
-        self._runner.roll_call.note_step(norms, workers)
-        if norms is not None and noted is None:
-            self._runner.symptoms.note_norms(norms)
-        if due and self._runner.drifts:
-            self._runner.drift(min(1.0, every * self._timetable.share), workers)
 
     def _position(self, steps: int) -> float:
         """Local steps, averaged over all workers if they are counted together."""
@@ -141,8 +130,11 @@ class Engine:
         self._total = self.comm.count(steps)
         return self._total / self.comm.num_workers
 
-    def uncount(self, skipped: Tensor) -> None:
-        """Subtracts local steps that the optimizer turned out to have skipped: (K,)."""
+    def resolve_skips(self) -> None:
+        """Subtracts local steps that optimizers turned out to have skipped."""
+        skipped = self.take_skipped()
+        if skipped is None:
+            return
         self._runner.roll_call.uncount(skipped)
         if self.plan.schedule.counts_together:
             self._total = self.comm.count(-int(skipped.sum()))

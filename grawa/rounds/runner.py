@@ -108,6 +108,25 @@ class Runner:
         hosted = range(self._comm.num_hosted)
         self._by_worker = [self._params.worker(k) for k in hosted] if len(hosted) > 1 else []
 
+    def note_step(self, workers: slice, noted: Tensor | None, share: float) -> None:
+        """Counts a local step; on every `hook_every`-th, also records norms and applies `drift`.
+
+        Args:
+            workers: the hosted workers that made it.
+            noted: the norms of its gradients, if they are known already, (K, L).
+            share: which part of a cycle a local step is.
+        """
+        every = self._plan.hook_every
+        due = (self.roll_call.steps[workers][0] + 1) % every == 0
+        norms = None
+        if due and self.needs_gradients:
+            norms = self._replicas.gradients.gradient_norms(workers) if noted is None else noted
+        self.roll_call.note_step(norms, workers)
+        if norms is not None and noted is None:
+            self.symptoms.note_norms(norms)
+        if due and self.drifts:
+            self.drift(min(1.0, every * share), workers)
+
     def drift(self, share: float, workers: slice) -> None:
         """After a local step of these hosted workers that makes up `share` of a cycle."""
         self.follow()

@@ -37,6 +37,7 @@ def set_up(
     worker_group: dist.ProcessGroup | None,
     timeout: timedelta,
     shared_memory: bool,
+    hosts: Sequence[Sequence[int]] | None = None,
     clock: Clock,
     tell: Sequence[OnRound],
 ) -> Engine:
@@ -51,6 +52,7 @@ def set_up(
         worker_group: the processes that the hosted worker consists of, if they are several.
         timeout: how long a message may wait for the others.
         shared_memory: whether processes of one machine may exchange messages in shared memory.
+        hosts: the ranks of each host; found out by default.
         clock: times the workers.
         tell: called with the report of each round.
 
@@ -67,7 +69,14 @@ def set_up(
         )
     device = next((p.device for model in models for p in model.parameters()), torch.device("cpu"))
     comm = clock.meter(
-        connect(process_group, len(models), timeout, device=device, shared_memory=shared_memory)
+        connect(
+            process_group,
+            len(models),
+            timeout,
+            device=device,
+            shared_memory=shared_memory,
+            hosts=hosts,
+        )
     )
 
     def build() -> _Built:
@@ -99,6 +108,27 @@ def group_of(group: dist.ProcessGroup | DeviceMesh | None) -> dist.ProcessGroup 
             'along which workers lie, mesh["across"] say'
         )
     return group.get_group()
+
+
+def ranks_by_host(
+    hosts: Sequence[Sequence[int]] | DeviceMesh | None,
+) -> list[list[int]] | None:
+    """The ranks of each host that a user means by lists, or by the rows of a mesh.
+
+    Returns:
+        Lists; `None` where nothing was given.
+
+    Raises:
+        UserError: if a mesh has not two dimensions.
+    """
+    if not isinstance(hosts, DeviceMesh):
+        return None if hosts is None else [list(ranks) for ranks in hosts]
+    if hosts.ndim != 2:
+        raise UserError(
+            f"hosts takes a DeviceMesh of two dimensions, hosts x processes, got {hosts.ndim}"
+        )
+    rows: list[list[int]] = hosts.mesh.tolist()
+    return rows
 
 
 def _ranks(group: dist.ProcessGroup | None) -> Sequence[int]:

@@ -40,6 +40,7 @@ def connect(
     *,
     device: torch.device,
     shared_memory: bool = True,
+    hosts: Sequence[Sequence[int]] | None = None,
 ) -> Transport:
     """Connects to the processes of a group; without any process group, only the hosted workers.
 
@@ -49,6 +50,7 @@ def connect(
         timeout: how long a message may wait for the others.
         device: where the parameters live.
         shared_memory: whether processes of one machine may exchange messages in shared memory.
+        hosts: the ranks of each host; found out by default.
 
     Returns:
         The connection.
@@ -57,7 +59,12 @@ def connect(
         check_launched_alone()
         return InProcessCommunicator(num_hosted)
     return DistributedCommunicator(
-        ranks_of(group), num_hosted, timeout, device=device, shared_memory=shared_memory
+        ranks_of(group),
+        num_hosted,
+        timeout,
+        device=device,
+        shared_memory=shared_memory,
+        hosts=hosts,
     )
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 import guard
+import hosts
+import hosts_worker
 import local_step
 import methods
 import network_methods
@@ -23,6 +25,7 @@ from theory_results import CONDITIONS, METHODS
 pytestmark = pytest.mark.world
 
 PICTURES = {
+    "hosts": {"hosts.png"},
     "network": {"network.png"},
     "scale": {"scale.png"},
     "stragglers": {"stragglers.png"},
@@ -67,6 +70,32 @@ def test_sync_counts_a_fragments_bytes_as_its_share() -> None:
     whole, part = sent["grawa LGRAWA"][0], sent["LGRAWA, one of 4 fragments"][0]
     overhead = 2_000  # the roll call of a round
     assert part < whole / 4 + overhead
+
+
+def test_hosts_has_every_method_at_every_rate() -> None:
+    run = toy("hosts")
+    (arrangement,), (rate,) = run.module.TOY.arrangements, run.module.TOY.rates
+    found = run.results()["found"]
+    assert list(found) == [arrangement]
+    assert list(found[arrangement]) == [rate]
+    methods = found[arrangement][rate]
+    expected = {name + suffix for name, suffix in product(hosts_worker.OURS, hosts_worker.VARIANTS)}
+    assert set(methods) >= expected | {"bare all_reduce", "PyTorch hierarchical"}
+    assert rows(run.printed) == set(methods)
+    assert_positive(s for own in methods.values() for s in own["seconds"])
+    assert_positive(n for own in methods.values() for n in own["models_sent"])
+
+
+def test_two_hosts_send_no_more_than_they_must(tmp_path: Path) -> None:
+    toy("hosts")  # or skips
+    words = ("--arrangements", "2x2", "--rates", "1gbit", "--turns", "1", "--parameters", "500000")
+    said(hosts, *words, "--out", str(tmp_path))
+    methods = read_json(tmp_path / "hosts.json")["found"]["2x2"]["1gbit"]
+    sent = {name: own["models_sent"][0] for name, own in methods.items()}
+    for name in ("LocalSGD", "MGRAWA", "LGRAWA", "DiLoCo", "LGRAWA, overlap"):
+        assert 0.99 < sent[name] < 1.06
+    assert sent["LSGD"] < 1.06
+    assert sent["LGRAWA, int8"] < 0.3
 
 
 def test_local_step_has_a_turn_of_every_variant() -> None:

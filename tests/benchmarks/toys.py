@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
-import hosts
+import namespaces
 from grawa.errors import UserError
 from samples import Sample, Samples
 
 NAMES = (
-    *("exchange", "guard", "local_step", "network", "paired", "scale", "stragglers", "sync"),
-    "theory",
+    *("exchange", "guard", "hosts", "local_step", "network", "paired", "scale", "stragglers"),
+    *("sync", "theory"),
 )
 
 
@@ -58,7 +58,7 @@ class Toy:
 
 def toy(name: str) -> Toy:
     """A benchmark's run; skips the test where it can't run on this machine."""
-    if name in {"exchange", "network"} and _why_no_hosts():
+    if name in {"exchange", "hosts", "network"} and _why_no_hosts():
         pytest.skip(_why_no_hosts())
     return _run(name)
 
@@ -66,7 +66,7 @@ def toy(name: str) -> Toy:
 @cache
 def _why_no_hosts() -> str:
     try:
-        hosts.check_machine()
+        namespaces.check_machine()
     except UserError as error:
         return str(error)
     return ""

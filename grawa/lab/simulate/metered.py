@@ -51,6 +51,11 @@ class Metered:
         return self._transport.process
 
     @property
+    def arrangement(self) -> str:
+        """See `Transport.arrangement`."""
+        return self._transport.arrangement
+
+    @property
     def bytes_sent(self) -> int:
         """See `Transport.bytes_sent`."""
         return self._transport.bytes_sent

@@ -1,0 +1,126 @@
+"""Which processes share a host, and how all of them reach each other."""
+
+import uuid
+from collections.abc import Callable, Sequence
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+from grawa.comm.carrier import Carrier
+from grawa.comm.group import Group
+from grawa.comm.levels import Hosts, Levels, OneLevel, TwoLevels
+from grawa.comm.mailboxes import Mailboxes
+from grawa.comm.shared_memory import is_shared
+from grawa.comm.sockets import Sockets
+from grawa.errors import UserError
+
+
+def levels_between(
+    group: Group,
+    part: Callable[[Sequence[int]], Group],
+    *,
+    num_hosted: int,
+    willing: bool,
+    hosts: Sequence[Sequence[int]] | None,
+) -> Levels:
+    """How processes reach each other: in two levels if some share a host and others don't.
+
+    Args:
+        group: all processes.
+        part: makes a group of some of them; collective among these.
+        num_hosted: K.
+        willing: whether this process may share memory.
+        hosts: the ranks of each host; `None` to find out.
+
+    Returns:
+        The connections. Every process must call it.
+
+    Raises:
+        UserError: if processes host different numbers of workers, or hosts leave out a process.
+    """
+    own = [num_hosted, _machine(), int(willing)]
+    everyone = group.everyone(own, "compare numbers of workers")
+    hosted, machines, all_willing = (list(column) for column in zip(*everyone, strict=True))
+    if len(set(hosted)) > 1:
+        raise UserError(
+            f"every process must host the same number of workers, got {hosted} on ranks "
+            f"{group.members}"
+        )
+    found = _by_machine(machines) if hosts is None else _by_rank(hosts, group.members)
+    if len(found) == 1:
+        return OneLevel(_inside(group, machines, willing=all(all_willing)))
+    if len(found) == len(machines):
+        return OneLevel(_between(group))
+    mine = next(members for members in found if group.process in members)
+    inside = _inside(
+        part(mine), [machines[p] for p in mine], willing=all(all_willing[p] for p in mine)
+    )
+    place = mine.index(group.process)
+    if place < min(map(len, found)):
+        across = _between(part([members[place] for members in found]))
+        return TwoLevels(found, group.process, inside, across)
+    # torch names a group by its ranks and by how many groups a process has: so all make as many.
+    part([group.process])
+    return TwoLevels(found, group.process, inside, None)
+
+
+def _by_machine(machines: Sequence[int]) -> Hosts:
+    """Processes that share a machine.
+
+    Returns:
+        Those of each machine.
+
+    >>> _by_machine([7, 7, 5, 7])
+    ((0, 1, 3), (2,))
+    """
+    return tuple(
+        tuple(p for p, its in enumerate(machines) if its == machine)
+        for machine in dict.fromkeys(machines)
+    )
+
+
+def _by_rank(hosts: Sequence[Sequence[int]], members: Sequence[int]) -> Hosts:
+    """Processes of hosts whose ranks are given.
+
+    Returns:
+        Those of each host.
+
+    Raises:
+        UserError: if one is missing, or named twice.
+
+    >>> _by_rank([[0, 1], [2, 3]], members=[1, 2, 3])
+    ((0,), (1, 2))
+    """
+    places = {rank: p for p, rank in enumerate(members)}
+    found = tuple(tuple(places[rank] for rank in ranks if rank in places) for ranks in hosts)
+    if sorted(p for own in found for p in own) != list(places.values()):
+        raise UserError(
+            f"hosts must name each of the ranks {list(members)} once, got "
+            f"{[list(ranks) for ranks in hosts]}"
+        )
+    return tuple(own for own in found if own)
+
+
+def _inside(group: Group, machines: Sequence[int], *, willing: bool) -> Carrier:
+    """The carrier of processes of one host."""
+    meet = partial(group.everyone, purpose="try shared memory")
+    one_machine = len(set(machines)) == 1
+    if willing and one_machine and is_shared(meet):
+        return Mailboxes(group)
+    return Sockets(group) if one_machine else _between(group)
+
+
+def _between(group: Group) -> Carrier:
+    """The carrier of processes on different hosts."""
+    group.in_step = group.device.type == "cpu"
+    return Sockets(group)
+
+
+def _machine() -> int:
+    """A number for what processes share if they reach each other without a network."""
+    boot, network = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/net")
+    if boot.exists() and network.exists():
+        name = f"{boot.read_text(encoding='ascii')}{network.stat().st_ino}"
+    else:
+        name = f"{uuid.getnode()}"
+    return int.from_bytes(sha256(name.encode()).digest()[:7])

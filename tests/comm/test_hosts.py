@@ -1,0 +1,90 @@
+"""Which processes count as a host, by what they share or by what the user says."""
+
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.optim import SGD
+
+import grawa
+from grawa.comm import DistributedCommunicator
+from tests.comm.test_distributed import rows_of
+from tests.world import on_ranks, outcomes
+
+pytestmark = pytest.mark.world
+
+
+def arranged(machines: tuple[int, ...] | None, **options: Any) -> tuple[str, str]:
+    """How an averager's processes, and a team's, say that they reach each other."""
+    ranks = range(dist.get_world_size())
+    with patch("grawa.comm.hosts._machine", lambda: (machines or ranks)[dist.get_rank()]):
+        model = nn.Linear(3, 2)
+        optimizer = SGD(model.parameters(), lr=0.1)
+        if options.pop("mesh", False):
+            options["hosts"] = init_device_mesh("cpu", (2, 2), mesh_dim_names=("host", "process"))
+        strategy = grawa.LSGD(team_size=2, leader_every=2)
+        averager = grawa.Averager(model, optimizer, strategy, **options)
+        (team,) = averager._engine.comm.split(2)
+        return averager.arrangement, team.transport.arrangement
+
+
+TWO = "2 hosts with 2, 2 processes; inside by shared memory"
+
+
+def test_hosts_are_found_by_what_processes_share() -> None:
+    for whole, team in on_ranks(4, arranged, (1, 1, 2, 2)):
+        assert whole.startswith(TWO)
+        assert team == "2 processes, by shared memory"
+    for whole, team in on_ranks(4, arranged, (1, 2, 1, 2)):
+        assert whole.startswith(TWO)
+        assert team == "2 processes, by gloo"
+    for whole, _ in on_ranks(4, arranged, (1, 2, 3, 4)):
+        assert whole == "4 processes, by gloo"
+    for whole, _ in on_ranks(4, arranged, (1, 1, 1, 1)):
+        assert whole == "4 processes, by shared memory"
+    for whole, _ in on_ranks(4, arranged, (1, 1, 1, 2)):
+        assert "2 hosts with 3, 1 processes" in whole
+        assert "from each of the first 1" in whole
+
+
+def test_hosts_may_be_given_by_ranks_or_as_a_mesh() -> None:
+    one_machine = (0, 0, 0, 0)
+    for whole, _ in on_ranks(4, arranged, one_machine, hosts=[[0, 1], [2, 3]]):
+        assert whole.startswith(TWO)
+    for whole, _ in on_ranks(4, arranged, one_machine, hosts=[range(4)]):
+        assert whole == "4 processes, by shared memory"
+    for whole, _ in on_ranks(4, arranged, one_machine, hosts=[[0], [1], [2], [3]]):
+        assert whole == "4 processes, by gloo"
+    for whole, _ in on_ranks(4, arranged, one_machine, mesh=True):
+        assert whole.startswith(TWO)
+    for whole, _ in on_ranks(4, arranged, (1, 2, 3, 4), hosts=[[0, 1], [2, 3]]):
+        assert whole.startswith("2 hosts with 2, 2 processes; inside by gloo")
+
+
+@pytest.mark.parametrize(
+    "hosts", [[[0, 1], [2]], [[0, 1], [1, 2, 3]], [[0, 1, 2, 3], [3]]], ids=str
+)
+def test_hosts_that_leave_out_a_rank_or_name_it_twice_are_refused(hosts: list[list[int]]) -> None:
+    for outcome in outcomes(4, arranged, (0, 0, 0, 0), hosts=hosts):
+        assert isinstance(outcome, grawa.UserError)
+        assert "hosts must name each of the ranks [0, 1, 2, 3] once" in str(outcome)
+
+
+def released_and_used_again() -> bool:
+    with patch("grawa.comm.hosts._machine", lambda: dist.get_rank() // 2):
+        comm = DistributedCommunicator()
+        weights = torch.full((4, 1), 0.25, dtype=torch.float64)
+        rows = rows_of(range(dist.get_rank(), dist.get_rank() + 1))
+        found = []
+        for _ in range(3):
+            found.append(comm.weighted_mean(rows, weights))
+            comm.release()
+        return all(torch.equal(found[0][n], x) for mean in found[1:] for n, x in mean.items())
+
+
+def test_a_transport_of_two_levels_can_be_released_and_used_again() -> None:
+    assert on_ranks(4, released_and_used_again) == [True] * 4
