@@ -96,11 +96,23 @@ def test_in_one_process(options: dict[str, Any], modelled: bool) -> None:
     check(run_modelled(**options) if modelled else run(4, **options))
 
 
+ARRANGEMENTS: list[tuple[int, list[list[int]] | None]] = [
+    (2, None),
+    (4, None),
+    (4, [[0, 1], [2, 3]]),
+    (4, [[0, 1, 2], [3]]),
+]
+"""Numbers of processes, and the hosts that they are on."""
+
+
 @pytest.mark.world
-@given(combinations, st.sampled_from([2, 4]))
-@settings(max_examples=40, deadline=None)
-def test_in_several_processes(options: dict[str, Any], processes: int) -> None:
-    found = on_ranks(processes, run, 4 // processes, **options)
+@given(combinations, st.sampled_from(ARRANGEMENTS))
+@settings(max_examples=60, deadline=None)
+def test_in_several_processes(
+    options: dict[str, Any], arrangement: tuple[int, list[list[int]] | None]
+) -> None:
+    processes, hosts = arrangement
+    found = on_ranks(processes, run, 4 // processes, hosts=hosts, **options)
     for outcome in found:
         check(outcome)
         assert outcome[0] == found[0][0]

@@ -91,7 +91,7 @@ class Doorbell:
                     self._poll.unregister(at)
 
     def _lost(self, peers: Iterable[int], purpose: str, how: str) -> str:
-        ranks = " and ".join(f"rank {self._group.members[peer]}" for peer in peers)
+        ranks = " and ".join(self._group.names[peer] for peer in peers)
         return f"rank {dist.get_rank()} lost contact with {ranks} while trying to {purpose}: {how}"
 
 

@@ -22,6 +22,7 @@ class Group:
         process: which of them this is.
         timeout: how long to wait for the others.
         device: from where messages are sent: that one, or the CPU where only it can send.
+        names: of the members, for errors.
         in_step: whether large messages keep in step with the peers, see `Messages.run`.
 
     Raises:
@@ -34,6 +35,7 @@ class Group:
         self.members = leased.members
         self.process = leased.members.index(dist.get_rank())
         self.device = _sending_device(leased.group, device)
+        self.names = [f"rank {rank}" for rank in self.members]
         self.in_step = False
 
     @property
@@ -48,7 +50,7 @@ class Group:
 
     def messages(self, purpose: str) -> Messages:
         """A batch of messages between them."""
-        return Messages(self._group, purpose, in_step=self.in_step)
+        return Messages(self._group, purpose, self.names, in_step=self.in_step)
 
     def everyone(self, own: Sequence[int], purpose: str) -> list[list[int]]:
         """Some whole numbers of every process; also a place to meet."""

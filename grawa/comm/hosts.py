@@ -1,7 +1,7 @@
 """Which processes share a host, and how all of them reach each other."""
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -49,19 +49,26 @@ def levels_between(
     found = _by_machine(machines) if hosts is None else _by_rank(hosts, group.members)
     if len(found) == 1:
         return OneLevel(_inside(group, machines, willing=all(all_willing)))
+    host_of = {group.members[p]: h for h, processes in enumerate(found) for p in processes}
     if len(found) == len(machines):
-        return OneLevel(_between(group))
+        return OneLevel(_between(_name_hosts(group, host_of)))
     mine = next(members for members in found if group.process in members)
-    inside = _inside(
-        part(mine), [machines[p] for p in mine], willing=all(all_willing[p] for p in mine)
-    )
+    near = _name_hosts(part(mine), host_of)
+    inside = _inside(near, [machines[p] for p in mine], willing=all(all_willing[p] for p in mine))
+    reason = "found by the machine and network they share" if hosts is None else "as given"
     place = mine.index(group.process)
     if place < min(map(len, found)):
-        across = _between(part([members[place] for members in found]))
-        return TwoLevels(found, group.process, inside, across)
+        across = _between(_name_hosts(part([members[place] for members in found]), host_of))
+        return TwoLevels(found, group.process, inside, across, reason)
     # torch names a group by its ranks and by how many groups a process has: so all make as many.
     part([group.process])
-    return TwoLevels(found, group.process, inside, None)
+    return TwoLevels(found, group.process, inside, None, reason)
+
+
+def _name_hosts(group: Group, host_of: Mapping[int, int]) -> Group:
+    """Lets errors say on which host a process is, by its global rank."""
+    group.names = [f"rank {rank} on host {host_of[rank]}" for rank in group.members]
+    return group
 
 
 def _by_machine(machines: Sequence[int]) -> Hosts:

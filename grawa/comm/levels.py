@@ -111,13 +111,21 @@ class TwoLevels:
         process: which of them this is.
         inside: between the processes of this host.
         across: between the gateways of this place; `None` on a process that is no gateway.
+        reason: why these are the hosts, in words.
 
     Source: hierarchical all-reduce, as in Jia et al. (2018), "Highly Scalable Deep Learning
     Training System with Mixed-Precision", section 3.3, with several leaders for each host.
     """
 
-    def __init__(self, hosts: Hosts, process: int, inside: Carrier, across: Carrier | None) -> None:
-        self._hosts = hosts
+    def __init__(
+        self,
+        hosts: Hosts,
+        process: int,
+        inside: Carrier,
+        across: Carrier | None,
+        reason: str,
+    ) -> None:
+        self._hosts, self._reason = hosts, reason
         self._host = next(h for h, members in enumerate(hosts) if process in members)
         self._gateways = tuple(range(min(map(len, hosts))))
         self._inside, self._across = inside, across
@@ -125,8 +133,8 @@ class TwoLevels:
     def __str__(self) -> str:
         sizes = ", ".join(str(len(members)) for members in self._hosts)
         return (
-            f"{len(self._hosts)} hosts with {sizes} processes; inside by {self._inside.name}, "
-            "between hosts a section of the model from each of the first "
+            f"{len(self._hosts)} hosts with {sizes} processes ({self._reason}); inside by "
+            f"{self._inside.name}, between hosts a section of the model from each of the first "
             f"{len(self._gateways)}"
         )
 

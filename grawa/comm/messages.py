@@ -29,6 +29,7 @@ class Messages:
     Args:
         group: the processes; its timeout bounds every wait.
         purpose: what they are for, for an error's message.
+        names: of the processes, for an error's message; by default their ranks.
         in_step: whether large messages keep in step with the peers, see `run`.
         piece_bytes: of a large message that leave before the next peer has its turn, in step.
         ahead: turns that may be under way, in step.
@@ -38,12 +39,14 @@ class Messages:
         self,
         group: dist.ProcessGroup,
         purpose: str,
+        names: Sequence[str] | None = None,
         *,
         in_step: bool = False,
         piece_bytes: int | None = None,
         ahead: int | None = None,
     ) -> None:
         self._group = group
+        self._names = names
         self._in_step = in_step
         self._piece_bytes = PIECE_BYTES if piece_bytes is None else piece_bytes
         self._ahead = AHEAD if ahead is None else ahead
@@ -116,8 +119,11 @@ class Messages:
             self._wait(work, peer)
 
     def _wait(self, work: dist.Work, peer: int | None) -> None:
-        ranks = dist.get_process_group_ranks(self._group)
-        with contact(self._purpose, "the others" if peer is None else f"rank {ranks[peer]}"):
+        whom = "the others"
+        if peer is not None:
+            ranks = dist.get_process_group_ranks(self._group)
+            whom = self._names[peer] if self._names else f"rank {ranks[peer]}"
+        with contact(self._purpose, whom):
             work.wait()
 
 

@@ -36,7 +36,7 @@ def set_up(
     process_group: dist.ProcessGroup | None,
     worker_group: dist.ProcessGroup | None,
     timeout: timedelta,
-    shared_memory: bool,
+    shared_memory: bool = True,
     hosts: Sequence[Sequence[int]] | None = None,
     clock: Clock,
     tell: Sequence[OnRound],

@@ -1,5 +1,8 @@
 """Which processes count as a host, by what they share or by what the user says."""
 
+import os
+import time
+from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
 
@@ -32,7 +35,8 @@ def arranged(machines: tuple[int, ...] | None, **options: Any) -> tuple[str, str
         return averager.arrangement, team.transport.arrangement
 
 
-TWO = "2 hosts with 2, 2 processes; inside by shared memory"
+TWO = "2 hosts with 2, 2 processes (found by the machine and network they share); inside by shared"
+GIVEN = "2 hosts with 2, 2 processes (as given); inside by "
 
 
 def test_hosts_are_found_by_what_processes_share() -> None:
@@ -54,15 +58,15 @@ def test_hosts_are_found_by_what_processes_share() -> None:
 def test_hosts_may_be_given_by_ranks_or_as_a_mesh() -> None:
     one_machine = (0, 0, 0, 0)
     for whole, _ in on_ranks(4, arranged, one_machine, hosts=[[0, 1], [2, 3]]):
-        assert whole.startswith(TWO)
+        assert whole.startswith(GIVEN + "shared memory")
     for whole, _ in on_ranks(4, arranged, one_machine, hosts=[range(4)]):
         assert whole == "4 processes, by shared memory"
     for whole, _ in on_ranks(4, arranged, one_machine, hosts=[[0], [1], [2], [3]]):
         assert whole == "4 processes, by gloo"
     for whole, _ in on_ranks(4, arranged, one_machine, mesh=True):
-        assert whole.startswith(TWO)
+        assert whole.startswith(GIVEN + "shared memory")
     for whole, _ in on_ranks(4, arranged, (1, 2, 3, 4), hosts=[[0, 1], [2, 3]]):
-        assert whole.startswith("2 hosts with 2, 2 processes; inside by gloo")
+        assert whole.startswith(GIVEN + "gloo")
 
 
 @pytest.mark.parametrize(
@@ -88,3 +92,23 @@ def released_and_used_again() -> bool:
 
 def test_a_transport_of_two_levels_can_be_released_and_used_again() -> None:
     assert on_ranks(4, released_and_used_again) == [True] * 4
+
+
+def lose_a_rank() -> None:
+    comm = DistributedCommunicator(timeout=timedelta(seconds=4), hosts=[[0, 1], [2, 3]])
+    rows = {"x": torch.ones(1, 100)}
+    weights = torch.full((4, 1), 0.25, dtype=torch.float64)
+    comm.weighted_mean(rows, weights)
+    if dist.get_rank() == 3:
+        os._exit(1)
+    comm.weighted_mean(rows, weights)
+
+
+def test_a_lost_rank_is_named_with_its_host_within_the_timeout() -> None:
+    began = time.monotonic()
+    found = outcomes(4, lose_a_rank)
+    assert time.monotonic() - began < 30.0
+    for outcome in found[:3]:
+        assert isinstance(outcome, grawa.CommunicationError)
+    for neighbour in (1, 2):  # of the same place, and of the same host
+        assert "lost contact with rank 3 on host 1" in str(found[neighbour])

@@ -166,6 +166,8 @@ def keep(events: Iterator[Event], config: TrainConfig, task: Task, path: Path) -
     assert isinstance(started, Started)
     folder = RunFolder.create(path, config) if started.step == 0 else RunFolder.open(path)
     folder.append("started", asdict(started))
+    if started.processes > 1:
+        print(f"{started.workers} workers in {started.arrangement}")
     with ExitStack() as stack:
         budget = config.settings().budget
         progress = stack.enter_context(RoundProgress(started.steps, budget, Console()))

@@ -15,7 +15,7 @@ from grawa.lab.experiments.older import current_options
 from grawa.lab.experiments.schedules import schedule_of, speeds_of
 from grawa.lab.experiments.score import ScoreChoice
 from grawa.lab.simulate.clock import VirtualClock
-from grawa.lab.simulate.network import Link
+from grawa.lab.simulate.network import Link, network_of
 from grawa.lab.train.faults import FAULTS_HELP, Fault
 from grawa.lab.train.optimizers import OPTIMIZERS_HELP, OptimizerChoice
 from grawa.lab.train.population import faults_of
@@ -180,6 +180,14 @@ class TrainConfig:
     topology: Literal["ring", "mesh", "star"] = "ring"
     """Virtual clock: how workers are connected."""
 
+    hosts: str | None = None
+    """Virtual clock: hosts x workers on each, such as 2x4; --link and --topology are then those
+    between hosts, which exchange a mean of their workers."""
+
+    inner_link: str | None = None
+    """Virtual clock: bandwidth and latency between the workers of a host, such as 50gbit:5us; by
+    default messages take no time there."""
+
     tensorboard: bool = False
     """Also write TensorBoard files to the run's folder; needs the extra [tensorboard]."""
 
@@ -256,7 +264,8 @@ class TrainConfig:
         """A function that makes the virtual clock, if there is one; checks its options."""
         usual = {field.name: field.default for field in fields(self)}
         if self.clock == "wall":
-            for name in ("step_time", "speeds", "jitter", "link", "topology"):
+            modelled = ("step_time", "speeds", "jitter", "link", "topology", "hosts", "inner_link")
+            for name in modelled:
                 if getattr(self, name) != usual[name]:
                     raise UserError(f"{name} needs --clock virtual")
             return None
@@ -269,10 +278,20 @@ class TrainConfig:
             jitter=self.jitter,
             link=None if self.link is None else Link.parse(self.link),
             topology=self.topology,
+            hosts=self.hosts,
+            inner_link=None if self.inner_link is None else Link.parse(self.inner_link),
             seed=self.seed,
         )
         make()
+        if self.hosts is not None or self.inner_link is not None:
+            self._check_hosts()
         return make
+
+    def _check_hosts(self) -> None:
+        if self.link is None:
+            raise UserError("hosts have links between them: give --link too, such as 100mbit:20ms")
+        inner = None if self.inner_link is None else Link.parse(self.inner_link)
+        network_of(Link.parse(self.link), self.topology, self.workers, self.hosts, inner)
 
     def _probe_samples(self) -> float:
         """Samples of the probe before a round, in units of a forward and a backward pass."""

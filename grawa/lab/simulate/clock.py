@@ -8,7 +8,7 @@ from typing import Any
 from grawa.comm.protocol import Transport
 from grawa.errors import UserError
 from grawa.lab.simulate.metered import Metered
-from grawa.lab.simulate.network import Link, Network, Topology
+from grawa.lab.simulate.network import Link, Topology, network_of
 
 
 class VirtualClock:
@@ -23,8 +23,10 @@ class VirtualClock:
             those of a probe's pass.
         speeds: of the workers; one with speed 0.5 takes twice as long. `None` for equal speeds.
         jitter: standard deviation of a step's duration over its mean; durations are log-normal.
-        link: between workers; `None` for messages that take no time.
+        link: between workers, or between hosts; `None` for messages that take no time.
         topology: "ring", "mesh" or "star".
+        hosts: hosts x workers on each, such as "2x4", if several workers share a host.
+        inner_link: between the workers of a host; `None` for messages that take no time there.
         seed: of the jitter.
 
     Raises:
@@ -49,6 +51,8 @@ class VirtualClock:
         jitter: float = 0.0,
         link: Link | None = None,
         topology: Topology = "ring",
+        hosts: str | None = None,
+        inner_link: Link | None = None,
         seed: int = 0,
     ) -> None:
         if not 0.0 < step_time < math.inf:
@@ -66,6 +70,7 @@ class VirtualClock:
         self._sigma = math.sqrt(math.log1p(jitter * jitter))
         self._link = link
         self._topology = topology
+        self._hosts, self._inner_link = hosts, inner_link
         self._random = random.Random(seed)
         self._comm: Metered | None = None
         self._free = 0.0
@@ -91,7 +96,8 @@ class VirtualClock:
         self._lengths = [self._draw(k) for k in range(workers)]
         if self._link is None:
             return comm
-        self._comm = Metered(comm, Network(self._link, self._topology, workers))
+        network = network_of(self._link, self._topology, workers, self._hosts, self._inner_link)
+        self._comm = Metered(comm, network)
         return self._comm
 
     def now(self) -> float:

@@ -1,7 +1,6 @@
 """A transport that adds up how long its messages would take over a modelled network."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -91,7 +90,7 @@ class Metered:
             return mean
         model = sum(row[0].nbytes for row in rows.values())
         if int(torch.count_nonzero(weights.any(dim=1))) == 1:
-            self._seconds += self._network.exchange_seconds(model)
+            self._seconds += self._network.leader_seconds(model)
         else:
             self._seconds += self._network.mean_seconds(model)
         return mean
@@ -108,7 +107,7 @@ class Metered:
         """See `Transport.split`."""
         teams = self._transport.split(size)
         if size not in self._teams:
-            network = replace(self._network, num_workers=size)
+            network = self._network.team(size)
             self._teams[size] = [Metered(team.transport, network) for team in teams]
         kept = self._teams[size]
         return [team._replace(transport=own) for team, own in zip(teams, kept, strict=True)]

@@ -1,7 +1,8 @@
 """A modelled network: how long messages between workers would take."""
 
 import re
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from grawa.errors import UserError
@@ -133,3 +134,115 @@ class Network:
             return 2 * link.latency + sent_bytes / link.bandwidth
         up_and_down = sent_bytes * n / (n - 1)
         return 2 * link.latency + n * up_and_down / link.bandwidth
+
+    def leader_seconds(self, model_bytes: float) -> float:
+        """The duration of sending one worker's row to all others.
+
+        Args:
+            model_bytes: of the row.
+
+        Returns:
+            Seconds.
+        """
+        return self.exchange_seconds(model_bytes)
+
+    def team(self, size: int) -> "Network":
+        """The network between so many consecutive workers."""
+        return replace(self, num_workers=size)
+
+
+@dataclass(frozen=True)
+class HostNetwork(Network):
+    """Hosts with as many workers each; `link` and `topology` are those between hosts.
+
+    Workers of a host exchange among themselves first, on a mesh of inner links, then hosts exchange
+    sections of the model, each over its one link: see `grawa.comm.levels`.
+
+    Args:
+        hosts: H; N/H workers are on each.
+        inner: between the workers of a host.
+
+    >>> HostNetwork(Link(100.0, 1.0), "mesh", 4, 2, Link(1e3, 0.0)).mean_seconds(200)
+    4.2
+    """
+
+    hosts: int
+    inner: Link
+
+    @property
+    def _inside(self) -> Network:
+        return Network(self.inner, "mesh", self.num_workers // self.hosts)
+
+    @property
+    def _between(self) -> Network:
+        return Network(self.link, self.topology, self.hosts)
+
+    def gather_seconds(self, row_bytes: float) -> float:
+        """See `Network.gather_seconds`; rows of a host cross the link together."""
+        each = self.num_workers // self.hosts
+        handed_out = self.inner.latency + self.num_workers * row_bytes / self.inner.bandwidth
+        return (
+            self._inside.gather_seconds(row_bytes)
+            + self._between.gather_seconds(each * row_bytes)
+            + (handed_out if each > 1 else 0.0)
+        )
+
+    def exchange_seconds(self, sent_bytes: float) -> float:
+        """See `Network.exchange_seconds`; a host sends 2(H-1)/H times what is averaged."""
+        if self.num_workers == 1:
+            return 0.0
+        model_bytes = sent_bytes * self.num_workers / (2 * (self.num_workers - 1))
+        return self._inside.mean_seconds(model_bytes) + self._between.mean_seconds(model_bytes)
+
+    def leader_seconds(self, model_bytes: float) -> float:
+        """See `Network.leader_seconds`."""
+        return self._inside.mean_seconds(model_bytes) + self._between.leader_seconds(model_bytes)
+
+    def team(self, size: int) -> Network:
+        """See `Network.team`."""
+        each = self.num_workers // self.hosts
+        if each % size == 0:
+            return Network(self.inner, "mesh", size)
+        if size % each == 0:
+            return replace(self, num_workers=size, hosts=size // each)
+        return Network(self.link, self.topology, size)
+
+
+def network_of(
+    link: Link,
+    topology: Topology,
+    num_workers: int,
+    hosts: str | None = None,
+    inner: Link | None = None,
+) -> Network:
+    """The network that options describe.
+
+    Args:
+        link: between workers, or between hosts if there are hosts.
+        topology: how these are connected.
+        num_workers: N.
+        hosts: hosts x workers on each, such as 2x4.
+        inner: between the workers of a host; by default messages take no time there.
+
+    Returns:
+        The network.
+
+    Raises:
+        UserError: if the hosts have not N workers together, or an inner link has no hosts.
+
+    >>> network_of(Link(100.0, 1.0), "mesh", 8, "2x4").num_workers
+    8
+    """
+    if hosts is None:
+        if inner is not None:
+            raise UserError("an inner link is one inside hosts: give --hosts too, such as 2x4")
+        return Network(link, topology, num_workers)
+    match = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)", hosts.strip())
+    if match is None:
+        raise UserError(f"write hosts as hosts x workers on each, such as 2x4, got {hosts!r}")
+    count, each = int(match[1]), int(match[2])
+    if count * each != num_workers:
+        raise UserError(f"{hosts} hosts have {count * each} workers, not {num_workers}: --workers")
+    if inner is None:
+        inner = Link(sys.float_info.max, 0.0)
+    return HostNetwork(link, topology, num_workers, count, inner)

@@ -15,6 +15,7 @@ class Started:
         step: 0, or the step of the checkpoint from which training continues.
         workers: N.
         processes: number of processes.
+        arrangement: how these reach each other, in words.
         parameters: number of trained parameters of the model.
         tensors: names of the trained tensors, which layer-wise methods weight one by one.
         steps: local steps of each worker, if they end the run.
@@ -25,6 +26,7 @@ class Started:
     step: int
     workers: int
     processes: int
+    arrangement: str
     parameters: int
     tensors: tuple[str, ...]
     steps: int | None

@@ -139,7 +139,6 @@ class Run:
             process_group=None,
             worker_group=None,
             timeout=settings.timeout,
-            shared_memory=True,
             clock=self._clock,
             tell=[_weakly(WeakMethod(self._after_round))],
         )
@@ -157,6 +156,7 @@ class Run:
             step=self.engine.step,
             workers=self._settings.workers,
             processes=self._processes,
+            arrangement=self.engine.comm.arrangement,
             parameters=sum(trained.values()),
             tensors=tuple(trained),
             steps=self._ending.steps,

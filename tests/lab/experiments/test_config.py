@@ -63,6 +63,8 @@ VIRTUAL = TrainConfig(
     jitter=0.1,
     link="1gbit:1ms",
     topology="mesh",
+    hosts="2x2",
+    inner_link="10gbit:5us",
     strategy="lsgd",
 )
 """In one of the two nothing is as by default."""
@@ -164,6 +166,9 @@ def test_what_is_measured_follows_from_what_ends_the_run() -> None:
         ({"step_time": "0ms", "clock": "virtual"}, "time of a step must be positive"),
         ({"jitter": -1.0, "clock": "virtual"}, "jitter must not be negative"),
         ({"link": "1gbit"}, "link needs --clock virtual"),
+        ({"hosts": "2x2"}, "hosts needs --clock virtual"),
+        ({"hosts": "2x2", "clock": "virtual"}, "give --link too"),
+        ({"inner_link": "1gbit", "link": "1gbit", "clock": "virtual"}, "give --hosts too"),
         ({"budget": "0s"}, "budget must be positive"),
         ({"swa": "150%"}, r"swa must lie in \(0, 1\], got 1\.5"),
         ({"swa": "0"}, "swa must be a positive number or percentage"),

@@ -1,9 +1,11 @@
 """The modelled network, against the formulas."""
 
+import re
+
 import pytest
 
 from grawa.errors import UserError
-from grawa.lab.simulate.network import Link, Network, Topology
+from grawa.lab.simulate.network import HostNetwork, Link, Network, Topology, network_of
 
 LINK = Link(1000.0, 0.5)
 
@@ -49,3 +51,49 @@ def test_one_worker_talks_to_nobody(topology: Topology) -> None:
     network = Network(LINK, topology, 1)
     assert not network.gather_seconds(100)
     assert not network.mean_seconds(2000)
+
+
+def test_hosts_exchange_what_their_workers_have_agreed_on() -> None:
+    network = HostNetwork(LINK, "mesh", 4, hosts=2, inner=Link(1e5, 0.01))
+    inside = 2 * 0.01 + 2000 / 1e5
+    assert network.mean_seconds(2000) == pytest.approx(inside + 2 * 0.5 + 2000 / 1000)
+    assert network.leader_seconds(2000) == pytest.approx(inside + 2 * 0.5 + 2000 / 1000)
+    gathered = 0.01 + 100 / 1e5
+    handed_out = 0.01 + 400 / 1e5
+    assert network.gather_seconds(100) == pytest.approx(gathered + 0.5 + 0.2 + handed_out)
+
+
+@pytest.mark.parametrize("topology", ["ring", "mesh", "star"])
+def test_hosts_of_one_worker_are_workers(topology: Topology) -> None:
+    network = HostNetwork(LINK, topology, 4, hosts=4, inner=Link(1e5, 0.01))
+    flat = Network(LINK, topology, 4)
+    assert network.gather_seconds(100) == pytest.approx(flat.gather_seconds(100))
+    assert network.mean_seconds(2000) == pytest.approx(flat.mean_seconds(2000))
+    assert network.leader_seconds(2000) == pytest.approx(flat.leader_seconds(2000))
+
+
+def test_teams_lie_inside_hosts_or_on_several_of_them() -> None:
+    inner = Link(1e5, 0.01)
+    network = HostNetwork(LINK, "ring", 8, hosts=2, inner=inner)
+    assert network.team(2) == Network(inner, "mesh", 2)
+    assert network.team(4) == Network(inner, "mesh", 4)
+    assert network.team(8) == network
+    four = HostNetwork(LINK, "ring", 12, hosts=4, inner=inner)
+    assert four.team(6) == HostNetwork(LINK, "ring", 6, hosts=2, inner=inner)
+    assert four.team(2) == Network(LINK, "ring", 2)  # some teams are on two hosts
+
+
+@pytest.mark.parametrize(
+    ("hosts", "inner", "message"),
+    [
+        ("2x3", None, "2x3 hosts have 6 workers, not 8"),
+        ("2*4", None, "write hosts as"),
+        ("0x8", None, "write hosts as"),
+        (None, Link(1.0, 0.0), "give --hosts too"),
+    ],
+)
+def test_hosts_that_do_not_fit_are_refused(
+    hosts: str | None, inner: Link | None, message: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        network_of(LINK, "ring", 8, hosts, inner)
