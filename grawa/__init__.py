@@ -8,7 +8,7 @@ from grawa.rounds.guard import Guard
 from grawa.rounds.report import RoundReport
 from grawa.rounds.schedule import Every, Quadratic, SharedCount, Warmup
 from grawa.scores import GradientNorms, ProbeLoss, ProbeNorms, TrainingLoss
-from grawa.scores.groups import by_model, by_tensor
+from grawa.scores.groups import by_block, by_model, by_tensor
 from grawa.strategies import (
     DPPF,
     EASGD,
@@ -57,6 +57,7 @@ __all__ = [
     "UserError",
     "Warmup",
     "__version__",
+    "by_block",
     "by_model",
     "by_tensor",
     "distributed",

@@ -22,6 +22,7 @@ from grawa.rounds.plan import RoundPlan
 from grawa.rounds.report import OnRound
 from grawa.rounds.schedule import Every, Schedule
 from grawa.rounds.setup import group_of, ranks_by_host, set_up
+from grawa.scores.groups import Grouping
 from grawa.strategies.protocol import Strategy
 from grawa.workers.checks import is_one_of_several
 from grawa.workers.hooks import StepHooks
@@ -53,7 +54,8 @@ class Averager:
             later. Needs memory for two copies of the parameters, and for the strategy's state.
         fragments: number of parts, of nearly equal bytes, in which the model is synchronised, one
             after another at equal distances. The total number of bytes is the same, but each
-            message is smaller.
+            message is smaller. Or a function that gives each parameter its part, such as
+            `grawa.by_block` for transformer blocks.
         comm_dtype: "bf16" or "int8": the dtype in which parameters are sent, as differences from
             the last center; with "int8" the rounding error is added to the next round's difference.
         hook_every: gradient norms are recorded and the proximal pull is applied after every so many
@@ -101,7 +103,7 @@ class Averager:
         sync_every: int = 32,
         schedule: Schedule | None = None,
         overlap_steps: int = 0,
-        fragments: int = 1,
+        fragments: int | Grouping = 1,
         comm_dtype: Precision | None = None,
         hook_every: int = 1,
         guard: Guard | None = Guard(),

@@ -113,8 +113,8 @@ class TwoLevels:
         across: between the gateways of this place; `None` on a process that is no gateway.
         reason: why these are the hosts, in words.
 
-    Source: hierarchical all-reduce, as in Jia et al. (2018), "Highly Scalable Deep Learning
-    Training System with Mixed-Precision", section 3.3, with several leaders for each host.
+    Source: Bayatpour et al. (2017), "Scalable Reduction Collectives with Data Partitioning-based
+    Multi-Leader Design", for several gateways of a host.
     """
 
     def __init__(
@@ -246,7 +246,9 @@ class _Section:
         rows = dict(zip(self.part, self.part.rows, strict=True))
         own = None if compression is None else compression.section(self._runs, mean)
         sent = OneLevel(across).weighted_mean(1, rows, weights, mean, own)
-        torch._foreach_copy_(self._out, mean.flats)
+        for place, flat in zip(self._out, mean.flats, strict=True):
+            if place is not flat:
+                place.copy_(flat)
         return sent
 
 

@@ -1,4 +1,4 @@
-"""Cutting a model into fragments of nearly equal bytes."""
+"""Cutting a model into fragments: of nearly equal bytes, or as asked."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,9 @@ from grawa.errors import UserError
 from grawa.math.leaves import Stack, names_by_kind
 
 
-def fragments(params: Stack, count: int) -> list[list[str]]:
+def fragments(
+    params: Stack, count: int, fragment_of: Sequence[int] | None = None
+) -> list[list[str]]:
     """Assigns parameters to fragments.
 
     The parameters of a fragment lie next to each other in memory, so that each fragment's messages
@@ -15,6 +17,7 @@ def fragments(params: Stack, count: int) -> list[list[str]]:
     Args:
         params: name -> (K, *shape).
         count: P, the number of fragments.
+        fragment_of: the fragment of each parameter; by default they have nearly equal bytes.
 
     Returns:
         P lists of names, none empty; each name is in one of them.
@@ -26,6 +29,11 @@ def fragments(params: Stack, count: int) -> list[list[str]]:
     >>> fragments({name: torch.zeros(1, size) for name, size in zip("abcd", (4, 2, 2, 8))}, 2)
     [['a', 'b', 'c'], ['d']]
     """
+    if fragment_of is not None:
+        given: list[list[str]] = [[] for _ in range(count)]
+        for name, fragment in zip(params, fragment_of, strict=True):
+            given[fragment].append(name)
+        return given
     names = [name for same_kind in names_by_kind(params).values() for name in same_kind]
     if not 1 <= count <= len(names):
         raise UserError(

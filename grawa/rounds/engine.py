@@ -56,7 +56,7 @@ class Engine:
         self.replicas, self.comm, self.plan, self._clock = replicas, comm, plan, clock
         start_equal(replicas, comm)
         self._runner = Runner(replicas, comm, worker, plan, clock, tell)
-        self._timetable = Timetable(plan.schedule, plan.fragments)
+        self._timetable = Timetable(plan.schedule, plan.num_fragments)
         # Without messages there is nothing to overlap, and one thread keeps the order reproducible.
         several = comm.num_hosted < comm.num_workers
         self._queue = Queue(replicas.gradients.device, background=several)

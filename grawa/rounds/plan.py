@@ -1,12 +1,15 @@
 """The options of rounds, and which of them can be combined."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import get_args
 
 from grawa.errors import UserError
 from grawa.math.codec import Precision
 from grawa.rounds.guard import Guard
 from grawa.rounds.schedule import Every, Schedule
+from grawa.scores.groups import Grouping
 from grawa.strategies.protocol import Strategy
 
 
@@ -21,7 +24,9 @@ class RoundPlan:
         buffers: "average" or "local".
         measure_distance: whether consensus distances are measured.
         overlap_steps: d, local steps for which a round may run in the background.
-        fragments: P, parts of the model that are synchronised one after another.
+        fragments: P, parts of the model that are synchronised one after another; or a function
+            that gives each parameter its part, until `for_parameters` has called it.
+        fragment_of: the part of each parameter, if a function gave it.
         comm_dtype: the dtype in which parameters are sent; `None` for their own.
         hook_every: norms are recorded and `drift` is applied after every so many local steps.
         individually: whether each hosted worker steps at its own speed.
@@ -36,7 +41,8 @@ class RoundPlan:
     buffers: str = "average"
     measure_distance: bool = False
     overlap_steps: int = 0
-    fragments: int = 1
+    fragments: int | Grouping = 1
+    fragment_of: tuple[int, ...] | None = None
     comm_dtype: Precision | None = None
     hook_every: int = 1
     individually: bool = False
@@ -56,14 +62,43 @@ class RoundPlan:
             known = ", ".join(map(repr, get_args(Precision)))
             raise UserError(f"comm_dtype must be None or one of {known}, got {self.comm_dtype!r}")
         for name in ("overlap_steps", "fragments", "hook_every"):
-            if not isinstance(getattr(self, name), int):
-                raise UserError(f"{name} must be a whole number, got {getattr(self, name)!r}")
-        self._check_times()
+            asked = getattr(self, name)
+            if not isinstance(asked, int) and not (name == "fragments" and callable(asked)):
+                raise UserError(f"{name} must be a whole number, got {asked!r}")
+        if isinstance(self.fragments, int):
+            self._check_times()
         self._check_sharing()
+
+    @property
+    def num_fragments(self) -> int:
+        """P."""
+        assert isinstance(self.fragments, int), "for_parameters has been called"
+        return self.fragments
+
+    def for_parameters(self, names: Sequence[str]) -> "RoundPlan":
+        """The plan for a model with these parameters.
+
+        Returns:
+            One in which `fragments` is a number.
+
+        Raises:
+            UserError: if a function gives parts that are not neighbouring parameters, or too many.
+        """
+        if isinstance(self.fragments, int):
+            return self
+        found = tuple(self.fragments(names))
+        steps = [b - a for a, b in pairwise((0, *found))]
+        if len(found) != len(names) or not set(steps) <= {0, 1} or found[:1] != (0,):
+            raise UserError(
+                f"fragments must give each of the {len(names)} parameters the number of its "
+                "fragment, from 0 in the order of the parameters, as grawa.by_block does, got "
+                f"{found}"
+            )
+        return replace(self, fragments=found[-1] + 1, fragment_of=found)
 
     def _check_times(self) -> None:
         tau = self.schedule.sync_every
-        if not 1 <= self.fragments <= tau:
+        if not 1 <= self.num_fragments <= tau:
             raise UserError(
                 f"fragments must be at least 1 and at most sync_every ({tau}), since each needs a "
                 f"local step of its own, got {self.fragments}"
@@ -73,7 +108,7 @@ class RoundPlan:
                 f"hook_every must be at least 1 and at most sync_every ({tau}), got "
                 f"{self.hook_every}"
             )
-        between = tau // self.fragments
+        between = tau // self.num_fragments
         if not 0 <= self.overlap_steps < between:
             raise UserError(
                 f"overlap_steps must be at least 0 and below the {between} local steps between "

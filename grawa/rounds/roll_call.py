@@ -68,7 +68,7 @@ class RollCall:
         with_buffers: bool = False,
     ) -> None:
         score = plan.strategy.score if moves else None
-        num_fragments = plan.fragments
+        num_fragments = plan.num_fragments
         self._replicas, self._comm, self._worker = replicas, comm, worker
         self._num_scores = max(groups) + 1 if score else 0
         self._num_buffers = len(replicas.buffers.names) if with_buffers else 0

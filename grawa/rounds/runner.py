@@ -73,7 +73,7 @@ class Runner:
                 comm,
                 replicas.gradients.norms,
             )
-            for names in fragments(replicas.params, plan.fragments)
+            for names in fragments(replicas.params, plan.num_fragments, plan.fragment_of)
         ]
         self.roll_call = RollCall(
             replicas,

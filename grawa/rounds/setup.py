@@ -82,7 +82,8 @@ def set_up(
     def build() -> _Built:
         for model in models:
             check_not_parallel(model, _ranks(process_group))
-        return _Built(Replicas(models, optimizers, worker_group), plan())
+        replicas = Replicas(models, optimizers, worker_group)
+        return _Built(replicas, plan().for_parameters(replicas.names))
 
     built = build_equal(comm, build, options)
     worker = None

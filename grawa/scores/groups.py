@@ -66,3 +66,29 @@ def by_tensor(names: Sequence[str]) -> tuple[int, ...]:
     (0, 1)
     """
     return tuple(range(len(names)))
+
+
+def by_block(names: Sequence[str]) -> tuple[int, ...]:
+    """One group per numbered module, such as a transformer block.
+
+    A name's block is the part of it up to the first number, "layers.0" say. Parameters before the
+    first block belong to the first one, those after or between blocks to the one before them.
+
+    Returns:
+        0, 0, 1, 1, ..., which never falls.
+
+    >>> by_block(["emb.weight", "layers.0.up.weight", "layers.0.up.bias", "layers.1.up.weight",
+    ...           "norm.weight"])
+    (0, 0, 0, 1, 1)
+    """
+    groups: list[int] = []
+    blocks: list[str] = []
+    for name in names:
+        parts = name.split(".")
+        number = next((i for i, part in enumerate(parts) if part.isdecimal()), None)
+        if number is not None:
+            block = ".".join(parts[: number + 1])
+            if not blocks or blocks[-1] != block:
+                blocks.append(block)
+        groups.append(max(0, len(blocks) - 1))
+    return tuple(groups)
