@@ -84,6 +84,7 @@ class DistributedCommunicator:
             willing=self._shared_memory and self._device.type == "cpu",
             hosts=self._hosts,
         )
+        self._arrangement = str(self._levels)
 
     def _opened(self) -> Levels:
         if self._levels is None:
@@ -99,8 +100,8 @@ class DistributedCommunicator:
 
     @property
     def arrangement(self) -> str:
-        """How the processes reach each other, in words."""
-        return str(self._opened())
+        """See `Transport.arrangement`."""
+        return self._arrangement
 
     @property
     def num_workers(self) -> int:
