@@ -114,3 +114,31 @@ def test_a_lost_rank_is_named_with_its_host_within_the_timeout() -> None:
         assert isinstance(outcome, grawa.CommunicationError)
     for neighbour in (1, 2):  # of the same place, and of the same host
         assert "lost contact with rank 3 on host 1" in str(found[neighbour])
+
+
+def mean_of_two_workers_each(hosts: list[list[int]]) -> dict[str, torch.Tensor]:
+    comm = DistributedCommunicator(num_hosted=2, hosts=hosts)
+    rank = dist.get_rank()
+    rows = rows_of(range(2 * rank, 2 * rank + 2))
+    everyone = comm.gather(torch.tensor([[float(2 * rank)], [2 * rank + 1.0]]))()
+    assert everyone.flatten().tolist() == list(range(8))
+    return dict(comm.weighted_mean(rows, _weights_of_eight()))
+
+
+def _weights_of_eight() -> torch.Tensor:
+    weights = torch.rand(8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    weights[5] = 0.0
+    return weights
+
+
+@pytest.mark.parametrize("hosts", [[[0, 1], [2, 3]], [[0, 2, 3], [1]]], ids=str)
+def test_processes_on_hosts_may_host_several_workers(hosts: list[list[int]]) -> None:
+    found = on_ranks(4, mean_of_two_workers_each, hosts)
+    weights = _weights_of_eight()
+    for leaf, (name, rows) in enumerate(rows_of(range(8)).items()):
+        own = weights[:, leaf] / weights[:, leaf].sum()
+        dense = torch.einsum("n...,n->...", rows.double(), own)
+        tolerance = 1e-14 if rows.dtype == torch.float64 else 1e-6
+        for mean in found:
+            assert torch.equal(mean[name], found[0][name])
+            torch.testing.assert_close(mean[name].double(), dense, rtol=0.0, atol=tolerance)
