@@ -61,18 +61,19 @@ def hosts_picture(
     figure, axes = plt.subplots(
         2, len(found), sharey=True, squeeze=False, figsize=(3.4 * len(found) + 1.8, 11)
     )
+    longest = max((list(m) for rates in found.values() for m in rates.values()), key=len)
     for column, (arrangement, rates) in enumerate(found.items()):
-        names = list(next(iter(rates.values())))
         height = 0.8 / len(rates)
         for i, (rate, methods) in enumerate(rates.items()):
-            at = [place + (i - (len(rates) - 1) / 2) * height for place in range(len(names))]
+            names = [name for name in longest if name in methods]  # not all are everywhere
+            at = [longest.index(name) + (i - (len(rates) - 1) / 2) * height for name in names]
             base = methods[names[0]]["seconds"]
             times = [ratios(methods[name]["seconds"], base).median for name in names]
             sent = [Spread.of(methods[name]["models_sent"]).median for name in names]
             for axis, values in zip(axes[:, column], (times, sent), strict=True):
                 axis.barh(at, values, height, color=PALETTE[i], label=rate)
         for axis, label in zip(axes[:, column], ("time / all-reduce", "models sent"), strict=True):
-            axis.set_yticks(range(len(names)), names)
+            axis.set_yticks(range(len(longest)), longest)
             axis.set(title=f"{arrangement} processes", xlabel=label)
             axis.spines[["top", "right"]].set_visible(False)
         axes[0, column].axvline(1.0, color=GREY, linestyle="--", linewidth=1)

@@ -19,7 +19,7 @@ from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.files import write_text
 from grawa.lab.planning.measure import Subject, measure
 from grawa.lab.report.plan import plan_json, plan_picture, plan_tables
-from grawa.lab.simulate.network import Link, Network
+from grawa.lab.simulate.network import Link, Network, network_of
 from grawa.lab.train.sharing import deal, load
 from grawa.lab.train.worker import Worker
 from grawa.lab.units import share
@@ -34,6 +34,8 @@ def plan_command(
     workers: int = 4,
     link: str | None = None,
     topology: Literal["ring", "mesh", "star"] = "ring",
+    hosts: str | None = None,
+    inner_link: str | None = None,
     batch_size: int = 16,
     data: str | None = None,
     loss: str = "5%",
@@ -54,6 +56,9 @@ def plan_command(
         workers: Number of workers; under torchrun the number of processes.
         link: Bandwidth and latency between workers, such as 100mbit:20ms; needed without torchrun.
         topology: How workers are connected.
+        hosts: Hosts x workers on each, such as 2x4, if several workers share a host; --link and
+            --topology are then those between hosts.
+        inner_link: Bandwidth and latency between the workers of a host, such as 50gbit:5us.
         batch_size: Samples per worker and step, for a task.
         data: The folder or archive with the data, for a task that reads them.
         loss: The largest fraction of the time that may be spent waiting in rounds.
@@ -69,7 +74,9 @@ def plan_command(
     if most_lost >= 1.0:
         raise UserError(f"loss must be below 100%, got {loss!r}")
     with distributed(device) if under_launcher() else _here(device) as place:
-        network = None if under_launcher() and link is None else _network(link, topology, workers)
+        network = None
+        if link is not None or not under_launcher():
+            network = _network(link, topology, workers, hosts, inner_link)
         console = Console(quiet=not is_first_process())
         subject = _subject(what, batch_size, data, place)
 
@@ -83,7 +90,8 @@ def plan_command(
     console.print(
         f"{measured.network.num_workers} workers, {measured.model_bytes / 4:,.0f} parameters, "
         f"{measured.step_seconds * 1e3:,.2f} ms a step; "
-        f"{line.bandwidth * 8e-6:,.1f} Mbit/s and {line.latency * 1e3:,.2f} ms between workers"
+        f"{line.bandwidth * 8e-6:,.1f} Mbit/s and {line.latency * 1e3:,.2f} ms between "
+        f"{'workers' if hosts is None else f'hosts, {hosts}'}"
         f"{' (measured)' if network is None else ''}, {measured.network.topology}"
     )
     for table in plan_tables(measured, most_lost):
@@ -100,7 +108,13 @@ def _here(device: str) -> Generator[torch.device]:
     yield pick_device(device)
 
 
-def _network(link: str | None, topology: Literal["ring", "mesh", "star"], workers: int) -> Network:
+def _network(
+    link: str | None,
+    topology: Literal["ring", "mesh", "star"],
+    workers: int,
+    hosts: str | None,
+    inner_link: str | None,
+) -> Network:
     if link is None:
         raise UserError(
             "give the link between workers, such as --link 100mbit:20ms; or start this command "
@@ -108,7 +122,8 @@ def _network(link: str | None, topology: Literal["ring", "mesh", "star"], worker
         )
     if workers < 2:
         raise UserError(f"a plan needs at least 2 workers, got {workers}")
-    return Network(Link.parse(link), topology, workers)
+    inner = None if inner_link is None else Link.parse(inner_link)
+    return network_of(Link.parse(link), topology, workers, hosts, inner)
 
 
 def _subject(what: str, batch_size: int, folder: str | None, device: torch.device) -> Subject:

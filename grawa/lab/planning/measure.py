@@ -153,7 +153,7 @@ def _method(
     if not always_shares:
         work = _agreed(_round_work(strategy, parameters, tensors, least_seconds))
     groups = strategy.groups([str(i) for i in range(tensors)])
-    sent, busiest = _shares(strategy, network.num_workers)
+    sent, busiest = _shares(strategy, network)
     return Method(
         name=name,
         round_work=work,
@@ -206,17 +206,16 @@ def _round_work(
     return _median(work, least_seconds)
 
 
-def _shares(strategy: Strategy, workers: int) -> tuple[float, float]:
+def _shares(strategy: Strategy, network: Network) -> tuple[float, float]:
     """Measures the bytes of a round, divided by those of the parameters.
 
     Returns:
-        Those that a worker sends on average, and those of the worker that sends most.
+        Those that a worker sends on average, and those that the busiest link carries.
     """
+    workers = network.num_workers
     rows = Rows({"x": torch.ones(workers, 64 * workers)}.items())
     model_bytes = rows["x"][0].nbytes
-    # Over a link that needs one second for a model, seconds equal fractions of a model.
-    network = Network(Link(float(model_bytes), 0.0), "mesh", workers)
-    comm = Metered(InProcessCommunicator(workers), network)
+    comm = Metered(InProcessCommunicator(workers), network.per_model(float(model_bytes)))
     if strategy.shares_gradients(LATE):
         comm.weighted_mean(rows, uniform(workers))
         return comm.bytes_sent / model_bytes, comm.take_seconds()

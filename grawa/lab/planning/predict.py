@@ -26,7 +26,8 @@ class Method:
         name: as on the command line.
         round_work: seconds of a round without its messages (norms, guard, mean, pull), in float32.
         sent_share: bytes that a worker sends in a round, over those of the parameters.
-        busiest_share: the same for the worker that sends most, for which the others wait.
+        busiest_share: the same for the link that carries most, for which all wait: that of a
+            worker, or of a host.
         shares_gradients: whether it communicates at every step.
         row_length: numbers that each worker reports before a round.
     """
@@ -122,7 +123,7 @@ def predict(measured: Measured, method: Method, variant: Variant, tau: int) -> P
     network = measured.network
     num_bytes = measured.model_bytes * WIDTHS[variant.comm_dtype]
     sent, most = method.sent_share * num_bytes, method.busiest_share * num_bytes
-    message_seconds = network.exchange_seconds(most) + network.gather_seconds(
+    message_seconds = network.busiest_seconds(most) + network.gather_seconds(
         method.row_length * _ROW_BYTES
     )
     codec_seconds = measured.codec_seconds.get(variant.comm_dtype, 0.0)

@@ -146,6 +146,25 @@ class Network:
         """
         return self.exchange_seconds(model_bytes)
 
+    def busiest_seconds(self, sent_bytes: float) -> float:
+        """The duration of an exchange in which the busiest link carries so many bytes.
+
+        Args:
+            sent_bytes: by the worker that sends most, or by the host.
+
+        Returns:
+            Seconds.
+        """
+        return self.exchange_seconds(sent_bytes)
+
+    def per_model(self, model_bytes: float) -> "Network":
+        """The same workers with links that carry a model in one second, and no latency.
+
+        Returns:
+            A network whose seconds are what the busiest link carries, in models.
+        """
+        return Network(Link(model_bytes, 0.0), "mesh", self.num_workers)
+
     def team(self, size: int) -> "Network":
         """The network between so many consecutive workers."""
         return replace(self, num_workers=size)
@@ -197,6 +216,16 @@ class HostNetwork(Network):
     def leader_seconds(self, model_bytes: float) -> float:
         """See `Network.leader_seconds`."""
         return self._inside.mean_seconds(model_bytes) + self._between.leader_seconds(model_bytes)
+
+    def busiest_seconds(self, sent_bytes: float) -> float:
+        """See `Network.busiest_seconds`."""
+        averaged = sent_bytes * self.hosts / (2 * (self.hosts - 1)) if self.hosts > 1 else 0.0
+        return self._inside.mean_seconds(averaged) + self._between.exchange_seconds(sent_bytes)
+
+    def per_model(self, model_bytes: float) -> Network:
+        """See `Network.per_model`; inside hosts messages take no time."""
+        link = Link(model_bytes, 0.0)
+        return replace(self, link=link, topology="mesh", inner=Link(sys.float_info.max, 0.0))
 
     def team(self, size: int) -> Network:
         """See `Network.team`."""

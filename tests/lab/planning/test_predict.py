@@ -1,11 +1,16 @@
 """Predictions, against what can be worked out by hand, and what must hold whatever the numbers."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+from torch.optim import SGD
 
+from grawa.lab.cli import names
+from grawa.lab.planning.measure import Subject, measure
 from grawa.lab.planning.predict import (
     TAUS,
     VARIANTS,
@@ -16,7 +21,7 @@ from grawa.lab.planning.predict import (
     scaled,
     smallest_tau,
 )
-from grawa.lab.simulate.network import Link, Network
+from grawa.lab.simulate.network import HostNetwork, Link, Network
 
 MGRAWA = Method(
     name="mgrawa",
@@ -46,6 +51,35 @@ def test_a_blocking_round_is_lost_whole() -> None:
     assert found.lost == pytest.approx(6.05 / 9.25)
     assert found.samples_per_second == pytest.approx(4 * 32 * 32 / 9.25)
     assert found.bytes_per_hour == pytest.approx(6e6 / 9.25 * 3600)
+
+
+def test_a_hosts_link_is_what_a_round_waits_for() -> None:
+    network = HostNetwork(Link(1e6, 0.5), "mesh", 8, hosts=2, inner=Link(1e9, 0.0))
+    mean = replace(MGRAWA, busiest_share=1.0)  # 2(H-1)/H models leave a host
+    found = predict(replace(MEASURED, network=network), mean, Variant(), 32)
+    gathering = 0.5  # empty rows, one latency
+    assert found.round_seconds == pytest.approx(0.05 + 2 * 0.5 + 4.0 + 0.006 + gathering)
+
+
+@pytest.mark.parametrize(("name", "models"), [("mgrawa", 1.0), ("lsgd", 1.0), ("easgd", 1.0)])
+def test_what_the_busiest_link_carries_is_measured_for_hosts(name: str, models: float) -> None:
+    network = HostNetwork(Link(1e6, 0.0), "ring", 8, hosts=2, inner=Link(1e9, 0.0))
+    found = measure_method(name, network)
+    assert found.busiest_share == pytest.approx(models)
+    flat = measure_method(name, Network(Link(1e6, 0.0), "ring", 8))
+    assert flat.busiest_share == pytest.approx(1.0 if name == "lsgd" else 2 * 7 / 8)
+
+
+def measure_method(name: str, network: Network) -> Method:
+    """What the planner measures of a method."""
+    weight = nn.Linear(3, 2)
+    subject = Subject(
+        model=weight, optimizer=SGD(weight.parameters(), lr=0.1), step=lambda: None, samples=1
+    )
+    measured = measure(
+        subject, {name: names.strategy(name)}, network, lambda _: nullcontext(), least_seconds=0.0
+    )
+    return measured.methods[0]
 
 
 def test_overlap_hides_all_steps_but_one() -> None:
