@@ -17,7 +17,8 @@ from tests.helpers import STRATEGIES, Fleet, Simulated, batches, with_batchnorm
 from tests.world import on_ranks
 
 STEPS = 13
-DATA = batches(STEPS * 2, 4)
+DATA = batches(STEPS * 4, 4)
+"""Enough for one worker to make the steps of all, where steps are counted together."""
 
 schedules = st.one_of(
     st.integers(1, 6).map(grawa.Every),

@@ -1,6 +1,7 @@
 """A count that processes share, which nobody waits for."""
 
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from threading import Condition, Thread
 
@@ -16,13 +17,14 @@ class SharedCounter:
     thread starts with the first step.
 
     Args:
-        store: of the processes; the thread opens a connection of its own to it.
+        connect: returns a connection to the processes' store that nobody else waits on; called by
+            the thread.
         key: of the count in the store.
         timeout: how long a request may be under way.
     """
 
-    def __init__(self, store: Store, key: str, timeout: timedelta) -> None:
-        self._store = store
+    def __init__(self, connect: Callable[[], Store], key: str, timeout: timedelta) -> None:
+        self._connect = connect
         self._key = key
         self._timeout = timeout.total_seconds()
         self._changed = Condition()
@@ -98,7 +100,7 @@ class SharedCounter:
 
     def _serve(self) -> None:
         try:
-            store = self._store.clone()  # type: ignore[attr-defined]
+            store = self._connect()
             while self._next_request(store):
                 pass
         except Exception as error:  # whatever it is, the next step says so

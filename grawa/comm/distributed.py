@@ -73,8 +73,8 @@ class DistributedCommunicator:
     def _open(self) -> None:
         """Connects to the other processes; again, if it is used after a release."""
         self._leases = [lease(self._members, self._timeout)]
-        store, uses = self._leases[0].group.get_group_store(), self._leases[0].uses
-        self._counter = SharedCounter(store, f"local steps/{uses}", self._timeout)
+        key = f"local steps/{self._leases[0].uses}"
+        self._counter = SharedCounter(self._leases[0].connection, key, self._timeout)
         self._end = weakref.finalize(self, _end, self._leases, self._counter)
         self._group = Group(self._leases[0], self._device)
         self._levels: Levels | None = levels_between(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import torch.distributed as dist
+from torch._C._distributed_c10d import Store
 
 from grawa.errors import CommunicationError, UserError
 
@@ -19,6 +20,20 @@ class Lease:
     timeout: timedelta
     uses: int = 0
     """Transports that have used it before."""
+    _connection: Store | None = None
+
+    def connection(self) -> Store:
+        """A connection to the group's store besides torch's own.
+
+        While torch's store accepts a connection it answers nobody, for 5 s where the look-up of a
+        name fails. So it is opened at the first call only, and kept for later transports.
+
+        Returns:
+            The same one each time.
+        """
+        if self._connection is None:
+            self._connection = self.group.get_group_store().clone()  # type: ignore[attr-defined]
+        return self._connection
 
 
 _free: dict[tuple[tuple[int, ...], timedelta], list[Lease]] = {}

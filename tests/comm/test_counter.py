@@ -4,15 +4,17 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing.connection import Connection
 
 import pytest
 import torch.distributed as dist
-from torch._C._distributed_c10d import HashStore, TCPStore
+from torch._C._distributed_c10d import HashStore, Store, TCPStore
 
 from grawa.comm import DistributedCommunicator
 from grawa.comm.counter import SharedCounter
+from grawa.comm.pool import give_back, lease
 from grawa.errors import CommunicationError
 from tests.world import on_ranks
 
@@ -29,7 +31,7 @@ def known(counter: SharedCounter, at_least: int) -> int:
 
 def test_own_steps_count_at_once_and_the_others_soon() -> None:
     store = HashStore()
-    one, other = (SharedCounter(store, "steps", PATIENCE) for _ in range(2))
+    one, other = (SharedCounter(lambda: store, "steps", PATIENCE) for _ in range(2))
     assert [one.add(1) for _ in range(5)] == [1, 2, 3, 4, 5]
     assert other.add(2) >= 2
     assert known(one, 7) == known(other, 7) == 7
@@ -37,9 +39,22 @@ def test_own_steps_count_at_once_and_the_others_soon() -> None:
         counter.close(wait=True)
 
 
+def connections_of_two_leases() -> bool:
+    ranks, timeout = [0, 1], timedelta(seconds=20)
+    first = lease(ranks, timeout)
+    connection = first.connection()
+    give_back(first)
+    return lease(ranks, timeout).connection() is connection
+
+
+@pytest.mark.world
+def test_a_connection_to_the_store_is_opened_once_and_kept() -> None:
+    assert on_ranks(2, connections_of_two_leases) == [True, True]
+
+
 def test_a_reset_sets_the_count() -> None:
     store = HashStore()
-    one, other = (SharedCounter(store, "steps", PATIENCE) for _ in range(2))
+    one, other = (SharedCounter(lambda: store, "steps", PATIENCE) for _ in range(2))
     one.add(100)
     assert known(other, 100) == 100
     one.reset(3)
@@ -65,7 +80,8 @@ def test_steps_do_not_wait_for_a_stopped_store_and_it_is_noticed_after_the_timeo
     process.start()
     assert process.pid is not None
     store = TCPStore("127.0.0.1", mine.recv(), is_master=False)
-    counter, other = (SharedCounter(store, "steps", timedelta(seconds=1)) for _ in range(2))
+    connect: Callable[[], Store] = store.clone  # type: ignore[attr-defined]
+    counter, other = (SharedCounter(connect, "steps", timedelta(seconds=1)) for _ in range(2))
     try:
         if answered:
             counter.add(1)
