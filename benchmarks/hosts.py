@@ -48,7 +48,7 @@ class Config:
     """L, of equal size."""
 
 
-TOY = Config(arrangements=("2x2",), rates=("1gbit",), turns=1, parameters=4000, tensors=4)
+TOY = Config(arrangements=("2x2",), rates=("1gbit",), turns=1, parameters=250_000, tensors=4)
 
 
 def check(config: Config) -> None:

@@ -108,7 +108,7 @@ ARRANGEMENTS: list[tuple[int, list[list[int]] | None]] = [
 
 @pytest.mark.world
 @given(combinations, st.sampled_from(ARRANGEMENTS))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=48, deadline=None)
 def test_in_several_processes(
     options: dict[str, Any], arrangement: tuple[int, list[list[int]] | None]
 ) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 import guard
-import hosts
 import hosts_worker
 import local_step
 import methods
@@ -86,11 +85,8 @@ def test_hosts_has_every_method_at_every_rate() -> None:
     assert_positive(n for own in methods.values() for n in own["models_sent"])
 
 
-def test_two_hosts_send_no_more_than_they_must(tmp_path: Path) -> None:
-    toy("hosts")  # or skips
-    words = ("--arrangements", "2x2", "--rates", "1gbit", "--turns", "1", "--parameters", "500000")
-    said(hosts, *words, "--out", str(tmp_path))
-    methods = read_json(tmp_path / "hosts.json")["found"]["2x2"]["1gbit"]
+def test_two_hosts_send_no_more_than_they_must() -> None:
+    methods = toy("hosts").results()["found"]["2x2"]["1gbit"]
     sent = {name: own["models_sent"][0] for name, own in methods.items()}
     for name in ("LocalSGD", "MGRAWA", "LGRAWA", "DiLoCo", "LGRAWA, overlap"):
         assert 0.99 < sent[name] < 1.06
