@@ -76,7 +76,7 @@ def mean_of_processes(
         places = [piece for run in route.sections[me] for piece in _split(run, flats)]
         sent += reduce_chunk(carrier, route, row, masses, places)
         carrier.sections(flats, route.sections, owners)
-        sent += sum(p != me for p in owners) * _bytes(flats, route.sections[me])
+        sent += sum(p != me for p in owners) * bytes_of(flats, route.sections[me])
     return sent
 
 
@@ -110,7 +110,7 @@ def reduce_chunk(
     ]
     said[carrier.process] = parts_of(row.leaves, route.heavy)
     mean_of_pieces(places, route.owned, said, masses)
-    return _bytes(staged, chain(*route.leaving))
+    return bytes_of(staged, chain(*route.leaving))
 
 
 def masses_of(weights: list[list[float]], num_hosted: int) -> list[list[float]]:
@@ -243,5 +243,6 @@ def _write(staged: Sequence[Tensor], runs: Iterable[Run], values: list[Tensor]) 
         torch._foreach_copy_(places, values)
 
 
-def _bytes(flats: Sequence[Tensor], runs: Iterable[Run]) -> int:
+def bytes_of(flats: Sequence[Tensor], runs: Iterable[Run]) -> int:
+    """The bytes of runs of flat tensors."""
     return sum((run.stop - run.start) * flats[run.flat].element_size() for run in runs)

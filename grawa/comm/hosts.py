@@ -36,15 +36,23 @@ def levels_between(
         The connections. Every process must call it.
 
     Raises:
-        UserError: if processes host different numbers of workers, or hosts leave out a process.
+        UserError: if processes host different numbers of workers, or hosts differ between
+            processes or leave one out.
     """
-    own = [num_hosted, _machine(), int(willing)]
+    asked = _number(str(hosts and [list(ranks) for ranks in hosts]))
+    own = [num_hosted, _machine(), int(willing), asked]
     everyone = group.everyone(own, "compare numbers of workers")
-    hosted, machines, all_willing = (list(column) for column in zip(*everyone, strict=True))
+    hosted, machines, all_willing, said = (list(column) for column in zip(*everyone, strict=True))
     if len(set(hosted)) > 1:
         raise UserError(
             f"every process must host the same number of workers, got {hosted} on ranks "
             f"{group.members}"
+        )
+    if len(set(said)) > 1:
+        others = [rank for rank, its in zip(group.members, said, strict=True) if its != asked]
+        raise UserError(
+            f"hosts must be the same on every rank; those of ranks {others} differ from "
+            f"{hosts} here"
         )
     found = _by_machine(machines) if hosts is None else _by_rank(hosts, group.members)
     if len(found) == 1:
@@ -130,4 +138,9 @@ def _machine() -> int:
         name = f"{boot.read_text(encoding='ascii')}{network.stat().st_ino}"
     else:
         name = f"{uuid.getnode()}"
-    return int.from_bytes(sha256(name.encode()).digest()[:7])
+    return _number(name)
+
+
+def _number(text: str) -> int:
+    """A number that stands for a text."""
+    return int.from_bytes(sha256(text.encode()).digest()[:7])

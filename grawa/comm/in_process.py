@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from grawa.comm.carrier import Alone
-from grawa.comm.coded import coded_mean
 from grawa.comm.compression import Compression
-from grawa.comm.exchange import checked_weights, mean_of_rows
+from grawa.comm.exchange import checked_weights
+from grawa.comm.levels import OneLevel
 from grawa.comm.plan import plan_of
 from grawa.comm.protocol import TeamTransport
 from grawa.errors import UserError
@@ -91,13 +91,9 @@ class InProcessCommunicator:
         """See `Transport.weighted_mean`."""
         lists = checked_weights(rows, weights)
         mean = Leaves.like(rows) if out is None else out
-        if compression is not None and compression.knows(rows):
-            self._bytes += coded_mean(Alone(), self._num_workers, rows, lists, mean, compression)
-            return mean
-        mean_of_rows(rows, lists, mean)
-        self._bytes += self._bytes_of_mean(mean, lists)
-        if compression is not None and compression.reference is None:
-            compression.start(mean)
+        levels = OneLevel(Alone())
+        coded = levels.weighted_mean(self._num_workers, rows, lists, mean, compression)
+        self._bytes += coded or self._bytes_of_mean(mean, lists)
         return mean
 
     def _bytes_of_mean(self, mean: Leaves, weights: list[list[float]]) -> int:

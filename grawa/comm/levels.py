@@ -10,6 +10,7 @@ from grawa.comm.carrier import Carrier
 from grawa.comm.coded import coded_mean
 from grawa.comm.compression import Compression
 from grawa.comm.exchange import (
+    bytes_of,
     exchange_mean,
     masses_of,
     mean_of_rows,
@@ -17,7 +18,7 @@ from grawa.comm.exchange import (
     reduce_chunk,
 )
 from grawa.comm.plan import Piece, Run, plan_of, runs_of
-from grawa.comm.route import Route, routes_of
+from grawa.comm.route import routes_of
 from grawa.math.leaves import Leaves, Place, Stack, wide
 
 Hosts = tuple[tuple[int, ...], ...]
@@ -97,7 +98,7 @@ class OneLevel:
 
 
 class TwoLevels:
-    """Processes of a host exchange among themselves, and hosts by as few messages as possible.
+    """Processes of a host exchange among themselves first; then hosts exchange with each other.
 
     Each host has the same number of gateways, the first of its processes; a gateway's place is its
     number among them. In a mean, the gateways of a host own its sections: first each takes the
@@ -195,7 +196,7 @@ class TwoLevels:
                 self._inside.wait_for_all()
             flats = route.of(out.flats)
             self._inside.sections(flats, route.sections, range(len(self._members)))
-            sent += _bytes(flats, route, place) * (len(self._members) - 1)
+            sent += bytes_of(flats, route.sections[place]) * (len(self._members) - 1)
         return sent
 
 
@@ -250,7 +251,3 @@ class _Section:
             if place is not flat:
                 place.copy_(flat)
         return sent
-
-
-def _bytes(flats: Sequence[Tensor], route: Route, place: int) -> int:
-    return sum((r.stop - r.start) * flats[r.flat].element_size() for r in route.sections[place])

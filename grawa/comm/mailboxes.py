@@ -26,6 +26,10 @@ class Mailboxes:
         group: the processes.
     """
 
+    name = "shared memory"
+    most_bytes = 2**23
+    """As much as costs no time: smaller chunks mean more meetings. Measured: docs/decisions.md."""
+
     def __init__(self, group: Group) -> None:
         self._group = group
         meet = partial(group.everyone, purpose="share memory")
@@ -33,10 +37,6 @@ class Mailboxes:
         self._rows, self._sections = Region(meet), Region(meet)
         self._gathered = [Region(meet), Region(meet)]
         self._staged: list[list[Tensor]] = []
-
-    name = "shared memory"
-    most_bytes = 2**23
-    """As much as costs no time: smaller chunks mean more meetings. Measured: docs/decisions.md."""
 
     @property
     def num_processes(self) -> int:

@@ -78,6 +78,20 @@ def test_hosts_that_leave_out_a_rank_or_name_it_twice_are_refused(hosts: list[li
         assert "hosts must name each of the ranks [0, 1, 2, 3] once" in str(outcome)
 
 
+def hosts_of_this_rank() -> tuple[str, str]:
+    odd = dist.get_rank() == 3
+    return arranged((0, 0, 0, 0), hosts=[[0, 1, 2, 3]] if odd else [[0, 1], [2, 3]])
+
+
+def test_ranks_that_disagree_about_hosts_are_told_so_at_once() -> None:
+    began = time.monotonic()
+    for rank, outcome in enumerate(outcomes(4, hosts_of_this_rank)):
+        assert isinstance(outcome, grawa.UserError)
+        others = [0, 1, 2] if rank == 3 else [3]
+        assert f"hosts must be the same on every rank; those of ranks {others}" in str(outcome)
+    assert time.monotonic() - began < 20.0
+
+
 def released_and_used_again() -> bool:
     with patch("grawa.comm.hosts._machine", lambda: dist.get_rank() // 2):
         comm = DistributedCommunicator()
