@@ -28,7 +28,7 @@ class Carrier(Protocol):
 
     @property
     def name(self) -> str:
-        """By what it carries, such as "gloo"."""
+        """What messages go by, such as "gloo" or "shared memory"."""
         ...
 
     def gather(self, own: Tensor) -> Callable[[], Tensor]:

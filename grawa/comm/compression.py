@@ -113,8 +113,8 @@ class Compression:
             form: leaves of the form of the section.
 
         Returns:
-            The same object each time. It takes over what is known of the section, and the rest is
-            forgotten.
+            The same object each time. The first call moves the reference of this section into it,
+            and drops that of the other sections.
         """
         own = self.team(0, runs[0].start)  # no team has that size
         if self.reference is not None:

@@ -28,7 +28,8 @@ class Mailboxes:
 
     name = "shared memory"
     most_bytes = 2**23
-    """As much as costs no time: smaller chunks mean more meetings. Measured: docs/decisions.md."""
+    """Smaller chunks cost time, since processes meet for each; larger ones save none: see
+    docs/decisions.md."""
 
     def __init__(self, group: Group) -> None:
         self._group = group

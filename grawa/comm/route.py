@@ -17,8 +17,8 @@ Weighs = tuple[tuple[bool, ...], ...]
 class Route:
     """What one process sends, gets and owns in a chunk of a mean: see `grawa.comm.plan`.
 
-    A chunk is a part of every owner's section, of so many bytes together as are exchanged at a
-    time. Pieces and runs are in the flat tensors of the chunk, which `of` gives.
+    Large models are exchanged in chunks, one after another. A chunk has a part of every owner's
+    section. Pieces and runs are in the flat tensors of the chunk, which `of` gives.
     """
 
     bounds: list[Run]

@@ -41,7 +41,7 @@ class Symptoms:
         self._rounds = 0
         self._clipping_said = False
         self.suspects_equals = False
-        self._equals_settled = False
+        self._equals_checked = False
         self._waited = 0
         self._waiting_said = False
 
@@ -89,14 +89,14 @@ class Symptoms:
             )
 
     def _look_for_equals(self, roll: Roll) -> None:
-        if self._equals_settled:
+        if self._equals_checked:
             return
         sizes, digests = roll.health.sizes, roll.values
         equal = len(sizes) > 1 and bool((sizes == sizes[0]).all() & (roll.new_steps > 0).all())
         if self.suspects_equals:
             # Workers that train on the same data are equal from the start, or never.
             equal = equal and bool((digests == digests[0]).all())
-            self._equals_settled = True
+            self._equals_checked = True
             if equal:
                 warnings.warn(
                     f"all {len(sizes)} workers have exactly equal parameters after local steps of "
@@ -106,4 +106,4 @@ class Symptoms:
                     "are too small to change any parameter",
                     stacklevel=2,
                 )
-        self.suspects_equals = equal and not self._equals_settled
+        self.suspects_equals = equal and not self._equals_checked
