@@ -48,7 +48,7 @@ class Sockets:
 
     def gather(self, own: Tensor) -> Callable[[], Tensor]:
         """See `Carrier.gather`."""
-        own = own.to(self._wire)
+        own = own.to(self._wire, non_blocking=True)  # so small that it is copied at once
         everyone = own.new_empty(self.num_processes, len(own))
         everyone[self.process] = own
         messages = self._group.messages("gather rows")

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from grawa.comm.protocol import Transport
+from grawa.math.host import on_host
 from grawa.rounds.guard import Health
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.purposes import WHOLE, Purpose
-from grawa.workers.buffers import BufferState, states_of
+from grawa.workers.buffers import forms_of
+from grawa.workers.changes import BufferState
 from grawa.workers.losses import RecentLosses
 from grawa.workers.replicas import Replicas
 
@@ -76,7 +78,9 @@ class RollCall:
         hosted = comm.num_hosted
         self._tracker = score.tracker(groups, hosted, num_fragments) if score else None
         self._is_norm = score is not None and score.is_norm
+        self._needs_losses = score is not None and score.needs_losses
         self._losses = RecentLosses(replicas.gradients.zeros(), num_fragments)
+        self._mean_losses = torch.zeros(num_fragments, hosted, dtype=torch.float64, device="cpu")
         self._new_steps = torch.zeros(num_fragments, hosted, dtype=torch.float64, device="cpu")
         self.steps = [0] * hosted
         """Local steps of each hosted worker."""
@@ -100,8 +104,8 @@ class RollCall:
 
     def note_losses(self, losses: Tensor, workers: slice) -> None:
         """Records the losses of a local step of these hosted workers, one each."""
-        self._losses.note(losses.to(self._replicas.gradients.zeros()), workers)
-        if self._tracker is not None:
+        self._losses.note(losses, workers)
+        if self._tracker is not None and self._needs_losses:
             noted = self._replicas.gradients.zeros().fill_(torch.nan)
             noted[workers] = torch.where(torch.isfinite(losses), losses, torch.inf).to(noted)
             self._tracker.note_losses(noted)
@@ -112,7 +116,7 @@ class RollCall:
 
     def restart(self, fragment: int) -> None:
         """Called after each round of a fragment."""
-        self._losses.restart(fragment)
+        self._losses.restart(self._mean_losses[fragment], fragment)
         self._new_steps[fragment] = 0
         if self._tracker is not None:
             self._tracker.restart(fragment)
@@ -140,37 +144,48 @@ class RollCall:
             values: a number of each hosted worker for the others, (K,), or () of all.
 
         Returns:
-            A row each, (K, C), of the same length for every purpose; scores and buffer states are
-            zero except for a round.
+            A row each, (K, C), on the CPU, of the same length for every purpose; scores and buffer
+            states are zero except for a round.
         """
         whole = purpose in WHOLE
-        sizes = self._replicas.gradients.sizes(self._replicas.params)
-        losses = self._losses.read(fragment)
-        marks = losses.new_zeros(len(losses), self._num_buffers, dtype=torch.float64)
-        if purpose is Purpose.GRADIENTS:
-            norms = self._replicas.gradients.gradient_norms().sum(dim=1)
-            sizes = torch.where(torch.isfinite(norms), sizes, torch.nan)
-        elif whole and self._num_buffers:
-            buffers = self._replicas.buffers
-            marks = buffers.marks(buffers.rows(), losses.device)
-            broken = (states_of(marks) == BufferState.NAN).any(dim=1)
-            sizes = torch.where(broken, torch.nan, sizes)
-        same = [purpose, rounds, elapsed]
-        columns = [losses.new_tensor(same, dtype=torch.float64).expand(len(losses), -1)]
-        own = [
-            losses.new_zeros(len(losses), dtype=torch.float64) + values,
-            losses.new_tensor(self.steps),
-            self._new_steps[fragment],
-            self._replicas.lrs(),
-            sizes,
-            losses,
-        ]
-        columns.append(torch.stack([x.to(marks) for x in own], dim=1))
-        columns.append(self._scores(fragment, whole=whole).to(marks))
-        columns.append(marks)
+        states, forms = self._buffers(whole=whole)
+        sizes, sums, scores, states, given = on_host([
+            self._sizes(purpose),
+            self._losses.sums(fragment),
+            self._scores(fragment, whole=whole),
+            states,
+            torch.as_tensor(values, device=None if isinstance(values, Tensor) else "cpu"),
+        ])
+        self._mean_losses[fragment] = self._losses.means(sums, fragment)
+        sizes = sizes.masked_fill((states == BufferState.NAN).any(dim=1), torch.nan)
+        rows = torch.empty(len(self.steps), ROW_LENGTH, dtype=torch.float64, device="cpu")
+        rows[:, :3] = torch.tensor([purpose, rounds, elapsed], dtype=torch.float64, device="cpu")
+        steps = torch.tensor(self.steps, device="cpu")
+        own = (given, steps, self._new_steps[fragment], self._replicas.lrs(), sizes)
+        for column, numbers in enumerate((*own, self._mean_losses[fragment]), start=3):
+            rows[:, column] = numbers
+        columns = [rows, scores.double(), states + forms]
         if self._shares:
-            columns.append(self._replicas.gradients.has_gradient().to(marks))
+            columns.append(self._replicas.gradients.has_gradient().double())
         return torch.cat(columns, dim=1)
+
+    def _sizes(self, purpose: Purpose) -> Tensor:
+        """Norms of the parameters, (K,); NaN where gradients to be shared are not finite."""
+        gradients = self._replicas.gradients
+        sizes = gradients.sizes(self._replicas.params)
+        if purpose is not Purpose.GRADIENTS:
+            return sizes
+        norms = gradients.gradient_norms().sum(dim=1)
+        return torch.where(torch.isfinite(norms), sizes, torch.nan)
+
+    def _buffers(self, *, whole: bool) -> tuple[Tensor, Tensor]:
+        """States of the buffers, (K, B), and their forms, (B,): zeros where they don't matter."""
+        if whole and self._num_buffers:
+            buffers = self._replicas.buffers
+            rows = buffers.rows()
+            return buffers.states(rows, self._replicas.gradients.device), forms_of(rows)
+        none = torch.zeros(self._num_buffers, dtype=torch.float64, device="cpu")
+        return none.expand(len(self.steps), -1), none
 
     def _scores(self, fragment: int, *, whole: bool) -> Tensor:
         if self._tracker is None or not whole:

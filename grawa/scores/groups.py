@@ -1,6 +1,7 @@
 """Groups of parameter tensors, their norms, and checks that several scores share."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -39,9 +40,15 @@ def sum_groups(norms: Tensor, groups: Sequence[int]) -> Tensor:
     Source: Dimlioglu and Choromanska (2024), section 4: a model's gradient norm is the sum over
     its tensors.
     """
-    index = torch.tensor(groups, device=norms.device)
+    index = _index(tuple(groups), norms.device)
     sums = norms.new_zeros(norms.shape[0], max(groups) + 1)
     return sums.index_add_(1, index, norms)
+
+
+@cache
+def _index(groups: tuple[int, ...], device: torch.device) -> Tensor:
+    """The groups as a tensor; kept, since the host waits for the copy to a device."""
+    return torch.tensor(groups, device=device)
 
 
 def by_model(names: Sequence[str]) -> tuple[int, ...]:

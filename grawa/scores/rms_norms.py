@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from grawa.math.ema import Ema
-from grawa.scores.groups import check_decay
+from grawa.scores.groups import check_decay, sum_groups
 from grawa.scores.protocol import Observed
 
 RMS_DECAY = 0.99
@@ -51,15 +51,12 @@ class RmsNormTracker:
 
     def __init__(self, decay: float, groups: Sequence[int], num_hosted: int) -> None:
         self._ema = Ema(decay)
-        self._groups = torch.tensor(groups)
+        self._groups = tuple(groups)
         self._none_yet = torch.zeros(num_hosted, max(groups) + 1)
 
     def note_gradients(self, norms: Tensor) -> None:
         """See `Tracker.note_gradients`."""
-        if self._groups.device != norms.device:  # only once, since the host waits for the copy
-            self._groups = self._groups.to(norms.device)
-        sums = norms.new_zeros(self._none_yet.shape)
-        self._ema.update(sums.index_add_(1, self._groups, norms).square())
+        self._ema.update(sum_groups(norms, self._groups).square())
 
     def note_losses(self, losses: Tensor) -> None:
         """Ignored: only gradients count."""

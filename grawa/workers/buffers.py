@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from enum import IntEnum
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,8 @@ from grawa.comm.protocol import Communicator
 from grawa.errors import UserError
 from grawa.math.leaves import Rows, names_by_kind
 from grawa.math.weights import uniform
-from grawa.workers.stack import is_strided, stack_of, values
+from grawa.workers.changes import BufferState, Changes, has_means, joined, split
+from grawa.workers.stack import is_strided, local, stack_of
 
 Gather = Callable[[Tensor], Tensor]
 """Gathers all workers' rows on every process: (K, C) -> (N, C)."""
@@ -21,29 +22,6 @@ _FLAGS = 8
 (shape and dtype)."""
 
 _FORM_BITS = 48  # so that float64 represents hash and state exactly
-
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Size of an element in bytes -> integers of that size, to compare contents bit for bit."""
-
-
-class BufferState(IntEnum):
-    """What a worker reports about a buffer before a round."""
-
-    UNCHANGED = 0
-    """It has the same bits as after the last round."""
-    CHANGED = 1
-    """It has other bits, all finite."""
-    INFINITE = 2
-    """Changed, with an infinite entry, as a mask may have."""
-    NAN = 3
-    """Changed, with a NaN."""
-    ODD = 4
-    """Unchanged, with an entry that is not finite."""
-
-    @classmethod
-    def changed(cls, states: Tensor) -> Tensor:
-        """Which of these states, (N, B), are of buffers that have changed."""
-        return (states > cls.UNCHANGED) & (states < cls.ODD)
 
 
 class Buffers:
@@ -57,22 +35,21 @@ class Buffers:
     """
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
-        self._models = models
         self.names = persistent_names(models[0])
+        self._found = [_Places(model, self.names) for model in models]
         self._rows = Rows()
         self._addresses: list[list[int]] = []
-        self._seen: dict[str, Tensor] = {}
+        self._changes = Changes()
 
     def rows(self) -> Rows:
         """The current buffers, name -> (K, *shape), in their own dtypes; complex ones as real."""
-        tables = [_buffers(model) for model in self._models]
-        addresses = [[_address(table[name]) for name in self.names] for table in tables]
+        addresses = [[_address(buffer) for buffer in own.buffers()] for own in self._found]
         if addresses != self._addresses:
+            tables = [dict(zip(self.names, own.buffers(), strict=True)) for own in self._found]
             for table in tables[1:]:
                 self._check_form(tables[0], table)
             self._rows = stack_of(tables, self.names)
-            tables = [_buffers(model) for model in self._models]
-            self._addresses = [[_address(t[name]) for name in self.names] for t in tables]
+            self._addresses = [[_address(b) for b in own.buffers()] for own in self._found]
         return self._rows
 
     def _check_form(self, first: dict[str, Tensor], other: dict[str, Tensor]) -> None:
@@ -90,38 +67,11 @@ class Buffers:
             names: the buffers that may have changed; all by default.
         """
         rows = self.rows()
-        for name in self.names if names is None else names:
-            self._seen[name] = rows[name].clone()
+        self._changes.remember(rows if names is None else Rows((n, rows[n]) for n in names))
 
-    def marks(self, rows: Rows, device: torch.device) -> Tensor:
-        """State and form of each buffer on each worker, as one number: (K, B), float64.
-
-        Args:
-            rows: the buffers, from `rows`.
-            device: where to compute the marks; the host does not wait for it.
-
-        Returns:
-            The marks; equal states and forms give equal marks on every process.
-        """
-        marks = [self._states(name, row).to(device) + _form_mark(row) for name, row in rows.items()]
-        count = len(self._models)
-        return torch.stack(marks, dim=1) if marks else torch.zeros(count, 0, device=device).double()
-
-    def _states(self, name: str, rows: Tensor) -> Tensor:
-        """(K,), float64."""
-        flat = rows.reshape(len(rows), -1)
-        seen = self._seen.get(name)
-        if seen is None or seen.shape != rows.shape or seen.dtype != rows.dtype:
-            changed = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
-        else:
-            changed = (_bits(flat) != _bits(seen.reshape(len(rows), -1))).any(dim=1)
-        state = changed.to(torch.float64)
-        if has_means(rows):
-            infinite, nan = flat.isinf().any(dim=1), flat.isnan().any(dim=1)
-            odd = torch.where(nan, float(BufferState.NAN), float(BufferState.INFINITE))
-            odd = torch.where(changed, odd, float(BufferState.ODD))
-            state = torch.where(infinite | nan, odd, state)
-        return state
+    def states(self, rows: Rows, device: torch.device) -> Tensor:
+        """See `Changes.states`, of the buffers from `rows`."""
+        return self._changes.states(rows, device)
 
     def put(self, agreed: Mapping[str, Tensor], workers: Sequence[int] | None = None) -> None:
         """Copies new values into the buffers.
@@ -130,12 +80,11 @@ class Buffers:
             agreed: name -> values, (*shape), the same on every process.
             workers: hosted workers; all by default.
         """
+        if not agreed:
+            return
         own = self.rows()
-        for name, new in agreed.items():
-            if workers is None:
-                own[name].copy_(new)
-            for k in workers or ():
-                own[name][k].copy_(new)
+        for k in range(len(self._found)) if workers is None else workers:
+            torch._foreach_copy_([own[name][k] for name in agreed], list(agreed.values()))
 
     def follow(self, agreed: Mapping[str, Tensor], before: Rows) -> None:
         """Applies a round that ran in the background to buffers that have changed meanwhile.
@@ -176,23 +125,27 @@ def average(
     """
     moved = BufferState.changed(states).any(dim=0).tolist()
     changed = [name for name, has_changed in zip(rows, moved, strict=True) if has_changed]
-    odd = {name for b, name in enumerate(rows) if bool((states[:, b] > BufferState.CHANGED).any())}
-    plain = Rows((n, rows[n]) for n in changed if has_means(rows[n]) and n not in odd)
+    odd = dict(zip(rows, (states > BufferState.CHANGED).any(dim=0).tolist(), strict=True))
+    plain = Rows((n, rows[n]) for n in changed if has_means(rows[n]) and not odd[n])
     agreed: dict[str, Tensor] = {}
     if plain:
         agreed.update(comm.weighted_mean(plain, uniform(comm.num_workers)))
     rest = {name: rows[name] for name in changed if name not in agreed}
     for names in names_by_kind(rest).values():
-        flat = torch.cat([rest[name].reshape(len(rest[name]), -1) for name in names], dim=1)
-        combined = combine(gather(flat), active)
-        sizes = [rest[name][0].numel() for name in names]
-        for name, part in zip(names, combined.split(sizes), strict=True):
-            agreed[name] = part.view(rest[name].shape[1:]).to(rest[name].device)
+        forms = [rest[name] for name in names]
+        combined = combine(gather(joined(forms)), active).to(forms[0].device, non_blocking=True)
+        agreed.update(zip(names, split(combined, forms), strict=True))
     return agreed
 
 
+def forms_of(rows: Rows) -> Tensor:
+    """A hash of the shape and dtype of each buffer, times `_FLAGS`: (B,), float64, on the CPU."""
+    marks = [_form_mark(row.shape[1:], row.dtype) for row in rows.values()]
+    return torch.tensor(marks, dtype=torch.float64, device="cpu")
+
+
 def states_of(marks: Tensor) -> Tensor:
-    """The `BufferState`s in all workers' marks: (N, B) -> (N, B)."""
+    """The `BufferState`s in all workers' marks, which are forms plus states: (N, B) -> (N, B)."""
     return marks.remainder(_FLAGS)
 
 
@@ -244,11 +197,6 @@ def combine(everyone: Tensor, active: Tensor) -> Tensor:
     return torch.where(same, rows[0], mean.to(rows.dtype))
 
 
-def has_means(rows: Tensor) -> bool:
-    """Whether a mean can be taken: floating-point numbers of at least 16 bits."""
-    return rows.is_floating_point() and rows.itemsize > 1
-
-
 def persistent_names(model: nn.Module) -> list[str]:
     """The names of the buffers that a state dict has, each once; not of sparse or packed ones."""
     skipped = {
@@ -259,24 +207,61 @@ def persistent_names(model: nn.Module) -> list[str]:
     return [n for n, b in model.named_buffers() if n not in skipped and is_strided(b)]
 
 
-def _buffers(model: nn.Module) -> dict[str, Tensor]:
-    return dict(model.named_buffers())
+class _Places:
+    """Where a model's buffers are, so that they are found again without a walk through the model.
+
+    Args:
+        model: the model.
+        names: of the buffers.
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        self._model, self._names = model, names
+        self._search()
+
+    def _search(self) -> None:
+        links: dict[tuple[int, str], tuple[dict[str, nn.Module | None], str, nn.Module]] = {}
+        self._slots = []
+        for name in self._names:
+            *path, key = name.split(".")
+            module = self._model
+            for part in path:
+                parent, module = module, module.get_submodule(part)
+                links[id(parent), part] = (parent._modules, part, module)
+            self._slots.append((module._buffers, key))
+        self._links = list(links.values())
+
+    def buffers(self) -> list[Tensor]:
+        """The current buffers, also if modules were replaced.
+
+        Returns:
+            One for each name.
+
+        Raises:
+            UserError: if one is gone.
+        """
+        if any(children.get(part) is not module for children, part, module in self._links):
+            self._search()
+        found = [own.get(key) for own, key in self._slots]
+        present = [buffer for buffer in found if buffer is not None]
+        if len(present) < len(found):
+            raise UserError(
+                f"the model no longer has the buffer {self._names[found.index(None)]!r}, which is "
+                'averaged: keep it, register it with persistent=False, or use buffers="local"'
+            )
+        return present
 
 
 def _address(buffer: Tensor) -> int:
-    return values(buffer).data_ptr()
+    return local(buffer).data_ptr()
 
 
 def _form(buffer: Tensor) -> str:
     return f"{tuple(buffer.shape)} {buffer.dtype}"
 
 
-def _form_mark(rows: Tensor) -> float:
+@cache
+def _form_mark(shape: torch.Size, dtype: torch.dtype) -> float:
     """A hash of a buffer's shape and dtype, times `_FLAGS`."""
-    digest = hashlib.sha256(f"{tuple(rows.shape[1:])} {rows.dtype}".encode()).digest()
+    digest = hashlib.sha256(f"{tuple(shape)} {dtype}".encode()).digest()
     return float((int.from_bytes(digest[:8]) >> (64 - _FORM_BITS)) * _FLAGS)
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    """The same memory as integers."""
-    return tensor.contiguous().view(_BITS[tensor.itemsize])

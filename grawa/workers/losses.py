@@ -15,40 +15,52 @@ class RecentLosses:
 
     Losses since the last round all have the same weight. If there are fewer than `FEWEST`, the
     mean before the round counts for the missing ones. Each fragment of the model has its own
-    rounds, and so its own mean.
+    rounds, and so its own mean. Only the sums are on the device; the rest is on the host, which
+    so need not wait for the device between rounds.
 
     Args:
         like: a number per hosted worker, (K,), on the device of the losses.
         num_fragments: P.
 
     >>> losses = RecentLosses(torch.zeros(1))
-    >>> losses.note(torch.tensor([2.0]), slice(None)); losses.read()
+    >>> losses.note(torch.tensor([2.0]), slice(None)); losses.means(losses.sums())
     tensor([2.])
-    >>> losses.restart(); losses.note(torch.tensor([4.0]), slice(None)); losses.read()
+    >>> losses.restart(losses.means(losses.sums()))
+    >>> losses.note(torch.tensor([4.0]), slice(None)); losses.means(losses.sums())
     tensor([3.])
     """
 
     def __init__(self, like: Tensor, num_fragments: int = 1) -> None:
         shape = num_fragments, len(like)
         self._sum = like.new_zeros(shape)
-        self._past = like.new_full(shape, torch.nan)
-        # Counted on the host, which so need not wait for the device.
+        self._past = torch.full(shape, torch.nan, dtype=like.dtype, device="cpu")
         self._count = torch.zeros(shape, dtype=torch.int64, device="cpu")
         self._past_count = torch.zeros(shape, dtype=torch.int64, device="cpu")
 
     def note(self, losses: Tensor, workers: slice) -> None:
         """Records the losses of a local step of these hosted workers, one each."""
-        self._sum[:, workers] += losses
+        self._sum[:, workers] += losses.to(self._sum)
         self._count[:, workers] += 1
 
-    def read(self, fragment: int = 0) -> Tensor:
-        """The means, (K,): NaN if there was no loss, infinite if a new one is not finite."""
+    def sums(self, fragment: int = 0) -> Tensor:
+        """The sums since the fragment's last round, (K,), on the device of the losses."""
+        return self._sum[fragment]
+
+    def means(self, sums: Tensor, fragment: int = 0) -> Tensor:
+        """The means, NaN if there was no loss, infinite if a new one is not finite.
+
+        Args:
+            sums: what `sums` returned, on the CPU, (K,).
+            fragment: whose.
+
+        Returns:
+            (K,), on the CPU.
+        """
         count, past = self._count[fragment], self._past[fragment]
         filled = torch.minimum(self._past_count[fragment], (FEWEST - count).clamp_min(0))
-        total = self._sum[fragment]
-        earlier = torch.where(torch.isfinite(past), filled.to(total), 0.0)
-        counts = count.to(total) + earlier
-        means = (total + torch.where(earlier > 0.0, past * earlier, 0.0)) / counts
+        earlier = torch.where(torch.isfinite(past), filled.to(sums), 0.0)
+        counts = count.to(sums) + earlier
+        means = (sums + torch.where(earlier > 0.0, past * earlier, 0.0)) / counts
         finite_or_inf = torch.where(torch.isfinite(means), means, torch.inf)
         return torch.where(counts > 0.0, finite_or_inf, torch.nan)
 
@@ -59,9 +71,9 @@ class RecentLosses:
             self._past[:, k] = torch.nan
             self._count[:, k] = self._past_count[:, k] = 0
 
-    def restart(self, fragment: int = 0) -> None:
-        """Called after a fragment's round: losses so far become earlier ones."""
-        self._past[fragment] = self.read(fragment)
+    def restart(self, means: Tensor, fragment: int = 0) -> None:
+        """Called after a fragment's round: losses so far, with these means, become earlier ones."""
+        self._past[fragment] = means
         counts = self._count[fragment] + self._past_count[fragment]
         self._past_count[fragment] = counts.clamp_max(FEWEST)
         self._sum[fragment] = 0.0

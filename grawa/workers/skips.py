@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from grawa.math.host import on_host
+
 
 class Skips:
     """Counts steps that a fused optimizer skipped because of its `GradScaler`.
@@ -32,6 +34,7 @@ class Skips:
         """
         if not any(self._flags):
             return None
-        counts = [(torch.cat(f) > 0).sum().item() if f else 0 for f in self._flags]
+        flags = [torch.cat(own) if own else torch.zeros(0) for own in self._flags]
         self._flags = [[] for _ in self._flags]
-        return torch.tensor(counts, dtype=torch.float64, device="cpu")
+        counts = [(own > 0).sum().double() for own in on_host(flags)]
+        return torch.stack(counts)

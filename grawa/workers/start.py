@@ -16,7 +16,7 @@ from grawa.comm.protocol import Transport
 from grawa.errors import UserError
 from grawa.math.leaves import Rows
 from grawa.math.motion import put_
-from grawa.workers.buffers import has_means
+from grawa.workers.changes import has_means
 from grawa.workers.checks import check_launched_alone
 from grawa.workers.identity import fingerprint
 from grawa.workers.replicas import Replicas

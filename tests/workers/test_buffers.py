@@ -10,7 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import grawa
-from grawa.workers.buffers import Buffers, BufferState, combine, states_of
+from grawa.workers.buffers import Buffers, combine
+from grawa.workers.changes import BufferState
 from tests.world import on_ranks, outcomes
 
 INF = float("inf")
@@ -219,7 +220,7 @@ def test_states_tell_what_has_happened_to_a_buffer() -> None:
     buffers.remember()
 
     def state() -> int:
-        return int(states_of(buffers.marks(buffers.rows(), torch.device("cpu"))))
+        return int(buffers.states(buffers.rows(), torch.device("cpu")))
 
     assert state() == BufferState.ODD
     for value, expected in [(2.0, 1), (INF, 2), (torch.nan, 3)]:
@@ -259,3 +260,22 @@ def test_sparse_buffers_that_differ_are_refused() -> None:
     for error in outcomes(2, sparse_buffers_that_differ):
         assert isinstance(error, grawa.UserError)
         assert "worker 1 has different values from worker 0" in str(error)
+
+
+def test_buffers_are_found_again_in_a_module_that_was_replaced() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2))
+    buffers = Buffers([model])
+    buffers.remember()
+    model[0] = norm = nn.BatchNorm1d(2)
+    norm(torch.rand(4, 2))
+    rows, mean = buffers.rows(), norm.get_buffer("running_mean")
+    assert rows["0.running_mean"].data_ptr() == mean.data_ptr()
+    assert buffers.states(rows, torch.device("cpu")).tolist() == [[1.0, 1.0, 1.0]]
+
+
+def test_a_buffer_that_is_gone_is_named() -> None:
+    norm = nn.BatchNorm1d(2)
+    buffers = Buffers([nn.Sequential(norm)])
+    norm.running_var = None
+    with pytest.raises(grawa.UserError, match=r"no longer has the buffer '0.running_var'"):
+        buffers.rows()
