@@ -32,6 +32,8 @@ class Files:
     """Run everything at toy size, in seconds, to test that it works; the figures mean nothing."""
     out: Path | None = None
     """Folder for the results; benchmarks/results by default, runs/toy-benchmarks with --toy."""
+    resume: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Go on where a run with the same options was interrupted, if the benchmark says it can."""
     tabulate: Path | None = None
     """Measure nothing: make tables and results from this file of samples."""
 
@@ -58,6 +60,7 @@ class Benchmark(Generic[Config]):
         draw: draws pictures of complete results in a folder.
         check: raises `UserError` if options are invalid, or it can't be measured on this machine.
         join: merges the results of an earlier run with those of this one.
+        resumable: whether `measure` leaves out what the file of samples has already.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Benchmark(Generic[Config]):
     draw: Callable[[Config, Results, Path], object] = lambda *_: None
     check: Callable[[Config], object] = lambda _: None
     join: Callable[[Results, Results], Results] = field(default=lambda _, found: found)
+    resumable: bool = False
 
     def parse(self, words: Sequence[str] | None = None) -> tuple[Config, Files]:
         """The options on a command line, by default this program's.
@@ -98,8 +102,12 @@ class Benchmark(Generic[Config]):
             f"once; at the end {name}.json and the pictures are made from the samples, and tables "
             f"are printed. After Ctrl-C or an error, the results so far are in "
             f"{name}.interrupted.json, and those of the last complete run are kept. If even that "
-            f"failed, `--tabulate {name}.jsonl` makes them later. The next run starts {name}.jsonl "
-            "anew."
+            f"failed, `--tabulate {name}.jsonl` makes them later. The next run "
+            + (
+                "with --resume goes on from there."
+                if self.resumable
+                else f"starts {name}.jsonl anew."
+            )
         )
 
     def run(self, words: Sequence[str] | None = None) -> None:
@@ -113,15 +121,18 @@ class Benchmark(Generic[Config]):
             if files.tabulate is not None:
                 self._tabulate(Samples(files.tabulate), files.folder)
             else:
-                self._measure(config, files.folder)
+                self._measure(config, files.folder, files.resume)
         except UserError as error:
             print(f"{self.name}: {error}", file=sys.stderr)
             sys.exit(2)
 
-    def _measure(self, config: Config, folder: Path) -> None:
+    def _measure(self, config: Config, folder: Path, resume: bool) -> None:
+        if resume and not self.resumable:
+            raise UserError("an interrupted run can't be resumed: leave out --resume")
         self.check(config)
         samples = Samples(folder / f"{self.name}.jsonl")
-        with samples.begin({"config": asdict(config), "environment": environment(PACKAGES)}):
+        asked = {"config": asdict(config), "environment": environment(PACKAGES)}
+        with samples.begin(asked, resume=resume):
             try:
                 self.measure(config, samples)
             except BaseException as error:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import matplotlib as mpl
@@ -13,6 +14,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from common import Spread, ratios
 from grawa.lab.files import replacing
+from grawa.lab.report.drawing import line_style
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#7F7F7F"
 """Colours of Okabe and Ito's palette, which colour-blind people can distinguish."""
@@ -81,6 +83,59 @@ def hosts_picture(
     axes[0, -1].legend(frameon=False, loc="lower right")
     figure.tight_layout()
     save(figure, path)
+
+
+def time_to_loss_picture(
+    found: Mapping[str, Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]],
+    metrics: Mapping[str, str],
+    rate: str,
+    path: Path,
+) -> None:
+    """The consensus's error against seconds, of each method.
+
+    Lines are medians over seeds, bands go from the smallest to the largest.
+
+    Args:
+        found: task -> arrangement -> method -> "seconds" and "errors" of each seed.
+        metrics: task -> what its error is.
+        rate: of the links.
+        path: the PNG file.
+    """
+    across = max(map(len, found.values()))
+    figure, axes = plt.subplots(
+        len(found),
+        across,
+        sharey="row",
+        squeeze=False,
+        figsize=(5.6 * across, 4.4 * len(found)),
+        layout="constrained",
+    )
+    styles: dict[str, Any] = {}
+    for row, (task, arrangements) in zip(axes, found.items(), strict=True):
+        for axis, (arrangement, methods) in zip(row, arrangements.items(), strict=False):
+            for i, (name, runs) in enumerate(methods.items()):
+                styles[name] = _curves(axis, runs, name, line_style(i))
+            axis.set(title=f"{task}, {arrangement} processes", xlabel="seconds", xscale="log")
+            axis.spines[["top", "right"]].set_visible(False)
+        row[0].set(ylabel=metrics[task], yscale="log")
+    title = f"Links of {_rate_text(rate)} between hosts"
+    figure.legend(
+        styles.values(), styles, title=title, ncols=5, loc="outside upper center", frameon=False
+    )
+    save(figure, path)
+
+
+def _curves(
+    axis: Any, runs: Sequence[Mapping[str, Any]], name: str, style: Mapping[str, Any]
+) -> Any:
+    whole = [run for run in runs if run["errors"] and None not in run["errors"]]
+    if not whole:
+        return axis.plot([], [], label=name, **style)[0]
+    seconds = [median(each) for each in zip(*(run["seconds"] for run in whole), strict=True)]
+    errors = list(zip(*(run["errors"] for run in whole), strict=True))
+    lowest, highest = [min(each) for each in errors], [max(each) for each in errors]
+    axis.fill_between(seconds, lowest, highest, color=style["color"], alpha=0.12, linewidth=0)
+    return axis.plot(seconds, [median(each) for each in errors], label=name, **style)[0]
 
 
 def scale_picture(

@@ -26,11 +26,15 @@ class Samples:
     path: Path
 
     @contextmanager
-    def begin(self, asked: Mapping[str, Any]) -> Generator[None]:
-        """Starts the file anew; while the context lasts, no other run can do so.
+    def begin(self, asked: Mapping[str, Any], *, resume: bool = False) -> Generator[None]:
+        """Starts the file anew, or resumes it; while the context lasts, no other run can do so.
+
+        Args:
+            asked: the first line: options, as "config", and the environment.
+            resume: keep the samples that are there.
 
         Raises:
-            UserError: if another run is adding samples to it.
+            UserError: if another run is adding samples to it, or it can't be resumed.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
@@ -41,10 +45,25 @@ class Samples:
                     f"another run is adding samples to {self.path}; wait for its end, or choose "
                     "another folder (--out)"
                 ) from None
-            file.truncate(0)
-            file.write(f"{json.dumps({'asked': asked})}\n")
+            if resume:
+                self._check_resumable(asked)
+                file.write(f"\n{json.dumps({'resumed': asked['environment']})}\n")
+            else:
+                file.truncate(0)
+                file.write(f"{json.dumps({'asked': asked})}\n")
             file.flush()
             yield
+
+    def _check_resumable(self, asked: Mapping[str, Any]) -> None:
+        """Refuses a file that is complete, or was begun with other options."""
+        before, _, whole = self.read()
+        if whole:
+            raise UserError(f"{self.path} is complete: leave out --resume to measure anew")
+        if json.loads(json.dumps(asked["config"])) != before["config"]:
+            raise UserError(
+                f"{self.path} was begun with other options, {before['config']}: give the same ones "
+                "to resume it"
+            )
 
     def add(self, **sample: Any) -> None:
         """Appends a sample."""
@@ -57,10 +76,11 @@ class Samples:
         self.add(whole=True)
 
     def read(self) -> tuple[Sample, list[Sample], bool]:
-        """Reads the file; an incomplete last line is ignored.
+        """Reads the file; incomplete lines are ignored.
 
         Returns:
-            Options and environment, the samples, and whether these are complete.
+            Options and environment, with those in which it was "resumed"; the samples; and whether
+            these are complete.
 
         Raises:
             UserError: if this is not a file of samples.
@@ -72,5 +92,8 @@ class Samples:
         first, *rest = [read_line(line) or {} for line in lines] or [{}]
         if "asked" not in first:
             raise UserError(f"{self.path} is not a benchmark's file of samples")
-        samples = [sample for sample in rest if sample and "whole" not in sample]
-        return first["asked"], samples, {"whole": True} in rest
+        asked = dict(first["asked"])
+        if resumed := [line["resumed"] for line in rest if "resumed" in line]:
+            asked["environment"] = {**asked["environment"], "resumed": resumed}
+        samples = [line for line in rest if line and not {"whole", "resumed"} & set(line)]
+        return asked, samples, {"whole": True} in rest

@@ -40,6 +40,70 @@ def _interrupted(folder: Path, error: type[BaseException], after: int) -> None:
     replace(local_step.BENCHMARK, measure=measure).run(["--toy", "--out", str(folder)])
 
 
+def _resumable(folder: Path, *words: str, ends_after: int = 9) -> int:
+    """Measures three turns, unless it ends early; leaves out those that are there.
+
+    Returns:
+        How many were there.
+    """
+    there = 0
+
+    def measure(config: local_step.Config, samples: Samples) -> None:
+        nonlocal there
+        there = len(samples.read()[1])
+        ending = _Ending(samples.path, KeyboardInterrupt, ends_after)
+        for turn in range(there, 3):
+            ending.add(step="SGD", turn=turn, seconds={"bare": 1.0, "norms and pull": 1.5})
+
+    benchmark = replace(local_step.BENCHMARK, measure=measure, resumable=True)
+    benchmark.run(["--toy", "--out", str(folder), *words])
+    return there
+
+
+def test_an_interrupted_run_is_resumed_from_its_samples(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        _resumable(tmp_path, ends_after=2)
+    path = tmp_path / "local_step.jsonl"
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"step": "SGD", "turn": 2, "sec')  # cut off by a crash
+    assert _resumable(tmp_path, "--resume") == 2
+    found = read_json(tmp_path / "local_step.json")
+    assert len(found["seconds"]["SGD"]["bare"]) == 3
+    assert len(found["environment"]["resumed"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "is complete: leave out --resume"),
+        (("--batch", "7"), "was begun with other options"),
+    ],
+)
+def test_what_can_not_be_resumed_is_refused(
+    words: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if words:
+        with pytest.raises(SystemExit):
+            _resumable(tmp_path, ends_after=1)
+    else:
+        _resumable(tmp_path)
+    before = (tmp_path / "local_step.jsonl").read_text(encoding="utf-8")
+    with pytest.raises(SystemExit) as ended:
+        _resumable(tmp_path, "--resume", *words)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+    assert (tmp_path / "local_step.jsonl").read_text(encoding="utf-8") == before
+
+
+def test_a_benchmark_that_starts_anew_refuses_to_resume(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        local_step.main(["--toy", "--out", str(tmp_path), "--resume"])
+    assert ended.value.code == 2
+    assert "can't be resumed" in capsys.readouterr().err
+
+
 def test_ctrl_c_leaves_the_samples_and_their_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

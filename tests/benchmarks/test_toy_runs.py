@@ -15,6 +15,8 @@ import paired
 import scale
 import stragglers
 import theory
+import time_to_loss
+import time_to_loss_methods
 from exchange import WAYS
 from grawa.lab.files import read_json
 from tests.benchmarks.toys import NAMES, Toy, assert_positive, rows, said, toy
@@ -30,6 +32,7 @@ PICTURES = {
     "stragglers": {"stragglers.png"},
     "sync": {"sync.png"},
     "theory": {"theory_convex.png", "theory_nonconvex.png"},
+    "time_to_loss": {"time_to_loss.png"},
 }
 
 
@@ -92,6 +95,44 @@ def test_two_hosts_send_no_more_than_they_must() -> None:
         assert 0.99 < sent[name] < 1.06
     assert sent["LSGD"] < 1.06
     assert sent["LGRAWA, int8"] < 0.3
+
+
+def test_time_to_loss_has_a_curve_of_every_method() -> None:
+    run = toy("time_to_loss")
+    config = run.module.TOY
+    methods = run.results()["found"]["digits-cnn"]["2x2"]
+    assert list(methods) == list(time_to_loss_methods.METHODS)
+    assert rows(run.printed) == set(methods)
+    for name, runs in methods.items():
+        (curve,) = runs
+        assert len(curve["seconds"]) == len(curve["errors"]) == config.points
+        assert sorted(curve["seconds"]) == curve["seconds"]
+        assert curve["steps"][-1] == 4 * (1 if name == "DDP" else config.longer)
+        assert_positive([*curve["seconds"], *curve["errors"]])
+
+
+def test_a_loss_is_reached_between_two_measurements() -> None:
+    curve = {"seconds": [10.0, 20.0, 30.0], "errors": [0.9, 0.5, 0.4]}
+    assert time_to_loss.reached(curve, 0.7) == pytest.approx(15.0)
+    assert time_to_loss.reached(curve, 0.95) == 10.0
+    assert time_to_loss.reached(curve, 0.3) is None
+    assert time_to_loss.reached({**curve, "errors": [0.9, None, 0.4]}, 0.5) is None
+
+
+def test_the_learning_rate_is_chosen_by_the_mean_over_seeds_without_one_that_diverged() -> None:
+    ends = {0.025: (0.3, 0.3), 0.05: (0.1, 0.2), 0.1: (0.05, None), 0.2: (0.4, 0.1)}
+    tuned = [
+        {
+            "what": "tune",
+            "task": "digits-cnn",
+            "method": "DDP",
+            "learning_rate": rate,
+            "errors": [] if end is None else [0.9, end],
+        }
+        for rate, own in ends.items()
+        for end in own
+    ]
+    assert time_to_loss.choose(time_to_loss.TOY, tuned)["digits-cnn"]["DDP"] == 0.05
 
 
 def test_local_step_has_a_turn_of_every_variant() -> None:

@@ -23,7 +23,7 @@ from samples import Sample, Samples
 
 NAMES = (
     *("exchange", "guard", "hosts", "local_step", "network", "paired", "scale", "stragglers"),
-    *("sync", "theory"),
+    *("sync", "theory", "time_to_loss"),
 )
 
 
@@ -58,7 +58,7 @@ class Toy:
 
 def toy(name: str) -> Toy:
     """A benchmark's run; skips the test where it can't run on this machine."""
-    if name in {"exchange", "hosts", "network"} and _why_no_hosts():
+    if name in {"exchange", "hosts", "network", "time_to_loss"} and _why_no_hosts():
         pytest.skip(_why_no_hosts())
     return _run(name)
 
