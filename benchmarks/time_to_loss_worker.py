@@ -53,7 +53,7 @@ PROBLEMS: Mapping[str, Problem] = {
         optimizer=_ADAMW,
         batch=4,
         steps=200,
-        learning_rates=(1e-3, 2e-3, 4e-3),
+        learning_rates=(5e-4, 1e-3, 2e-3),
     ),
     "digits-cnn": Problem(
         task=Digits(architecture="cnn"),

@@ -114,7 +114,7 @@ def test_time_to_loss_has_a_curve_of_every_method() -> None:
 def test_a_loss_is_reached_between_two_measurements() -> None:
     curve = {"seconds": [10.0, 20.0, 30.0], "errors": [0.9, 0.5, 0.4]}
     assert time_to_loss.reached(curve, 0.7) == pytest.approx(15.0)
-    assert time_to_loss.reached(curve, 0.95) == 10.0
+    assert time_to_loss.reached(curve, 0.95) == pytest.approx(10.0)
     assert time_to_loss.reached(curve, 0.3) is None
     assert time_to_loss.reached({**curve, "errors": [0.9, None, 0.4]}, 0.5) is None
 
@@ -132,7 +132,7 @@ def test_the_learning_rate_is_chosen_by_the_mean_over_seeds_without_one_that_div
         for rate, own in ends.items()
         for end in own
     ]
-    assert time_to_loss.choose(time_to_loss.TOY, tuned)["digits-cnn"]["DDP"] == 0.05
+    assert time_to_loss.choose(time_to_loss.TOY, tuned)["digits-cnn"]["DDP"] == pytest.approx(0.05)
 
 
 def test_local_step_has_a_turn_of_every_variant() -> None:
