@@ -2,7 +2,7 @@
 
 import fcntl
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,9 @@ from grawa.lab.files import read_line
 
 Sample = dict[str, Any]
 """The content of one line of the file."""
+
+Revise = Callable[[Sample, Sequence[Sample]], tuple[Mapping[str, Any], Sequence[Sample]]]
+"""Options and environment, and samples, of an earlier run -> what stands in their place."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,15 @@ class Samples:
     path: Path
 
     @contextmanager
-    def begin(self, asked: Mapping[str, Any]) -> Generator[None]:
+    def begin(self, asked: Mapping[str, Any], revise: Revise | None = None) -> Generator[None]:
         """Starts the file anew; while the context lasts, no other run can do so.
 
+        Args:
+            asked: options and environment.
+            revise: if there are samples of an earlier run: what is kept of them.
+
         Raises:
-            UserError: if another run is adding samples to it.
+            UserError: if another run is adding samples to it, or `revise` raises it.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
@@ -41,8 +48,13 @@ class Samples:
                     f"another run is adding samples to {self.path}; wait for its end, or choose "
                     "another folder (--out)"
                 ) from None
+            kept: Sequence[Sample] = ()
+            if revise is not None and self.path.stat().st_size:
+                earlier, found, _ = self.read()
+                asked, kept = revise(earlier, found)
             file.truncate(0)
-            file.write(f"{json.dumps({'asked': asked})}\n")
+            for line in ({"asked": asked}, *kept):
+                file.write(f"{json.dumps(line)}\n")
             file.flush()
             yield
 

@@ -124,6 +124,37 @@ def test_what_can_not_be_measured_leaves_earlier_samples_alone(tmp_path: Path) -
     assert samples.read_text(encoding="utf-8") == "earlier"
 
 
+def test_samples_that_are_kept_stand_before_new_ones(tmp_path: Path) -> None:
+    samples = Samples(tmp_path / "some.jsonl")
+    for turn in (1, 2):
+        with samples.begin({"turn": turn}, lambda asked, found: (asked, found[:1])):
+            samples.add(turn=turn)
+            samples.add(turn=turn)
+            samples.end()
+    assert samples.read() == ({"turn": 1}, [{"turn": 1}, {"turn": 2}, {"turn": 2}], True)
+
+
+def test_samples_stay_when_none_can_be_kept(tmp_path: Path) -> None:
+    def refuse(*_: object) -> Any:
+        raise UserError("they are of another machine")
+
+    samples = Samples(tmp_path / "some.jsonl")
+    with samples.begin({}):
+        samples.add(turn=1)
+    with pytest.raises(UserError, match="another machine"), samples.begin({}, refuse):
+        pass
+    assert samples.read()[1] == [{"turn": 1}]
+
+
+def test_a_benchmark_that_can_not_be_resumed_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        guard.main(["--toy", "--out", str(tmp_path), "--resume"])
+    assert ended.value.code == 2
+    assert "can't be resumed" in capsys.readouterr().err
+
+
 def _fail_on_one(rank: int, meeting: str) -> None:
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
     if rank == 1:
