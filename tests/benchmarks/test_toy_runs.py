@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import gpu_models
+import gpu_tables
 import guard
 import hosts_worker
 import local_step
@@ -105,6 +107,28 @@ def test_local_step_has_a_turn_of_every_variant() -> None:
         expected = set(local_step.VARIANTS)
         assert set(variants) == (expected if step != "ResNet-20" else {"bare", "norms and pull"})
         _ratios(run, variants, "bare")
+
+
+def test_gpu_measures_every_part() -> None:
+    run = toy("gpu")
+    config, found = run.module.TOY, run.results()
+    assert found["failed"] == {}
+    assert found["card"] == "cpu"
+    parts = found["parts"]
+    assert list(parts) == list(config.parts)
+    assert len(parts["round"]) == len(config.workers) * len(gpu_models.METHODS) + 1
+    rounds = [one for name, one in parts["round"].items() if name != "copy"]
+    assert_positive(seconds for one in rounds for seconds in one["seconds"])
+    assert_positive(one["activity"]["operators"] for one in rounds)
+    for model in ("transformer", config.resnet):
+        assert set(parts["step"][model]["seconds"]) == {"bare", *gpu_models.METHODS}
+        _ratios(run, parts["step"][model]["seconds"], "bare")
+    assert_positive(parts["stacked"][how]["seconds"] for how in ("looped", "stacked"))
+    assert set(parts["resume"]) == set(gpu_models.RESUMED)
+    for one in parts["resume"].values():
+        assert set(one["seconds"]) == set(one["of_model"]) == set(gpu_tables.STAGES)
+    resumed = {f"{m}: {what}" for m in parts["resume"] for what, _ in gpu_tables.STAGES.values()}
+    assert rows(run.printed) == {*gpu_models.METHODS, *parts["step"], *parts["stacked"], *resumed}
 
 
 def test_paired_has_an_error_of_every_variant_and_seed() -> None:
