@@ -12,7 +12,7 @@ from common import PACKAGES, write_results
 from grawa.errors import UserError
 from grawa.lab.experiments.environment import environment
 from grawa.lab.files import read_json
-from samples import Sample, Samples
+from samples import Revise, Sample, Samples
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -32,10 +32,10 @@ class Files:
     """Run everything at toy size, in seconds, to test that it works; the figures mean nothing."""
     out: Path | None = None
     """Folder for the results; benchmarks/results by default, runs/toy-benchmarks with --toy."""
-    resume: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Go on where a run with the same options was interrupted, if the benchmark says it can."""
     tabulate: Path | None = None
     """Measure nothing: make tables and results from this file of samples."""
+    resume: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Keep the samples that are there, and measure what is missing; not every benchmark can."""
 
     @property
     def folder(self) -> Path:
@@ -60,7 +60,9 @@ class Benchmark(Generic[Config]):
         draw: draws pictures of complete results in a folder.
         check: raises `UserError` if options are invalid, or it can't be measured on this machine.
         join: merges the results of an earlier run with those of this one.
-        resumable: whether `measure` leaves out what the file of samples has already.
+        resume: from the options, those of an earlier run, and its samples: the options of both
+            runs together, and the samples to keep; `None` if every run starts anew. Then `measure`
+            must leave out what there are samples of.
     """
 
     name: str
@@ -74,7 +76,9 @@ class Benchmark(Generic[Config]):
     draw: Callable[[Config, Results, Path], object] = lambda *_: None
     check: Callable[[Config], object] = lambda _: None
     join: Callable[[Results, Results], Results] = field(default=lambda _, found: found)
-    resumable: bool = False
+    resume: Callable[[Config, Config, Sequence[Sample]], tuple[Config, Sequence[Sample]]] | None = (
+        None
+    )
 
     def parse(self, words: Sequence[str] | None = None) -> tuple[Config, Files]:
         """The options on a command line, by default this program's.
@@ -97,17 +101,13 @@ class Benchmark(Generic[Config]):
 
     def _help(self) -> str:
         name = self.name
+        anew = "starts it anew" if self.resume is None else "starts it anew, unless with `--resume`"
         return (
             f"{self.text.strip()}\n\nTakes {self.takes}. Each sample is added to {name}.jsonl at "
             f"once; at the end {name}.json and the pictures are made from the samples, and tables "
             f"are printed. After Ctrl-C or an error, the results so far are in "
             f"{name}.interrupted.json, and those of the last complete run are kept. If even that "
-            f"failed, `--tabulate {name}.jsonl` makes them later. The next run "
-            + (
-                "with --resume goes on from there."
-                if self.resumable
-                else f"starts {name}.jsonl anew."
-            )
+            f"failed, `--tabulate {name}.jsonl` makes them later. The next run {anew}."
         )
 
     def run(self, words: Sequence[str] | None = None) -> None:
@@ -121,18 +121,31 @@ class Benchmark(Generic[Config]):
             if files.tabulate is not None:
                 self._tabulate(Samples(files.tabulate), files.folder)
             else:
-                self._measure(config, files.folder, files.resume)
+                self._measure(config, files.folder, self._revise(config, resume=files.resume))
         except UserError as error:
             print(f"{self.name}: {error}", file=sys.stderr)
             sys.exit(2)
 
-    def _measure(self, config: Config, folder: Path, resume: bool) -> None:
-        if resume and not self.resumable:
-            raise UserError("an interrupted run can't be resumed: leave out --resume")
+    def _revise(self, config: Config, *, resume: bool) -> Revise | None:
+        """What is kept of earlier samples: nothing, unless asked for."""
+        if not resume:
+            return None
+        joined = self.resume
+        if joined is None:
+            raise UserError("it can't be resumed: leave out --resume")
+
+        def revise(
+            earlier: Sample, found: Sequence[Sample]
+        ) -> tuple[dict[str, Any], Sequence[Sample]]:
+            both, kept = joined(config, self._config(earlier["config"]), found)
+            return _asked(both), kept
+
+        return revise
+
+    def _measure(self, config: Config, folder: Path, revise: Revise | None) -> None:
         self.check(config)
         samples = Samples(folder / f"{self.name}.jsonl")
-        asked = {"config": asdict(config), "environment": environment(PACKAGES)}
-        with samples.begin(asked, resume=resume):
+        with samples.begin(_asked(config), revise):
             try:
                 self.measure(config, samples)
             except BaseException as error:
@@ -172,3 +185,7 @@ class Benchmark(Generic[Config]):
             )
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
         return replace(self.config, **values)
+
+
+def _asked(config: "DataclassInstance") -> dict[str, Any]:
+    return {"config": asdict(config), "environment": environment(PACKAGES)}

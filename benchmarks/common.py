@@ -63,3 +63,8 @@ def verdict(what: str, ratio: float, target: float) -> str:
     """A sentence on whether a ratio meets its target."""
     met = "meets" if ratio <= target else "MISSES"
     return f"{what}: {ratio:.3f} {met} the target of at most {target}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or nothing."""
+    return next(iter(str(error).splitlines()), "")

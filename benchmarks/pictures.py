@@ -229,6 +229,48 @@ def _round_colour(method: str) -> str:
     return GREEN if "," in method else BLUE
 
 
+def gpu_picture(card: str, parts: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Rounds beside their kernels and the memory's limit, and what an attached step costs.
+
+    Args:
+        card: its name.
+        parts: part -> item -> what was found, from `gpu.py`.
+        path: the PNG file.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
+    rounds = dict(parts.get("round", {}))
+    bandwidth = rounds.pop("copy", {}).get("bytes_per_second")
+    bars = {
+        "round": [1e3 * Spread.of(one["seconds"]).median for one in rounds.values()],
+        "its kernels": [1e3 * one["activity"]["kernel_seconds"] for one in rounds.values()],
+    }
+    if bandwidth:
+        limits = [1e3 * one["passes"] * one["bytes"] / bandwidth for one in rounds.values()]
+        bars["limit of the memory"] = limits
+    for i, (label, values) in enumerate(bars.items()):
+        at = [place + 0.27 * (i - 1) for place in range(len(values))]
+        left.barh(at, values, 0.27, label=label, color=(BLUE, GREEN, GREY)[i])
+    left.set_yticks(range(len(rounds)), list(rounds))
+    left.set(title=f"rounds on {card}", xlabel="ms", ylabel="method, hosted workers")
+    steps = {
+        f"{model}, {name}": ratios(own, one["seconds"]["bare"])
+        for model, one in parts.get("step", {}).items()
+        for name, own in one["seconds"].items()
+        if name != "bare"
+    }
+    medians = [100 * (ratio.median - 1) for ratio in steps.values()]
+    spread = [[100 * (r[i + 1] - r[i]) for r in steps.values()] for i in range(2)]
+    right.barh(list(steps), medians, xerr=spread, color=BLUE, ecolor=GREY)
+    right.axvline(0.5, color=GREY, linestyle="--", linewidth=1)
+    right.set(title="attached local steps", xlabel="% longer than the bare step (target 0.5)")
+    for axis in (left, right):
+        axis.invert_yaxis()
+        axis.spines[["top", "right"]].set_visible(False)
+    handles = left.get_legend_handles_labels()
+    figure.legend(*handles, frameon=False, ncols=3, loc="outside lower left")
+    save(figure, path)
+
+
 Point = tuple[float, float]
 """A mean and its standard error."""
 

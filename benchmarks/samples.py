@@ -2,17 +2,20 @@
 
 import fcntl
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from grawa.errors import UserError
 from grawa.lab.files import read_line
 
 Sample = dict[str, Any]
 """The content of one line of the file."""
+
+Revise = Callable[[Sample, Sequence[Sample]], tuple[Mapping[str, Any], Sequence[Sample]]]
+"""Options and environment, and samples, of an earlier run -> what stands in their place."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +29,15 @@ class Samples:
     path: Path
 
     @contextmanager
-    def begin(self, asked: Mapping[str, Any], *, resume: bool = False) -> Generator[None]:
-        """Starts the file anew, or resumes it; while the context lasts, no other run can do so.
+    def begin(self, asked: Mapping[str, Any], revise: Revise | None = None) -> Generator[None]:
+        """Starts the file anew; while the context lasts, no other run can do so.
 
         Args:
-            asked: the first line: options, as "config", and the environment.
-            resume: keep the samples that are there.
+            asked: options and environment.
+            revise: if there are samples of an earlier run: what is kept of them.
 
         Raises:
-            UserError: if another run is adding samples to it, or it can't be resumed.
+            UserError: if another run is adding samples to it, or `revise` raises it.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
@@ -45,25 +48,22 @@ class Samples:
                     f"another run is adding samples to {self.path}; wait for its end, or choose "
                     "another folder (--out)"
                 ) from None
-            if resume:
-                self._check_resumable(asked)
-                file.write(f"\n{json.dumps({'resumed': asked['environment']})}\n")
+            if revise is None or not self.path.stat().st_size:
+                _rewrite(file, [{"asked": asked}])
             else:
-                file.truncate(0)
-                file.write(f"{json.dumps({'asked': asked})}\n")
+                self._resume(file, revise)
             file.flush()
             yield
 
-    def _check_resumable(self, asked: Mapping[str, Any]) -> None:
-        """Refuses a file that is complete, or was begun with other options."""
-        before, _, whole = self.read()
-        if whole:
-            raise UserError(f"{self.path} is complete: leave out --resume to measure anew")
-        if json.loads(json.dumps(asked["config"])) != before["config"]:
-            raise UserError(
-                f"{self.path} was begun with other options, {before['config']}: give the same ones "
-                "to resume it"
-            )
+    def _resume(self, file: TextIO, revise: Revise) -> None:
+        """Keeps what `revise` says; where that is everything, nothing is written anew."""
+        earlier, found, _ = self.read()
+        asked, kept = revise(earlier, found)
+        if _plain([asked["config"], *kept]) == [earlier["config"], *found]:
+            # After a line end, since a crash may have cut off the last line.
+            file.write(f"\n{json.dumps({'resumed': asked['environment']})}\n")
+        else:
+            _rewrite(file, [{"asked": asked}, *kept])
 
     def add(self, **sample: Any) -> None:
         """Appends a sample."""
@@ -97,3 +97,14 @@ class Samples:
             asked["environment"] = {**asked["environment"], "resumed": resumed}
         samples = [line for line in rest if line and not {"whole", "resumed"} & set(line)]
         return asked, samples, {"whole": True} in rest
+
+
+def _rewrite(file: TextIO, lines: Sequence[Mapping[str, Any]]) -> None:
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    file.truncate(0)
+    file.write(text)
+
+
+def _plain(values: Sequence[Any]) -> Any:
+    """The same as read from JSON."""
+    return json.loads(json.dumps(values))

@@ -175,6 +175,15 @@ def choose(config: Config, found: Sequence[Sample]) -> dict[str, dict[str, float
     }
 
 
+def resume(
+    config: Config, earlier: Config, samples: Sequence[Sample]
+) -> tuple[Config, Sequence[Sample]]:
+    """Keeps all samples of a run with the same options."""
+    if config != earlier:
+        raise UserError(f"it was begun with other options: give the same ones, {earlier}")
+    return config, samples
+
+
 def merge(config: Config, samples: Sequence[Sample]) -> Results:
     """Learning rates, and task -> arrangement -> method -> the runs' curves, by seed."""
     found: dict[str, dict[str, dict[str, list[dict[str, Any]]]]] = {}
@@ -274,7 +283,7 @@ BENCHMARK = Benchmark(
     show=tables,
     draw=draw,
     check=check,
-    resumable=True,
+    resume=resume,
 )
 main = BENCHMARK.run
 

@@ -40,70 +40,6 @@ def _interrupted(folder: Path, error: type[BaseException], after: int) -> None:
     replace(local_step.BENCHMARK, measure=measure).run(["--toy", "--out", str(folder)])
 
 
-def _resumable(folder: Path, *words: str, ends_after: int = 9) -> int:
-    """Measures three turns, unless it ends early; leaves out those that are there.
-
-    Returns:
-        How many were there.
-    """
-    there = 0
-
-    def measure(config: local_step.Config, samples: Samples) -> None:
-        nonlocal there
-        there = len(samples.read()[1])
-        ending = _Ending(samples.path, KeyboardInterrupt, ends_after)
-        for turn in range(there, 3):
-            ending.add(step="SGD", turn=turn, seconds={"bare": 1.0, "norms and pull": 1.5})
-
-    benchmark = replace(local_step.BENCHMARK, measure=measure, resumable=True)
-    benchmark.run(["--toy", "--out", str(folder), *words])
-    return there
-
-
-def test_an_interrupted_run_is_resumed_from_its_samples(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit):
-        _resumable(tmp_path, ends_after=2)
-    path = tmp_path / "local_step.jsonl"
-    with path.open("a", encoding="utf-8") as file:
-        file.write('{"step": "SGD", "turn": 2, "sec')  # cut off by a crash
-    assert _resumable(tmp_path, "--resume") == 2
-    found = read_json(tmp_path / "local_step.json")
-    assert len(found["seconds"]["SGD"]["bare"]) == 3
-    assert len(found["environment"]["resumed"]) == 1
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ((), "is complete: leave out --resume"),
-        (("--batch", "7"), "was begun with other options"),
-    ],
-)
-def test_what_can_not_be_resumed_is_refused(
-    words: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if words:
-        with pytest.raises(SystemExit):
-            _resumable(tmp_path, ends_after=1)
-    else:
-        _resumable(tmp_path)
-    before = (tmp_path / "local_step.jsonl").read_text(encoding="utf-8")
-    with pytest.raises(SystemExit) as ended:
-        _resumable(tmp_path, "--resume", *words)
-    assert ended.value.code == 2
-    assert message in capsys.readouterr().err
-    assert (tmp_path / "local_step.jsonl").read_text(encoding="utf-8") == before
-
-
-def test_a_benchmark_that_starts_anew_refuses_to_resume(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as ended:
-        local_step.main(["--toy", "--out", str(tmp_path), "--resume"])
-    assert ended.value.code == 2
-    assert "can't be resumed" in capsys.readouterr().err
-
-
 def test_ctrl_c_leaves_the_samples_and_their_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -186,6 +122,62 @@ def test_what_can_not_be_measured_leaves_earlier_samples_alone(tmp_path: Path) -
         guard.main(["--out", str(tmp_path), "--guard", "unknown=1"])
     assert ended.value.code == 2
     assert samples.read_text(encoding="utf-8") == "earlier"
+
+
+def test_samples_that_are_kept_stand_before_new_ones(tmp_path: Path) -> None:
+    samples = Samples(tmp_path / "some.jsonl")
+    for turn in (1, 2):
+        asked = {"config": {}, "environment": {"run": turn}}
+        with samples.begin(asked, lambda asked, found: (asked, found[:1])):
+            samples.add(turn=turn)
+            samples.add(turn=turn)
+            samples.end()
+    assert samples.read()[1:] == ([{"turn": 1}, {"turn": 2}, {"turn": 2}], True)
+
+
+def test_an_interrupted_run_is_resumed_from_its_samples(tmp_path: Path) -> None:
+    def measure(config: local_step.Config, samples: Samples) -> None:
+        there = len(samples.read()[1])
+        ending = _Ending(samples.path, KeyboardInterrupt, after=2 if there == 0 else 9)
+        for turn in range(there, 3):
+            ending.add(step="SGD", turn=turn, seconds={"bare": 1.0, "norms and pull": 1.5})
+
+    benchmark = replace(
+        local_step.BENCHMARK, measure=measure, resume=lambda config, _, found: (config, found)
+    )
+    words = ["--toy", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        benchmark.run(words)
+    path = tmp_path / "local_step.jsonl"
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"step": "SGD", "turn": 2, "sec')  # cut off by a crash
+    before = path.read_text(encoding="utf-8")
+    benchmark.run([*words, "--resume"])
+    assert path.read_text(encoding="utf-8").startswith(before)
+    found = read_json(tmp_path / "local_step.json")
+    assert len(found["seconds"]["SGD"]["bare"]) == 3
+    assert len(found["environment"]["resumed"]) == 1
+
+
+def test_samples_stay_when_none_can_be_kept(tmp_path: Path) -> None:
+    def refuse(*_: object) -> Any:
+        raise UserError("they are of another machine")
+
+    samples = Samples(tmp_path / "some.jsonl")
+    with samples.begin({}):
+        samples.add(turn=1)
+    with pytest.raises(UserError, match="another machine"), samples.begin({}, refuse):
+        pass
+    assert samples.read()[1] == [{"turn": 1}]
+
+
+def test_a_benchmark_that_can_not_be_resumed_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        guard.main(["--toy", "--out", str(tmp_path), "--resume"])
+    assert ended.value.code == 2
+    assert "can't be resumed" in capsys.readouterr().err
 
 
 def _fail_on_one(rank: int, meeting: str) -> None:

@@ -1,11 +1,14 @@
 """Each benchmark goes its whole way at toy size, and any beginning of its samples is of use."""
 
 import shutil
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import pytest
 
+import gpu_models
+import gpu_tables
 import guard
 import hosts_worker
 import local_step
@@ -18,6 +21,7 @@ import theory
 import time_to_loss
 import time_to_loss_methods
 from exchange import WAYS
+from grawa.errors import UserError
 from grawa.lab.files import read_json
 from tests.benchmarks.toys import NAMES, Toy, assert_positive, rows, said, toy
 from theory_problems import TASKS
@@ -135,6 +139,13 @@ def test_the_learning_rate_is_chosen_by_the_mean_over_seeds_without_one_that_div
     assert time_to_loss.choose(time_to_loss.TOY, tuned)["digits-cnn"]["DDP"] == pytest.approx(0.05)
 
 
+def test_time_to_loss_is_resumed_with_the_same_options_only() -> None:
+    config = time_to_loss.TOY
+    assert time_to_loss.resume(config, config, [{"seed": 1}]) == (config, [{"seed": 1}])
+    with pytest.raises(UserError, match="other options"):
+        time_to_loss.resume(config, replace(config, seeds=2), [])
+
+
 def test_local_step_has_a_turn_of_every_variant() -> None:
     run = toy("local_step")
     toy_size = local_step.TOY
@@ -146,6 +157,28 @@ def test_local_step_has_a_turn_of_every_variant() -> None:
         expected = set(local_step.VARIANTS)
         assert set(variants) == (expected if step != "ResNet-20" else {"bare", "norms and pull"})
         _ratios(run, variants, "bare")
+
+
+def test_gpu_measures_every_part() -> None:
+    run = toy("gpu")
+    config, found = run.module.TOY, run.results()
+    assert found["failed"] == {}
+    assert found["card"] == "cpu"
+    parts = found["parts"]
+    assert list(parts) == list(config.parts)
+    assert len(parts["round"]) == len(config.workers) * len(gpu_models.METHODS) + 1
+    rounds = [one for name, one in parts["round"].items() if name != "copy"]
+    assert_positive(seconds for one in rounds for seconds in one["seconds"])
+    assert_positive(one["activity"]["operators"] for one in rounds)
+    for model in ("transformer", config.resnet):
+        assert set(parts["step"][model]["seconds"]) == {"bare", *gpu_models.METHODS}
+        _ratios(run, parts["step"][model]["seconds"], "bare")
+    assert_positive(parts["stacked"][how]["seconds"] for how in ("looped", "stacked"))
+    assert set(parts["resume"]) == set(gpu_models.RESUMED)
+    for one in parts["resume"].values():
+        assert set(one["seconds"]) == set(one["of_model"]) == set(gpu_tables.STAGES)
+    resumed = {f"{m}: {what}" for m in parts["resume"] for what, _ in gpu_tables.STAGES.values()}
+    assert rows(run.printed) == {*gpu_models.METHODS, *parts["step"], *parts["stacked"], *resumed}
 
 
 def test_paired_has_an_error_of_every_variant_and_seed() -> None:
