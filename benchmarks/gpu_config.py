@@ -5,12 +5,6 @@ from dataclasses import dataclass
 PARTS = ("round", "step", "stacked", "resume")
 """What can be measured."""
 
-SYNC_EVERY = 64
-"""Local steps between rounds, of attached steps: more than are made, so that none is timed."""
-
-WARM_STEPS = 2
-"""Local steps of each variant before the first that is timed."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -35,10 +29,10 @@ class Config:
     """Images in a batch of the residual network."""
     side: int = 224
     """Pixels of an image's side."""
-    turns: int = 8
-    """Times that each variant of a step is timed."""
-    steps: int = 5
-    """Steps that are timed together."""
+    turns: int = 3
+    """Cycles from one round to the next of each variant of a step."""
+    sync_every: int = 64
+    """Local steps of a cycle, of which the last, with the round, is not timed."""
     fleet: int = 64
     """Hosted workers of digits, looped and stacked."""
     fleet_steps: int = 192
@@ -59,7 +53,7 @@ TOY = Config(
     images=1,
     side=8,
     turns=1,
-    steps=1,
+    sync_every=2,
     fleet=2,
     fleet_steps=2,
     copied_bytes=2**12,

@@ -1,8 +1,6 @@
 """The models and methods that `gpu.py` measures."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import nn
@@ -11,36 +9,19 @@ import grawa
 from gpu_config import Config
 from grawa.lab.tasks.models.registry import build
 from grawa.lab.tasks.models.transformer import Transformer
-
-
-@dataclass(frozen=True, kw_only=True)
-class _MGRAWA(grawa.MGRAWA):
-    moves_one_worker: ClassVar[bool] = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class _LGRAWA(grawa.LGRAWA):
-    moves_one_worker: ClassVar[bool] = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class _LocalSGD(grawa.LocalSGD):
-    moves_one_worker: ClassVar[bool] = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class _DiLoCo(grawa.DiLoCo):
-    moves_one_worker: ClassVar[bool] = True
-
+from models import moving_one
 
 METHODS: Mapping[str, grawa.Strategy] = {
-    "MGRAWA": _MGRAWA(),
-    "LGRAWA": _LGRAWA(),
-    "LocalSGD": _LocalSGD(),
+    "MGRAWA": moving_one(grawa.MGRAWA()),
+    "LGRAWA": moving_one(grawa.LGRAWA()),
+    "LocalSGD": moving_one(grawa.LocalSGD()),
 }
 """With their usual options; they move a single worker, too, as if it were one of several."""
 
-RESUMED: Mapping[str, grawa.Strategy] = {"LGRAWA": _LGRAWA(), "DiLoCo": _DiLoCo()}
+RESUMED: Mapping[str, grawa.Strategy] = {
+    "LGRAWA": moving_one(grawa.LGRAWA()),
+    "DiLoCo": moving_one(grawa.DiLoCo()),
+}
 
 
 def transformer(config: Config, device: torch.device) -> Transformer:

@@ -13,7 +13,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 import grawa
 from gpu_card import Card
-from gpu_config import SYNC_EVERY, WARM_STEPS, Config
+from gpu_config import Config
 from gpu_models import METHODS, resnet, transformer
 
 BARE = "bare"
@@ -55,25 +55,33 @@ def _resnet(config: Config, device: torch.device) -> Training:
 def _ratios(
     config: Config, card: Card, make: Callable[[Config, torch.device], Training]
 ) -> dict[str, Any]:
-    """Seconds of a step of each variant, of every turn, in random order within it."""
-    run = {name: _stepper(make(config, card.device), card, s) for name, s in VARIANTS.items()}
+    """Seconds of a step of each variant, on average over the steps between two rounds.
+
+    Norms and pulls are not due after every step, so that whole cycles are compared.
+    """
+    every = config.sync_every
+    run = {
+        name: _stepper(make(config, card.device), card, strategy, every)
+        for name, strategy in VARIANTS.items()
+    }
     for several in run.values():
-        several(WARM_STEPS)
+        several(every)
     order, seconds = random.Random(0), {name: list[float]() for name in run}
     for _ in range(config.turns):
         for name in order.sample(list(run), len(run)):
-            seconds[name].append(card.timed(partial(run[name], config.steps)) / config.steps)
+            seconds[name].append(card.timed(partial(run[name], every - 1)) / (every - 1))
+            run[name](1)  # with the round
     return {"seconds": seconds, "dtype": "bfloat16 autocast" if card.is_gpu else "float32"}
 
 
 def _stepper(
-    training: Training, card: Card, strategy: grawa.Strategy | None
+    training: Training, card: Card, strategy: grawa.Strategy | None, sync_every: int
 ) -> Callable[[int], None]:
     """A function that makes some steps."""
     model, optimizer = training.model, training.optimizer
     averager = None
     if strategy is not None:
-        averager = grawa.Averager(model, optimizer, strategy, sync_every=SYNC_EVERY)
+        averager = grawa.Averager(model, optimizer, strategy, sync_every=sync_every)
         averager.attach()
 
     def run(steps: int) -> None:

@@ -1,22 +1,19 @@
 """Measures a local step with an `Averager` attached, as a ratio to the bare step.
 
-There is no round during the measurement: it times norms, proximal pull and counting, on one thread,
-in processor time, which depends less on other load. All variants run in each repetition, in random
-order. A second process only takes part in the setup and then waits, because a worker without others
-is not averaged, and so needs neither norms nor pull.
+What is timed is all local steps between two rounds, but not the rounds: norms, proximal pull and
+counting, on one thread, in processor time, which depends less on other load. All variants run in
+each repetition, in random order. The methods are made to move a single worker, since a worker
+without others is not averaged, and so needs neither norms nor pull.
 """
 
 import random
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -27,45 +24,39 @@ from command import Benchmark, Results
 from common import Spread, columns, ratios, show, verdict
 from grawa.lab.tasks.models.resnet import resnet20
 from grawa.strategies.protocol import Strategy
-from methods import QUIETLY
-from models import ManyTensors
-from processes import together
+from models import ManyTensors, moving_one
+from processes import one_thread
 from samples import Sample, Samples
-
-NEVER = 10**9
-"""Local steps between rounds."""
 
 TRAINING_TARGET = 1.03
 OPTIMIZER_TARGET = 1.15
 
-Step = Callable[[], int]
-"""Makes steps; returns how many."""
+USUAL, LONG = 32, 128
+"""Local steps between rounds."""
 
-SOMETIMES = 4
-"""`hook_every` of the variants in which only every fourth step has norms and pull."""
+NOTED, PULLS = 25, 4
+"""Steps of a cycle whose norms are noted, and pulls in it, with the usual decay and `prox`."""
 
-Attached = tuple[Strategy, int]
-"""A strategy and `hook_every`."""
-
-VARIANTS: Mapping[str, Attached | None] = {
+VARIANTS: Mapping[str, tuple[Strategy, int] | None] = {
     "bare": None,
-    "counting": (grawa.LocalSGD(), 1),
-    "norms": (grawa.MGRAWA(prox=0.0), 1),
-    "pull": (grawa.LocalSGD(prox=0.01), 1),
-    "norms and pull": (grawa.MGRAWA(prox=0.01), 1),
-    "every fourth step": (grawa.MGRAWA(prox=0.01), SOMETIMES),
+    "counting": (grawa.LocalSGD(), USUAL),
+    "norms": (grawa.MGRAWA(prox=0.0), USUAL),
+    "pull": (grawa.LocalSGD(prox=0.01), USUAL),
+    "norms and pull": (grawa.MGRAWA(prox=0.01), USUAL),
+    "norms and pull, rounds every 128 steps": (grawa.MGRAWA(prox=0.01), LONG),
 }
+"""A strategy and the local steps between its rounds."""
 
 EXTRA_TRAFFIC = {
     "bare": 0.0,
     "counting": 0.0,
-    "norms": 1.0,
-    "pull": 3.0,
-    "norms and pull": 4.0,
-    "every fourth step": 4.0 / SOMETIMES,
+    "norms": NOTED / USUAL,
+    "pull": 3 * PULLS / USUAL,
+    "norms and pull": (NOTED + 3 * PULLS) / USUAL,
+    "norms and pull, rounds every 128 steps": (NOTED + 3 * PULLS) / LONG,
 }
-"""Memory traffic in multiples of the parameters' bytes: norms read the gradients; the pull reads
-two tensors and writes one."""
+"""Memory traffic of a step, in multiples of the parameters' bytes: norms read the gradients; a pull
+reads two tensors and writes one."""
 
 OPTIMIZERS: Mapping[str, tuple[type[SGD] | type[AdamW], dict[str, Any], int]] = {
     "SGD": (SGD, {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}, 5),
@@ -79,10 +70,10 @@ reads parameters, gradients and momentum and writes two of them; AdamW reads and
 class Config:
     """The options."""
 
-    steps: int = 100
-    """Steps of each variant with the optimizer only."""
-    training_steps: int = 25
-    """Steps of each variant with forward and backward pass."""
+    cycles: int = 8
+    """Cycles of each variant with the optimizer only."""
+    training_cycles: int = 4
+    """Cycles of each variant with forward and backward pass."""
     batch: int = 128
     """Images per step."""
     parameters: int = 10_000_000
@@ -91,25 +82,18 @@ class Config:
     """L, of equal size."""
 
 
-TOY = Config(steps=8, training_steps=2, batch=2, parameters=1000, tensors=10)
+TOY = Config(cycles=2, training_cycles=1, batch=2, parameters=1000, tensors=10)
 
 
 def measure(config: Config, samples: Samples) -> None:
-    """Starts two processes, of which the first measures."""
-    with tempfile.TemporaryDirectory() as folder:
-        together(_work, 2, config, (Path(folder) / "rendezvous").as_uri(), samples)
-
-
-def _work(rank: int, config: Config, meeting: str, samples: Samples) -> None:
     """Measures all variants repeatedly, first with whole steps, then with optimizers only."""
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=QUIETLY)
-    _measure_repeatedly("ResNet-20", _training(config), config.training_steps, samples)
-    for optimizer in OPTIMIZERS:
-        for fused in (False, True):
-            title = f"{optimizer}, fused" if fused else optimizer
-            steps = _optimizer_alone(optimizer, fused, config)
-            _measure_repeatedly(title, steps, config.steps // SOMETIMES, samples)
-    dist.destroy_process_group()
+    with one_thread():
+        _measure("ResNet-20", _training(config), config.training_cycles, samples)
+        for optimizer in OPTIMIZERS:
+            for fused in (False, True):
+                title = f"{optimizer}, fused" if fused else optimizer
+                cycles = _optimizer_alone(optimizer, fused, config)
+                _measure(title, cycles, config.cycles, samples)
 
 
 def merge(_: Config, samples: Sequence[Sample]) -> Results:
@@ -123,37 +107,59 @@ def merge(_: Config, samples: Sequence[Sample]) -> Results:
     }
 
 
-class TrainingStep:
-    """A whole local step of ResNet-20: forward, backward, optimizer."""
+@dataclass(frozen=True)
+class Cycle:
+    """The local steps from one round to the next, of a variant."""
 
-    def __init__(self, attached: Attached | None, batch: int) -> None:
+    step: Callable[[], object]
+    length: int
+
+    def timed(self) -> float:
+        """Makes them; returns the processor seconds of a step, without the one with the round."""
+        start = time.process_time()
+        for _ in range(self.length - 1):
+            self.step()
+        seconds = time.process_time() - start
+        self.step()
+        return seconds / (self.length - 1)
+
+
+def _cycle(name: str, model: nn.Module, optimizer: Optimizer, step: Callable[[], object]) -> Cycle:
+    variant = VARIANTS[name]
+    if variant is None:
+        return Cycle(step, USUAL)
+    strategy, every = variant
+    grawa.Averager(model, optimizer, moving_one(strategy), sync_every=every).attach()
+    return Cycle(step, every)
+
+
+def _training(config: Config) -> dict[str, Cycle]:
+    """Whole local steps of ResNet-20: forward, backward, optimizer."""
+    images, labels = torch.randn(config.batch, 3, 32, 32), torch.randint(10, (config.batch,))
+    found = {}
+    for name in ("bare", "norms and pull"):
         torch.manual_seed(0)
-        self._model = resnet20((3, 32, 32), 10)
-        self._optimizer = _make(self._model, "SGD", fused=False)
-        self._images, self._labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
-        _attach(self._model, self._optimizer, attached)
-
-    def __call__(self) -> int:
-        """Makes the step."""
-        self._optimizer.zero_grad()
-        loss: Tensor = cross_entropy(self._model(self._images), self._labels)
-        loss.backward()
-        return _take(self._optimizer, 1)
+        model = resnet20((3, 32, 32), 10)
+        optimizer = _make(model, "SGD", fused=False)
+        step = partial(_train, model, optimizer, images, labels)
+        found[name] = _cycle(name, model, optimizer, step)
+    return found
 
 
-def _training(config: Config) -> dict[str, Step]:
-    variants = ("bare", "norms and pull")
-    return {name: TrainingStep(VARIANTS[name], config.batch) for name in variants}
+def _train(model: nn.Module, optimizer: Optimizer, images: Tensor, labels: Tensor) -> None:
+    optimizer.zero_grad()
+    loss: Tensor = cross_entropy(model(images), labels)
+    loss.backward()
+    optimizer.step()
 
 
-def _optimizer_alone(optimizer: str, fused: bool, config: Config) -> dict[str, Step]:
-    steps: dict[str, Step] = {}
-    for name, attached in VARIANTS.items():
+def _optimizer_alone(optimizer: str, fused: bool, config: Config) -> dict[str, Cycle]:
+    found = {}
+    for name in VARIANTS:
         model = ManyTensors(config.parameters, config.tensors)
         made = _make(model, optimizer, fused=fused)
-        _attach(model, made, attached)
-        steps[name] = partial(_take, made, SOMETIMES)
-    return steps
+        found[name] = _cycle(name, model, made, made.step)
+    return found
 
 
 def _make(model: nn.Module, name: str, *, fused: bool) -> Optimizer:
@@ -161,37 +167,14 @@ def _make(model: nn.Module, name: str, *, fused: bool) -> Optimizer:
     return kind(model.parameters(), lr=1e-6, fused=fused or None, **options)
 
 
-def _take(optimizer: Optimizer, steps: int) -> int:
-    for _ in range(steps):
-        optimizer.step()
-    return steps
-
-
-def _attach(model: nn.Module, optimizer: Optimizer, attached: Attached | None) -> None:
-    if attached is not None:
-        strategy, every = attached
-        grawa.Averager(model, optimizer, strategy, sync_every=NEVER, hook_every=every).attach()
-
-
-def _measure_repeatedly(
-    title: str, steps: Mapping[str, Step], turns: int, samples: Samples
-) -> None:
-    if dist.get_rank() == 0:
-        _measure(title, steps, turns, samples)
-    dist.barrier()
-
-
-def _measure(title: str, steps: Mapping[str, Step], turns: int, samples: Samples) -> None:
-    for step in steps.values():
-        step()  # so that lazily created state exists
+def _measure(title: str, cycles: Mapping[str, Cycle], turns: int, samples: Samples) -> None:
+    for cycle in cycles.values():
+        for _ in range(cycle.length):  # lazily created state, and the first round
+            cycle.step()
     order = random.Random(0)
     for turn in track(range(turns), f"{title:13}"):
-        seconds = {}
-        for name in order.sample(list(steps), len(steps)):
-            start = time.process_time()
-            made = steps[name]()
-            seconds[name] = (time.process_time() - start) / made
-        samples.add(step=title, turn=turn, seconds={name: seconds[name] for name in steps})
+        seconds = {name: cycles[name].timed() for name in order.sample(list(cycles), len(cycles))}
+        samples.add(step=title, turn=turn, seconds={name: seconds[name] for name in cycles})
 
 
 def tables(config: Config, results: Results) -> None:
@@ -237,8 +220,8 @@ def _row(title: str, name: str, samples: list[float], bare: list[float]) -> list
 def _judge(seconds: Mapping[str, Mapping[str, list[float]]]) -> None:
     for title, variants in seconds.items():
         target = OPTIMIZER_TARGET if title.startswith(tuple(OPTIMIZERS)) else TRAINING_TARGET
-        for name in ("norms and pull", "every fourth step"):
-            if name in variants:
+        for name in variants:
+            if name.startswith("norms and pull"):
                 ratio = ratios(variants[name], variants["bare"])
                 print(verdict(f"{title}, {name}", ratio.median, target))
 
@@ -246,7 +229,7 @@ def _judge(seconds: Mapping[str, Mapping[str, list[float]]]) -> None:
 BENCHMARK = Benchmark(
     name="local_step",
     text=__doc__,
-    takes="a minute of one core",
+    takes="four minutes of one core",
     config=Config(),
     toy=TOY,
     measure=measure,

@@ -1,7 +1,20 @@
-"""Models to measure with."""
+"""Models and methods to measure with."""
+
+from dataclasses import fields
 
 import torch
 from torch import nn
+
+from grawa.strategies.protocol import Strategy
+
+
+def moving_one(strategy: Strategy) -> Strategy:
+    """The same strategy, which moves a worker that is alone, too, as if it were one of several."""
+    kind = type(strategy)
+    alone = type(kind.__name__, (kind,), {"moves_one_worker": True})
+    options = {f.name: getattr(strategy, f.name) for f in fields(strategy) if f.init}
+    found: Strategy = alone(**options)
+    return found
 
 
 class ManyTensors(nn.Module):

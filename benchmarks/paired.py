@@ -36,7 +36,6 @@ VARIANTS: Mapping[str, dict[str, Any]] = {
     "int8": {"comm_dtype": "int8"},
     "int8, overlap 28": {"comm_dtype": "int8", "overlap_steps": 28},
     "shared-count": {"schedule": "shared-count"},
-    "hook_every 4": {"hook_every": 4},
 }
 """Variant -> options of `grawa train`."""
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tyro
+
 from command import Benchmark, Results
 from common import show
 from grawa.errors import UserError
@@ -41,8 +43,9 @@ class Config:
     rate: str = "100mbit"
     """Rate of the links, in tc's notation."""
     seeds: int = 5
-    tuning_seeds: int = 2
-    """Other seeds, for the choice of the learning rate, in the first arrangement."""
+    tuned: tyro.conf.FlagCreatePairsOff[bool] = True
+    """Whether learning rates are chosen on other seeds, in the first arrangement; else it is the
+    first rate."""
     sync_every: int = 16
     """Local steps between rounds."""
     longer: int = 2
@@ -58,7 +61,7 @@ TOY = Config(
     arrangements=("2x2",),
     rate="1gbit",
     seeds=1,
-    tuning_seeds=0,
+    tuned=False,
     points=2,
     shorter=100,
     sync_every=2,
@@ -95,6 +98,8 @@ def measure(config: Config, samples: Samples) -> None:
 
 
 def _tuning(config: Config) -> list[Job]:
+    if not config.tuned:
+        return []
     return [
         Job(
             what="tune",
@@ -105,8 +110,8 @@ def _tuning(config: Config) -> list[Job]:
             seed=seed,
             learning_rate=rate,
         )
-        for seed in range(FIRST_TUNED, FIRST_TUNED + config.tuning_seeds)
         for task in config.tasks
+        for seed in range(FIRST_TUNED, FIRST_TUNED + PROBLEMS[task].tuning_seeds)
         for method in METHODS
         for rate in PROBLEMS[task].learning_rates
     ]

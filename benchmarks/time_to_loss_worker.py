@@ -42,6 +42,8 @@ class Problem:
     """Of DDP."""
     learning_rates: tuple[float, ...]
     """Of which each method gets the best one."""
+    tuning_seeds: int
+    """Seeds on which it is chosen; others than those of the runs that count."""
 
 
 _ADAMW = partial(AdamW, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
@@ -52,8 +54,9 @@ PROBLEMS: Mapping[str, Problem] = {
         task=Text(test_bytes=24_000),
         optimizer=_ADAMW,
         batch=4,
-        steps=200,
+        steps=150,
         learning_rates=(5e-4, 1e-3, 2e-3),
+        tuning_seeds=1,
     ),
     "digits-cnn": Problem(
         task=Digits(architecture="cnn"),
@@ -61,6 +64,7 @@ PROBLEMS: Mapping[str, Problem] = {
         batch=8,
         steps=400,
         learning_rates=(0.025, 0.05, 0.1, 0.2),
+        tuning_seeds=4,
     ),
 }
 

@@ -58,9 +58,6 @@ class Averager:
             `grawa.by_block` for transformer blocks.
         comm_dtype: "bf16" or "int8": the dtype in which parameters are sent, as differences from
             the last center; with "int8" the rounding error is added to the next round's difference.
-        hook_every: gradient norms are recorded and the proximal pull is applied after every so many
-            local steps. 4, for example, saves memory traffic if the optimizer's step is a large
-            part of a local step; each pull is then four times as strong.
         guard: keeps workers that go wrong from ruining the others; `None` turns it off.
         buffers: "average" averages persistent buffers that change, at each round: floating-point
             ones with equal weights, others take the maximum; "local" leaves them to each worker.
@@ -105,7 +102,6 @@ class Averager:
         overlap_steps: int = 0,
         fragments: int | Grouping = 1,
         comm_dtype: Precision | None = None,
-        hook_every: int = 1,
         guard: Guard | None = Guard(),
         buffers: Literal["average", "local"] = "average",
         process_group: dist.ProcessGroup | DeviceMesh | None = None,
@@ -124,7 +120,6 @@ class Averager:
             overlap_steps=overlap_steps,
             fragments=fragments,
             comm_dtype=comm_dtype,
-            hook_every=hook_every,
             guard=guard,
             buffers=buffers,
             measure_distance=measure_distance,

@@ -33,7 +33,6 @@ combinations = st.fixed_dictionaries({
     "overlap_steps": st.integers(0, 3),
     "fragments": st.integers(1, 4),
     "comm_dtype": st.sampled_from([None, "bf16", "int8"]),
-    "hook_every": st.integers(1, 3),
     "buffers": st.sampled_from(["average", "local"]),
     "guard": st.sampled_from([None, grawa.Guard()]),
 })

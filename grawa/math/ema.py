@@ -1,4 +1,4 @@
-"""Bias-corrected exponential moving averages."""
+"""Bias-corrected exponential moving averages, also of rows that come now and then."""
 
 from typing import Any
 
@@ -7,12 +7,16 @@ from torch import Tensor
 
 
 class Ema:
-    """Bias-corrected exponential moving averages of rows, with a count for each row.
+    """Bias-corrected exponential moving averages of rows.
 
-        m <- decay m + (1 - decay) x,    value = m / (1 - decay^count)
+        m <- b^(n-1) m,  w <- b^(n-1) w      if the last row came n steps ago
+        m <- b m + (1 - b) x
+        w <- b w + 1 - b                     from zero; 1 - b^steps if a row comes at each step
+        value = m / w
 
-    A row with a value that is not finite is skipped, so no NaN ever enters an average. The averages
-    are on the device of the rows.
+    So the value is the mean of the rows that came, by weights that fall by b, the decay, with each
+    step. A row with a value that is not finite is skipped, so no NaN ever enters an average. The
+    averages are on the device of the rows.
 
     Args:
         decay: how much of the average is kept at each update, in [0, 1).
@@ -31,40 +35,39 @@ class Ema:
         self.decay = decay
         self._copies = copies
         self._mean: Tensor | None = None  # (F, K, C)
-        self._count: Tensor | None = None  # (F, K, 1)
+        self._weight: Tensor | None = None  # (F, K, 1)
 
     @property
     def has_begun(self) -> bool:
         """Whether `update` was called."""
         return self._mean is not None
 
-    def update(self, rows: Tensor, copy: int | None = None) -> None:
+    def update(self, rows: Tensor, copy: int | None = None, steps: int = 1) -> None:
         """Adds one row per worker.
 
         Args:
             rows: (K, C).
             copy: the average to update; all by default.
+            steps: n, for how many steps these rows stand: those since the last ones.
         """
-        mean, count = self._fitting(rows)
+        chosen = slice(None) if copy is None else slice(copy, copy + 1)
         finite = torch.isfinite(rows.sum(dim=1, keepdim=True))
-        if copy is None:
-            self._mean = torch.where(finite, mean.lerp(rows, 1.0 - self.decay), mean)
-            count += finite
-        else:
-            moved = mean[copy].lerp(rows, 1.0 - self.decay)
-            mean[copy] = torch.where(finite, moved, mean[copy])
-            count[copy] += finite
+        for average, new in zip(self._fitting(rows), (rows, torch.ones_like(finite)), strict=True):
+            own = average[chosen]
+            kept = own if steps == 1 else own * self.decay ** (steps - 1)
+            moved = kept.lerp(new.to(kept), 1.0 - self.decay)
+            average[chosen] = torch.where(finite, moved, own)
 
     def _fitting(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The averages and counts, with the rows' dtype and device."""
-        mean, count = self._mean, self._count
-        if mean is None or count is None or mean.dtype != rows.dtype:
+        """The averages and weights, with the rows' dtype and device."""
+        mean, weight = self._mean, self._weight
+        if mean is None or weight is None or mean.dtype != rows.dtype:
             mean = rows.new_zeros(self._copies, *rows.shape)
-            count = rows.new_zeros(self._copies, len(rows), 1)
+            weight = rows.new_zeros(self._copies, len(rows), 1)
         if mean.device != rows.device:  # loaded from a checkpoint
-            mean, count = mean.to(rows.device), count.to(rows.device)
-        self._mean, self._count = mean, count
-        return mean, count
+            mean, weight = mean.to(rows.device), weight.to(rows.device)
+        self._mean, self._weight = mean, weight
+        return mean, weight
 
     def value(self, copy: int = 0) -> Tensor:
         """An average.
@@ -75,23 +78,23 @@ class Ema:
         Raises:
             RuntimeError: if `update` was never called.
         """
-        if self._mean is None or self._count is None:
+        if self._mean is None or self._weight is None:
             raise RuntimeError("no row was added, so there is no average")
-        return self._mean[copy] / (1.0 - self.decay ** self._count[copy])
+        return self._mean[copy] / self._weight[copy]
 
     def restart(self, copy: int = 0) -> None:
         """Starts an average anew."""
-        if self._mean is not None and self._count is not None:
+        if self._mean is not None and self._weight is not None:
             self._mean[copy].zero_()
-            self._count[copy].zero_()
+            self._weight[copy].zero_()
 
     def state_dict(self) -> dict[str, Any]:
-        """The averages and their counts."""
-        return {"mean": _copy(self._mean), "count": _copy(self._count)}
+        """The averages and their weights."""
+        return {"mean": _copy(self._mean), "weight": _copy(self._weight)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
-        self._mean, self._count = _copy(state["mean"]), _copy(state["count"])
+        self._mean, self._weight = _copy(state["mean"]), _copy(state["weight"])
 
 
 def _copy(tensor: Tensor | None) -> Tensor | None:

@@ -14,6 +14,7 @@ from grawa.rounds.clock import Clock
 from grawa.rounds.gradients import GradientSharing
 from grawa.rounds.meetings import Meetings
 from grawa.rounds.plan import RoundPlan
+from grawa.rounds.progress import Progress
 from grawa.rounds.purposes import Purpose
 from grawa.rounds.report import OnRound
 from grawa.rounds.runner import Runner
@@ -57,6 +58,8 @@ class Engine:
         start_equal(replicas, comm)
         self._runner = Runner(replicas, comm, worker, plan, clock, tell)
         self._timetable = Timetable(plan.schedule, plan.num_fragments)
+        together = plan.schedule.counts_together
+        self._progress = Progress(comm, self._timetable, together=together)
         # Without messages there is nothing to overlap, and one thread keeps the order reproducible.
         several = comm.num_hosted < comm.num_workers
         self._queue = Queue(replicas.gradients.device, background=several)
@@ -64,7 +67,6 @@ class Engine:
         self._underway: Underway | None = None
         self._norms: Tensor | None = None
         self._sharing = GradientSharing(replicas.gradients, comm)
-        self._total = 0
         self.waiting = [False] * comm.num_hosted
         self._transports = [comm] if worker is None else [comm, worker]
         self._has_left = False
@@ -89,13 +91,13 @@ class Engine:
     def total_steps(self) -> int:
         """Local steps of all workers, as far as this process knows."""
         if self.plan.schedule.counts_together:
-            return self._total
+            return self._progress.total
         return self.step * self.comm.num_workers
 
     def local_steps_begin(self) -> None:
         """Called when the workers begin to train between rounds."""
-        if self._has_left and self.plan.schedule.counts_together:
-            self.comm.reset_count(sum(self.steps))
+        if self._has_left:
+            self._progress.reset(self.steps)
         self._has_left = False
         self._runner.reporter.local_steps_begin(self._clock.now())
 
@@ -110,25 +112,19 @@ class Engine:
     def local_step(self, workers: slice = slice(None)) -> None:
         """Called after these hosted workers' optimizer steps; runs the rounds that are due."""
         noted, self._norms = self._norms, None
-        self._runner.note_step(workers, noted, self._timetable.share)
+        left = self._progress.left(workers, self.step)
+        self._runner.local_steps.note(workers, noted, self._timetable.share, left)
         self._clock.stepped(workers)
-        position = self._position(len(range(self.comm.num_hosted)[workers]))
+        position = self._progress.advance(workers, self.step)
         if self._underway is not None:
             self._underway.age += 1
             if self._underway.age >= self.plan.overlap_steps:
                 self.finish()
         if self._timetable.is_due(position):
             self.resolve_skips()
-            position = self._position(0)
+            position = self._progress.position(self.step)
         while self._timetable.is_due(position) and self._all_joined(workers):
             self._begin_round(self._timetable.advance(self._runner.lr))
-
-    def _position(self, steps: int) -> float:
-        """Local steps, averaged over all workers if they are counted together."""
-        if not self.plan.schedule.counts_together:
-            return self.step
-        self._total = self.comm.count(steps)
-        return self._total / self.comm.num_workers
 
     def resolve_skips(self) -> None:
         """Subtracts local steps that optimizers turned out to have skipped."""
@@ -136,8 +132,7 @@ class Engine:
         if skipped is None:
             return
         self._runner.roll_call.uncount(skipped)
-        if self.plan.schedule.counts_together:
-            self._total = self.comm.count(-int(skipped.sum()))
+        self._progress.uncount(skipped)
 
     def fail(self, message: str) -> NoReturn:
         """Raises on every process, because this one can't continue.
@@ -259,6 +254,7 @@ class Engine:
         self.finish()
         return {
             "waiting": list(self.waiting),
+            "progress": self._progress.state_dict(),
             "clock": self._clock.state_dict(),
             "timetable": self._timetable.state_dict(),
             "runner": self._runner.state_dict(),
@@ -270,6 +266,4 @@ class Engine:
         self._clock.load_state_dict(state["clock"])
         self._timetable.load_state_dict(state["timetable"])
         self.waiting = list(state["waiting"])
-        if self.plan.schedule.counts_together:
-            self.comm.reset_count(sum(self.steps))
-            self._total = sum(self.steps)
+        self._progress.load_state_dict(state["progress"], self.steps)

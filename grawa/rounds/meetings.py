@@ -104,7 +104,7 @@ class Meetings:
     def _check(self) -> None:
         """Refuses, before a round, models and optimizers that would make it wrong."""
         self._replicas.identity.check()
-        self._runner.follow()
+        self._runner.local_steps.catch_up()
         if self._runner.round == 0:
             self._replicas.check_optimizer_state()
 

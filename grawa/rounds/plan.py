@@ -28,7 +28,6 @@ class RoundPlan:
             that gives each parameter its part, until `for_parameters` has called it.
         fragment_of: the part of each parameter, if a function gave it.
         comm_dtype: the dtype in which parameters are sent; `None` for their own.
-        hook_every: norms are recorded and `drift` is applied after every so many local steps.
         individually: whether each hosted worker steps at its own speed.
 
     Raises:
@@ -44,7 +43,6 @@ class RoundPlan:
     fragments: int | Grouping = 1
     fragment_of: tuple[int, ...] | None = None
     comm_dtype: Precision | None = None
-    hook_every: int = 1
     individually: bool = False
 
     def __post_init__(self) -> None:
@@ -61,7 +59,7 @@ class RoundPlan:
         if self.comm_dtype not in (None, *get_args(Precision)):
             known = ", ".join(map(repr, get_args(Precision)))
             raise UserError(f"comm_dtype must be None or one of {known}, got {self.comm_dtype!r}")
-        for name in ("overlap_steps", "fragments", "hook_every"):
+        for name in ("overlap_steps", "fragments"):
             asked = getattr(self, name)
             if not isinstance(asked, int) and not (name == "fragments" and callable(asked)):
                 raise UserError(f"{name} must be a whole number, got {asked!r}")
@@ -102,11 +100,6 @@ class RoundPlan:
             raise UserError(
                 f"fragments must be at least 1 and at most sync_every ({tau}), since each needs a "
                 f"local step of its own, got {self.fragments}"
-            )
-        if not 1 <= self.hook_every <= tau:
-            raise UserError(
-                f"hook_every must be at least 1 and at most sync_every ({tau}), got "
-                f"{self.hook_every}"
             )
         between = tau // self.num_fragments
         if not 0 <= self.overlap_steps < between:

@@ -85,17 +85,17 @@ class RollCall:
         self.steps = [0] * hosted
         """Local steps of each hosted worker."""
 
-    def note_step(self, norms: Tensor | None, workers: slice) -> None:
-        """Counts a local step.
-
-        Args:
-            norms: (K, L), of the gradients, if the score needs them; NaN for workers without one.
-            workers: the hosted workers that made it.
-        """
+    def note_step(self, workers: slice) -> None:
+        """Counts a local step of these hosted workers."""
         self._new_steps[:, workers] += 1
         self.steps[workers] = [step + 1 for step in self.steps[workers]]
-        if self._tracker is not None and norms is not None:
-            self._tracker.note_gradients(norms)
+
+    def note_norms(self, norms: Tensor, steps: int = 1) -> None:
+        """Records norms for the score: see `Tracker.note_gradients`."""
+        if self._tracker is not None and steps == 1:
+            self._tracker.note_gradients(norms)  # all that trackers for every step need to take
+        elif self._tracker is not None:
+            self._tracker.note_gradients(norms, steps)
 
     def uncount(self, skipped: Tensor) -> None:
         """Subtracts steps that turned out to have been skipped: (K,), how many each."""
@@ -154,7 +154,9 @@ class RollCall:
             self._losses.sums(fragment),
             self._scores(fragment, whole=whole),
             states,
-            torch.as_tensor(values, device=None if isinstance(values, Tensor) else "cpu"),
+            values
+            if isinstance(values, Tensor)
+            else torch.tensor(values, dtype=torch.float64, device="cpu"),
         ])
         self._mean_losses[fragment] = self._losses.means(sums, fragment)
         sizes = sizes.masked_fill((states == BufferState.NAN).any(dim=1), torch.nan)

@@ -10,11 +10,12 @@ from grawa.comm.participants import Participants
 from grawa.comm.protocol import Transport
 from grawa.errors import UserError
 from grawa.math.digest import digests
-from grawa.math.leaves import Leaves, Rows
+from grawa.math.leaves import Rows
 from grawa.rounds.clock import Clock
 from grawa.rounds.cut import fragments
 from grawa.rounds.fragment import Fragment
 from grawa.rounds.guard import Verdict, trusting
+from grawa.rounds.local_steps import LocalSteps
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.report import OnRound, Reporter
 from grawa.rounds.roll_call import Roll, RollCall
@@ -38,10 +39,9 @@ class Runner:
     Attributes:
         moves: whether rounds change parameters: not with a single worker, unless the strategy has
             `moves_one_worker`.
-        drifts: whether local steps are followed by a proximal pull.
-        needs_gradients: whether the score is made of the norms of training gradients.
         fragments: P parts of the model.
         roll_call: exchanges what the workers report.
+        local_steps: what happens between rounds.
         reporter: measures times and bytes between reports.
         symptoms: warns of likely mistakes that raise no error.
         round: rounds so far.
@@ -60,9 +60,6 @@ class Runner:
         self._replicas, self._comm, self._plan = replicas, comm, plan
         self._clock, self._tell = clock, tell
         self.moves = comm.num_workers > 1 or plan.strategy.moves_one_worker
-        self.drifts = self.moves and plan.strategy.drifts
-        score = plan.strategy.score
-        self.needs_gradients = self.moves and score is not None and score.needs_gradients
         self._averages_buffers = plan.buffers == "average" and comm.num_workers > 1
         groups = dict(zip(replicas.names, plan.strategy.groups(replicas.names), strict=True))
         self.fragments = [
@@ -88,52 +85,14 @@ class Runner:
         self.round = 0
         self.lr: float | None = None
         self._size = float(replicas.gradients.sizes(replicas.params)[0])
-        self._join()
-
-    def follow(self) -> None:
-        """Takes new views of the parameters if a module has moved them in memory."""
-        if self._replicas.follow():
-            for fragment in self.fragments:
-                fragment.bind(self._replicas.params)
-            self._join()
-
-    def _join(self) -> None:
-        """Sees all fragments as one, so that a drift is one pass however many there are."""
-        parts = self.fragments if self.drifts else []
-        self._params = Rows.joined([part.params for part in parts])
-        self._seen = {
-            key: Leaves.joined([part.seen[key] for part in parts])
-            for key in (parts[0].seen if parts else ())
-        }
-        hosted = range(self._comm.num_hosted)
-        self._by_worker = [self._params.worker(k) for k in hosted] if len(hosted) > 1 else []
-
-    def note_step(self, workers: slice, noted: Tensor | None, share: float) -> None:
-        """Counts a local step; on every `hook_every`-th, also records norms and applies `drift`.
-
-        Args:
-            workers: the hosted workers that made it.
-            noted: the norms of its gradients, if they are known already, (K, L).
-            share: which part of a cycle a local step is.
-        """
-        every = self._plan.hook_every
-        due = (self.roll_call.steps[workers][0] + 1) % every == 0
-        norms = None
-        if due and self.needs_gradients:
-            norms = self._replicas.gradients.gradient_norms(workers) if noted is None else noted
-        self.roll_call.note_step(norms, workers)
-        if norms is not None and noted is None:
-            self.symptoms.note_norms(norms)
-        if due and self.drifts:
-            self.drift(min(1.0, every * share), workers)
-
-    def drift(self, share: float, workers: slice) -> None:
-        """After a local step of these hosted workers that makes up `share` of a cycle."""
-        self.follow()
-        hosted = self._comm.num_hosted
-        some = len(range(hosted)[workers]) < hosted
-        for params in self._by_worker[workers] if some else [self._params]:
-            self._plan.strategy.drift(params, self._seen, share)
+        self.local_steps = LocalSteps(
+            plan.strategy,
+            replicas,
+            self.fragments,
+            self.roll_call,
+            self.symptoms,
+            moves=self.moves,
+        )
 
     def digests(self) -> Tensor | float:
         """What tells unequal parameters of hosted workers apart, if it matters now; otherwise 0."""
@@ -191,6 +150,7 @@ class Runner:
         """Waits for a round's result, applies it to the workers, and reports it."""
         called = underway.began if underway.called is None else underway.called
         outcome = underway.wait()
+        self.local_steps.catch_up()  # toward the center that workers still see
         self._clock.arrive(outcome.finished)
         fragment, verdict = self.fragments[underway.fragment], outcome.verdict
         reset = self._hosted(verdict.reset)
@@ -244,6 +204,7 @@ class Runner:
             "lr": self.lr,
             "size": self._size,
             "roll_call": self.roll_call.state_dict(),
+            "local_steps": self.local_steps.state_dict(),
             "fragments": [fragment.state_dict() for fragment in self.fragments],
         }
 
@@ -261,5 +222,6 @@ class Runner:
         for fragment, saved in zip(self.fragments, state["fragments"], strict=True):
             fragment.load_state_dict(saved)
         self.roll_call.load_state_dict(state["roll_call"])
+        self.local_steps.load_state_dict(state["local_steps"])
         self.round, self.lr, self._size = state["round"], state["lr"], state["size"]
         self._replicas.buffers.remember()

@@ -151,10 +151,11 @@ class Timetable:
 
     def is_due(self, step: float) -> bool:
         """Whether the next fragment is due, `step` local steps after the start."""
-        return step >= self._due
+        return step >= self.due
 
     @property
-    def _due(self) -> int:
+    def due(self) -> int:
+        """After how many local steps the next fragment is due."""
         return self._start + -(-(self._passed + 1) * self._interval // self._num_fragments)
 
     def advance(self, lr: float | None) -> int:

@@ -43,6 +43,11 @@ class Delayed:
         return self.score.needs_gradients
 
     @property
+    def norm_steps(self) -> int | None:
+        """The same as for the other score."""
+        return self.score.norm_steps
+
+    @property
     def needs_losses(self) -> bool:
         """The same as for the other score."""
         return self.score.needs_losses
@@ -62,9 +67,9 @@ class DelayedTracker:
         self._tracker = tracker
         self._left = [rounds] * num_fragments
 
-    def note_gradients(self, norms: Tensor) -> None:
+    def note_gradients(self, norms: Tensor, steps: int = 1) -> None:
         """See `Tracker.note_gradients`."""
-        self._tracker.note_gradients(norms)
+        self._tracker.note_gradients(norms, steps)
 
     def note_losses(self, losses: Tensor) -> None:
         """See `Tracker.note_losses`."""

@@ -25,6 +25,7 @@ class TrainingLoss:
 
     is_norm: ClassVar[bool] = False
     needs_gradients: ClassVar[bool] = False
+    norm_steps: ClassVar[int | None] = None
     needs_losses: ClassVar[bool] = True
 
     window: int = 4
@@ -47,7 +48,7 @@ class LossTracker:
     def __init__(self, window: int, num_hosted: int) -> None:
         self._last = torch.full((num_hosted, window), torch.nan)
 
-    def note_gradients(self, norms: Tensor) -> None:
+    def note_gradients(self, norms: Tensor, steps: int = 1) -> None:
         """Ignored: only losses count."""
 
     def note_losses(self, losses: Tensor) -> None:

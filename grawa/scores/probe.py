@@ -21,6 +21,7 @@ class _Probe:
     """What scores from a probe batch have in common."""
 
     needs_gradients: ClassVar[bool] = False
+    norm_steps: ClassVar[int | None] = None
     needs_losses: ClassVar[bool] = False
 
     batch: Callable[[int], Any]
@@ -112,7 +113,7 @@ class ProbeTracker:
         self._ema = Ema(decay, num_fragments)
         self._probes = [0] * num_fragments
 
-    def note_gradients(self, norms: Tensor) -> None:
+    def note_gradients(self, norms: Tensor, steps: int = 1) -> None:
         """Ignored: only the probe counts."""
 
     def note_losses(self, losses: Tensor) -> None:

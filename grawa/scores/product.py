@@ -41,6 +41,11 @@ class NormTimesLoss:
         return self.norms.needs_gradients
 
     @property
+    def norm_steps(self) -> int | None:
+        """The same as for the norms."""
+        return self.norms.norm_steps
+
+    @property
     def needs_losses(self) -> bool:
         """The same as for the loss."""
         return self.loss.needs_losses
@@ -62,9 +67,9 @@ class ProductTracker:
         self._norms = norms
         self._losses = losses
 
-    def note_gradients(self, norms: Tensor) -> None:
+    def note_gradients(self, norms: Tensor, steps: int = 1) -> None:
         """See `Tracker.note_gradients`."""
-        self._norms.note_gradients(norms)
+        self._norms.note_gradients(norms, steps)
 
     def note_losses(self, losses: Tensor) -> None:
         """See `Tracker.note_losses`."""

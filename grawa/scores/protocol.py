@@ -44,8 +44,13 @@ class Tracker(Protocol):
     for each fragment.
     """
 
-    def note_gradients(self, norms: Tensor) -> None:
-        """Records the L2 norms of a local step's gradients, (K, L); NaN for workers without one."""
+    def note_gradients(self, norms: Tensor, steps: int = 1) -> None:
+        """Records the L2 norms of a local step's gradients.
+
+        Args:
+            norms: (K, L); NaN for workers without this step.
+            steps: local steps of these workers since the last ones whose norms were noted.
+        """
         ...
 
     def note_losses(self, losses: Tensor) -> None:
@@ -89,7 +94,15 @@ class Score(Protocol):
 
     @property
     def needs_gradients(self) -> bool:
-        """Whether gradient norms must be noted at every local step."""
+        """Whether it is made of the norms of training gradients."""
+        ...
+
+    @property
+    def norm_steps(self) -> int | None:
+        """Of how many local steps before a round these norms are noted; `None` for all.
+
+        Those of one in so many earlier steps are noted too, for rounds that come unforeseen.
+        """
         ...
 
     @property

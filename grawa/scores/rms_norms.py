@@ -32,6 +32,7 @@ class RmsGradientNorms:
 
     is_norm: ClassVar[bool] = True
     needs_gradients: ClassVar[bool] = True
+    norm_steps: ClassVar[int | None] = None
     needs_losses: ClassVar[bool] = False
 
     decay: float = RMS_DECAY
@@ -54,9 +55,9 @@ class RmsNormTracker:
         self._groups = tuple(groups)
         self._none_yet = torch.zeros(num_hosted, max(groups) + 1)
 
-    def note_gradients(self, norms: Tensor) -> None:
+    def note_gradients(self, norms: Tensor, steps: int = 1) -> None:
         """See `Tracker.note_gradients`."""
-        self._ema.update(sum_groups(norms, self._groups).square())
+        self._ema.update(sum_groups(norms, self._groups).square(), steps=steps)
 
     def note_losses(self, losses: Tensor) -> None:
         """Ignored: only gradients count."""

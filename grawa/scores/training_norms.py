@@ -1,5 +1,6 @@
 """Norms of the training gradients since the last round."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,11 +16,20 @@ TRAINING_DECAY = 0.85
 """Per local step; reproduces the published variant. 0.95 gave slightly better results."""
 
 
+_LEFT_OUT = 0.02
+"""Most weight, in an average, of the steps whose norms need not be noted; which changes workers'
+weights by less than 1% on average: `docs/decisions.md`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GradientNorms:
     """Norms of the training gradients, averaged over the local steps since the last round.
 
-    They cost no extra pass. They compare workers fairly only if the workers' data have the same
+        m <- decay m + (1 - decay) n    at each local step,    score = m / (1 - decay^steps)
+
+    They cost no extra pass. Earlier steps weigh little, so only the norms of the last `norm_steps`
+    before a round are noted; and one in as many before that, for rounds that nobody could foresee.
+    They compare workers fairly only if the workers' data have the same
     distribution, since a worker whose data are easier has smaller gradients; use `ProbeNorms`
     otherwise.
 
@@ -37,6 +47,17 @@ class GradientNorms:
 
     def __post_init__(self) -> None:
         check_decay(self.decay)
+
+    @property
+    def norm_steps(self) -> int:
+        """Of how many local steps before a round norms are noted: 25 by default.
+
+        Returns:
+            So many that those before them would have a weight of at most 0.02.
+        """
+        if self.decay <= _LEFT_OUT:
+            return 1
+        return math.ceil(math.log(_LEFT_OUT) / math.log(self.decay))
 
     def tracker(
         self, groups: Sequence[int], num_hosted: int, num_fragments: int = 1
@@ -56,9 +77,9 @@ class TrainingNormTracker:
         self._steps = [0] * num_fragments
         self._last = [torch.zeros(num_hosted, max(groups) + 1) for _ in range(num_fragments)]
 
-    def note_gradients(self, norms: Tensor) -> None:
+    def note_gradients(self, norms: Tensor, steps: int = 1) -> None:
         """See `Tracker.note_gradients`."""
-        self._ema.update(norms)
+        self._ema.update(norms, steps=steps)
         self._steps = [steps + 1 for steps in self._steps]
 
     def note_losses(self, losses: Tensor) -> None:

@@ -37,7 +37,7 @@ def test_without_a_gpu_it_ends_with_one_line(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"), [(["--parts", "rounds"], "rounds"), (["--turns", "62"], "below 64")]
+    ("words", "said"), [(["--parts", "rounds"], "rounds"), (["--sync-every", "1"], "at least 2")]
 )
 def test_options_that_can_not_be_measured_are_refused(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str]

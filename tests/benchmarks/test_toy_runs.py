@@ -149,8 +149,8 @@ def test_time_to_loss_is_resumed_with_the_same_options_only() -> None:
 def test_local_step_has_a_turn_of_every_variant() -> None:
     run = toy("local_step")
     toy_size = local_step.TOY
-    alone = 2 * len(local_step.OPTIMIZERS) * (toy_size.steps // local_step.SOMETIMES)
-    assert len(run.lines()) == toy_size.training_steps + alone
+    alone = 2 * len(local_step.OPTIMIZERS) * toy_size.cycles
+    assert len(run.lines()) == toy_size.training_cycles + alone
     seconds = run.results()["seconds"]
     assert rows(run.printed) == set(seconds)
     for step, variants in seconds.items():

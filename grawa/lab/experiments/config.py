@@ -84,10 +84,6 @@ class TrainConfig:
     comm_dtype: Literal["same", "bf16", "int8"] = "same"
     """The dtype in which parameters are sent between workers."""
 
-    hook_every: int = 1
-    """Gradient norms are recorded and the proximal pull is applied after every so many local steps;
-    more than 1 saves memory traffic."""
-
     batch_size: int = 16
     """Samples per worker and step."""
 
@@ -215,7 +211,6 @@ class TrainConfig:
             fragments=self.fragments,
             comm_dtype=None if self.comm_dtype == "same" else self.comm_dtype,
             modelled=self._modelled(faults),
-            hook_every=self.hook_every,
             batch_size=self.batch_size,
             lr=self.lr,
             lr_schedule=self.lr_schedule,

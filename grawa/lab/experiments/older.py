@@ -7,6 +7,9 @@ from typing import Any
 _USUAL = {"norms": "training", "losses": "training", "weights_from": 1, "probe_size": 64}
 """The options that `score` has replaced, and their defaults."""
 
+_GONE = {"hook_every"}
+"""Options that nothing has replaced, since it is chosen by itself what they chose."""
+
 _WITHIN = {"norms.decay": "score.decay", "loss.window": "score.window"}
 """The strategies' options that have a new name."""
 
@@ -27,8 +30,10 @@ def current_options(
     {'strategy': 'lsgd', 'score': 'probe-loss'}
     >>> current_options({"lr": 0.1, "norms": "rms"}, {"strategy": "mgrawa"})
     {'lr': 0.1, 'score': 'rms'}
+    >>> current_options({"lr": 0.1, "hook_every": 4})
+    {'lr': 0.1}
     """
-    found = {name: value for name, value in saved.items() if name not in _USUAL}
+    found = {name: value for name, value in saved.items() if name not in {*_USUAL, *_GONE}}
     if isinstance(found.get("strategy"), str):
         found["strategy"] = current_method(found["strategy"])
     if _USUAL.keys() & saved.keys():

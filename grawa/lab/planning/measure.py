@@ -198,7 +198,8 @@ def _round_work(
     roll_call.note_losses(torch.ones(1), slice(None))
 
     def work() -> None:
-        roll_call.note_step(replicas.gradients.gradient_norms(), slice(None))
+        roll_call.note_step(slice(None))
+        roll_call.note_norms(replicas.gradients.gradient_norms())
         roll = roll_call.call(roll_call.rows(Purpose.ROUND, 0, rounds=0, elapsed=0.0))
         fragment.run(fragment.params, roll.health.scores, everyone)
         roll_call.restart(0)

@@ -128,7 +128,6 @@ class Run:
             overlap_steps=settings.overlap_steps,
             fragments=settings.fragments,
             comm_dtype=settings.comm_dtype,
-            hook_every=settings.hook_every,
             individually=self._clock.individual and settings.schedule.counts_together,
         )
         return set_up(

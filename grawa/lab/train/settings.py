@@ -31,7 +31,6 @@ class Settings:
         overlap_steps: as for `Averager`.
         fragments: as for `Averager`.
         comm_dtype: as for `Averager`.
-        hook_every: as for `Averager`.
         modelled: makes a virtual clock; `None` for wall-clock time.
         batch_size: samples per worker and step.
         lr: the initial learning rate.
@@ -60,7 +59,6 @@ class Settings:
     overlap_steps: int
     fragments: int
     comm_dtype: Precision | None
-    hook_every: int
     modelled: Callable[[], VirtualClock] | None
     batch_size: int
     lr: float

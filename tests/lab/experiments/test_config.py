@@ -48,7 +48,6 @@ OTHER = TrainConfig(
     fragments=2,
     comm_dtype="int8",
     swa="25%",
-    hook_every=2,
     stack_workers=True,
 )
 

@@ -32,7 +32,6 @@ def settings(**changes: Any) -> Settings:
         "overlap_steps": 0,
         "fragments": 1,
         "comm_dtype": None,
-        "hook_every": 1,
         "modelled": None,
         "batch_size": 8,
         "lr": 0.1,

@@ -1,0 +1,73 @@
+"""How far the workers are in the schedule, and how soon a round is due."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from grawa.comm.protocol import Transport
+from grawa.rounds.schedule import Timetable
+
+
+class Progress:
+    """Counts local steps for the schedule: this process's, or all workers' together.
+
+    Args:
+        comm: connects all workers.
+        timetable: when rounds are due.
+        together: whether all workers' steps are counted together.
+
+    Attributes:
+        total: local steps of all workers as far as this process knows, if they are counted so.
+    """
+
+    def __init__(self, comm: Transport, timetable: Timetable, *, together: bool) -> None:
+        self._comm, self._timetable, self._together = comm, timetable, together
+        self.total = 0
+        self._seen = [(0.0, 0.0)] * comm.num_hosted
+        """Where the schedule was after each hosted worker's last step, and before that one."""
+
+    def position(self, step: int) -> float:
+        """Local steps so far: `step`, or those of all workers, on average, if counted together."""
+        return self.total / self._comm.num_workers if self._together else step
+
+    def advance(self, workers: slice, step: int) -> float:
+        """Counts a local step of these hosted workers; returns the position."""
+        if not self._together:
+            return step
+        self.total = self._comm.count(len(self._seen[workers]))
+        now = self.position(step)
+        self._seen[workers] = [(now, before) for before, _ in self._seen[workers]]
+        return now
+
+    def left(self, workers: slice, step: int) -> float:
+        """Local steps of these workers from the next one to the next round.
+
+        With steps counted together this is a guess by how far all had come between the last two.
+
+        Returns:
+            How many there are, without the next one.
+        """
+        now, before = self._seen[workers][0]
+        pace = (now - before) or 1.0
+        return (self._timetable.due - self.position(step)) / pace - 1
+
+    def uncount(self, skipped: Tensor) -> None:
+        """Subtracts local steps, (K,), that turned out to have been skipped."""
+        if self._together:
+            self.total = self._comm.count(-int(skipped.sum()))
+
+    def reset(self, steps: Sequence[int]) -> None:
+        """Starts the count of all workers anew, with these steps of the hosted ones."""
+        if self._together:
+            self._comm.reset_count(sum(steps))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must be saved so that training resumes bit for bit."""
+        return {"seen": list(self._seen)}
+
+    def load_state_dict(self, state: dict[str, Any], steps: Sequence[int]) -> None:
+        """Restores what `state_dict` returned, with these steps of the hosted workers."""
+        self._seen = [(now, before) for now, before in state["seen"]]
+        self.reset(steps)
+        self.total = sum(steps) if self._together else 0
