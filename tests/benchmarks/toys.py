@@ -22,8 +22,8 @@ from grawa.errors import UserError
 from samples import Sample, Samples
 
 NAMES = (
-    *("exchange", "gpu", "guard", "hosts", "local_step", "network", "paired", "scale"),
-    *("stragglers", "sync", "theory", "time_to_loss"),
+    *("exchange", "gpu", "guard", "hosts", "local_step", "network", "norm_window"),
+    *("paired", "scale", "stragglers", "sync", "theory", "time_to_loss"),
 )
 
 
