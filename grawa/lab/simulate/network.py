@@ -80,6 +80,11 @@ class Network:
     topology: Topology
     num_workers: int
 
+    @property
+    def coded_share(self) -> float:
+        """Of the parameters, what a worker encodes and decodes of each row or mean."""
+        return 1.0
+
     def gather_seconds(self, row_bytes: float) -> float:
         """The duration of gathering every worker's row on every worker.
 
@@ -138,24 +143,31 @@ class Network:
     def leader_seconds(self, model_bytes: float) -> float:
         """The duration of sending one worker's row to all others.
 
+        It sends a section to each of them, and they send these on to each other.
+
         Args:
             model_bytes: of the row.
 
         Returns:
             Seconds.
-        """
-        return self.exchange_seconds(model_bytes)
 
-    def busiest_seconds(self, sent_bytes: float) -> float:
+        >>> Network(Link(100.0, 0.0), "mesh", 3).leader_seconds(200)
+        3.0
+        """
+        sent_on = 0.0 if self.num_workers <= 2 else (self.num_workers - 2) / (self.num_workers - 1)
+        return self.exchange_seconds((1 + sent_on) * model_bytes)
+
+    def busiest_seconds(self, sent_bytes: float, width: float = 1.0) -> float:
         """The duration of an exchange in which the busiest link carries so many bytes.
 
         Args:
-            sent_bytes: by the worker that sends most, or by the host.
+            sent_bytes: by the worker that sends most, or by the host, in float32.
+            width: bytes of a number on the link, as a fraction of float32's.
 
         Returns:
             Seconds.
         """
-        return self.exchange_seconds(sent_bytes)
+        return self.exchange_seconds(sent_bytes * width)
 
     def per_model(self, model_bytes: float) -> "Network":
         """The same workers with links that carry a model in one second, and no latency.
@@ -189,6 +201,11 @@ class HostNetwork(Network):
     inner: Link
 
     @property
+    def coded_share(self) -> float:
+        """See `Network.coded_share`; each worker of a host has a section."""
+        return self.hosts / self.num_workers
+
+    @property
     def _inside(self) -> Network:
         return Network(self.inner, "mesh", self.num_workers // self.hosts)
 
@@ -217,10 +234,11 @@ class HostNetwork(Network):
         """See `Network.leader_seconds`."""
         return self._inside.mean_seconds(model_bytes) + self._between.leader_seconds(model_bytes)
 
-    def busiest_seconds(self, sent_bytes: float) -> float:
-        """See `Network.busiest_seconds`."""
+    def busiest_seconds(self, sent_bytes: float, width: float = 1.0) -> float:
+        """See `Network.busiest_seconds`; inside hosts all is sent in float32."""
         averaged = sent_bytes * self.hosts / (2 * (self.hosts - 1)) if self.hosts > 1 else 0.0
-        return self._inside.mean_seconds(averaged) + self._between.exchange_seconds(sent_bytes)
+        across = self._between.exchange_seconds(sent_bytes * width)
+        return self._inside.mean_seconds(averaged) + across
 
     def per_model(self, model_bytes: float) -> Network:
         """See `Network.per_model`; inside hosts messages take no time."""
