@@ -12,6 +12,7 @@ import torch.distributed as dist
 from rich.progress import track
 from torch import nn
 
+from grawa.lab.planning.links import find_hosts
 from grawa.lab.planning.measure import Subject, measure
 from grawa.lab.planning.predict import predict
 from namespaces import HOSTS, bytes_sent, join
@@ -73,7 +74,7 @@ def _planned(task: Task) -> dict[str, Any]:
     )
     strategies = {name: plan.strategy for name, plan in PLANNED.items()}
     measured = measure(
-        subject, strategies, None, lambda _: nullcontext(), least_seconds=task.planning
+        subject, strategies, find_hosts(), lambda _: nullcontext(), least_seconds=task.planning
     )
     limit = HOSTS * task.batch / measured.step_seconds
     shares = {

@@ -73,6 +73,18 @@ def levels_between(
     return TwoLevels(found, group.process, inside, None, reason)
 
 
+def hosts_of(everyones: Callable[[int], Sequence[int]]) -> Hosts:
+    """The processes of each host, found by what they share, as `levels_between` does.
+
+    Args:
+        everyones: brings a number of every process to all.
+
+    Returns:
+        The same on every process.
+    """
+    return _by_machine(everyones(_machine()))
+
+
 def _name_hosts(group: Group, host_of: Mapping[int, int]) -> Group:
     """Lets errors say on which host a process is, by its global rank."""
     group.names = [f"rank {rank} on host {host_of[rank]}" for rank in group.members]

@@ -1,23 +1,20 @@
 """Measures the times from which predictions are made."""
 
-import math
-import statistics
-import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import get_args
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.optim import SGD, Optimizer
 
-from grawa.comm import DistributedCommunicator, InProcessCommunicator, Participants
-from grawa.errors import UserError
+from grawa.comm import InProcessCommunicator, Participants
+from grawa.lab.planning.links import Hosts, Progress, measure_network
 from grawa.lab.planning.predict import Measured, Method
+from grawa.lab.planning.probe import EXCHANGE_SECONDS
+from grawa.lab.planning.timing import agreed, median_seconds
 from grawa.lab.simulate.metered import Metered
-from grawa.lab.simulate.network import Link, Network
+from grawa.lab.simulate.network import Network
 from grawa.math.codec import Precision
 from grawa.math.leaves import Rows
 from grawa.math.weights import uniform
@@ -30,15 +27,9 @@ from grawa.strategies.protocol import Strategy
 from grawa.workers.replicas import Replicas
 
 LEAST_SECONDS = 0.5
-LEAST_TIMES = 5
-MOST_TIMES = 200
-PROBE_BYTES = 8_000_000
 TRIALS = 16
 LATE = 10**6
 """A local step that is later than any warm-up."""
-
-Progress = Callable[[str], AbstractContextManager[object]]
-"""A context that shows what is being measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,33 +52,35 @@ class Subject:
 def measure(
     subject: Subject,
     strategies: Mapping[str, Strategy],
-    network: Network | None,
+    network: Network | Hosts,
     show: Progress,
     *,
     least_seconds: float = LEAST_SECONDS,
 ) -> Measured:
-    """Measures the times of a step, of rounds and, without `network`, of the link.
+    """Measures the times of a step, of rounds and, without a network, of the links.
 
     Args:
         subject: the training to predict for.
         strategies: name -> strategy.
-        network: between the workers; `None` to measure the link between the running processes.
+        network: between the workers; or the ranks of each host, as `find_hosts` found them, to
+            measure the links between the running processes.
         show: shows progress.
         least_seconds: each measurement is repeated for so long, and at least five times.
 
     Returns:
         The measurements; the same on every process.
     """
-    with show("a local step"):
-        step_seconds = _agreed(_median(subject.step, least_seconds))
-    if network is None:
-        with show("the link"):
-            network = Network(measure_link(), "mesh", dist.get_world_size())
     parameters = [p for p in subject.model.parameters() if p.requires_grad]
-    flat = torch.empty(sum(p.numel() for p in parameters), device=parameters[0].device)
+    device = parameters[0].device
+    with show("a local step"):
+        step_seconds = agreed(median_seconds(subject.step, least_seconds))
+    if not isinstance(network, Network):
+        exchange_seconds = min(EXCHANGE_SECONDS, least_seconds)
+        network = measure_network(network, device, show, exchange_seconds)
+    flat = torch.empty(sum(p.numel() for p in parameters), device=device)
     other = torch.zeros_like(flat)
     with show("a pass over the parameters"):
-        copy_seconds = _agreed(_median(lambda: flat.copy_(other), least_seconds))
+        copy_seconds = agreed(median_seconds(lambda: flat.copy_(other), least_seconds))
     sizes = flat.numel(), len(parameters)
     codec_seconds = {}
     for precision in get_args(Precision):
@@ -108,37 +101,6 @@ def measure(
     )
 
 
-def measure_link() -> Link:
-    """Latency and bandwidth between this process and the others, while all communicate.
-
-    A small message and a large exchange are timed; the slowest process counts.
-
-    Returns:
-        The link with which a mesh of these processes would take the same times.
-
-    Raises:
-        UserError: if there is only one process.
-    """
-    if not dist.is_initialized() or dist.get_world_size() < 2:
-        raise UserError(
-            "a link can only be measured between several processes: give --link, such as "
-            "100mbit:20ms, or start this command with torchrun"
-        )
-    comm = DistributedCommunicator()
-    try:
-        row = torch.zeros(1, 1)
-        latency = _agreed(_median(lambda: comm.gather(row)(), together=True))
-        rows = Rows({"x": torch.zeros(1, PROBE_BYTES // 4)}.items()).twin()
-        rows["x"].zero_()
-        equal = torch.full((comm.num_workers, 1), 1.0 / comm.num_workers, dtype=torch.float64)
-        out = comm.weighted_mean(rows, equal)
-        whole = _agreed(_median(lambda: comm.weighted_mean(rows, equal, out), together=True))
-    finally:
-        comm.release()
-    sent = 2 * (comm.num_workers - 1) / comm.num_workers * PROBE_BYTES
-    return Link(sent / max(whole - 2 * latency, 1e-9), latency)
-
-
 def _method(
     name: str,
     strategy: Strategy,
@@ -151,7 +113,7 @@ def _method(
     always_shares = strategy.shares_gradients(LATE)
     work = 0.0
     if not always_shares:
-        work = _agreed(_round_work(strategy, parameters, tensors, least_seconds))
+        work = agreed(_round_work(strategy, parameters, tensors, least_seconds))
     groups = strategy.groups([str(i) for i in range(tensors)])
     sent, busiest = _shares(strategy, network)
     return Method(
@@ -169,7 +131,7 @@ def _codec_seconds(
 ) -> float:
     """Seconds that encoding and decoding add to a round, which don't depend on the strategy."""
     plain, coded = (
-        _agreed(_round_work(LocalSGD(), parameters, tensors, least_seconds, dtype))
+        agreed(_round_work(LocalSGD(), parameters, tensors, least_seconds, dtype))
         for dtype in (None, precision)
     )
     return max(0.0, coded - plain)
@@ -204,7 +166,7 @@ def _round_work(
         fragment.run(fragment.params, roll.health.scores, everyone)
         roll_call.restart(0)
 
-    return _median(work, least_seconds)
+    return median_seconds(work, least_seconds)
 
 
 def _shares(strategy: Strategy, network: Network) -> tuple[float, float]:
@@ -226,39 +188,3 @@ def _shares(strategy: Strategy, network: Network) -> tuple[float, float]:
     for number in range(TRIALS):
         strategy.sync(rows, scores, state, Participants(comm, everyone), number)
     return (comm.bytes_sent - before) / TRIALS / model_bytes, comm.take_seconds() / TRIALS
-
-
-def _median(
-    function: Callable[[], object], least_seconds: float = math.inf, *, together: bool = False
-) -> float:
-    """Median seconds of several calls, after one that is not counted.
-
-    Args:
-        function: the function to time.
-        least_seconds: for how long it is repeated.
-        together: whether to call it the same number of times on every process.
-
-    Returns:
-        Seconds.
-    """
-    function()
-    times: list[float] = []
-    most = LEAST_TIMES if together else MOST_TIMES
-    while len(times) < LEAST_TIMES or (sum(times) < least_seconds and len(times) < most):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-def _agreed(seconds: float) -> float:
-    """The largest value over all processes."""
-    if not _is_many():
-        return seconds
-    everyone: list[float] = [0.0] * dist.get_world_size()
-    dist.all_gather_object(everyone, seconds)
-    return max(everyone)
-
-
-def _is_many() -> bool:
-    return dist.is_initialized() and dist.get_world_size() > 1

@@ -26,8 +26,8 @@ class Method:
         name: as on the command line.
         round_work: seconds of a round without its messages (norms, guard, mean, pull), in float32.
         sent_share: bytes that a worker sends in a round, over those of the parameters.
-        busiest_share: the same for the link that carries most, for which all wait: that of a
-            worker, or of a host.
+        busiest_share: the same for the links that all wait for, one after another: of the worker,
+            or of the host, that sends most.
         shares_gradients: whether it communicates at every step.
         row_length: numbers that each worker reports before a round.
     """
@@ -49,7 +49,7 @@ class Measured:
         samples: in a step of one worker.
         model_bytes: of the parameters in float32.
         copy_seconds: of one pass over the parameters.
-        codec_seconds: `comm_dtype` -> seconds of encoding and decoding in a round.
+        codec_seconds: `comm_dtype` -> seconds of encoding and decoding all parameters in a round.
         network: between the workers.
         methods: to predict for.
     """
@@ -120,13 +120,13 @@ def predict(measured: Measured, method: Method, variant: Variant, tau: int) -> P
     Returns:
         The prediction.
     """
-    network = measured.network
-    num_bytes = measured.model_bytes * WIDTHS[variant.comm_dtype]
-    sent, most = method.sent_share * num_bytes, method.busiest_share * num_bytes
-    message_seconds = network.busiest_seconds(most) + network.gather_seconds(
-        method.row_length * _ROW_BYTES
-    )
-    codec_seconds = measured.codec_seconds.get(variant.comm_dtype, 0.0)
+    network, num_bytes = measured.network, measured.model_bytes
+    width = WIDTHS[variant.comm_dtype]
+    sent = method.sent_share * num_bytes * width
+    message_seconds = network.busiest_seconds(
+        method.busiest_share * num_bytes, width
+    ) + network.gather_seconds(method.row_length * _ROW_BYTES)
+    codec_seconds = measured.codec_seconds.get(variant.comm_dtype, 0.0) * network.coded_share
     whole = method.round_work + codec_seconds + message_seconds
     steps = 1 if method.shares_gradients else tau
     blocked = whole

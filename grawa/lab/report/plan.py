@@ -19,6 +19,7 @@ from grawa.lab.planning.predict import (
     smallest_tau,
 )
 from grawa.lab.report.pictures import COLOURS, GREY, MARKS, pyplot
+from grawa.lab.simulate.network import HostNetwork
 
 
 def _short(value: float) -> str:
@@ -35,6 +36,32 @@ def _short(value: float) -> str:
             return f"{value:.1f}{unit}" if value < 9.95 and value else f"{value:.0f}{unit}"
         value /= 1000.0
     return f"{value:.0f}T"
+
+
+def plan_lines(measured: Measured, *, real: bool) -> list[str]:
+    """What predictions are made from: the training, and the links as options write them.
+
+    Args:
+        measured: the measurements.
+        real: whether the links were measured, and not given.
+
+    Returns:
+        Lines; the last has the options to plan for the same links again, if they were measured.
+    """
+    network, how = measured.network, " (measured)" if real else ""
+    lines = [
+        f"{network.num_workers} workers, {measured.model_bytes / 4:,.0f} parameters, "
+        f"{measured.step_seconds * 1e3:,.2f} ms a step"
+    ]
+    if isinstance(network, HostNetwork):
+        each = network.num_workers // network.hosts
+        lines += [
+            f"between {network.hosts} hosts: {network.link}, {network.topology}{how}",
+            f"inside a host of {each} workers: {network.inner}{how}",
+        ]
+    else:
+        lines.append(f"between workers: {network.link}, {network.topology}{how}")
+    return [*lines, f"as options: {network.options}"] if real else lines
 
 
 def plan_tables(measured: Measured, most_lost: float) -> list[Table]:
@@ -89,7 +116,8 @@ def _at_smallest(measured: Measured, method: Method, variant: Variant, most_lost
 
 def plan_json(measured: Measured, most_lost: float) -> dict[str, Any]:
     """All measurements and predictions, as plain values."""
-    link = measured.network.link
+    network = measured.network
+    inner = network.inner if isinstance(network, HostNetwork) else None
     return {
         "measured": {
             "step_seconds": measured.step_seconds,
@@ -97,10 +125,14 @@ def plan_json(measured: Measured, most_lost: float) -> dict[str, Any]:
             "model_bytes": measured.model_bytes,
             "copy_seconds": measured.copy_seconds,
             "codec_seconds": measured.codec_seconds,
-            "workers": measured.network.num_workers,
-            "topology": measured.network.topology,
-            "bandwidth": link.bandwidth,
-            "latency": link.latency,
+            "workers": network.num_workers,
+            "topology": network.topology,
+            "bandwidth": network.link.bandwidth,
+            "latency": network.link.latency,
+            "hosts": network.hosts if isinstance(network, HostNetwork) else None,
+            "inner_bandwidth": inner and inner.bandwidth,
+            "inner_latency": inner and inner.latency,
+            "options": network.options,
         },
         "most_lost": most_lost,
         "methods": [

@@ -15,8 +15,8 @@ class Metered:
     """A wrapper of a transport that computes the seconds its messages would take.
 
     A mean takes as long as the worker that sends most needs, since the others wait for it: for a
-    single row with weight, that is one model; for several rows, 2(N-1)/N models, though less may be
-    sent; with compression, the bytes that were sent.
+    single row with weight, that is one model, and then what others send on; for several rows,
+    2(N-1)/N models, though less may be sent; with compression, the bytes that were sent.
 
     Args:
         transport: the transport.

@@ -2,7 +2,9 @@
 
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import floor, log10
 from typing import Literal
 
 from grawa.errors import UserError
@@ -11,7 +13,8 @@ from grawa.lab.units import seconds
 Topology = Literal["ring", "mesh", "star"]
 """How workers are connected: each to the next, each to all others, or all to one server."""
 
-_BITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
+_BITS = {"gbit": 1e9, "mbit": 1e6, "kbit": 1e3}
+_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,37 @@ class Link:
         delay = seconds(latency, "a link's latency") if colon else 0.0
         return cls(float(match[1]) * _BITS[match[2]] / 8, delay)
 
+    def __str__(self) -> str:
+        """The link as `parse` reads it, with three digits.
+
+        Returns:
+            Such as 100mbit:20ms.
+
+        >>> str(Link(24.7123e6, 0.0003))
+        '198mbit:300us'
+        """
+        bandwidth = _in_unit(8 * self.bandwidth, _BITS)
+        return f"{bandwidth}:{_in_unit(self.latency, _SECONDS)}" if self.latency else bandwidth
+
+
+def _in_unit(value: float, units: Mapping[str, float]) -> str:
+    """A positive number with three digits, in the largest unit that it reaches.
+
+    Returns:
+        The number without an exponent, and its unit.
+
+    >>> [_in_unit(x, _BITS) for x in (1e9, 98_760_000.0, 5.0)]
+    ['1gbit', '98.8mbit', '0.005kbit']
+    """
+    unit = next((name for name, size in units.items() if value >= 0.9995 * size), [*units][-1])
+    number = value / units[unit]
+    text = f"{number:.{max(0, 2 - floor(log10(number)))}f}"
+    return f"{text.rstrip('0').rstrip('.') if '.' in text else text}{unit}"
+
+
+NO_TIME = Link(sys.float_info.max, 0.0)
+"""A link over which messages take no time."""
+
 
 @dataclass(frozen=True)
 class Network:
@@ -79,6 +113,16 @@ class Network:
     link: Link
     topology: Topology
     num_workers: int
+
+    @property
+    def coded_share(self) -> float:
+        """Of the parameters, what a worker encodes and decodes of each row or mean."""
+        return 1.0
+
+    @property
+    def options(self) -> str:
+        """The options of `grawa plan` that describe it."""
+        return f"--workers {self.num_workers} --topology {self.topology} --link {self.link}"
 
     def gather_seconds(self, row_bytes: float) -> float:
         """The duration of gathering every worker's row on every worker.
@@ -138,24 +182,31 @@ class Network:
     def leader_seconds(self, model_bytes: float) -> float:
         """The duration of sending one worker's row to all others.
 
+        It sends a section to each of them, and they send these on to each other.
+
         Args:
             model_bytes: of the row.
 
         Returns:
             Seconds.
-        """
-        return self.exchange_seconds(model_bytes)
 
-    def busiest_seconds(self, sent_bytes: float) -> float:
+        >>> Network(Link(100.0, 0.0), "mesh", 3).leader_seconds(200)
+        3.0
+        """
+        sent_on = 0.0 if self.num_workers <= 2 else (self.num_workers - 2) / (self.num_workers - 1)
+        return self.exchange_seconds((1 + sent_on) * model_bytes)
+
+    def busiest_seconds(self, sent_bytes: float, width: float = 1.0) -> float:
         """The duration of an exchange in which the busiest link carries so many bytes.
 
         Args:
-            sent_bytes: by the worker that sends most, or by the host.
+            sent_bytes: by the worker that sends most, or by the host, in float32.
+            width: bytes of a number on the link, as a fraction of float32's.
 
         Returns:
             Seconds.
         """
-        return self.exchange_seconds(sent_bytes)
+        return self.exchange_seconds(sent_bytes * width)
 
     def per_model(self, model_bytes: float) -> "Network":
         """The same workers with links that carry a model in one second, and no latency.
@@ -189,6 +240,18 @@ class HostNetwork(Network):
     inner: Link
 
     @property
+    def coded_share(self) -> float:
+        """See `Network.coded_share`; each worker of a host has a section."""
+        return self.hosts / self.num_workers
+
+    @property
+    def options(self) -> str:
+        """See `Network.options`."""
+        hosts = f"--hosts {self.hosts}x{self.num_workers // self.hosts}"
+        inner = "" if self.inner == NO_TIME else f" --inner-link {self.inner}"
+        return f"{hosts} --topology {self.topology} --link {self.link}{inner}"
+
+    @property
     def _inside(self) -> Network:
         return Network(self.inner, "mesh", self.num_workers // self.hosts)
 
@@ -217,15 +280,16 @@ class HostNetwork(Network):
         """See `Network.leader_seconds`."""
         return self._inside.mean_seconds(model_bytes) + self._between.leader_seconds(model_bytes)
 
-    def busiest_seconds(self, sent_bytes: float) -> float:
-        """See `Network.busiest_seconds`."""
+    def busiest_seconds(self, sent_bytes: float, width: float = 1.0) -> float:
+        """See `Network.busiest_seconds`; inside hosts all is sent in float32."""
         averaged = sent_bytes * self.hosts / (2 * (self.hosts - 1)) if self.hosts > 1 else 0.0
-        return self._inside.mean_seconds(averaged) + self._between.exchange_seconds(sent_bytes)
+        across = self._between.exchange_seconds(sent_bytes * width)
+        return self._inside.mean_seconds(averaged) + across
 
     def per_model(self, model_bytes: float) -> Network:
         """See `Network.per_model`; inside hosts messages take no time."""
         link = Link(model_bytes, 0.0)
-        return replace(self, link=link, topology="mesh", inner=Link(sys.float_info.max, 0.0))
+        return replace(self, link=link, topology="mesh", inner=NO_TIME)
 
     def team(self, size: int) -> Network:
         """See `Network.team`."""
@@ -266,12 +330,25 @@ def network_of(
         if inner is not None:
             raise UserError("an inner link is one inside hosts: give --hosts too, such as 2x4")
         return Network(link, topology, num_workers)
-    match = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)", hosts.strip())
-    if match is None:
-        raise UserError(f"write hosts as hosts x workers on each, such as 2x4, got {hosts!r}")
-    count, each = int(match[1]), int(match[2])
+    count, each = parse_hosts(hosts)
     if count * each != num_workers:
         raise UserError(f"{hosts} hosts have {count * each} workers, not {num_workers}: --workers")
-    if inner is None:
-        inner = Link(sys.float_info.max, 0.0)
-    return HostNetwork(link, topology, num_workers, count, inner)
+    return HostNetwork(link, topology, num_workers, count, NO_TIME if inner is None else inner)
+
+
+def parse_hosts(text: str) -> tuple[int, int]:
+    """The number of hosts, and of workers on each, such as 2x4.
+
+    Args:
+        text: hosts x workers on each.
+
+    Returns:
+        Both.
+
+    Raises:
+        UserError: if the text is something else.
+    """
+    match = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)", text.strip())
+    if match is None:
+        raise UserError(f"write hosts as hosts x workers on each, such as 2x4, got {text!r}")
+    return int(match[1]), int(match[2])

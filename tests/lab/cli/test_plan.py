@@ -1,13 +1,19 @@
 """`grawa plan`, in this process and under torchrun."""
 
 import json
+import os
+import re
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from grawa.lab.cli import main
-from tests.lab.cli.processes import grawa
+from grawa.lab.planning.measure import measure
+from grawa.lab.simulate.network import Link
+from tests.lab.cli.processes import Ended, grawa
 from tests.world import launched, results
 
 OWN = """
@@ -76,6 +82,8 @@ def test_a_function_of_ones_own_is_planned(capsys: pytest.CaptureFixture[str], o
         (("digits",), "give the link between workers, such as --link 100mbit:20ms"),
         (("digits", "--link", "5"), "write a link as bandwidth:latency"),
         (("digits", "--link", "1gbit", "--workers", "1"), "at least 2 workers"),
+        (("digits", "--link", "1gbit", "--hosts", "1x1"), "at least 2 workers"),
+        (("digits", "--link", "1gbit", "--hosts", "2x2", "--workers", "8"), "4 workers, not 8"),
         (("digits", "--link", "1gbit", "--loss", "200%"), "loss must be below 100%"),
         (("digits", "--link", "1gbit", "--loss", "x"), "loss must be a positive number"),
         (("digits", "--link", "1gbit", "--strategies", "best"), "there is no strategy 'best'"),
@@ -97,15 +105,61 @@ def test_bad_input_is_one_clear_line(
     assert [path.name for path in own.glob("*") if path.is_file()] == ["mine.py"]
 
 
+def quickly(*args: str | Path, **of_rank_1: str) -> Ended:
+    """The command in one of several processes, with short measurements.
+
+    Args:
+        args: of every rank.
+        of_rank_1: options that it has besides.
+    """
+    more = [word for pair in of_rank_1.items() for word in pair] if _rank() == 1 else []
+    with patch("grawa.lab.cli.plan.measure", partial(measure, least_seconds=0.0)):
+        return grawa("plan", *args, *more)
+
+
+def _rank() -> int:
+    return int(os.environ["RANK"])
+
+
 @pytest.mark.world
-def test_the_link_is_measured_under_torchrun(tmp_path: Path) -> None:
+def test_both_links_are_measured_under_torchrun(tmp_path: Path) -> None:
     out = tmp_path / "plan.json"
-    args = ("plan", "digits", "--strategies", "mgrawa", "--out", out)
-    first, other = results(launched(2, grawa, *args))
-    assert (first.code, other.code) == (0, 0), first.err
-    assert first.out.count("(measured), mesh") == 1
-    assert other.out == ""
+    args = ("digits", "--strategies", "mgrawa", "--hosts", "2x2", "--out", out)
+    first, *others = results(launched(4, quickly, *args))
+    assert [first.code, *(other.code for other in others)] == [0] * 4, first.err
+    assert [other.out for other in others] == [""] * 3
+    lines = first.out.splitlines()
+    between = re.fullmatch(r"between 2 hosts: (\S+), mesh \(measured\)", lines[1])
+    inside = re.fullmatch(r"inside a host of 2 workers: (\S+) \(measured\)", lines[2])
+    assert between is not None
+    assert inside is not None
     found = json.loads(out.read_text())["measured"]
-    assert found["workers"] == 2
-    assert found["bandwidth"] > 1e6
-    assert 0.0 < found["latency"] < 1.0
+    assert (found["workers"], found["hosts"]) == (4, 2)
+    for text, kind in ((between[1], ""), (inside[1], "inner_")):
+        link = Link.parse(text)
+        assert link.bandwidth == pytest.approx(found[f"{kind}bandwidth"], rel=0.01)
+        assert link.latency == pytest.approx(found[f"{kind}latency"], rel=0.01)
+    options = f"--hosts 2x2 --topology mesh --link {between[1]} --inner-link {inside[1]}"
+    assert lines[3] == f"as options: {options}"
+
+
+@pytest.mark.world
+@pytest.mark.parametrize(
+    ("args", "of_rank_1", "message"),
+    [
+        (("--hosts", "2x2"), {}, "2x2 hosts have 4 processes, and torchrun started 2"),
+        (("--workers", "8"), {}, "between the 2 processes that torchrun started, and 8 workers"),
+        (("--inner-link", "1gbit"), {}, "--inner-link needs --link"),
+        ((), {"--loss": "9%"}, "options must be the same on every rank; those of ranks [1]"),
+        ((), {"--data": "nowhere"}, "rank 1: task digits has no option 'data'"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_under_torchrun_is_said_once(
+    args: tuple[str, ...], of_rank_1: dict[str, str], message: str
+) -> None:
+    first, other = results(launched(2, quickly, "digits", *args, **of_rank_1))
+    assert (first.code, other.code) == (2, 2)
+    assert message in first.err
+    assert len(first.err.strip().splitlines()) == 1
+    assert (other.out, other.err) == ("", "")

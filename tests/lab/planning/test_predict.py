@@ -67,7 +67,7 @@ def test_what_the_busiest_link_carries_is_measured_for_hosts(name: str, models: 
     found = measure_method(name, network)
     assert found.busiest_share == pytest.approx(models)
     flat = measure_method(name, Network(Link(1e6, 0.0), "ring", 8))
-    assert flat.busiest_share == pytest.approx(1.0 if name == "lsgd" else 2 * 7 / 8)
+    assert flat.busiest_share == pytest.approx(1 + 6 / 7 if name == "lsgd" else 2 * 7 / 8)
 
 
 def measure_method(name: str, network: Network) -> Method:
@@ -92,6 +92,14 @@ def test_overlap_hides_all_steps_but_one() -> None:
 def test_fewer_bits_take_less_to_send_and_some_time_to_write(dtype: str, seconds: float) -> None:
     found = predict(MEASURED, MGRAWA, Variant(comm_dtype=dtype), 32)
     assert found.round_seconds == pytest.approx(seconds)
+
+
+def test_each_worker_of_a_host_encodes_a_section() -> None:
+    network = HostNetwork(Link(1e6, 0.0), "mesh", 8, hosts=2, inner=Link(1e9, 0.0))
+    mean = replace(MGRAWA, busiest_share=1.0)
+    found = predict(replace(MEASURED, network=network), mean, Variant(comm_dtype="int8"), 32)
+    inside = 2 * 3 / 4 * 4e6 / 1e9  # in float32
+    assert found.round_seconds == pytest.approx(0.05 + 0.25 / 4 + inside + 1.0)
 
 
 def test_data_parallel_talks_at_every_step() -> None:

@@ -33,10 +33,10 @@ def test_a_gather_takes_what_the_closed_form_says() -> None:
 LEADER = torch.tensor([[0.0], [1.0], [0.0], [0.0]], dtype=torch.float64)
 
 
-def test_a_leader_sends_its_row_once() -> None:
+def test_a_leader_sends_its_row_once_and_the_others_send_it_on() -> None:
     comm = metered()
     comm.weighted_mean(ROWS, LEADER)
-    assert comm.take_seconds() == pytest.approx(1.0 + 400 / 1000)
+    assert comm.take_seconds() == pytest.approx(1.0 + (1 + 2 / 3) * 400 / 1000)
     # The three others have 34, 34 and 32 of 100 numbers to send to two.
     assert comm.bytes_sent == (400 + 2 * 400) // 4
 

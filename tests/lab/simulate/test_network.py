@@ -1,11 +1,22 @@
 """The modelled network, against the formulas."""
 
 import re
+from math import prod
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from grawa.errors import UserError
-from grawa.lab.simulate.network import HostNetwork, Link, Network, Topology, network_of
+from grawa.lab.simulate.network import (
+    NO_TIME,
+    HostNetwork,
+    Link,
+    Network,
+    Topology,
+    network_of,
+    parse_hosts,
+)
 
 LINK = Link(1000.0, 0.5)
 
@@ -22,6 +33,44 @@ LINK = Link(1000.0, 0.5)
 def test_links_are_read(text: str, bandwidth: float, latency: float) -> None:
     link = Link.parse(text)
     assert (link.bandwidth, link.latency) == pytest.approx((bandwidth, latency))
+
+
+@given(st.floats(1.0, 1e15), st.just(0.0) | st.floats(1e-9, 1e4))
+def test_links_are_written_as_they_are_read(bandwidth: float, latency: float) -> None:
+    text = str(Link(bandwidth, latency))
+    link = Link.parse(text)
+    assert (link.bandwidth, link.latency) == pytest.approx((bandwidth, latency), rel=0.006)
+    assert str(link) == text
+
+
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [
+        (Network(Link(12.5e6, 0.02), "ring", 4), "--workers 4 --topology ring --link 100mbit:20ms"),
+        (
+            HostNetwork(Link(24.75e6, 3e-4), "mesh", 8, 2, Link(2.5e9, 1.5e-5)),
+            "--hosts 2x4 --topology mesh --link 198mbit:300us --inner-link 20gbit:15us",
+        ),
+        (
+            HostNetwork(Link(125e6, 0.0), "star", 6, 3, NO_TIME),
+            "--hosts 3x2 --topology star --link 1gbit",
+        ),
+    ],
+    ids=str,
+)
+def test_a_network_is_written_as_options_of_a_plan(network: Network, options: str) -> None:
+    assert network.options == options
+    words = options.split()
+    given_ = dict(zip(words[::2], words[1::2], strict=True))
+    inner = given_.get("--inner-link")
+    hosts = given_.get("--hosts")
+    topology: Topology = given_["--topology"]  # type: ignore[assignment]
+    workers = prod(parse_hosts(hosts)) if hosts else int(given_["--workers"])
+    read = network_of(
+        Link.parse(given_["--link"]), topology, workers, hosts, Link.parse(inner) if inner else None
+    )
+    assert read.gather_seconds(100) == pytest.approx(network.gather_seconds(100))
+    assert read.mean_seconds(2000) == pytest.approx(network.mean_seconds(2000))
 
 
 @pytest.mark.parametrize("text", ["5", "", "abc:1ms", "-1mbit", "100mbit:20", "0mbit", "1mbit:"])
