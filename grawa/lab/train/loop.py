@@ -5,7 +5,6 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from weakref import WeakMethod
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from grawa.errors import UserError
 from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.tasks import Data, Task
 from grawa.lab.train.averaged import ConsensusAverage
+from grawa.lab.train.callback import weakly
 from grawa.lab.train.checkpoint import latest, restore, save
 from grawa.lab.train.ending import Ending
 from grawa.lab.train.events import Evaluated, Event, Finished, Started
@@ -140,7 +140,7 @@ class Run:
             worker_group=None,
             timeout=settings.timeout,
             clock=self._clock,
-            tell=[_weakly(WeakMethod(self._after_round))],
+            tell=[weakly(self._after_round)],
         )
 
     def _make_hosted(self) -> Hosted:
@@ -252,24 +252,6 @@ class Run:
             first + k: {key: value.clone() for key, value in worker.model.state_dict().items()}
             for k, worker in enumerate(self._workers)
         }
-
-
-def _weakly(method: "WeakMethod[Callable[[RoundReport], None]]") -> Callable[[RoundReport], None]:
-    """A callback for a run's engine that does not keep the run alive.
-
-    Otherwise run and engine would refer to each other, and their memory, including the data, would
-    be freed only by a later garbage collection: in a study, many trials later.
-
-    Returns:
-        The callback, which calls the method.
-    """
-
-    def call(report: RoundReport) -> None:
-        found = method()
-        assert found is not None, "a round after its run was deleted"
-        found(report)
-
-    return call
 
 
 def _is_due(round_number: int, every: int) -> bool:
