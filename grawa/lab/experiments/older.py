@@ -1,4 +1,7 @@
-"""Converts options of runs and studies that were saved when four options set the score."""
+"""Converts options of runs and studies that were saved by earlier versions.
+
+Four options set the score then, and `stack_workers` was a flag.
+"""
 
 import re
 from collections.abc import Mapping
@@ -27,6 +30,8 @@ def current_options(
     {'strategy': 'lsgd', 'score': 'probe-loss'}
     >>> current_options({"lr": 0.1, "norms": "rms"}, {"strategy": "mgrawa"})
     {'lr': 0.1, 'score': 'rms'}
+    >>> current_options({"stack_workers": True})
+    {'stack_workers': 'on'}
     """
     found = {name: value for name, value in saved.items() if name not in _USUAL}
     if isinstance(found.get("strategy"), str):
@@ -36,6 +41,8 @@ def current_options(
         score = _score(whole, str(whole.get("strategy", "")))
         if score is not None:
             found["score"] = score
+    if isinstance(found.get("stack_workers"), bool):
+        found["stack_workers"] = "on" if found["stack_workers"] else "off"
     return found
 
 

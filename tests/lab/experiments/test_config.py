@@ -49,7 +49,7 @@ OTHER = TrainConfig(
     comm_dtype="int8",
     swa="25%",
     hook_every=2,
-    stack_workers=True,
+    stack_workers="on",
 )
 
 VIRTUAL = TrainConfig(
