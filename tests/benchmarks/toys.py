@@ -22,8 +22,8 @@ from grawa.errors import UserError
 from samples import Sample, Samples
 
 NAMES = (
-    *("exchange", "guard", "hosts", "local_step", "network", "paired", "scale", "stragglers"),
-    *("sync", "theory"),
+    *("exchange", "guard", "hosts", "local_step", "network", "paired", "scale", "stacking"),
+    *("stragglers", "sync", "theory"),
 )
 
 
