@@ -32,7 +32,7 @@ tests: .venv/installed
 
 benchmarks: .venv/installed
 	$(BIN)/pip install -qq -c constraints.txt -e '.[lab,bench]'
-	for name in sync local_step paired stragglers scale theory guard; do \
+	for name in sync local_step paired stragglers scale stacking theory guard; do \
 		$(BIN)/python benchmarks/$$name.py || exit 1; \
 	done
 

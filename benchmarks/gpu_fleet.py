@@ -25,7 +25,9 @@ def fleets(config: Config, card: Card) -> dict[str, Callable[[], dict[str, Any]]
 
 def _train(config: Config, card: Card, *, stacked: bool) -> dict[str, Any]:
     """Seconds of training by LGRAWA, rounds included."""
-    asked = TrainConfig(task="digits", workers=config.fleet, steps=10**6, stack_workers=stacked)
+    asked = TrainConfig(
+        task="digits", workers=config.fleet, steps=10**6, stack_workers="on" if stacked else "off"
+    )
     run = Run(Digits(), lambda *_: grawa.LGRAWA(), asked.settings(), card.device, None)
     run.engine.local_steps_begin()
 

@@ -97,6 +97,7 @@ class Job:
             lr=self.asked.lr,
             seed=self.seed,
             device="cpu",
+            stack_workers="off",  # the same digits each time
             **self._condition(),
         )
 

@@ -110,7 +110,7 @@ def work(job: Job) -> Found:
         batch_size=BATCH,
         sync_every=job.sync_every,
         steps=10**6,
-        stack_workers=job.stacked,
+        stack_workers="on" if job.stacked else "off",
     )
 
     def build() -> Run:

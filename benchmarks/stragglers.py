@@ -186,7 +186,7 @@ def _modelled(config: Config, kind: Kind) -> dict[str, float]:
 
 
 def _settings(config: Config, kind: Kind) -> Settings:
-    usual = TrainConfig(task="digits", seed=kind.seed).settings()
+    usual = TrainConfig(task="digits", seed=kind.seed, stack_workers="off").settings()
     schedule = SCHEDULES[kind.schedule](config.sync_every)
     return replace(usual, steps=None, budget=config.budget, schedule=schedule)
 

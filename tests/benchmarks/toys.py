@@ -23,7 +23,7 @@ from samples import Sample, Samples
 
 NAMES = (
     *("exchange", "gpu", "guard", "hosts", "local_step", "network", "norm_window"),
-    *("paired", "scale", "stragglers", "sync", "theory", "time_to_loss"),
+    *("paired", "scale", "stacking", "stragglers", "sync", "theory", "time_to_loss"),
 )
 
 

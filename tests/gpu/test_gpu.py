@@ -18,8 +18,13 @@ from grawa.lab.cli.trials import prepare
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.flatness import CONSENSUS, FlatnessConfig
 from grawa.lab.experiments.trial import Result, run_trial
+from grawa.lab.tasks import Digits, Task
+from grawa.lab.train.sharing import load
+from grawa.lab.train.stacking import choose_stacking
 from tests.helpers import STRATEGIES, Data, Fleet, batches, flat, flat_state, mlp, sgd, shown
 from tests.lab.experiments.studies import study
+from tests.lab.train.runs import settings
+from tests.lab.train.test_stacked import Dropped
 
 pytestmark = [
     pytest.mark.gpu,
@@ -328,3 +333,20 @@ def test_a_trial_of_a_study_comes_to_the_same() -> None:
     assert ours.curve.loss == pytest.approx(expected.curve.loss, rel=1e-6)
     found, wanted = ((r.flatness or {})["models"][CONSENSUS] for r in (ours, expected))
     assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("task", [Digits(train_size=200), Dropped()], ids=["mlp", "dropout"])
+def test_a_timed_choice_of_local_steps_leaves_no_trace(task: Task) -> None:
+    own = settings(stack_workers="auto", steps=10**6)
+    data = load(task, own, GPU)
+    samples = [(i, torch.arange(i * 20, i * 20 + 20)) for i in range(own.workers)]
+    before = torch.cuda.get_rng_state(GPU), torch.get_rng_state()
+    found = choose_stacking(task, data, own, samples, own.steps)
+    for state, expected in zip(
+        (torch.cuda.get_rng_state(GPU), torch.get_rng_state()), before, strict=True
+    ):
+        assert torch.equal(state, expected)
+    if isinstance(task, Dropped):
+        assert "the model can't be stacked: it fails for several models" in found.reason
+    else:
+        assert "times as fast" in found.reason

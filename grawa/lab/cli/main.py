@@ -12,6 +12,7 @@ import tyro
 
 from grawa.errors import CommunicationError, DivergedError, UserError
 from grawa.lab.cli.config_file import config_from, with_defaults
+from grawa.lab.cli.optional_value import with_stack_workers
 from grawa.lab.train.launch import WorkerFailedError
 from grawa.version import __version__
 
@@ -55,7 +56,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 def _parse(args: Sequence[str] | None) -> Callable[[], None]:
     """The command with its arguments, ready to run."""
     complaint = StringIO()
-    words = list(sys.argv[1:] if args is None else args)
+    words = with_stack_workers(sys.argv[1:] if args is None else args)
     names = [name for name in _COMMANDS if words[:1] == [name]] or list(_COMMANDS)
     later = {name: _later(name) for name in names}
     defaults = config_from(words)
@@ -68,7 +69,7 @@ def _parse(args: Sequence[str] | None) -> Callable[[], None]:
                 prog="grawa",
                 description=f"Train deep networks on workers that rarely communicate "
                 f"({__version__}).",
-                args=args,
+                args=words,
             )
             return chosen
     except SystemExit as stop:

@@ -27,7 +27,7 @@ from grawa.lab.train.events import Evaluated, Event, Finished, Started
 from grawa.lab.train.launch import from_first, launch, while_parent_lives
 from grawa.lab.train.loop import train
 from grawa.lab.train.sharing import deal, load
-from grawa.lab.train.stackable import try_out
+from grawa.lab.train.stackable import trained_names
 from grawa.process_group import distributed, is_first_process, pick_device, under_launcher
 from grawa.rounds.report import RoundReport
 from grawa.strategies import RandomWeights
@@ -94,8 +94,8 @@ def check(config: TrainConfig, known: dict[Hashable, Data] | None = None) -> Non
         known[source] = load(task, settings, torch.device("cpu"))
     data = known[source]
     deal(task, data, settings)
-    if settings.stack_workers:
-        try_out(task, data, settings)
+    if settings.stack_workers == "on":
+        trained_names(task, data, settings)
     pick_device(config.device)
 
 
@@ -162,12 +162,15 @@ def strategy_for(config: TrainConfig, task: Task, data: Data) -> Strategy:
 
 def keep(events: Iterator[Event], config: TrainConfig, task: Task, path: Path) -> None:
     """Shows a run's events and writes them to its folder, which is made when all have started."""
-    started = next(events)
+    with Console().status("starting"):
+        started = next(events)
     assert isinstance(started, Started)
-    folder = RunFolder.create(path, config) if started.step == 0 else RunFolder.open(path)
+    folder = _folder(path, config, started)
     folder.append("started", asdict(started))
     if started.processes > 1:
         print(f"{started.workers} workers in {started.arrangement}")
+    if config.stack_workers == "auto" and started.workers > started.processes:
+        print(f"local steps: {started.stacking}")
     with ExitStack() as stack:
         budget = config.settings().budget
         progress = stack.enter_context(RoundProgress(started.steps, budget, Console()))
@@ -185,6 +188,13 @@ def keep(events: Iterator[Event], config: TrainConfig, task: Task, path: Path) -
             elif isinstance(event, Finished):
                 folder.save_model(event.consensus)
                 folder.append("finished", _totals(event, task, folder))
+
+
+def _folder(path: Path, config: TrainConfig, started: Started) -> RunFolder:
+    """The run's folder; its configuration says how local steps are made, for the same bits."""
+    if started.step > 0:
+        return RunFolder.open(path)
+    return RunFolder.create(path, replace(config, stack_workers="on" if started.stacked else "off"))
 
 
 def _totals(finished: Finished, task: Task, folder: RunFolder) -> dict[str, Any]:

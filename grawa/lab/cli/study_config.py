@@ -132,6 +132,7 @@ class StudyConfig:
             step_time=self.step_time,
             link=self.link,
             device=self.device,
+            stack_workers="off",  # a choice by timing could differ between the study's runs
         )
         return changed(config, options)
 

@@ -141,14 +141,18 @@ class TrainConfig:
     checkpoint_every: int = 0
     """Rounds between checkpoints; 0 for none. `grawa resume RUN` continues from the last one."""
 
-    stack_workers: bool = False
+    stack_workers: Literal["auto", "on", "off"] = "auto"
     """Whether the workers of a process make their local steps in one batched pass: the same
-    results up to rounding, and faster for many small models in one process. The model must allow
-    it."""
+    results up to rounding, and faster for many small models in one process. auto: if the model
+    allows it and, in a run that is long enough, a timed trial at the start shows that it is clearly
+    faster; the run's folder records the choice, so that resuming and repeating the run keep it. The
+    option without a value means on."""
+
     swa: str | None = None
     """Save the average of the consensus over the last part of the run, such as 25% (stochastic
     weight averaging): the consensus is averaged after each round, with its own BatchNorm
     statistics."""
+
     keep_workers: bool = False
     """Also save each worker's parameters after the last round in the run's folder, as
     workers/worker-0.safetensors and so on; `grawa flatness` measures them. With several machines

@@ -1,4 +1,7 @@
-"""Converts options of runs and studies that were saved when four options set the score."""
+"""Converts options of runs and studies that were saved by earlier versions.
+
+Four options set the score then, and `stack_workers` was a flag.
+"""
 
 import re
 from collections.abc import Mapping
@@ -32,6 +35,8 @@ def current_options(
     {'lr': 0.1, 'score': 'rms'}
     >>> current_options({"lr": 0.1, "hook_every": 4})
     {'lr': 0.1}
+    >>> current_options({"stack_workers": True})
+    {'stack_workers': 'on'}
     """
     found = {name: value for name, value in saved.items() if name not in {*_USUAL, *_GONE}}
     if isinstance(found.get("strategy"), str):
@@ -41,6 +46,8 @@ def current_options(
         score = _score(whole, str(whole.get("strategy", "")))
         if score is not None:
             found["score"] = score
+    if isinstance(found.get("stack_workers"), bool):
+        found["stack_workers"] = "on" if found["stack_workers"] else "off"
     return found
 
 

@@ -12,7 +12,13 @@ from grawa.lab.experiments.config import TrainConfig
 Changes = Mapping[str, Any]
 """Option of `TrainConfig` -> value."""
 
-_READERS = ({"true": True, "false": False}.__getitem__, float, int, str)
+_READERS = (
+    {"true": True, "false": False}.__getitem__,
+    float,
+    int,
+    str,
+    {"true": "on", "false": "off"}.__getitem__,  # of an option that was a flag in earlier versions
+)
 
 
 def names_of_options() -> list[str]:

@@ -5,9 +5,10 @@ have written. So a checkpoint with its final name is complete.
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,6 +32,8 @@ def save(
     engine: Engine,
     average: ConsensusAverage | None,
     process: int,
+    *,
+    stacked: bool,
 ) -> Path:
     """Saves all that is needed to resume bit for bit; every process must call it.
 
@@ -45,6 +48,7 @@ def save(
         "workers": [worker.state_dict() for worker in workers],
         "engine": engine.state_dict(),
         "average": average.state_dict() if average else None,
+        "stacked": stacked,
     }
     with replacing(_file(building, process)) as temporary:
         torch.save(state, temporary)
@@ -55,14 +59,11 @@ def save(
     return final
 
 
-def restore(
-    found: Path,
-    workers: "list[Worker]",
-    engine: Engine,
-    average: ConsensusAverage | None,
-    process: int,
-) -> None:
-    """Restores a checkpoint; every process must call it.
+def read(found: Path, process: int, hosted: int) -> dict[str, Any]:
+    """Reads a process's part of a checkpoint of a run with `hosted` workers per process.
+
+    Returns:
+        What `restore` takes; "stacked" says whether the workers' local steps were stacked.
 
     Raises:
         UserError: if it is broken, of another version, or saved by another number of processes or
@@ -74,7 +75,7 @@ def restore(
             f"{found} has no file for process {process}; resume with the same number of processes"
         )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, UnpicklingError) as error:
         cause = str(error).splitlines()[0]
         raise UserError(
@@ -85,11 +86,22 @@ def restore(
             f"{found} was saved by another version of grawa, which can resume it; this one can "
             "report and evaluate the run"
         )
-    if len(state["workers"]) != len(workers):
+    if len(state["workers"]) != hosted:
         raise UserError(
-            f"{found} has {len(state['workers'])} workers per process, not {len(workers)}; resume "
+            f"{found} has {len(state['workers'])} workers per process, not {hosted}; resume "
             "with the same numbers of workers and processes"
         )
+    state.setdefault("stacked", False)  # missing in checkpoints of earlier versions
+    return state
+
+
+def restore(
+    state: Mapping[str, Any],
+    workers: "list[Worker]",
+    engine: Engine,
+    average: ConsensusAverage | None,
+) -> None:
+    """Restores what `read` returned; every process must call it."""
     for worker, saved in zip(workers, state["workers"], strict=True):
         worker.load_state_dict(saved)
     engine.load_state_dict(state["engine"])

@@ -21,6 +21,8 @@ class Started:
         steps: local steps of each worker, if they end the run.
         device: the device of this process.
         faults: of all workers, as text; for a random population, what was drawn.
+        stacked: whether the workers of a process make their local steps in one batched pass.
+        stacking: the same in words, with the reason.
     """
 
     step: int
@@ -32,6 +34,8 @@ class Started:
     steps: int | None
     device: str
     faults: tuple[str, ...]
+    stacked: bool
+    stacking: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,6 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from weakref import WeakMethod
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +13,14 @@ from grawa.errors import UserError
 from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.tasks import Data, Task
 from grawa.lab.train.averaged import ConsensusAverage
-from grawa.lab.train.checkpoint import latest, restore, save
+from grawa.lab.train.callback import weakly
+from grawa.lab.train.checkpoint import latest, read, restore, save
 from grawa.lab.train.ending import Ending
 from grawa.lab.train.events import Evaluated, Event, Finished, Started
-from grawa.lab.train.hosted import Hosted, Looped
 from grawa.lab.train.settings import Settings
 from grawa.lab.train.sharing import deal, load, world
-from grawa.lab.train.stacked import Stacked
+from grawa.lab.train.stacked import host
+from grawa.lab.train.stacking import choose_stacking
 from grawa.lab.train.worker import Worker
 from grawa.modes import evaluating
 from grawa.rounds.clock import WallClock
@@ -103,17 +103,23 @@ class Run:
         shards = deal(task, self._data, settings)
         hosted = settings.workers // processes
         indices = range(self._process * hosted, (self._process + 1) * hosted)
-        self._workers = [Worker(i, task, self._data, shards[i], settings, device) for i in indices]
+        samples = [(i, shards[i]) for i in indices]
         self._ending = Ending.of(settings, shards)
+        found = latest(checkpoints) if checkpoints else None
+        saved = read(found, self._process, hosted) if found else None
+        before = None if saved is None else saved["stacked"]
+        steps = self._ending.steps
+        self._stacking = choose_stacking(task, self._data, settings, samples, steps, before)
+        self._workers = [Worker(i, task, self._data, own, settings, device) for i, own in samples]
         self._news: list[Event] = []
         first, swa = self._workers[0].model, settings.swa
         self._average = None if swa is None else ConsensusAverage(first, swa)
         self._clock = settings.modelled() if settings.modelled else WallClock()
         self.engine = self._make_engine(strategy_for(task, self._data))
-        self._hosted = self._make_hosted()
-        found = latest(checkpoints) if checkpoints else None
-        if found:
-            restore(found, self._workers, self.engine, self._average, self._process)
+        replicas, stacked = self.engine.replicas, self._stacking.stacked
+        self._hosted = host(task, self._data, self._workers, replicas, settings, stacked=stacked)
+        if saved is not None:
+            restore(saved, self._workers, self.engine, self._average)
             self._set_lrs(self._workers)
 
     def _make_engine(self, strategy: Strategy) -> Engine:
@@ -139,13 +145,8 @@ class Run:
             worker_group=None,
             timeout=settings.timeout,
             clock=self._clock,
-            tell=[_weakly(WeakMethod(self._after_round))],
+            tell=[weakly(self._after_round)],
         )
-
-    def _make_hosted(self) -> Hosted:
-        if not self._settings.stack_workers:
-            return Looped(self._workers)
-        return Stacked(self._task, self._data, self._workers, self.engine, self._settings)
 
     def started(self) -> Started:
         """The event at the start."""
@@ -161,6 +162,8 @@ class Run:
             steps=self._ending.steps,
             device=str(self._device),
             faults=tuple(str(fault) for fault in self._settings.faults),
+            stacked=self._stacking.stacked,
+            stacking=str(self._stacking),
         )
 
     def is_over(self) -> bool:
@@ -214,8 +217,9 @@ class Run:
         if self._average and self._average.is_due(self._agreed(self._progress())):
             with self._consensus() as model:
                 self._average.add(model)
-        if self._checkpoints and _is_due(report.round, settings.checkpoint_every):
-            save(self._checkpoints, self._workers, self.engine, self._average, self._process)
+        folder, stacked = self._checkpoints, self._stacking.stacked
+        if folder and _is_due(report.round, settings.checkpoint_every):
+            save(folder, self._workers, self.engine, self._average, self._process, stacked=stacked)
 
     def _agreed(self, value: float) -> float:
         """Worker 0's value, so that every process makes the same decision."""
@@ -251,24 +255,6 @@ class Run:
             first + k: {key: value.clone() for key, value in worker.model.state_dict().items()}
             for k, worker in enumerate(self._workers)
         }
-
-
-def _weakly(method: "WeakMethod[Callable[[RoundReport], None]]") -> Callable[[RoundReport], None]:
-    """A callback for a run's engine that does not keep the run alive.
-
-    Otherwise run and engine would refer to each other, and their memory, including the data, would
-    be freed only by a later garbage collection: in a study, many trials later.
-
-    Returns:
-        The callback, which calls the method.
-    """
-
-    def call(report: RoundReport) -> None:
-        found = method()
-        assert found is not None, "a round after its run was deleted"
-        found(report)
-
-    return call
 
 
 def _is_due(round_number: int, every: int) -> bool:

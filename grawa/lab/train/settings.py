@@ -44,7 +44,8 @@ class Settings:
         seed: of everything random.
         timeout: how long a message may wait for the others.
         checkpoint_every: rounds between checkpoints, or 0 for none.
-        stack_workers: whether the workers of a process make their local steps in one batched pass.
+        stack_workers: whether the workers of a process make their local steps in one batched pass:
+            "on", "off", or "auto" if a timed trial shows that they are faster.
         swa: the last fraction of the run over which the consensus after each round is averaged;
             `None` for no average.
     """
@@ -72,7 +73,7 @@ class Settings:
     seed: int
     timeout: timedelta
     checkpoint_every: int
-    stack_workers: bool
+    stack_workers: Literal["auto", "on", "off"]
     swa: float | None
 
     def __post_init__(self) -> None:
@@ -112,26 +113,28 @@ class Settings:
                     f"worker {fault.worker} has the fault {fault.kind} twice, the second time as "
                     f"{fault}: leave one of the two out"
                 )
-        if self.stack_workers:
-            self._check_stacking()
+        obstacle = self.stacking_obstacle() if self.stack_workers == "on" else None
+        if obstacle is not None:
+            raise UserError(f"{obstacle}: leave out --stack-workers, or set it to off")
 
-    def _check_stacking(self) -> None:
-        """Refuses settings with which workers can't make their steps in one batched pass."""
+    def stacking_obstacle(self) -> str | None:
+        """Why workers can't make their steps in one batched pass with these settings, if so."""
         if self.modelled is not None and self.schedule.counts_together:
-            raise UserError(
+            return (
                 "with --clock virtual and --schedule shared-count workers step at different times, "
-                "so their steps can't be stacked: leave out --stack-workers"
+                "so their steps can't be stacked"
             )
         if OptimizerChoice.parse(self.optimizer).rho is not None:
-            raise UserError("SAM's two passes can't be stacked: leave out --stack-workers")
+            return "SAM's two passes can't be stacked"
         for fault in self.faults:
             if fault.kind in {"input-noise", "gradient-noise"}:
-                raise UserError(f"fault {fault} can't be stacked: leave out --stack-workers")
+                return f"fault {fault} can't be stacked"
         if len({self.batch_size_of(worker) for worker in range(self.workers)}) > 1:
-            raise UserError(
+            return (
                 "--stack-workers needs the same batch size for all workers, but the faults change "
-                "it: leave one of the two out"
+                "it"
             )
+        return None
 
     def batch_size_of(self, worker: int) -> int:
         """A worker's own batch size."""

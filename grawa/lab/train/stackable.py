@@ -1,6 +1,7 @@
 """Finds out by a trial step whether the workers' local steps can be stacked."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +20,25 @@ ROWS = 2
 TOLERANCE = 1e-3
 """Relative tolerance of the comparison: far above rounding, far below any real difference."""
 
-_REFUSED = "the model can't be trained with --stack-workers, so leave that out:"
-
 Outcome = dict[str, Tensor]
 """Results of a trial step, "losses" and so on -> all values, flat."""
 
 
-def try_out(task: Task, data: Data, settings: Settings) -> list[str]:
-    """Makes a step with new models, one after another and stacked, and compares the results.
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """What a trial step shows.
+
+    Attributes:
+        names: of the parameters that have a gradient.
+        obstacle: why the model can't be stacked; `None` if it can.
+    """
+
+    names: list[str]
+    obstacle: str | None
+
+
+def trained_names(task: Task, data: Data, settings: Settings) -> list[str]:
+    """Makes sure by a trial step that the workers' local steps can be stacked.
 
     Args:
         task: the task.
@@ -39,6 +51,26 @@ def try_out(task: Task, data: Data, settings: Settings) -> list[str]:
     Raises:
         UserError: if the stacked step fails, or has other results.
     """
+    tried = try_out(task, data, settings)
+    if tried.obstacle is not None:
+        raise UserError(
+            "the model can't be trained with --stack-workers, so leave that out, or set it to "
+            f"off: {tried.obstacle}"
+        )
+    return tried.names
+
+
+def try_out(task: Task, data: Data, settings: Settings) -> Tried:
+    """Makes a step with new models, one after another and stacked, and compares the results.
+
+    Args:
+        task: the task.
+        data: the task's data, on the device for the trial.
+        settings: of the run.
+
+    Returns:
+        What it shows.
+    """
     picked = torch.arange(ROWS * settings.batch_size) % len(data.train_inputs)
     batches = picked.view(ROWS, -1).to(data.train_inputs.device)
     inputs, targets = data.train_inputs[batches], data.train_targets[batches]
@@ -50,11 +82,11 @@ def try_out(task: Task, data: Data, settings: Settings) -> list[str]:
             found = _together(task, models, names, inputs, targets)
         except Exception as error:  # the model's code may raise anything
             cause = " ".join(str(error).split())
-            raise UserError(f"{_REFUSED} it fails for several models at once: {cause}") from None
+            return Tried(names=names, obstacle=f"it fails for several models at once: {cause}")
     for what, values in expected.items():
         if not vector_norm(found[what] - values) <= TOLERANCE * vector_norm(values):
-            raise UserError(f"{_REFUSED} its {what} would differ")
-    return names
+            return Tried(names=names, obstacle=f"its {what} would differ")
+    return Tried(names=names, obstacle=None)
 
 
 def _models(task: Task, data: Data, settings: Settings) -> list[nn.Module]:

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from grawa.lab.tasks import Data, Task
+from grawa.lab.train.hosted import Hosted, Looped
 from grawa.lab.train.settings import Settings
-from grawa.lab.train.stackable import try_out
+from grawa.lab.train.stackable import trained_names
 from grawa.lab.train.stacked_gradient import StackedGradient
 from grawa.lab.train.stacked_optimizer import StackedOptimizer
 from grawa.lab.train.worker import Worker
-from grawa.rounds.engine import Engine
+from grawa.workers.replicas import Replicas
 
 
 class Stacked:
@@ -24,11 +25,8 @@ class Stacked:
         task: the task.
         data: the task's data, on the device.
         workers: the K hosted workers.
-        engine: the engine of these workers.
-        settings: of the run.
-
-    Raises:
-        UserError: if the model can't be stacked.
+        replicas: the same workers' models, whose parameters are stacked.
+        names: of the parameters that have a gradient.
     """
 
     def __init__(
@@ -36,11 +34,9 @@ class Stacked:
         task: Task,
         data: Data,
         workers: Sequence[Worker],
-        engine: Engine,
-        settings: Settings,
+        replicas: Replicas,
+        names: Sequence[str],
     ) -> None:
-        names = try_out(task, data, settings)
-        replicas = engine.replicas
         frozen = dict(replicas.params)
         trained = {name: frozen.pop(name) for name in names}
         buffers = dict(replicas.buffers.rows())
@@ -83,3 +79,30 @@ class Stacked:
     def move(self, chosen: slice) -> None:
         """See `Hosted.move`; all must step."""
         self._optimizer.step(self._gradients)
+
+
+def host(
+    task: Task,
+    data: Data,
+    workers: Sequence[Worker],
+    replicas: Replicas,
+    settings: Settings,
+    *,
+    stacked: bool,
+) -> Hosted:
+    """Makes what makes the local steps of the workers in this process.
+
+    Args:
+        task: the task.
+        data: the task's data, on the device.
+        workers: the K hosted workers.
+        replicas: the same workers' models, whose parameters are stacked.
+        settings: of the run.
+        stacked: whether in one batched pass; otherwise one by one.
+
+    Returns:
+        The workers that step so; a `UserError` if the model can't be stacked.
+    """
+    if not stacked:
+        return Looped(workers)
+    return Stacked(task, data, workers, replicas, trained_names(task, data, settings))

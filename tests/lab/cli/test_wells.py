@@ -37,6 +37,7 @@ def test_it_leaves_pictures_and_counts_and_repeats_them(command: Any, tmp_path: 
     ]
     assert ends[0]["config"]["strategy"] == "mgrawa:pull=0.4"
     assert ends[1]["config"]["optimizer"] == "sam"
+    assert [run["config"]["stack_workers"] for run in ends] == ["on", "off"]
     again = command(*SHORT, "--seeds", "1", "--seed", "4", "--no-animate", "--out", "again")
     assert again.code == 0
     assert "over" not in again.out

@@ -48,7 +48,7 @@ OTHER = TrainConfig(
     fragments=2,
     comm_dtype="int8",
     swa="25%",
-    stack_workers=True,
+    stack_workers="on",
 )
 
 VIRTUAL = TrainConfig(

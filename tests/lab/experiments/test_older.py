@@ -1,4 +1,4 @@
-"""Runs and studies that were saved when scores had four options."""
+"""Runs and studies that were saved by earlier versions."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -85,6 +85,15 @@ def test_what_an_arm_changes_is_read_beside_what_all_have() -> None:
     base = {"strategy": "lgrawa", **USUAL, "probe_size": 9}
     assert current_options({"lr": 0.1, "norms": "probe"}, base)["score"] == "probe:size=9"
     assert "score" not in current_options({"lr": 0.1, "strategy": "uniform"}, base)
+
+
+def test_a_saved_study_says_with_a_flag_whether_steps_are_stacked() -> None:
+    asked = study(arms=(arm("mgrawa", stack_workers="on"), arm("uniform")), baseline="uniform")
+    asked = replace(asked, base=replace(asked.base, stack_workers="off"))
+    table = as_toml(asked)
+    table["base"]["stack_workers"] = False
+    table["arms"][0]["settings"][0]["stack_workers"] = True
+    assert from_toml(table, Path("study.toml")) == asked
 
 
 def test_a_saved_study_and_its_results_are_read_as_they_were_meant() -> None:

@@ -14,6 +14,9 @@ VALUES = {
     ("strategy", "5"): "5",
     ("guard", "false"): False,
     ("score", "probe"): "probe",
+    ("stack_workers", "auto"): "auto",
+    ("stack_workers", "true"): "on",
+    ("stack_workers", "false"): "off",
 }
 
 

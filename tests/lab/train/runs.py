@@ -45,7 +45,7 @@ def settings(**changes: Any) -> Settings:
         "seed": 0,
         "timeout": timedelta(seconds=60),
         "checkpoint_every": 0,
-        "stack_workers": False,
+        "stack_workers": "off",
         "swa": None,
     }
     return Settings(**usual | changes)

@@ -50,7 +50,7 @@ def _not_the_first() -> None:
     [
         {},
         {"score": "probe", "overlap_steps": 2},
-        {"stack_workers": True},
+        {"stack_workers": "on"},
         {"optimizer": "sam"},
         {"strategy": "data_parallel"},
     ],

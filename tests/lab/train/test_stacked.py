@@ -16,7 +16,7 @@ from grawa.lab.tasks import Digits, Logistic, Quadratic, Task
 from grawa.lab.train.checkpoint import latest
 from grawa.lab.train.events import Event
 from grawa.lab.train.faults import Fault
-from grawa.lab.train.stackable import try_out
+from grawa.lab.train.stackable import trained_names
 from grawa.lab.train.stacked_optimizer import StackedOptimizer
 from grawa.seeding import seeded
 from tests.lab.train.runs import StrategyFor, always, end, events, probing, same_model, settings
@@ -158,7 +158,7 @@ def agree(stacked: list[Event], looped: list[Event]) -> None:
 
 def both(strategy: StrategyFor, task: Task | None = None, **changes: Any) -> None:
     agree(
-        events(strategy, settings(**changes, stack_workers=True), task=task),
+        events(strategy, settings(**changes, stack_workers="on"), task=task),
         events(strategy, settings(**changes), task=task),
     )
 
@@ -203,7 +203,7 @@ def test_one_worker_may_be_stacked() -> None:
 def test_a_resumed_run_ends_with_the_same_bits(
     strategy: StrategyFor, optimizer: str, tmp_path: Path
 ) -> None:
-    usual: dict[str, Any] = {"optimizer": optimizer, "lr": 0.01, "stack_workers": True}
+    usual: dict[str, Any] = {"optimizer": optimizer, "lr": 0.01, "stack_workers": "on"}
     usual["faults"] = (Fault.parse("nan:1@6"),)
     whole = end(events(strategy, settings(**usual)))
     chosen = settings(checkpoint_every=2, **usual)
@@ -217,13 +217,13 @@ def test_a_run_can_go_on_stacked_that_was_not(tmp_path: Path) -> None:
     looped = events(strategy, settings(optimizer="adamw", lr=0.01))
     chosen = settings(optimizer="adamw", lr=0.01, checkpoint_every=2)
     events(strategy, chosen, checkpoints=tmp_path, until=4)
-    stacked = settings(optimizer="adamw", lr=0.01, checkpoint_every=2, stack_workers=True)
+    stacked = settings(optimizer="adamw", lr=0.01, checkpoint_every=2, stack_workers="on")
     resumed = end(events(strategy, stacked, checkpoints=tmp_path))
     for name, value in end(looped).consensus.items():
         torch.testing.assert_close(resumed.consensus[name], value, atol=1e-5, rtol=1e-5)
 
 
-def train_here(stack_workers: bool) -> dict[str, Tensor]:
+def train_here(stack_workers: str) -> dict[str, Tensor]:
     found = events(
         STRATEGIES["lgrawa"], settings(stack_workers=stack_workers), task=Digits(train_size=200)
     )
@@ -232,8 +232,8 @@ def train_here(stack_workers: bool) -> dict[str, Tensor]:
 
 @pytest.mark.world
 def test_the_workers_of_several_processes_may_be_stacked() -> None:
-    alone = train_here(stack_workers=False)
-    for found in on_ranks(2, train_here, stack_workers=True):
+    alone = train_here(stack_workers="off")
+    for found in on_ranks(2, train_here, stack_workers="on"):
         for name, value in alone.items():
             torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-5)
 
@@ -282,7 +282,7 @@ REFUSED: dict[str, tuple[Task, str]] = {
 @pytest.mark.parametrize(("task", "message"), REFUSED.values(), ids=REFUSED)
 def test_a_model_that_can_not_be_stacked_is_refused(task: Task, message: str) -> None:
     with pytest.raises(UserError, match=message) as refused:
-        events(STRATEGIES["lgrawa"], settings(stack_workers=True), task=task)
+        events(STRATEGIES["lgrawa"], settings(stack_workers="on"), task=task)
     assert "--stack-workers, so leave that out" in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -292,7 +292,7 @@ def test_trying_out_leaves_no_trace() -> None:
     expected = torch.rand(1)
     torch.manual_seed(1)
     task = Digits(train_size=200)
-    assert try_out(task, task.data(0), settings()) == [
+    assert trained_names(task, task.data(0), settings()) == [
         name for name, _ in task.model(0).named_parameters()
     ]
     assert torch.equal(torch.rand(1), expected)
@@ -300,22 +300,22 @@ def test_trying_out_leaves_no_trace() -> None:
 
 def test_batches_of_different_sizes_are_refused() -> None:
     with pytest.raises(UserError, match="the same batch size for all workers, but the faults"):
-        settings(stack_workers=True, faults=(Fault.parse("batch-of-one:2"),))
+        settings(stack_workers="on", faults=(Fault.parse("batch-of-one:2"),))
 
 
 @pytest.mark.parametrize("fault", ["input-noise=0.5:1", "gradient-noise=0.5:1"])
 def test_noise_of_a_workers_own_is_refused(fault: str) -> None:
     with pytest.raises(UserError, match=f"fault {fault} can't be stacked: leave out"):
-        settings(stack_workers=True, faults=(Fault.parse(fault),))
+        settings(stack_workers="on", faults=(Fault.parse(fault),))
 
 
 def test_two_passes_of_sam_are_refused() -> None:
     with pytest.raises(UserError, match="SAM's two passes can't be stacked: leave out"):
-        settings(stack_workers=True, optimizer="sam")
+        settings(stack_workers="on", optimizer="sam")
 
 
 def test_workers_that_step_in_turns_are_refused() -> None:
     with pytest.raises(UserError, match="so their steps can't be stacked: leave out"):
         settings(
-            stack_workers=True, schedule=grawa.SharedCount(4), modelled=lambda: VirtualClock(0.1)
+            stack_workers="on", schedule=grawa.SharedCount(4), modelled=lambda: VirtualClock(0.1)
         )
