@@ -351,3 +351,11 @@ def test_leaving_runs_a_probe_only_if_steps_were_made_since_the_last_round(
     simulated.engine.leave()
     assert asked == list(range(probes))
     assert clock.now() == pytest.approx(steps + 0.25 * probes)
+
+
+@pytest.mark.parametrize("state", [{}, {"round": 3, "steps": [7]}])
+def test_a_state_of_something_else_is_refused(state: dict[str, Any]) -> None:
+    model = mlp()
+    averager = grawa.Averager(model, sgd(model), grawa.LGRAWA())
+    with pytest.raises(grawa.UserError, match="another version of grawa"):
+        averager.load_state_dict(state)

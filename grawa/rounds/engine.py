@@ -262,6 +262,11 @@ class Engine:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned, from the same strategy; else raises `UserError`."""
+        if "progress" not in state:
+            raise UserError(
+                "this is not what state_dict() of an Averager returned, or that of another version "
+                f"of grawa: it has {sorted(state)} only"
+            )
         self._runner.load_state_dict(state["runner"])
         self._clock.load_state_dict(state["clock"])
         self._timetable.load_state_dict(state["timetable"])
