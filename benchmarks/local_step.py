@@ -115,13 +115,10 @@ class Cycle:
     length: int
 
     def timed(self) -> float:
-        """Makes them; returns the processor seconds of a step, without the one with the round."""
+        """Makes one step; returns its processor seconds."""
         start = time.process_time()
-        for _ in range(self.length - 1):
-            self.step()
-        seconds = time.process_time() - start
         self.step()
-        return seconds / (self.length - 1)
+        return time.process_time() - start
 
 
 def _cycle(name: str, model: nn.Module, optimizer: Optimizer, step: Callable[[], object]) -> Cycle:
@@ -173,8 +170,20 @@ def _measure(title: str, cycles: Mapping[str, Cycle], turns: int, samples: Sampl
             cycle.step()
     order = random.Random(0)
     for turn in track(range(turns), f"{title:13}"):
-        seconds = {name: cycles[name].timed() for name in order.sample(list(cycles), len(cycles))}
+        seconds = _seconds(cycles, order)
         samples.add(step=title, turn=turn, seconds={name: seconds[name] for name in cycles})
+
+
+def _seconds(cycles: Mapping[str, Cycle], order: random.Random) -> dict[str, float]:
+    """Mean seconds of a step of each variant, whose steps alternate; without those with a round."""
+    total = dict.fromkeys(cycles, 0.0)
+    for number in range(1, max(cycle.length for cycle in cycles.values())):
+        under_way = [name for name, cycle in cycles.items() if number < cycle.length]
+        for name in order.sample(under_way, len(under_way)):
+            total[name] += cycles[name].timed()
+    for cycle in cycles.values():
+        cycle.step()
+    return {name: seconds / (cycles[name].length - 1) for name, seconds in total.items()}
 
 
 def tables(config: Config, results: Results) -> None:

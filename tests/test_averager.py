@@ -1,6 +1,7 @@
 """The driver, as a training loop meets it."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
