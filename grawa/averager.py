@@ -21,11 +21,11 @@ from grawa.rounds.guard import Guard
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.report import OnRound
 from grawa.rounds.schedule import Every, Schedule
-from grawa.rounds.setup import group_of, ranks_by_host, set_up
+from grawa.rounds.setup import backend_of, group_of, ranks_by_host, set_up
 from grawa.scores.groups import Grouping
 from grawa.strategies.protocol import Strategy
 from grawa.workers.checks import is_one_of_several
-from grawa.workers.hooks import StepHooks
+from grawa.workers.hooks import MISSED_ALL_STEPS, StepHooks
 from grawa.workers.replicas import per_model
 
 
@@ -52,12 +52,18 @@ class Averager:
         overlap_steps: for how many local steps a round may run in the background. It runs on a
             copy of the parameters, and its change is added to the parameters that many steps
             later. Needs memory for two copies of the parameters, and for the strategy's state.
+        alpha: when a round has run in the background, workers become alpha times themselves plus
+            1 - alpha times what the round has made of them, as in streaming DiLoCo (0.5 there); by
+            default what the round has changed is added to them.
         fragments: number of parts, of nearly equal bytes, in which the model is synchronised, one
             after another at equal distances. The total number of bytes is the same, but each
             message is smaller. Or a function that gives each parameter its part, such as
             `grawa.by_block` for transformer blocks.
         comm_dtype: "bf16" or "int8": the dtype in which parameters are sent, as differences from
             the last center; with "int8" the rounding error is added to the next round's difference.
+        center: "cpu" to keep what the strategy keeps between rounds (the center, an outer
+            optimizer's momentum) in the CPU's memory while GPUs make local steps. Every round then
+            copies it there and back. Needs a strategy with `prox=0`.
         guard: keeps workers that go wrong from ruining the others; `None` turns it off.
         buffers: "average" averages persistent buffers that change, at each round: floating-point
             ones with equal weights, others take the maximum; "local" leaves them to each worker.
@@ -73,6 +79,9 @@ class Averager:
             Processes of a host average among themselves first, and each host sends as little as
             possible to the others. By default processes that share a machine and its network are
             one host; `arrangement` says what was found.
+        between_hosts: "gloo" to send from one host to another by gloo, from the CPU's memory, while
+            processes of a host use the process group's own backend, such as NCCL: for links that
+            NCCL can't use, or not well. It needs nothing of the process group.
         measure_distance: whether round reports include the consensus distance, which costs one
             more pass over the parameters per round.
         on_round: called with a `RoundReport` after each round.
@@ -100,8 +109,10 @@ class Averager:
         sync_every: int = 32,
         schedule: Schedule | None = None,
         overlap_steps: int = 0,
+        alpha: float | None = None,
         fragments: int | Grouping = 1,
         comm_dtype: Precision | None = None,
+        center: Literal["cpu"] | None = None,
         guard: Guard | None = Guard(),
         buffers: Literal["average", "local"] = "average",
         process_group: dist.ProcessGroup | DeviceMesh | None = None,
@@ -109,6 +120,7 @@ class Averager:
         timeout: timedelta = DEFAULT_TIMEOUT,
         shared_memory: bool = True,
         hosts: Sequence[Sequence[int]] | DeviceMesh | None = None,
+        between_hosts: Literal["gloo"] | None = None,
         measure_distance: bool = False,
         on_round: Sequence[OnRound] = (),
     ) -> None:
@@ -118,8 +130,10 @@ class Averager:
             strategy=strategy,
             schedule=Every(sync_every) if schedule is None else schedule,
             overlap_steps=overlap_steps,
+            alpha=alpha,
             fragments=fragments,
             comm_dtype=comm_dtype,
+            center=center,
             guard=guard,
             buffers=buffers,
             measure_distance=measure_distance,
@@ -135,6 +149,7 @@ class Averager:
                 timeout=timeout,
                 shared_memory=shared_memory,
                 hosts=ranks_by_host(hosts),
+                between_hosts=backend_of(between_hosts),
                 clock=WallClock(),
                 tell=tuple(on_round),
             )
@@ -217,12 +232,7 @@ class Averager:
         self._check_connected()
         with undisturbed():
             if self._hooks.missed_all_steps():
-                self._engine.fail(
-                    "the parameters have changed, but no optimizer step was counted: they were "
-                    "changed by an optimizer that was not given to the Averager, or without its "
-                    "step(). Make the optimizer first and give it to the Averager (a two-call SAM "
-                    "steps its base optimizer: give it that one, or use grawa.SAM)"
-                )
+                self._engine.fail(MISSED_ALL_STEPS)
             self._engine.resolve_skips()
             self._engine.leave()
 

@@ -31,6 +31,7 @@ combinations = st.fixed_dictionaries({
     "strategy": st.sampled_from(list(STRATEGIES.values())),
     "schedule": schedules,
     "overlap_steps": st.integers(0, 3),
+    "alpha": st.sampled_from([None, None, 0.5]),
     "fragments": st.integers(1, 4),
     "comm_dtype": st.sampled_from([None, "bf16", "int8"]),
     "buffers": st.sampled_from(["average", "local"]),

@@ -41,6 +41,8 @@ class DistributedCommunicator:
         shared_memory: whether processes of one machine may read each other's memory.
         hosts: the ranks of each host; found out by default, from what processes share. Others
             than those that take part are ignored.
+        between_hosts: the backend that sends from one host to another; by default the one that
+            sends inside hosts.
 
     Raises:
         CommunicationError: if not all of them come.
@@ -59,7 +61,9 @@ class DistributedCommunicator:
         device: torch.device | None = None,
         shared_memory: bool = True,
         hosts: Sequence[Sequence[int]] | None = None,
+        between_hosts: str | None = None,
     ) -> None:
+        self._between_hosts = between_hosts
         self._members = list(range(dist.get_world_size()) if ranks is None else ranks)
         self._device = torch.device("cpu") if device is None else device
         self._num_hosted = num_hosted
@@ -72,7 +76,7 @@ class DistributedCommunicator:
 
     def _open(self) -> None:
         """Connects to the other processes; again, if it is used after a release."""
-        self._leases = [lease(self._members, self._timeout)]
+        self._leases = [lease(self._members, self._timeout, self._between_hosts)]
         key = f"local steps/{self._leases[0].uses}"
         self._counter = SharedCounter(self._leases[0].connection, key, self._timeout)
         self._end = weakref.finalize(self, _end, self._leases, self._counter)
@@ -92,9 +96,12 @@ class DistributedCommunicator:
         assert self._levels is not None, "it has just been opened"
         return self._levels
 
-    def _part(self, processes: Sequence[int]) -> Group:
-        """A group of some of the processes, this one among them."""
-        leased = lease([self._members[p] for p in processes], self._timeout)
+    def _part(self, processes: Sequence[int], *, one_host: bool) -> Group:
+        """A group of some of the processes, this one among them; of one host, or of several."""
+        backend = None if one_host else self._between_hosts
+        if len(processes) == len(self._members) and backend == self._leases[0].backend:
+            return self._group
+        leased = lease([self._members[p] for p in processes], self._timeout, backend)
         self._leases.append(leased)
         return Group(leased, self._device)
 
@@ -199,6 +206,7 @@ class DistributedCommunicator:
             device=self._device,
             shared_memory=self._shared_memory,
             hosts=self._hosts,
+            between_hosts=self._between_hosts,
         )
         return [TeamTransport(slice(start, start + size), slice(0, hosted), transport)]
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from typing import Protocol
 
 from grawa.comm.carrier import Carrier
 from grawa.comm.group import Group
@@ -15,9 +16,17 @@ from grawa.comm.sockets import Sockets
 from grawa.errors import UserError
 
 
+class Part(Protocol):
+    """Makes a group of some processes; collective among these."""
+
+    def __call__(self, processes: Sequence[int], *, one_host: bool) -> Group:
+        """A group of these processes, which are on one host, or on several."""
+        ...
+
+
 def levels_between(
     group: Group,
-    part: Callable[[Sequence[int]], Group],
+    part: Part,
     *,
     num_hosted: int,
     willing: bool,
@@ -27,7 +36,7 @@ def levels_between(
 
     Args:
         group: all processes.
-        part: makes a group of some of them; collective among these.
+        part: makes a group of some of them.
         num_hosted: K.
         willing: whether this process may share memory.
         hosts: the ranks of each host; `None` to find out.
@@ -55,21 +64,24 @@ def levels_between(
             f"{hosts} here"
         )
     found = _by_machine(machines) if hosts is None else _by_rank(hosts, group.members)
+    everything = range(len(machines))
     if len(found) == 1:
-        return OneLevel(_inside(group, machines, willing=all(all_willing)))
+        near = part(everything, one_host=True)
+        return OneLevel(_inside(near, machines, willing=all(all_willing)))
     host_of = {group.members[p]: h for h, processes in enumerate(found) for p in processes}
     if len(found) == len(machines):
-        return OneLevel(_between(_name_hosts(group, host_of)))
+        return OneLevel(_between(_name_hosts(part(everything, one_host=False), host_of)))
     mine = next(members for members in found if group.process in members)
-    near = _name_hosts(part(mine), host_of)
+    near = _name_hosts(part(mine, one_host=True), host_of)
     inside = _inside(near, [machines[p] for p in mine], willing=all(all_willing[p] for p in mine))
     reason = "found by the machine and network they share" if hosts is None else "as given"
     place = mine.index(group.process)
     if place < min(map(len, found)):
-        across = _between(_name_hosts(part([members[place] for members in found]), host_of))
+        peers = [members[place] for members in found]
+        across = _between(_name_hosts(part(peers, one_host=False), host_of))
         return TwoLevels(found, group.process, inside, across, reason)
     # torch names a group by its ranks and by how many groups a process has: so all make as many.
-    part([group.process])
+    part([group.process], one_host=False)
     return TwoLevels(found, group.process, inside, None, reason)
 
 

@@ -133,9 +133,10 @@ class TwoLevels:
 
     def __str__(self) -> str:
         sizes = ", ".join(str(len(members)) for members in self._hosts)
+        by = "" if self._across is None else f" by {self._across.name}"
         return (
             f"{len(self._hosts)} hosts with {sizes} processes ({self._reason}); inside by "
-            f"{self._inside.name}, between hosts a section of the model from each of the first "
+            f"{self._inside.name}, between hosts{by} a section of the model from each of the first "
             f"{len(self._gateways)}"
         )
 
@@ -153,7 +154,7 @@ class TwoLevels:
             padded[: len(rows)] = rows
             by_host = self._across.gather(padded.view(-1))().view(len(self._hosts), -1, length)
             for members, own in zip(self._hosts, by_host, strict=True):
-                everyone[list(members)] = own[: len(members)]
+                everyone[list(members)] = own[: len(members)].to(everyone.device)
         self._inside.wait_for_all()  # two gathers may be on their way at once
         size = everyone.numel()
         runs = [[Run(0, 0, size, (size,))], *([] for _ in self._members[1:])]

@@ -18,6 +18,8 @@ class Lease:
     members: list[int]
     """By global rank."""
     timeout: timedelta
+    backend: str | None = None
+    """Of torch.distributed, if it is not the default group's."""
     uses: int = 0
     """Transports that have used it before."""
     _connection: Store | None = None
@@ -36,12 +38,17 @@ class Lease:
         return self._connection
 
 
-_free: dict[tuple[tuple[int, ...], timedelta], list[Lease]] = {}
+_free: dict[tuple[tuple[int, ...], timedelta, str | None], list[Lease]] = {}
 """Process groups that were given back in good order; a process has one set of them."""
 
 
-def lease(members: list[int], timeout: timedelta) -> Lease:
+def lease(members: list[int], timeout: timedelta, backend: str | None = None) -> Lease:
     """A process group of these ranks; collective.
+
+    Args:
+        members: by global rank.
+        timeout: of its operations.
+        backend: of torch.distributed; by default the default group's.
 
     Returns:
         One that was given back, or a new one.
@@ -55,7 +62,7 @@ def lease(members: list[int], timeout: timedelta) -> Lease:
             f"rank {dist.get_rank()} is not one of the ranks {members} that average: pass the "
             "process group that this rank belongs to, or do without an Averager here"
         )
-    free = _free.get((tuple(members), timeout), [])
+    free = _free.get((tuple(members), timeout, backend), [])
     while free:
         found = free.pop()
         if _is_open(found.group):  # ending the default group ends all others
@@ -63,20 +70,23 @@ def lease(members: list[int], timeout: timedelta) -> Lease:
     everyone = members == list(range(dist.get_world_size()))
     try:
         # A group of some ranks has a name made of them, so that the others need not take part.
-        created = dist.new_group(members, timeout=timeout, use_local_synchronization=not everyone)
+        created = dist.new_group(
+            members, timeout=timeout, backend=backend, use_local_synchronization=not everyone
+        )
     except RuntimeError as error:
         raise CommunicationError(
             f"rank {dist.get_rank()} waited in vain for all of ranks {members} to make their "
             f"process group ({str(error).splitlines()[0]})"
         ) from error
     assert isinstance(created, dist.ProcessGroup), "this process belongs to the group"
-    return Lease(created, members, timeout)
+    return Lease(created, members, timeout, backend)
 
 
 def give_back(ended: Lease) -> None:
     """Keeps a process group for the next transport between the same processes; collective."""
     ended.uses += 1
-    _free.setdefault((tuple(ended.members), ended.timeout), []).append(ended)
+    key = tuple(ended.members), ended.timeout, ended.backend
+    _free.setdefault(key, []).append(ended)
 
 
 def abandon(ended: Lease) -> None:

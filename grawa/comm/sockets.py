@@ -17,7 +17,8 @@ class Sockets:
     What leaves is staged in the result's own memory, where the sections of others are not yet in
     use; so a mean takes the memory of its result, and of the sections that arrive.
 
-    Where the group can't send from the device of the parameters, messages go by way of the CPU.
+    Where the group can't send from the device of the parameters, messages go by way of the CPU's
+    memory, pinned beside a GPU.
 
     Args:
         group: the processes.
@@ -77,9 +78,11 @@ class Sockets:
         me = self.process
         messages = self._group.messages("average parameters")
         arrived = self._places(staged, arriving)
-        for peer in self._group.peers():
-            for run in leaving[peer]:
-                messages.send(run.of(staged).to(self._wire), peer)
+        peers = self._group.peers()
+        sent = iter(self._on_wire([run.of(staged) for peer in peers for run in leaving[peer]]))
+        for peer in peers:
+            for _ in leaving[peer]:
+                messages.send(next(sent), peer)
             for place in arrived[peer]:
                 messages.receive(place, peer)
         messages.run()
@@ -98,7 +101,7 @@ class Sockets:
         ]
         room = sum(_aligned(size) for own in sizes for size in own)
         if room > self._buffer.numel():
-            self._buffer = torch.empty(room, dtype=torch.uint8, device=self._wire)
+            self._buffer = self._place(staged[0], room, torch.uint8)
         found: list[list[Tensor]] = []
         at = 0
         for runs, own in zip(arriving, sizes, strict=True):
@@ -115,20 +118,38 @@ class Sockets:
         """See `Carrier.sections`."""
         messages = self._group.messages("share the average")
         received: list[tuple[Tensor, Tensor]] = []
+        sent = self._on_wire([run.of(flats) for run in runs[self.process]])
         for peer in self._group.peers():
             if peer in receivers:
-                for run in runs[self.process]:
-                    messages.send(run.of(flats).to(self._wire), peer)
+                for values in sent:
+                    messages.send(values, peer)
             if self.process in receivers:
                 for run in runs[peer]:
                     place = run.of(flats)
-                    arriving = place if place.device == self._wire else place.to(self._wire)
+                    arriving = place
+                    if place.device != self._wire:
+                        arriving = self._place(place, place.numel(), place.dtype)
                     messages.receive(arriving, peer)
                     received.append((place, arriving))
         messages.run()
         for place, arriving in received:
             if arriving is not place:
-                place.copy_(arriving)
+                place.copy_(arriving, non_blocking=True)
+
+    def _place(self, like: Tensor, length: int, dtype: torch.dtype) -> Tensor:
+        """A flat tensor to send from or to receive in; pinned if it is beside a GPU's tensor."""
+        pinned = like.is_cuda and self._wire.type == "cpu"
+        return torch.empty(length, dtype=dtype, device=self._wire, pin_memory=pinned)
+
+    def _on_wire(self, values: list[Tensor]) -> list[Tensor]:
+        """What is to be sent, where the group can send it; the host waits for the device once."""
+        if all(tensor.device == self._wire for tensor in values):
+            return values
+        found = [self._place(tensor, tensor.numel(), tensor.dtype) for tensor in values]
+        for copy, tensor in zip(found, values, strict=True):
+            copy.copy_(tensor, non_blocking=True)
+        torch.accelerator.current_stream(values[0].device).synchronize()
+        return found
 
     def wait_for_all(self) -> None:
         """See `Carrier.wait_for_all`; what was sent has been copied already."""

@@ -1,6 +1,6 @@
 """A fragment: a part of the model that is synchronised at once, and its state between rounds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from grawa.math.leaves import Leaves, Rows
 from grawa.math.norms import Norms, row_norms
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.shadow import Shadow
+from grawa.rounds.stowed import Stowed, is_elsewhere
+from grawa.strategies.protocol import State
 
 
 class Fragment:
@@ -49,7 +51,7 @@ class Fragment:
         if plan.comm_dtype is not None:  # all workers are equal now: the first reference
             self._compression = Compression(plan.comm_dtype, Leaves.copy_of(params))
         self.rounds = 0
-        self.shadow = Shadow(params) if plan.overlap_steps else None
+        self.shadow = Shadow(params, plan.alpha) if plan.overlap_steps else None
         for size in plan.strategy.team_sizes():
             comm.split(size)
         self._state = plan.strategy.init(params)
@@ -59,6 +61,10 @@ class Fragment:
         if self.shadow is not None:
             self.seen = {k: v.clone() for k, v in self._state.items()} if drifts else {}
         narrow = {n: x for n, x in params.items() if x.itemsize < 4 and drifts}
+        device = next(iter(params.values())).device
+        self._stowed: Stowed | None = None
+        if plan.center == "cpu" and self._state and is_elsewhere(device):
+            self._stowed, self._state, self.seen = Stowed(self._state), {}, {}
         self._lost = {n: torch.zeros_like(x, dtype=torch.float32) for n, x in narrow.items()}
         self.bind(params)
 
@@ -88,9 +94,21 @@ class Fragment:
             norms=self._norms,
         )
         own = None if scores is None else scores[:, self._columns]
-        weights = self._strategy.sync(params, own, self._state, workers, self.rounds)
+        state = self._state_here()
+        weights = self._strategy.sync(params, own, state, workers, self.rounds)
+        if self._stowed is not None:
+            self._stowed.put(state)
         self.rounds += 1
         return weights, self._distance(workers, active)
+
+    def _state_here(self) -> State:
+        """The state where the parameters are."""
+        return self._state if self._stowed is None else self._stowed.fetch()
+
+    @property
+    def _kept(self) -> Mapping[str, Leaves]:
+        """The state, wherever it is between rounds."""
+        return self._state if self._stowed is None else self._stowed.kept()
 
     def _distance(self, workers: Participants, active: Tensor) -> float | None:
         if workers.distances is None:
@@ -107,11 +125,11 @@ class Fragment:
     def consensus(self, active: Tensor) -> Leaves:
         """The strategy's consensus of the workers that are active, (N,); collective."""
         workers = Participants(self._comm, active)
-        return self._strategy.consensus(self.params, self._state, workers)
+        return self._strategy.consensus(self.params, self._state_here(), workers)
 
     def state_dict(self) -> dict[str, Any]:
         """What must be saved so that training resumes bit for bit, copied."""
-        state = {key: {n: x.clone() for n, x in v.items()} for key, v in self._state.items()}
+        state = {key: {n: x.clone() for n, x in v.items()} for key, v in self._kept.items()}
         compression = self._compression.state_dict() if self._compression else None
         lost = {name: rows.clone() for name, rows in self._lost.items()}
         return {"state": state, "rounds": self.rounds, "compression": compression, "lost": lost}
@@ -123,12 +141,13 @@ class Fragment:
             UserError: if it was saved by another strategy.
         """
         state = saved["state"]
-        if state.keys() != self._state.keys():
+        kept = self._kept
+        if state.keys() != kept.keys():
             raise UserError(
-                f"the saved state has {sorted(state)}, but this strategy keeps "
-                f"{sorted(self._state)}: load it into the strategy it was saved from"
+                f"the saved state has {sorted(state)}, but this strategy keeps {sorted(kept)}: "
+                "load it into the strategy it was saved from"
             )
-        for key, leaves in self._state.items():
+        for key, leaves in kept.items():
             for name, leaf in leaves.items():
                 leaf.copy_(state[key][name])
         self.rounds = saved["rounds"]

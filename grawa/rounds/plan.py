@@ -24,10 +24,13 @@ class RoundPlan:
         buffers: "average" or "local".
         measure_distance: whether consensus distances are measured.
         overlap_steps: d, local steps for which a round may run in the background.
+        alpha: how much of itself a worker keeps when a round that ran in the background is mixed
+            in; `None` to add what the round has changed.
         fragments: P, parts of the model that are synchronised one after another; or a function
             that gives each parameter its part, until `for_parameters` has called it.
         fragment_of: the part of each parameter, if a function gave it.
         comm_dtype: the dtype in which parameters are sent; `None` for their own.
+        center: "cpu" to keep the strategy's state on the CPU between rounds.
         individually: whether each hosted worker steps at its own speed.
 
     Raises:
@@ -40,9 +43,11 @@ class RoundPlan:
     buffers: str = "average"
     measure_distance: bool = False
     overlap_steps: int = 0
+    alpha: float | None = None
     fragments: int | Grouping = 1
     fragment_of: tuple[int, ...] | None = None
     comm_dtype: Precision | None = None
+    center: str | None = None
     individually: bool = False
 
     def __post_init__(self) -> None:
@@ -59,10 +64,19 @@ class RoundPlan:
         if self.comm_dtype not in (None, *get_args(Precision)):
             known = ", ".join(map(repr, get_args(Precision)))
             raise UserError(f"comm_dtype must be None or one of {known}, got {self.comm_dtype!r}")
+        if self.center not in (None, "cpu"):
+            raise UserError(f'center must be None or "cpu", got {self.center!r}')
+        if self.center == "cpu" and self.strategy.drifts:
+            raise UserError(
+                f"{type(self.strategy).__name__} pulls workers to the center between rounds, so it "
+                'must stay with the parameters: use prox=0, or leave out center="cpu"'
+            )
         for name in ("overlap_steps", "fragments"):
             asked = getattr(self, name)
             if not isinstance(asked, int) and not (name == "fragments" and callable(asked)):
                 raise UserError(f"{name} must be a whole number, got {asked!r}")
+        if self.alpha is not None and not 0.0 <= self.alpha < 1.0:
+            raise UserError(f"alpha must lie in [0, 1), got {self.alpha}")
         if isinstance(self.fragments, int):
             self._check_times()
         self._check_sharing()
@@ -106,6 +120,11 @@ class RoundPlan:
             raise UserError(
                 f"overlap_steps must be at least 0 and below the {between} local steps between "
                 f"rounds (sync_every {tau}, {self.fragments} fragments), got {self.overlap_steps}"
+            )
+        if self.alpha is not None and not self.overlap_steps:
+            raise UserError(
+                "alpha mixes workers with a round that ran in the background, so it needs "
+                "overlap_steps, which is 0"
             )
         if self.individually and self.overlap_steps:
             raise UserError(

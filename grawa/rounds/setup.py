@@ -38,6 +38,7 @@ def set_up(
     timeout: timedelta,
     shared_memory: bool = True,
     hosts: Sequence[Sequence[int]] | None = None,
+    between_hosts: str | None = None,
     clock: Clock,
     tell: Sequence[OnRound],
 ) -> Engine:
@@ -53,6 +54,7 @@ def set_up(
         timeout: how long a message may wait for the others.
         shared_memory: whether processes of one machine may exchange messages in shared memory.
         hosts: the ranks of each host; found out by default.
+        between_hosts: the backend that sends from one host to another.
         clock: times the workers.
         tell: called with the report of each round.
 
@@ -76,6 +78,7 @@ def set_up(
             device=device,
             shared_memory=shared_memory,
             hosts=hosts,
+            between_hosts=between_hosts,
         )
     )
 
@@ -130,6 +133,13 @@ def ranks_by_host(
         )
     rows: list[list[int]] = hosts.mesh.tolist()
     return rows
+
+
+def backend_of(between_hosts: str | None) -> str | None:
+    """The backend that a user wants between hosts; refuses any other than gloo."""
+    if between_hosts not in (None, "gloo"):
+        raise UserError(f'between_hosts must be None or "gloo", got {between_hosts!r}')
+    return between_hosts
 
 
 def _ranks(group: dist.ProcessGroup | None) -> Sequence[int]:

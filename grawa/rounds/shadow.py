@@ -10,14 +10,25 @@ from grawa.math.leaves import Rows, copy_, side_by_side
 class Shadow:
     """Runs a round on a copy, and then adds to the workers what the round changed in the copy.
 
+    With `alpha` workers are mixed with the copy instead, and so keep only a part of what they have
+    learnt while the round ran:
+
+        x <- x + (y - x')                  x' the copy before the round, y after it
+        x <- alpha x + (1 - alpha) y       with alpha
+
     It needs memory for two copies of the parameters. `take` and `give`, which block the workers,
     are one pass over the parameters each; the rest runs in the background.
 
     Args:
         params: a fragment's parameters, name -> (K, *shape).
+        alpha: how much of themselves workers keep, if they are mixed with the copy.
+
+    Source: Douillard et al. (2025), "Streaming DiLoCo with overlapping communication", algorithm 2,
+    for `alpha`.
     """
 
-    def __init__(self, params: Rows) -> None:
+    def __init__(self, params: Rows, alpha: float | None = None) -> None:
+        self._alpha = alpha
         self._before = params.twin()
         self._moved = params.twin()
 
@@ -31,7 +42,7 @@ class Shadow:
         return self._moved
 
     def finish(self, reset: Sequence[int]) -> None:
-        """Called when the round has moved the copy; computes by how much.
+        """Called when the round has moved the copy; computes by how much, if that is added.
 
         Args:
             reset: hosted workers that take the copy's values as they are, because their own
@@ -39,10 +50,12 @@ class Shadow:
         """
         for k in reset:
             _put_row(self._before, self._moved, k)
+        if self._alpha is not None:
+            return
         torch._foreach_sub_(*reversed(side_by_side(self._before, self._moved)))
 
     def give(self, params: Rows, reset: Sequence[int]) -> None:
-        """Adds to the workers what the round changed in their copies.
+        """Adds to the workers what the round changed in their copies, or mixes them.
 
         Args:
             params: the workers' parameters, some local steps later.
@@ -50,7 +63,11 @@ class Shadow:
         """
         for k in reset:
             _put_row(params, self._before, k)
-        torch._foreach_add_(*side_by_side(params, self._moved))
+        own, moved = side_by_side(params, self._moved)
+        if self._alpha is None:
+            torch._foreach_add_(own, moved)
+        else:
+            torch._foreach_lerp_(own, moved, 1.0 - self._alpha)
 
 
 def _put_row(rows: Rows, source: Rows, k: int) -> None:

@@ -14,6 +14,14 @@ from grawa.workers.checks import check_hooked
 from grawa.workers.replicas import Replicas
 from grawa.workers.skips import Skips
 
+MISSED_ALL_STEPS = (
+    "the parameters have changed, but no optimizer step was counted: they were changed by an "
+    "optimizer that was not given to the Averager, or without its step(). Make the optimizer first "
+    "and give it to the Averager (a two-call SAM steps its base optimizer: give it that one, or "
+    "use grawa.SAM)"
+)
+"""What is wrong if `StepHooks.missed_all_steps`."""
+
 
 class StepHooks:
     """Calls back before and after each local step of the hosted workers.

@@ -41,6 +41,7 @@ def connect(
     device: torch.device,
     shared_memory: bool = True,
     hosts: Sequence[Sequence[int]] | None = None,
+    between_hosts: str | None = None,
 ) -> Transport:
     """Connects to the processes of a group; without any process group, only the hosted workers.
 
@@ -51,6 +52,7 @@ def connect(
         device: where the parameters live.
         shared_memory: whether processes of one machine may exchange messages in shared memory.
         hosts: the ranks of each host; found out by default.
+        between_hosts: the backend that sends from one host to another.
 
     Returns:
         The connection.
@@ -65,6 +67,7 @@ def connect(
         device=device,
         shared_memory=shared_memory,
         hosts=hosts,
+        between_hosts=between_hosts,
     )
 
 

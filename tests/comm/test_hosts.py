@@ -110,6 +110,55 @@ def test_a_transport_of_two_levels_can_be_released_and_used_again() -> None:
     assert on_ranks(4, released_and_used_again) == [True] * 4
 
 
+def by_gloo_between(hosts: list[list[int]]) -> tuple[str, dict[str, torch.Tensor], list[str]]:
+    """The arrangement, a mean, and the backends asked for, with gloo between hosts."""
+    asked: list[str] = []
+    make = dist.new_group
+
+    def noted(ranks: Any, **options: Any) -> Any:
+        asked.append(str(options["backend"]))
+        return make(ranks, **options)
+
+    with patch.object(dist, "new_group", noted):
+        comm = DistributedCommunicator(num_hosted=2, hosts=hosts, between_hosts="gloo")
+    rank = dist.get_rank()
+    rows = rows_of(range(2 * rank, 2 * rank + 2))
+    found = dict(comm.weighted_mean(rows, _weights_of_eight()))
+    comm.release()
+    again = dict(comm.weighted_mean(rows, _weights_of_eight()))
+    assert all(torch.equal(found[name], leaf) for name, leaf in again.items())
+    return comm.arrangement, found, asked
+
+
+@pytest.mark.parametrize(
+    ("hosts", "backends"),
+    [
+        ([[0, 1], [2, 3]], ["gloo", "None", "gloo"]),
+        ([[0, 2, 3], [1]], ["gloo", "None", "gloo"]),
+        ([[0, 1, 2, 3]], ["gloo", "None"]),
+        ([[0], [1], [2], [3]], ["gloo"]),
+    ],
+    ids=str,
+)
+def test_gloo_sends_between_hosts_and_the_groups_own_backend_inside(
+    hosts: list[list[int]], backends: list[str]
+) -> None:
+    found = on_ranks(4, by_gloo_between, hosts)
+    plain = on_ranks(4, mean_of_two_workers_each, hosts)
+    for (arrangement, mean, asked), usual in zip(found, plain, strict=True):
+        assert asked == backends
+        assert all(torch.equal(mean[name], leaf) for name, leaf in usual.items())
+        if 1 < len(hosts) < 4 and "None" in asked:
+            assert "between hosts" in arrangement
+
+
+def test_no_other_backend_can_be_asked_for_between_hosts() -> None:
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(grawa.UserError, match='between_hosts must be None or "gloo"'):
+        grawa.Averager(model, optimizer, grawa.LGRAWA(), between_hosts="nccl")  # type: ignore[arg-type]
+
+
 def lose_a_rank() -> None:
     comm = DistributedCommunicator(timeout=timedelta(seconds=4), hosts=[[0, 1], [2, 3]])
     rows = {"x": torch.ones(1, 100)}

@@ -33,18 +33,23 @@ def put(fleet: Fleet, rows: Tensor) -> None:
         torch.nn.utils.vector_to_parameters(row, model.parameters())
 
 
-def transcribed(pull: float, prox: float) -> Tensor:
-    """A soft pull to the mean by the formulas: the displacement of step s is added at s + 2."""
+def transcribed(pull: float, prox: float, alpha: float | None = None) -> Tensor:
+    """A soft pull to the mean by the formulas: the displacement of step s is added at s + 2.
+
+    With `alpha` workers are mixed with where the pull has put them.
+    """
     fleet = Fleet(WORKERS)
-    center, moved = fleet.parameters().mean(dim=0), torch.zeros(0)
+    center, before, moved = fleet.parameters().mean(dim=0), torch.zeros(0), torch.zeros(0)
     for step in range(1, STEPS + 1):
         fleet.train(DATA.steps(step - 1, step))
         rows = fleet.parameters()
         rows = rows + prox / TAU * (center - rows)
         if step % TAU == 0:
-            moved, found = pull * (rows.mean(dim=0) - rows), rows.mean(dim=0)
+            before, found = rows.clone(), rows.mean(dim=0)
+            moved = pull * (found - rows)
         if step % TAU == DELAY and step > TAU:
-            rows, center = rows + moved, found
+            mixed = None if alpha is None else alpha * rows + (1 - alpha) * (before + moved)
+            rows, center = rows + moved if mixed is None else mixed, found
         put(fleet, rows)
     return fleet.parameters()
 
@@ -53,6 +58,14 @@ def transcribed(pull: float, prox: float) -> Tensor:
 def test_the_displacement_of_the_snapshot_is_added_later(pull: float, prox: float) -> None:
     found = trained(grawa.LocalSGD(pull=pull, prox=prox), overlap_steps=DELAY).parameters()
     torch.testing.assert_close(found, transcribed(pull, prox), rtol=0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize(("pull", "prox"), [(1.0, 0.0), (0.5, 0.2)])
+def test_workers_are_mixed_with_a_late_round(alpha: float, pull: float, prox: float) -> None:
+    strategy = grawa.LocalSGD(pull=pull, prox=prox)
+    found = trained(strategy, overlap_steps=DELAY, alpha=alpha).parameters()
+    torch.testing.assert_close(found, transcribed(pull, prox, alpha), rtol=0.0, atol=1e-12)
 
 
 def test_no_overlap_is_the_blocking_round_bit_for_bit() -> None:
@@ -80,8 +93,10 @@ def test_the_round_that_is_under_way_is_finished_at_the_end() -> None:
     torch.testing.assert_close(rows, rows.mean(dim=0).expand_as(rows), rtol=0.0, atol=1e-12)
 
 
-@pytest.mark.parametrize("fragments", [1, 2])
-def test_a_broken_worker_is_whole_again_when_the_round_arrives(fragments: int) -> None:
+@pytest.mark.parametrize(("fragments", "alpha"), [(1, None), (2, None), (1, 0.5)])
+def test_a_broken_worker_is_whole_again_when_the_round_arrives(
+    fragments: int, alpha: float | None
+) -> None:
     fleet = Fleet(WORKERS)
     reports: list[grawa.RoundReport] = []
     averager = grawa.Averager(
@@ -91,6 +106,7 @@ def test_a_broken_worker_is_whole_again_when_the_round_arrives(fragments: int) -
         sync_every=TAU,
         overlap_steps=1,
         fragments=fragments,
+        alpha=alpha,
         on_round=[reports.append],
     )
     averager.attach()
@@ -173,6 +189,8 @@ def test_errors_in_the_background_surface_in_the_foreground() -> None:
         ({"overlap_steps": 2, "fragments": 2}, "below the 2 local steps between"),
         ({"overlap_steps": -1}, "at least 0"),
         ({"overlap_steps": 1.5}, "whole number"),
+        ({"alpha": 0.5}, "needs overlap_steps"),
+        ({"alpha": 1.0, "overlap_steps": 1}, r"alpha must lie in \[0, 1\), got 1.0"),
         ({"fragments": 0}, "at least 1"),
         ({"fragments": 5}, r"at most sync_every \(4\), since each needs"),
         ({"comm_dtype": "int4"}, "comm_dtype must be None or one of 'bf16'"),

@@ -78,6 +78,10 @@ class TrainConfig:
     overlap_steps: int = 0
     """Local steps for which a round may run in the background."""
 
+    alpha: float | None = None
+    """When a round has run in the background, workers become alpha times themselves plus 1 - alpha
+    times what it has made of them; by default what it has changed is added."""
+
     fragments: int = 1
     """Number of parts of the model that are synchronised one after another, in smaller messages."""
 
@@ -212,6 +216,7 @@ class TrainConfig:
             evaluate_every=self._evaluate_every(),
             schedule=schedule_of(self.schedule, self.sync_every, self.lr),
             overlap_steps=self.overlap_steps,
+            alpha=self.alpha,
             fragments=self.fragments,
             comm_dtype=None if self.comm_dtype == "same" else self.comm_dtype,
             modelled=self._modelled(faults),

@@ -132,6 +132,7 @@ class Run:
             buffers=settings.buffers,
             measure_distance=True,
             overlap_steps=settings.overlap_steps,
+            alpha=settings.alpha,
             fragments=settings.fragments,
             comm_dtype=settings.comm_dtype,
             individually=self._clock.individual and settings.schedule.counts_together,

@@ -29,6 +29,7 @@ class Settings:
         evaluate_every: rounds between measurements of the consensus; 0 for none.
         schedule: when rounds are due.
         overlap_steps: as for `Averager`.
+        alpha: as for `Averager`.
         fragments: as for `Averager`.
         comm_dtype: as for `Averager`.
         modelled: makes a virtual clock; `None` for wall-clock time.
@@ -58,6 +59,7 @@ class Settings:
     evaluate_every: int
     schedule: Schedule
     overlap_steps: int
+    alpha: float | None
     fragments: int
     comm_dtype: Precision | None
     modelled: Callable[[], VirtualClock] | None

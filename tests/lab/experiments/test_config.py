@@ -45,6 +45,7 @@ OTHER = TrainConfig(
     evaluate_every=2,
     schedule="quadratic:0.5",
     overlap_steps=1,
+    alpha=0.5,
     fragments=2,
     comm_dtype="int8",
     swa="25%",

@@ -30,6 +30,7 @@ def settings(**changes: Any) -> Settings:
         "evaluate_every": 0,
         "schedule": grawa.Every(4),
         "overlap_steps": 0,
+        "alpha": None,
         "fragments": 1,
         "comm_dtype": None,
         "modelled": None,
