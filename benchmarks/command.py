@@ -1,5 +1,6 @@
 """A benchmark as a command: its options, its samples, and the results made from them."""
 
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
@@ -114,9 +115,11 @@ class Benchmark(Generic[Config]):
         """Measures, or reads earlier samples, and makes results.
 
         Raises:
-            SystemExit: 2 after a `UserError`, 130 after Ctrl-C.
+            SystemExit: 2 after a `UserError`, 130 after Ctrl-C or SIGTERM.
         """
         config, files = self.parse(words)
+        # As Ctrl-C, so that processes end, hosts are removed and samples are tabulated.
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             if files.tabulate is not None:
                 self._tabulate(Samples(files.tabulate), files.folder)
@@ -125,6 +128,8 @@ class Benchmark(Generic[Config]):
         except UserError as error:
             print(f"{self.name}: {error}", file=sys.stderr)
             sys.exit(2)
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     def _revise(self, config: Config, *, resume: bool) -> Revise | None:
         """What is kept of earlier samples: nothing, unless asked for."""

@@ -1,5 +1,7 @@
 """What was measured before something ended a benchmark is kept, and can be tabulated."""
 
+import os
+import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,19 @@ def _interrupted(folder: Path, error: type[BaseException], after: int) -> None:
                 ending.add(step=step, turn=turn, seconds={"bare": 1.0, "norms and pull": 1.5})
 
     replace(local_step.BENCHMARK, measure=measure).run(["--toy", "--out", str(folder)])
+
+
+def test_sigterm_is_as_ctrl_c(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def measure(config: local_step.Config, samples: Samples) -> None:
+        samples.add(step="SGD", turn=0, seconds={"bare": 1.0, "norms and pull": 1.5})
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        replace(local_step.BENCHMARK, measure=measure).run(["--toy", "--out", str(tmp_path)])
+    assert ended.value.code == 130
+    assert "the 1 samples so far are in" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_ctrl_c_leaves_the_samples_and_their_table(
