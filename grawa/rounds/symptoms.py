@@ -38,6 +38,8 @@ class Symptoms:
 
     def __init__(self) -> None:
         self._norms: list[Tensor] = []
+        self._last_norms: Tensor | None = None
+        """(S, K, L), of the last round, on the CPU: a GPU copies them while it trains on."""
         self._rounds = 0
         self._clipping_said = False
         self.suspects_equals = False
@@ -72,10 +74,13 @@ class Symptoms:
         self._look_for_equals(roll)
 
     def _look_for_clipping(self) -> None:
+        """Looks at the norms of the round before this one, which have arrived by now."""
+        steps, self._last_norms = self._last_norms, None
         norms, self._norms = self._norms, []
-        if len(norms) < 3 or norms[0].shape[1] < 2:
+        if len(norms) >= 3 and norms[0].shape[1] >= 2:
+            self._last_norms = torch.stack(norms).to("cpu", non_blocking=True)
+        if steps is None or self._clipping_said:
             return
-        steps = torch.stack(norms)  # (S, K, L)
         totals = vector_norm(steps, dim=2)
         bound = (totals > totals.amax(dim=0) * (1 - _SAME)).sum(dim=0) >= 3
         spread = (steps.amax(dim=0) - steps.amin(dim=0)) / steps.amax(dim=0)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -12,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from grawa.errors import UserError
+from grawa.math.host import on_host
 from grawa.workers.stack import local
 
 _DTYPES = {
@@ -148,29 +150,59 @@ def check_hooked(optimizers: Sequence[Optimizer]) -> None:
             )
 
 
-def check_no_weights_in_state(name: str, parameter: nn.Parameter, optimizer: Optimizer) -> None:
-    """Refuses an optimizer with a copy of the weights, which would undo a round at its next step.
+def check_no_weights_in_state(
+    names: Sequence[str], params: Sequence[nn.Parameter], optimizers: Sequence[Optimizer]
+) -> None:
+    """Refuses optimizers with a copy of the weights, which would undo a round at their next step.
 
     Args:
-        name: the parameter's name.
-        parameter: the parameter, after at least one step.
-        optimizer: the optimizer that holds it.
+        names: of a model's parameters.
+        params: these parameters, after at least one step.
+        optimizers: those of the model.
 
     Raises:
         UserError: naming the entry of the optimizer's state.
     """
-    own = local(parameter.detach())
-    for key, entry in optimizer.state.get(parameter, {}).items():
-        if not isinstance(entry, Tensor) or entry.shape != parameter.shape:
-            continue
-        if not entry.is_floating_point() or not own.is_floating_point():
-            continue
-        kept = local(entry).to(own)
-        free = key == "z" and "schedulefree" in type(optimizer).__name__.lower()
-        if free or (torch.equal(kept, own) and bool(own.any())):
+    entries = [
+        _Entry(name, key, optimizer, local(entry), local(parameter.detach()))
+        for name, parameter in zip(names, params, strict=True)
+        for optimizer in optimizers
+        for key, entry in optimizer.state.get(parameter, {}).items()
+        if isinstance(entry, Tensor)
+        and entry.shape == parameter.shape
+        and entry.is_floating_point()
+        and parameter.is_floating_point()
+    ]
+    free = [
+        entry
+        for entry in entries
+        if entry.key == "z" and "schedulefree" in type(entry.optimizer).__name__.lower()
+    ]
+    for entry in free or _that_begin_alike(entries):
+        if free or (torch.equal(entry.kept.to(entry.own), entry.own) and bool(entry.own.any())):
             raise UserError(
-                f"{type(optimizer).__name__} keeps weights in its state ({key!r} of {name!r}) and "
-                "overwrites the parameters with them at its next step, which would undo every "
-                "round: let it hold the float32 parameters themselves (and compute in bfloat16 "
-                "with autocast), or use an optimizer without a copy of the weights"
+                f"{type(entry.optimizer).__name__} keeps weights in its state ({entry.key!r} of "
+                f"{entry.name!r}) and overwrites the parameters with them at its next step, which "
+                "would undo every round: let it hold the float32 parameters themselves (and "
+                "compute in bfloat16 with autocast), or use an optimizer without a copy of the "
+                "weights"
             )
+
+
+class _Entry(NamedTuple):
+    """An entry of an optimizer's state that is like a parameter."""
+
+    name: str
+    key: str
+    optimizer: Optimizer
+    kept: Tensor
+    own: Tensor
+
+
+def _that_begin_alike(entries: Sequence[_Entry]) -> list[_Entry]:
+    """Those whose first numbers equal the parameters', for which a GPU is waited for once."""
+    some = [entry for entry in entries if entry.own.numel()]
+    kept = [entry.kept.flatten()[:1].to(entry.own.dtype) for entry in some]
+    found = on_host([*kept, *(entry.own.flatten()[:1] for entry in some)])
+    pairs = zip(found[: len(some)], found[len(some) :], strict=True)
+    return [entry for entry, (a, b) in zip(some, pairs, strict=True) if torch.equal(a, b)]

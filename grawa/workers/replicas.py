@@ -87,9 +87,7 @@ class Replicas:
     def check_optimizer_state(self) -> None:
         """Refuses optimizers that keep a copy of the weights in their state."""
         for params, optimizers in zip(self._params, self.optimizers, strict=True):
-            for name, parameter in zip(self.names, params, strict=True):
-                for optimizer in optimizers:
-                    check_no_weights_in_state(name, parameter, optimizer)
+            check_no_weights_in_state(self.names, params, optimizers)
 
     def versions(self) -> list[int]:
         """How often the hosted workers' parameters have been changed in place."""
