@@ -39,7 +39,7 @@ class RecentLosses:
 
     def note(self, losses: Tensor, workers: slice) -> None:
         """Records the losses of a local step of these hosted workers, one each."""
-        self._sum[:, workers] += losses.to(self._sum)
+        self._sum[:, workers].add_(losses.to(self._sum))
         self._count[:, workers] += 1
 
     def sums(self, fragment: int = 0) -> Tensor:
