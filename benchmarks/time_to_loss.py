@@ -192,16 +192,18 @@ def resume(
 def merge(config: Config, samples: Sequence[Sample]) -> Results:
     """Learning rates, and task -> arrangement -> method -> the runs' curves, by seed."""
     found: dict[str, dict[str, dict[str, list[dict[str, Any]]]]] = {}
+    tuned = [sample for sample in samples if sample["what"] == "tune"]
+    chosen = choose(config, tuned)
     for sample in sorted(samples, key=lambda s: (s["seed"], list(METHODS).index(s["method"]))):
-        if sample["what"] == "run":
+        rate = chosen[sample["task"]][sample["method"]]
+        if sample["what"] == "run" and sample["learning_rate"] == rate:
             methods = found.setdefault(sample["task"], {}).setdefault(sample["arrangement"], {})
             curve = {name: sample[name] for name in ("seed", "steps", "seconds", "errors")}
             methods.setdefault(sample["method"], []).append(curve)
     for arrangements in found.values():
         for arrangement, methods in arrangements.items():
             arrangements[arrangement] = {name: methods[name] for name in METHODS if name in methods}
-    tuned = [sample for sample in samples if sample["what"] == "tune"]
-    return {"learning_rates": choose(config, tuned), "tuning": tuned, "found": found}
+    return {"learning_rates": chosen, "tuning": tuned, "found": found}
 
 
 def reached(curve: Mapping[str, Sequence[Any]], error: float) -> float | None:

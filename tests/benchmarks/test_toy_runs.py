@@ -124,7 +124,7 @@ def test_a_loss_is_reached_between_two_measurements() -> None:
 
 
 def test_the_learning_rate_is_chosen_by_the_mean_over_seeds_without_one_that_diverged() -> None:
-    ends = {0.025: (0.3, 0.3), 0.05: (0.1, 0.2), 0.1: (0.05, None), 0.2: (0.4, 0.1)}
+    ends = {0.0125: (0.4, 0.1), 0.025: (0.3, 0.3), 0.05: (0.1, 0.2), 0.1: (0.05, None)}
     tuned = [
         {
             "what": "tune",
