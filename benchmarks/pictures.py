@@ -10,7 +10,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 
 from matplotlib import pyplot as plt
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from common import Spread, ratios
 from grawa.lab.files import replacing
@@ -115,12 +115,21 @@ def time_to_loss_picture(
         for axis, (arrangement, methods) in zip(row, arrangements.items(), strict=False):
             for i, (name, runs) in enumerate(methods.items()):
                 styles[name] = _curves(axis, runs, name, line_style(i))
-            axis.set(title=f"{task}, {arrangement} processes", xlabel="seconds", xscale="log")
+            axis.set(title=f"{task}, {arrangement} processes", xlabel="seconds", xlim=(0, None))
             axis.spines[["top", "right"]].set_visible(False)
         row[0].set(ylabel=metrics[task], yscale="log")
+        row[0].yaxis.set_minor_locator(LogLocator(subs=(2.0, 3.0, 4.0, 5.0, 6.0)))
+        for ticks in (row[0].yaxis.set_major_formatter, row[0].yaxis.set_minor_formatter):
+            ticks(StrMethodFormatter("{x:g}"))
     title = f"Links of {_rate_text(rate)} between hosts"
+    columns = 3 if across == 1 else 5
     figure.legend(
-        styles.values(), styles, title=title, ncols=5, loc="outside upper center", frameon=False
+        styles.values(),
+        styles,
+        title=title,
+        ncols=columns,
+        loc="outside upper center",
+        frameon=False,
     )
     save(figure, path)
 
