@@ -87,6 +87,7 @@ class DistributedCommunicator:
             num_hosted=self._num_hosted,
             willing=self._shared_memory and self._device.type == "cpu",
             hosts=self._hosts,
+            between_hosts=self._between_hosts,
         )
         self._arrangement = str(self._levels)
 

@@ -31,6 +31,7 @@ def levels_between(
     num_hosted: int,
     willing: bool,
     hosts: Sequence[Sequence[int]] | None,
+    between_hosts: str | None,
 ) -> Levels:
     """How processes reach each other: in two levels if some share a host and others don't.
 
@@ -40,29 +41,26 @@ def levels_between(
         num_hosted: K.
         willing: whether this process may share memory.
         hosts: the ranks of each host; `None` to find out.
+        between_hosts: the backend that `part` uses between hosts.
 
     Returns:
         The connections. Every process must call it.
 
     Raises:
-        UserError: if processes host different numbers of workers, or hosts differ between
-            processes or leave one out.
+        UserError: if processes host different numbers of workers, or hosts or backends differ
+            between processes, or hosts leave one out.
     """
-    asked = _number(str(hosts and [list(ranks) for ranks in hosts]))
-    own = [num_hosted, _machine(), int(willing), asked]
+    given = str(hosts and [list(ranks) for ranks in hosts])
+    own = [num_hosted, _machine(), int(willing), _number(given), _number(str(between_hosts))]
     everyone = group.everyone(own, "compare numbers of workers")
-    hosted, machines, all_willing, said = (list(column) for column in zip(*everyone, strict=True))
+    hosted, machines, all_willing, *said = (list(column) for column in zip(*everyone, strict=True))
     if len(set(hosted)) > 1:
         raise UserError(
             f"every process must host the same number of workers, got {hosted} on ranks "
             f"{group.members}"
         )
-    if len(set(said)) > 1:
-        others = [rank for rank, its in zip(group.members, said, strict=True) if its != asked]
-        raise UserError(
-            f"hosts must be the same on every rank; those of ranks {others} differ from "
-            f"{hosts} here"
-        )
+    _check_same(group, "hosts", hosts, said[0])
+    _check_same(group, "between_hosts", between_hosts, said[1])
     found = _by_machine(machines) if hosts is None else _by_rank(hosts, group.members)
     everything = range(len(machines))
     if len(found) == 1:
@@ -83,6 +81,17 @@ def levels_between(
     # torch names a group by its ranks and by how many groups a process has: so all make as many.
     part([group.process], one_host=False)
     return TwoLevels(found, group.process, inside, None, reason)
+
+
+def _check_same(group: Group, option: str, here: object, numbers: Sequence[int]) -> None:
+    """Refuses an option that differs between processes, given a number for each one's."""
+    mine = numbers[group.process]
+    others = [rank for rank, its in zip(group.members, numbers, strict=True) if its != mine]
+    if others:
+        raise UserError(
+            f"{option} must be the same on every rank; those of ranks {others} differ from "
+            f"{here} here"
+        )
 
 
 def hosts_of(everyones: Callable[[int], Sequence[int]]) -> Hosts:

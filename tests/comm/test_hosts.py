@@ -92,6 +92,22 @@ def test_ranks_that_disagree_about_hosts_are_told_so_at_once() -> None:
     assert time.monotonic() - began < 20.0
 
 
+def backend_of_this_rank() -> None:
+    between: Any = "gloo" if dist.get_rank() == 3 else None
+    arranged((0, 0, 0, 0), between_hosts=between)
+
+
+def test_ranks_that_disagree_about_the_backend_between_hosts_are_told_so_at_once() -> None:
+    began = time.monotonic()
+    for rank, outcome in enumerate(outcomes(4, backend_of_this_rank)):
+        assert isinstance(outcome, grawa.UserError)
+        others = [0, 1, 2] if rank == 3 else [3]
+        assert f"between_hosts must be the same on every rank; those of ranks {others}" in str(
+            outcome
+        )
+    assert time.monotonic() - began < 20.0
+
+
 def released_and_used_again() -> bool:
     with patch("grawa.comm.hosts._machine", lambda: dist.get_rank() // 2):
         comm = DistributedCommunicator()
