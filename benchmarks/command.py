@@ -194,3 +194,25 @@ class Benchmark(Generic[Config]):
 
 def _asked(config: "DataclassInstance") -> dict[str, Any]:
     return {"config": asdict(config), "environment": environment(PACKAGES)}
+
+
+def check_same_options(
+    config: "DataclassInstance", earlier: "DataclassInstance", but: str | None = None
+) -> None:
+    """Refuses to resume a run that had other options.
+
+    Args:
+        config: the options.
+        earlier: those of the run that is to be resumed.
+        but: an option that may differ.
+
+    Raises:
+        UserError: naming an option.
+    """
+    asked, before = asdict(config), asdict(earlier)
+    for name in asked:
+        if name != but and asked[name] != before[name]:
+            raise UserError(
+                f"the samples were measured with other options ({name} {before[name]}, not "
+                f"{asked[name]}): give the same ones, or leave out --resume"
+            )

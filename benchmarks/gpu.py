@@ -8,13 +8,13 @@ does for one of many, but for messages. One GPU has nobody to send to.
 import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from command import Benchmark, Results
+from command import Benchmark, Results, check_same_options
 from common import first_line
 from gpu_card import Card
 from gpu_config import ORDINARY, PARTS, TOY, Config
@@ -100,13 +100,7 @@ def resume(
     config: Config, earlier: Config, samples: Sequence[Sample]
 ) -> tuple[Config, Sequence[Sample]]:
     """Goes on with samples of the same options and card, other parts aside; repeats failures."""
-    asked, before = asdict(config), asdict(earlier)
-    for name in asked:
-        if name != "parts" and asked[name] != before[name]:
-            raise UserError(
-                f"the samples were measured with {name} {before[name]}, not {asked[name]}: give "
-                "the same options, or leave out --resume"
-            )
+    check_same_options(config, earlier, but="parts")
     card = Card(config.device).name
     others = {sample["card"] for sample in samples} - {card}
     if others:

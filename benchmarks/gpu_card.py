@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from grawa.math.host import wait_for
+
 _MEASURED = "what is measured"
 """Marks it among the events that the profiler sees."""
 
@@ -89,8 +91,7 @@ class Card:
 
     def wait(self) -> None:
         """Until all that was asked of it is done."""
-        if self.is_gpu:
-            torch.accelerator.synchronize()
+        wait_for(self.device)
 
     def timed(self, run: Callable[[], object]) -> float:
         """Seconds of a run, from an idle device until it is idle again."""

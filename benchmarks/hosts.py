@@ -13,6 +13,7 @@ from pathlib import Path
 from command import Benchmark, Results
 from common import Spread, ratios, show, verdict
 from grawa.errors import UserError
+from grawa.lab.simulate.network import parse_hosts
 from hosts_worker import OURS, Task, work
 from methods import BASELINE
 from namespaces import BITS, check_machine, hosts, run_on, shape
@@ -62,10 +63,10 @@ def check(config: Config) -> None:
 
 
 def _sizes(arrangement: str) -> tuple[int, int]:
-    hosts, _, processes = arrangement.partition("x")
-    if not (hosts.isdecimal() and processes.isdecimal() and int(hosts) > 1 and int(processes)):
-        raise UserError(f"--arrangements are such as 2x4 (hosts x processes), got {arrangement!r}")
-    return int(hosts), int(processes)
+    count, each = parse_hosts(arrangement)
+    if count < 2:
+        raise UserError(f"--arrangements need at least two hosts, such as 2x4, got {arrangement!r}")
+    return count, each
 
 
 def measure(config: Config, samples: Samples) -> None:

@@ -25,6 +25,7 @@ from grawa.lab.train.loop import Run
 from grawa.lab.train.sharing import deal, load
 from grawa.lab.train.stacking import Stacking, choose_stacking
 from grawa.lab.train.timed_steps import clock_for
+from grawa.math.host import wait_for
 from grawa.process_group import pick_device
 from processes import one_thread
 from samples import Sample, Samples
@@ -105,8 +106,7 @@ def _seconds(run: Run, steps: int, device: torch.device) -> float:
     began = clock()
     for _ in range(steps):
         run.step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait_for(device)
     return clock() - began
 
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import tyro
 
-from command import Benchmark, Results
+from command import Benchmark, Results, check_same_options
 from common import show
 from grawa.errors import UserError
+from grawa.lab.simulate.network import parse_hosts
 from namespaces import BITS, check_machine, hosts, run_on, shape
 from pictures import time_to_loss_picture
 from samples import Sample, Samples
@@ -80,13 +81,13 @@ def check(config: Config) -> None:
 
 
 def _sizes(arrangement: str) -> tuple[int, int]:
-    hosts, _, each = arrangement.partition("x")
-    if not (hosts.isdecimal() and each.isdecimal() and int(hosts) * int(each) == WORKERS):
+    count, each = parse_hosts(arrangement)
+    if count * each != WORKERS:
         raise UserError(
             f"--arrangements are hosts x processes of {WORKERS} workers, such as 2x2, got "
             f"{arrangement!r}"
         )
-    return int(hosts), int(each)
+    return count, each
 
 
 def measure(config: Config, samples: Samples) -> None:
@@ -184,8 +185,7 @@ def resume(
     config: Config, earlier: Config, samples: Sequence[Sample]
 ) -> tuple[Config, Sequence[Sample]]:
     """Keeps all samples of a run with the same options."""
-    if config != earlier:
-        raise UserError(f"it was begun with other options: give the same ones, {earlier}")
+    check_same_options(config, earlier)
     return config, samples
 
 

@@ -1,4 +1,4 @@
-"""What all processes must know of each other before they measure together."""
+"""What all processes must know of each other before they measure or train together."""
 
 from collections.abc import Callable
 from typing import TypeVar

@@ -15,6 +15,11 @@ _EXACT = 2**52 - 1
 """Whole numbers up to this one are exact in float64, in which workers report."""
 
 
+def bits_of(tensor: Tensor) -> Tensor:
+    """The same memory as integers, by which contents are compared bit for bit."""
+    return tensor.view(_BITS[tensor.itemsize])
+
+
 def digests(parts: Iterable[Tensor]) -> Tensor:
     """A number for each row, over all tensors, that changes with any of its bits.
 
@@ -32,7 +37,7 @@ def digests(parts: Iterable[Tensor]) -> Tensor:
     """
     total: Tensor | None = None
     for part in parts:
-        bits = part.view(_BITS[part.itemsize]).reshape(len(part), -1)
+        bits = bits_of(part).reshape(len(part), -1)
         factors = 2 * torch.arange(min(_BATCH, bits.shape[1]), device=bits.device) + 1
         if total is None:
             total = bits.new_zeros(len(bits), dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""Brings small results from a device to the host, with one wait for all of them."""
+"""Brings small results from a device to the host, and waits for a device."""
 
 from collections.abc import Sequence
 
@@ -26,3 +26,9 @@ def on_host(tensors: Sequence[Tensor]) -> list[Tensor]:
         for i, part in zip(here, parts, strict=True):
             found[i] = part.view(tensors[i].shape).to(tensors[i].dtype)
     return found
+
+
+def wait_for(device: torch.device) -> None:
+    """Waits until a device has done all that it was given; a CPU has."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

@@ -1,7 +1,7 @@
 """Groups of parameter tensors, their norms, and checks that several scores share."""
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ def sum_groups(norms: Tensor, groups: Sequence[int]) -> Tensor:
     return sums.index_add_(1, index, norms)
 
 
-@cache
+@lru_cache(maxsize=8)  # models come and go
 def _index(groups: tuple[int, ...], device: torch.device) -> Tensor:
     """The groups as a tensor; kept, since the host waits for the copy to a device."""
     return torch.tensor(groups, device=device)

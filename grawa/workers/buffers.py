@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -260,7 +260,7 @@ def _form(buffer: Tensor) -> str:
     return f"{tuple(buffer.shape)} {buffer.dtype}"
 
 
-@cache
+@lru_cache(maxsize=1024)  # buffers may grow at every step
 def _form_mark(shape: torch.Size, dtype: torch.dtype) -> float:
     """A hash of a buffer's shape and dtype, times `_FLAGS`."""
     digest = hashlib.sha256(f"{tuple(shape)} {dtype}".encode()).digest()

@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 from enum import IntEnum
-from functools import cache
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from grawa.math.digest import bits_of
 from grawa.math.leaves import Rows, names_by_kind
-
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Size of an element in bytes -> integers of that size, to compare contents bit for bit."""
 
 
 class BufferState(IntEnum):
@@ -65,9 +63,9 @@ class Changes:
     def _states(self, names: Sequence[str], rows: Sequence[Tensor]) -> Tensor:
         """Of buffers of one dtype and device: (K, B)."""
         now = joined(rows)
-        bits = _bits(now)
+        bits = bits_of(now)
         before = [
-            _bits(self._seen[name]) if self._fits(name, row) else ~_bits(row)
+            bits_of(self._seen[name]) if self._fits(name, row) else ~bits_of(row)
             for name, row in zip(names, rows, strict=True)
         ]
         told = [bits != joined(before)]
@@ -118,13 +116,8 @@ def has_means(rows: Tensor) -> bool:
     return rows.is_floating_point() and rows.itemsize > 1
 
 
-@cache
+@lru_cache(maxsize=8)  # buffers may grow at every step
 def _index(sizes: tuple[int, ...], device: torch.device) -> Tensor:
     """To which buffer each element belongs, (C,); kept, since the host waits for the copy."""
     buffers = torch.arange(len(sizes), device="cpu")
     return buffers.repeat_interleave(torch.tensor(sizes, device="cpu")).to(device)
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    """The same memory as integers."""
-    return tensor.contiguous().view(_BITS[tensor.itemsize])

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import torch
@@ -178,15 +178,20 @@ def check_no_weights_in_state(
         for entry in entries
         if entry.key == "z" and "schedulefree" in type(entry.optimizer).__name__.lower()
     ]
-    for entry in free or _that_begin_alike(entries):
-        if free or (torch.equal(entry.kept.to(entry.own), entry.own) and bool(entry.own.any())):
-            raise UserError(
-                f"{type(entry.optimizer).__name__} keeps weights in its state ({entry.key!r} of "
-                f"{entry.name!r}) and overwrites the parameters with them at its next step, which "
-                "would undo every round: let it hold the float32 parameters themselves (and "
-                "compute in bfloat16 with autocast), or use an optimizer without a copy of the "
-                "weights"
-            )
+    copies = (
+        entry
+        for entry in _that_begin_alike(entries)
+        if torch.equal(entry.kept.to(entry.own), entry.own) and bool(entry.own.any())
+    )
+    found = next(chain(free, copies), None)
+    if found is not None:
+        raise UserError(
+            f"{type(found.optimizer).__name__} keeps weights in its state ({found.key!r} of "
+            f"{found.name!r}) and overwrites the parameters with them at its next step, which "
+            "would undo every round: let it hold the float32 parameters themselves (and "
+            "compute in bfloat16 with autocast), or use an optimizer without a copy of the "
+            "weights"
+        )
 
 
 class _Entry(NamedTuple):
@@ -202,7 +207,12 @@ class _Entry(NamedTuple):
 def _that_begin_alike(entries: Sequence[_Entry]) -> list[_Entry]:
     """Those whose first numbers equal the parameters', for which a GPU is waited for once."""
     some = [entry for entry in entries if entry.own.numel()]
-    kept = [entry.kept.flatten()[:1].to(entry.own.dtype) for entry in some]
-    found = on_host([*kept, *(entry.own.flatten()[:1] for entry in some)])
+    kept = [_first(entry.kept).to(entry.own.dtype) for entry in some]
+    found = on_host([*kept, *(_first(entry.own) for entry in some)])
     pairs = zip(found[: len(some)], found[len(some) :], strict=True)
     return [entry for entry, (a, b) in zip(some, pairs, strict=True) if torch.equal(a, b)]
+
+
+def _first(tensor: Tensor) -> Tensor:
+    """The first number, (), as a view: flattening copies a tensor in another order of memory."""
+    return tensor[(0,) * tensor.dim()]

@@ -24,9 +24,9 @@ from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.files import write_text
 from grawa.lab.planning.links import Hosts, find_hosts
 from grawa.lab.planning.measure import Subject, measure
-from grawa.lab.planning.together import check_same, on_all
 from grawa.lab.report.plan import plan_json, plan_lines, plan_picture, plan_tables
 from grawa.lab.simulate.network import Link, Network, Topology, network_of, parse_hosts
+from grawa.lab.together import check_same, on_all
 from grawa.lab.train.sharing import deal, load
 from grawa.lab.train.worker import Worker
 from grawa.lab.units import share

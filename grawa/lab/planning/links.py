@@ -10,8 +10,8 @@ from grawa.comm import DistributedCommunicator
 from grawa.comm.hosts import hosts_of
 from grawa.errors import UserError
 from grawa.lab.planning.probe import EXCHANGE_SECONDS, LinkProbe
-from grawa.lab.planning.together import everyones, is_one_of_many
 from grawa.lab.simulate.network import HostNetwork, Network
+from grawa.lab.together import everyones, is_one_of_many
 
 Progress = Callable[[str], AbstractContextManager[object]]
 """A context that shows what is being measured."""

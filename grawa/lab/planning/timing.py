@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from grawa.lab.planning.together import everyones
+from grawa.lab.together import everyones
+from grawa.math.host import wait_for
 
 LEAST_TIMES = 5
 MOST_TIMES = 200
@@ -48,8 +49,7 @@ def median_of(function: Callable[[], object], times: int, device: torch.device) 
 
     def finished() -> None:
         function()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait_for(device)
 
     return statistics.median(_seconds_of(finished) for _ in range(times))
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from textwrap import shorten
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from grawa.lab.tasks import Data, Task
+from grawa.lab.together import everyones
 from grawa.lab.train.settings import Settings
 from grawa.lab.train.timed_steps import NotTimedError, Times, clock_for, time_both
 
@@ -87,7 +87,7 @@ def choose_stacking(
             found = str(error)
         except Exception as error:  # out of memory, say; the run itself may do without stacking
             found = f"the timed trial failed: {error}"
-    return _decide(_of_all_processes(found))
+    return _decide(everyones(found, "choose how workers step"))
 
 
 def _obstacle(settings: Settings, hosted: int) -> str | None:
@@ -115,14 +115,6 @@ def _decide(found: Sequence[Times | str]) -> Stacking:
 def _short(text: str) -> str:
     """The first sentence of a text, or its beginning: torch's explanations can be long."""
     return shorten(text.partition(". ")[0], _LONGEST_REASON, placeholder=" ...")
-
-
-def _of_all_processes(found: Times | str) -> list[Times | str]:
-    if not dist.is_initialized():
-        return [found]
-    everyone: list[Times | str] = [""] * dist.get_world_size()
-    dist.all_gather_object(everyone, found)
-    return everyone
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from grawa.lab.train.settings import Settings
 from grawa.lab.train.stackable import try_out
 from grawa.lab.train.stacked import Stacked
 from grawa.lab.train.worker import Worker
+from grawa.math.host import wait_for
 from grawa.workers.replicas import Replicas
 
 SHORTEST_SECONDS = 5.0
@@ -84,12 +85,12 @@ def time_both(
     replicas = Replicas([w.model for w in workers], [[w.optimizer] for w in workers])
 
     def seconds(hosted: Hosted) -> float:
-        _wait_for(device)
+        wait_for(device)
         began = clock()
         # Steps of a run are counted from 1, so that no fault happens before this one.
         hosted.backward(slice(None), [0] * len(workers))
         hosted.move(slice(None))
-        _wait_for(device)
+        wait_for(device)
         return clock() - began
 
     looped = Looped(workers)
@@ -124,9 +125,3 @@ def clock_for(device: torch.device) -> Callable[[], float]:
     """
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     return time.thread_time if alone else time.perf_counter
-
-
-def _wait_for(device: torch.device) -> None:
-    """Waits until a GPU has finished all that it was given."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)

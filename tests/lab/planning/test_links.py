@@ -13,8 +13,8 @@ from torch import Tensor
 from grawa.errors import UserError
 from grawa.lab.planning.links import Hosts, find_hosts, measure_network
 from grawa.lab.planning.probe import EXCHANGE_SECONDS, LinkProbe
-from grawa.lab.planning.together import check_same, on_all
 from grawa.lab.simulate.network import HostNetwork, Link, Network
+from grawa.lab.together import check_same, on_all
 from tests.world import on_ranks, outcomes
 
 
