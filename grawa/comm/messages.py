@@ -1,6 +1,6 @@
 """Messages between the processes of a group, none waited for forever."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
 from typing import NamedTuple
@@ -21,6 +21,12 @@ AHEAD = 2
 class _Message(NamedTuple):
     values: Tensor
     peer: int
+
+
+_Underway = tuple[dist.Work, int | None]
+"""A message on its way, and the peer it is to or from; None where one is for all of them."""
+
+_Transfer = Callable[[list[Tensor], int, int], dist.Work]
 
 
 class Messages:
@@ -53,7 +59,7 @@ class Messages:
         self._purpose = purpose
         self._leaving: list[_Message] = []
         self._arriving: list[_Message] = []
-        self._works: list[dist.Work] = []
+        self._works: list[_Underway] = []
 
     def send(self, values: Tensor, peer: int) -> None:
         """Adds a message to a peer, by its rank in the group."""
@@ -66,13 +72,23 @@ class Messages:
     def start(self) -> None:
         """Sets all of them on their way at once; for small ones."""
         messages = [*self._arriving, *self._leaving]
-        with contact(self._purpose):
-            if messages and messages[0].values.is_cuda:
-                self._works = list(dist.batch_isend_irecv(self._transfers()))
-            else:  # the same without its checks, which take longer than the sending
-                arriving = [self._group.recv([v], peer, 0) for v, peer in self._arriving]
-                leaving = [self._group.send([v], peer, 0) for v, peer in self._leaving]
-                self._works = [*arriving, *leaving]
+        if messages and messages[0].values.is_cuda:
+            with contact(self._purpose):
+                works = dist.batch_isend_irecv(self._transfers())
+            one_each = len(works) == len(messages)  # NCCL has one for all
+            peers = [message.peer if one_each else None for message in messages]
+            self._works = list(zip(works, peers, strict=False))
+        else:  # the same without its checks, which take longer than the sending
+            arriving = self._begin(self._group.recv, self._arriving)
+            self._works = [*arriving, *self._begin(self._group.send, self._leaving)]
+
+    def _begin(self, transfer: _Transfer, messages: Iterable[_Message]) -> list[_Underway]:
+        """Sets messages on their way; a peer whose end is known by now is named at once."""
+        works: list[_Underway] = []
+        for values, peer in messages:
+            with contact(self._purpose, self._name(peer)):
+                works.append((transfer([values], peer, 0), peer))
+        return works
 
     def _transfers(self) -> list[dist.P2POp]:
         return [
@@ -83,10 +99,7 @@ class Messages:
 
     def wait(self) -> None:
         """Waits until those started have arrived; else `CommunicationError` names the peer."""
-        messages = [*self._arriving, *self._leaving]
-        one_each = len(self._works) == len(messages)  # NCCL has one for all
-        for i, work in enumerate(self._works):
-            self._wait(work, messages[i].peer if one_each else None)
+        self._wait_for(self._works)
 
     def run(self) -> None:
         """Sends and receives all of them, in step with the peers over a network.
@@ -103,28 +116,24 @@ class Messages:
         arriving = _turns(self._arriving, self._piece_bytes)
         leaving = _turns(self._leaving, self._piece_bytes)
         ahead = self._ahead
-        with contact(self._purpose):
-            awaited = [[(self._group.recv([v], p, 0), p) for v, p in turn] for turn in arriving]
+        awaited = [self._begin(self._group.recv, turn) for turn in arriving]
         sent = []
         for i, turn in enumerate(leaving):
             if ahead <= i < ahead + len(awaited):
                 self._wait_for(awaited[i - ahead])
-            with contact(self._purpose):
-                sent.append([(self._group.send([v], p, 0), p) for v, p in turn])
+            sent.append(self._begin(self._group.send, turn))
         for works in (*awaited[max(0, len(leaving) - ahead) :], *sent):
             self._wait_for(works)
 
-    def _wait_for(self, works: Sequence[tuple[dist.Work, int]]) -> None:
+    def _wait_for(self, works: Sequence[_Underway]) -> None:
         for work, peer in works:
-            self._wait(work, peer)
+            with contact(self._purpose, "the others" if peer is None else self._name(peer)):
+                work.wait()
 
-    def _wait(self, work: dist.Work, peer: int | None) -> None:
-        whom = "the others"
-        if peer is not None:
-            ranks = dist.get_process_group_ranks(self._group)
-            whom = self._names[peer] if self._names else f"rank {ranks[peer]}"
-        with contact(self._purpose, whom):
-            work.wait()
+    def _name(self, peer: int) -> str:
+        if self._names:
+            return self._names[peer]
+        return f"rank {dist.get_process_group_ranks(self._group)[peer]}"
 
 
 def _turns(messages: Sequence[_Message], piece_bytes: int) -> list[list[_Message]]:

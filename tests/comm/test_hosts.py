@@ -175,19 +175,21 @@ def test_no_other_backend_can_be_asked_for_between_hosts() -> None:
         grawa.Averager(model, optimizer, grawa.LGRAWA(), between_hosts="nccl")  # type: ignore[arg-type]
 
 
-def lose_a_rank() -> None:
+def lose_a_rank(seconds: float) -> None:
     comm = DistributedCommunicator(timeout=timedelta(seconds=4), hosts=[[0, 1], [2, 3]])
     rows = {"x": torch.ones(1, 100)}
     weights = torch.full((4, 1), 0.25, dtype=torch.float64)
     comm.weighted_mean(rows, weights)
     if dist.get_rank() == 3:
         os._exit(1)
+    time.sleep(seconds)
     comm.weighted_mean(rows, weights)
 
 
-def test_a_lost_rank_is_named_with_its_host_within_the_timeout() -> None:
+@pytest.mark.parametrize("seconds", [0.0, 0.5], ids=["at the call", "before the call"])
+def test_a_lost_rank_is_named_with_its_host_within_the_timeout(seconds: float) -> None:
     began = time.monotonic()
-    found = outcomes(4, lose_a_rank)
+    found = outcomes(4, lose_a_rank, seconds)
     assert time.monotonic() - began < 30.0
     for outcome in found[:3]:
         assert isinstance(outcome, grawa.CommunicationError)
