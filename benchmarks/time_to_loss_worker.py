@@ -55,7 +55,7 @@ PROBLEMS: Mapping[str, Problem] = {
         optimizer=_ADAMW,
         batch=4,
         steps=150,
-        learning_rates=(2.5e-4, 5e-4, 1e-3, 2e-3),
+        learning_rates=(1.25e-4, 2.5e-4, 5e-4, 1e-3, 2e-3),
         tuning_seeds=1,
     ),
     "digits-cnn": Problem(
@@ -63,7 +63,7 @@ PROBLEMS: Mapping[str, Problem] = {
         optimizer=_SGD,
         batch=8,
         steps=400,
-        learning_rates=(0.0125, 0.025, 0.05, 0.1),
+        learning_rates=(0.00625, 0.0125, 0.025, 0.05, 0.1, 0.2),
         tuning_seeds=4,
     ),
 }
