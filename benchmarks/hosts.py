@@ -33,6 +33,10 @@ MOST_OF_LEADER = 1.05
 """Most models that a host may send for a round of LSGD."""
 
 
+MOST_OFF = 0.15
+"""By how much a planned time may differ from the measured one, as a fraction of that."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """The options."""
@@ -92,14 +96,17 @@ def measure(config: Config, samples: Samples) -> None:
 
 
 def merge(_: Config, samples: Sequence[Sample]) -> Results:
-    """Arrangement -> rate -> method -> seconds and models sent of each turn."""
+    """Arrangement -> rate -> method -> seconds and models sent of each turn, seconds planned."""
     found: dict[str, dict[str, dict[str, dict[str, list[float]]]]] = {}
     for sample in samples:
         rates = found.setdefault(sample["arrangement"], {})
         methods = rates.setdefault(sample["rate"], {})
-        own = methods.setdefault(sample["method"], {"seconds": [], "models_sent": []})
-        own["seconds"].append(sample["seconds"])
-        own["models_sent"].append(sample["models_sent"])
+        own = methods.setdefault(
+            sample["method"], {"seconds": [], "models_sent": [], "planned": []}
+        )
+        for name, values in own.items():
+            if name in sample:
+                values.append(sample[name])
     order = [BASELINE, "PyTorch average_parameters", "PyTorch hierarchical", "torchft LocalSGD"]
     for rates in found.values():
         for rate, methods in rates.items():
@@ -135,6 +142,7 @@ def _show(
         rows.append([
             name,
             f"{seconds.median * 1e3:.0f}",
+            f"{Spread.of(own['planned']).median * 1e3:.0f}" if own["planned"] else "",
             f"{ratio.median:.2f}" if ratio else "",
             f"{ratio.low:.2f} - {ratio.high:.2f}" if ratio else "",
             f"{Spread.of(own['models_sent']).median:.2f}",
@@ -143,12 +151,13 @@ def _show(
     size = f"{config.parameters:,} float32 parameters in {config.tensors} tensors"
     show(
         f"{arrangement} processes, {rate}, {size}",
-        ["method", "ms", "ratio", "quartiles", "models sent"],
+        ["method", "ms", "planned", "ratio", "quartiles", "models sent"],
         rows,
     )
     print(
         "models sent: by a host, a round, in the parameters' bytes, with headers; at least "
-        f"{2 * (count - 1) / count:.2f}.\nOverlap: how long a round blocks training."
+        f"{2 * (count - 1) / count:.2f}.\nPlanned: the ms that `grawa plan` predicts, from what it "
+        "measures between these processes.\nOverlap: how long a round blocks training."
     )
 
 
@@ -170,6 +179,10 @@ def _judge(arrangement: str, rate: str, methods: Mapping[str, Mapping[str, list[
         if (count, each) == (2, 4) and name != "LSGD" and BASELINE in methods:
             ratio = ratios(methods[name]["seconds"], methods[BASELINE]["seconds"])
             print(verdict(f"time of {name} {where}", ratio.median, MOST_TIME))
+    for name, own in methods.items():
+        if own["planned"]:
+            of_measured = Spread.of(own["planned"]).median / Spread.of(own["seconds"]).median
+            print(verdict(f"plan of {name} {where}, off by", abs(of_measured - 1), MOST_OFF))
 
 
 def draw(_: Config, results: Results, folder: Path) -> None:

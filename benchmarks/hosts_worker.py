@@ -4,6 +4,7 @@ import os
 import random
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +18,9 @@ from torch.distributed.algorithms.model_averaging.hierarchical_model_averager im
 from torch.optim import Optimizer
 
 import grawa
+from grawa.lab.planning.links import find_hosts
+from grawa.lab.planning.measure import Subject, measure
+from grawa.lab.planning.predict import Variant, predict
 from methods import (
     BASELINE,
     QUIETLY,
@@ -29,7 +33,7 @@ from methods import (
     sgd,
 )
 from models import ManyTensors
-from namespaces import address, bytes_sent, join
+from namespaces import address, bytes_sent, drain, join
 from samples import Samples
 from torchft_peers import torchft_local_sgd
 
@@ -110,15 +114,32 @@ def methods(task: Task, rank: int) -> dict[str, Build]:
     return {name: build for name, build in found.items() if is_installed(name)}
 
 
+def planned(task: Task) -> dict[str, float]:
+    """Seconds of our blocking rounds as `grawa plan` predicts them between these processes."""
+    model = ManyTensors(task.parameters, task.tensors, seed=0)
+    optimizer = sgd(model)
+    subject = Subject(model=model, optimizer=optimizer, step=optimizer.step, samples=1)
+    measured = measure(subject, OURS, find_hosts(), lambda _: nullcontext())
+    return {
+        method.name + suffix: predict(measured, method, Variant(comm_dtype=dtype), 1).round_seconds
+        for suffix, dtype in (("", "same"), (", int8", "int8"))
+        for method in measured.methods
+    }
+
+
 def work(rank: int, task: Task, samples: Samples) -> None:
     """Measures, together with the other processes; rank 0 writes the results of all."""
     os.environ.setdefault("RUST_LOG", "error")
     join(rank, QUIETLY, task.hosts * task.processes)
+    predicted = planned(task)
     built = {}
     for name, build in methods(task, rank).items():
         tensors = 1 if name == BASELINE else task.tensors
         model = ManyTensors(task.parameters, tensors, seed=rank)
         built[name] = build(model, sgd(model))
+    if rank == 0:
+        for name, seconds in predicted.items():
+            samples.add(arrangement=task.arrangement, rate=task.rate, method=name, planned=seconds)
     order = random.Random(0)
     title = f"{task.arrangement}, {task.rate}"
     for turn in track(range(task.turns + 1), f"{title:14}", disable=rank > 0):
@@ -141,6 +162,7 @@ def work(rank: int, task: Task, samples: Samples) -> None:
 
 def _round(method: Method, task: Task) -> tuple[float, float]:
     """Seconds of a round, of the slowest process; models that a host sent, on average."""
+    drain()
     before = bytes_sent()
     method.local_step()
     dist.barrier()

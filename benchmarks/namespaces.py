@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 
 from grawa.errors import UserError
@@ -18,7 +19,8 @@ HOSTS = 4
 """As many as benchmarks use if they don't say otherwise."""
 
 BURST = "1mb"
-"""Size of the token bucket; smaller ones throttle: at 256 kB, TCP gets only 94% of 100 Mbit/s."""
+"""Size of the token bucket; smaller ones throttle: at 256 kB, TCP gets only 94% of 100 Mbit/s. A
+full one lets so much pass at once: see `drain`."""
 
 BITS = {"1gbit": 1e9, "200mbit": 2e8, "100mbit": 1e8, "20mbit": 2e7}
 
@@ -118,6 +120,15 @@ def bytes_sent() -> int:
     _, figures = next(line.split(":") for line in lines if line.strip().startswith("eth0:"))
     received = 8  # columns before those for sending
     return int(figures.split()[received])
+
+
+def drain() -> None:
+    """Empties the token buckets of all links, which fill up in every pause; collective.
+
+    Else what is sent next would pass faster than the rate, and the more so the less it is.
+    """
+    dist.all_reduce(torch.zeros(2**20 // 4))  # of which each host sends at least as many bytes
+    dist.barrier()  # what is counted from now on is sent after it
 
 
 def join(rank: int, timeout: timedelta, processes: int = HOSTS) -> None:

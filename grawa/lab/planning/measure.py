@@ -1,6 +1,6 @@
 """Measures the times from which predictions are made."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 
 from grawa.comm import InProcessCommunicator, Participants
+from grawa.lab.planning.coding import CodecProbe
 from grawa.lab.planning.links import Hosts, Progress, measure_network
 from grawa.lab.planning.predict import Measured, Method
 from grawa.lab.planning.probe import EXCHANGE_SECONDS
@@ -74,22 +75,24 @@ def measure(
     device = parameters[0].device
     with show("a local step"):
         step_seconds = agreed(median_seconds(subject.step, least_seconds))
+    hosts = None
     if not isinstance(network, Network):
-        exchange_seconds = min(EXCHANGE_SECONDS, least_seconds)
-        network = measure_network(network, device, show, exchange_seconds)
-    flat = torch.empty(sum(p.numel() for p in parameters), device=device)
+        hosts = network
+        network = measure_network(hosts, device, show, min(EXCHANGE_SECONDS, least_seconds))
+    sizes = [p.numel() for p in parameters]
+    flat = torch.empty(sum(sizes), device=device)
     other = torch.zeros_like(flat)
     with show("a pass over the parameters"):
         copy_seconds = agreed(median_seconds(lambda: flat.copy_(other), least_seconds))
-    sizes = flat.numel(), len(parameters)
-    codec_seconds = {}
-    for precision in get_args(Precision):
-        with show(f"a round in {precision}"):
-            codec_seconds[precision] = _codec_seconds(precision, *sizes, least_seconds)
+    codec_seconds = (
+        _codecs(sizes, show, least_seconds)
+        if hosts is None
+        else _codecs_between(hosts, network, sizes, device, show, least_seconds)
+    )
     methods = []
     for name, strategy in strategies.items():
         with show(f"a round of {name}"):
-            methods.append(_method(name, strategy, *sizes, network, least_seconds))
+            methods.append(_method(name, strategy, sizes, network, least_seconds))
     return Measured(
         step_seconds=step_seconds,
         samples=subject.samples,
@@ -104,8 +107,7 @@ def measure(
 def _method(
     name: str,
     strategy: Strategy,
-    parameters: int,
-    tensors: int,
+    sizes: Sequence[int],
     network: Network,
     least_seconds: float,
 ) -> Method:
@@ -113,8 +115,8 @@ def _method(
     always_shares = strategy.shares_gradients(LATE)
     work = 0.0
     if not always_shares:
-        work = agreed(_round_work(strategy, parameters, tensors, least_seconds))
-    groups = strategy.groups([str(i) for i in range(tensors)])
+        work = agreed(_round_work(strategy, sizes, least_seconds))
+    groups = strategy.groups([str(i) for i in range(len(sizes))])
     sent, busiest = _shares(strategy, network)
     return Method(
         name=name,
@@ -126,26 +128,51 @@ def _method(
     )
 
 
-def _codec_seconds(
-    precision: Precision, parameters: int, tensors: int, least_seconds: float
-) -> float:
-    """Seconds that encoding and decoding add to a round, which don't depend on the strategy."""
-    plain, coded = (
-        agreed(_round_work(LocalSGD(), parameters, tensors, least_seconds, dtype))
-        for dtype in (None, precision)
-    )
-    return max(0.0, coded - plain)
+def _codecs(sizes: Sequence[int], show: Progress, least_seconds: float) -> dict[str, float]:
+    """Measures what encoding and decoding add to a round of one worker, whatever the strategy.
+
+    Returns:
+        Precision -> seconds.
+    """
+    found = {}
+    plain = agreed(_round_work(LocalSGD(), sizes, least_seconds))
+    for precision in get_args(Precision):
+        with show(f"a round in {precision}"):
+            coded = agreed(_round_work(LocalSGD(), sizes, least_seconds, precision))
+        found[precision] = max(0.0, coded - plain)
+    return found
+
+
+def _codecs_between(
+    hosts: Hosts,
+    network: Network,
+    sizes: Sequence[int],
+    device: torch.device,
+    show: Progress,
+    least_seconds: float,
+) -> dict[str, float]:
+    """Measures the same between running processes, each of which encodes only its share.
+
+    Returns:
+        Precision -> seconds for one that encodes all parameters.
+    """
+    exchange_seconds = min(EXCHANGE_SECONDS, least_seconds)
+    _, sent = _shares(LocalSGD(), network)
+    probe = CodecProbe(hosts, network, sent, sizes, device, exchange_seconds)
+    found = {}
+    for precision in get_args(Precision):
+        with show(f"a round in {precision}"):
+            found[precision] = probe.seconds(precision) / network.coded_share
+    probe.close()
+    return found
 
 
 def _round_work(
     strategy: Strategy,
-    parameters: int,
-    tensors: int,
+    sizes: Sequence[int],
     least_seconds: float,
     comm_dtype: Precision | None = None,
 ) -> float:
-    sizes = [parameters // tensors] * (tensors - 1)
-    sizes.append(parameters - sum(sizes))
     model = nn.ParameterList([torch.randn(size) for size in sizes])
     for parameter in model:
         parameter.grad = torch.randn_like(parameter)
