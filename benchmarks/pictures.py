@@ -89,6 +89,7 @@ def time_to_loss_picture(
     found: Mapping[str, Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]],
     metrics: Mapping[str, str],
     rate: str,
+    reference: str,
     path: Path,
 ) -> None:
     """The consensus's error against seconds, of each method.
@@ -99,6 +100,7 @@ def time_to_loss_picture(
         found: task -> arrangement -> method -> "seconds" and "errors" of each seed.
         metrics: task -> what its error is.
         rate: of the links.
+        reference: the method whose error at the end gets a line across.
         path: the PNG file.
     """
     across = max(map(len, found.values()))
@@ -115,6 +117,12 @@ def time_to_loss_picture(
         for axis, (arrangement, methods) in zip(row, arrangements.items(), strict=False):
             for i, (name, runs) in enumerate(methods.items()):
                 styles[name] = _curves(axis, runs, name, line_style(i))
+            ends = [run["errors"][-1] for run in methods.get(reference, []) if run["errors"]]
+            if ends and None not in ends:
+                at_the_end = f"{reference} at its end"
+                styles[at_the_end] = axis.axhline(
+                    median(ends), color=GREY, linestyle=":", linewidth=1.2, zorder=0
+                )
             axis.set(title=f"{task}, {arrangement} processes", xlabel="seconds", xlim=(0, None))
             axis.spines[["top", "right"]].set_visible(False)
         row[0].set(ylabel=metrics[task], yscale="log")

@@ -250,11 +250,11 @@ def _show(
         rows.append([
             name,
             f"{results['learning_rates'][task][name]:g}",
-            _middle([run["seconds"][-1] for run in whole], "{:.0f}"),
+            _middle([run["seconds"][-1] for run in whole], "{:.3g}"),
             _middle(errors, "{:.3f}"),
             f"{min(errors):.3f} - {max(errors):.3f}" if errors else "",
             f"{len(known)} of {len(runs)}",
-            _middle(known, "{:.0f}"),
+            _middle(known, "{:.3g}"),
             _middle(parts, "{:.2f}"),
         ])
     metric = PROBLEMS[task].task.metric
@@ -276,7 +276,8 @@ def _middle(values: Sequence[float], text: str) -> str:
 def draw(config: Config, results: Results, folder: Path) -> None:
     """Draws the errors against seconds."""
     metrics = {task: PROBLEMS[task].task.metric for task in config.tasks}
-    time_to_loss_picture(results["found"], metrics, config.rate, folder / "time_to_loss.png")
+    picture = folder / "time_to_loss.png"
+    time_to_loss_picture(results["found"], metrics, config.rate, DDP, picture)
 
 
 BENCHMARK = Benchmark(
