@@ -6,6 +6,7 @@ in random order; the slowest process of a round counts. Needs root on Linux, and
 """
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +99,7 @@ def measure(config: Config, samples: Samples) -> None:
 def merge(_: Config, samples: Sequence[Sample]) -> Results:
     """Arrangement -> rate -> method -> seconds and models sent of each turn, seconds planned."""
     found: dict[str, dict[str, dict[str, dict[str, list[float]]]]] = {}
-    for sample in samples:
+    for sample in _of_whole_turns(samples):
         rates = found.setdefault(sample["arrangement"], {})
         methods = rates.setdefault(sample["rate"], {})
         own = methods.setdefault(
@@ -114,6 +115,27 @@ def merge(_: Config, samples: Sequence[Sample]) -> Results:
             names = [*known, *sorted(set(methods) - set(known), key=_place)]
             rates[rate] = {name: methods[name] for name in names}
     return {"found": found}
+
+
+def _of_whole_turns(samples: Sequence[Sample]) -> Sequence[Sample]:
+    """The samples without those of a turn that was interrupted, in which methods are missing."""
+    turns: dict[tuple[str, str], Counter[int]] = {}
+    for sample in samples:
+        if "turn" in sample:
+            turns.setdefault(_where(sample), Counter())[sample["turn"]] += 1
+    most = {where: max(counts.values()) for where, counts in turns.items()}
+    whole = [
+        sample
+        for sample in samples
+        if "turn" in sample and turns[_where(sample)][sample["turn"]] == most[_where(sample)]
+    ]
+    measured = {(*_where(sample), sample["method"]) for sample in whole}
+    planned = [sample for sample in samples if "planned" in sample]
+    return [*whole, *(s for s in planned if (*_where(s), s["method"]) in measured)]
+
+
+def _where(sample: Sample) -> tuple[str, str]:
+    return sample["arrangement"], sample["rate"]
 
 
 def _place(name: str) -> tuple[str, int]:

@@ -10,6 +10,7 @@ import pytest
 import gpu_models
 import gpu_tables
 import guard
+import hosts
 import hosts_worker
 import local_step
 import methods
@@ -90,6 +91,22 @@ def test_hosts_has_every_method_at_every_rate() -> None:
     assert rows(run.printed) == set(methods)
     assert_positive(s for own in methods.values() for s in own["seconds"])
     assert_positive(n for own in methods.values() for n in own["models_sent"])
+
+
+def test_a_turn_of_hosts_that_was_interrupted_is_left_out() -> None:
+    at = {"arrangement": "2x2", "rate": "1gbit"}
+    measured = {"seconds": 1.0, "models_sent": 1.0}
+    samples: list[Sample] = [
+        {**at, "method": "LSGD", "planned": 2.0},
+        *({**at, **measured, "method": name, "turn": 1} for name in ("LSGD", "LocalSGD")),
+        {**at, **measured, "method": "LSGD", "turn": 2},
+        {**at, "rate": "100mbit", "method": "LSGD", "planned": 2.0},
+    ]
+    found = hosts.merge(hosts.TOY, samples)["found"]
+    once = {"seconds": [1.0], "models_sent": [1.0]}
+    assert found == {
+        "2x2": {"1gbit": {"LSGD": {**once, "planned": [2.0]}, "LocalSGD": {**once, "planned": []}}}
+    }
 
 
 def test_two_hosts_send_no_more_than_they_must() -> None:

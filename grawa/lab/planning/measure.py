@@ -1,31 +1,27 @@
 """Measures the times from which predictions are made."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
 from torch import nn
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 
 from grawa.comm import InProcessCommunicator, Participants
-from grawa.lab.planning.coding import CodecProbe
 from grawa.lab.planning.links import Hosts, Progress, measure_network
 from grawa.lab.planning.predict import Measured, Method
 from grawa.lab.planning.probe import EXCHANGE_SECONDS
+from grawa.lab.planning.rounds import RoundProbe
 from grawa.lab.planning.timing import agreed, median_seconds
 from grawa.lab.simulate.metered import Metered
 from grawa.lab.simulate.network import Network
 from grawa.math.codec import Precision
 from grawa.math.leaves import Rows
 from grawa.math.weights import uniform
-from grawa.rounds.fragment import Fragment
-from grawa.rounds.plan import RoundPlan
-from grawa.rounds.purposes import Purpose
-from grawa.rounds.roll_call import ROW_LENGTH, RollCall
+from grawa.rounds.roll_call import ROW_LENGTH
 from grawa.strategies import LocalSGD
 from grawa.strategies.protocol import Strategy
-from grawa.workers.replicas import Replicas
 
 LEAST_SECONDS = 0.5
 TRIALS = 16
@@ -84,21 +80,18 @@ def measure(
     other = torch.zeros_like(flat)
     with show("a pass over the parameters"):
         copy_seconds = agreed(median_seconds(lambda: flat.copy_(other), least_seconds))
-    codec_seconds = (
-        _codecs(sizes, show, least_seconds)
-        if hosts is None
-        else _codecs_between(hosts, network, sizes, device, show, least_seconds)
-    )
-    methods = []
-    for name, strategy in strategies.items():
-        with show(f"a round of {name}"):
-            methods.append(_method(name, strategy, sizes, network, least_seconds))
+    probe = RoundProbe(sizes, device, network, hosts, least_seconds)
+    codecs: dict[float, Mapping[str, float]] = {}
+    methods = [
+        _method(name, strategy, len(sizes), network, probe, codecs, show)
+        for name, strategy in strategies.items()
+    ]
+    probe.close()
     return Measured(
         step_seconds=step_seconds,
         samples=subject.samples,
         model_bytes=4.0 * flat.numel(),
         copy_seconds=copy_seconds,
-        codec_seconds=codec_seconds,
         network=network,
         methods=methods,
     )
@@ -107,93 +100,50 @@ def measure(
 def _method(
     name: str,
     strategy: Strategy,
-    sizes: Sequence[int],
+    tensors: int,
     network: Network,
-    least_seconds: float,
+    probe: RoundProbe,
+    codecs: dict[float, Mapping[str, float]],
+    show: Progress,
 ) -> Method:
-    """Measures a strategy's round for one worker and a model of this size, without messages."""
+    """Measures a strategy's round of a model with so many tensors.
+
+    Args:
+        name: of the strategy.
+        strategy: the strategy.
+        tensors: of the model.
+        network: between the workers.
+        probe: times rounds.
+        codecs: of the methods before, by `sent_share`: those that send as much encode as much.
+        show: shows progress.
+
+    Returns:
+        Its costs.
+    """
     always_shares = strategy.shares_gradients(LATE)
-    work = 0.0
-    if not always_shares:
-        work = agreed(_round_work(strategy, sizes, least_seconds))
-    groups = strategy.groups([str(i) for i in range(len(sizes))])
+    groups = strategy.groups([str(i) for i in range(tensors)])
     sent, busiest = _shares(strategy, network)
-    return Method(
+    method = Method(
         name=name,
-        round_work=work,
+        round_work=0.0,
         sent_share=sent,
         busiest_share=busiest,
         shares_gradients=always_shares,
         row_length=ROW_LENGTH + (max(groups) + 1 if strategy.score else 0),
+        codec_seconds={},
     )
-
-
-def _codecs(sizes: Sequence[int], show: Progress, least_seconds: float) -> dict[str, float]:
-    """Measures what encoding and decoding add to a round of one worker, whatever the strategy.
-
-    Returns:
-        Precision -> seconds.
-    """
-    found = {}
-    plain = agreed(_round_work(LocalSGD(), sizes, least_seconds))
-    for precision in get_args(Precision):
-        with show(f"a round in {precision}"):
-            coded = agreed(_round_work(LocalSGD(), sizes, least_seconds, precision))
-        found[precision] = max(0.0, coded - plain)
-    return found
-
-
-def _codecs_between(
-    hosts: Hosts,
-    network: Network,
-    sizes: Sequence[int],
-    device: torch.device,
-    show: Progress,
-    least_seconds: float,
-) -> dict[str, float]:
-    """Measures the same between running processes, each of which encodes only its share.
-
-    Returns:
-        Precision -> seconds for one that encodes all parameters.
-    """
-    exchange_seconds = min(EXCHANGE_SECONDS, least_seconds)
-    _, sent = _shares(LocalSGD(), network)
-    probe = CodecProbe(hosts, network, sent, sizes, device, exchange_seconds)
-    found = {}
-    for precision in get_args(Precision):
-        with show(f"a round in {precision}"):
-            found[precision] = probe.seconds(precision) / network.coded_share
-    probe.close()
-    return found
-
-
-def _round_work(
-    strategy: Strategy,
-    sizes: Sequence[int],
-    least_seconds: float,
-    comm_dtype: Precision | None = None,
-) -> float:
-    model = nn.ParameterList([torch.randn(size) for size in sizes])
-    for parameter in model:
-        parameter.grad = torch.randn_like(parameter)
-    optimizer = SGD(model.parameters(), lr=0.0)
-    optimizer.step()
-    replicas, comm = Replicas([model], [[optimizer]]), InProcessCommunicator(1)
-    plan = RoundPlan(strategy=strategy, comm_dtype=comm_dtype)
-    groups = strategy.groups(replicas.names)
-    fragment = Fragment(replicas.params, groups, plan, comm)
-    roll_call = RollCall(replicas, comm, None, plan, groups)
-    everyone = torch.ones(1, dtype=torch.bool)
-    roll_call.note_losses(torch.ones(1), slice(None))
-
-    def work() -> None:
-        roll_call.note_step(slice(None))
-        roll_call.note_norms(replicas.gradients.gradient_norms())
-        roll = roll_call.call(roll_call.rows(Purpose.ROUND, 0, rounds=0, elapsed=0.0))
-        fragment.run(fragment.params, roll.health.scores, everyone)
-        roll_call.restart(0)
-
-    return median_seconds(work, least_seconds)
+    timed = LocalSGD() if always_shares else strategy
+    with show(f"a round of {name}"):
+        work = probe.seconds(method, timed)
+    if sent not in codecs:
+        own = {}
+        for precision in get_args(Precision):
+            with show(f"a round of {name} in {precision}"):
+                coded = probe.seconds(method, timed, precision)
+            own[precision] = probe.of_coded(max(0.0, coded - work))
+        codecs[sent] = own
+    round_work = 0.0 if always_shares else work
+    return replace(method, round_work=round_work, codec_seconds=codecs[sent])
 
 
 def _shares(strategy: Strategy, network: Network) -> tuple[float, float]:

@@ -15,7 +15,8 @@ it, and a difference and a sum after it."""
 WIDTHS: Mapping[str, float] = {"same": 1.0, "bf16": 0.5, "int8": 0.25}
 """Bytes that are sent, as a fraction of float32's."""
 
-_ROW_BYTES = 8  # of each number that workers report before a round
+ROW_BYTES = 8
+"""Of each number that workers report before a round."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class Method:
             or of the host, that sends most.
         shares_gradients: whether it communicates at every step.
         row_length: numbers that each worker reports before a round.
+        codec_seconds: `comm_dtype` -> seconds of encoding and decoding all parameters in a round.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Method:
     busiest_share: float
     shares_gradients: bool
     row_length: int
+    codec_seconds: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +52,6 @@ class Measured:
         samples: in a step of one worker.
         model_bytes: of the parameters in float32.
         copy_seconds: of one pass over the parameters.
-        codec_seconds: `comm_dtype` -> seconds of encoding and decoding all parameters in a round.
         network: between the workers.
         methods: to predict for.
     """
@@ -58,7 +60,6 @@ class Measured:
     samples: int
     model_bytes: float
     copy_seconds: float
-    codec_seconds: Mapping[str, float]
     network: Network
     methods: Sequence[Method]
 
@@ -125,8 +126,8 @@ def predict(measured: Measured, method: Method, variant: Variant, tau: int) -> P
     sent = method.sent_share * num_bytes * width
     message_seconds = network.busiest_seconds(
         method.busiest_share * num_bytes, width
-    ) + network.gather_seconds(method.row_length * _ROW_BYTES)
-    codec_seconds = measured.codec_seconds.get(variant.comm_dtype, 0.0) * network.coded_share
+    ) + network.gather_seconds(method.row_length * ROW_BYTES)
+    codec_seconds = method.codec_seconds.get(variant.comm_dtype, 0.0) * network.coded_share
     whole = method.round_work + codec_seconds + message_seconds
     steps = 1 if method.shares_gradients else tau
     blocked = whole

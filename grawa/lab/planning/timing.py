@@ -35,6 +35,25 @@ def median_seconds(function: Callable[[], object], least_seconds: float) -> floa
     return statistics.median(times)
 
 
+def agreed_median(
+    function: Callable[[], object], least_seconds: float, device: torch.device
+) -> float:
+    """The longest of the processes' median seconds of calls that they make together; collective.
+
+    Args:
+        function: the function to time; a first call is not counted.
+        least_seconds: for how long it is repeated, about; at least five times.
+        device: that must have finished what it was given, before the clock is read.
+
+    Returns:
+        Seconds.
+    """
+    median_of(function, 1, device)
+    took = agreed(median_of(function, 1, device))
+    times = min(max(least_seconds / max(took, 1e-9), LEAST_TIMES), MOST_TIMES)
+    return agreed(median_of(function, int(times), device))
+
+
 def median_of(function: Callable[[], object], times: int, device: torch.device) -> float:
     """Median seconds of so many calls, which processes make together.
 

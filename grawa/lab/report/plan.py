@@ -124,7 +124,6 @@ def plan_json(measured: Measured, most_lost: float) -> dict[str, Any]:
             "samples_per_step": measured.samples,
             "model_bytes": measured.model_bytes,
             "copy_seconds": measured.copy_seconds,
-            "codec_seconds": measured.codec_seconds,
             "workers": network.num_workers,
             "topology": network.topology,
             "bandwidth": network.link.bandwidth,

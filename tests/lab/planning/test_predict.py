@@ -30,6 +30,7 @@ MGRAWA = Method(
     busiest_share=1.5,
     shares_gradients=False,
     row_length=0,
+    codec_seconds={"int8": 0.25},
 )
 PARALLEL = replace(MGRAWA, name="data_parallel", round_work=0.0, shares_gradients=True)
 
@@ -38,7 +39,6 @@ MEASURED = Measured(
     samples=32,
     model_bytes=4e6,
     copy_seconds=0.01,
-    codec_seconds={"int8": 0.25},
     network=Network(Link(1e6, 0.0), "ring", 4),
     methods=(MGRAWA, PARALLEL),
 )
