@@ -137,9 +137,6 @@ def work(rank: int, task: Task, samples: Samples) -> None:
         tensors = 1 if name == BASELINE else task.tensors
         model = ManyTensors(task.parameters, tensors, seed=rank)
         built[name] = build(model, sgd(model))
-    if rank == 0:
-        for name, seconds in predicted.items():
-            samples.add(arrangement=task.arrangement, rate=task.rate, method=name, planned=seconds)
     order = random.Random(0)
     title = f"{task.arrangement}, {task.rate}"
     for turn in track(range(task.turns + 1), f"{title:14}", disable=rank > 0):
@@ -154,6 +151,9 @@ def work(rank: int, task: Task, samples: Samples) -> None:
                     seconds=seconds,
                     models_sent=sent,
                 )
+    if rank == 0:
+        for name, seconds in predicted.items():
+            samples.add(arrangement=task.arrangement, rate=task.rate, method=name, planned=seconds)
     for method in built.values():
         method.close()
     dist.barrier()

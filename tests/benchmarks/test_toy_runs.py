@@ -24,6 +24,7 @@ import time_to_loss_methods
 from exchange import WAYS
 from grawa.errors import UserError
 from grawa.lab.files import read_json
+from samples import Sample
 from tests.benchmarks.toys import NAMES, Toy, assert_positive, rows, said, toy
 from theory_problems import TASKS
 from theory_results import CONDITIONS, METHODS
