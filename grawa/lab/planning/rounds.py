@@ -1,10 +1,12 @@
 """Times what rounds take beside their messages."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
 
 import torch
 from torch import nn
-from torch.optim import SGD
+from torch.optim import SGD, Optimizer
 
 from grawa.comm import DistributedCommunicator, InProcessCommunicator
 from grawa.comm.protocol import Transport
@@ -14,15 +16,83 @@ from grawa.lab.planning.probe import EXCHANGE_SECONDS
 from grawa.lab.planning.timing import agreed_median
 from grawa.lab.simulate.network import Network
 from grawa.math.codec import Precision
+from grawa.math.host import wait_for
+from grawa.rounds.clock import WallClock
+from grawa.rounds.engine import Engine
 from grawa.rounds.fragment import Fragment
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.purposes import Purpose
 from grawa.rounds.roll_call import RollCall
+from grawa.rounds.schedule import Every
 from grawa.strategies.protocol import Strategy
 from grawa.workers.replicas import Replicas
 
+COLD_BYTES = 2**26
+"""That each process touches before a round, as local steps do: then caches hold none of it."""
+
+NEVER = 10**9
+"""Local steps after which a round would be due by itself."""
+
 LEAST_NUMBERS = 2**18
 """In a round between processes; with less, starting messages would count for too much."""
+
+
+class _Rounds(Protocol):
+    """Rounds of the same method, one after another."""
+
+    def local_step(self) -> None:
+        """What comes before a round."""
+
+    def run(self) -> None:
+        """A round."""
+
+
+class _Alone:
+    """Rounds of one worker, which an engine would leave out as they change nothing."""
+
+    def __init__(
+        self, replicas: Replicas, optimizer: Optimizer, plan: RoundPlan, comm: Transport
+    ) -> None:
+        groups = plan.strategy.groups(replicas.names)
+        self._replicas, self._optimizer = replicas, optimizer
+        self._fragment = Fragment(replicas.params, groups, plan, comm)
+        self._roll_call = RollCall(replicas, comm, None, plan, groups)
+        self._roll_call.note_losses(replicas.gradients.zeros() + 1.0, slice(None))
+
+    def local_step(self) -> None:
+        """See `_Rounds.local_step`."""
+        self._optimizer.step()
+        self._roll_call.note_step(slice(None))
+        self._roll_call.note_norms(self._replicas.gradients.gradient_norms())
+
+    def run(self) -> None:
+        """See `_Rounds.run`."""
+        rows = self._roll_call.rows(Purpose.ROUND, 0, rounds=0, elapsed=0.0)
+        scores = self._roll_call.call(rows).health.scores
+        self._fragment.run(self._fragment.params, scores, torch.ones(1, dtype=torch.bool))
+        self._roll_call.restart(0)
+
+
+class _Together:
+    """Rounds of all processes, as they have them in training."""
+
+    def __init__(
+        self, replicas: Replicas, optimizer: Optimizer, plan: RoundPlan, comm: Transport
+    ) -> None:
+        every = replace(plan, schedule=Every(NEVER)).for_parameters(replicas.names)
+        self._engine = Engine(replicas, comm, None, every, WallClock(), ())
+        self._optimizer, self._loss = optimizer, replicas.gradients.zeros() + 1.0
+        self._engine.local_steps_begin()
+
+    def local_step(self) -> None:
+        """See `_Rounds.local_step`."""
+        self._optimizer.step()
+        self._engine.note_losses(self._loss)
+        self._engine.local_step()
+
+    def run(self) -> None:
+        """See `_Rounds.run`."""
+        self._engine.synchronize()
 
 
 class RoundProbe:
@@ -51,6 +121,7 @@ class RoundProbe:
         self._sizes, self._device, self._network = sizes, device, network
         self._least_seconds = least_seconds
         self._alone = hosts is None
+        self._cold = torch.zeros(COLD_BYTES // 4, device=device)
         self._comm: Transport = (
             InProcessCommunicator(1)
             if hosts is None
@@ -78,45 +149,41 @@ class RoundProbe:
             fitting = exchange_seconds / self._network.busiest_seconds(busiest, width)
             part = min(1.0, max(fitting, LEAST_NUMBERS / sum(self._sizes)))
         numbers = [max(1, int(part * size)) for size in self._sizes]
-        work = self._round(numbers, strategy, precision)
-        seconds = agreed_median(work, self._least_seconds, self._device)
+        rounds = self._rounds(numbers, strategy, precision)
+
+        def prepare() -> None:
+            rounds.local_step()
+            self._cold.add_(1.0)  # empties caches
+            wait_for(self._device)
+            self._comm.gather(torch.zeros(1, 1, device=self._device))()
+
+        seconds = agreed_median(rounds.run, self._least_seconds, self._device, prepare)
         if self._alone:
             return seconds
         messages = self._network.busiest_seconds(part * busiest, width)
         messages += self._network.gather_seconds(method.row_length * ROW_BYTES)
-        return max(0.0, seconds - messages) / part
+        return (seconds - messages) / part
 
     def of_coded(self, seconds: float) -> float:
         """Seconds of encoding all parameters, where this process encodes its part of them."""
         return seconds if self._alone else seconds / self._network.coded_share
 
-    def _round(
+    def _rounds(
         self, numbers: Sequence[int], strategy: Strategy, precision: Precision | None
-    ) -> Callable[[], None]:
-        """A round with tensors of these sizes, which starts equal on all processes."""
+    ) -> _Rounds:
+        """Rounds with tensors of these sizes, which start equal on all processes."""
         random = torch.Generator().manual_seed(0)
         model = nn.ParameterList([torch.randn(n, generator=random) for n in numbers])
-        model.to(self._device)
+        random.manual_seed(1 + self._comm.process)  # workers that don't move apart are warned of
         for parameter in model:
-            parameter.grad = parameter.detach().clone()
-        optimizer = SGD(model.parameters(), lr=0.0)
-        optimizer.step()
-        replicas, comm = Replicas([model], [[optimizer]]), self._comm
+            parameter.grad = torch.randn(parameter.shape, generator=random)
+        model.to(self._device)
+        optimizer = SGD(model.parameters(), lr=1e-3)
+        replicas = Replicas([model], [[optimizer]])
         plan = RoundPlan(strategy=strategy, comm_dtype=precision)
-        groups = strategy.groups(replicas.names)
-        fragment = Fragment(replicas.params, groups, plan, comm)
-        roll_call = RollCall(replicas, comm, None, plan, groups)
-        everyone = torch.ones(comm.num_workers, dtype=torch.bool)
-        roll_call.note_losses(torch.ones(1, device=self._device), slice(None))
-
-        def work() -> None:
-            roll_call.note_step(slice(None))
-            roll_call.note_norms(replicas.gradients.gradient_norms())
-            roll = roll_call.call(roll_call.rows(Purpose.ROUND, 0, rounds=0, elapsed=0.0))
-            fragment.run(fragment.params, roll.health.scores, everyone)
-            roll_call.restart(0)
-
-        return work
+        if self._alone:
+            return _Alone(replicas, optimizer, plan, self._comm)
+        return _Together(replicas, optimizer, plan, self._comm)
 
     def close(self) -> None:
         """Frees what rounds between processes need; collective then."""

@@ -36,22 +36,40 @@ def median_seconds(function: Callable[[], object], least_seconds: float) -> floa
 
 
 def agreed_median(
-    function: Callable[[], object], least_seconds: float, device: torch.device
+    function: Callable[[], object],
+    least_seconds: float,
+    device: torch.device,
+    before: Callable[[], object],
 ) -> float:
-    """The longest of the processes' median seconds of calls that they make together; collective.
+    """Median seconds of calls that all processes make together; the slowest counts for each call.
 
     Args:
         function: the function to time; a first call is not counted.
         least_seconds: for how long it is repeated, about; at least five times.
         device: that must have finished what it was given, before the clock is read.
+        before: is called before each, outside the time.
 
     Returns:
-        Seconds.
+        Seconds; the same on every process.
     """
-    median_of(function, 1, device)
-    took = agreed(median_of(function, 1, device))
+    _seconds_of_all(function, 1, device, before)
+    (took,) = _seconds_of_all(function, 1, device, before)
     times = min(max(least_seconds / max(took, 1e-9), LEAST_TIMES), MOST_TIMES)
-    return agreed(median_of(function, int(times), device))
+    return statistics.median(_seconds_of_all(function, int(times), device, before))
+
+
+def _seconds_of_all(
+    function: Callable[[], object],
+    times: int,
+    device: torch.device,
+    before: Callable[[], object],
+) -> list[float]:
+    """Of each call, the seconds of the slowest process."""
+    own = []
+    for _ in range(times):
+        before()
+        own.append(_seconds_of(function, device))
+    return [max(each) for each in zip(*everyones(own, "compare times"), strict=True)]
 
 
 def median_of(function: Callable[[], object], times: int, device: torch.device) -> float:
@@ -65,15 +83,12 @@ def median_of(function: Callable[[], object], times: int, device: torch.device) 
     Returns:
         Seconds.
     """
-
-    def finished() -> None:
-        function()
-        wait_for(device)
-
-    return statistics.median(_seconds_of(finished) for _ in range(times))
+    return statistics.median(_seconds_of(function, device) for _ in range(times))
 
 
-def _seconds_of(function: Callable[[], object]) -> float:
+def _seconds_of(function: Callable[[], object], device: torch.device | None = None) -> float:
     start = time.perf_counter()
     function()
+    if device is not None:
+        wait_for(device)
     return time.perf_counter() - start

@@ -1,12 +1,13 @@
 """Rounds that are timed to be predicted: alone, and between processes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from unittest.mock import patch
 
 import pytest
 import torch
 
+from grawa.comm import InProcessCommunicator
 from grawa.lab.cli import names
 from grawa.lab.planning.measure import Subject, measure
 from grawa.lab.planning.predict import Measured, Method
@@ -29,23 +30,31 @@ METHOD = Method(
 )
 
 
-class KnownRounds(RoundProbe):
-    """Rounds that take their messages, 10 ns for each number, and 20 for each that is encoded."""
+class Known:
+    """Rounds that take so many seconds by a clock of their own."""
 
     now = 0.0
 
-    def _round(
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def local_step(self) -> None:
+        Known.now += 1.0
+
+    def run(self) -> None:
+        Known.now += self._seconds
+
+
+class KnownRounds(RoundProbe):
+    """Rounds that take their messages, 10 ns for each number, and 20 for each that is encoded."""
+
+    def _rounds(
         self, numbers: Sequence[int], strategy: Strategy, precision: Precision | None
-    ) -> Callable[[], None]:
+    ) -> Known:
         count = sum(numbers)
         width = {None: 4, "bf16": 2, "int8": 1}[precision]
         sent = NETWORK.busiest_seconds(4.0 * count, width / 4) + NETWORK.gather_seconds(80)
-        seconds = sent + 1e-8 * count + (2e-8 * count if precision else 0.0)
-
-        def work() -> None:
-            self.now += seconds
-
-        return work
+        return Known(sent + 1e-8 * count + (2e-8 * count if precision else 0.0))
 
 
 @pytest.mark.parametrize("sizes", [[100], [300_000], [3_000_000, 10_000_000, 7]])
@@ -53,12 +62,14 @@ class KnownRounds(RoundProbe):
 def test_what_a_round_takes_beside_its_messages_is_that_of_the_whole_model(
     sizes: list[int], precision: Precision | None, nanoseconds: float
 ) -> None:
-    with patch("grawa.lab.planning.rounds.DistributedCommunicator", lambda **_: None):
+    comm = InProcessCommunicator(1)
+    with patch("grawa.lab.planning.rounds.DistributedCommunicator", lambda **_: comm):
         probe = KnownRounds(sizes, torch.device("cpu"), NETWORK, [[0, 1], [2, 3]], 0.5)
-    with patch("time.perf_counter", lambda: probe.now):
+    Known.now = 0.0
+    with patch("time.perf_counter", lambda: Known.now):
         found = probe.seconds(METHOD, LocalSGD(), precision)
     assert found == pytest.approx(1e-9 * nanoseconds * sum(sizes), rel=1e-3)
-    assert probe.now < 10.0  # however large the model is
+    assert Known.now < 20.0  # however large the model is
     assert probe.of_coded(found) == pytest.approx(2 * found)
 
 
