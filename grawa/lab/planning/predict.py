@@ -25,8 +25,7 @@ class Method:
 
     Attributes:
         name: as on the command line.
-        round_work: seconds of a round beside its messages (norms, guard, mean, pull), in float32;
-            below zero if messages between running processes were faster than modelled.
+        round_work: seconds of a round beside its messages (norms, guard, mean, pull), in float32.
         sent_share: bytes that a worker sends in a round, over those of the parameters.
         busiest_share: the same for the links that all wait for, one after another: of the worker,
             or of the host, that sends most.
@@ -129,7 +128,7 @@ def predict(measured: Measured, method: Method, variant: Variant, tau: int) -> P
         method.busiest_share * num_bytes, width
     ) + network.gather_seconds(method.row_length * ROW_BYTES)
     codec_seconds = method.codec_seconds.get(variant.comm_dtype, 0.0) * network.coded_share
-    whole = max(0.0, method.round_work + codec_seconds + message_seconds)
+    whole = method.round_work + codec_seconds + message_seconds
     steps = 1 if method.shares_gradients else tau
     blocked = whole
     if variant.overlap and not method.shares_gradients:

@@ -162,7 +162,8 @@ class RoundProbe:
             return seconds
         messages = self._network.busiest_seconds(part * busiest, width)
         messages += self._network.gather_seconds(method.row_length * ROW_BYTES)
-        return (seconds - messages) / part
+        # Never below zero: a link that is faster after a pause would not be for a larger model.
+        return max(0.0, seconds - messages) / part
 
     def of_coded(self, seconds: float) -> float:
         """Seconds of encoding all parameters, where this process encodes its part of them."""
