@@ -33,7 +33,6 @@ MOST_INT8 = 0.3
 MOST_OF_LEADER = 1.05
 """Most models that a host may send for a round of LSGD."""
 
-
 MOST_OFF = 0.15
 """By how much a planned time may differ from the measured one, as a fraction of that."""
 
@@ -215,7 +214,7 @@ def draw(_: Config, results: Results, folder: Path) -> None:
 BENCHMARK = Benchmark(
     name="hosts",
     text=__doc__,
-    takes="20 minutes",
+    takes="half an hour",
     config=Config(),
     toy=TOY,
     measure=measure,

@@ -1,7 +1,7 @@
 """Measures the times from which predictions are made."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import get_args
 
 import torch
@@ -13,7 +13,7 @@ from grawa.lab.planning.links import Hosts, Progress, measure_network
 from grawa.lab.planning.predict import Measured, Method
 from grawa.lab.planning.probe import EXCHANGE_SECONDS
 from grawa.lab.planning.rounds import RoundProbe
-from grawa.lab.planning.timing import agreed, median_seconds
+from grawa.lab.planning.timing import slowest_median
 from grawa.lab.simulate.metered import Metered
 from grawa.lab.simulate.network import Network
 from grawa.math.codec import Precision
@@ -70,7 +70,7 @@ def measure(
     parameters = [p for p in subject.model.parameters() if p.requires_grad]
     device = parameters[0].device
     with show("a local step"):
-        step_seconds = agreed(median_seconds(subject.step, least_seconds))
+        step_seconds = slowest_median(subject.step, least_seconds, device)
     hosts = None
     if not isinstance(network, Network):
         hosts = network
@@ -79,7 +79,7 @@ def measure(
     flat = torch.empty(sum(sizes), device=device)
     other = torch.zeros_like(flat)
     with show("a pass over the parameters"):
-        copy_seconds = agreed(median_seconds(lambda: flat.copy_(other), least_seconds))
+        copy_seconds = slowest_median(lambda: flat.copy_(other), least_seconds, device)
     probe = RoundProbe(sizes, device, network, hosts, least_seconds)
     codecs: dict[float, Mapping[str, float]] = {}
     methods = [
@@ -123,27 +123,28 @@ def _method(
     always_shares = strategy.shares_gradients(LATE)
     groups = strategy.groups([str(i) for i in range(tensors)])
     sent, busiest = _shares(strategy, network)
-    method = Method(
-        name=name,
-        round_work=0.0,
-        sent_share=sent,
-        busiest_share=busiest,
-        shares_gradients=always_shares,
-        row_length=ROW_LENGTH + (max(groups) + 1 if strategy.score else 0),
-        codec_seconds={},
-    )
+    row_length = ROW_LENGTH + (max(groups) + 1 if strategy.score else 0)
     timed = LocalSGD() if always_shares else strategy
-    with show(f"a round of {name}"):
-        work = probe.seconds(method, timed)
+    work = 0.0
+    if not always_shares or sent not in codecs:
+        with show(f"a round of {name}"):
+            work = probe.seconds(timed, busiest, row_length)
     if sent not in codecs:
         own = {}
         for precision in get_args(Precision):
             with show(f"a round of {name} in {precision}"):
-                coded = probe.seconds(method, timed, precision)
-            own[precision] = probe.of_coded(max(0.0, coded - work))
+                coded = probe.seconds(timed, busiest, row_length, precision)
+            own[precision] = max(0.0, coded - work) / probe.coded_share
         codecs[sent] = own
-    round_work = 0.0 if always_shares else work
-    return replace(method, round_work=round_work, codec_seconds=codecs[sent])
+    return Method(
+        name=name,
+        round_work=0.0 if always_shares else work,
+        sent_share=sent,
+        busiest_share=busiest,
+        shares_gradients=always_shares,
+        row_length=row_length,
+        codec_seconds=codecs[sent],
+    )
 
 
 def _shares(strategy: Strategy, network: Network) -> tuple[float, float]:

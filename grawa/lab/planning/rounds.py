@@ -11,9 +11,9 @@ from torch.optim import SGD, Optimizer
 from grawa.comm import DistributedCommunicator, InProcessCommunicator
 from grawa.comm.protocol import Transport
 from grawa.lab.planning.links import Hosts
-from grawa.lab.planning.predict import ROW_BYTES, WIDTHS, Method
+from grawa.lab.planning.predict import ROW_BYTES, WIDTHS
 from grawa.lab.planning.probe import EXCHANGE_SECONDS
-from grawa.lab.planning.timing import agreed_median
+from grawa.lab.planning.timing import median_of_slowest
 from grawa.lab.simulate.network import Network
 from grawa.math.codec import Precision
 from grawa.math.host import wait_for
@@ -129,20 +129,25 @@ class RoundProbe:
         )
 
     def seconds(
-        self, method: Method, strategy: Strategy, precision: Precision | None = None
+        self,
+        strategy: Strategy,
+        busiest_share: float,
+        row_length: int,
+        precision: Precision | None = None,
     ) -> float:
         """Seconds of a round of the whole model, beside its messages; the same on every process.
 
         Args:
-            method: what is known of the strategy's messages.
             strategy: the strategy.
+            busiest_share: see `Method`.
+            row_length: see `Method`.
             precision: in which parameters travel, if it is not their own.
 
         Returns:
             Norms, scores, mean and pull; with a precision, encoding and decoding too.
         """
         width = WIDTHS[precision or "same"]
-        busiest = method.busiest_share * 4.0 * sum(self._sizes)
+        busiest = busiest_share * 4.0 * sum(self._sizes)
         part = 1.0
         if not self._alone:
             exchange_seconds = min(EXCHANGE_SECONDS, self._least_seconds)
@@ -157,17 +162,18 @@ class RoundProbe:
             wait_for(self._device)
             self._comm.gather(torch.zeros(1, 1, device=self._device))()
 
-        seconds = agreed_median(rounds.run, self._least_seconds, self._device, prepare)
+        seconds = median_of_slowest(rounds.run, self._least_seconds, self._device, prepare)
         if self._alone:
             return seconds
         messages = self._network.busiest_seconds(part * busiest, width)
-        messages += self._network.gather_seconds(method.row_length * ROW_BYTES)
+        messages += self._network.gather_seconds(row_length * ROW_BYTES)
         # Never below zero: a link that is faster after a pause would not be for a larger model.
         return max(0.0, seconds - messages) / part
 
-    def of_coded(self, seconds: float) -> float:
-        """Seconds of encoding all parameters, where this process encodes its part of them."""
-        return seconds if self._alone else seconds / self._network.coded_share
+    @property
+    def coded_share(self) -> float:
+        """Of the parameters, what a process encodes in such a round."""
+        return 1.0 if self._alone else self._network.coded_share
 
     def _rounds(
         self, numbers: Sequence[int], strategy: Strategy, precision: Precision | None

@@ -18,24 +18,23 @@ def agreed(seconds: float) -> float:
     return max(everyones(seconds, "compare times"))
 
 
-def median_seconds(function: Callable[[], object], least_seconds: float) -> float:
-    """Median seconds of several calls, after one that is not counted.
+def slowest_median(
+    function: Callable[[], object], least_seconds: float, device: torch.device
+) -> float:
+    """The longest of the processes' median seconds of calls that each makes on its own.
 
     Args:
-        function: the function to time.
-        least_seconds: for how long it is repeated; at least five times.
+        function: the function to time; a first call is not counted.
+        least_seconds: for how long it is repeated, about; at least five times.
+        device: that must have finished what it was given, before the clock is read.
 
     Returns:
-        Seconds.
+        Seconds; the same on every process.
     """
-    function()
-    times: list[float] = []
-    while len(times) < LEAST_TIMES or (sum(times) < least_seconds and len(times) < MOST_TIMES):
-        times.append(_seconds_of(function))
-    return statistics.median(times)
+    return agreed(statistics.median(_repeated(function, least_seconds, device)))
 
 
-def agreed_median(
+def median_of_slowest(
     function: Callable[[], object],
     least_seconds: float,
     device: torch.device,
@@ -52,24 +51,39 @@ def agreed_median(
     Returns:
         Seconds; the same on every process.
     """
-    _seconds_of_all(function, 1, device, before)
-    (took,) = _seconds_of_all(function, 1, device, before)
+    own = _repeated(function, least_seconds, device, before)
+    everyone = everyones(own, "compare times")
+    slowest: list[float] = [max(each) for each in zip(*everyone, strict=True)]
+    return statistics.median(slowest)
+
+
+def _repeated(
+    function: Callable[[], object],
+    least_seconds: float,
+    device: torch.device,
+    before: Callable[[], object] = lambda: None,
+) -> list[float]:
+    """Seconds of calls, as many on every process, since a call may wait for the others."""
+    _times_of(function, 1, device, before)
+    took = agreed(*_times_of(function, 1, device, before))
     times = min(max(least_seconds / max(took, 1e-9), LEAST_TIMES), MOST_TIMES)
-    return statistics.median(_seconds_of_all(function, int(times), device, before))
+    return _times_of(function, int(times), device, before)
 
 
-def _seconds_of_all(
+def _times_of(
     function: Callable[[], object],
     times: int,
     device: torch.device,
-    before: Callable[[], object],
+    before: Callable[[], object] = lambda: None,
 ) -> list[float]:
-    """Of each call, the seconds of the slowest process."""
-    own = []
+    found = []
     for _ in range(times):
         before()
-        own.append(_seconds_of(function, device))
-    return [max(each) for each in zip(*everyones(own, "compare times"), strict=True)]
+        start = time.perf_counter()
+        function()
+        wait_for(device)
+        found.append(time.perf_counter() - start)
+    return found
 
 
 def median_of(function: Callable[[], object], times: int, device: torch.device) -> float:
@@ -83,12 +97,4 @@ def median_of(function: Callable[[], object], times: int, device: torch.device) 
     Returns:
         Seconds.
     """
-    return statistics.median(_seconds_of(function, device) for _ in range(times))
-
-
-def _seconds_of(function: Callable[[], object], device: torch.device | None = None) -> float:
-    start = time.perf_counter()
-    function()
-    if device is not None:
-        wait_for(device)
-    return time.perf_counter() - start
+    return statistics.median(_times_of(function, times, device))

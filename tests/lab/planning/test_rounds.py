@@ -10,7 +10,7 @@ import torch
 from grawa.comm import InProcessCommunicator
 from grawa.lab.cli import names
 from grawa.lab.planning.measure import Subject, measure
-from grawa.lab.planning.predict import Measured, Method
+from grawa.lab.planning.predict import Measured
 from grawa.lab.planning.rounds import RoundProbe
 from grawa.lab.simulate.network import HostNetwork, Link, Network
 from grawa.math.codec import Precision
@@ -19,15 +19,7 @@ from grawa.strategies.protocol import Strategy
 from tests.world import on_ranks
 
 NETWORK = HostNetwork(Link(12.5e6, 0.01), "mesh", 4, hosts=2, inner=Link(1e9, 0.0))
-METHOD = Method(
-    name="local_sgd",
-    round_work=0.0,
-    sent_share=1.5,
-    busiest_share=1.0,
-    shares_gradients=False,
-    row_length=10,
-    codec_seconds={},
-)
+ROW_LENGTH = 10
 
 
 class Known:
@@ -53,7 +45,9 @@ class KnownRounds(RoundProbe):
     ) -> Known:
         count = sum(numbers)
         width = {None: 4, "bf16": 2, "int8": 1}[precision]
-        sent = NETWORK.busiest_seconds(4.0 * count, width / 4) + NETWORK.gather_seconds(80)
+        sent = NETWORK.busiest_seconds(4.0 * count, width / 4) + NETWORK.gather_seconds(
+            8 * ROW_LENGTH
+        )
         return Known(sent + 1e-8 * count + (2e-8 * count if precision else 0.0))
 
 
@@ -67,17 +61,17 @@ def test_what_a_round_takes_beside_its_messages_is_that_of_the_whole_model(
         probe = KnownRounds(sizes, torch.device("cpu"), NETWORK, [[0, 1], [2, 3]], 0.5)
     Known.now = 0.0
     with patch("time.perf_counter", lambda: Known.now):
-        found = probe.seconds(METHOD, LocalSGD(), precision)
+        found = probe.seconds(LocalSGD(), 1.0, ROW_LENGTH, precision)
     assert found == pytest.approx(1e-9 * nanoseconds * sum(sizes), rel=1e-3)
     assert Known.now < 20.0  # however large the model is
-    assert probe.of_coded(found) == pytest.approx(2 * found)
+    assert found / probe.coded_share == pytest.approx(2 * found)
 
 
 def test_a_worker_alone_sends_no_messages() -> None:
     alone = RoundProbe([1000, 10], torch.device("cpu"), Network(Link(1.0, 0.0), "mesh", 4), None, 0)
     for precision in (None, "bf16", "int8"):
-        assert 0.0 < alone.seconds(METHOD, LocalSGD(), precision) < 10.0
-    assert alone.of_coded(2.0) == pytest.approx(2.0)
+        assert 0.0 < alone.seconds(LocalSGD(), 1.0, ROW_LENGTH, precision) < 10.0
+    assert alone.coded_share == pytest.approx(1.0)
     alone.close()
 
 
