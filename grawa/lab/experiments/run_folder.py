@@ -14,7 +14,8 @@ from torch import Tensor
 from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.environment import environment
-from grawa.lab.files import read_line, read_toml, replacing, write_text
+from grawa.lab.files import read_line, read_toml, write_text
+from grawa.saving.whole import replacing
 
 SCHEMA = 1
 """Version of the lines in `events.jsonl`; increased when the meaning of a field changes."""

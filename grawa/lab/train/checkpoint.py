@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from grawa.errors import UserError
-from grawa.lab.files import replacing
 from grawa.lab.train.averaged import ConsensusAverage
 from grawa.rounds.engine import Engine
+from grawa.saving.whole import replacing
 
 if TYPE_CHECKING:
     from grawa.lab.train.worker import Worker

@@ -1,0 +1,24 @@
+"""Checkpoints: written by several processes, complete or not there, with checksums, never executed.
+
+A checkpoint is a folder `round-0000000020` with one file for each process, `process-0.pt` and so
+on, and its checksum beside it, which `sha256sum -c` understands too. It is written under another
+name, and renamed when all processes have written their parts. Parts are read with torch's
+`weights_only=True`, so that a hostile file can't execute anything.
+"""
+
+from grawa.saving.choice import Chosen, choose
+from grawa.saving.folder import Checkpoints
+from grawa.saving.part import CheckpointError, read_part, write_part
+from grawa.saving.saver import Saver
+from grawa.saving.whole import replacing
+
+__all__ = [
+    "CheckpointError",
+    "Checkpoints",
+    "Chosen",
+    "Saver",
+    "choose",
+    "read_part",
+    "replacing",
+    "write_part",
+]
