@@ -6,9 +6,9 @@ name, and renamed when all processes have written their parts. Parts are read wi
 `weights_only=True`, so that a hostile file can't execute anything.
 """
 
-from grawa.saving.choice import Chosen, choose
+from grawa.saving.choice import Chosen, Everyones, choose
 from grawa.saving.folder import Checkpoints
-from grawa.saving.part import CheckpointError, read_part, write_part
+from grawa.saving.part import CheckpointError, ForeignError, read_part, write_part
 from grawa.saving.saver import Saver
 from grawa.saving.whole import replacing
 
@@ -16,6 +16,8 @@ __all__ = [
     "CheckpointError",
     "Checkpoints",
     "Chosen",
+    "Everyones",
+    "ForeignError",
     "Saver",
     "choose",
     "read_part",

@@ -16,6 +16,10 @@ class CheckpointError(UserError):
     """A checkpoint that is missing, damaged or of something else; it has been left as it is."""
 
 
+class ForeignError(CheckpointError):
+    """It is not damaged, but of something else; so are those before it."""
+
+
 def write_part(path: Path, state: dict[str, Any]) -> None:
     """Writes a file and its checksum, each completely or not at all.
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from threading import Thread
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from grawa.saving.folder import Checkpoints
@@ -20,14 +21,14 @@ class Saver:
         checkpoints: the folder.
         process: which process this is.
         gather: brings a number of this process to all: (M,), in the same order everywhere, with at
-            least one number of each process; collective.
+            least one number of each process; collective. `None` for a process that is alone.
 
     Attributes:
         seconds: what the last complete checkpoint took to write, on the slowest process.
     """
 
     def __init__(
-        self, checkpoints: Checkpoints, process: int, gather: Callable[[float], Tensor]
+        self, checkpoints: Checkpoints, process: int, gather: Callable[[float], Tensor] | None
     ) -> None:
         self._checkpoints, self._process, self._gather = checkpoints, process, gather
         self._writing: _Writing | None = None
@@ -43,7 +44,14 @@ class Saver:
         It raises what `settle` raises.
         """
         self.settle(wait=True)
-        self._writing = _Writing(self._checkpoints, round_number, self._process, state)
+        checkpoints, process, alone = self._checkpoints, self._process, self._gather is None
+
+        def write() -> None:
+            checkpoints.write(round_number, process, state)
+            if alone:
+                checkpoints.complete(round_number)
+
+        self._writing = _Writing(round_number, write)
 
     def settle(self, *, wait: bool = False) -> None:
         """Completes the checkpoint under way if all processes have written it; collective.
@@ -57,7 +65,8 @@ class Saver:
         writing = self._writing
         if writing is None:
             return
-        seconds = self._gather(writing.seconds(wait=wait))
+        own = writing.seconds(wait=wait)
+        seconds = torch.tensor([own]) if self._gather is None else self._gather(own)
         if bool((seconds == _NOT_YET).any()):
             return
         self._writing = None
@@ -68,29 +77,28 @@ class Saver:
                 f"another process could not write its part of the checkpoint of round "
                 f"{writing.round}; its own message says why"
             )
-        self._checkpoints.complete(writing.round)
+        if self._gather is not None:
+            self._checkpoints.complete(writing.round)
         self.seconds = float(seconds.max())
 
 
 class _Writing:
-    """A part that is being written by a thread."""
+    """A part of a round's checkpoint that is being written by a thread."""
 
-    def __init__(
-        self, checkpoints: Checkpoints, round_number: int, process: int, state: dict[str, Any]
-    ) -> None:
+    def __init__(self, round_number: int, write: Callable[[], None]) -> None:
         self.round = round_number
         self.error: OSError | None = None
         self._began, self._ended = time.monotonic(), 0.0
 
-        def write() -> None:
+        def run() -> None:
             try:
-                checkpoints.write(round_number, process, state)
+                write()
             except OSError as error:
                 self.error = error
             self._ended = time.monotonic()
 
         # A daemon, so that a process that has failed can exit without waiting for the disk.
-        self._thread = Thread(target=write, name="grawa checkpoint", daemon=True)
+        self._thread = Thread(target=run, name="grawa checkpoint", daemon=True)
         self._thread.start()
 
     def seconds(self, *, wait: bool) -> float:

@@ -13,7 +13,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from grawa.saving import CheckpointError, Checkpoints, Saver, choose, read_part, write_part
+from grawa.saving import (
+    CheckpointError,
+    Checkpoints,
+    ForeignError,
+    Saver,
+    choose,
+    read_part,
+    write_part,
+)
 
 
 def state(number: int, process: int = 0) -> dict[str, Any]:
@@ -31,7 +39,11 @@ def alone(numbers: Sequence[int]) -> list[list[int]]:
     return [list(numbers)]
 
 
-def of_round(state: dict[str, Any]) -> int:
+def offer(path: Path) -> str:
+    return f"take {path.name}"
+
+
+def of_round(number: int, state: dict[str, Any]) -> int:
     return int(state["round"])
 
 
@@ -141,10 +153,10 @@ def test_a_round_can_be_saved_again(tmp_path: Path) -> None:
 
 def test_the_newest_is_chosen(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
-    assert choose(checkpoints, 0, alone, of_round) is None
+    assert choose(checkpoints, 0, alone, of_round, offer=offer) is None
     save(checkpoints, 10)
     save(checkpoints, 20)
-    chosen = choose(checkpoints, 0, alone, of_round)
+    chosen = choose(checkpoints, 0, alone, of_round, offer=offer)
     assert chosen is not None
     assert (chosen.round, chosen.state["round"], chosen.passed_over) == (20, 20, ())
 
@@ -155,13 +167,13 @@ def test_a_damaged_one_is_refused_and_the_good_one_before_it_offered(tmp_path: P
         save(checkpoints, number)
     for number in (20, 30):
         _cut(checkpoints.path(number) / "process-0.pt")
-    with pytest.raises(CheckpointError, match=r"round-0+30/.* round-0+10 is the newest"):
-        choose(checkpoints, 0, alone, of_round)
-    chosen = choose(checkpoints, 0, alone, of_round, fall_back=True)
+    with pytest.raises(CheckpointError, match=r"round-0+30/.* take round-0+10"):
+        choose(checkpoints, 0, alone, of_round, offer=offer)
+    chosen = choose(checkpoints, 0, alone, of_round, offer=offer, fall_back=True)
     assert chosen is not None
     assert chosen.round == 10
     assert len(chosen.passed_over) == 2
-    wanted = choose(checkpoints, 0, alone, of_round, wanted=10)
+    wanted = choose(checkpoints, 0, alone, of_round, offer=offer, wanted=10)
     assert wanted is not None
     assert wanted.round == 10
 
@@ -172,7 +184,7 @@ def test_if_none_is_good_that_is_said(tmp_path: Path) -> None:
     _cut(checkpoints.path(10) / "process-0.pt")
     for fall_back in (False, True):
         with pytest.raises(CheckpointError, match="no good checkpoint before it"):
-            choose(checkpoints, 0, alone, of_round, fall_back=fall_back)
+            choose(checkpoints, 0, alone, of_round, offer=offer, fall_back=fall_back)
 
 
 @pytest.mark.parametrize("name", ["round-20", "round-0000000020"])
@@ -184,6 +196,25 @@ def test_one_can_be_asked_for_by_name(name: str) -> None:
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(CheckpointError, match="of the form"):
         Checkpoints.round_of(name)
+
+
+def test_what_is_foreign_ends_the_search_on_all(tmp_path: Path) -> None:
+    checkpoints, processes = Checkpoints(tmp_path), _Processes(2)
+    for number in (10, 20):
+        save(checkpoints, number, processes=2)
+
+    def check(number: int, state: dict[str, Any]) -> int:
+        if state["process"] == 1:
+            raise ForeignError("it is of another run")
+        return 0
+
+    def body(process: int) -> object:
+        everyones = processes.everyones(process)
+        return choose(checkpoints, process, everyones, check, offer=offer, fall_back=True)
+
+    errors = processes.run(body)
+    assert all(isinstance(error, ForeignError) for error in errors)
+    assert str(errors[1]) == "it is of another run"
 
 
 class _Processes:
@@ -235,13 +266,13 @@ def test_if_one_process_cannot_use_its_part_all_raise(tmp_path: Path) -> None:
     _cut(checkpoints.path(20) / "process-1.pt")
 
     def body(process: int) -> object:
-        return choose(checkpoints, process, processes.everyones(process), of_round)
+        return choose(checkpoints, process, processes.everyones(process), of_round, offer=offer)
 
     errors = processes.run(body)
     assert all(isinstance(error, CheckpointError) for error in errors)
     assert "process 1 can't use its part" in str(errors[0])
     assert "damaged" in str(errors[1])
-    assert all("round-0000000010 is the newest" in str(error) for error in errors)
+    assert all("take round-0000000010" in str(error) for error in errors)
 
 
 def test_parts_that_were_not_saved_together_are_refused(tmp_path: Path) -> None:
@@ -250,7 +281,7 @@ def test_parts_that_were_not_saved_together_are_refused(tmp_path: Path) -> None:
     write_part(checkpoints.path(10) / "process-1.pt", state(11, 1))
 
     def body(process: int) -> object:
-        return choose(checkpoints, process, processes.everyones(process), of_round)
+        return choose(checkpoints, process, processes.everyones(process), of_round, offer=offer)
 
     assert all("not saved together" in str(error) for error in processes.run(body))
 
@@ -261,7 +292,7 @@ def test_a_folder_that_only_some_see_is_no_deadlock(tmp_path: Path) -> None:
     save(own[0], 10, processes=2)
 
     def body(process: int) -> object:
-        return choose(own[process], process, processes.everyones(process), of_round)
+        return choose(own[process], process, processes.everyones(process), of_round, offer=offer)
 
     assert all(isinstance(error, CheckpointError) for error in processes.run(body))
 
@@ -317,7 +348,7 @@ def test_where_each_host_has_its_own_folder_each_completes_its_own(tmp_path: Pat
         saver = Saver(own[process], process, processes.gather(process))
         saver.save(5, state(5, process))
         saver.settle(wait=True)
-        return choose(own[process], process, processes.everyones(process), of_round)
+        return choose(own[process], process, processes.everyones(process), of_round, offer=offer)
 
     found = processes.run(body)
     assert [chosen.state["process"] for chosen in found] == [0, 1]  # type: ignore[attr-defined]

@@ -1,10 +1,9 @@
 """The training loop of one process, which hosts one or more workers, as a stream of events."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +13,11 @@ from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.tasks import Data, Task
 from grawa.lab.train.averaged import ConsensusAverage
 from grawa.lab.train.callback import weakly
-from grawa.lab.train.checkpoint import latest, read, restore, save
+from grawa.lab.train.checkpoint import News, RunSaver, Saving, news_from, plain_news, refusing
 from grawa.lab.train.ending import Ending
-from grawa.lab.train.events import Evaluated, Event, Finished, Started
+from grawa.lab.train.events import Evaluated, Event, Finished, Started, Trained
 from grawa.lab.train.settings import Settings
-from grawa.lab.train.sharing import deal, load, world
+from grawa.lab.train.sharing import deal, everyones, load, world
 from grawa.lab.train.stacked import host
 from grawa.lab.train.stacking import choose_stacking
 from grawa.lab.train.worker import Worker
@@ -40,7 +39,7 @@ def train(
     settings: Settings,
     *,
     device: torch.device | None = None,
-    checkpoints: Path | None = None,
+    saving: Saving | None = None,
     keep_workers: bool = False,
 ) -> Iterator[Event]:
     """Trains the workers hosted by this process, together with the other processes.
@@ -50,23 +49,24 @@ def train(
         strategy_for: makes the strategy.
         settings: the settings.
         device: the device of this process; the CPU by default.
-        checkpoints: the folder for checkpoints; if it has one already, training continues from it.
-        keep_workers: whether `Finished` has each worker's parameters.
+        saving: where and when checkpoints are saved; if there is one already, training continues
+            from it. By default there are none.
+        keep_workers: whether `Trained` has each worker's parameters.
 
     Yields:
         `Started`; a `RoundReport` after each round, and an `Evaluated` if the consensus was
-        measured; at the end `Finished`.
+        measured; at the end `Trained`, and `Finished` when the consensus has been measured.
     """
-    run = Run(task, strategy_for, settings, device or torch.device("cpu"), checkpoints)
+    run = Run(task, strategy_for, settings, device or torch.device("cpu"), saving)
     yield run.started()
+    yield from run.news()  # of the last round before the checkpoint
     run.engine.local_steps_begin()
     while not run.is_over():
         run.step()
         yield from run.news()
     run.engine.leave()
     yield from run.news()  # of the rounds after the last steps
-    finished = run.finish()
-    yield replace(finished, workers=run.workers_states()) if keep_workers else finished
+    yield from run.end(keep_workers=keep_workers)
 
 
 class Run:
@@ -77,7 +77,7 @@ class Run:
         strategy_for: makes the strategy.
         settings: the settings.
         device: the device of this process.
-        checkpoints: the folder for checkpoints; `None` for no checkpoints.
+        saving: where and when checkpoints are saved; `None` for no checkpoints.
 
     Raises:
         UserError: if the number of workers is not a multiple of the number of processes, or the
@@ -90,7 +90,7 @@ class Run:
         strategy_for: StrategyFor,
         settings: Settings,
         device: torch.device,
-        checkpoints: Path | None,
+        saving: Saving | None,
     ) -> None:
         processes, self._process = world()
         if settings.workers % processes:
@@ -98,29 +98,35 @@ class Run:
                 f"{settings.workers} workers can't be spread evenly over {processes} processes"
             )
         self._task, self._settings, self._device = task, settings, device
-        self._processes, self._checkpoints = processes, checkpoints
+        self._processes = processes
         self._data = load(task, settings, device)
         shards = deal(task, self._data, settings)
         hosted = settings.workers // processes
         indices = range(self._process * hosted, (self._process + 1) * hosted)
         samples = [(i, shards[i]) for i in indices]
         self._ending = Ending.of(settings, shards)
-        found = latest(checkpoints) if checkpoints else None
-        saved = read(found, self._process, hosted) if found else None
-        before = None if saved is None else saved["stacked"]
+        self._saver: RunSaver | None = None
+        if saving is not None:
+            shape, exchange = (processes, hosted), partial(everyones, device=device)
+            self._saver = RunSaver(saving, self._process, shape, exchange)
+        found = None if self._saver is None else self._saver.found
+        before = None if found is None else found.state["stacked"]
         steps = self._ending.steps
         self._stacking = choose_stacking(task, self._data, settings, samples, steps, before)
         self._workers = [Worker(i, task, self._data, own, settings, device) for i, own in samples]
-        self._news: list[Event] = []
+        self._news: list[News] = []
+        self._recorded, self._stepping = 0, slice(None)
         first, swa = self._workers[0].model, settings.swa
         self._average = None if swa is None else ConsensusAverage(first, swa)
         self._clock = settings.modelled() if settings.modelled else WallClock()
         self.engine = self._make_engine(strategy_for(task, self._data))
         replicas, stacked = self.engine.replicas, self._stacking.stacked
         self._hosted = host(task, self._data, self._workers, replicas, settings, stacked=stacked)
-        if saved is not None:
-            restore(saved, self._workers, self.engine, self._average)
-            self._set_lrs(self._workers)
+        if found is not None:
+            with refusing(found.path):
+                self._restore(found.state)
+        if self._saver is not None:
+            self._saver.open(self.engine.gather, self._clock.now())
 
     def _make_engine(self, strategy: Strategy) -> Engine:
         settings = self._settings
@@ -152,9 +158,13 @@ class Run:
     def started(self) -> Started:
         """The event at the start."""
         named = self._workers[0].model.named_parameters()
+        found = None if self._saver is None else self._saver.found
         trained = {name: p.numel() for name, p in named if p.requires_grad}
         return Started(
             step=self.engine.step,
+            round=self.engine.round,
+            recorded=self._recorded,
+            passed_over=() if found is None else found.passed_over,
             workers=self._settings.workers,
             processes=self._processes,
             arrangement=self.engine.comm.arrangement,
@@ -181,6 +191,7 @@ class Run:
             assert isinstance(self._clock, VirtualClock), "no other clock times workers separately"
             worker = self._clock.next_worker(engine.waiting)
             chosen = slice(worker, worker + 1)
+        self._stepping = chosen
         losses = self._hosted.backward(chosen, [steps + 1 for steps in engine.steps[chosen]])
         engine.note_losses(losses, chosen)
         if engine.plan.strategy.shares_gradients(engine.step):
@@ -218,9 +229,34 @@ class Run:
         if self._average and self._average.is_due(self._agreed(self._progress())):
             with self._consensus() as model:
                 self._average.add(model)
-        folder, stacked = self._checkpoints, self._stacking.stacked
-        if folder and _is_due(report.round, settings.checkpoint_every):
-            save(folder, self._workers, self.engine, self._average, self._process, stacked=stacked)
+        if self._saver is not None:
+            self._saver.after_round(report, self._state)
+
+    def _state(self) -> dict[str, Any]:
+        """What a checkpoint holds: all that is needed to continue bit for bit after a round."""
+        stepping = range(len(self._workers))[self._stepping]
+        return {
+            "workers": [worker.state_dict() for worker in self._workers],
+            "engine": self.engine.state_dict(),
+            "average": self._average.state_dict() if self._average else None,
+            "stacked": self._stacking.stacked,
+            "ending": self._ending.state_dict(),
+            "stepping": list(stepping),
+            "news": plain_news(self._news),
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        for worker, saved in zip(self._workers, state["workers"], strict=True):
+            worker.load_state_dict(saved)
+        self.engine.load_state_dict(state["engine"])
+        if self._average:
+            self._average.load_state_dict(state["average"])
+        self._ending.load_state_dict(state["ending"])
+        # These workers had made the step at which the round began, the others wait for theirs.
+        self._set_lrs([self._workers[k] for k in state["stepping"]])
+        self._news = news_from(state["news"])
+        reports = [event.round for event in self._news]
+        self._recorded = min(reports, default=self.engine.round + 1) - 1
 
     def _agreed(self, value: float) -> float:
         """Worker 0's value, so that every process makes the same decision."""
@@ -230,24 +266,33 @@ class Run:
         """The first worker's model with the consensus's parameters; every process must call it."""
         return self.engine.replicas.holding(self.engine.consensus())
 
-    def finish(self) -> Finished:
-        """Measures the consensus and returns the last event; every process must call it."""
-        elapsed, average = self._clock.now(), self._average
+    def end(self, *, keep_workers: bool = False) -> Iterator[Trained | Finished]:
+        """The last events; every process must take both."""
+        if self._saver is not None:
+            self._saver.finish()
+        workers = self.workers_states() if keep_workers else {}
+        elapsed = self._clock.now()
+        with self._final() as (model, averaged_rounds):
+            consensus = {key: value.clone() for key, value in model.state_dict().items()}
+            yield Trained(consensus=consensus, workers=workers)
+            yield Finished(
+                error=self._task.measure(model, self._data),
+                consensus=consensus,
+                step=self.engine.step,
+                round=self.engine.round,
+                elapsed=elapsed,
+                averaged_rounds=averaged_rounds,
+            )
+
+    @contextmanager
+    def _final(self) -> Generator[tuple[nn.Module, int]]:
+        """The model that the run ends with, and of how many consensuses it is the average."""
+        average = self._average
         if average is None or average.rounds == 0:
             with self._consensus() as model, evaluating(model):
-                return self._finished(model, elapsed, averaged_rounds=0)
-        model = average.finished(self._data.train_inputs, self._task.prepare)
-        return self._finished(model, elapsed, average.rounds)
-
-    def _finished(self, model: nn.Module, elapsed: float, averaged_rounds: int) -> Finished:
-        return Finished(
-            error=self._task.measure(model, self._data),
-            consensus={key: value.clone() for key, value in model.state_dict().items()},
-            step=self.engine.step,
-            round=self.engine.round,
-            elapsed=elapsed,
-            averaged_rounds=averaged_rounds,
-        )
+                yield model, 0
+        else:
+            yield average.finished(self._data.train_inputs, self._task.prepare), average.rounds
 
     def workers_states(self) -> dict[int, dict[str, Tensor]]:
         """Copies of the state dicts of the workers of this process."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from grawa.lab.experiments.run_folder import RunFolder
-from grawa.lab.train.checkpoint import latest, step_of
+from grawa.saving import Checkpoints
 from tests.lab.cli.processes import all_gone, training
 
 pytestmark = pytest.mark.world
@@ -33,10 +33,10 @@ def test_when_a_worker_is_killed_all_end_and_it_is_named(tmp_path: Path) -> None
     folder = RunFolder.open(tmp_path / "run")
     assert folder.events()[0]["kind"] == "started"
     assert not (folder.path / "model.safetensors").exists()
-    found = latest(folder.checkpoints)
-    if found is not None:
-        assert step_of(found) % 320 == 0
-        assert len(list(found.iterdir())) == 2
+    checkpoints = Checkpoints(folder.path / "checkpoints")
+    for number in checkpoints.rounds():
+        assert number % 10 == 0
+        assert len(list(checkpoints.path(number).iterdir())) == 4  # with their checksums
 
 
 def test_when_a_worker_is_stopped_the_timeout_ends_all(tmp_path: Path) -> None:
@@ -54,8 +54,9 @@ def test_an_error_of_one_worker_is_shown_with_its_rank(tmp_path: Path) -> None:
 
     def in_the_way() -> None:
         """Folders where rank 1 is to write its part of a checkpoint."""
-        for step in range(1600, 160000, 1600):
-            (out / "checkpoints" / f".step-{step:08d}.tmp" / "process-1.pt").mkdir(parents=True)
+        for number in range(50, 5000, 50):
+            building = out / "checkpoints" / f".round-{number:010d}.tmp"
+            (building / "process-1.pt").mkdir(parents=True)
 
     with training(out, "--checkpoint-every", "50", on_start=in_the_way) as command:
         workers = command.workers()

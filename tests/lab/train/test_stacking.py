@@ -143,7 +143,7 @@ def test_the_trial_draws_none_of_the_runs_random_numbers(monkeypatch: pytest.Mon
 
 
 def test_a_resumed_run_goes_on_as_it_began(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    auto = settings(stack_workers="auto", checkpoint_every=2)
+    auto = settings(stack_workers="auto")
     timed_by(monkeypatch, clock_of(0.03, 0.01))
     whole = end(events(LGRAWA, auto))
     timed_by(monkeypatch, clock_of(0.03, 0.01))
