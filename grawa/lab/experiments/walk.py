@@ -10,7 +10,7 @@ from torch import Tensor
 from grawa.errors import DivergedError
 from grawa.lab.tasks import Task
 from grawa.lab.train.events import Finished
-from grawa.lab.train.loop import Run, StrategyFor
+from grawa.lab.train.run import Run, StrategyFor
 from grawa.lab.train.settings import Settings
 
 

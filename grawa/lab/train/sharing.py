@@ -48,11 +48,23 @@ def load(task: Task, settings: Settings, device: torch.device) -> Data:
     )
 
 
-def world() -> tuple[int, int]:
-    """The number of processes, and the rank of this one."""
-    if not dist.is_initialized():
-        return 1, 0
-    return dist.get_world_size(), dist.get_rank()
+def spread(workers: int) -> tuple[int, int, int]:
+    """Spreads workers over the processes.
+
+    Args:
+        workers: N.
+
+    Returns:
+        The number of processes, the rank of this one, and the workers that each hosts.
+
+    Raises:
+        UserError: if N is not a multiple of the number of processes.
+    """
+    initialized = dist.is_initialized()
+    processes, rank = (dist.get_world_size(), dist.get_rank()) if initialized else (1, 0)
+    if workers % processes:
+        raise UserError(f"{workers} workers can't be spread evenly over {processes} processes")
+    return processes, rank, workers // processes
 
 
 def everyones(numbers: Sequence[int], device: torch.device) -> list[list[int]]:

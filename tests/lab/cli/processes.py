@@ -190,10 +190,10 @@ def training(
     with started(out.with_name("output"), "train", "quadratic", *options, *args) as command:
         try:
             until((out / "events.jsonl").exists, "the folder")
-            on_start()
             until(lambda: sorted(command.workers()) == [0, 1], "the workers")
             workers = command.workers()
             until(lambda: '"round"' in (out / "events.jsonl").read_text(), "a round")
+            on_start()
             yield command
         finally:
             for pid in workers.values():

@@ -18,7 +18,12 @@ LGRAWA = always(grawa.LGRAWA())
 
 def test_a_run_starts_makes_rounds_and_finishes() -> None:
     found = events(LGRAWA, settings())
-    assert [type(event) for event in found] == [Started, *[grawa.RoundReport] * 6, Trained, Finished]
+    assert [type(event) for event in found] == [
+        Started,
+        *[grawa.RoundReport] * 6,
+        Trained,
+        Finished,
+    ]
     started, finished = found[0], end(found)
     assert isinstance(started, Started)
     assert (started.step, started.workers, started.processes) == (0, 4, 1)

@@ -9,8 +9,8 @@ from torch.optim import SGD, AdamW
 import grawa
 from grawa.errors import UserError
 from grawa.lab.tasks import Digits
-from grawa.lab.train.loop import Run
 from grawa.lab.train.optimizers import OptimizerChoice
+from grawa.lab.train.run import Run
 from grawa.lab.train.worker import Worker
 from tests.helpers import flat, mlp
 from tests.lab.train.runs import always, end, events, same_model, settings
