@@ -361,8 +361,22 @@ class Averager:
         with self._caught_up():
             return self._engine.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned, from the same strategy; else raises `UserError`."""
+    def load_state_dict(self, state: dict[str, Any], *, strict: bool = True) -> None:
+        """Restores what `state_dict` returned; every process must call it with its own.
+
+        Load the model and the optimizers too, before or after: what construction has replaced by
+        worker 0's parameters comes back if the model was loaded before it.
+
+        Args:
+            state: what `state_dict` returned on this process.
+            strict: whether numbers among the options, such as the guard's limits or `sync_every`,
+                must be what they were when it was saved. Without it those given to the
+                `Averager` count from now on, a new `sync_every` from the next round.
+
+        If a process's state is not that of an Averager with the same workers, strategy, schedule,
+        options and parameters, or if the states are not of the same round, every process raises
+        `UserError`, and nothing has changed.
+        """
         with undisturbed():
-            self._engine.load_state_dict(state)
+            self._engine.load_state_dict(state, strict=strict)
         self._knows_losses |= self.step > 0
