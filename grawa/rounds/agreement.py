@@ -51,11 +51,9 @@ class Agreement:
         """
         text = _GRANTED + line if failure is None else _REFUSED + str(failure)
         everyone = [_text(row) for row in self._gathered(_row(text))]
-        if failure is not None:
-            raise failure
         refused = next((text[1:] for text in everyone if text.startswith(_REFUSED)), None)
         if refused is not None:
-            raise UserError(refused)
+            raise UserError(refused) from failure
         return [text[1:] for text in everyone]
 
     def _gathered(self, row: Tensor) -> Sequence[Tensor]:

@@ -79,4 +79,4 @@ class Progress:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned; `restart` must follow."""
-        self._seen = [(now, before) for now, before in state["seen"]]
+        self._seen = [(float(now), float(before)) for now, before in state["seen"]]

@@ -215,8 +215,8 @@ class Runner:
             fragment.load_state_dict(saved)
         self.roll_call.load_state_dict(state["roll_call"])
         self.local_steps.load_state_dict(state["local_steps"])
-        self.round, self._size = state["round"], state["size"]
-        self.lr = None if math.isnan(state["lr"]) else state["lr"]
+        self.round, self._size = state["round"], float(state["size"])
+        self.lr = None if math.isnan(state["lr"]) else float(state["lr"])
         self.remember_buffers(state["buffers"])
 
     def remember_buffers(self, changed: Mapping[str, bool]) -> None:
