@@ -29,6 +29,31 @@ class Agreement:
     def __init__(self, meetings: Meetings, comm: Transport, worker: Transport | None) -> None:
         self._meetings, self._comm, self._worker = meetings, comm, worker
 
+    @property
+    def parts(self) -> int:
+        """Of how many processes a worker consists."""
+        return 1 if self._worker is None else self._worker.num_processes
+
+    @property
+    def part(self) -> int:
+        """Which of them this is."""
+        return 0 if self._worker is None else self._worker.process
+
+    @property
+    def first_worker(self) -> int:
+        """The first worker of this process."""
+        return self._comm.process * self._comm.num_hosted
+
+    @property
+    def num_processes(self) -> int:
+        """How many there are, of all workers."""
+        return self._comm.num_processes * self.parts
+
+    @property
+    def process(self) -> int:
+        """Which of them this is, in the order of their workers."""
+        return self._comm.process * self.parts + self.part
+
     def come(self, purpose: Purpose) -> None:
         """Waits until all processes have come for the same; joins their rounds until then.
 

@@ -1,7 +1,7 @@
 """The engine: counts local steps, runs rounds that are due, and joins those of other processes."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ from grawa.rounds.underway import Outcome, Underway
 from grawa.workers.replicas import Replicas
 from grawa.workers.start import start_equal
 
+Result = TypeVar("Result")
+
 
 class Engine:
     """Counts the hosted workers' local steps, and runs rounds when they are due.
@@ -45,6 +47,7 @@ class Engine:
         take_skipped: returns how many steps the hosted workers' optimizers turned out to have
             skipped, see `grawa.workers.skips`; called only where a round is due, since it waits
             for the device.
+        keeper: saves and restores the state.
     """
 
     def __init__(
@@ -73,25 +76,11 @@ class Engine:
         self.waiting = [False] * comm.num_hosted
         self._transports = [comm] if worker is None else [comm, worker]
         self._has_left = False
-        self.agreement = Agreement(self._meetings, comm, worker)
-        self._overwritten = overwritten
-        self._keeper = Keeper(
-            origin=Origin.of(
-                plan,
-                replicas.params,
-                comm,
-                clock=type(clock).__name__,
-                part="0" if worker is None else str(worker.process),
-            ),
-            first_worker=comm.process * comm.num_hosted,
-            overwritten=overwritten,
-            agreement=self.agreement,
-            runner=self._runner,
-            clock=clock,
-            timetable=self._timetable,
-            progress=self._progress,
-            waiting=self.waiting,
-        )
+        agreement = Agreement(self._meetings, comm, worker)
+        self.keeper = Keeper(
+            Origin.of(plan, replicas.params, comm, clock, agreement.part), overwritten, agreement,
+            self._runner, clock, self._timetable, self._progress, self.waiting,
+        )  # fmt: skip
         clock.disregard()
 
     @property
@@ -133,7 +122,7 @@ class Engine:
 
     def local_step(self, workers: slice = slice(None)) -> None:
         """Called after these hosted workers' optimizer steps; runs the rounds that are due."""
-        self._overwritten.drop()
+        self.keeper.overwritten.drop()
         noted, self._norms = self._norms, None
         left = self._progress.left(workers, self.step)
         self._runner.local_steps.note(workers, noted, self._timetable.share, left)
@@ -275,7 +264,7 @@ class Engine:
     def state_dict(self) -> dict[str, Any]:
         """What must be saved so that training resumes bit for bit; ends a round under way."""
         self.finish()
-        return self._keeper.state_dict()
+        return self.keeper.state_dict()
 
     def load_state_dict(self, state: dict[str, Any], *, strict: bool = True) -> None:
         """Restores what `state_dict` returned; every process must call it with its own.
@@ -286,8 +275,21 @@ class Engine:
 
         If one process can't load its state, all raise `UserError`, and nothing has changed.
         """
+        self.together(Purpose.LOADING, lambda _: self.keeper.load(state, strict=strict))
+
+    def together(self, purpose: Purpose, job: Callable[[Agreement], Result]) -> Result:
+        """Does something when all processes have come for it; joins their rounds until then.
+
+        Args:
+            purpose: what they come for.
+            job: what is then done; its argument lets the processes fail together.
+
+        Returns:
+            What `job` returns.
+        """
         self.finish()
         before = self.comm.bytes_sent
-        self.agreement.come(Purpose.LOADING)
-        self._keeper.load(state, self._keeper.refusal(state, strict=strict))
+        self.keeper.agreement.come(purpose)
+        found = job(self.keeper.agreement)
         self._leave_out_since(before)
+        return found

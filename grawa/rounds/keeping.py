@@ -23,13 +23,12 @@ FORMAT = 1
 _MODEL_ONLY = "or load the model only, and go on from it with a new Averager"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Keeper:
     """Saves and restores an engine's parts.
 
     Args:
         origin: what states of this engine belong to.
-        first_worker: the first worker of this process.
         overwritten: what the workers had before the start.
         agreement: lets all processes refuse together.
         runner: runs rounds.
@@ -40,7 +39,6 @@ class Keeper:
     """
 
     origin: Origin
-    first_worker: int
     overwritten: Overwritten
     agreement: Agreement
     runner: Runner
@@ -76,20 +74,21 @@ class Keeper:
             own = self.state_dict()
             self._check(state, own, strict=strict)
         except UserError as error:
-            first = self.first_worker
+            first = self.agreement.first_worker
             return UserError(f"the saved state can't be loaded into worker {first}: {error}")
         return None
 
-    def load(self, state: dict[str, Any], failure: UserError | None) -> None:
-        """Restores what `state_dict` returned, on all processes or on none.
+    def load(self, state: dict[str, Any], *, strict: bool) -> None:
+        """Restores what `state_dict` returned, on all processes or on none; collective.
 
         Args:
-            state: what was saved, if there is no failure.
-            failure: what `refusal` returned.
+            state: what was saved on this process.
+            strict: whether settings must be the same.
 
         Raises:
             UserError: on every process, if one refuses, or the states don't belong together.
         """
+        failure = self.refusal(state, strict=strict)
         lines = self.agreement.settle(failure, "" if failure else _moment(state))
         if len(set(lines)) > 1:
             raise UserError(

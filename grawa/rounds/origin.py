@@ -1,12 +1,14 @@
 """What a saved state belongs to, and how it differs from what it is loaded into."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from grawa.comm.protocol import Transport
 from grawa.math.leaves import Rows
+from grawa.rounds.clock import Clock
 from grawa.rounds.plan import RoundPlan
 
 _MOST_TOLD = 3
@@ -32,13 +34,7 @@ class Origin:
 
     @classmethod
     def of(
-        cls,
-        plan: RoundPlan,
-        params: Rows,
-        comm: Transport,
-        *,
-        clock: str,
-        part: str,
+        cls, plan: RoundPlan, params: Rows, comm: Transport, clock: Clock, part: int
     ) -> "Origin":
         """That of a state which is saved here.
 
@@ -46,7 +42,7 @@ class Origin:
             plan: how rounds are run.
             params: the hosted workers' parameters, name -> (K, *shape).
             comm: connects all workers.
-            clock: the kind of clock.
+            clock: times the workers.
             part: which of the processes of a worker this is.
 
         Returns:
@@ -57,12 +53,12 @@ class Origin:
         fixed = {
             "workers": str(comm.num_workers),
             "workers of this process": _numbers(first, first + comm.num_hosted),
-            "process of the worker": part,
+            "process of the worker": str(part),
             "fragments": str(plan.num_fragments),
             "fragment of each parameter": _digest(plan.fragment_of),
             "comm_dtype": str(plan.comm_dtype),
             "weight groups": f"{max(groups) + 1} ({_digest(groups)})",
-            "clock": clock,
+            "clock": type(clock).__name__,
         }
         settings: dict[str, str] = {}
         for name in ("strategy", "schedule"):
@@ -106,6 +102,11 @@ class Origin:
         elif list(saved["parameters"]) != list(self.parameters):
             fixed.append("the order of the parameters")
         return fixed, _unequal(saved["settings"], self.settings)
+
+
+def described(value: object) -> str:
+    """A configuration as text, without the addresses of functions, which differ by process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 def listed(differences: Sequence[str]) -> str:
