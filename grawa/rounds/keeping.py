@@ -88,7 +88,7 @@ class Keeper:
         Raises:
             UserError: on every process, if one refuses, or the states don't belong together.
         """
-        failure = self.refusal(state, strict=strict)
+        failure = self.refusal(state, strict=strict) or self.overwritten.uncertainty()
         lines = self.agreement.settle(failure, "" if failure else _moment(state))
         if len(set(lines)) > 1:
             raise UserError(
@@ -128,8 +128,6 @@ class Keeper:
         saved, here = ({k: v for k, v in of.items() if k not in _TOLD} for of in (state, own))
         if wrong := misfit(saved, here):
             raise UserError(f"it is damaged: {wrong}")
-        if any(state["runner"]["roll_call"]["steps"]) and not any(self.runner.roll_call.steps):
-            self.overwritten.check()
 
     def _check_origin(self, saved: Mapping[str, Any], *, strict: bool) -> None:
         fixed, settings = self.origin.differences(saved)

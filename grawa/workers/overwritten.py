@@ -50,16 +50,12 @@ class Overwritten:
         """Frees the copies, because training has begun."""
         self._kept = []
 
-    def check(self) -> None:
-        """Refuses to put back what may have been loaded since.
-
-        Raises:
-            UserError: saying in which order to load.
-        """
+    def uncertainty(self) -> UserError | None:
+        """What is wrong if it can't be seen whether the model was loaded since; else `None`."""
         if not any(self._kept) or self._was_loaded():
-            return
-        if self._replicas.versions() != self._versions:
-            raise UserError(_UNCERTAIN)
+            return None
+        same = self._replicas.versions() == self._versions
+        return None if same else UserError(_UNCERTAIN)
 
     def put_back(self) -> None:
         """Gives the workers what they had, unless their parameters were changed since."""
