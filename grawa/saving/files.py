@@ -28,8 +28,8 @@ class _Summed(RawIOBase):
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("xb")
         self._sum = hashlib.sha256()
+        self._file = path.open("xb")
         self._error: OSError | None = None
 
     def writable(self) -> bool:

@@ -26,21 +26,22 @@ def number_of(path: Path) -> int | None:
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:
-    """The complete checkpoints in a folder by number, which may be damaged.
+    """The complete checkpoints in a folder, some of which may be damaged.
 
     Returns:
-        None, if there is no such folder.
+        Number -> path, from the oldest to the newest; empty if there is no such folder.
 
     Raises:
         UserError: if it is not a folder, or can't be listed.
     """
     try:
-        found = [(number_of(path), path) for path in folder.iterdir()]
+        paths = list(folder.iterdir())
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise UserError(f"{folder} can't be read ({error.strerror})") from None
-    return {number: path for number, path in sorted(found) if number is not None}
+    numbered = {number: path for path in paths if (number := number_of(path)) is not None}
+    return dict(sorted(numbered.items()))
 
 
 def next_number(folder: Path) -> int:
@@ -72,7 +73,7 @@ def tidy(folder: Path, keep: int, number: int) -> None:
         number: of the checkpoint that has just been written.
     """
     found = checkpoints(folder)
-    for old in sorted(found)[:-keep]:
+    for old in list(found)[:-keep]:
         remove(found[old])
     for path in folder.iterdir():
         left = _HIDDEN.fullmatch(path.name)

@@ -1,12 +1,15 @@
-"""Checkpoints of one's own loop: all comes back, what is damaged is refused, nothing is executed."""
+"""Checkpoints of one's own loop: all comes back, damage is refused, and nothing is executed."""
 
+import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 from unittest.mock import patch
@@ -15,15 +18,12 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, AdamW, Optimizer
 
 import grawa
 from grawa.saving.files import SUMS, sums_text
-from tests.helpers import INPUTS, STRATEGIES, Data, Fleet, batches, mlp
-from tests.world import on_ranks, outcomes
+from tests.helpers import INPUTS, STRATEGIES, Fleet, batches, mlp
+from tests.world import on_ranks
 
 TIMEOUT = timedelta(seconds=20)
 STOP, STEPS = 5, 9
@@ -178,3 +178,211 @@ def processes_go_on(folder: Path) -> list[str]:
 @pytest.mark.world
 def test_all_of_several_processes_comes_back(tmp_path: Path) -> None:
     assert on_ranks(2, processes_go_on, tmp_path) == [[], []]
+
+
+def small(hosted: int = 2, steps: int = STOP, **options: Any) -> grawa.Averager:
+    """Hosted workers after some steps; between processes one in each."""
+    fleet = Fleet(hosted, options.pop("model", mlp), options.pop("optimizer", with_momentum))
+    options = {"sync_every": 2, "timeout": TIMEOUT} | options
+    strategy = options.pop("strategy", grawa.LGRAWA())
+    averager = grawa.Averager(fleet.models, fleet.optimizers, strategy, **options)
+    averager.attach()
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    own = range(rank * hosted, (rank + 1) * hosted)
+    fleet.train(batches(steps, workers=4).workers(own), averager)
+    return averager
+
+
+def with_momentum(model: nn.Module) -> Optimizer:
+    return SGD(model.parameters(), lr=0.05, momentum=0.9)
+
+
+def adamw(model: nn.Module) -> Optimizer:
+    return AdamW(model.parameters())
+
+
+def refused(call: Callable[[], object]) -> str:
+    with pytest.raises(grawa.UserError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_nothing_saved_yet_is_a_fresh_start_and_an_extra_may_be_left_out(tmp_path: Path) -> None:
+    averager = small()
+    assert averager.restore(tmp_path / "none") is None
+    averager.save(tmp_path / "a" / "b")
+    assert small(steps=0).restore(str(tmp_path / "a" / "b")) == {}
+
+
+def test_the_last_ones_are_kept_and_any_of_them_can_be_taken(tmp_path: Path) -> None:
+    averager = small(steps=2)
+    (tmp_path / ".save-000000-round-00000001.new").mkdir()  # an interrupted one
+    saved = [averager.save(tmp_path, {"number": number}, keep=2) for number in range(4)]
+    assert sorted(tmp_path.iterdir()) == saved[2:]
+    assert small().restore(tmp_path) == {"number": 3}
+    assert small().restore(saved[2]) == {"number": 2}
+    assert averager.save(tmp_path, keep=1).name == "save-000005-round-00000001"
+    assert "keep must be" in refused(lambda: averager.save(tmp_path, keep=0))
+    assert "there is no checkpoint" in refused(lambda: averager.restore(saved[2]))
+
+
+def test_checksums_are_those_of_sha256sum(tmp_path: Path) -> None:
+    saved = small().save(tmp_path)
+    done = subprocess.run(["sha256sum", "--check", SUMS], cwd=saved, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count(": OK") == 5
+
+
+def damages(saved: Path, other: Path) -> dict[str, Callable[[], object]]:
+    """What may happen to each file of a checkpoint."""
+    found: dict[str, Callable[[], object]] = {}
+    for path in sorted(saved.iterdir()):
+        data = path.read_bytes()
+        for place in range(0, len(data), max(1, len(data) // 4)):
+            flipped = bytearray(data)
+            flipped[place] ^= 1 << place % 8
+            found[f"{path.name}: a bit at {place}"] = lambda p=path, d=flipped: p.write_bytes(d)
+        found[f"{path.name}: cut"] = lambda p=path, d=data: p.write_bytes(d[: len(d) // 2])
+        found[f"{path.name}: empty"] = lambda p=path: p.write_bytes(b"")
+        found[f"{path.name}: gone"] = lambda p=path: p.unlink()
+        found[f"{path.name}: another's"] = lambda p=path: shutil.copy(other / p.name, p)
+        found[f"{path.name}: a pipe"] = lambda p=path: (p.unlink(), os.mkfifo(p))
+        found[f"{path.name}: a folder"] = lambda p=path: (p.unlink(), p.mkdir())
+    return found
+
+
+def test_whatever_is_damaged_is_refused_by_name_with_the_sound_one_before(tmp_path: Path) -> None:
+    averager = small()
+    first, saved = averager.save(tmp_path), averager.save(tmp_path)
+    other = small(steps=4).save(tmp_path / "other")
+    whole = tmp_path / "whole"
+    shutil.copytree(saved, whole)
+    fresh = small(steps=3)
+    before = str(fresh.state_dict()["runner"])
+    for damage in damages(saved, other).values():
+        damage()
+        told = refused(lambda: fresh.restore(tmp_path))
+        assert str(saved) in told and f"restore({str(first)!r}) takes it" in told
+        shutil.rmtree(saved)
+        shutil.copytree(whole, saved)
+    assert str(fresh.state_dict()["runner"]) == before
+    assert fresh.restore(tmp_path) == {}
+    (first / "worker-0.pt").unlink()
+    (saved / "worker-0.pt").unlink()
+    assert "There is no sound one before it" in refused(lambda: fresh.restore(tmp_path))
+
+
+def forge(saved: Path, name: str, content: bytes) -> None:
+    """Replaces a file, and its checksum too."""
+    (saved / name).write_bytes(content)
+    files = [path for path in saved.iterdir() if path.name != SUMS]
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    (saved / SUMS).write_text(sums_text(sums))
+
+
+class Hostile:
+    def __init__(self, mark: Path) -> None:
+        self._mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self._mark),)
+
+
+def test_what_a_stranger_puts_there_is_refused_and_never_executed(tmp_path: Path) -> None:
+    averager = small()
+    saved, other = averager.save(tmp_path), small().save(tmp_path / "other")
+    manifest = json.loads((saved / "manifest.json").read_text())
+    mark = tmp_path / "executed"
+    hostile = [pickle.dumps(Hostile(mark)), zipped(Hostile(mark), tmp_path)]
+    parts = "worker-0.pt", "process-0.pt", "shared.pt"
+    forged: list[tuple[str, bytes]] = [
+        *((name, data) for name in parts for data in hostile),
+        ("worker-0.pt", (other / "worker-0.pt").read_bytes()),
+        ("worker-1.pt", (saved / "worker-0.pt").read_bytes()),
+        ("worker-0.pt", zipped([1, 2], tmp_path)),
+        *(
+            (name, zipped({"id": manifest["id"], "file": name, "averager": 3}, tmp_path))
+            for name in parts
+        ),
+        *(
+            ("manifest.json", json.dumps(text).encode())
+            for text in (3, [], {}, manifest | {"format": 99}, manifest | {"format": None},
+                         manifest | {"workers": 3}, manifest | {"processes": "two"})
+        ),
+        ("manifest.json", b"[" * 100_000),
+        ("manifest.json", b"\xff\xfe"),
+    ]  # fmt: skip
+    whole = tmp_path / "whole"
+    shutil.copytree(saved, whole)
+    for name, data in forged:
+        forge(saved, name, data)
+        assert str(saved) in refused(lambda: averager.restore(tmp_path))
+        shutil.rmtree(saved)
+        shutil.copytree(whole, saved)
+    assert not mark.exists()
+    assert averager.restore(tmp_path) == {}
+
+
+def zipped(value: object, folder: Path) -> bytes:
+    torch.save(value, folder / "value")
+    return (folder / "value").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("told", "here"),
+    [
+        ("2 workers, and this one has 3", {"hosted": 3}),
+        ("parameter 'weight' is in the model only", {"model": lambda: nn.Linear(3, 2).double()}),
+        (r"'0.weight' is \(8, 3\) torch.float64 there and", {"model": lambda: mlp(torch.float32)}),
+        ("optimizers \\['SGD'\\], and here are \\['AdamW'\\]", {"optimizer": adamw}),
+        ("strategy: GRAWA saved, DiLoCo here|strategy: LGRAWA saved", {"strategy": grawa.DiLoCo()}),
+        ("schedule: Every saved, SharedCount here", {"schedule": grawa.SharedCount(2)}),
+        ("sync_every: 2 saved, 3 here.*strict=False", {"sync_every": 3}),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_of_another_job_is_refused_by_name(
+    told: str, here: dict[str, Any], tmp_path: Path
+) -> None:
+    small().save(tmp_path)
+    averager = small(steps=0, **here)
+    assert re.search(told, refused(lambda: averager.restore(tmp_path)))
+
+
+@pytest.mark.parametrize("broken", ["open", "write", "fsync", "rename"])
+def test_a_full_disk_ends_in_one_line_and_what_was_saved_stays(broken: str, tmp_path: Path) -> None:
+    averager = small()
+    saved = averager.save(tmp_path)
+    full = OSError(28, "No space left on device")
+
+    def fails(*_: object) -> NoReturn:
+        raise full
+
+    targets = {
+        "open": "grawa.saving.files.Path.open",
+        "write": "grawa.saving.files.Path.open",
+        "fsync": "grawa.saving.files.os.fsync",
+        "rename": "grawa.saving.save.Path.rename",
+    }
+    device = partial(open, "/dev/full", "wb")
+    with patch(targets[broken], (lambda *_: device()) if broken == "write" else fails):
+        told = refused(lambda: averager.save(tmp_path))
+    assert "No space left on device" in told and f"{saved} is complete and untouched" in told
+    assert list(tmp_path.iterdir()) == [saved]
+    assert averager.save(tmp_path) > saved
+    assert small().restore(tmp_path) == {}
+
+
+def test_what_could_not_be_read_again_is_refused_when_it_is_saved(tmp_path: Path) -> None:
+    averager = small()
+    told = refused(lambda: averager.save(tmp_path, {"a": [1, {"b": Path("x")}]}))
+    assert "extra['a'][1]['b'] is a pathlib" in told
+    assert "could not be saved" in refused(lambda: averager.save(tmp_path, {"a": lambda: 0}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    averager = small()
+    file = tmp_path / "file"
+    file.write_text("x")
+    assert str(file) in refused(lambda: averager.save(file))
+    assert str(file) in refused(lambda: averager.restore(file))
