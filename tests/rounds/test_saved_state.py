@@ -155,10 +155,8 @@ def trained(
 ) -> grawa.Averager:
     """Hosted workers after some steps."""
     fleet = Fleet(hosted, model)
-    averager = grawa.Averager(
-        fleet.models, fleet.optimizers, strategy or grawa.LGRAWA(),
-        **{"sync_every": 2, "timeout": TIMEOUT} | options,
-    )  # fmt: skip
+    given: Options = {"sync_every": 2, "timeout": TIMEOUT, **options}
+    averager = grawa.Averager(fleet.models, fleet.optimizers, strategy or grawa.LGRAWA(), **given)
     averager.attach()
     rank = dist.get_rank() if dist.is_initialized() else 0
     data = batches(steps=steps, workers=4)
@@ -284,10 +282,11 @@ def refused_together() -> list[str]:
     averager = trained(hosted=1)
     early, own = averager.state_dict(), trained(hosted=1, steps=7).state_dict()
     states: list[Any] = [own, early]
+    wrong: list[Any] = [own, None]
     swapped = copy.deepcopy(own)
     swapped["origin"]["fixed"]["workers of this process"] = str(1 - rank)
     found = [told(lambda: averager.load_state_dict(states[rank]))]
-    found.append(told(lambda: averager.load_state_dict([own, None][rank])))
+    found.append(told(lambda: averager.load_state_dict(wrong[rank])))
     found.append(told(lambda: averager.load_state_dict(swapped)))
     found.append(told([lambda: averager.load_state_dict(own), averager.detach][rank]))
     return found

@@ -183,7 +183,7 @@ def test_all_of_several_processes_comes_back(tmp_path: Path) -> None:
 def small(hosted: int = 2, steps: int = STOP, **options: Any) -> grawa.Averager:
     """Hosted workers after some steps; between processes one in each."""
     fleet = Fleet(hosted, options.pop("model", mlp), options.pop("optimizer", with_momentum))
-    options = {"sync_every": 2, "timeout": TIMEOUT} | options
+    options = {"sync_every": 2, "timeout": TIMEOUT, **options}
     strategy = options.pop("strategy", grawa.LGRAWA())
     averager = grawa.Averager(fleet.models, fleet.optimizers, strategy, **options)
     averager.attach()
