@@ -91,8 +91,8 @@ def test_a_loop_that_was_killed_ends_as_if_it_had_not_been(tmp_path: Path) -> No
         env=os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
-    whole, _ = results(launched(2, ran, "resume.py", str(tmp_path / "whole")))
     kill_a_worker_while_it_saves(folder, job)
+    whole, _ = results(launched(2, ran, "resume.py", str(tmp_path / "whole")))
     assert job.wait(timeout=60) != 0
     again, _ = results(launched(2, ran, "resume.py", str(folder)))
     assert "epoch 1," in whole and "epoch 1," not in again and "epoch 8," in again
