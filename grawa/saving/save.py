@@ -5,7 +5,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import PicklingError
 from typing import Any
@@ -51,7 +51,8 @@ def save(engine: Engine, folder: Path, extra: Mapping[str, Any] | None, keep: in
         writing = _Writing(engine, agreement, folder, name_of(number, engine.round), id)
         writing.run(added)
         if writing.is_first():
-            tidy(folder, keep, number)
+            with suppress(OSError):  # the checkpoint is complete; the next save tries again
+                tidy(folder, keep, number)
         return writing.path
 
     return engine.together(Purpose.SAVING, together)
