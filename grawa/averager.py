@@ -23,8 +23,8 @@ from grawa.rounds.plan import RoundPlan
 from grawa.rounds.report import OnRound
 from grawa.rounds.schedule import Every, Schedule
 from grawa.rounds.setup import backend_of, group_of, ranks_by_host, set_up
-from grawa.saving.restore import restore
-from grawa.saving.save import save
+from grawa.checkpoints.restore import restore
+from grawa.checkpoints.save import save
 from grawa.scores.groups import Grouping
 from grawa.strategies.protocol import Strategy
 from grawa.workers.checks import check_connected, check_losses, is_one_of_several

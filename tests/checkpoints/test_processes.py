@@ -18,7 +18,7 @@ from torch.optim import AdamW
 
 import grawa
 from grawa.workers.stack import local
-from tests.saving.test_checkpoints import TIMEOUT, small
+from tests.checkpoints.test_save_and_restore import TIMEOUT, small
 from tests.world import on_ranks
 
 pytestmark = pytest.mark.world
@@ -42,7 +42,7 @@ def one_fails(folder: Path) -> list[str]:
     averager = small(hosted=1)
     saved = averager.save(folder)
     found: list[str] = []
-    for broken in ("grawa.saving.files.os.fsync", "grawa.saving.files.Path.open"):
+    for broken in ("grawa.checkpoints.files.os.fsync", "grawa.checkpoints.files.Path.open"):
         with patch(broken, full) if rank == 1 else nullcontext():
             found.append(told(folder, averager, save=True))
         assert list(folder.iterdir()) == [saved]

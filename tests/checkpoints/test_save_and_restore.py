@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 import grawa
-from grawa.saving.files import SUMS, sums_text
+from grawa.checkpoints.files import SUMS, sums_text
 from tests.helpers import INPUTS, STRATEGIES, Fleet, batches, mlp
 from tests.world import on_ranks
 
@@ -358,10 +358,10 @@ def test_a_full_disk_ends_in_one_line_and_what_was_saved_stays(broken: str, tmp_
         raise full
 
     targets = {
-        "open": "grawa.saving.files.Path.open",
-        "write": "grawa.saving.files.Path.open",
-        "fsync": "grawa.saving.files.os.fsync",
-        "rename": "grawa.saving.save.Path.rename",
+        "open": "grawa.checkpoints.files.Path.open",
+        "write": "grawa.checkpoints.files.Path.open",
+        "fsync": "grawa.checkpoints.files.os.fsync",
+        "rename": "grawa.checkpoints.save.Path.rename",
     }
     device = partial(open, "/dev/full", "wb")
     with patch(targets[broken], (lambda *_: device()) if broken == "write" else fails):

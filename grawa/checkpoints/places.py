@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from grawa.errors import UserError
-from grawa.saving.files import SUMS, check, read_sums
+from grawa.checkpoints.files import SUMS, check, read_sums
 
 MANIFEST = "manifest.json"
 """The name of the file that says in words what a checkpoint holds."""

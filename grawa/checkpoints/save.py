@@ -17,10 +17,10 @@ from grawa.rounds.agreement import Agreement
 from grawa.rounds.engine import Engine
 from grawa.rounds.origin import described
 from grawa.rounds.purposes import Purpose
-from grawa.saving.contents import frozen_state, random_state, worker_state
-from grawa.saving.files import SUMS, read_sums, sums_text, sync_folder, write_tensors, write_text
-from grawa.saving.layout import FORMAT, Layout
-from grawa.saving.places import MANIFEST, building, checkpoints, name_of, next_number, tidy
+from grawa.checkpoints.contents import frozen_state, random_state, worker_state
+from grawa.checkpoints.files import SUMS, read_sums, sums_text, sync_folder, write_tensors, write_text
+from grawa.checkpoints.layout import FORMAT, Layout
+from grawa.checkpoints.places import MANIFEST, building, checkpoints, name_of, next_number, tidy
 from grawa.version import __version__
 
 _FAILURES = (OSError, RuntimeError, TypeError, ValueError, AttributeError, PicklingError)

@@ -11,7 +11,7 @@ from grawa.errors import UserError
 from grawa.rounds.agreement import Agreement
 from grawa.rounds.engine import Engine
 from grawa.rounds.purposes import Purpose
-from grawa.saving.contents import (
+from grawa.checkpoints.contents import (
     check_random_state,
     check_tensors,
     check_worker,
@@ -20,9 +20,9 @@ from grawa.saving.contents import (
     put_tensors,
     put_worker,
 )
-from grawa.saving.files import SUMS, check, read_sums, read_tensors, read_text
-from grawa.saving.layout import FORMAT, Layout
-from grawa.saving.places import MANIFEST, checkpoints, newest_sound, number_of
+from grawa.checkpoints.files import SUMS, check, read_sums, read_tensors, read_text
+from grawa.checkpoints.layout import FORMAT, Layout
+from grawa.checkpoints.places import MANIFEST, checkpoints, newest_sound, number_of
 from grawa.version import __version__
 
 _MOST = 100
