@@ -18,7 +18,7 @@ from grawa.lab.experiments.study import Study
 from grawa.lab.experiments.study_folder import StudyFolder
 from grawa.lab.experiments.study_toml import as_toml, from_toml
 from grawa.lab.experiments.trial import Result
-from grawa.lab.files import replacing
+from grawa.saving.whole import replacing
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from common import Spread, ratios
-from grawa.lab.files import replacing
 from grawa.lab.report.drawing import line_style
+from grawa.saving.whole import replacing
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#7F7F7F"
 """Colours of Okabe and Ito's palette, which colour-blind people can distinguish."""

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 
+from grawa.checkpoints.restore import restore
+from grawa.checkpoints.save import save
 from grawa.comm.distributed import DEFAULT_TIMEOUT
 from grawa.errors import UserError
 from grawa.math.codec import Precision
@@ -23,8 +25,6 @@ from grawa.rounds.plan import RoundPlan
 from grawa.rounds.report import OnRound
 from grawa.rounds.schedule import Every, Schedule
 from grawa.rounds.setup import backend_of, group_of, ranks_by_host, set_up
-from grawa.checkpoints.restore import restore
-from grawa.checkpoints.save import save
 from grawa.scores.groups import Grouping
 from grawa.strategies.protocol import Strategy
 from grawa.workers.checks import check_connected, check_losses, is_one_of_several
@@ -372,7 +372,7 @@ class Averager:
         That is the hosted models' parameters and buffers, their optimizers' states, what
         `state_dict` returns, and the states of torch's default random generators. Processes need
         not call it at the same step. A checkpoint gets its name, `save-000001-round-00000032`, when
-        all its files are on the disk, with their checksums in `SHA256SUMS`. If a process can't
+        all its files are on the disk, each with its checksum beside it. If a process can't
         write, as when the disk is full, every process raises `UserError`, and earlier checkpoints
         stay.
 

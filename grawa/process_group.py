@@ -28,6 +28,16 @@ def is_first_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def restart_count() -> int:
+    """How often torchrun, or another launcher, has started this process again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def may_restart() -> bool:
+    """Whether torchrun starts this process again if it fails."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > restart_count()
+
+
 @contextmanager
 def distributed(
     device: str = "auto", timeout: timedelta = DEFAULT_TIMEOUT

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from grawa.errors import UserError
-from grawa.checkpoints.files import SUMS, check, read_sums
+from grawa.saving import check
 
 MANIFEST = "manifest.json"
 """The name of the file that says in words what a checkpoint holds."""
@@ -89,10 +89,10 @@ def newest_sound(folder: Path, before: int) -> Path | None:
 
 
 def _is_sound(path: Path) -> bool:
+    sums = [file.name for file in path.glob("*.sha256")]
     try:
-        sums = read_sums(path / SUMS)
-        for name in sums:
-            check(path / name, sums)
+        for name in {MANIFEST, *(name.removesuffix(".sha256") for name in sums)}:
+            check(path / name)
     except UserError:
         return False
     return True

@@ -12,15 +12,16 @@ from typing import Any
 
 import torch
 
+from grawa.checkpoints.contents import frozen_state, random_state, worker_state
+from grawa.checkpoints.files import write_tensors, write_text
+from grawa.checkpoints.layout import FORMAT, Layout
+from grawa.checkpoints.places import MANIFEST, building, checkpoints, name_of, next_number, tidy
 from grawa.errors import UserError
 from grawa.rounds.agreement import Agreement
 from grawa.rounds.engine import Engine
 from grawa.rounds.origin import described
 from grawa.rounds.purposes import Purpose
-from grawa.checkpoints.contents import frozen_state, random_state, worker_state
-from grawa.checkpoints.files import SUMS, read_sums, sums_text, sync_folder, write_tensors, write_text
-from grawa.checkpoints.layout import FORMAT, Layout
-from grawa.checkpoints.places import MANIFEST, building, checkpoints, name_of, next_number, tidy
+from grawa.saving import sync_folder
 from grawa.version import __version__
 
 _FAILURES = (OSError, RuntimeError, TypeError, ValueError, AttributeError, PicklingError)
@@ -146,42 +147,25 @@ class _Writing:
 
     def _write_own(self, state: dict[str, Any], extra: dict[str, Any]) -> None:
         layout, replicas = self._layout, self._engine.replicas
-        sums: dict[str, str] = {}
         for k, worker in enumerate(layout.hosted):
             own = worker_state(replicas.models[k], replicas.optimizers[k], replicas.frozen_names())
-            sums |= self._write(layout.worker_file(worker), own)
+            self._write(layout.worker_file(worker), own)
         random = random_state(replicas.gradients.device)
         own = {"averager": state, "random": random, "extra": extra}
-        sums |= self._write(layout.process_file(layout.process), own)
-        write_text(self._sums_of(layout.process), sums_text(sums))
+        self._write(layout.process_file(layout.process), own)
 
     def _write_shared(self, shared: list[Any]) -> None:
         replicas = self._engine.replicas
         frozen = frozen_state(replicas.models[0], replicas.frozen_names())
-        own = {"strategy": shared, "frozen": frozen}
-        sums = self._write(self._layout.shared_file, own)
-        path = self._sums_of(self._layout.process)
-        before = read_sums(path)
-        path.unlink()
-        write_text(path, sums_text(before | sums))
+        self._write(self._layout.shared_file, {"strategy": shared, "frozen": frozen})
 
-    def _write(self, name: str, entries: dict[str, Any]) -> dict[str, str]:
-        return {name: write_tensors(self._place / name, {"id": self._id, "file": name, **entries})}
-
-    def _sums_of(self, process: int) -> Path:
-        return self._place / f"{SUMS}.{process}"
+    def _write(self, name: str, entries: dict[str, Any]) -> None:
+        write_tensors(self._place / name, {"id": self._id, "file": name, **entries})
 
     def _complete(self) -> None:
-        """Collects the checksums of all files in this folder, and gives it its name."""
-        sums: dict[str, str] = {}
-        for process in range(self._agreement.num_processes):
-            path = self._sums_of(process)
-            if path.exists():
-                sums |= read_sums(path)
-                path.unlink()
-        text = json.dumps(self._manifest(list(sums)), indent=2) + "\n"
-        sums = {MANIFEST: write_text(self._place / MANIFEST, text), **sums}
-        write_text(self._place / SUMS, sums_text(sums))
+        """Says what is in all files of this folder, and gives it its name."""
+        names = sorted(path.name for path in self._place.glob("*.pt"))
+        write_text(self._place / MANIFEST, json.dumps(self._manifest(names), indent=2) + "\n")
         sync_folder(self._place)
         self._place.rename(self.path)
         sync_folder(self._folder)

@@ -1,31 +1,12 @@
-"""Files that are written completely or not at all."""
+"""Text files that are written completely or not at all, and read without trust."""
 
 import json
-import os
 import tomllib
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from grawa.errors import UserError
-
-
-@contextmanager
-def replacing(path: Path) -> Generator[Path]:
-    """A temporary file beside `path`, which replaces it if the body raises nothing.
-
-    Yields:
-        The temporary file's path, to write to.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+from grawa.saving.whole import replacing
 
 
 def write_text(path: Path, text: str) -> None:

@@ -42,7 +42,7 @@ def one_fails(folder: Path) -> list[str]:
     averager = small(hosted=1)
     saved = averager.save(folder)
     found: list[str] = []
-    for broken in ("grawa.checkpoints.files.os.fsync", "grawa.checkpoints.files.Path.open"):
+    for broken in ("grawa.saving.whole.os.fsync", "grawa.saving.part.Path.open"):
         with patch(broken, full) if rank == 1 else nullcontext():
             found.append(told(folder, averager, save=True))
         assert list(folder.iterdir()) == [saved]

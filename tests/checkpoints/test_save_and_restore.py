@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 import grawa
-from grawa.checkpoints.files import SUMS, sums_text
+from grawa.saving import seal
 from tests.helpers import INPUTS, STRATEGIES, Fleet, batches, mlp
 from tests.world import on_ranks
 
@@ -231,7 +231,8 @@ def test_the_last_ones_are_kept_and_any_of_them_can_be_taken(tmp_path: Path) -> 
 
 def test_checksums_are_those_of_sha256sum(tmp_path: Path) -> None:
     saved = small().save(tmp_path)
-    done = subprocess.run(["sha256sum", "--check", SUMS], cwd=saved, capture_output=True, text=True)
+    names = [path.name for path in saved.glob("*.sha256")]
+    done = subprocess.run(["sha256sum", "-c", *names], cwd=saved, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.count(": OK") == 5
 
 
@@ -277,9 +278,7 @@ def test_whatever_is_damaged_is_refused_by_name_with_the_sound_one_before(tmp_pa
 def forge(saved: Path, name: str, content: bytes) -> None:
     """Replaces a file, and its checksum too."""
     (saved / name).write_bytes(content)
-    files = [path for path in saved.iterdir() if path.name != SUMS]
-    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    (saved / SUMS).write_text(sums_text(sums))
+    seal(saved / name, hashlib.sha256(content).hexdigest())
 
 
 class Hostile:
@@ -358,9 +357,9 @@ def test_a_full_disk_ends_in_one_line_and_what_was_saved_stays(broken: str, tmp_
         raise full
 
     targets = {
-        "open": "grawa.checkpoints.files.Path.open",
-        "write": "grawa.checkpoints.files.Path.open",
-        "fsync": "grawa.checkpoints.files.os.fsync",
+        "open": "grawa.saving.part.Path.open",
+        "write": "grawa.saving.part.Path.open",
+        "fsync": "grawa.saving.whole.os.fsync",
         "rename": "grawa.checkpoints.save.Path.rename",
     }
     device = partial(open, "/dev/full", "wb")

@@ -2,13 +2,13 @@
 
 import json
 import sys
-from collections.abc import Hashable, Iterator
-from contextlib import ExitStack
+from collections.abc import Generator, Hashable
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import tyro
@@ -16,20 +16,29 @@ from rich.console import Console
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from grawa.errors import UserError
-from grawa.integrations.tensorboard import TensorBoardRounds, require_tensorboard
+from grawa.integrations.tensorboard import require_tensorboard
 from grawa.lab.cli import names, scores
+from grawa.lab.cli.keep import keep, saving_workers
 from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.experiments.identity import identity
+from grawa.lab.experiments.lock import check_free, locked
 from grawa.lab.experiments.run_folder import RunFolder
-from grawa.lab.report.console import RoundProgress, summary
+from grawa.lab.report.console import summary
 from grawa.lab.tasks import Data, Task
-from grawa.lab.train.checkpoint import latest, step_of
-from grawa.lab.train.events import Evaluated, Event, Finished, Started
-from grawa.lab.train.launch import from_first, launch, while_parent_lives
+from grawa.lab.train.checkpoint import Saving
+from grawa.lab.train.launch import WorkerFailedError, from_first, launch, while_parent_lives
 from grawa.lab.train.loop import train
 from grawa.lab.train.sharing import deal, load
 from grawa.lab.train.stackable import trained_names
-from grawa.process_group import distributed, is_first_process, pick_device, under_launcher
-from grawa.rounds.report import RoundReport
+from grawa.process_group import (
+    distributed,
+    is_first_process,
+    may_restart,
+    pick_device,
+    restart_count,
+    under_launcher,
+)
+from grawa.saving import Checkpoints
 from grawa.strategies import RandomWeights
 from grawa.strategies.protocol import Strategy
 
@@ -48,31 +57,53 @@ def train_command(
         out: The run's folder, which must not exist yet; by default a new one in runs/.
     """
     check(config)
-    path = out or Path("runs") / f"{_file_name(config)}-{datetime.now():%Y%m%d-%H%M%S}"
-    if is_first_process():
-        RunFolder.check_new(path)
-    _run(config, path)
+    if not is_first_process():
+        _run(config, Path())
+        return
+    folder = _new_folder(config, out)
+    try:
+        _run(config, folder.path)
+    finally:
+        folder.remove_if_unused()
 
 
-def resume_command(run: tyro.conf.Positional[Path]) -> None:
+def _new_folder(config: TrainConfig, out: Path | None) -> RunFolder:
+    """The run's new folder; under torchrun, a restarted process finds the one that it has made."""
+    if out is None and may_restart():
+        raise UserError(
+            "torchrun may start this run again (--max-restarts): give --out, so that it finds its "
+            "folder then"
+        )
+    if out is None:
+        name = f"{_file_name(config)}-{datetime.now():%Y%m%d-%H%M%S}"
+        return RunFolder.create_one(Path("runs") / name, config)
+    if restart_count() > 0 and out.exists():
+        return RunFolder.open(out)
+    return RunFolder.create(out, config)
+
+
+def resume_command(
+    run: tyro.conf.Positional[Path],
+    from_checkpoint: Annotated[str | None, tyro.conf.arg(name="from")] = None,
+) -> None:
     """Continue a run from its last checkpoint, as if it had not been interrupted.
 
     Args:
         run: The run's folder.
+        from_checkpoint: Another checkpoint than the last one, such as round-0000000020.
 
     Raises:
-        UserError: if there is no checkpoint, or the run has finished.
+        UserError: if the run has finished, or goes on.
     """
     folder = RunFolder.open(run)
-    found = latest(folder.checkpoints)
-    if found is None:
-        raise UserError(f"{run} has no checkpoint; train with --checkpoint-every")
-    if (folder.path / "model.safetensors").exists():
+    if folder.has_finished():
         raise UserError(f"{run} has finished; `grawa evaluate {run}` measures its model")
+    wanted = None if from_checkpoint is None else Checkpoints.round_of(from_checkpoint)
     if is_first_process():
-        for notice in folder.forget_after(step_of(found)):
-            Console().print(notice)
-    _run(folder.config(), run)
+        check_free(run)
+        if not folder.saved(folder.config()).rounds():
+            Console().print(f"{run} has no checkpoint yet: the run begins anew")
+    _run(folder.config(), run, wanted)
 
 
 def check(config: TrainConfig, known: dict[Hashable, Data] | None = None) -> None:
@@ -84,6 +115,8 @@ def check(config: TrainConfig, known: dict[Hashable, Data] | None = None) -> Non
     """
     settings = config.settings()
     config.num_processes()
+    config.checkpoint_interval()
+    Checkpoints(Path(), config.keep_checkpoints)
     task, strategy = names.task(config.task, config.data), names.strategy(config.strategy)
     scores.check(config, strategy)
     if config.tensorboard:
@@ -99,57 +132,96 @@ def check(config: TrainConfig, known: dict[Hashable, Data] | None = None) -> Non
     pick_device(config.device)
 
 
-def _run(config: TrainConfig, path: Path) -> None:
+def _run(config: TrainConfig, path: Path, wanted: int | None = None) -> None:
     processes = config.num_processes()
-    if under_launcher() or processes == 1:
-        run_process(config, path)
-    else:
-        launch(
-            ["-m", "grawa.lab.cli.worker", json.dumps(asdict(config)), str(path), *sys.argv],
-            processes,
-        )
+    with _saying_how_to_go_on(config, path):
+        if under_launcher() or processes == 1:
+            run_process(config, path, wanted)
+        else:
+            start = json.dumps({"path": str(path), "wanted": wanted})
+            launch(
+                ["-m", "grawa.lab.cli.worker", json.dumps(asdict(config)), start, *sys.argv],
+                processes,
+            )
     if is_first_process():
         console = Console()
         console.print(summary(RunFolder(path).events()[-1]))
         console.print(f"{path}: the run's folder; `grawa evaluate {path}` measures its model")
 
 
+@contextmanager
+def _saying_how_to_go_on(config: TrainConfig, path: Path) -> Generator[None]:
+    """Adds to the error of a process that has died how the run goes on, if it can."""
+    try:
+        yield
+    except WorkerFailedError as error:
+        if not is_first_process() or not RunFolder(path).saved(config).rounds():
+            raise
+        raise WorkerFailedError(f"{error}; `grawa resume {path}` continues") from None
+
+
 @record
-def run_process(config: TrainConfig, path: Path) -> None:
-    """Trains in one process; an exception is recorded for the launcher."""
+def run_process(config: TrainConfig, path: Path, wanted: int | None = None) -> None:
+    """Trains in one process; an exception is recorded for the launcher.
+
+    Args:
+        config: the run.
+        path: the run's folder, which exists.
+        wanted: the round of the checkpoint from which it continues; by default the last one.
+    """
     with distributed(config.device, config.settings().timeout) as device:
-        _host(config, from_first(path), device)
+        folder = RunFolder(from_first(path))
+        with (
+            _saying_what_is_safe(config, folder),
+            locked(folder.path) if is_first_process() else nullcontext(),
+        ):
+            _host(config, folder, wanted, device)
 
 
-def _host(config: TrainConfig, path: Path, device: torch.device) -> None:
+@contextmanager
+def _saying_what_is_safe(config: TrainConfig, folder: RunFolder) -> Generator[None]:
+    """Turns the error of a disk that is full, say, into one line that says what is safe."""
+    try:
+        yield
+    except OSError as error:
+        rounds = folder.saved(config).rounds()
+        safe = f"the checkpoint of round {rounds[-1]} is" if rounds else "no checkpoint is"
+        raise UserError(
+            f"{error.filename or folder.path} can't be written: {error.strerror or error}; {safe} "
+            f"safe. When that is mended, `grawa resume {folder.path}` continues the run"
+        ) from error
+
+
+def _host(config: TrainConfig, folder: RunFolder, wanted: int | None, device: torch.device) -> None:
     """Trains the workers of this process; the first process writes the run's folder."""
     task = names.task(config.task, config.data)
-    checkpoints = RunFolder(path).checkpoints if config.checkpoint_every else None
+    saving = Saving(
+        checkpoints=folder.saved(config),
+        every=config.checkpoint_interval(),
+        identity=identity(config),
+        offer=lambda path: (
+            f"`grawa resume {folder.path} --from {path.name}` continues from the one before it"
+        ),
+        wanted=wanted,
+        fall_back=restart_count() > 0,
+        events=folder.events_file,
+    )
     events = train(
         task,
         partial(strategy_for, config),
         config.settings(),
         device=device,
-        checkpoints=checkpoints,
+        saving=saving,
         keep_workers=config.keep_workers,
     )
     if under_launcher():
         events = while_parent_lives(events)
-    events = _saving_workers(events, RunFolder(path))
+    events = saving_workers(events, folder)
     if is_first_process():
-        keep(events, config, task, path)
+        keep(events, config, task, folder)
     else:
         for _ in events:
             pass
-
-
-def _saving_workers(events: Iterator[Event], folder: RunFolder) -> Iterator[Event]:
-    """Passes events on; at the end each process saves its workers, before the model is saved."""
-    for event in events:
-        if isinstance(event, Finished):
-            for worker, state in event.workers.items():
-                folder.save_worker(worker, state)
-        yield event
 
 
 def strategy_for(config: TrainConfig, task: Task, data: Data) -> Strategy:
@@ -158,58 +230,6 @@ def strategy_for(config: TrainConfig, task: Task, data: Data) -> Strategy:
     if isinstance(strategy, RandomWeights) and strategy.seed is None:
         return replace(strategy, seed=config.seed)
     return scores.with_score(strategy, config, task, data)
-
-
-def keep(events: Iterator[Event], config: TrainConfig, task: Task, path: Path) -> None:
-    """Shows a run's events and writes them to its folder, which is made when all have started."""
-    with Console().status("starting"):
-        started = next(events)
-    assert isinstance(started, Started)
-    folder = _folder(path, config, started)
-    folder.append("started", asdict(started))
-    if started.processes > 1:
-        print(f"{started.workers} workers in {started.arrangement}")
-    if config.stack_workers == "auto" and started.workers > started.processes:
-        print(f"local steps: {started.stacking}")
-    with ExitStack() as stack:
-        budget = config.settings().budget
-        progress = stack.enter_context(RoundProgress(started.steps, budget, Console()))
-        board = TensorBoardRounds(folder.path / "tensorboard") if config.tensorboard else None
-        if board is not None:
-            stack.callback(board.close)
-        for event in events:
-            if isinstance(event, RoundReport):
-                folder.append("round", event.as_json())
-                progress.show(event)
-                if board is not None:
-                    board(event)
-            elif isinstance(event, Evaluated):
-                folder.append("evaluated", asdict(event))
-            elif isinstance(event, Finished):
-                folder.save_model(event.consensus)
-                folder.append("finished", _totals(event, task, folder))
-
-
-def _folder(path: Path, config: TrainConfig, started: Started) -> RunFolder:
-    """The run's folder; its configuration says how local steps are made, for the same bits."""
-    if started.step > 0:
-        return RunFolder.open(path)
-    return RunFolder.create(path, replace(config, stack_workers="on" if started.stacked else "off"))
-
-
-def _totals(finished: Finished, task: Task, folder: RunFolder) -> dict[str, Any]:
-    """The result of a run; sums over all its rounds, also those before it was resumed."""
-    rounds = [event for event in folder.events() if event["kind"] == "round"]
-    summed = ("bytes_sent", "compute_seconds", "round_seconds", "exposed_seconds")
-    return {
-        "metric": task.metric,
-        "error": finished.error,
-        "step": finished.step,
-        "elapsed": finished.elapsed,
-        "round": finished.round,
-        "averaged_rounds": finished.averaged_rounds,
-        **{name: sum(event[name] for event in rounds) for name in summed},
-    }
 
 
 def _file_name(config: TrainConfig) -> str:

@@ -1,6 +1,7 @@
 """One process of `grawa train`, as `grawa.lab.train.launch` starts it; the launcher reports errors.
 
-Arguments: the configuration as JSON, the run's folder, and the command that the user gave.
+Arguments: the configuration as JSON; the run's folder, and the round from which it continues, as
+JSON; and the command that the user gave.
 """
 
 import json
@@ -15,9 +16,10 @@ from grawa.lab.experiments.config import TrainConfig
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher gets it too, and ends all processes
     table = json.loads(sys.argv[1])
-    path = Path(sys.argv[2])
+    start = json.loads(sys.argv[2])
     sys.argv = sys.argv[3:]  # environment.json records the user's command
     try:
-        run_process(TrainConfig.from_toml(table, Path("command line")), path)
+        config = TrainConfig.from_toml(table, Path("command line"))
+        run_process(config, Path(start["path"]), start["wanted"])
     except (UserError, DivergedError, CommunicationError):
         sys.exit(1)

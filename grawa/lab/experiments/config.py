@@ -17,6 +17,7 @@ from grawa.lab.experiments.score import ScoreChoice
 from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.simulate.network import Link, network_of
 from grawa.lab.train.faults import FAULTS_HELP, Fault
+from grawa.lab.train.interval import Interval
 from grawa.lab.train.optimizers import OPTIMIZERS_HELP, OptimizerChoice
 from grawa.lab.train.population import faults_of
 from grawa.lab.train.settings import Settings
@@ -142,8 +143,17 @@ class TrainConfig:
     timeout: float = 600.0
     """Seconds that a message may wait for the other workers before the run fails."""
 
-    checkpoint_every: int = 0
-    """Rounds between checkpoints; 0 for none. `grawa resume RUN` continues from the last one."""
+    checkpoint_every: int | str = "10s"
+    """How often a checkpoint is saved, from which a killed run continues: after so many rounds,
+    such as 20, or at the first round after so much time, such as 10s (less often, if writing would
+    take more than 5% of the time); 0 for never."""
+
+    keep_checkpoints: int = 3
+    """How many checkpoints are kept."""
+
+    max_restarts: int = 3
+    """How often the run is started again from its last checkpoint, after a process has died. Under
+    torchrun, its own --max-restarts counts."""
 
     stack_workers: Literal["auto", "on", "off"] = "auto"
     """Whether the workers of a process make their local steps in one batched pass: the same
@@ -231,10 +241,13 @@ class TrainConfig:
             dtype=self.dtype,
             seed=self.seed,
             timeout=timedelta(seconds=self.timeout),
-            checkpoint_every=self.checkpoint_every,
             stack_workers=self.stack_workers,
             swa=_given(self.swa, share, "swa"),
         )
+
+    def checkpoint_interval(self) -> Interval:
+        """How often a checkpoint is saved; a `UserError` if it is not an interval."""
+        return Interval.parse(self.checkpoint_every, "checkpoint_every")
 
     def _evaluate_every(self) -> int:
         if self.evaluate_every is None:

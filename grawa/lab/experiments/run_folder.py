@@ -1,6 +1,7 @@
 """The folder of a run: its configuration, events, checkpoints and models."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from torch import Tensor
 from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.environment import environment
-from grawa.lab.files import read_line, read_toml, replacing, write_text
+from grawa.lab.files import read_line, read_toml, write_text
+from grawa.saving import Checkpoints, replacing
 
 SCHEMA = 1
 """Version of the lines in `events.jsonl`; increased when the meaning of a field changes."""
@@ -42,29 +44,45 @@ class RunFolder:
         Raises:
             UserError: if the path exists already, or can't be written.
         """
-        cls.check_new(path)
         try:
             path.mkdir(parents=True)
-        except OSError as error:
-            raise UserError(f"can't make the run folder {path}: {error.strerror}") from None
-        folder = cls(path)
-        write_text(path / "config.toml", tomli_w.dumps(config.as_toml()))
-        write_text(path / "environment.json", json.dumps(environment(), indent=2) + "\n")
-        (path / "events.jsonl").touch()
-        return folder
-
-    @staticmethod
-    def check_new(path: Path) -> None:
-        """Refuses a path that exists, so that nothing is overwritten.
-
-        Raises:
-            UserError: if the path exists.
-        """
-        if path.exists():
+        except FileExistsError:
             raise UserError(
                 f"{path} exists already, and nothing is overwritten: choose another --out, or "
                 "remove it"
-            )
+            ) from None
+        except OSError as error:
+            raise UserError(f"can't make the run folder {path}: {error.strerror}") from None
+        folder = cls(path)
+        try:
+            folder.put_config(config)
+            write_text(path / "environment.json", json.dumps(environment(), indent=2) + "\n")
+            folder.events_file.touch()
+        except OSError as error:
+            shutil.rmtree(path, ignore_errors=True)
+            raise UserError(f"can't write to {path}: {error.strerror}") from None
+        return folder
+
+    @classmethod
+    def create_one(cls, path: Path, config: TrainConfig) -> "RunFolder":
+        """As `create`; if the path exists already, a number is added to it.
+
+        Returns:
+            The folder.
+
+        Raises:
+            UserError: if it can't be written.
+        """
+        number, free = 1, path
+        while free.exists():
+            number += 1
+            free = path.with_name(f"{path.name}-{number}")
+        try:
+            return cls.create(free, config)
+        except UserError:
+            if not free.exists():
+                raise
+            return cls.create_one(path, config)  # another run has just taken it
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
@@ -81,19 +99,36 @@ class RunFolder:
         return cls(path)
 
     @property
-    def checkpoints(self) -> Path:
-        """The folder for checkpoints."""
-        return self.path / "checkpoints"
+    def events_file(self) -> Path:
+        """The record of a run's rounds."""
+        return self.path / "events.jsonl"
+
+    def saved(self, config: TrainConfig) -> Checkpoints:
+        """The run's checkpoints."""
+        return Checkpoints(self.path / "checkpoints", config.keep_checkpoints)
+
+    def has_finished(self) -> bool:
+        """Whether the run came to its end, and its model has been saved and measured."""
+        return any(event["kind"] == "finished" for event in self.events())
+
+    def remove_if_unused(self) -> None:
+        """Removes the folder if the run has not started."""
+        if self.path.is_dir() and not self.events():
+            shutil.rmtree(self.path)
 
     def config(self) -> TrainConfig:
         """Reads the run's configuration; a `UserError` if the file can't be read."""
         path = self.path / "config.toml"
         return TrainConfig.from_toml(read_toml(path), path)
 
+    def put_config(self, config: TrainConfig) -> None:
+        """Writes the run's configuration."""
+        write_text(self.path / "config.toml", tomli_w.dumps(config.as_toml()))
+
     def append(self, kind: str, event: Mapping[str, Any]) -> None:
         """Adds a line to `events.jsonl`, flushed at once."""
         line = json.dumps({"schema": SCHEMA, "kind": kind, **event}, allow_nan=False)
-        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
+        with self.events_file.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def events(self) -> list[dict[str, Any]]:
@@ -109,7 +144,7 @@ class RunFolder:
         Raises:
             UserError: if there is no such file.
         """
-        path = self.path / "events.jsonl"
+        path = self.events_file
         if not path.is_file():
             raise UserError(f"{self.path} has no events.jsonl, the record of a run's rounds")
         lines = path.read_text("utf-8", errors="replace").splitlines(keepends=True)
@@ -119,16 +154,21 @@ class RunFolder:
         notices = [f"{cut} lines of events.jsonl are incomplete and were ignored."] if cut else []
         return whole, notices
 
-    def forget_after(self, step: int) -> list[str]:
-        """Removes the events of later steps, before a run continues from a checkpoint.
+    def forget_after(self, round_number: int) -> list[str]:
+        """Removes the events of later rounds, before a run continues after this one.
 
         Returns:
             A notice if other lines are incomplete.
         """
         events, notices = self.read_events()
-        kept = [event for event in events if event.get("step", 0) <= step]
-        lines = (json.dumps(event, allow_nan=False) + "\n" for event in kept)
-        write_text(self.path / "events.jsonl", "".join(lines))
+        kept = [
+            event
+            for event in events
+            if event["kind"] == "started" or event.get("round", 0) <= round_number
+        ]
+        if len(kept) < len(events) or notices:
+            lines = (json.dumps(event, allow_nan=False) + "\n" for event in kept)
+            write_text(self.events_file, "".join(lines))
         return notices
 
     def save_model(self, state: Mapping[str, Tensor]) -> None:

@@ -13,8 +13,9 @@ from grawa.lab.experiments.older import current_options, current_text
 from grawa.lab.experiments.options import as_lists
 from grawa.lab.experiments.study import Trial
 from grawa.lab.tasks import Task
-from grawa.lab.train.events import Evaluated, Event, Finished, Started
-from grawa.lab.train.loop import StrategyFor, train
+from grawa.lab.train.events import Evaluated, Event, Finished, Started, Trained
+from grawa.lab.train.loop import train
+from grawa.lab.train.run import StrategyFor
 from grawa.lab.train.sharing import load
 from grawa.math.finite import finite_or_none
 from grawa.process_group import pick_device
@@ -118,7 +119,7 @@ def run_trial(prepare: Prepare, trial: Trial) -> Result:
     finished = events[-1] if events and isinstance(events[-1], Finished) else None
     if finished and not all(bool(v.isfinite().all()) for v in finished.consensus.values()):
         failure = "the consensus is not finite"
-    plain = [as_plain(event) for event in events]
+    plain = [as_plain(event) for event in events if not isinstance(event, Trained)]
     curve = curve_of(plain, fragments=trial.config.fragments, talks=prepared.shares_gradients)
     weights = weights_of(plain) if trial.role == "test" else None
     by_tensor = weights is not None and len(weights["groups"][0]) > 1
@@ -137,7 +138,7 @@ def run_trial(prepare: Prepare, trial: Trial) -> Result:
         weights=weights,
         group_names=_tensor_names(prepared.task, trial.config.seed) if by_tensor else [],
         left_out=_left_out(events, trial.config.workers),
-        flatness=_flatness(prepared.task, trial, finished) if finished and not failure else None,
+        flatness=None if failure else _flatness(prepared.task, trial, events),
         seconds=round(time.perf_counter() - began, 3),
     )
 
@@ -147,24 +148,24 @@ def plain_options(config: TrainConfig) -> dict[str, Any]:
     return as_lists(config.as_toml())
 
 
-def as_plain(event: Event) -> dict[str, Any]:
-    """An event as in `events.jsonl`, without the models' state dicts."""
+def as_plain(event: Started | RoundReport | Evaluated | Finished) -> dict[str, Any]:
+    """An event as in `events.jsonl`, without the model."""
     if isinstance(event, RoundReport):
         return {"kind": "round", **event.as_json()}
     kind = {Started: "started", Evaluated: "evaluated", Finished: "finished"}[type(event)]
-    states = {"consensus", "workers"} if isinstance(event, Finished) else ()
-    plain = {name: value for name, value in vars(event).items() if name not in states}
+    plain = {name: value for name, value in vars(event).items() if name != "consensus"}
     return {"kind": kind, **plain}
 
 
-def _flatness(task: Task, trial: Trial, finished: Finished) -> dict[str, Any] | None:
+def _flatness(task: Task, trial: Trial, events: Iterable[Event]) -> dict[str, Any] | None:
     """The flatness at the end of a run; the workers are used only to measure the valley."""
-    if trial.flatness is None:
+    trained = next((event for event in events if isinstance(event, Trained)), None)
+    if trial.flatness is None or trained is None:
         return None
-    workers = {f"worker {i}": state for i, state in sorted(finished.workers.items())}
+    workers = {f"worker {i}": state for i, state in sorted(trained.workers.items())}
     settings = replace(trial.config.settings(), dtype="float64")
     data = load(task, settings, pick_device(trial.config.device))
-    states = {CONSENSUS: finished.consensus, **workers}
+    states = {CONSENSUS: trained.consensus, **workers}
     subject = Subject.of(task, data, states, trial.flatness)
     try:
         found = measure_run(subject, trial.flatness, lambda _: None, names=[CONSENSUS])

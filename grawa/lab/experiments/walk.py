@@ -9,7 +9,8 @@ from torch import Tensor
 
 from grawa.errors import DivergedError
 from grawa.lab.tasks import Task
-from grawa.lab.train.loop import Run, StrategyFor
+from grawa.lab.train.events import Finished
+from grawa.lab.train.run import Run, StrategyFor
 from grawa.lab.train.settings import Settings
 
 
@@ -49,7 +50,8 @@ def walk(task: Task, strategy_for: StrategyFor, settings: Settings) -> Walk:
     track = _Track(Run(task, strategy_for, settings, torch.device("cpu"), None))
     try:
         track.follow()
-        finished = track.run.finish()
+        *_, finished = track.run.end()
+        assert isinstance(finished, Finished), "the last event is the end"
     except DivergedError as stopped:
         return track.walk(track.consensus[-1], math.nan, str(stopped))
     return track.walk(_flat(finished.consensus), finished.error, "")

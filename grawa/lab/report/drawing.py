@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from grawa.lab.files import replacing
+from grawa.saving.whole import replacing
 
 INK = "#1d1f21"
 """Colour of text, axes and black lines; in a page it becomes the page's text colour."""

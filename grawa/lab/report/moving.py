@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageColor
 
-from grawa.lab.files import replacing
+from grawa.saving.whole import replacing
 
 _SHARES = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)  # of a colour mixed with white, for smooth edges
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from grawa.errors import UserError
-from grawa.lab.files import replacing
+from grawa.saving.whole import replacing
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, which colour-blind people can distinguish."""

@@ -7,7 +7,6 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from grawa.lab.files import replacing
 from grawa.lab.planning.predict import (
     TAUS,
     VARIANTS,
@@ -20,6 +19,7 @@ from grawa.lab.planning.predict import (
 )
 from grawa.lab.report.pictures import COLOURS, GREY, MARKS, pyplot
 from grawa.lab.simulate.network import HostNetwork
+from grawa.saving.whole import replacing
 
 
 def _short(value: float) -> str:

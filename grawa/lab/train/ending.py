@@ -1,6 +1,7 @@
 """Decides when training ends."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -64,3 +65,11 @@ class Ending:
             self._last = report.elapsed
         if target is not None and error is not None:
             self.is_over |= error <= target
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must be saved so that training ends at the same round."""
+        return {"is_over": self.is_over, "last": self._last}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
+        self.is_over, self._last = state["is_over"], state["last"]

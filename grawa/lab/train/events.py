@@ -13,6 +13,9 @@ class Started:
 
     Attributes:
         step: 0, or the step of the checkpoint from which training continues.
+        round: 0, or its round.
+        recorded: the last round whose events come from before; those of later rounds come (again).
+        passed_over: why newer checkpoints could not be used.
         workers: N.
         processes: number of processes.
         arrangement: how these reach each other, in words.
@@ -26,6 +29,9 @@ class Started:
     """
 
     step: int
+    round: int
+    recorded: int
+    passed_over: tuple[str, ...]
     workers: int
     processes: int
     arrangement: str
@@ -56,18 +62,30 @@ class Evaluated:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trained:
+    """Training has ended; the consensus is not measured yet, so that it can be saved first.
+
+    Attributes:
+        consensus: its state dict; with `swa`, of the average of the last rounds' consensuses.
+        workers: worker -> its state dict after the last round, for the workers in this process;
+            empty without `keep_workers`.
+    """
+
+    consensus: dict[str, Tensor]
+    workers: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finished:
     """The end of a run.
 
     Attributes:
         error: the task's metric of the consensus.
-        consensus: its state dict; with `swa`, of the average of the last rounds' consensuses.
+        consensus: as in `Trained`.
         step: local steps.
         round: rounds.
         elapsed: seconds since the start.
         averaged_rounds: number of consensuses that were averaged; 0 without `swa`.
-        workers: worker -> its state dict after the last round, for the workers in this process;
-            empty without `keep_workers`.
     """
 
     error: float
@@ -76,7 +94,6 @@ class Finished:
     round: int
     elapsed: float
     averaged_rounds: int
-    workers: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
 
-Event = Started | RoundReport | Evaluated | Finished
+Event = Started | RoundReport | Evaluated | Trained | Finished

@@ -44,7 +44,6 @@ class Settings:
         dtype: of parameters and data.
         seed: of everything random.
         timeout: how long a message may wait for the others.
-        checkpoint_every: rounds between checkpoints, or 0 for none.
         stack_workers: whether the workers of a process make their local steps in one batched pass:
             "on", "off", or "auto" if a timed trial shows that they are faster.
         swa: the last fraction of the run over which the consensus after each round is averaged;
@@ -74,7 +73,6 @@ class Settings:
     dtype: Literal["float32", "float64"]
     seed: int
     timeout: timedelta
-    checkpoint_every: int
     stack_workers: Literal["auto", "on", "off"]
     swa: float | None
 
@@ -82,9 +80,8 @@ class Settings:
         for name in ("workers", "steps", "batch_size"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("checkpoint_every", "evaluate_every"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.evaluate_every < 0:
+            raise UserError(f"evaluate_every must not be negative, got {self.evaluate_every}")
         for name in ("epochs", "budget", "until_error"):
             value = getattr(self, name)
             if value is not None and not 0.0 < value < float("inf"):

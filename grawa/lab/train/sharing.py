@@ -1,10 +1,12 @@
 """The data of a run, and which worker trains on which samples."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from grawa.errors import UserError
+from grawa.errors import CommunicationError, UserError
 from grawa.lab.tasks import Data, Task
 from grawa.lab.train.batches import shard
 from grawa.lab.train.settings import Settings
@@ -46,8 +48,45 @@ def load(task: Task, settings: Settings, device: torch.device) -> Data:
     )
 
 
-def world() -> tuple[int, int]:
-    """The number of processes, and the rank of this one."""
+def spread(workers: int) -> tuple[int, int, int]:
+    """Spreads workers over the processes.
+
+    Args:
+        workers: N.
+
+    Returns:
+        The number of processes, the rank of this one, and the workers that each hosts.
+
+    Raises:
+        UserError: if N is not a multiple of the number of processes.
+    """
+    initialized = dist.is_initialized()
+    processes, rank = (dist.get_world_size(), dist.get_rank()) if initialized else (1, 0)
+    if workers % processes:
+        raise UserError(f"{workers} workers can't be spread evenly over {processes} processes")
+    return processes, rank, workers // processes
+
+
+def everyones(numbers: Sequence[int], device: torch.device) -> list[list[int]]:
+    """Whole numbers of every process, as many of each; collective if there is a process group.
+
+    Args:
+        numbers: of this process.
+        device: from which the process group sends.
+
+    Returns:
+        Those of each process, in the order of their ranks.
+
+    Raises:
+        CommunicationError: if another process was lost.
+    """
     if not dist.is_initialized():
-        return 1, 0
-    return dist.get_world_size(), dist.get_rank()
+        return [list(numbers)]
+    own = torch.tensor(numbers, dtype=torch.int64, device=device)
+    found = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    try:
+        dist.all_gather(found, own)
+    except RuntimeError as error:
+        cause = str(error).splitlines()[0]
+        raise CommunicationError(f"lost contact while looking for checkpoints: {cause}") from error
+    return [its.tolist() for its in found]

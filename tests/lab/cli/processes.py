@@ -68,20 +68,21 @@ def _read(file: IO[str]) -> str:
 
 def _in_world(command: Sequence[str], processes: int) -> None:
     """Stands in for `grawa.lab.train.launch.launch`."""
-    module, table, path = command[1:4]
+    module, table, start = command[1:4]
     assert module == "grawa.lab.cli.worker"
-    found = launched(processes, _worker, json.loads(table), Path(path).resolve())
+    path, wanted = Path(json.loads(start)["path"]).resolve(), json.loads(start)["wanted"]
+    found = launched(processes, _worker, json.loads(table), path, wanted)
     for outcome in found:
         if isinstance(outcome, UserError):
             raise outcome
     print(results(found)[0], end="")
 
 
-def _worker(table: dict[str, object], path: Path) -> str:
+def _worker(table: dict[str, object], path: Path, wanted: int | None) -> str:
     """What `grawa.lab.cli.worker` does; returns what it printed."""
     out = StringIO()
     with redirect_stdout(out):
-        run_process(TrainConfig.from_toml(table, Path("command line")), path)
+        run_process(TrainConfig.from_toml(table, Path("command line")), path, wanted)
     return out.getvalue()
 
 
@@ -188,11 +189,11 @@ def training(
     workers: dict[int, int] = {}
     with started(out.with_name("output"), "train", "quadratic", *options, *args) as command:
         try:
-            until((out / "events.jsonl").exists, "started")
-            on_start()
+            until((out / "events.jsonl").exists, "the folder")
+            until(lambda: sorted(command.workers()) == [0, 1], "the workers")
             workers = command.workers()
-            assert sorted(workers) == [0, 1]
             until(lambda: '"round"' in (out / "events.jsonl").read_text(), "a round")
+            on_start()
             yield command
         finally:
             for pid in workers.values():

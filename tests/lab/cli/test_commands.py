@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from grawa.lab.experiments.lock import locked
 from grawa.lab.experiments.run_folder import RunFolder
+from grawa.saving import Checkpoints
 from tests.lab.cli.processes import environment, grawa
 from tests.lab.tasks.archives import binary_files, python_files, write_archive
 
@@ -61,6 +63,7 @@ def test_two_processes_host_two_workers_each_to_the_same_numbers(
 def test_a_run_leaves_its_folder(whole: tuple[Path, str]) -> None:
     run, _ = whole
     assert sorted(os.listdir(run)) == [
+        ".lock",
         "checkpoints",
         "config.toml",
         "environment.json",
@@ -77,8 +80,8 @@ def test_a_run_leaves_its_folder(whole: tuple[Path, str]) -> None:
     assert [event["step"] for event in events] == [0, 32, 64, 64]
     assert (events[0]["workers"], events[0]["processes"]) == (4, 4)
     assert len(events[1]["weights"]) == 4
-    assert sorted(os.listdir(run / "checkpoints")) == ["step-00000032", "step-00000064"]
-    assert len(os.listdir(run / "checkpoints" / "step-00000064")) == 4
+    assert Checkpoints(run / "checkpoints").rounds() == [1, 2]
+    assert len(os.listdir(run / "checkpoints" / "round-0000000002")) == 8
 
 
 @pytest.mark.world
@@ -97,7 +100,9 @@ def interrupted(whole: Path, path: Path) -> Path:
     """The run as it was right before the end of its last round."""
     shutil.copytree(whole, path)
     (path / "model.safetensors").unlink()
-    shutil.rmtree(path / "checkpoints" / "step-00000064")
+    shutil.rmtree(path / "checkpoints" / "round-0000000002")
+    lines = (path / "events.jsonl").read_text().splitlines(keepends=True)
+    (path / "events.jsonl").write_text("".join(lines[:-1]))  # without "finished"
     with (path / "events.jsonl").open("a") as events:
         events.write('{"schema": 1, "kind": "rou')
     return path
@@ -108,12 +113,14 @@ def test_a_resumed_run_ends_with_the_same_bits(whole: tuple[Path, str], tmp_path
     run = interrupted(whole[0], tmp_path / "resumed")
     done = grawa("resume", run)
     assert (done.code, done.err) == (0, "")
-    assert done.out.startswith("1 lines of events.jsonl are incomplete and were ignored.\n")
+    notices = "1 lines of events.jsonl are incomplete and were ignored.\ncontinues from the check"
+    assert notices in done.out
     assert model_bytes(run) == model_bytes(whole[0])
     events, expected = (RunFolder.open(path).events() for path in (run, whole[0]))
-    kinds = ["started", "round", "started", "round", "finished"]
+    kinds = ["started", "started", "round", "round", "finished"]
     assert [event["kind"] for event in events] == kinds
     for name in ("round", "step", "weights", "scores", "losses", "consensus_distance"):
+        assert events[2][name] == expected[1][name]
         assert events[3][name] == expected[2][name]
     for name in ("metric", "error", "round", "step"):
         assert events[-1][name] == expected[-1][name]
@@ -129,7 +136,7 @@ def test_resuming_needs_as_many_processes(
     events = (run / "events.jsonl").read_text()
     done = command("resume", run)
     assert done.code == 2
-    assert "has 1 workers per process, not 4; resume with the same numbers" in done.err
+    assert "has 4 processes with 1 workers each, not 1 with 4: resume with the same" in done.err
     assert not (run / "model.safetensors").exists()
     assert (run / "events.jsonl").read_text().startswith(events[:200])
 
@@ -410,6 +417,14 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "probe size": (("train", "digits", "--score", "probe:size=0"), "size of score probe must be"),
     "size of no probe": (("train", "digits", "--score", "rms:size=9"), "it uses no probe batch"),
     "what was an option": (("train", "digits", "--norms", "probe"), "--norms"),
+    "time between checkpoints": (
+        ("train", "digits", "--checkpoint-every", "often"),
+        "checkpoint_every must be a number of rounds, such as 20, or a time, such as 10s, got 'of",
+    ),
+    "checkpoints kept": (
+        ("train", "digits", "--keep-checkpoints", "0"),
+        "at least 1 checkpoint must be kept, got 0",
+    ),
     "processes": (("train", "digits", "--processes", "3"), "divide the 4 workers evenly, got 3"),
     "no processes": (("train", "digits", "--processes", "0"), "evenly, got 0"),
     "too many workers for the data": (
@@ -463,11 +478,133 @@ def test_a_finished_run_is_not_resumed(command: Any, run: Path) -> None:
     assert everything(run) == before
 
 
-def test_a_run_without_checkpoints_is_not_resumed(command: Any, run: Path) -> None:
+def unfinished(run: Path) -> bytes:
+    """Makes a run one that was killed before its end was written; returns its model."""
+    lines = (run / "events.jsonl").read_text().splitlines(keepends=True)
+    assert '"finished"' in lines[-1]
+    (run / "events.jsonl").write_text("".join(lines[:-1]))
+    return model_bytes(run)
+
+
+def kinds(run: Path) -> list[tuple[str, int]]:
+    return [(event["kind"], event["round"]) for event in RunFolder(run).events()]
+
+
+def test_a_run_without_checkpoints_begins_anew(command: Any, run: Path) -> None:
+    model = unfinished(run)
     shutil.rmtree(run / "checkpoints")
     done = command("resume", run)
+    assert (done.code, done.err) == (0, "")
+    assert "has no checkpoint yet: the run begins anew" in done.out
+    assert model_bytes(run) == model
+    assert kinds(run) == [
+        ("started", 0), ("started", 0), ("round", 1), ("round", 2), ("finished", 2),
+    ]  # fmt: skip
+
+
+def test_a_run_that_was_killed_after_its_model_was_saved_is_resumed(
+    command: Any, run: Path
+) -> None:
+    model = unfinished(run)
+    assert command("resume", run).code == 0
+    assert model_bytes(run) == model
+    assert kinds(run) == [
+        ("started", 0), ("round", 1), ("started", 2), ("round", 2), ("finished", 2),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("steps = 8", "steps was 8, and is 16"),
+        ('strategy = "lgrawa"', "strategy was not given, and is mgrawa"),
+        ("seed = 0", "seed was not given, and is 1"),
+    ],
+)
+def test_a_run_whose_configuration_was_edited_is_not_resumed(
+    command: Any, entry: str, said: str, run: Path
+) -> None:
+    unfinished(run)
+    text = (run / "config.toml").read_text()
+    assert entry in text
+    new = {"steps = 8": "steps = 16", "seed = 0": "seed = 1"}.get(entry, 'strategy = "mgrawa"')
+    (run / "config.toml").write_text(text.replace(entry, new))
+    before = everything(run)
+    done = command("resume", run)
     assert done.code == 2
-    assert_one_line(done.err, "has no checkpoint; train with --checkpoint-every")
+    assert_one_line(done.err, f"have changed since its checkpoint was saved: {said}.")
+    assert {**everything(run), ".lock": b""} == {**before, ".lock": b""}
+
+
+def test_options_that_change_no_number_may_be_edited(command: Any, run: Path) -> None:
+    model = unfinished(run)
+    text = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(
+        text.replace("timeout = 600.0", "timeout = 60.0").replace("_every = 1", '_every = "5s"')
+    )
+    assert command("resume", run).code == 0
+    assert model_bytes(run) == model
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_can_be_taken(
+    command: Any, run: Path
+) -> None:
+    model = unfinished(run)
+    part = run / "checkpoints" / "round-0000000002" / "process-0.pt"
+    data = part.read_bytes()
+    part.write_bytes(data[:1000] + bytes([data[1000] ^ 1]) + data[1001:])
+    done = command("resume", run)
+    assert done.code == 2
+    assert_one_line(done.err, "process-0.pt is damaged: its checksum is not the one it was saved")
+    assert f"`grawa resume {run} --from round-0000000001`" in done.err
+    done = command("resume", run, "--from", "round-0000000001")
+    assert (done.code, done.err) == (0, "")
+    assert "continues from the checkpoint of round 1" in done.out
+    assert model_bytes(run) == model
+    assert kinds(run) == [
+        ("started", 0), ("started", 1), ("round", 1), ("round", 2), ("finished", 2),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("round-7", "round-0000000007 does not exist"), ("last", "'last' is not a checkpoint's name")],
+)
+def test_a_checkpoint_that_is_not_there_is_not_resumed_from(
+    command: Any, name: str, said: str, run: Path
+) -> None:
+    unfinished(run)
+    done = command("resume", run, "--from", name)
+    assert done.code == 2
+    assert_one_line(done.err, said)
+
+
+def test_a_run_that_goes_on_is_not_resumed(command: Any, run: Path) -> None:
+    unfinished(run)
+    with locked(run):
+        done = command("resume", run)
+    assert done.code == 2
+    assert_one_line(done.err, f"is being written by process {os.getpid()} on ")
+
+
+def test_a_checkpoint_that_cannot_be_written_says_what_is_safe(command: Any, run: Path) -> None:
+    unfinished(run)
+    in_the_way = run / "checkpoints" / ".round-0000000002.tmp"
+    shutil.rmtree(run / "checkpoints" / "round-0000000002")
+    os.symlink("/dev/null", in_the_way)  # so that no folder can be made there
+    done = command("resume", run)
+    assert done.code == 2
+    assert_one_line(done.err, "can't be written: ")
+    assert "the checkpoint of round 1 is safe" in done.err
+    assert f"`grawa resume {run}` continues the run" in done.err
+    in_the_way.unlink()
+    assert command("resume", run).code == 0
+
+
+def test_the_last_checkpoints_are_kept(command: Any) -> None:
+    options = ("--checkpoint-every", "1", "--keep-checkpoints", "2", "--sync-every", "1")
+    assert command("train", "digits", *FAST, *options, "--out", "run").code == 0
+    assert Checkpoints(Path("run/checkpoints")).rounds() == [7, 8]
 
 
 def test_a_run_without_events_is_not_resumed(command: Any, run: Path) -> None:
@@ -498,7 +635,7 @@ def test_a_broken_configuration_is_one_clear_line(
 ) -> None:
     (run / "config.toml").write_text(text)
     if verb == "resume":
-        (run / "model.safetensors").unlink()
+        unfinished(run)
     done = command(verb, run)
     assert done.code == 2
     assert_one_line(done.err, "config.toml")
@@ -524,15 +661,6 @@ def test_a_truncated_model_is_refused(command: Any, run: Path) -> None:
     done = command("evaluate", run)
     assert done.code == 2
     assert_one_line(done.err, "is not a complete safetensors file")
-
-
-def test_a_truncated_checkpoint_is_refused(command: Any, run: Path) -> None:
-    (run / "model.safetensors").unlink()
-    path = run / "checkpoints" / "step-00000008" / "process-0.pt"
-    path.write_bytes(path.read_bytes()[:1000])
-    done = command("resume", run)
-    assert done.code == 2
-    assert_one_line(done.err, "process-0.pt")
 
 
 def test_an_out_that_can_not_be_written_is_refused(command: Any, tmp_path: Path) -> None:

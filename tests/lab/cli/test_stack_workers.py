@@ -10,7 +10,7 @@ from grawa.lab.cli.study_config import StudyConfig
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.tasks import Data, Task
-from grawa.lab.train import loop
+from grawa.lab.train import run
 from grawa.lab.train.settings import Settings
 from grawa.lab.train.stacking import Stacking, choose_stacking
 from tests.lab.cli.processes import Ended
@@ -34,7 +34,7 @@ def stacking_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
         clock = clock_of(0.03, 0.015)
         return choose_stacking(task, data, settings, samples, 250, before, clock=clock)
 
-    monkeypatch.setattr(loop, "choose_stacking", choose)
+    monkeypatch.setattr(run, "choose_stacking", choose)
 
 
 def option(run: str) -> str:
@@ -74,13 +74,14 @@ def test_the_choice_is_said_and_kept_and_repeated_untimed(
     first = RunFolder(Path("one")).events()[0]
     assert (first["stacked"], first["stacking"]) == (True, line)
     # By the real clock such a short run would be one by one.
-    monkeypatch.setattr(loop, "choose_stacking", choose_stacking)
+    monkeypatch.setattr(run, "choose_stacking", choose_stacking)
     assert said(command("train", "--config", "one/config.toml", "--out", "two")) == []
     models = [Path(run, "model.safetensors") for run in ("one", "two")]
     whole, again = (path.read_bytes() for path in models)
     assert whole == again
-    models[0].unlink()
-    (Path("one") / "checkpoints" / "step-00000008").rename("later")
+    (Path("one") / "checkpoints" / "round-0000000002").rename("later")
+    lines = Path("one/events.jsonl").read_text().splitlines(keepends=True)
+    Path("one/events.jsonl").write_text("".join(lines[:-1]))  # without "finished"
     assert said(command("resume", "one")) == []
     assert models[0].read_bytes() == whole
 

@@ -1,7 +1,11 @@
 """What is known of a run afterwards, and what a crash may do to it."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from threading import Barrier, Thread
 from typing import Any
 
 import pytest
@@ -9,6 +13,7 @@ import torch
 
 from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.experiments.lock import check_free, locked
 from grawa.lab.experiments.run_folder import RunFolder
 
 CONFIG = TrainConfig(task="digits", fault=("nan:1@5",))
@@ -68,7 +73,8 @@ def test_a_broken_configuration_is_a_user_error(text: bytes, folder: RunFolder) 
 
 STEPS = (4, 8, 12)
 EVENTS: list[tuple[str, dict[str, Any]]] = [
-    ("round", {"step": step, "loss": 1 / step, "left_out": {}}) for step in STEPS
+    ("round", {"step": step, "round": step // 4, "loss": 1 / step, "left_out": {}})
+    for step in STEPS
 ]
 
 
@@ -106,12 +112,12 @@ def test_a_run_without_events_is_a_user_error(folder: RunFolder) -> None:
 
 
 def test_what_came_after_a_checkpoint_can_be_forgotten(folder: RunFolder) -> None:
-    folder.append("started", {"step": 0})
+    folder.append("started", {"step": 0, "round": 0})
     for kind, event in EVENTS:
         folder.append(kind, event)
     path = folder.path / "events.jsonl"
     path.write_bytes(path.read_bytes()[:-7])
-    assert folder.forget_after(8) == ["1 lines of events.jsonl are incomplete and were ignored."]
+    assert folder.forget_after(2) == ["1 lines of events.jsonl are incomplete and were ignored."]
     assert [event["step"] for event in folder.events()] == [0, 4, 8]
     folder.append(*EVENTS[2])
     assert [event["step"] for event in folder.events()] == [0, 4, 8, 12]
@@ -152,3 +158,65 @@ def test_a_truncated_model_is_a_user_error(kept: int, folder: RunFolder) -> None
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(UserError, match="is not a complete safetensors file"):
         folder.load_model()
+
+
+def test_two_runs_by_default_names_have_two_folders(tmp_path: Path) -> None:
+    names = [RunFolder.create_one(tmp_path / "run", CONFIG).path.name for _ in range(3)]
+    assert names == ["run", "run-2", "run-3"]
+
+
+def test_of_two_that_want_the_same_folder_one_gets_it(tmp_path: Path) -> None:
+    barrier = Barrier(8)
+    outcomes: list[RunFolder | UserError] = []
+
+    def want() -> None:
+        barrier.wait()
+        try:
+            outcomes.append(RunFolder.create(tmp_path / "run", CONFIG))
+        except UserError as error:
+            outcomes.append(error)
+
+    threads = [Thread(target=want) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(isinstance(outcome, RunFolder) for outcome in outcomes) == 1
+    assert (tmp_path / "run" / "events.jsonl").exists()
+
+
+def test_a_run_that_has_not_started_leaves_nothing(folder: RunFolder) -> None:
+    folder.remove_if_unused()
+    assert not folder.path.exists()
+
+
+def test_a_run_that_has_started_stays(folder: RunFolder) -> None:
+    folder.append("started", {"step": 0, "round": 0})
+    folder.remove_if_unused()
+    assert [event["kind"] for event in folder.events()] == ["started"]
+
+
+def test_a_name_that_is_too_long_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"can't make the run folder .*: File name too long"):
+        RunFolder.create(tmp_path / ("x" * 300), CONFIG)
+
+
+def test_a_folder_is_locked_against_others_as_long_as_its_holder_lives(tmp_path: Path) -> None:
+    hold = (
+        "import sys, pathlib\n"
+        "from grawa.lab.experiments.lock import locked\n"
+        "with locked(pathlib.Path(sys.argv[1])):\n"
+        "    print('held', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", hold, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match=f"is being written by process {holder.pid} on "):
+            check_free(tmp_path)
+        holder.kill()
+    check_free(tmp_path)
+    with locked(tmp_path), pytest.raises(UserError, match=f"process {os.getpid()} on"):
+        check_free(tmp_path)
+    check_free(tmp_path)

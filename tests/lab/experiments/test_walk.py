@@ -12,7 +12,7 @@ from grawa.lab.experiments.options import changed
 from grawa.lab.experiments.walk import Walk, walk
 from grawa.lab.experiments.wells import end_of
 from grawa.lab.tasks.wells import FLAT, SHARP, landscape, nearest_well
-from grawa.lab.train.events import Finished
+from grawa.lab.train.events import Finished, Trained
 from grawa.lab.train.loop import train
 
 
@@ -30,11 +30,13 @@ def walk_of(config: TrainConfig) -> Walk:
 def test_a_walk_ends_where_training_ends(name: str) -> None:
     config = config_of(name)
     taken, prepared = walk_of(config), prepare(config)
-    *_, finished = train(prepared.task, prepared.strategy_for, config.settings(), keep_workers=True)
+    run = train(prepared.task, prepared.strategy_for, config.settings(), keep_workers=True)
+    *_, trained, finished = run
+    assert isinstance(trained, Trained)
     assert isinstance(finished, Finished)
     assert taken.error == finished.error
     assert torch.equal(taken.end, finished.consensus["position"].double())
-    ends = torch.stack([finished.workers[i]["position"] for i in range(3)])
+    ends = torch.stack([trained.workers[i]["position"] for i in range(3)])
     assert torch.equal(taken.workers[-1], ends.double())
 
 

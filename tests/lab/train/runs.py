@@ -1,5 +1,6 @@
 """Short training runs in one process."""
 
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -12,9 +13,12 @@ import grawa
 from grawa.lab.cli.run import strategy_for
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.tasks import Data, Digits, Task
+from grawa.lab.train.checkpoint import Saving
 from grawa.lab.train.events import Event, Finished, Started
+from grawa.lab.train.interval import Interval
 from grawa.lab.train.loop import train
 from grawa.lab.train.settings import Settings
+from grawa.saving import Checkpoints
 
 StrategyFor = Callable[[Task, Data], grawa.Strategy]
 
@@ -45,7 +49,6 @@ def settings(**changes: Any) -> Settings:
         "dtype": "float32",
         "seed": 0,
         "timeout": timedelta(seconds=60),
-        "checkpoint_every": 0,
         "stack_workers": "off",
         "swa": None,
     }
@@ -66,14 +69,32 @@ def events(
     chosen: Settings,
     *,
     checkpoints: Path | None = None,
+    every: int = 2,
     until: int | None = None,
     task: Task | None = None,
 ) -> list[Event]:
-    """All events of a run; or those of the first `until`, after which it is broken off."""
-    stream = train(task or Digits(train_size=200), strategy_for, chosen, checkpoints=checkpoints)
+    """All events of a run; or those of the first `until`, after which it is broken off.
+
+    With `checkpoints` it saves one there after `every` so many rounds, and continues from the last.
+    """
+    saving = None if checkpoints is None else saving_to(checkpoints, every)
+    stream = train(task or Digits(train_size=200), strategy_for, chosen, saving=saving)
     if until is None:
         return list(stream)
-    return [next(stream) for _ in range(until)]
+    found = [next(stream) for _ in range(until)]
+    for thread in threading.enumerate():
+        if thread.name == "grawa checkpoint":
+            thread.join()  # as if the disk had been fast
+    return found
+
+
+def saving_to(folder: Path, every: int = 2, keep: int = 3, **changes: Any) -> Saving:
+    """Saves checkpoints of a run with this identity."""
+    usual: dict[str, Any] = {
+        "identity": {"task": "digits"},
+        "offer": lambda path: f"take {path.name}",
+    } | changes
+    return Saving(checkpoints=Checkpoints(folder, keep), every=Interval(rounds=every), **usual)
 
 
 def end(found: list[Event]) -> Finished:

@@ -70,10 +70,10 @@ def test_augmentation_draws_nothing_from_the_stream_of_batches(folder: Path) -> 
 def test_a_resumed_run_ends_with_the_same_bits(task: Cifar10, tmp_path: Path) -> None:
     strategy = always(grawa.LGRAWA())
     whole = end(events(strategy, settings(**SETTINGS), task=task))
-    chosen = settings(**SETTINGS, checkpoint_every=1)
+    chosen = settings(**SETTINGS)
     checkpoints = tmp_path / "checkpoints"
-    events(strategy, chosen, checkpoints=checkpoints, until=3, task=task)
-    resumed = end(events(strategy, chosen, checkpoints=checkpoints, task=task))
+    events(strategy, chosen, checkpoints=checkpoints, every=1, until=3, task=task)
+    resumed = end(events(strategy, chosen, checkpoints=checkpoints, every=1, task=task))
     assert same_model(resumed, whole)
     assert resumed.error == whole.error
 

@@ -103,9 +103,9 @@ def test_with_a_budget_the_last_part_is_one_of_time() -> None:
 @pytest.mark.parametrize("until", [3, 6])
 def test_a_resumed_run_ends_with_the_same_bits(until: int, tmp_path: Path) -> None:
     whole = end(events(LGRAWA, settings(swa=0.7), task=TASK))
-    chosen = settings(swa=0.7, checkpoint_every=1)
-    events(LGRAWA, chosen, checkpoints=tmp_path, until=until, task=TASK)
-    resumed = end(events(LGRAWA, chosen, checkpoints=tmp_path, task=TASK))
+    chosen = settings(swa=0.7)
+    events(LGRAWA, chosen, checkpoints=tmp_path, every=1, until=until, task=TASK)
+    resumed = end(events(LGRAWA, chosen, checkpoints=tmp_path, every=1, task=TASK))
     assert same_model(resumed, whole)
     assert resumed.averaged_rounds == whole.averaged_rounds == 5
 

@@ -1,16 +1,33 @@
 """A run that was broken off and resumed is the run that was not."""
 
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import grawa
 from grawa.errors import UserError
-from grawa.lab.train.checkpoint import latest, step_of
+from grawa.lab.simulate.clock import VirtualClock
+from grawa.lab.tasks import Digits
 from grawa.lab.train.events import Started
-from tests.lab.train.runs import StrategyFor, always, end, events, probing, same_model, settings
+from grawa.lab.train.interval import Interval
+from grawa.lab.train.loop import train
+from grawa.saving import CheckpointError, Checkpoints, read_part, write_part
+from tests.lab.train.runs import (
+    StrategyFor,
+    always,
+    end,
+    events,
+    probing,
+    same_model,
+    saving_to,
+    settings,
+)
 
 STRATEGIES: dict[str, StrategyFor] = {
     "lgrawa": always(grawa.LGRAWA()),
@@ -28,13 +45,11 @@ STRATEGIES: dict[str, StrategyFor] = {
 def test_a_resumed_run_ends_with_the_same_bits(
     strategy: StrategyFor, optimizer: str, tmp_path: Path
 ) -> None:
-    chosen = settings(checkpoint_every=2, optimizer=optimizer, lr=0.01)
+    chosen = settings(optimizer=optimizer, lr=0.01)
     whole = end(events(strategy, settings(optimizer=optimizer, lr=0.01)))
     # Broken off one round after the checkpoint at step 8: started, and three rounds.
     events(strategy, chosen, checkpoints=tmp_path, until=4)
-    found = latest(tmp_path)
-    assert found is not None
-    assert step_of(found) == 8
+    assert Checkpoints(tmp_path).rounds() == [2]
     resumed = events(strategy, chosen, checkpoints=tmp_path)
     assert isinstance(resumed[0], Started)
     assert resumed[0].step == 8
@@ -50,21 +65,21 @@ def test_a_resumed_run_of_few_bits_ends_with_the_same_bits(
 ) -> None:
     strategy = STRATEGIES[name]
     whole = end(events(strategy, settings(comm_dtype=comm_dtype)))
-    chosen = settings(checkpoint_every=2, comm_dtype=comm_dtype)
+    chosen = settings(comm_dtype=comm_dtype)
     events(strategy, chosen, checkpoints=tmp_path, until=4)
     assert same_model(end(events(strategy, chosen, checkpoints=tmp_path)), whole)
     assert not same_model(end(events(strategy, settings())), whole)  # bits are missed at all
 
 
 def test_rounds_after_resuming_are_those_of_the_whole_run(tmp_path: Path) -> None:
-    strategy, chosen = always(grawa.LGRAWA()), settings(checkpoint_every=1)
+    strategy, chosen = always(grawa.LGRAWA()), settings()
     whole = events(strategy, settings())
-    events(strategy, chosen, checkpoints=tmp_path, until=4)
+    events(strategy, chosen, checkpoints=tmp_path, every=1, until=4)
     resumed = events(strategy, chosen, checkpoints=tmp_path)
     rounds = [event for event in whole if isinstance(event, grawa.RoundReport)]
     later = [event for event in resumed if isinstance(event, grawa.RoundReport)]
-    assert [report.round for report in later] == [4, 5, 6]
-    for report, expected in zip(later, rounds[3:], strict=True):
+    assert [report.round for report in later] == [3, 4, 5, 6]  # and the one of the checkpoint
+    for report, expected in zip(later, rounds[2:], strict=True):
         assert report.step == expected.step
         assert torch.equal(report.losses, expected.losses)
         assert report.weights is not None
@@ -74,69 +89,141 @@ def test_rounds_after_resuming_are_those_of_the_whole_run(tmp_path: Path) -> Non
 
 
 def test_a_checkpoint_is_made_after_every_so_many_rounds(tmp_path: Path) -> None:
-    events(always(grawa.LocalSGD()), settings(checkpoint_every=2), checkpoints=tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "step-00000008",
-        "step-00000016",
-        "step-00000024",
-    ]
+    events(always(grawa.LocalSGD()), settings(), checkpoints=tmp_path)
+    assert Checkpoints(tmp_path).rounds() == [2, 4, 6]
+
+
+def test_or_at_the_first_round_after_so_many_seconds(tmp_path: Path) -> None:
+    always_due, never_due = Interval(seconds=1e-9), Interval(seconds=1e9)
+    for every, expected in ((always_due, True), (never_due, False), (Interval(), False)):
+        folder = tmp_path / str(every.seconds)
+        saving = replace(saving_to(folder), every=every)
+        list(train(Digits(train_size=200), always(grawa.LocalSGD()), settings(), saving=saving))
+        assert bool(Checkpoints(folder).rounds()) is expected
 
 
 def test_a_half_written_checkpoint_is_not_taken(tmp_path: Path) -> None:
-    strategy, chosen = always(grawa.LGRAWA()), settings(checkpoint_every=2)
-    whole = end(events(strategy, settings()))
+    strategy, chosen = always(grawa.LGRAWA()), settings()
+    whole = end(events(strategy, chosen))
     events(strategy, chosen, checkpoints=tmp_path, until=4)
-    half = tmp_path / ".step-00000012.tmp"
-    shutil.copytree(tmp_path / "step-00000008", half)
+    half = tmp_path / ".round-0000000003.tmp"
+    shutil.copytree(tmp_path / "round-0000000002", half)
     written = half / "process-0.pt"
     written.write_bytes(written.read_bytes()[:100])
-    (tmp_path / "step-9").mkdir()
-    (tmp_path / "step-00000016-copy").mkdir()
-    assert latest(tmp_path) == tmp_path / "step-00000008"
+    (tmp_path / "round-9").touch()
+    (tmp_path / "round-0000000005-copy").mkdir()
     assert same_model(end(events(strategy, chosen, checkpoints=tmp_path)), whole)
+    assert not half.exists()
 
 
 def test_without_a_checkpoint_a_run_starts_from_the_beginning(tmp_path: Path) -> None:
-    assert latest(tmp_path / "missing") is None
     first = events(always(grawa.LGRAWA()), settings(), checkpoints=tmp_path / "missing", until=1)
     assert isinstance(first[0], Started)
-    assert first[0].step == 0
+    assert (first[0].step, first[0].round, first[0].recorded) == (0, 0, 0)
 
 
-def test_the_last_checkpoint_is_the_one_of_the_most_steps(tmp_path: Path) -> None:
-    for step in (900, 10000, 16):
-        (tmp_path / f"step-{step:08d}").mkdir()
-    assert latest(tmp_path) == tmp_path / "step-00010000"
+def test_the_events_of_the_last_round_are_in_its_checkpoint(tmp_path: Path) -> None:
+    """They would be lost if the process died after saving, and before anyone had seen them."""
+    strategy, chosen = always(grawa.LGRAWA()), settings(evaluate_every=1)
+    whole = events(strategy, chosen)
+    events(strategy, chosen, checkpoints=tmp_path, until=4)
+    resumed = events(strategy, chosen, checkpoints=tmp_path)
+    first = resumed[0]
+    assert isinstance(first, Started)
+    assert (first.round, first.recorded) == (2, 1)
+    found = [(type(event), event.round) for event in resumed[1:-2]]  # type: ignore[union-attr]
+    assert found == [(type(event), event.round) for event in whole[3:-2]]  # type: ignore[union-attr]
+    report, expected = resumed[1], whole[3]
+    assert isinstance(report, grawa.RoundReport)
+    assert isinstance(expected, grawa.RoundReport)
+    assert report.round == 2
+    assert torch.equal(report.losses, expected.losses)
 
 
 def test_another_number_of_workers_is_refused(tmp_path: Path) -> None:
     strategy = always(grawa.LGRAWA())
-    events(strategy, settings(checkpoint_every=1), checkpoints=tmp_path, until=2)
-    with pytest.raises(UserError, match=r"has 4 workers per process, not 2; .* same numbers of w"):
-        events(strategy, settings(checkpoint_every=1, workers=2), checkpoints=tmp_path)
+    events(strategy, settings(), checkpoints=tmp_path, every=1, until=3)
+    with pytest.raises(UserError, match=r"has 1 processes with 4 workers each, not 1 with 2: resu"):
+        events(strategy, settings(workers=2), checkpoints=tmp_path)
 
 
-def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
-    strategy = always(grawa.LGRAWA())
-    events(strategy, settings(checkpoint_every=1), checkpoints=tmp_path, until=2)
-    path = tmp_path / "step-00000004" / "process-0.pt"
-    state = torch.load(path, weights_only=True)
-    del state["schema"]
-    torch.save(state, path)
-    with pytest.raises(UserError, match="was saved by another version of grawa"):
-        events(strategy, settings(checkpoint_every=1), checkpoints=tmp_path)
+def test_other_options_are_refused_by_name(tmp_path: Path) -> None:
+    strategy, task = always(grawa.LGRAWA()), Digits(train_size=200)
+    before = saving_to(tmp_path, identity={"task": "digits", "lr": 0.1, "steps": 100})
+    list(train(task, strategy, settings(), saving=before))
+    after = replace(before, identity={"task": "digits", "lr": 0.3, "seed": 5})
+    with pytest.raises(UserError) as refused:
+        list(train(task, strategy, settings(), saving=after))
+    assert "lr was 0.1, and is 0.3, seed was not given, and is 5, steps was 100, and is not" in str(
+        refused.value
+    )
 
 
-def test_a_checkpoint_of_fewer_processes_is_refused(tmp_path: Path) -> None:
-    strategy = always(grawa.LGRAWA())
-    events(strategy, settings(checkpoint_every=1), checkpoints=tmp_path, until=2)
-    (tmp_path / "step-00000004" / "process-0.pt").rename(tmp_path / "step-00000004/process-1.pt")
-    with pytest.raises(UserError, match="has no file for process 0; resume with the same number"):
-        events(strategy, settings(checkpoint_every=1), checkpoints=tmp_path)
+def changed(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Changes a part of a checkpoint, with a checksum that fits."""
+    state = read_part(path)
+    change(state)
+    write_part(path, state)
+
+
+DAMAGE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "saved by another version": lambda state: state["header"].update(schema=2),
+    "is that of process 0 at round 1": lambda state: state["header"].update(round=1),
+    "is that of process 1 at round 2": lambda state: state["header"].update(process=1),
+    "header has no hosted": lambda state: state["header"].pop("hosted"),
+    "header has no elapsed": lambda state: state["header"].update(elapsed=None),
+    "does not fit this run": lambda state: state["engine"].pop("runner"),
+    "does not fit this run: ": lambda state: state["workers"][0]["model"].popitem(),
+    "does not fit this run: .*": lambda state: state.update(engine=None),
+}
+
+
+@pytest.mark.parametrize("complaint", DAMAGE)
+def test_what_does_not_belong_here_is_refused(complaint: str, tmp_path: Path) -> None:
+    events(always(grawa.LGRAWA()), settings(), checkpoints=tmp_path, until=4)
+    changed(tmp_path / "round-0000000002" / "process-0.pt", DAMAGE[complaint])
+    with pytest.raises(CheckpointError, match=complaint):
+        events(always(grawa.LGRAWA()), settings(), checkpoints=tmp_path)
 
 
 def test_another_strategy_is_refused(tmp_path: Path) -> None:
-    chosen = settings(checkpoint_every=1)
-    events(always(grawa.LGRAWA()), chosen, checkpoints=tmp_path, until=2)
+    events(always(grawa.LGRAWA()), settings(), checkpoints=tmp_path, until=4)
     with pytest.raises(UserError, match="load it into the strategy it was saved from"):
-        events(always(grawa.DiLoCo()), chosen, checkpoints=tmp_path)
+        events(always(grawa.DiLoCo()), settings(), checkpoints=tmp_path)
+
+
+def test_a_restarted_run_goes_on_from_an_older_checkpoint_if_need_be(tmp_path: Path) -> None:
+    strategy = always(grawa.LGRAWA())
+    whole = end(events(strategy, settings()))
+    events(strategy, settings(), checkpoints=tmp_path, every=1, until=4)
+    part = tmp_path / "round-0000000003" / "process-0.pt"
+    part.write_bytes(part.read_bytes()[:-1])
+    saving = replace(saving_to(tmp_path), fall_back=True)
+    found = list(train(Digits(train_size=200), strategy, settings(), saving=saving))
+    first = found[0]
+    assert isinstance(first, Started)
+    assert first.round == 2
+    assert "process-0.pt is damaged" in first.passed_over[0]
+    assert same_model(end(found), whole)
+    assert (tmp_path / "round-0000000003.unused").is_dir()
+
+
+def test_a_budget_is_spent_by_the_same_rounds_after_resuming(tmp_path: Path) -> None:
+    """Its last round is decided by how long the one before took, which a checkpoint must know."""
+    strategy = always(grawa.LGRAWA())
+    chosen = settings(steps=None, budget=2.1, modelled=partial(VirtualClock, 0.1))
+    whole = end(events(strategy, chosen))
+    events(strategy, chosen, checkpoints=tmp_path, until=4)
+    resumed = end(events(strategy, chosen, checkpoints=tmp_path))
+    assert same_model(resumed, whole)
+    assert (resumed.round, resumed.elapsed) == (whole.round, whole.elapsed)
+
+
+def test_workers_that_step_one_by_one_keep_their_own_rates(tmp_path: Path) -> None:
+    strategy = always(grawa.LGRAWA())
+    clock = partial(VirtualClock, 0.1, speeds=[1.0, 0.9, 0.6, 0.37], jitter=0.2)
+    chosen = settings(schedule=grawa.SharedCount(4), modelled=clock, steps=40)
+    whole = end(events(strategy, chosen))
+    events(strategy, chosen, checkpoints=tmp_path, until=6)
+    resumed = end(events(strategy, chosen, checkpoints=tmp_path))
+    assert same_model(resumed, whole)

@@ -16,6 +16,6 @@ def test_a_resumed_run_in_teams_ends_with_the_same_bits(
     comm_dtype: str, until: int, tmp_path: Path
 ) -> None:
     whole = end(events(LSGD, settings(comm_dtype=comm_dtype)))
-    chosen = settings(comm_dtype=comm_dtype, checkpoint_every=1)
-    events(LSGD, chosen, checkpoints=tmp_path, until=until)
-    assert same_model(end(events(LSGD, chosen, checkpoints=tmp_path)), whole)
+    chosen = settings(comm_dtype=comm_dtype)
+    events(LSGD, chosen, checkpoints=tmp_path, every=1, until=until)
+    assert same_model(end(events(LSGD, chosen, checkpoints=tmp_path, every=1)), whole)

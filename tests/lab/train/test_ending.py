@@ -13,7 +13,7 @@ from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.simulate.network import Link
 from grawa.lab.tasks import Digits
 from grawa.lab.train.events import Evaluated, Started
-from grawa.lab.train.loop import Run
+from grawa.lab.train.run import Run
 from grawa.rounds.report import RoundReport
 from tests.lab.train.runs import always, end, events, same_model, settings
 

@@ -8,7 +8,7 @@ import torch
 import grawa
 from grawa.errors import UserError
 from grawa.lab.tasks import Digits, Logistic, Quadratic, Task
-from grawa.lab.train.events import Evaluated, Finished, Started
+from grawa.lab.train.events import Evaluated, Finished, Started, Trained
 from grawa.lab.train.faults import Fault
 from tests.helpers import shown
 from tests.lab.train.runs import always, end, events, settings
@@ -18,7 +18,12 @@ LGRAWA = always(grawa.LGRAWA())
 
 def test_a_run_starts_makes_rounds_and_finishes() -> None:
     found = events(LGRAWA, settings())
-    assert [type(event) for event in found] == [Started, *[grawa.RoundReport] * 6, Finished]
+    assert [type(event) for event in found] == [
+        Started,
+        *[grawa.RoundReport] * 6,
+        Trained,
+        Finished,
+    ]
     started, finished = found[0], end(found)
     assert isinstance(started, Started)
     assert (started.step, started.workers, started.processes) == (0, 4, 1)
@@ -122,7 +127,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"workers": 0}, "workers must be at least 1, got 0"),
     ({"steps": 0}, "steps must be at least 1, got 0"),
     ({"batch_size": -1}, "batch_size must be at least 1, got -1"),
-    ({"checkpoint_every": -1}, "checkpoint_every must not be negative, got -1"),
     ({"lr": 0.0}, r"lr must be positive, got 0\.0"),
     ({"lr": float("nan")}, "lr must be positive, got nan"),
     ({"lr": float("inf")}, "lr must be positive, got inf"),

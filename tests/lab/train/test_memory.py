@@ -15,7 +15,7 @@ from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.flatness import FlatnessConfig
 from grawa.lab.experiments.trial import run_trial
 from grawa.lab.tasks import Data, Task
-from grawa.lab.train import loop, sharing
+from grawa.lab.train import run, sharing
 from grawa.lab.train.settings import Settings
 from tests.lab.experiments.studies import study
 
@@ -67,7 +67,7 @@ def test_data_are_gone_with_the_run(
         seen.append(weakref.ref(data.train_inputs))
         return data
 
-    monkeypatch.setattr(loop, "load", watched)
+    monkeypatch.setattr(run, "load", watched)
     ran(**options)
     assert seen
     assert [reference() for reference in seen] == [None] * len(seen)

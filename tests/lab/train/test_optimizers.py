@@ -9,8 +9,8 @@ from torch.optim import SGD, AdamW
 import grawa
 from grawa.errors import UserError
 from grawa.lab.tasks import Digits
-from grawa.lab.train.loop import Run
 from grawa.lab.train.optimizers import OptimizerChoice
+from grawa.lab.train.run import Run
 from grawa.lab.train.worker import Worker
 from tests.helpers import flat, mlp
 from tests.lab.train.runs import always, end, events, same_model, settings
@@ -121,7 +121,7 @@ def test_a_worker_takes_its_second_gradient_on_the_same_batch() -> None:
 def test_a_resumed_run_ends_with_the_same_bits(
     strategy: grawa.Strategy, optimizer: str, tmp_path: Path
 ) -> None:
-    chosen = settings(checkpoint_every=2, optimizer=optimizer, lr=0.01)
+    chosen = settings(optimizer=optimizer, lr=0.01)
     whole = end(events(always(strategy), settings(optimizer=optimizer, lr=0.01)))
     events(always(strategy), chosen, checkpoints=tmp_path, until=4)
     resumed = end(events(always(strategy), chosen, checkpoints=tmp_path))

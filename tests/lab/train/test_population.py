@@ -180,7 +180,7 @@ def test_a_resumed_run_of_a_population_ends_with_the_same_bits(
 ) -> None:
     faults = faults_of("mixed:3", 4, timed=False)
     assert {"gradient-noise", "input-noise"} <= {fault.kind for fault in faults}
-    chosen = settings(faults=faults, checkpoint_every=2, optimizer=optimizer)
+    chosen = settings(faults=faults, optimizer=optimizer)
     whole = end(events(LGRAWA, settings(faults=faults, optimizer=optimizer)))
     events(LGRAWA, chosen, checkpoints=tmp_path, until=4)
     assert same_model(end(events(LGRAWA, chosen, checkpoints=tmp_path)), whole)

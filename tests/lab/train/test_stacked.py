@@ -13,11 +13,11 @@ import grawa
 from grawa.errors import UserError
 from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.tasks import Digits, Logistic, Quadratic, Task
-from grawa.lab.train.checkpoint import latest
 from grawa.lab.train.events import Event
 from grawa.lab.train.faults import Fault
 from grawa.lab.train.stackable import trained_names
 from grawa.lab.train.stacked_optimizer import StackedOptimizer
+from grawa.saving import Checkpoints
 from grawa.seeding import seeded
 from tests.lab.train.runs import StrategyFor, always, end, events, probing, same_model, settings
 from tests.world import on_ranks
@@ -206,18 +206,18 @@ def test_a_resumed_run_ends_with_the_same_bits(
     usual: dict[str, Any] = {"optimizer": optimizer, "lr": 0.01, "stack_workers": "on"}
     usual["faults"] = (Fault.parse("nan:1@6"),)
     whole = end(events(strategy, settings(**usual)))
-    chosen = settings(checkpoint_every=2, **usual)
+    chosen = settings(**usual)
     events(strategy, chosen, checkpoints=tmp_path, until=4)
-    assert latest(tmp_path) == tmp_path / "step-00000008"
+    assert Checkpoints(tmp_path).rounds() == [2]
     assert same_model(end(events(strategy, chosen, checkpoints=tmp_path)), whole)
 
 
 def test_a_run_can_go_on_stacked_that_was_not(tmp_path: Path) -> None:
     strategy = STRATEGIES["lgrawa"]
     looped = events(strategy, settings(optimizer="adamw", lr=0.01))
-    chosen = settings(optimizer="adamw", lr=0.01, checkpoint_every=2)
+    chosen = settings(optimizer="adamw", lr=0.01)
     events(strategy, chosen, checkpoints=tmp_path, until=4)
-    stacked = settings(optimizer="adamw", lr=0.01, checkpoint_every=2, stack_workers="on")
+    stacked = settings(optimizer="adamw", lr=0.01, stack_workers="on")
     resumed = end(events(strategy, stacked, checkpoints=tmp_path))
     for name, value in end(looped).consensus.items():
         torch.testing.assert_close(resumed.consensus[name], value, atol=1e-5, rtol=1e-5)

@@ -11,7 +11,7 @@ import torch
 import grawa
 from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.tasks import Data, Digits, Task
-from grawa.lab.train import loop, stacking
+from grawa.lab.train import run, stacking
 from grawa.lab.train.faults import Fault
 from grawa.lab.train.settings import Settings
 from grawa.lab.train.stacking import Stacking, choose_stacking
@@ -118,7 +118,7 @@ def timed_by(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     ) -> Stacking:
         return choose_stacking(task, data, own, samples, STEPS, before, clock=clock)
 
-    monkeypatch.setattr(loop, "choose_stacking", choose)
+    monkeypatch.setattr(run, "choose_stacking", choose)
 
 
 @pytest.mark.parametrize(("stacked", "word"), [(0.01, "on"), (0.06, "off")])
@@ -143,7 +143,7 @@ def test_the_trial_draws_none_of_the_runs_random_numbers(monkeypatch: pytest.Mon
 
 
 def test_a_resumed_run_goes_on_as_it_began(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    auto = settings(stack_workers="auto", checkpoint_every=2)
+    auto = settings(stack_workers="auto")
     timed_by(monkeypatch, clock_of(0.03, 0.01))
     whole = end(events(LGRAWA, auto))
     timed_by(monkeypatch, clock_of(0.03, 0.01))

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from grawa.lab.files import replacing, write_text
+from grawa.lab.files import write_text
+from grawa.saving.whole import replacing
 
 
 def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:

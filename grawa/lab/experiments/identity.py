@@ -1,0 +1,35 @@
+"""Which options make a run what it is: with others, it can't continue."""
+
+from dataclasses import fields
+
+from grawa.lab.experiments.config import TrainConfig
+
+_FREE = {
+    "data",
+    "processes",
+    "device",
+    "timeout",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "max_restarts",
+    "stack_workers",
+    "keep_workers",
+    "tensorboard",
+}
+"""Options that may change when a run is resumed, or that its checkpoints say better."""
+
+
+def identity(config: TrainConfig) -> dict[str, object]:
+    """The options of a run that must stay the same, as far as they are not the defaults.
+
+    Returns:
+        Name -> value.
+
+    >>> identity(TrainConfig(task="digits", lr=0.3, timeout=5.0))
+    {'task': 'digits', 'lr': 0.3}
+    """
+    return {
+        field.name: getattr(config, field.name)
+        for field in fields(config)
+        if field.name not in _FREE and getattr(config, field.name) != field.default
+    }

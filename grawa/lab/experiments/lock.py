@@ -1,0 +1,45 @@
+"""One process at a time writes a run's folder."""
+
+import fcntl
+import os
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from grawa.errors import UserError
+
+_NAME = ".lock"
+
+
+@contextmanager
+def locked(folder: Path) -> Generator[None]:
+    """Holds a folder's lock, which the system takes back when this process ends, however it ends.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UserError: if another process holds it.
+    """
+    path = folder / _NAME
+    # Opened without "w", which would wipe out who holds it.
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = file.read(200).strip() or "another process"
+            raise UserError(
+                f"{folder} is being written by {holder}: wait until it has ended, or end it"
+            ) from None
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def check_free(folder: Path) -> None:
+    """Raises a `UserError` if another process holds a folder's lock."""
+    with locked(folder):
+        pass
