@@ -9,7 +9,7 @@ from gpu_card import Card
 from gpu_config import Config
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.tasks import Digits
-from grawa.lab.train.loop import Run
+from grawa.lab.train.run import Run
 
 _WARM = 2
 """Steps before those that are timed."""

@@ -9,7 +9,7 @@ from torch import nn
 import grawa
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.tasks import Data, Digits, Task
-from grawa.lab.train.loop import Run
+from grawa.lab.train.run import Run
 from grawa.seeding import seeded
 from memory import measure
 

@@ -21,7 +21,7 @@ from common import Spread, ratios, show
 from grawa.lab.cli import names
 from grawa.lab.cli.run import strategy_for
 from grawa.lab.experiments.config import TrainConfig
-from grawa.lab.train.loop import Run
+from grawa.lab.train.run import Run
 from grawa.lab.train.sharing import deal, load
 from grawa.lab.train.stacking import Stacking, choose_stacking
 from grawa.lab.train.timed_steps import clock_for

@@ -1,5 +1,7 @@
 """Writes checkpoints in the background, and completes them when all processes have written."""
 
+import errno
+import os
 import time
 from collections.abc import Callable
 from threading import Thread
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from grawa.saving.folder import Checkpoints
 
-_NOT_YET, _FAILED = 0.0, -1.0
+_NOT_YET = 0.0
 """In place of the seconds that writing took."""
 
 
@@ -72,11 +74,10 @@ class Saver:
         self._writing = None
         if writing.error is not None:
             raise writing.error
-        if bool((seconds == _FAILED).any()):
-            raise OSError(
-                f"another process could not write its part of the checkpoint of round "
-                f"{writing.round}; its own message says why"
-            )
+        if bool((seconds < 0.0).any()):
+            number = int(-seconds.min())
+            where = self._checkpoints.path(writing.round)
+            raise OSError(number, os.strerror(number), str(where))
         if self._gather is not None:
             self._checkpoints.complete(writing.round)
         self.seconds = float(seconds.max())
@@ -102,8 +103,10 @@ class _Writing:
         self._thread.start()
 
     def seconds(self, *, wait: bool) -> float:
-        """How long it took; `_NOT_YET` if it is under way, `_FAILED` if it failed."""
+        """How long it took, or `_NOT_YET`; the error's number, negative, if it failed."""
         self._thread.join(None if wait else 0.0)
         if self._thread.is_alive():
             return _NOT_YET
-        return _FAILED if self.error is not None else max(self._ended - self._began, 1e-9)
+        if self.error is not None:
+            return -float(self.error.errno or errno.EIO)
+        return max(self._ended - self._began, 1e-9)
