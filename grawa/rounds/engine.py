@@ -78,7 +78,7 @@ class Engine:
         self._has_left = False
         agreement = Agreement(self._meetings, comm, worker)
         self.keeper = Keeper(
-            Origin.of(plan, replicas.params, comm, clock, agreement.part), overwritten, agreement,
+            Origin.of(plan, replicas, comm, clock, agreement.part), overwritten, agreement,
             self._runner, clock, self._timetable, self._progress, self.waiting,
         )  # fmt: skip
         clock.disregard()

@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from grawa.comm.protocol import Transport
-from grawa.math.leaves import Rows
 from grawa.rounds.clock import Clock
 from grawa.rounds.plan import RoundPlan
+from grawa.workers.replicas import Replicas
 
 _MOST_TOLD = 3
 """Differences that a message names; the others are counted."""
@@ -25,7 +25,7 @@ class Origin:
     Args:
         fixed: what gives the state its meaning and form, name -> value.
         settings: numbers that may change in the middle of training, name -> value.
-        parameters: name, shape and dtype of each.
+        parameters: name, shape and dtype of each, and the names of buffers, whose shape may change.
     """
 
     fixed: Mapping[str, str]
@@ -34,13 +34,13 @@ class Origin:
 
     @classmethod
     def of(
-        cls, plan: RoundPlan, params: Rows, comm: Transport, clock: Clock, part: int
+        cls, plan: RoundPlan, replicas: Replicas, comm: Transport, clock: Clock, part: int
     ) -> "Origin":
         """That of a state which is saved here.
 
         Args:
             plan: how rounds are run.
-            params: the hosted workers' parameters, name -> (K, *shape).
+            replicas: the hosted workers.
             comm: connects all workers.
             clock: times the workers.
             part: which of the processes of a worker this is.
@@ -48,7 +48,7 @@ class Origin:
         Returns:
             The same on each process but for the numbers of its workers.
         """
-        groups = plan.strategy.groups(list(params))
+        groups = plan.strategy.groups(replicas.names)
         first = comm.process * comm.num_hosted
         fixed = {
             "workers": str(comm.num_workers),
@@ -66,7 +66,9 @@ class Origin:
                 (fixed if is_class else settings)[path] = value
         for name in ("guard", "overlap_steps", "alpha", "buffers"):
             settings.update((path, v) for path, v, _ in _options(name, getattr(plan, name)))
-        parameters = [f"{n} {tuple(x.shape[1:])} {x.dtype}" for n, x in params.items()]
+        rows = replicas.params.items()
+        parameters = [f"{n} {tuple(x.shape[1:])} {x.dtype}" for n, x in rows]
+        parameters += [f"buffer {name}" for name in replicas.buffers.names]
         return cls(fixed=fixed, settings=settings, parameters=parameters)
 
     def saved(self) -> dict[str, Any]:
@@ -98,9 +100,11 @@ class Origin:
         missing = [p for p in saved["parameters"] if p not in set(self.parameters)]
         new = [p for p in self.parameters if p not in set(saved["parameters"])]
         if missing or new:
-            fixed.append(_told("parameters", (missing or ["none"])[0], (new or ["none"])[0]))
+            fixed.append(
+                _told("parameters and buffers", (missing or ["none"])[0], (new or ["none"])[0])
+            )
         elif list(saved["parameters"]) != list(self.parameters):
-            fixed.append("the order of the parameters")
+            fixed.append("the order of parameters and buffers")
         return fixed, _unequal(saved["settings"], self.settings)
 
 

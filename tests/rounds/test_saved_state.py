@@ -188,6 +188,12 @@ def narrow() -> nn.Module:
     return nn.Sequential(nn.Linear(INPUTS, 4), nn.Tanh(), nn.Linear(4, 2)).double()
 
 
+def with_buffer() -> nn.Module:
+    model = mlp()
+    model.register_buffer("mask", torch.zeros(3))
+    return model
+
+
 FOREIGN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("strategy.*score", {"strategy": grawa.LGRAWA()}, {"strategy": grawa.LocalSGD()}),
     ("weight groups", {"strategy": grawa.LGRAWA()}, {"strategy": grawa.MGRAWA()}),
@@ -197,7 +203,8 @@ FOREIGN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("fragments: 1", {}, {"fragments": 2}),
     ("comm_dtype: None", {}, {"comm_dtype": "int8"}),
     ("workers: 2", {}, {"hosted": 3}),
-    ("parameters: 0.weight", {}, {"model": narrow}),
+    ("parameters and buffers: 0.weight", {}, {"model": narrow}),
+    ("none saved, buffer mask here", {}, {"model": with_buffer}),
 ]
 
 
@@ -335,3 +342,19 @@ def test_processes_refuse_together() -> None:
 def test_steps_counted_together_are_known_at_once_after_loading() -> None:
     (first, total), (second, same) = on_ranks(2, counted_together)
     assert total == same == first + second
+
+
+def saved_by_two() -> dict[str, Any]:
+    return trained(hosted=1, comm_dtype="int8").state_dict()
+
+
+def loaded_by_three(states: list[dict[str, Any]]) -> str:
+    own = states[min(dist.get_rank(), 1)]
+    return told(lambda: trained(hosted=1, comm_dtype="int8").load_state_dict(own))
+
+
+@pytest.mark.world
+def test_another_number_of_workers_is_refused_by_name() -> None:
+    states = on_ranks(2, saved_by_two)
+    for refused in on_ranks(3, loaded_by_three, states):
+        assert "workers: 2 saved, 3 here" in refused
