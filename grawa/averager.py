@@ -1,10 +1,10 @@
 """The driver: hooks on the user's optimizers count steps and run rounds; the loop stays theirs."""
 
-import re
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch.distributed as dist
@@ -12,20 +12,23 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 
+from grawa.checkpoints.restore import restore
+from grawa.checkpoints.save import save
 from grawa.comm.distributed import DEFAULT_TIMEOUT
 from grawa.errors import UserError
 from grawa.math.codec import Precision
 from grawa.modes import undisturbed
 from grawa.rounds.clock import WallClock
 from grawa.rounds.guard import Guard
+from grawa.rounds.origin import described
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.report import OnRound
 from grawa.rounds.schedule import Every, Schedule
 from grawa.rounds.setup import backend_of, group_of, ranks_by_host, set_up
 from grawa.scores.groups import Grouping
 from grawa.strategies.protocol import Strategy
-from grawa.workers.checks import is_one_of_several
-from grawa.workers.hooks import MISSED_ALL_STEPS, StepHooks
+from grawa.workers.checks import check_connected, check_losses, is_one_of_several
+from grawa.workers.hooks import CLOSURE_COMES_LATE, MISSED_ALL_STEPS, StepHooks
 from grawa.workers.replicas import per_model
 
 
@@ -143,7 +146,7 @@ class Averager:
                 models,
                 per_model(optimizer, one=isinstance(model, nn.Module)),
                 plan,
-                re.sub(r" at 0x[0-9a-f]+", "", str(plan.keywords)),  # addresses differ by process
+                described(plan.keywords),
                 process_group=group_of(process_group),
                 worker_group=group_of(worker_group),
                 timeout=timeout,
@@ -208,17 +211,9 @@ class Averager:
 
     def attach(self) -> None:
         """Starts to count the optimizers' steps; refuses those whose steps can't be counted."""
-        self._check_connected()
+        check_connected(self._connected)
         self._hooks.attach()
         self._engine.local_steps_begin()
-
-    def _check_connected(self) -> None:
-        """Refuses a process group that was opened after the Averager was made."""
-        if not self._connected and is_one_of_several():
-            raise UserError(
-                "a process group was opened after the Averager was made, so this process would "
-                "train alone: open the process group first"
-            )
 
     def detach(self) -> None:
         """Stops counting; joins the others' rounds until all have finished, and a last one.
@@ -229,7 +224,7 @@ class Averager:
         changed but no step was counted, every process raises a `UserError`.
         """
         self._hooks.remove()
-        self._check_connected()
+        check_connected(self._connected)
         with undisturbed():
             if self._hooks.missed_all_steps():
                 self._engine.fail(MISSED_ALL_STEPS)
@@ -243,18 +238,10 @@ class Averager:
         stays on its device, so nothing waits for the GPU.
 
         Args:
-            loss: a scalar; or (K,), the hosted workers' losses.
-
-        Raises:
-            UserError: if it is not a tensor of K numbers.
+            loss: a scalar; or (K,), the hosted workers' losses. `UserError` for anything else.
         """
-        expected = self._engine.comm.num_hosted
-        if not isinstance(loss, Tensor) or loss.numel() != expected:
-            raise UserError(
-                f"record_loss takes a tensor with one loss for each of the {expected} hosted "
-                f"workers, got {loss!r}"
-            )
-        self._engine.note_losses(loss.detach().reshape(expected))
+        losses = check_losses(loss, self._engine.comm.num_hosted)
+        self._engine.note_losses(losses)
         self._knows_losses = True
 
     def clip_grad_norm_(self, max_norm: float) -> Tensor:
@@ -322,11 +309,7 @@ class Averager:
         if not self._engine.plan.strategy.shares_gradients(self.step):
             return
         if has_closure:
-            raise UserError(
-                "this strategy averages gradients before optimizer.step(), but a closure computes "
-                "them inside it: call backward() first, and step() without a closure (with SAM, "
-                "the second backward() within `with optimizer.perturbed():`)"
-            )
+            raise UserError(CLOSURE_COMES_LATE)
         with undisturbed():
             self._engine.share_gradients()
 
@@ -361,8 +344,66 @@ class Averager:
         with self._caught_up():
             return self._engine.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned, from the same strategy; else raises `UserError`."""
+    def load_state_dict(self, state: dict[str, Any], *, strict: bool = True) -> None:
+        """Restores what `state_dict` returned; every process must call it with its own.
+
+        Load the model and the optimizers too, before or after: what construction has replaced by
+        worker 0's parameters comes back if the model was loaded before it.
+
+        Args:
+            state: what `state_dict` returned on this process.
+            strict: whether numbers among the options, such as the guard's limits or `sync_every`,
+                must be what they were when it was saved. Without it those given to the
+                `Averager` count from now on, a new `sync_every` from the next round.
+
+        If a process's state is not that of an Averager with the same workers, strategy, schedule,
+        options and parameters, or if the states are not of the same round, every process raises
+        `UserError`, and nothing has changed.
+        """
         with undisturbed():
-            self._engine.load_state_dict(state)
+            self._engine.load_state_dict(state, strict=strict)
         self._knows_losses |= self.step > 0
+
+    def save(
+        self, folder: str | Path, extra: Mapping[str, Any] | None = None, *, keep: int = 3
+    ) -> Path:
+        """Saves everything of all workers as a checkpoint; every process must call it.
+
+        That is the hosted models' parameters and buffers, their optimizers' states, what
+        `state_dict` returns, and the states of torch's default random generators. Processes need
+        not call it at the same step. A checkpoint gets its name, `save-000001-round-00000032`, when
+        all its files are on the disk, each with its checksum beside it. If a process can't
+        write, as when the disk is full, every process raises `UserError`, and earlier checkpoints
+        stay.
+
+        Args:
+            folder: for checkpoints. If hosts don't share it, each holds what its processes saved.
+            extra: what else this process needs to go on, such as its epoch and the state dicts of
+                its scheduler, `GradScaler` and data loader: plain values, tensors, and lists,
+                tuples and dicts of them.
+            keep: how many of the newest checkpoints stay.
+
+        Returns:
+            The checkpoint's folder.
+        """
+        with self._caught_up():
+            return save(self._engine, Path(folder), extra, keep)
+
+    def restore(self, folder: str | Path, *, strict: bool = True) -> dict[str, Any] | None:
+        """Restores the newest checkpoint that `save` wrote; every process must call it.
+
+        Call it before training, or instead of going on. Nothing in a file is ever executed. A
+        checkpoint that is damaged, or of another job, is refused: then every process raises
+        `UserError`, which names the one before it, and nothing has changed.
+
+        Args:
+            folder: of the checkpoints; or a checkpoint in it, to go on from that one.
+            strict: see `load_state_dict`.
+
+        Returns:
+            This process's `extra`; `None` if there is no checkpoint yet.
+        """
+        with undisturbed():
+            extra = restore(self._engine, Path(folder), strict=strict)
+        self._knows_losses |= self.step > 0
+        return extra

@@ -3,6 +3,7 @@
 import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -67,3 +68,32 @@ def test_a_strategy_of_ones_own_trains() -> None:
     printed = ran("new_strategy.py")
     assert printed.startswith("LossWeighted(score=")
     assert error(printed) < 8.0
+
+
+def kill_a_worker_while_it_saves(folder: Path, launcher: subprocess.Popen[str]) -> None:
+    """Kills with -9, when there are checkpoints and another one is in writing."""
+    while launcher.poll() is None:
+        names = [path.name for path in folder.iterdir()] if folder.exists() else []
+        if len(names) > 2 and any(name.endswith(".new") for name in names):
+            workers = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text()
+            os.kill(int(workers.split()[-1]), signal.SIGKILL)
+            return
+
+
+@pytest.mark.world
+def test_a_loop_that_was_killed_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    folder = tmp_path / "killed"
+    job = subprocess.Popen(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+            str(EXAMPLES / "resume.py"), str(folder),
+        ],
+        env=os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    kill_a_worker_while_it_saves(folder, job)
+    whole, _ = results(launched(2, ran, "resume.py", str(tmp_path / "whole")))
+    assert job.wait(timeout=60) != 0
+    again, _ = results(launched(2, ran, "resume.py", str(folder)))
+    assert "epoch 1," in whole and "epoch 1," not in again and "epoch 8," in again
+    assert again.splitlines()[-1] == whole.splitlines()[-1]

@@ -81,4 +81,4 @@ class Drift:
 
     def load_state_dict(self, state: dict[str, Sequence[float]]) -> None:
         """Restores what `state_dict` returned."""
-        self._owed = list(state["owed"])
+        self._owed = [float(owed) for owed in state["owed"]]

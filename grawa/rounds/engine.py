@@ -1,7 +1,7 @@
 """The engine: counts local steps, runs rounds that are due, and joins those of other processes."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
@@ -9,10 +9,13 @@ from torch import Tensor
 from grawa.comm.protocol import Transport
 from grawa.errors import UserError
 from grawa.math.leaves import copied
+from grawa.rounds.agreement import Agreement
 from grawa.rounds.background import Queue
 from grawa.rounds.clock import Clock
 from grawa.rounds.gradients import GradientSharing
+from grawa.rounds.keeping import Keeper
 from grawa.rounds.meetings import Meetings
+from grawa.rounds.origin import Origin
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.progress import Progress
 from grawa.rounds.purposes import Purpose
@@ -22,6 +25,8 @@ from grawa.rounds.schedule import Timetable
 from grawa.rounds.underway import Outcome, Underway
 from grawa.workers.replicas import Replicas
 from grawa.workers.start import start_equal
+
+Result = TypeVar("Result")
 
 
 class Engine:
@@ -42,6 +47,7 @@ class Engine:
         take_skipped: returns how many steps the hosted workers' optimizers turned out to have
             skipped, see `grawa.workers.skips`; called only where a round is due, since it waits
             for the device.
+        keeper: saves and restores the state.
     """
 
     def __init__(
@@ -55,7 +61,7 @@ class Engine:
     ) -> None:
         self.take_skipped: Callable[[], Tensor | None] = lambda: None
         self.replicas, self.comm, self.plan, self._clock = replicas, comm, plan, clock
-        start_equal(replicas, comm)
+        overwritten = start_equal(replicas, comm)
         self._runner = Runner(replicas, comm, worker, plan, clock, tell)
         self._timetable = Timetable(plan.schedule, plan.num_fragments)
         together = plan.schedule.counts_together
@@ -70,6 +76,11 @@ class Engine:
         self.waiting = [False] * comm.num_hosted
         self._transports = [comm] if worker is None else [comm, worker]
         self._has_left = False
+        agreement = Agreement(self._meetings, comm, worker)
+        self.keeper = Keeper(
+            Origin.of(plan, replicas, comm, clock, agreement.part), overwritten, agreement,
+            self._runner, clock, self._timetable, self._progress, self.waiting,
+        )  # fmt: skip
         clock.disregard()
 
     @property
@@ -111,6 +122,7 @@ class Engine:
 
     def local_step(self, workers: slice = slice(None)) -> None:
         """Called after these hosted workers' optimizer steps; runs the rounds that are due."""
+        self.keeper.overwritten.drop()
         noted, self._norms = self._norms, None
         left = self._progress.left(workers, self.step)
         self._runner.local_steps.note(workers, noted, self._timetable.share, left)
@@ -149,7 +161,7 @@ class Engine:
         self.waiting[workers] = [True] * len(self.waiting[workers])
         if not all(self.waiting):
             return False
-        self.waiting = [False] * len(self.waiting)
+        self.waiting[:] = [False] * len(self.waiting)
         return True
 
     def share_gradients(self) -> None:
@@ -252,23 +264,32 @@ class Engine:
     def state_dict(self) -> dict[str, Any]:
         """What must be saved so that training resumes bit for bit; ends a round under way."""
         self.finish()
-        return {
-            "waiting": list(self.waiting),
-            "progress": self._progress.state_dict(),
-            "clock": self._clock.state_dict(),
-            "timetable": self._timetable.state_dict(),
-            "runner": self._runner.state_dict(),
-        }
+        return self.keeper.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned, from the same strategy; else raises `UserError`."""
-        if "progress" not in state:
-            raise UserError(
-                "this is not what state_dict() of an Averager returned, or that of another version "
-                f"of grawa: it has {sorted(state)} only"
-            )
-        self._runner.load_state_dict(state["runner"])
-        self._clock.load_state_dict(state["clock"])
-        self._timetable.load_state_dict(state["timetable"])
-        self.waiting = list(state["waiting"])
-        self._progress.load_state_dict(state["progress"], self.steps)
+    def load_state_dict(self, state: dict[str, Any], *, strict: bool = True) -> None:
+        """Restores what `state_dict` returned; every process must call it with its own.
+
+        Args:
+            state: what was saved.
+            strict: whether settings must be the same as when it was saved.
+
+        If one process can't load its state, all raise `UserError`, and nothing has changed.
+        """
+        self.together(Purpose.LOADING, lambda _: self.keeper.load(state, strict=strict))
+
+    def together(self, purpose: Purpose, job: Callable[[Agreement], Result]) -> Result:
+        """Does something when all processes have come for it; joins their rounds until then.
+
+        Args:
+            purpose: what they come for.
+            job: what is then done; its argument lets the processes fail together.
+
+        Returns:
+            What `job` returns.
+        """
+        self.finish()
+        before = self.comm.bytes_sent
+        self.keeper.agreement.come(purpose)
+        found = job(self.keeper.agreement)
+        self._leave_out_since(before)
+        return found

@@ -135,21 +135,10 @@ class Fragment:
         return {"state": state, "rounds": self.rounds, "compression": compression, "lost": lost}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned, into the same strategy.
-
-        Raises:
-            UserError: if it was saved by another strategy.
-        """
-        state = saved["state"]
-        kept = self._kept
-        if state.keys() != kept.keys():
-            raise UserError(
-                f"the saved state has {sorted(state)}, but this strategy keeps {sorted(kept)}: "
-                "load it into the strategy it was saved from"
-            )
-        for key, leaves in kept.items():
+        """Restores what `state_dict` returned, of the same strategy and parameters."""
+        for key, leaves in self._kept.items():
             for name, leaf in leaves.items():
-                leaf.copy_(state[key][name])
+                leaf.copy_(saved["state"][key][name])
         self.rounds = saved["rounds"]
         for name, rows in self._lost.items():
             rows.copy_(saved["lost"][name])

@@ -95,7 +95,8 @@ class LocalSteps:
 
     def state_dict(self) -> dict[str, Any]:
         """What must be saved so that training resumes bit for bit."""
-        drift = None if self._drift is None else self._drift.state_dict()
+        owed = [0.0] * len(self._replicas.models)
+        drift = {"owed": owed} if self._drift is None else self._drift.state_dict()
         return {"noting": self._noting.state_dict(), "drift": drift}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

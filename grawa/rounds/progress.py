@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from grawa.comm.protocol import Transport
@@ -24,6 +25,8 @@ class Progress:
     def __init__(self, comm: Transport, timetable: Timetable, *, together: bool) -> None:
         self._comm, self._timetable, self._together = comm, timetable, together
         self.total = 0
+        self._before = 0
+        """Steps of all workers that the shared count leaves out, since all know them already."""
         self._seen = [(0.0, 0.0)] * comm.num_hosted
         """Where the schedule was after each hosted worker's last step, and before that one."""
 
@@ -35,7 +38,7 @@ class Progress:
         """Counts a local step of these hosted workers; returns the position."""
         if not self._together:
             return step
-        self.total = self._comm.count(len(self._seen[workers]))
+        self.total = self._before + self._comm.count(len(self._seen[workers]))
         now = self.position(step)
         self._seen[workers] = [(now, before) for before, _ in self._seen[workers]]
         return now
@@ -55,19 +58,25 @@ class Progress:
     def uncount(self, skipped: Tensor) -> None:
         """Subtracts local steps, (K,), that turned out to have been skipped."""
         if self._together:
-            self.total = self._comm.count(-int(skipped.sum()))
+            self.total = self._before + self._comm.count(-int(skipped.sum()))
 
     def reset(self, steps: Sequence[int]) -> None:
         """Starts the count of all workers anew, with these steps of the hosted ones."""
         if self._together:
+            self._before = 0
             self._comm.reset_count(sum(steps))
+
+    def restart(self, steps: Sequence[int]) -> None:
+        """As `reset`, but all know at once how many there are together; collective."""
+        if self._together:
+            own = torch.tensor(steps, dtype=torch.float64, device="cpu").unsqueeze(1)
+            self._before = self.total = int(self._comm.gather(own)().sum())
+            self._comm.reset_count(0)
 
     def state_dict(self) -> dict[str, Any]:
         """What must be saved so that training resumes bit for bit."""
         return {"seen": list(self._seen)}
 
-    def load_state_dict(self, state: dict[str, Any], steps: Sequence[int]) -> None:
-        """Restores what `state_dict` returned, with these steps of the hosted workers."""
-        self._seen = [(now, before) for now, before in state["seen"]]
-        self.reset(steps)
-        self.total = sum(steps) if self._together else 0
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned; `restart` must follow."""
+        self._seen = [(float(now), float(before)) for now, before in state["seen"]]

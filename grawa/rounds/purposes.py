@@ -25,6 +25,12 @@ class Purpose(IntEnum):
     """Workers exchange a number each."""
     LEAVING = 6
     """It has made its last step, and only joins what the others still need."""
+    LOADING = 7
+    """`load_state_dict()` was called."""
+    SAVING = 8
+    """`save()` was called."""
+    RESTORING = 9
+    """`restore()` was called."""
 
 
 ROUNDS = frozenset({Purpose.ROUND, Purpose.SYNCHRONIZE})
@@ -32,6 +38,9 @@ ROUNDS = frozenset({Purpose.ROUND, Purpose.SYNCHRONIZE})
 
 WHOLE = ROUNDS | {Purpose.LEAVING}
 """At which workers report their scores and buffers, too: a round may follow at once."""
+
+_TOGETHER = Purpose.VALUES, Purpose.LOADING, Purpose.SAVING, Purpose.RESTORING
+"""For which all must come, after the rounds that are due."""
 
 _CALLS = {
     Purpose.FAILED: "an error",
@@ -41,9 +50,12 @@ _CALLS = {
     Purpose.CONSENSUS: "consensus()",
     Purpose.VALUES: "the others' values",
     Purpose.LEAVING: "the end: detach(), or of the `with` block",
+    Purpose.LOADING: "load_state_dict()",
+    Purpose.SAVING: "save()",
+    Purpose.RESTORING: "restore()",
 }
 
-_SERVED = Purpose.ROUND, Purpose.SYNCHRONIZE, Purpose.CONSENSUS, Purpose.VALUES
+_SERVED = Purpose.ROUND, Purpose.SYNCHRONIZE, *_TOGETHER, Purpose.CONSENSUS
 """Which is done first if workers called for different ones."""
 
 
@@ -77,9 +89,10 @@ def served(purposes: Sequence[Purpose], steps: Tensor, rounds: Tensor) -> Purpos
             f"workers have made different numbers of rounds ({rounds.int().tolist()}), so they "
             "don't train together any more: load the same checkpoint on every process"
         )
-    if kinds == {Purpose.VALUES, Purpose.LEAVING} or kinds == {Purpose.VALUES, Purpose.CONSENSUS}:
+    first = next((purpose for purpose in _SERVED if purpose in kinds), Purpose.LEAVING)
+    if first in _TOGETHER and len(kinds) > 1:
         raise UserError(f"workers came for different things at once: {listed(purposes)}")
-    return next((purpose for purpose in _SERVED if purpose in kinds), Purpose.LEAVING)
+    return first
 
 
 def _check_gradients(purposes: Sequence[Purpose], steps: Tensor) -> None:

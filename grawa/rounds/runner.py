@@ -1,6 +1,7 @@
 """Runs the rounds of fragments and applies their results to the workers."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +9,6 @@ from torch import Tensor
 
 from grawa.comm.participants import Participants
 from grawa.comm.protocol import Transport
-from grawa.errors import UserError
 from grawa.math.digest import digests
 from grawa.math.leaves import Rows
 from grawa.rounds.clock import Clock
@@ -201,27 +201,25 @@ class Runner:
         """What must be saved so that training resumes bit for bit."""
         return {
             "round": self.round,
-            "lr": self.lr,
+            "lr": math.nan if self.lr is None else self.lr,
             "size": self._size,
+            "buffers": self._replicas.buffers.changed(),
             "roll_call": self.roll_call.state_dict(),
             "local_steps": self.local_steps.state_dict(),
             "fragments": [fragment.state_dict() for fragment in self.fragments],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned.
-
-        Raises:
-            UserError: if it was saved with other fragments, or by another strategy.
-        """
-        if len(state["fragments"]) != len(self.fragments):
-            raise UserError(
-                f"the saved state has {len(state['fragments'])} fragments, not "
-                f"{len(self.fragments)}"
-            )
+        """Restores what `state_dict` returned, of the same model and plan."""
         for fragment, saved in zip(self.fragments, state["fragments"], strict=True):
             fragment.load_state_dict(saved)
         self.roll_call.load_state_dict(state["roll_call"])
         self.local_steps.load_state_dict(state["local_steps"])
-        self.round, self.lr, self._size = state["round"], state["lr"], state["size"]
+        self.round, self._size = state["round"], float(state["size"])
+        self.lr = None if math.isnan(state["lr"]) else float(state["lr"])
+        self.remember_buffers(state["buffers"])
+
+    def remember_buffers(self, changed: Mapping[str, bool]) -> None:
+        """Takes the buffers as they are for those of the last round, but for what has changed."""
         self._replicas.buffers.remember()
+        self._replicas.buffers.forget([name for name, has in changed.items() if has])

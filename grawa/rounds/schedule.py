@@ -190,6 +190,14 @@ class Timetable:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
+        """Restores what `state_dict` returned.
+
+        Raises:
+            ValueError: if it can't be the state of this timetable.
+        """
+        if state["interval"] < 1 or {state["passed"], state["fragment"]} - {
+            *range(self._num_fragments)
+        }:
+            raise ValueError("a timetable with no interval, or at a fragment that does not exist")
         self._start, self._interval = state["start"], state["interval"]
         self._passed, self.fragment = state["passed"], state["fragment"]

@@ -8,9 +8,9 @@ name, and renamed when all processes have written their parts. Parts are read wi
 
 from grawa.saving.choice import Chosen, Everyones, choose
 from grawa.saving.folder import Checkpoints
-from grawa.saving.part import CheckpointError, ForeignError, read_part, write_part
+from grawa.saving.part import CheckpointError, ForeignError, check, read_part, seal, write_part
 from grawa.saving.saver import Saver
-from grawa.saving.whole import replacing
+from grawa.saving.whole import replacing, sync_folder
 
 __all__ = [
     "CheckpointError",
@@ -19,8 +19,11 @@ __all__ = [
     "Everyones",
     "ForeignError",
     "Saver",
+    "check",
     "choose",
     "read_part",
     "replacing",
+    "seal",
+    "sync_folder",
     "write_part",
 ]

@@ -35,8 +35,40 @@ def write_part(path: Path, state: dict[str, Any]) -> None:
             torch.save(state, cast(IO[bytes], hashed))
         except RuntimeError as error:
             raise hashed.error or error from error
+    seal(path, hashed.digest.hexdigest())
+
+
+def seal(path: Path, digest: str) -> None:
+    """Writes a file's checksum beside it, as `sha256sum` prints it.
+
+    Args:
+        path: the file.
+        digest: its SHA-256, in hexadecimal digits.
+    """
     with replacing(_checksum(path)) as temporary:
-        temporary.write_text(f"{hashed.digest.hexdigest()}  {path.name}\n", encoding="ascii")
+        temporary.write_text(_line(path, digest), encoding="ascii")
+
+
+def check(path: Path) -> None:
+    """Refuses a file that is not the one whose checksum is beside it.
+
+    Args:
+        path: the file.
+
+    Raises:
+        CheckpointError: if the file or its checksum is missing or damaged.
+    """
+    for each in (path, _checksum(path)):
+        if not each.is_file():  # a pipe or a device might never end
+            raise CheckpointError(f"{each} is missing")
+    try:
+        wanted = _checksum(path).read_bytes()
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or path} can't be read: {error.strerror}") from None
+    if wanted != _line(path, found).encode():
+        raise CheckpointError(f"{path} is damaged: its checksum is not the one it was saved with")
 
 
 def read_part(path: Path) -> dict[str, Any]:
@@ -48,14 +80,7 @@ def read_part(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if the file or its checksum is missing or damaged.
     """
-    try:
-        wanted = _checksum(path).read_bytes().split()[:1]
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"{error.filename or path} can't be read: {error.strerror}") from None
-    if wanted != [found.encode()]:
-        raise CheckpointError(f"{path} is damaged: its checksum is not the one it was saved with")
+    check(path)
     state, problem = _loaded(path)
     if not isinstance(state, dict):
         what = problem or f"it holds a {type(state).__name__}"
@@ -71,6 +96,10 @@ def _loaded(path: Path) -> tuple[object, str]:
             return torch.load(path, map_location="cpu", weights_only=True), ""
     except (RuntimeError, EOFError, ValueError, LookupError, OSError, UnpicklingError) as error:
         return None, next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _line(path: Path, digest: str) -> str:
+    return f"{digest}  {path.name}\n"
 
 
 def _checksum(path: Path) -> Path:

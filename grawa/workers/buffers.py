@@ -69,9 +69,21 @@ class Buffers:
         rows = self.rows()
         self._changes.remember(rows if names is None else Rows((n, rows[n]) for n in names))
 
+    def forget(self, names: Sequence[str]) -> None:
+        """Lets these buffers count as changed since the last round."""
+        self._changes.forget(names)
+
     def states(self, rows: Rows, device: torch.device) -> Tensor:
         """See `Changes.states`, of the buffers from `rows`."""
         return self._changes.states(rows, device)
+
+    def changed(self) -> dict[str, bool]:
+        """Whether each buffer has changed on a hosted worker since the last round."""
+        rows = self.rows()
+        if not rows:
+            return {}
+        changed = BufferState.changed(self.states(rows, torch.device("cpu"))).any(dim=0).tolist()
+        return dict(zip(rows, changed, strict=True))
 
     def put(self, agreed: Mapping[str, Tensor], workers: Sequence[int] | None = None) -> None:
         """Copies new values into the buffers.

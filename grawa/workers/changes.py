@@ -44,6 +44,11 @@ class Changes:
             for name, part in zip(names, split(copies, [rows[n] for n in names]), strict=True):
                 self._seen[name] = part
 
+    def forget(self, names: Sequence[str]) -> None:
+        """Lets these buffers count as changed."""
+        for name in names:
+            self._seen.pop(name, None)
+
     def states(self, rows: Rows, device: torch.device) -> Tensor:
         """The `BufferState` of each buffer on each worker.
 

@@ -35,6 +35,36 @@ def is_one_of_several() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+def check_connected(connected: bool) -> None:
+    """Refuses a process group that was opened after a single worker was set up.
+
+    Raises:
+        UserError: saying what to do first.
+    """
+    if not connected and is_one_of_several():
+        raise UserError(
+            "a process group was opened after the Averager was made, so this process would "
+            "train alone: open the process group first"
+        )
+
+
+def check_losses(loss: object, num_hosted: int) -> Tensor:
+    """Refuses what is not a loss for each of K hosted workers.
+
+    Returns:
+        The losses, detached, (K,).
+
+    Raises:
+        UserError: if they are something else.
+    """
+    if not isinstance(loss, Tensor) or loss.numel() != num_hosted:
+        raise UserError(
+            f"record_loss takes a tensor with one loss for each of the {num_hosted} hosted "
+            f"workers, got {loss!r}"
+        )
+    return loss.detach().reshape(num_hosted)
+
+
 def check_launched_alone() -> None:
     """Refuses a process that a launcher started as one of several, if there is no process group.
 

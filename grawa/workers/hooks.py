@@ -23,6 +23,14 @@ MISSED_ALL_STEPS = (
 """What is wrong if `StepHooks.missed_all_steps`."""
 
 
+CLOSURE_COMES_LATE = (
+    "this strategy averages gradients before optimizer.step(), but a closure computes them inside "
+    "it: call backward() first, and step() without a closure (with SAM, the second backward() "
+    "within `with optimizer.perturbed():`)"
+)
+"""What is wrong if gradients are to be shared and a step has a closure."""
+
+
 class StepHooks:
     """Calls back before and after each local step of the hosted workers.
 

@@ -123,15 +123,18 @@ class Replicas:
         with self.holding(leaves) as model:
             return {key: _copied(value) for key, value in model.state_dict().items()}
 
-    def frozen(self) -> Rows:
-        """The plain parameters that no optimizer holds, so that they never change."""
-        tables: list[dict[str, Tensor]] = [dict(m.named_parameters()) for m in self.models]
-        names = [
+    def frozen_names(self) -> list[str]:
+        """The names of the plain parameters that no optimizer holds, so that they never change."""
+        return [
             n
-            for n, p in tables[0].items()
+            for n, p in self.models[0].named_parameters()
             if n not in self.params and is_strided(p) and p.itemsize > 1
         ]
-        return stack_of(tables, names)
+
+    def frozen(self) -> Rows:
+        """The parameters of `frozen_names`."""
+        tables: list[dict[str, Tensor]] = [dict(m.named_parameters()) for m in self.models]
+        return stack_of(tables, self.frozen_names())
 
 
 def per_model(

@@ -19,6 +19,7 @@ from grawa.math.motion import put_
 from grawa.workers.changes import has_means
 from grawa.workers.checks import check_launched_alone
 from grawa.workers.identity import fingerprint
+from grawa.workers.overwritten import Overwritten
 from grawa.workers.replicas import Replicas
 from grawa.workers.stack import is_strided
 
@@ -129,22 +130,31 @@ def _packed(replicas: Replicas) -> str:
     return " ".join(f"{n} {_digest(tensor)}" for n, tensor in packed.items())
 
 
-def start_equal(replicas: Replicas, comm: Transport) -> None:
+def start_equal(replicas: Replicas, comm: Transport) -> Overwritten:
     """Copies worker 0's parameters, frozen ones too, and buffers to all workers; collective.
 
     Tensors that are equal on all workers already, after the same seed or checkpoint, are not sent.
+
+    Returns:
+        What the hosted workers had in their place.
     """
+    overwritten = Overwritten(replicas)
     if comm.num_workers == 1:
-        return
+        return overwritten
     stacks = replicas.params, replicas.frozen(), replicas.buffers.rows()
     digests = [[_digest(row) for row in rows] for stack in stacks for rows in stack.values()]
     numbers = torch.tensor([[_number(d) for d in of] for of in digests], dtype=torch.float64)
     everyone = comm.gather(numbers.T.contiguous())() if digests else numbers.T
     different = (everyone != everyone[:1]).any(dim=0).tolist()
-    for stack in stacks:
-        mine, different = different[: len(stack)], different[len(stack) :]
-        _send_first({n: rows for (n, rows), d in zip(stack.items(), mine, strict=True) if d}, comm)
+    names = iter(different)
+    unequal = [{n: rows for n, rows in stack.items() if next(names)} for stack in stacks]
+    if comm.process or comm.num_hosted > 1:  # worker 0 itself does not change
+        overwritten.keep(unequal)
+    for stack in unequal:
+        _send_first(stack, comm)
+    overwritten.replaced()
     replicas.buffers.remember()
+    return overwritten
 
 
 def _send_first(stack: Mapping[str, Tensor], comm: Transport) -> None:
