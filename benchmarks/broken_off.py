@@ -177,7 +177,7 @@ def display(config: Config, results: Results) -> None:
 
 
 BENCHMARK = Benchmark(
-    name="resume",
+    name="broken_off",
     text=__doc__,
     takes="10 minutes",
     config=Config(),
