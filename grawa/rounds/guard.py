@@ -25,6 +25,8 @@ class Health(NamedTuple):
     """(N,), local steps since the last round."""
     start_size: float = 0.0
     """Median over the workers of the parameters' L2 norm at the last round."""
+    steps_since_reset: Tensor | None = None
+    """(N,), local steps since the worker was last reset; infinite if it never was."""
 
 
 class Verdict(NamedTuple):
@@ -81,6 +83,7 @@ class Guard:
     loss_ratio: float = 2.0
     loss_margin: float = 0.3
     size_ratio: float = 3.0
+    probation: int = 32
 
     def __post_init__(self) -> None:
         for name in ("norm_floor", "unearned_floor"):
@@ -120,7 +123,7 @@ class Guard:
         above = self._above(
             health.losses, sound, self.loss_ratio, self.loss_margin, "loss", reasons
         )
-        active = sound & ~above
+        active = self._proven(health, sound & ~above, reasons)
         return Verdict(active, self._limited_scores(health, active), ~sound, reasons)
 
     @staticmethod
@@ -142,6 +145,21 @@ class Guard:
         for i in torch.where(above)[0].tolist():
             reasons[i] = f"{name} {known[i]:.3g} is above {limit:.3g} (median {median:.3g})"
         return above
+
+    def _proven(self, health: Health, fit: Tensor, reasons: dict[int, str]) -> Tensor:
+        """Of workers that are fit to take part, those that are not on probation, (N,).
+
+        If all are on probation, all take part: training goes on with what there is.
+        """
+        since = health.steps_since_reset
+        if since is None:
+            return fit
+        proven = fit & (since >= self.probation)
+        if not bool(proven.any()):
+            return fit
+        for i in torch.where(fit & ~proven)[0].tolist():
+            reasons[i] = f"on probation: {int(since[i])} of {self.probation} steps since its reset"
+        return proven
 
     def _explained(self, health: Health, sound: Tensor) -> Tensor:
         """Workers whose parameters have grown by no more than their steps explain, (N,)."""

@@ -192,7 +192,7 @@ class Runner:
         if self._averages_buffers:
             buffers = self._replicas.buffers
             buffers.put(self._averaged(buffers.rows(), outcome.roll, verdict), reset)
-        self.roll_call.forget_losses(reset)
+        self.roll_call.note_reset(reset)
         for k in reset:
             for optimizer in self._replicas.optimizers[k]:
                 optimizer.state.clear()
