@@ -19,7 +19,7 @@ from grawa.modes import undisturbed
 from grawa.rounds.clock import WallClock
 from grawa.rounds.guard import Guard
 from grawa.rounds.plan import RoundPlan
-from grawa.rounds.report import OnRound
+from grawa.rounds.report import OnRound, warn_of_absences
 from grawa.rounds.schedule import Every, Schedule
 from grawa.rounds.setup import backend_of, group_of, ranks_by_host, set_up
 from grawa.scores.groups import Grouping
@@ -151,7 +151,7 @@ class Averager:
                 hosts=ranks_by_host(hosts),
                 between_hosts=backend_of(between_hosts),
                 clock=WallClock(),
-                tell=tuple(on_round),
+                tell=(warn_of_absences, *on_round),
             )
         self._connected = is_one_of_several()
         before = self._before_step if strategy.shares_gradients(0) else None

@@ -16,7 +16,7 @@ from grawa.workers.changes import BufferState
 from grawa.workers.losses import RecentLosses
 from grawa.workers.replicas import Replicas
 
-ROW_LENGTH = 10
+ROW_LENGTH = 9
 """Numbers that a worker reports for every purpose: see `Roll`."""
 
 
@@ -82,14 +82,12 @@ class RollCall:
         self._losses = RecentLosses(replicas.gradients.zeros(), num_fragments)
         self._mean_losses = torch.zeros(num_fragments, hosted, dtype=torch.float64, device="cpu")
         self._new_steps = torch.zeros(num_fragments, hosted, dtype=torch.float64, device="cpu")
-        self._since_reset = torch.full((hosted,), torch.inf, dtype=torch.float64, device="cpu")
         self.steps = [0] * hosted
         """Local steps of each hosted worker."""
 
     def note_step(self, workers: slice) -> None:
         """Counts a local step of these hosted workers."""
         self._new_steps[:, workers] += 1
-        self._since_reset[workers] += 1
         self.steps[workers] = [step + 1 for step in self.steps[workers]]
 
     def note_norms(self, norms: Tensor, steps: int = 1) -> None:
@@ -102,7 +100,6 @@ class RollCall:
     def uncount(self, skipped: Tensor) -> None:
         """Subtracts steps that turned out to have been skipped: (K,), how many each."""
         self._new_steps -= skipped
-        self._since_reset -= skipped
         self.steps = [made - int(s) for made, s in zip(self.steps, skipped, strict=True)]
 
     def note_losses(self, losses: Tensor, workers: slice) -> None:
@@ -113,10 +110,9 @@ class RollCall:
             noted[workers] = torch.where(torch.isfinite(losses), losses, torch.inf).to(noted)
             self._tracker.note_losses(noted)
 
-    def note_reset(self, workers: Sequence[int]) -> None:
-        """Counts steps anew for hosted workers that have been reset, and drops their losses."""
+    def forget_losses(self, workers: Sequence[int]) -> None:
+        """Drops the losses of hosted workers that have been reset, which no longer apply."""
         self._losses.forget(workers)
-        self._since_reset[list(workers)] = 0.0
 
     def restart(self, fragment: int) -> None:
         """Called after each round of a fragment."""
@@ -168,8 +164,7 @@ class RollCall:
         rows[:, :3] = torch.tensor([purpose, rounds, elapsed], dtype=torch.float64, device="cpu")
         steps = torch.tensor(self.steps, device="cpu")
         own = (given, steps, self._new_steps[fragment], self._replicas.lrs(), sizes)
-        known = (self._mean_losses[fragment], self._since_reset)
-        for column, numbers in enumerate((*own, *known), start=3):
+        for column, numbers in enumerate((*own, self._mean_losses[fragment]), start=3):
             rows[:, column] = numbers
         columns = [rows, scores.double(), states + forms]
         if self._shares:
@@ -218,15 +213,8 @@ class RollCall:
             ],
             dim=1,
         )
-        purposes, rounds, elapsed, values, steps, new, lrs, sizes, losses, since = fixed.unbind(1)
-        health = Health(
-            sizes,
-            losses,
-            scores if self._num_scores else None,
-            self._is_norm,
-            new_steps=new,
-            steps_since_reset=since,
-        )
+        purposes, rounds, elapsed, values, steps, new, lrs, sizes, losses = fixed.unbind(dim=1)
+        health = Health(sizes, losses, scores if self._num_scores else None, self._is_norm, new)
         return Roll(
             purposes=tuple(Purpose(int(p)) for p in purposes.tolist()),
             rounds=rounds,
@@ -257,7 +245,6 @@ class RollCall:
             "tracker": self._tracker.state_dict() if self._tracker else None,
             "losses": self._losses.state_dict(),
             "new_steps": self._new_steps.clone(),
-            "since_reset": self._since_reset.clone(),
             "steps": list(self.steps),
         }
 
@@ -267,5 +254,4 @@ class RollCall:
             self._tracker.load_state_dict(state["tracker"])
         self._losses.load_state_dict(state["losses"])
         self._new_steps.copy_(state["new_steps"])
-        self._since_reset.copy_(state["since_reset"])
         self.steps = list(state["steps"])
