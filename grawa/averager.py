@@ -1,6 +1,7 @@
 """The driver: hooks on the user's optimizers count steps and run rounds; the loop stays theirs."""
 
 import re
+import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -15,6 +16,7 @@ from torch.optim import Optimizer
 from grawa.comm.distributed import DEFAULT_TIMEOUT
 from grawa.errors import UserError
 from grawa.math.codec import Precision
+from grawa.math.finite import are_finite
 from grawa.modes import undisturbed
 from grawa.rounds.clock import WallClock
 from grawa.rounds.guard import Guard
@@ -293,7 +295,8 @@ class Averager:
 
         Processes need not call it at the same step: a process that calls first takes part in the
         others' rounds until they call it, too, or have finished. Workers whose parameters are not
-        finite have no part in it. Buffers are this worker's own, which differ between workers with
+        finite have no part in it; with `guard=None` they have, and a warning says that the result is
+        not finite. Buffers are this worker's own, which differ between workers with
         `buffers="local"` and between rounds, so save the result of one process only. A round in
         the background is finished first.
 
@@ -301,7 +304,7 @@ class Averager:
             A copy of the first hosted model's `state_dict()`, with the consensus's parameters.
         """
         with self._caught_up():
-            return self._engine.replicas.state_dict_with(self._engine.consensus())
+            return self._engine.replicas.state_dict_with(self._checked_consensus())
 
     @contextmanager
     def consensus_applied(self) -> Generator[nn.Module]:
@@ -314,9 +317,20 @@ class Averager:
             The model.
         """
         with self._caught_up():
-            consensus = self._engine.consensus()
+            consensus = self._checked_consensus()
         with self._engine.replicas.holding(consensus) as model:
             yield model
+
+    def _checked_consensus(self) -> dict[str, Tensor]:
+        """The consensus, with a warning if it is not finite."""
+        found = self._engine.consensus()
+        if not are_finite(found.values()):
+            warnings.warn(
+                "the consensus is not finite: training has diverged. Go back to a state from before, "
+                "lower the learning rate, or turn the guard on",
+                stacklevel=3,
+            )
+        return found
 
     def _before_step(self, has_closure: bool) -> None:
         if not self._engine.plan.strategy.shares_gradients(self.step):

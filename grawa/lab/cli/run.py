@@ -1,6 +1,7 @@
 """`grawa train` and `grawa resume`: train a configuration and write the run's folder."""
 
 import json
+import math
 import sys
 from collections.abc import Hashable, Iterator
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ import tyro
 from rich.console import Console
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from grawa.errors import UserError
+from grawa.errors import DivergedError, UserError
 from grawa.integrations.tensorboard import TensorBoardRounds, require_tensorboard
 from grawa.lab.cli import names, scores
 from grawa.lab.experiments.config import TrainConfig
@@ -23,11 +24,13 @@ from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.report.console import RoundProgress, summary
 from grawa.lab.tasks import Data, Task
 from grawa.lab.train.checkpoint import latest, step_of
+from grawa.lab.train.doubts import last_sound_step
 from grawa.lab.train.events import Evaluated, Event, Finished, Started
 from grawa.lab.train.launch import from_first, launch, while_parent_lives
 from grawa.lab.train.loop import train
 from grawa.lab.train.sharing import deal, load
 from grawa.lab.train.stackable import trained_names
+from grawa.math.finite import are_finite, finite_or_none
 from grawa.process_group import distributed, is_first_process, pick_device, under_launcher
 from grawa.rounds.report import RoundReport
 from grawa.strategies import RandomWeights
@@ -110,7 +113,10 @@ def _run(config: TrainConfig, path: Path) -> None:
         )
     if is_first_process():
         console = Console()
-        console.print(summary(RunFolder(path).events()[-1]))
+        finished = RunFolder(path).events()[-1]
+        console.print(summary(finished))
+        for doubt in finished["doubts"]:
+            console.print(f"warning: {doubt}", highlight=False, soft_wrap=True, markup=False)
         console.print(f"{path}: the run's folder; `grawa evaluate {path}` measures its model")
 
 
@@ -184,8 +190,9 @@ def keep(events: Iterator[Event], config: TrainConfig, task: Task, path: Path) -
                 if board is not None:
                     board(event)
             elif isinstance(event, Evaluated):
-                folder.append("evaluated", asdict(event))
+                folder.append("evaluated", {**asdict(event), "error": finite_or_none(event.error)})
             elif isinstance(event, Finished):
+                _refuse_if_not_finite(event, task, folder)
                 folder.save_model(event.consensus)
                 folder.append("finished", _totals(event, task, folder))
 
@@ -195,6 +202,26 @@ def _folder(path: Path, config: TrainConfig, started: Started) -> RunFolder:
     if started.step > 0:
         return RunFolder.open(path)
     return RunFolder.create(path, replace(config, stack_workers="on" if started.stacked else "off"))
+
+
+def _refuse_if_not_finite(finished: Finished, task: Task, folder: RunFolder) -> None:
+    """Records and raises that training has diverged, in place of saving a model that is not finite.
+
+    Raises:
+        DivergedError: if it is not; it names the last checkpoint from before.
+    """
+    if are_finite(finished.consensus.values()) and math.isfinite(finished.error):
+        return
+    about = {name: getattr(finished, name) for name in ("step", "round", "elapsed")}
+    folder.append("diverged", about)
+    sound = last_sound_step(folder.events())
+    found = [path for path in sorted(folder.checkpoints.glob("step-*")) if step_of(path) <= sound]
+    good = f"; the last checkpoint from before is {found[-1]}" if found else ""
+    raise DivergedError(
+        f"the final model or its {task.metric} is not finite after step {finished.step}, so none "
+        f"is saved{good}. "
+        "Lower the learning rate, or leave out --no-guard"
+    )
 
 
 def _totals(finished: Finished, task: Task, folder: RunFolder) -> dict[str, Any]:
@@ -208,6 +235,7 @@ def _totals(finished: Finished, task: Task, folder: RunFolder) -> dict[str, Any]
         "elapsed": finished.elapsed,
         "round": finished.round,
         "averaged_rounds": finished.averaged_rounds,
+        "doubts": list(finished.doubts),
         **{name: sum(event[name] for event in rounds) for name in summed},
     }
 

@@ -68,6 +68,7 @@ class Finished:
         averaged_rounds: number of consensuses that were averaged; 0 without `swa`.
         workers: worker -> its state dict after the last round, for the workers in this process;
             empty without `keep_workers`.
+        doubts: why the result should not be trusted: see `grawa.lab.train.doubts`.
     """
 
     error: float
@@ -77,6 +78,7 @@ class Finished:
     elapsed: float
     averaged_rounds: int
     workers: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
 
 
 Event = Started | RoundReport | Evaluated | Finished

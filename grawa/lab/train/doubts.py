@@ -1,0 +1,69 @@
+"""Whether the result of a run is one: its model is finite, and has learnt something."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from grawa.lab.tasks import Data, Task
+
+_SAMPLES = 64
+"""Training samples on which the loss is compared with that of the model before training."""
+
+WHAT_TO_DO = (
+    "lower the learning rate, check the data and the labels, and see which workers were left out"
+)
+
+
+def doubts_of(task: Task, data: Data, model: nn.Module, error: float, seed: int) -> tuple[str, ...]:
+    """Why a run's result should not be trusted.
+
+    Args:
+        task: the task.
+        data: its data.
+        model: the consensus at the end, in eval mode.
+        error: the metric of the consensus.
+        seed: of the run, which also gives the model before training.
+
+    Returns:
+        Sentences for the user; none if the model has learnt something.
+    """
+    chance = task.chance(data)
+    if chance is not None and error >= chance.limit:
+        return (
+            f"the {task.metric} {error:.4g} is no better than {chance.value:.4g}, that of "
+            f"{chance.name}: {WHAT_TO_DO}",
+        )
+    first = next(model.parameters())
+    untrained = task.model(seed).to(first).eval()
+    before, after = (_loss(task, data, each) for each in (untrained, model))
+    if not after < before:
+        return (
+            f"the training loss {after:.4g} is not below that of the model before training, "
+            f"{before:.4g}: {WHAT_TO_DO}",
+        )
+    return ()
+
+
+def _loss(task: Task, data: Data, model: nn.Module) -> float:
+    with torch.no_grad():
+        return float(task.loss(model, data.train_inputs[:_SAMPLES], data.train_targets[:_SAMPLES]))
+
+
+def last_sound_step(events: Sequence[Mapping[str, Any]]) -> int:
+    """The last step before which all workers' losses were finite for a whole round.
+
+    Args:
+        events: of the run, as in `events.jsonl`.
+
+    Returns:
+        The step of the round before the last one with finite losses; 0 if there is none.
+    """
+    steps = [0]
+    for event in events:
+        if event["kind"] == "round":
+            if None in event["losses"]:
+                break
+            steps.append(event["step"])
+    return steps[-2] if len(steps) > 1 else 0
