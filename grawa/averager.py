@@ -295,10 +295,9 @@ class Averager:
 
         Processes need not call it at the same step: a process that calls first takes part in the
         others' rounds until they call it, too, or have finished. Workers whose parameters are not
-        finite have no part in it; with `guard=None` they have, and a warning says that the result is
-        not finite. Buffers are this worker's own, which differ between workers with
-        `buffers="local"` and between rounds, so save the result of one process only. A round in
-        the background is finished first.
+        finite have no part in it, unless `guard=None`; a warning says if it is not finite. Buffers
+        are this worker's own, which differ between workers with `buffers="local"` and between
+        rounds, so save the result of one process only. A round in the background is finished first.
 
         Returns:
             A copy of the first hosted model's `state_dict()`, with the consensus's parameters.
@@ -326,7 +325,7 @@ class Averager:
         found = self._engine.consensus()
         if not are_finite(found.values()):
             warnings.warn(
-                "the consensus is not finite: training has diverged. Go back to a state from before, "
+                "the consensus is not finite: training has diverged. Go back to an earlier state, "
                 "lower the learning rate, or turn the guard on",
                 stacklevel=3,
             )

@@ -118,6 +118,8 @@ def test_without_a_guard_one_nan_ruins_everyone() -> None:
     poison(fleet.models[1])
     fleet.train(DATA.steps(0, 2), averager)
     assert bool(torch.isnan(fleet.parameters()).all())
+    with pytest.warns(UserWarning, match="the consensus is not finite: training has diverged"):
+        averager.consensus()
 
 
 def test_a_batch_with_a_nan_does_not_reach_the_others_through_shared_gradients() -> None:

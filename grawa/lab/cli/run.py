@@ -183,7 +183,7 @@ def keep(events: Iterator[Event], config: TrainConfig, task: Task, path: Path) -
         board = TensorBoardRounds(folder.path / "tensorboard") if config.tensorboard else None
         if board is not None:
             stack.callback(board.close)
-        for event in events:
+        for event in _naming_checkpoint(events, folder):
             if isinstance(event, RoundReport):
                 folder.append("round", event.as_json())
                 progress.show(event)
@@ -208,20 +208,31 @@ def _refuse_if_not_finite(finished: Finished, task: Task, folder: RunFolder) -> 
     """Records and raises that training has diverged, in place of saving a model that is not finite.
 
     Raises:
-        DivergedError: if it is not; it names the last checkpoint from before.
+        DivergedError: if it is not.
     """
     if are_finite(finished.consensus.values()) and math.isfinite(finished.error):
         return
     about = {name: getattr(finished, name) for name in ("step", "round", "elapsed")}
     folder.append("diverged", about)
-    sound = last_sound_step(folder.events())
-    found = [path for path in sorted(folder.checkpoints.glob("step-*")) if step_of(path) <= sound]
-    good = f"; the last checkpoint from before is {found[-1]}" if found else ""
     raise DivergedError(
         f"the final model or its {task.metric} is not finite after step {finished.step}, so none "
-        f"is saved{good}. "
-        "Lower the learning rate, or leave out --no-guard"
+        "is saved; lower the learning rate, or leave out --no-guard"
+        f"{_last_sound(folder)}"
     )
+
+
+def _naming_checkpoint(events: Iterator[Event], folder: RunFolder) -> Iterator[Event]:
+    """Passes events on; if training has diverged, says which checkpoint is from before."""
+    try:
+        yield from events
+    except DivergedError as error:
+        raise DivergedError(f"{error}{_last_sound(folder)}") from None
+
+
+def _last_sound(folder: RunFolder) -> str:
+    sound = last_sound_step(folder.events())
+    found = [path for path in sorted(folder.checkpoints.glob("step-*")) if step_of(path) <= sound]
+    return f"; the last checkpoint from before that is {found[-1]}" if found else ""
 
 
 def _totals(finished: Finished, task: Task, folder: RunFolder) -> dict[str, Any]:
