@@ -1,5 +1,7 @@
 """What has learnt nothing is told from what has learnt something."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -61,7 +63,8 @@ def test_chance_is_the_best_guess_that_does_not_look_at_the_inputs() -> None:
 
 
 def test_a_checkpoint_is_sound_if_the_round_after_it_was_too() -> None:
-    good, bad = {"kind": "round", "losses": [1.0, 1.0]}, {"kind": "round", "losses": [1.0, None]}
+    good: dict[str, Any] = {"kind": "round", "losses": [1.0, 1.0]}
+    bad: dict[str, Any] = {"kind": "round", "losses": [1.0, None]}
     events = [{"kind": "started"}, {**good, "step": 8}, {**good, "step": 16}, {**bad, "step": 24}]
     assert last_sound_step(events) == 8
     assert last_sound_step(events[:1]) == last_sound_step([events[3]]) == 0
