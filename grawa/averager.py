@@ -1,7 +1,6 @@
 """The driver: hooks on the user's optimizers count steps and run rounds; the loop stays theirs."""
 
 import re
-import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,7 +15,6 @@ from torch.optim import Optimizer
 from grawa.comm.distributed import DEFAULT_TIMEOUT
 from grawa.errors import UserError
 from grawa.math.codec import Precision
-from grawa.math.finite import are_finite
 from grawa.modes import undisturbed
 from grawa.rounds.clock import WallClock
 from grawa.rounds.guard import Guard
@@ -26,7 +24,7 @@ from grawa.rounds.schedule import Every, Schedule
 from grawa.rounds.setup import backend_of, group_of, ranks_by_host, set_up
 from grawa.scores.groups import Grouping
 from grawa.strategies.protocol import Strategy
-from grawa.workers.checks import is_one_of_several
+from grawa.workers.checks import is_one_of_several, with_warning
 from grawa.workers.hooks import MISSED_ALL_STEPS, StepHooks
 from grawa.workers.replicas import per_model
 
@@ -303,7 +301,7 @@ class Averager:
             A copy of the first hosted model's `state_dict()`, with the consensus's parameters.
         """
         with self._caught_up():
-            return self._engine.replicas.state_dict_with(self._checked_consensus())
+            return self._engine.replicas.state_dict_with(with_warning(self._engine.consensus()))
 
     @contextmanager
     def consensus_applied(self) -> Generator[nn.Module]:
@@ -316,20 +314,9 @@ class Averager:
             The model.
         """
         with self._caught_up():
-            consensus = self._checked_consensus()
+            consensus = with_warning(self._engine.consensus())
         with self._engine.replicas.holding(consensus) as model:
             yield model
-
-    def _checked_consensus(self) -> dict[str, Tensor]:
-        """The consensus, with a warning if it is not finite."""
-        found = self._engine.consensus()
-        if not are_finite(found.values()):
-            warnings.warn(
-                "the consensus is not finite: training has diverged. Go back to an earlier state, "
-                "lower the learning rate, or turn the guard on",
-                stacklevel=3,
-            )
-        return found
 
     def _before_step(self, has_closure: bool) -> None:
         if not self._engine.plan.strategy.shares_gradients(self.step):

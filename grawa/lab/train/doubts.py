@@ -1,7 +1,7 @@
 """Whether the result of a run is one: its model is finite, and has learnt something."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -16,19 +16,31 @@ WHAT_TO_DO = (
 )
 
 
-def doubts_of(task: Task, data: Data, model: nn.Module, error: float, seed: int) -> tuple[str, ...]:
-    """Why a run's result should not be trusted.
+class Measured(NamedTuple):
+    """The result of a run."""
+
+    error: float
+    doubts: tuple[str, ...]
+    """Why it should not be trusted, in sentences for the user."""
+
+
+def measured(task: Task, data: Data, model: nn.Module, seed: int) -> Measured:
+    """Measures the consensus at the end of a run, and whether it has learnt something.
 
     Args:
         task: the task.
         data: its data.
-        model: the consensus at the end, in eval mode.
-        error: the metric of the consensus.
+        model: the consensus, in eval mode.
         seed: of the run, which also gives the model before training.
 
     Returns:
-        Sentences for the user; none if the model has learnt something.
+        The metric, and doubts if there are any.
     """
+    error = task.measure(model, data)
+    return Measured(error, _doubts(task, data, model, error, seed))
+
+
+def _doubts(task: Task, data: Data, model: nn.Module, error: float, seed: int) -> tuple[str, ...]:
     chance = task.chance(data)
     if chance is not None and error >= chance.limit:
         return (

@@ -15,7 +15,7 @@ from grawa.lab.tasks import Data, Task
 from grawa.lab.train.averaged import ConsensusAverage
 from grawa.lab.train.callback import weakly
 from grawa.lab.train.checkpoint import latest, read, restore, save
-from grawa.lab.train.doubts import doubts_of
+from grawa.lab.train.doubts import measured
 from grawa.lab.train.ending import Ending
 from grawa.lab.train.events import Evaluated, Event, Finished, Started
 from grawa.lab.train.settings import Settings
@@ -241,12 +241,9 @@ class Run:
         return self._finished(model, elapsed, average.rounds)
 
     def _finished(self, model: nn.Module, elapsed: float, averaged_rounds: int) -> Finished:
-        task, data = self._task, self._data
-        error = task.measure(model, data)
         return Finished(
-            error=error,
+            **measured(self._task, self._data, model, self._settings.seed)._asdict(),
             consensus={key: value.clone() for key, value in model.state_dict().items()},
-            doubts=doubts_of(task, data, model, error, self._settings.seed),
             step=self.engine.step,
             round=self.engine.round,
             elapsed=elapsed,

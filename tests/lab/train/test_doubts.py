@@ -9,7 +9,7 @@ from torch import nn
 from grawa.lab.tasks import Data, Digits, Task
 from grawa.lab.tasks.quadratic import Quadratic
 from grawa.lab.tasks.text import Text
-from grawa.lab.train.doubts import doubts_of, last_sound_step
+from grawa.lab.train.doubts import last_sound_step, measured
 from grawa.modes import evaluating
 
 DIGITS, QUADRATIC = Digits(train_size=200), Quadratic()
@@ -18,7 +18,7 @@ TEXT = Text(train_bytes=8000, test_bytes=4000, context=32, architecture="transfo
 
 def doubts(task: Task, data: Data, model: nn.Module) -> tuple[str, ...]:
     with evaluating(model):
-        return doubts_of(task, data, model, task.measure(model, data), seed=0)
+        return measured(task, data, model, seed=0).doubts
 
 
 def trained(task: Task, data: Data, steps: int, lr: float) -> nn.Module:
