@@ -115,7 +115,7 @@ def _left_out(rounds: Sequence[Mapping[str, Any]]) -> list[Table]:
             Cell(text=str(since := _since(worker, rounds)), value=float(since)),
             Cell(text=f"{len(those)} of {len(rounds)}", value=float(len(those))),
             Cell(text=str(those[0]["round"]), value=float(those[0]["round"])),
-            Cell(text=those[-1]["left_out"][worker]),
+            Cell(text=_why(worker, those)),
         ]
         for worker, those in sorted(found.items(), key=lambda item: int(item[0]))
     ]
@@ -127,10 +127,18 @@ def _left_out(rounds: Sequence[Mapping[str, Any]]) -> list[Table]:
 
 
 def _state_now(worker: str, last: Mapping[str, Any]) -> str:
-    if worker not in last["left_out"]:
-        return "takes part"
-    absence = last.get("absences", {}).get(worker, {})  # missing in runs of earlier versions
+    return _state(worker, last) if worker in last["left_out"] else "takes part"
+
+
+def _state(worker: str, event: Mapping[str, Any]) -> str:
+    absence = event.get("absences", {}).get(worker, {})  # missing in runs of earlier versions
     return str(absence.get("state", "left out"))
+
+
+def _why(worker: str, those: Sequence[Mapping[str, Any]]) -> str:
+    """The last reason that is not probation after another one."""
+    caused = [event for event in those if _state(worker, event) != "on probation"]
+    return str((caused or those)[-1]["left_out"][worker])
 
 
 def _since(worker: str, rounds: Sequence[Mapping[str, Any]]) -> int:
