@@ -183,7 +183,7 @@ def thresholds(text: str) -> Guard:
     """A guard with the thresholds in `loss_ratio=1.5,loss_margin=0.05`, and defaults for others."""
     pairs = [part.partition("=") for part in text.split(",") if part]
     try:
-        options = {name: float(value) for name, _, value in pairs}
+        options: dict[str, Any] = {name: float(value) for name, _, value in pairs}
     except ValueError:
         raise UserError(
             f"write thresholds as loss_ratio=1.5,loss_margin=0.05, got {text!r}"

@@ -22,12 +22,12 @@ from grawa.rounds.clock import WallClock
 from grawa.rounds.guard import Guard
 from grawa.rounds.origin import described
 from grawa.rounds.plan import RoundPlan
-from grawa.rounds.report import OnRound
+from grawa.rounds.report import OnRound, warn_of_absences
 from grawa.rounds.schedule import Every, Schedule
 from grawa.rounds.setup import backend_of, group_of, ranks_by_host, set_up
 from grawa.scores.groups import Grouping
 from grawa.strategies.protocol import Strategy
-from grawa.workers.checks import check_connected, check_losses, is_one_of_several
+from grawa.workers.checks import check_connected, check_losses, is_one_of_several, with_warning
 from grawa.workers.hooks import CLOSURE_COMES_LATE, MISSED_ALL_STEPS, StepHooks
 from grawa.workers.replicas import per_model
 
@@ -154,7 +154,7 @@ class Averager:
                 hosts=ranks_by_host(hosts),
                 between_hosts=backend_of(between_hosts),
                 clock=WallClock(),
-                tell=tuple(on_round),
+                tell=(warn_of_absences, *on_round),
             )
         self._connected = is_one_of_several()
         before = self._before_step if strategy.shares_gradients(0) else None
@@ -280,15 +280,15 @@ class Averager:
 
         Processes need not call it at the same step: a process that calls first takes part in the
         others' rounds until they call it, too, or have finished. Workers whose parameters are not
-        finite have no part in it. Buffers are this worker's own, which differ between workers with
-        `buffers="local"` and between rounds, so save the result of one process only. A round in
-        the background is finished first.
+        finite have no part in it, unless `guard=None`; a warning says if it is not finite. Buffers
+        are this worker's own, which differ between workers with `buffers="local"` and between
+        rounds, so save the result of one process only. A round in the background is finished first.
 
         Returns:
             A copy of the first hosted model's `state_dict()`, with the consensus's parameters.
         """
         with self._caught_up():
-            return self._engine.replicas.state_dict_with(self._engine.consensus())
+            return self._engine.replicas.state_dict_with(with_warning(self._engine.consensus()))
 
     @contextmanager
     def consensus_applied(self) -> Generator[nn.Module]:
@@ -301,7 +301,7 @@ class Averager:
             The model.
         """
         with self._caught_up():
-            consensus = self._engine.consensus()
+            consensus = with_warning(self._engine.consensus())
         with self._engine.replicas.holding(consensus) as model:
             yield model
 

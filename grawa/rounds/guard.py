@@ -25,6 +25,10 @@ class Health(NamedTuple):
     """(N,), local steps since the last round."""
     start_size: float = 0.0
     """Median over the workers of the parameters' L2 norm at the last round."""
+    fit_steps: Tensor | None = None
+    """(N,), local steps since it was last unfit, see `Verdict`; infinite if never."""
+    dropped: Tensor | None = None
+    """(N,), true for workers that are left out for good."""
 
 
 class Verdict(NamedTuple):
@@ -36,6 +40,8 @@ class Verdict(NamedTuple):
     """(N, G), finite; without meaning for workers that don't take part."""
     reset: Tensor
     """(N,), true for workers that must start again from the consensus."""
+    unfit: Tensor
+    """(N,), true for workers that are reset, and for those whose loss is too large."""
     left_out: dict[int, str]
     """Worker -> why."""
 
@@ -48,7 +54,9 @@ class Guard:
     times as large as the others' and have grown by more than its number of local steps explains: it
     has no part in the center, starts again from the consensus, and its optimizer's state is
     cleared. Of the others, a worker whose loss is far above the median is *left out* of the center,
-    but still pulled to it.
+    but still pulled to it. After either, a worker is *on probation*: it is left out until it has
+    made `probation` local steps in which it was fit to take part, since its losses over the first
+    steps from the consensus say little. If nobody else is fit, those on probation take part.
 
     Norms are raised to at least a fraction of their group's median, and to the whole median where
     the worker's loss is above the median loss. The reason: a worker that learns nothing, with a
@@ -72,6 +80,12 @@ class Guard:
             reset; infinity turns it off. Where workers make different numbers of steps, a norm may
             also have grown by this many times the median growth, times the square of the ratio of
             steps (which is how far a constant gradient carries heavy-ball momentum at most).
+        probation: local steps for which a worker must have been fit before it takes part again; 0
+            turns probation off.
+        report_after: a worker that has been left out of this many rounds in a row, of each
+            fragment, is reported in a warning.
+        drop: whether that worker is then left out for good. It is still pulled to the center, and
+            its process still takes part in what all processes do together.
 
     Source: ours; `docs/decisions.md` has the measurements behind the defaults.
     """
@@ -81,6 +95,9 @@ class Guard:
     loss_ratio: float = 2.0
     loss_margin: float = 0.3
     size_ratio: float = 3.0
+    probation: int = 64
+    report_after: int = 10
+    drop: bool = False
 
     def __post_init__(self) -> None:
         for name in ("norm_floor", "unearned_floor"):
@@ -92,6 +109,9 @@ class Guard:
             raise UserError(f"loss_margin must not be negative, got {self.loss_margin}")
         if not self.size_ratio > 1.0:
             raise UserError(f"size_ratio must be above 1, got {self.size_ratio}")
+        for name, least in (("probation", 0), ("report_after", 1)):
+            if not getattr(self, name) >= least:
+                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
     def judge(self, health: Health) -> Verdict:
         """Decides which workers take part; every process has the same input, so the same result.
@@ -103,25 +123,27 @@ class Guard:
             The decision.
 
         Raises:
-            DivergedError: if no worker is finite.
+            DivergedError: if no worker is finite that has not been dropped.
         """
         reasons = _not_finite(health)
         sound = torch.tensor([i not in reasons for i in range(len(health.sizes))])
-        if not bool(sound.any()):
-            raise DivergedError(
-                f"all {len(sound)} workers have diverged (worker 0: {reasons[0]}); lower the "
-                "learning rate, or resume from an earlier checkpoint"
-            )
+        kept = torch.ones_like(sound) if health.dropped is None else ~health.dropped
+        if not bool((sound & kept).any()):
+            raise DivergedError(_all_have_diverged(kept, reasons))
         large = self._above(
             health.sizes, sound & ~self._explained(health, sound), self.size_ratio, 0.0,
-            "parameter norm", reasons, median_of=sound,
+            "parameter norm", reasons, median_of=sound & kept,
         )  # fmt: skip
         sound &= ~large
         above = self._above(
-            health.losses, sound, self.loss_ratio, self.loss_margin, "loss", reasons
-        )
-        active = sound & ~above
-        return Verdict(active, self._limited_scores(health, active), ~sound, reasons)
+            health.losses, sound, self.loss_ratio, self.loss_margin, "loss", reasons,
+            median_of=sound & kept,
+        )  # fmt: skip
+        fit = sound & ~above
+        active = self._proven(health, fit & kept, reasons)
+        for i in torch.where(~kept)[0].tolist():
+            reasons[i] = f"dropped; {reasons[i]}" if i in reasons else "dropped"
+        return Verdict(active, self._limited_scores(health, active), ~sound, ~fit, reasons)
 
     @staticmethod
     def _above(
@@ -131,17 +153,27 @@ class Guard:
         margin: float,
         name: str,
         reasons: dict[int, str],
-        median_of: Tensor | None = None,
+        *,
+        median_of: Tensor,
     ) -> Tensor:
         """Workers whose value is far above the median: (N,), false where a value is not known."""
         known = torch.where(among, values, torch.nan)
-        median = torch.where(among if median_of is None else median_of, values, torch.nan)
-        median = median.nanmedian()
+        median = torch.where(median_of, values, torch.nan).nanmedian()
         limit = median + (ratio - 1.0) * median.abs() + margin
         above = (known > limit) & (limit.abs() > 0.0)  # a median of zero gives no scale
         for i in torch.where(above)[0].tolist():
             reasons[i] = f"{name} {known[i]:.3g} is above {limit:.3g} (median {median:.3g})"
         return above
+
+    def _proven(self, health: Health, fit: Tensor, reasons: dict[int, str]) -> Tensor:
+        """Of fit workers those that are not on probation, (N,); if all are, all of them."""
+        steps = health.fit_steps
+        proven = fit if steps is None else fit & (steps >= self.probation)
+        if steps is None or not bool(proven.any()):
+            return fit
+        for i in torch.where(fit & ~proven)[0].tolist():
+            reasons[i] = f"on probation, fit for {steps[i]:.0f} of {self.probation} local steps"
+        return proven
 
     def _explained(self, health: Health, sound: Tensor) -> Tensor:
         """Workers whose parameters have grown by no more than their steps explain, (N,)."""
@@ -179,7 +211,17 @@ def _not_finite(health: Health) -> dict[int, str]:
     return reasons
 
 
+def _all_have_diverged(kept: Tensor, reasons: dict[int, str]) -> str:
+    first = int(torch.where(kept)[0][0])
+    dropped = len(kept) - int(kept.sum())
+    those = f"all {len(kept)} workers" if not dropped else f"all workers but {dropped} dropped ones"
+    return (
+        f"{those} have diverged (worker {first}: {reasons[first]}); lower the learning rate, or "
+        "resume from an earlier checkpoint"
+    )
+
+
 def trusting(health: Health) -> Verdict:
     """The verdict without a guard: every worker takes part, and scores stay as they are."""
     everyone = torch.ones_like(health.sizes, dtype=torch.bool)
-    return Verdict(everyone, health.scores, ~everyone, {})
+    return Verdict(everyone, health.scores, ~everyone, ~everyone, {})

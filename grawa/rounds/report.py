@@ -1,11 +1,13 @@
 """The report of a round, for callbacks, logs, progress and plots."""
 
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
+from grawa.rounds.attendance import Absence
 from grawa.rounds.underway import Outcome, Underway
 
 
@@ -36,6 +38,7 @@ class RoundReport:
         round_seconds: the whole round, with the wait.
         exposed_seconds: for how long it blocked local steps: all of it, or with `overlap_steps`
             the part that did not fit into the overlap.
+        absences: the workers that are left out, with since when, and how often.
     """
 
     round: int
@@ -53,11 +56,16 @@ class RoundReport:
     wait_seconds: float
     round_seconds: float
     exposed_seconds: float
+    absences: dict[int, Absence] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers, lists and strings; numbers that are not finite become `None`."""
         plain = {name: _plain(value) for name, value in vars(self).items()}
-        return {**plain, "left_out": {str(k): why for k, why in self.left_out.items()}}
+        return {
+            **plain,
+            "left_out": {str(k): why for k, why in self.left_out.items()},
+            "absences": {str(k): vars(absence) for k, absence in self.absences.items()},
+        }
 
 
 def _plain(value: Any) -> Any:
@@ -72,6 +80,13 @@ def _plain(value: Any) -> Any:
 
 OnRound = Callable[[RoundReport], None]
 """Called after each round."""
+
+
+def warn_of_absences(report: RoundReport) -> None:
+    """Warns of a worker that has been left out for long, once for each time out."""
+    for worker, absence in report.absences.items():
+        if absence.is_due:
+            warnings.warn(f"worker {worker} {absence}", stacklevel=2)
 
 
 class Reporter:
@@ -95,7 +110,12 @@ class Reporter:
         self._bytes_before += bytes_sent
 
     def report(
-        self, round_number: int, underway: Underway, outcome: Outcome, bytes_sent: int
+        self,
+        round_number: int,
+        underway: Underway,
+        outcome: Outcome,
+        absences: dict[int, Absence],
+        bytes_sent: int,
     ) -> RoundReport:
         """The report of a round that is over.
 
@@ -103,6 +123,7 @@ class Reporter:
             round_number: its number.
             underway: the round as it began.
             outcome: its result.
+            absences: workers that were left out.
             bytes_sent: since the start.
 
         Returns:
@@ -119,6 +140,7 @@ class Reporter:
             steps_made=roll.new_steps,
             consensus_distance=outcome.consensus_distance,
             left_out=outcome.verdict.left_out,
+            absences=absences,
             bytes_sent=bytes_sent - self._bytes_before,
             elapsed=roll.elapsed,
             compute_seconds=self._computed,

@@ -11,6 +11,7 @@ from grawa.comm.participants import Participants
 from grawa.comm.protocol import Transport
 from grawa.math.digest import digests
 from grawa.math.leaves import Rows
+from grawa.rounds.attendance import Attendance
 from grawa.rounds.clock import Clock
 from grawa.rounds.cut import fragments
 from grawa.rounds.fragment import Fragment
@@ -82,6 +83,9 @@ class Runner:
             with_buffers=self._averages_buffers,
         )
         self.reporter, self.symptoms = Reporter(), Symptoms()
+        self._attendance = Attendance(
+            comm.num_workers, len(self.fragments), plan.overlap_steps, plan.guard
+        )
         self.round = 0
         self.lr: float | None = None
         self._size = float(replicas.gradients.sizes(replicas.params)[0])
@@ -102,7 +106,11 @@ class Runner:
 
     def judge(self, roll: Roll) -> Verdict:
         """Decides which workers take part; the same on every process."""
-        health = roll.health._replace(start_size=self._size)
+        health = roll.health._replace(
+            start_size=self._size,
+            fit_steps=self._attendance.fit_steps(roll.steps),
+            dropped=self._attendance.dropped,
+        )
         return trusting(health) if self._plan.guard is None else self._plan.guard.judge(health)
 
     def consensus(self, roll: Roll) -> dict[str, Tensor]:
@@ -171,7 +179,9 @@ class Runner:
         if self.moves and not self._plan.strategy.shares_gradients(max(0, underway.step - 1)):
             self.symptoms.note_round(outcome.roll)
         underway.exposed += self._clock.now() - called
-        report = self.reporter.report(self.round, underway, outcome, self._comm.bytes_sent)
+        absences = self._attendance.note(self.round, outcome.roll.steps, verdict)
+        sent = self._comm.bytes_sent
+        report = self.reporter.report(self.round, underway, outcome, absences, sent)
         for callback in self._tell:
             callback(report)
 
@@ -204,6 +214,7 @@ class Runner:
             "lr": math.nan if self.lr is None else self.lr,
             "size": self._size,
             "buffers": self._replicas.buffers.changed(),
+            "attendance": self._attendance.state_dict(),
             "roll_call": self.roll_call.state_dict(),
             "local_steps": self.local_steps.state_dict(),
             "fragments": [fragment.state_dict() for fragment in self.fragments],
@@ -217,6 +228,7 @@ class Runner:
         self.local_steps.load_state_dict(state["local_steps"])
         self.round, self._size = state["round"], float(state["size"])
         self.lr = None if math.isnan(state["lr"]) else float(state["lr"])
+        self._attendance.load_state_dict(state["attendance"])
         self.remember_buffers(state["buffers"])
 
     def remember_buffers(self, changed: Mapping[str, bool]) -> None:

@@ -1,6 +1,7 @@
 """Checks that refuse what can't be averaged, each with advice what to do."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from itertools import chain, pairwise
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from grawa.errors import UserError
+from grawa.math.finite import are_finite
 from grawa.math.host import on_host
 from grawa.workers.stack import local
 
@@ -246,3 +248,14 @@ def _that_begin_alike(entries: Sequence[_Entry]) -> list[_Entry]:
 def _first(tensor: Tensor) -> Tensor:
     """The first number, (), as a view: flattening copies a tensor in another order of memory."""
     return tensor[(0,) * tensor.dim()]
+
+
+def with_warning(consensus: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The consensus as it is, name -> tensor, after a warning if it is not finite."""
+    if not are_finite(consensus.values()):
+        warnings.warn(
+            "the consensus is not finite: training has diverged. Go back to an earlier state, "
+            "lower the learning rate, or turn the guard on",
+            stacklevel=3,
+        )
+    return consensus

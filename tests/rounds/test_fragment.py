@@ -94,7 +94,7 @@ def test_a_worker_that_turned_nan_is_left_out_and_starts_again(strategy: grawa.S
         assert not bool(reports[0].weights[1].any())
     fleet.train(DATA.steps(4, 8), averager)
     assert bool(torch.isfinite(fleet.parameters()).all())
-    assert reports[1].left_out == {}
+    assert reports[1].left_out == {1: "on probation, fit for 4 of 64 local steps"}
 
 
 @pytest.mark.parametrize("strategy", [grawa.LGRAWA(prox=0.0), grawa.LocalSGD()], ids=shown)
@@ -118,6 +118,8 @@ def test_without_a_guard_one_nan_ruins_everyone() -> None:
     poison(fleet.models[1])
     fleet.train(DATA.steps(0, 2), averager)
     assert bool(torch.isnan(fleet.parameters()).all())
+    with pytest.warns(UserWarning, match="the consensus is not finite: training has diverged"):
+        averager.consensus()
 
 
 def test_a_batch_with_a_nan_does_not_reach_the_others_through_shared_gradients() -> None:

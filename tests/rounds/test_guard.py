@@ -1,6 +1,7 @@
 """Who takes part in a round: every reason to be left out, and every reason not to be."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -32,6 +33,11 @@ def health(
         None if scores is None else torch.tensor(scores, dtype=torch.float64),
         are_norms,
     )
+
+
+def after(fit_steps: list[float], well: Health | None = None) -> Health:
+    """Workers that were last unfit so many local steps ago."""
+    return (well or health())._replace(fit_steps=torch.tensor(fit_steps, dtype=torch.float64))
 
 
 def out(verdict: Verdict) -> list[list[int]]:
@@ -237,9 +243,11 @@ def test_when_nobody_is_finite_training_has_diverged(sick: Health, why: str) -> 
         ({"loss_margin": math.nan}, "loss_margin must not be negative, got nan"),
         ({"size_ratio": 1.0}, "size_ratio must be above 1, got 1.0"),
         ({"size_ratio": math.nan}, "size_ratio must be above 1, got nan"),
+        ({"probation": -1}, "probation must be at least 0, got -1"),
+        ({"report_after": 0}, "report_after must be at least 1, got 0"),
     ],
 )
-def test_thresholds_out_of_range_are_refused(options: dict[str, float], message: str) -> None:
+def test_thresholds_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Guard(**options)
 
@@ -311,3 +319,46 @@ def test_a_worker_beside_idle_ones_is_not_reset_for_its_size() -> None:
     steps = torch.tensor([8.0, 0.0, 0.0, 0.0], dtype=torch.float64)
     alone = health(sizes=[5.0, 1.0, 1.0, 1.0])._replace(new_steps=steps, start_size=1.0)
     assert out(Guard().judge(alone)) == [[], []]
+
+
+def test_a_worker_takes_part_again_when_it_has_been_fit_for_long_enough() -> None:
+    verdict = Guard().judge(after([math.inf, 63.0, 64.0, math.inf]))
+    assert out(verdict) == [[1], []]
+    assert verdict.left_out == {1: "on probation, fit for 63 of 64 local steps"}
+    assert not bool(verdict.unfit.any())  # or probation would never end
+    assert out(Guard(probation=0).judge(after([0.0, 0.0, math.inf, math.inf]))) == [[], []]
+
+
+def test_if_nobody_else_is_fit_those_on_probation_take_part() -> None:
+    assert out(Guard().judge(after([0.0, 3.0, 8.0, 8.0]))) == [[], []]
+    only = health(finite=[False, True, False, True], losses=[1.0, 1.0, 1.0, 9.0])
+    verdict = Guard().judge(after([math.inf, 2.0, math.inf, math.inf], only))
+    assert verdict.active.tolist() == [False, True, False, False]
+    assert verdict.unfit.tolist() == [True, False, True, True]
+
+
+def test_small_norms_are_limited_by_those_who_take_part_not_by_those_on_probation() -> None:
+    scores = [[0.1], [2.0], [4.0], [100.0]]
+    verdict = Guard().judge(after([math.inf, math.inf, math.inf, 1.0], health(scores=scores)))
+    assert verdict.scores is not None
+    assert verdict.scores[verdict.active].flatten().tolist() == [1.0, 2.0, 4.0]
+
+
+def test_a_dropped_worker_has_no_say_even_when_it_is_fit() -> None:
+    gone = torch.tensor([False, False, False, True])
+    well = health(losses=[1.0, 1.0, 9.0, 1.0])._replace(dropped=gone)
+    verdict = Guard().judge(well)
+    assert out(verdict) == [[2, 3], []]
+    assert verdict.left_out[3] == "dropped"
+    sick = health(finite=[True, True, True, False])._replace(dropped=gone)
+    assert Guard().judge(sick).left_out == {3: "dropped; parameters are not finite"}
+    assert out(Guard().judge(sick)) == [[3], [3]]
+    # Of three workers the median would be 1 with the dropped one's, and is 5 without it.
+    median = health(losses=[5.0, 6.0, 7.0, 1.0])._replace(dropped=gone)
+    assert out(Guard().judge(median)) == [[3], []]
+
+
+def test_a_job_does_not_go_on_with_dropped_workers_alone() -> None:
+    gone = torch.tensor([False, True, False, False])
+    with pytest.raises(DivergedError, match="all workers but 1 dropped ones have diverged"):
+        Guard().judge(health(finite=[False, True, False, False])._replace(dropped=gone))

@@ -1,18 +1,22 @@
 """What a run shows, and writes to its folder, while it goes on."""
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 
+from grawa.errors import DivergedError
 from grawa.integrations.tensorboard import TensorBoardRounds
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.report.console import RoundProgress
 from grawa.lab.tasks import Task
+from grawa.lab.train.doubts import last_sound_round
 from grawa.lab.train.events import Evaluated, Event, Finished, Started, Trained
+from grawa.math.finite import are_finite, finite_or_none
 from grawa.rounds.report import RoundReport
 
 
@@ -48,18 +52,47 @@ def keep(events: Iterator[Event], config: TrainConfig, task: Task, folder: RunFo
         board = TensorBoardRounds(folder.path / "tensorboard") if config.tensorboard else None
         if board is not None:
             stack.callback(board.close)
-        for event in events:
+        for event in _naming_checkpoint(events, config, folder):
             if isinstance(event, RoundReport):
                 folder.append("round", event.as_json())
                 progress.show(event)
                 if board is not None:
                     board(event)
             elif isinstance(event, Evaluated):
-                folder.append("evaluated", asdict(event))
+                folder.append("evaluated", {**asdict(event), "error": finite_or_none(event.error)})
             elif isinstance(event, Trained):
-                folder.save_model(event.consensus)  # before it is measured, which may fail
+                if are_finite(event.consensus.values()):
+                    folder.save_model(event.consensus)  # before it is measured, which may fail
             elif isinstance(event, Finished):
+                if not (are_finite(event.consensus.values()) and math.isfinite(event.error)):
+                    _refuse(event, config, task, folder)
                 folder.append("finished", _totals(event, task, folder))
+
+
+def _refuse(finished: Finished, config: TrainConfig, task: Task, folder: RunFolder) -> NoReturn:
+    """Records, and says, that the result is not finite."""
+    about = {name: getattr(finished, name) for name in ("step", "round", "elapsed")}
+    folder.append("diverged", about)
+    raise DivergedError(
+        f"the final model or its {task.metric} is not finite after step {finished.step}; lower the "
+        f"learning rate, or leave out --no-guard{_last_sound(config, folder)}"
+    )
+
+
+def _naming_checkpoint(
+    events: Iterator[Event], config: TrainConfig, folder: RunFolder
+) -> Iterator[Event]:
+    """Passes events on; if training has diverged, says which checkpoint is from before."""
+    try:
+        yield from events
+    except DivergedError as error:
+        raise DivergedError(f"{error}{_last_sound(config, folder)}") from None
+
+
+def _last_sound(config: TrainConfig, folder: RunFolder) -> str:
+    sound, saved = last_sound_round(folder.events()), folder.saved(config)
+    found = [number for number in saved.rounds() if number <= sound]
+    return f"; the last checkpoint from before that is {saved.path(found[-1])}" if found else ""
 
 
 def _totals(finished: Finished, task: Task, folder: RunFolder) -> dict[str, Any]:
@@ -73,5 +106,6 @@ def _totals(finished: Finished, task: Task, folder: RunFolder) -> dict[str, Any]
         "elapsed": finished.elapsed,
         "round": finished.round,
         "averaged_rounds": finished.averaged_rounds,
+        "doubts": list(finished.doubts),
         **{name: sum(event[name] for event in rounds) for name in summed},
     }

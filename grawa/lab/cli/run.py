@@ -145,7 +145,10 @@ def _run(config: TrainConfig, path: Path, wanted: int | None = None) -> None:
             )
     if is_first_process():
         console = Console()
-        console.print(summary(RunFolder(path).events()[-1]))
+        finished = RunFolder(path).events()[-1]
+        console.print(summary(finished))
+        for doubt in finished["doubts"]:
+            console.print(f"warning: {doubt}", highlight=False, soft_wrap=True, markup=False)
         console.print(f"{path}: the run's folder; `grawa evaluate {path}` measures its model")
 
 

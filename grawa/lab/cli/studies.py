@@ -133,7 +133,7 @@ def run(study: Study, asked: StudyConfig) -> None:
         show_earlier_trials(folder, console)
         folder.remove_incomplete_lines()
         with StudyProgress(study.count(), console) as progress:
-            run_study(study, folder, prepare, jobs, progress.show)
+            run_study(study, folder, prepare, jobs, progress.show, progress.tell)
         show(folder, console)
 
 

@@ -115,6 +115,12 @@ class TrainConfig:
     guard: bool = True
     """Whether workers that go wrong are kept out of the center."""
 
+    report_after: int = 10
+    """A worker that the guard has left out of this many rounds in a row is reported."""
+
+    drop: bool = False
+    """Whether that worker is then left out for good."""
+
     buffers: Literal["average", "local"] = "average"
     """Whether BatchNorm statistics and other buffers are averaged at rounds, or stay local."""
 
@@ -234,7 +240,7 @@ class TrainConfig:
             lr=self.lr,
             lr_schedule=self.lr_schedule,
             optimizer=self.optimizer,
-            guard=Guard() if self.guard else None,
+            guard=Guard(report_after=self.report_after, drop=self.drop) if self.guard else None,
             buffers=self.buffers,
             shards=self.shards,
             faults=faults,

@@ -14,7 +14,12 @@ OnResult = Callable[[Result, bool], object]
 
 
 def run_study(
-    study: Study, folder: StudyFolder, prepare: Prepare, jobs: int, on_result: OnResult
+    study: Study,
+    folder: StudyFolder,
+    prepare: Prepare,
+    jobs: int,
+    on_result: OnResult,
+    tell: Callable[[str], object] = lambda _: None,
 ) -> None:
     """Runs every trial that has no result yet.
 
@@ -27,8 +32,9 @@ def run_study(
         prepare: makes tasks and strategies; a new process must be able to import it.
         jobs: trials at a time.
         on_result: called with each result.
+        tell: called with a line for the user when a trial is run once more.
     """
-    with TrialPool(prepare, jobs) as pool:
+    with TrialPool(prepare, jobs, tell) as pool:
         runner = _Runner(folder, pool, on_result)
         steps = affordable_steps(study, runner.run(study.pace_trials()))
         chosen = best_settings(study, runner.run(study.tune_trials(steps)))

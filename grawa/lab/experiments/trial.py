@@ -17,7 +17,7 @@ from grawa.lab.train.events import Evaluated, Event, Finished, Started, Trained
 from grawa.lab.train.loop import train
 from grawa.lab.train.run import StrategyFor
 from grawa.lab.train.sharing import load
-from grawa.math.finite import finite_or_none
+from grawa.math.finite import are_finite, finite_or_none
 from grawa.process_group import pick_device
 from grawa.rounds.report import RoundReport
 
@@ -117,7 +117,7 @@ def run_trial(prepare: Prepare, trial: Trial) -> Result:
     except DivergedError as stopped:
         failure = str(stopped)
     finished = events[-1] if events and isinstance(events[-1], Finished) else None
-    if finished and not all(bool(v.isfinite().all()) for v in finished.consensus.values()):
+    if finished and not are_finite(finished.consensus.values()):
         failure = "the consensus is not finite"
     plain = [as_plain(event) for event in events if not isinstance(event, Trained)]
     curve = curve_of(plain, fragments=trial.config.fragments, talks=prepared.shares_gradients)

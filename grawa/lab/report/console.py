@@ -67,6 +67,9 @@ class RoundProgress:
         for worker, why in report.left_out.items():
             if worker not in self._left_out:
                 self._console.print(f"round {report.round}: worker {worker} left out: {why}")
+        for worker, absence in report.absences.items():
+            if absence.is_due:
+                self._console.print(f"warning: worker {worker} {absence}", soft_wrap=True)
         for worker in self._left_out - set(report.left_out):
             self._console.print(f"round {report.round}: worker {worker} takes part again")
         self._left_out = set(report.left_out)

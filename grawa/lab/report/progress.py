@@ -98,6 +98,10 @@ class StudyProgress:
                 f"{_WORDS[result.role]}: {self._done}/{self._total} trials  {left}", highlight=False
             )
 
+    def tell(self, line: str) -> None:
+        """Prints a line above the bar."""
+        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+
     def left(self) -> str:
         """The time left, if the remaining trials take as long as those so far."""
         if self._run < 2:

@@ -34,8 +34,9 @@ def run_page(folder: RunFolder) -> Page:
     if not rounds:
         raise UserError(f"{folder.path} has no rounds in events.jsonl: there is nothing to report")
     finished = next((e for e in reversed(events) if e["kind"] == "finished"), None)
-    if finished is None:
+    if finished is None and events[-1]["kind"] != "diverged":
         notices.append(f"The run has not finished: this is its state after {len(rounds)} rounds.")
+    notices += _doubts(events, finished)
     flatness, unread = run_flatness(folder.path)
     about = facts_of(read_json(folder.path / "environment.json"))
     unit = Unit("error" if finished is None else finished["metric"])
@@ -51,6 +52,16 @@ def run_page(folder: RunFolder) -> Page:
             ),
         ],
         facts={**about, "options": _options(config)},
+    )
+
+
+def _doubts(events: Sequence[Mapping[str, Any]], finished: Mapping[str, Any] | None) -> list[str]:
+    """Why the result should not be trusted; runs of earlier versions don't say."""
+    if events[-1]["kind"] == "diverged":
+        step = events[-1]["step"]
+        return [f"Training has diverged: after step {step} the model was not finite."]
+    return (
+        [] if finished is None else [f"Warning: {doubt}." for doubt in finished.get("doubts", ())]
     )
 
 
@@ -90,7 +101,7 @@ def _totals(events: Sequence[Mapping[str, Any]], finished: Mapping[str, Any] | N
 
 
 def _left_out(rounds: Sequence[Mapping[str, Any]]) -> list[Table]:
-    """How often each worker was left out of the center, and why the first time."""
+    """Which workers were left out of the center: what holds now, why, since when, how often."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for event in rounds:
         for worker in event["left_out"]:
@@ -100,11 +111,42 @@ def _left_out(rounds: Sequence[Mapping[str, Any]]) -> list[Table]:
     rows = [
         [
             Cell(text=worker, value=float(worker)),
+            Cell(text=_state_now(worker, rounds[-1])),
+            Cell(text=str(since := _since(worker, rounds)), value=float(since)),
             Cell(text=f"{len(those)} of {len(rounds)}", value=float(len(those))),
             Cell(text=str(those[0]["round"]), value=float(those[0]["round"])),
-            Cell(text=those[0]["left_out"][worker]),
+            Cell(text=_why(worker, those)),
         ]
         for worker, those in sorted(found.items(), key=lambda item: int(item[0]))
     ]
-    columns = [("worker", True), ("rounds left out", True), ("first in", True), ("why", False)]
+    columns = [
+        ("worker", True), ("at the end", False), ("since round", True), ("rounds left out", True),
+        ("first in", True), ("why, the last time", False),
+    ]  # fmt: skip
     return [Table(title="Workers that were left out of the center", columns=columns, rows=rows)]
+
+
+def _state_now(worker: str, last: Mapping[str, Any]) -> str:
+    return _state(worker, last) if worker in last["left_out"] else "takes part"
+
+
+def _state(worker: str, event: Mapping[str, Any]) -> str:
+    absence = event.get("absences", {}).get(worker, {})  # missing in runs of earlier versions
+    return str(absence.get("state", "left out"))
+
+
+def _why(worker: str, those: Sequence[Mapping[str, Any]]) -> str:
+    """The last reason that is not probation after another one."""
+    caused = [event for event in those if _state(worker, event) != "on probation"]
+    return str((caused or those)[-1]["left_out"][worker])
+
+
+def _since(worker: str, rounds: Sequence[Mapping[str, Any]]) -> int:
+    """The round since which the worker has been left out, or has taken part again."""
+    now = worker in rounds[-1]["left_out"]
+    since = rounds[-1]["round"]
+    for event in reversed(rounds):
+        if (worker in event["left_out"]) != now:
+            break
+        since = event["round"]
+    return int(since)

@@ -1,12 +1,13 @@
 """The base of tasks in which each sample has a label."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from grawa.lab.tasks.task import Data, Task
+from grawa.lab.tasks.task import Chance, Data, Task
 
 _MEASURED_AT_ONCE = 512
 """Samples in a batch when a model is measured, which bounds the memory for large models."""
@@ -38,6 +39,13 @@ class Classification(Task):
                 for inputs, labels in parts
             ]
             return float(torch.stack(wrong).sum() / len(data.test_targets))
+
+    def chance(self, data: Data) -> Chance:
+        """The error of always guessing the most common label."""
+        count = len(data.test_targets)
+        error = 1.0 - float(data.test_targets.bincount().max()) / count
+        deviation = math.sqrt(error * (1.0 - error) / count)
+        return Chance(error, error - 2.0 * deviation, "always guessing the most common label")
 
 
 def with_wrong_labels(

@@ -24,6 +24,15 @@ class Data(NamedTuple):
     test_targets: Tensor
 
 
+class Chance(NamedTuple):
+    """The metric of a predictor that has learnt nothing of the inputs."""
+
+    value: float
+    limit: float
+    """A metric from here on is no better than chance, with two standard errors."""
+    name: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
     """Data, a model, a loss to train and a metric to compare by.
@@ -51,6 +60,10 @@ class Task(ABC):
     @abstractmethod
     def measure(self, model: nn.Module, data: Data) -> float:
         """The metric of a model; the model is in eval mode."""
+
+    def chance(self, data: Data) -> Chance | None:
+        """The metric of the best guess without looking at inputs; `None` if it is not known."""
+        return None
 
     def augment(self, inputs: Tensor, random: torch.Generator) -> Tensor:
         """Random augmentation of a training batch's inputs; by default none.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from grawa.errors import UserError
 from grawa.lab.tasks.models.registry import build, check_model
-from grawa.lab.tasks.task import Data, Task, written
+from grawa.lab.tasks.task import Chance, Data, Task, written
 from grawa.seeding import seeded
 
 _FROM_A_FILE = 20_000
@@ -86,6 +86,16 @@ class Text(Task):
         with torch.no_grad():
             nats = [self.loss(model, *part).double() * len(part[0]) for part in windows]
         return float(torch.stack(nats).sum()) / len(data.test_inputs) / math.log(2.0)
+
+    def chance(self, data: Data) -> Chance:
+        """The bits per byte of a model that knows only how frequent each byte is."""
+        counts = [
+            targets.flatten().long().bincount(minlength=self.num_classes).double()
+            for targets in (data.train_targets, data.test_targets)
+        ]
+        seen = counts[0] + 1.0  # a byte that training lacks is rare, not impossible
+        bits = -(counts[1] * (seen / seen.sum()).log2()).sum() / counts[1].sum()
+        return Chance(float(bits), float(bits), "guessing by the frequency of bytes")
 
 
 def _sources(folder: Path) -> Iterator[bytes]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from grawa.errors import CommunicationError
 from grawa.lab.train.events import Evaluated
 from grawa.lab.train.interval import Interval
+from grawa.rounds.attendance import Absence
 from grawa.rounds.report import RoundReport
 from grawa.saving import (
     CheckpointError,
@@ -209,16 +210,30 @@ def refusing(path: Path) -> Generator[None]:
 
 def plain_news(news: Sequence[News]) -> list[dict[str, Any]]:
     """Events as plain values and tensors."""
-    return [{"kind": type(event).__name__, **vars(event)} for event in news]
+    return [
+        {"kind": type(event).__name__, **vars(event), **_plain_absences(event)} for event in news
+    ]
+
+
+def _plain_absences(event: News) -> dict[str, Any]:
+    if not isinstance(event, RoundReport):
+        return {}
+    return {"absences": {worker: vars(absence) for worker, absence in event.absences.items()}}
 
 
 def news_from(saved: Sequence[Mapping[str, Any]]) -> list[News]:
     """The events of which `plain_news` made plain values."""
-    kinds = {kind.__name__: kind for kind in (RoundReport, Evaluated)}
     return [
-        kinds[entry["kind"]](**{name: value for name, value in entry.items() if name != "kind"})
-        for entry in saved
+        RoundReport(**{**values, "absences": {k: Absence(**v) for k, v in absences.items()}})
+        if kind == RoundReport.__name__
+        else Evaluated(**values)
+        for kind, absences, values in map(_taken_apart, saved)
     ]
+
+
+def _taken_apart(saved: Mapping[str, Any]) -> tuple[str, dict[int, Any], dict[str, Any]]:
+    values = dict(saved)
+    return values.pop("kind"), values.pop("absences", {}), values
 
 
 def _differences(saved: Mapping[str, object], here: Mapping[str, object]) -> str:

@@ -86,6 +86,7 @@ class Finished:
         round: rounds.
         elapsed: seconds since the start.
         averaged_rounds: number of consensuses that were averaged; 0 without `swa`.
+        doubts: why the result should not be trusted: see `grawa.lab.train.doubts`.
     """
 
     error: float
@@ -94,6 +95,7 @@ class Finished:
     round: int
     elapsed: float
     averaged_rounds: int
+    doubts: tuple[str, ...] = ()
 
 
 Event = Started | RoundReport | Evaluated | Trained | Finished

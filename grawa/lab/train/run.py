@@ -12,6 +12,7 @@ from grawa.lab.tasks import Data, Task
 from grawa.lab.train.averaged import ConsensusAverage
 from grawa.lab.train.callback import weakly
 from grawa.lab.train.checkpoint import News, RunSaver, Saving, refusing
+from grawa.lab.train.doubts import measured
 from grawa.lab.train.ending import Ending
 from grawa.lab.train.events import Evaluated, Event, Finished, Started, Trained
 from grawa.lab.train.parts import Parts
@@ -186,7 +187,7 @@ class Run:
         """Measures and saves; called within the round, so in the same order on all processes."""
         settings, error = self._settings, None
         self._news.append(report)
-        if _is_due(report.round, settings.evaluate_every):
+        if settings.evaluate_every and report.round % settings.evaluate_every == 0:
             with self._consensus() as model, evaluating(model):
                 error = self._agreed(self._task.measure(model, self._data))
             self._news.append(
@@ -219,7 +220,7 @@ class Run:
             consensus = {key: value.clone() for key, value in model.state_dict().items()}
             yield Trained(consensus=consensus, workers=workers)
             yield Finished(
-                error=self._task.measure(model, self._data),
+                **measured(self._task, self._data, model, self._settings.seed)._asdict(),
                 consensus=consensus,
                 step=self.engine.step,
                 round=self.engine.round,
@@ -244,7 +245,3 @@ class Run:
             first + k: {key: value.clone() for key, value in worker.model.state_dict().items()}
             for k, worker in enumerate(self._workers)
         }
-
-
-def _is_due(round_number: int, every: int) -> bool:
-    return every > 0 and round_number % every == 0

@@ -668,3 +668,36 @@ def test_an_out_that_can_not_be_written_is_refused(command: Any, tmp_path: Path)
     done = command("train", "digits", *FAST, "--out", "file/run")
     assert done.code == 2
     assert_one_line(done.err, "can't make the run folder file/run")
+
+
+def test_a_run_whose_model_is_not_finite_ends_with_one_line_and_saves_no_model(
+    command: Any, tmp_path: Path
+) -> None:
+    run = (
+        "train", "digits:train_size=200", "--processes", "1", "--workers", "2", "--steps", "24",
+        "--sync-every", "4", "--checkpoint-every", "1", "--keep-checkpoints", "9",
+        "--no-guard", "--strategy", "local_sgd",
+        "--fault", "nan:1@14", "--evaluate-every", "1",
+    )  # fmt: skip
+    done = command(*run, "--out", "bad")
+    assert done.code == 1
+    (line,) = done.err.splitlines()
+    assert "the final model or its test error is not finite after step 24" in line
+    assert line.endswith("the last checkpoint from before that is bad/checkpoints/round-0000000002")
+    folder = RunFolder.open(tmp_path / "bad")
+    assert folder.events()[-1]["kind"] == "diverged"
+    assert not (folder.path / "model.safetensors").exists()
+    assert command("report", "bad").code == 0
+
+
+@pytest.mark.parametrize("strategy", ["diloco", "local_sgd", "mgrawa"])
+@pytest.mark.parametrize("guard", ["--guard", "--no-guard"])
+def test_a_result_near_chance_is_not_passed_off_as_one(
+    command: Any, strategy: str, guard: str
+) -> None:
+    run = ("train", "digits:train_size=200", "--processes", "1", "--steps", "32")
+    done = command(*run, "--sync-every", "8", "--lr", "30", guard, "--strategy", strategy)
+    assert done.code == 0
+    warned = [line for line in done.out.splitlines() if line.startswith("warning: ")]
+    assert "no better than" in warned[-1]
+    assert "lower the learning rate" in warned[-1]

@@ -52,6 +52,8 @@ OTHER = TrainConfig(
     comm_dtype="int8",
     swa="25%",
     stack_workers="on",
+    report_after=3,
+    drop=True,
 )
 
 VIRTUAL = TrainConfig(
