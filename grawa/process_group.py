@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from grawa.comm.distributed import DEFAULT_TIMEOUT
 from grawa.errors import CommunicationError, UserError
+from grawa.rendezvous import launched, number, open_group
 
 _GRACE_SECONDS = 1.0
 """A worker that lost another waits so long before it raises, so that the cause is seen first."""
@@ -20,12 +21,21 @@ _GRACE_SECONDS = 1.0
 
 def under_launcher() -> bool:
     """Whether this process was started by torchrun or another launcher that sets RANK."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    return launched() is not None
 
 
 def is_first_process() -> bool:
     """Whether this process writes files: rank 0, or one that no launcher started."""
-    return int(os.environ.get("RANK", "0")) == 0
+    rank, _ = launched() or (0, 1)
+    return rank == 0
+
+
+def restart_count() -> int:
+    """How often this process's launcher has started its processes again: 0 the first time.
+
+    Each of torchrun's agents counts for itself, so that it may differ from host to host.
+    """
+    return number("TORCHELASTIC_RESTART_COUNT")
 
 
 @contextmanager
@@ -33,6 +43,9 @@ def distributed(
     device: str = "auto", timeout: timedelta = DEFAULT_TIMEOUT
 ) -> Generator[torch.device]:
     """Opens the process group of a script that torchrun started; does nothing otherwise.
+
+    Processes that `torchrun --max-restarts` starts again find each other. On one machine, gloo and
+    NCCL listen on the loopback interface only, unless GLOO_SOCKET_IFNAME names another.
 
     Args:
         device: "cpu" for gloo, "cuda" for NCCL, "auto" for CUDA if the machine has a GPU.
@@ -43,15 +56,13 @@ def distributed(
 
     Raises:
         CommunicationError: if the body raised it, or not all processes connected.
+        UserError: if the launcher's environment variables make no sense, or the device is missing.
     """
     place = pick_device(device)
     if not under_launcher():
         yield place
         return
-    try:
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timeout)
-    except RuntimeError as error:
-        raise CommunicationError(f"not all processes connected: {error}") from error
+    open_group("nccl" if place.type == "cuda" else "gloo", timeout)
     neighbours = _neighbours()
     try:
         yield place
@@ -81,7 +92,7 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda":
         if not torch.cuda.is_available():
             raise UserError("device cuda was asked for, but this machine has no usable GPU")
-        index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+        index = number("LOCAL_RANK") % torch.cuda.device_count()
         torch.cuda.set_device(index)
         return torch.device("cuda", index)
     try:

@@ -1,12 +1,13 @@
 """Process groups of transports, which are used again when a transport is released."""
 
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch.distributed as dist
-from torch._C._distributed_c10d import Store
 
+from grawa.comm.count_file import VARIABLE, CountFile, Counts
 from grawa.errors import CommunicationError, UserError
 
 
@@ -22,10 +23,10 @@ class Lease:
     """Of torch.distributed, if it is not the default group's."""
     uses: int = 0
     """Transports that have used it before."""
-    _connection: Store | None = None
+    _connection: Counts | None = None
 
-    def connection(self) -> Store:
-        """A connection to the group's store besides torch's own.
+    def connection(self) -> Counts:
+        """What keeps the group's counts: a file, or a connection to its store besides torch's own.
 
         While torch's store accepts a connection it answers nobody, for 5 s where the look-up of a
         name fails. So it is opened at the first call only, and kept for later transports.
@@ -34,7 +35,11 @@ class Lease:
             The same one each time.
         """
         if self._connection is None:
-            self._connection = self.group.get_group_store().clone()  # type: ignore[attr-defined]
+            if VARIABLE in os.environ:
+                self._connection = CountFile(os.environ[VARIABLE], self.group.group_name)
+            else:
+                store = self.group.get_group_store()  # type: ignore[attr-defined]
+                self._connection = store.clone()
         return self._connection
 
 

@@ -13,7 +13,9 @@ from grawa.lab.cli.run import run_process
 from grawa.lab.experiments.config import TrainConfig
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher gets it too, and ends all processes
+    # Ctrl-C has been blocked until now. The launcher gets it too, and ends all processes.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     table = json.loads(sys.argv[1])
     path = Path(sys.argv[2])
     sys.argv = sys.argv[3:]  # environment.json records the user's command
