@@ -31,9 +31,10 @@ def is_first_process() -> bool:
 
 
 def restart_count() -> int:
-    """How often this process's launcher has started its processes again: 0 the first time.
+    """How often this process's launcher has started its processes again.
 
-    Each of torchrun's agents counts for itself, so that it may differ from host to host.
+    Returns:
+        The number, 0 at first; agents of torchrun on different hosts may count differently.
     """
     return number("TORCHELASTIC_RESTART_COUNT")
 
@@ -56,7 +57,6 @@ def distributed(
 
     Raises:
         CommunicationError: if the body raised it, or not all processes connected.
-        UserError: if the launcher's environment variables make no sense, or the device is missing.
     """
     place = pick_device(device)
     if not under_launcher():

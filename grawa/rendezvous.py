@@ -26,6 +26,7 @@ or of a first process on the same machine, which starts at the same time."""
 _PATIENCE_SECONDS = 10.0
 """After so long, a process that waits for others on other machines says so."""
 
+
 def launched() -> tuple[int, int] | None:
     """What a launcher has told this process.
 
@@ -109,7 +110,9 @@ def _store(rank: int, size: int, timeout: timedelta) -> Store:
     address, port = os.environ["MASTER_ADDR"], number("MASTER_PORT")
     soon = min(timeout, timedelta(seconds=_STORE_SECONDS))
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        return of_attempt(TCPStore(address, port, is_master=False, timeout=soon), rank, size, timeout)
+        return of_attempt(
+            TCPStore(address, port, is_master=False, timeout=soon), rank, size, timeout
+        )
     if _is_loopback(address):
         timeout = soon
     with _patiently(rank, size, f"{address}:{port}"):

@@ -36,6 +36,9 @@ class CountFile:
     def add(self, key: str, value: int) -> int:
         """See `Counts.add`.
 
+        Returns:
+            The sum.
+
         >>> from tempfile import NamedTemporaryFile
         >>> with NamedTemporaryFile() as file:
         ...     one, other = CountFile(file.name, "a"), CountFile(file.name, "a")

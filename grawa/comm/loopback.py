@@ -24,6 +24,9 @@ def stay_on_this_machine() -> None:
 def loopback_interface() -> str:
     """The name of the interface over which a machine talks to itself.
 
+    Returns:
+        Its name, such as lo.
+
     Raises:
         UserError: if there is none, or it is down.
     """

@@ -140,10 +140,13 @@ def _environment(rank: int, processes: int, restarts: int) -> dict[str, str]:
 
 
 def _tied_to(parent: int) -> Callable[[], None]:
-    """What a new process does before anything else.
+    """Returns what a new process does before anything else.
 
     It dies with its parent from its first moment on. Ctrl-C waits until it has done its imports,
     which would end with a traceback.
+
+    Returns:
+        The function that it calls.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
