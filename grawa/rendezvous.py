@@ -45,7 +45,10 @@ def launched() -> tuple[int, int] | None:
 
 
 def number(name: str) -> int:
-    """A launcher's environment variable that must be a number; 0 if it is not set.
+    """A launcher's environment variable that must be a number.
+
+    Returns:
+        The number; 0 if it is not set.
 
     Raises:
         UserError: if it is none.
@@ -68,7 +71,6 @@ def open_group(backend: str, timeout: timedelta) -> None:
 
     Raises:
         CommunicationError: if not all of them connect.
-        UserError: if what the launcher said makes no sense, or there is no loopback interface.
     """
     found = launched()
     assert found is not None, "a launcher started this process"
@@ -110,13 +112,13 @@ def _store(rank: int, size: int, timeout: timedelta) -> Store:
     address, port = os.environ["MASTER_ADDR"], number("MASTER_PORT")
     soon = min(timeout, timedelta(seconds=_STORE_SECONDS))
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        return of_attempt(
-            TCPStore(address, port, is_master=False, timeout=soon), rank, size, timeout
-        )
+        store = TCPStore(address, port, is_master=False, timeout=soon)
+        return of_attempt(store, rank, size, timeout)
     if _is_loopback(address):
         timeout = soon
     with _patiently(rank, size, f"{address}:{port}"):
-        return next(iter(rendezvous("env://", rank, size, timeout=timeout)))[0]
+        found: Store = next(iter(rendezvous("env://", rank, size, timeout=timeout)))[0]
+        return found
 
 
 def _is_loopback(address: str) -> bool:

@@ -38,8 +38,7 @@ class Lease:
             if VARIABLE in os.environ:
                 self._connection = CountFile(os.environ[VARIABLE], self.group.group_name)
             else:
-                store = self.group.get_group_store()  # type: ignore[attr-defined]
-                self._connection = store.clone()
+                self._connection = self.group.get_group_store().clone()  # type: ignore[attr-defined]
         return self._connection
 
 

@@ -29,11 +29,16 @@ _SAME_SIGNAL_SECONDS = 0.2
 
 
 class WorkerFailedError(RuntimeError):
-    """A process of the run failed, and all others were ended."""
+    """A process of the run failed, and all others were ended.
 
+    Args:
+        text: which one, and why.
+        comes_again: whether it would fail in the same way if it were started again.
+    """
 
-class _FailedAgainError(WorkerFailedError):
-    """It would fail in the same way if it were started again."""
+    def __init__(self, text: str, *, comes_again: bool = False) -> None:
+        super().__init__(text)
+        self.comes_again = comes_again
 
 
 def launch(
@@ -48,7 +53,8 @@ def launch(
     They have the environment variables that torchrun sets, but no address: they find each other
     through a file without a name, and nothing listens for them. If one fails, all are ended; they
     end as well when this process is killed. A process should run its work within `distributed`, in
-    a function decorated with `torch.distributed.elastic`'s `record`.
+    a function decorated with `torch.distributed.elastic`'s `record`. If one raises a `UserError`,
+    so does this function, and after Ctrl-C it raises `KeyboardInterrupt`; all have ended by then.
 
     Args:
         command: arguments for the Python interpreter.
@@ -59,19 +65,15 @@ def launch(
             it raises ends the run.
 
     Raises:
-        UserError: if a process raised one.
         WorkerFailedError: if a process failed otherwise; it names the rank and the cause.
-        KeyboardInterrupt: after Ctrl-C, once all processes have ended.
     """
     with _stops() as received:
         for restart in count(1):
             try:
                 _attempt(command, processes, restart - 1, received)
                 return
-            except _FailedAgainError:
-                raise
             except WorkerFailedError as error:
-                if received or restart > max_restarts:
+                if received or error.comes_again or restart > max_restarts:
                     raise
                 on_restart(error, restart)
 
@@ -106,7 +108,8 @@ def _attempt(
         with started(command, processes, restarts) as group:
             failures = _failures(group, received)
     except OSError as error:
-        raise _FailedAgainError(f"can't start {processes} processes: {error}") from error
+        text = f"can't start {processes} processes: {error}"
+        raise WorkerFailedError(text, comes_again=True) from error
     if received:
         if received[0] == signal.SIGINT:
             raise KeyboardInterrupt
@@ -132,8 +135,8 @@ def _raise(rank: int, cause: str) -> None:
     name, _, text = cause.partition(": ")
     if name == UserError.__name__:
         raise UserError(text)
-    kind = _FailedAgainError if name == DivergedError.__name__ else WorkerFailedError
-    raise kind(f"rank {rank} failed: {cause}")
+    comes_again = name == DivergedError.__name__
+    raise WorkerFailedError(f"rank {rank} failed: {cause}", comes_again=comes_again)
 
 
 def _first_cause(failures: Mapping[int, ProcessFailure]) -> tuple[int, str]:
