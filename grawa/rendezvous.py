@@ -1,7 +1,9 @@
 """How the processes of a run find each other, and open their process group."""
 
 import os
+import socket
 import sys
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,9 +21,14 @@ from grawa.errors import CommunicationError, UserError
 STORE = "GRAWA_STORE"
 """The environment variable by which `grawa train` names the file of its processes' store."""
 
-_STORE_SECONDS = 20.0
+_ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
+
+_STORE_SECONDS = 15.0
 """How long a process tries to reach a store that must be there already: that of torchrun's agent,
 or of a first process on the same machine, which starts at the same time."""
+
+_LOOK_SECONDS = 0.1
+"""Between two attempts to connect."""
 
 _PATIENCE_SECONDS = 10.0
 """After so long, a process that waits for others on other machines says so."""
@@ -81,19 +88,17 @@ def open_group(backend: str, timeout: timedelta) -> None:
         store = _store(rank, size, timeout)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     except RuntimeError as error:
-        raise CommunicationError(
-            f"not all processes connected: {str(error).splitlines()[0]}{_where(size)}"
-        ) from error
+        why = str(error).splitlines()[0]
+        raise CommunicationError(f"not all processes connected: {why}{_where()}") from error
 
 
-def _where(size: int) -> str:
+def _where() -> str:
     """Where a launcher said that the others are, for an error's message."""
     if STORE in os.environ:
         return ""
-    address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    said = (f"{name}={os.environ.get(name)}" for name in _ADDRESS)
     return (
-        f" (WORLD_SIZE={size}, MASTER_ADDR and MASTER_PORT {address}; unset RANK and WORLD_SIZE if "
-        "no launcher set them for this process)"
+        f" ({', '.join(said)}; unset RANK and WORLD_SIZE if no launcher set them for this process)"
     )
 
 
@@ -103,22 +108,40 @@ def _store(rank: int, size: int, timeout: timedelta) -> Store:
         return FileStore(os.environ[STORE], -1)
     if size == 1:
         return HashStore()
-    for name in ("MASTER_ADDR", "MASTER_PORT"):
+    for name in _ADDRESS:
         if name not in os.environ:
             raise UserError(
                 f"RANK and WORLD_SIZE={size} are set, but not {name}: start all processes with "
                 "torchrun, or unset RANK and WORLD_SIZE"
             )
     address, port = os.environ["MASTER_ADDR"], number("MASTER_PORT")
+    if not 0 < port < 2**16:
+        raise UserError(f"MASTER_PORT must be a port, from 1 to {2**16 - 1}, got {port}")
     soon = min(timeout, timedelta(seconds=_STORE_SECONDS))
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        _reach(address, port, soon)
         store = TCPStore(address, port, is_master=False, timeout=soon)
         return of_attempt(store, rank, size, timeout)
     if _is_loopback(address):
         timeout = soon
     with _patiently(rank, size, f"{address}:{port}"):
+        if rank > 0:
+            _reach(address, port, timeout)
         found: Store = next(iter(rendezvous("env://", rank, size, timeout=timeout)))[0]
         return found
+
+
+def _reach(address: str, port: int, timeout: timedelta) -> None:
+    """Waits until something listens at an address; torch would print a page of frames meanwhile."""
+    end = time.monotonic() + timeout.total_seconds()
+    while True:
+        try:
+            socket.create_connection((address, port), timeout.total_seconds()).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise CommunicationError(error.strerror or str(error)) from error
+        time.sleep(_LOOK_SECONDS)
 
 
 def _is_loopback(address: str) -> bool:
