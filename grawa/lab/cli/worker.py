@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from grawa.errors import CommunicationError, DivergedError, UserError
+from grawa.lab.cli.output import forgiving_output
 from grawa.lab.cli.run import run_process
 from grawa.lab.experiments.config import TrainConfig
 
@@ -19,7 +20,8 @@ if __name__ == "__main__":
     table = json.loads(sys.argv[1])
     path = Path(sys.argv[2])
     sys.argv = sys.argv[3:]  # environment.json records the user's command
-    try:
-        run_process(TrainConfig.from_toml(table, Path("command line")), path)
-    except (UserError, DivergedError, CommunicationError):
-        sys.exit(1)
+    with forgiving_output():
+        try:
+            run_process(TrainConfig.from_toml(table, Path("command line")), path)
+        except (UserError, DivergedError, CommunicationError):
+            sys.exit(1)
