@@ -15,6 +15,7 @@ from torch._C._distributed_c10d import FileStore, HashStore, Store, TCPStore
 from torch.distributed.rendezvous import rendezvous
 
 from grawa.comm.attempt import of_attempt
+from grawa.comm.listeners import closed_afterwards
 from grawa.comm.loopback import stay_on_this_machine
 from grawa.errors import CommunicationError, UserError
 
@@ -86,7 +87,10 @@ def open_group(backend: str, timeout: timedelta) -> None:
         stay_on_this_machine()
     try:
         store = _store(rank, size, timeout)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+        with closed_afterwards():
+            dist.init_process_group(
+                backend, store=store, rank=rank, world_size=size, timeout=timeout
+            )
     except RuntimeError as error:
         why = str(error).splitlines()[0]
         raise CommunicationError(f"not all processes connected: {why}{_where()}") from error

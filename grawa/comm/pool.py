@@ -8,6 +8,7 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from grawa.comm.count_file import VARIABLE, CountFile, Counts
+from grawa.comm.listeners import closed_afterwards
 from grawa.errors import CommunicationError, UserError
 
 
@@ -74,9 +75,10 @@ def lease(members: list[int], timeout: timedelta, backend: str | None = None) ->
     everyone = members == list(range(dist.get_world_size()))
     try:
         # A group of some ranks has a name made of them, so that the others need not take part.
-        created = dist.new_group(
-            members, timeout=timeout, backend=backend, use_local_synchronization=not everyone
-        )
+        with closed_afterwards():
+            created = dist.new_group(
+                members, timeout=timeout, backend=backend, use_local_synchronization=not everyone
+            )
     except RuntimeError as error:
         raise CommunicationError(
             f"rank {dist.get_rank()} waited in vain for all of ranks {members} to make their "

@@ -55,6 +55,7 @@ def launch(
     end as well when this process is killed. A process should run its work within `distributed`, in
     a function decorated with `torch.distributed.elastic`'s `record`. If one raises a `UserError`,
     so does this function, and after Ctrl-C it raises `KeyboardInterrupt`; all have ended by then.
+    SIGINT is blocked in a new process, which should let it through when it is ready.
 
     Args:
         command: arguments for the Python interpreter.

@@ -66,7 +66,7 @@ def _read(file: IO[str]) -> str:
     return file.read()
 
 
-def _in_world(command: Sequence[str], processes: int) -> None:
+def _in_world(command: Sequence[str], processes: int, **_: object) -> None:
     """Stands in for `grawa.lab.train.launch.launch`."""
     module, table, path = command[1:4]
     assert module == "grawa.lab.cli.worker"
