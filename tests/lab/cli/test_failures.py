@@ -2,13 +2,14 @@
 
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
 
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.train.checkpoint import latest, step_of
-from tests.lab.cli.processes import all_gone, training
+from tests.lab.cli.processes import all_gone, training, until
 
 pytestmark = pytest.mark.world
 
@@ -82,4 +83,45 @@ def test_workers_end_by_themselves_when_the_command_is_killed(tmp_path: Path) ->
     with training(tmp_path / "run") as command:
         workers = command.workers()
         os.kill(command.pid, signal.SIGKILL)
+        all_gone(list(workers.values()))
+
+
+def listening(pids: list[int]) -> list[tuple[str, int]]:
+    """Where processes listen: address as the kernel writes it, and port."""
+    sockets = set()
+    for pid in pids:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            sockets.add(str(entry.readlink()).removeprefix("socket:[").removesuffix("]"))
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A" and words[9] in sockets:
+                address, _, port = words[1].partition(":")
+                found.append((address, int(port, 16)))
+    return found
+
+
+def test_no_stranger_gets_in(tmp_path: Path) -> None:
+    with training(tmp_path / "run") as command:
+        places = listening([command.pid, *command.workers().values()])
+        assert places
+        for address, port in places:
+            assert address in ("0100007F", "0" * 24 + "01000000")
+            with pytest.raises(TimeoutError):
+                socket.create_connection(("127.0.0.1", port), timeout=0.1)
+        rounds = (tmp_path / "run" / "events.jsonl").read_text().count('"round"')
+        until(
+            lambda: (tmp_path / "run" / "events.jsonl").read_text().count('"round"') > rounds,
+            "another round",
+        )
+
+
+def test_an_interrupt_of_one_worker_alone_ends_all_and_is_named(tmp_path: Path) -> None:
+    with training(tmp_path / "run") as command:
+        workers = command.workers()
+        os.kill(workers[1], signal.SIGINT)
+        code, output = command.wait()
+        assert code == 1
+        assert "rank 1 failed: killed by SIGINT" in only_line(output)
         all_gone(list(workers.values()))
