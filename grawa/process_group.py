@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from grawa.comm.distributed import DEFAULT_TIMEOUT
 from grawa.errors import CommunicationError, UserError
+from grawa.rendezvous import launched, number, open_group
 
 _GRACE_SECONDS = 1.0
 """A worker that lost another waits so long before it raises, so that the cause is seen first."""
@@ -20,22 +21,27 @@ _GRACE_SECONDS = 1.0
 
 def under_launcher() -> bool:
     """Whether this process was started by torchrun or another launcher that sets RANK."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    return launched() is not None
 
 
 def is_first_process() -> bool:
     """Whether this process writes files: rank 0, or one that no launcher started."""
-    return int(os.environ.get("RANK", "0")) == 0
+    rank, _ = launched() or (0, 1)
+    return rank == 0
 
 
 def restart_count() -> int:
-    """How often torchrun, or another launcher, has started this process again."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    """How often this process's launcher has started its processes again.
+
+    Returns:
+        The number, 0 at first; agents of torchrun on different hosts may count differently.
+    """
+    return number("TORCHELASTIC_RESTART_COUNT")
 
 
 def may_restart() -> bool:
     """Whether torchrun starts this process again if it fails."""
-    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > restart_count()
+    return number("TORCHELASTIC_MAX_RESTARTS") > restart_count()
 
 
 @contextmanager
@@ -43,6 +49,9 @@ def distributed(
     device: str = "auto", timeout: timedelta = DEFAULT_TIMEOUT
 ) -> Generator[torch.device]:
     """Opens the process group of a script that torchrun started; does nothing otherwise.
+
+    Processes that `torchrun --max-restarts` starts again find each other. On one machine, gloo and
+    NCCL listen on the loopback interface only, unless GLOO_SOCKET_IFNAME names another.
 
     Args:
         device: "cpu" for gloo, "cuda" for NCCL, "auto" for CUDA if the machine has a GPU.
@@ -58,10 +67,7 @@ def distributed(
     if not under_launcher():
         yield place
         return
-    try:
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timeout)
-    except RuntimeError as error:
-        raise CommunicationError(f"not all processes connected: {error}") from error
+    open_group("nccl" if place.type == "cuda" else "gloo", timeout)
     neighbours = _neighbours()
     try:
         yield place
@@ -91,7 +97,7 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda":
         if not torch.cuda.is_available():
             raise UserError("device cuda was asked for, but this machine has no usable GPU")
-        index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+        index = number("LOCAL_RANK") % torch.cuda.device_count()
         torch.cuda.set_device(index)
         return torch.device("cuda", index)
     try:

@@ -5,8 +5,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from threading import Condition, Thread
 
-from torch._C._distributed_c10d import Store
-
+from grawa.comm.count_file import Counts
 from grawa.errors import CommunicationError
 
 
@@ -17,19 +16,20 @@ class SharedCounter:
     thread starts with the first step.
 
     Args:
-        connect: returns a connection to the processes' store that nobody else waits on; called by
-            the thread.
+        connect: returns a connection to the processes' store that nobody else waits on, or another
+            place for counts; called by the thread.
         key: of the count in the store.
         timeout: how long a request may be under way.
     """
 
-    def __init__(self, connect: Callable[[], Store], key: str, timeout: timedelta) -> None:
+    def __init__(self, connect: Callable[[], Counts], key: str, timeout: timedelta) -> None:
         self._connect = connect
         self._key = key
         self._timeout = timeout.total_seconds()
         self._changed = Condition()
         self._thread: Thread | None = None
         self._generation = 0
+        self._counted = 0  # generation of the last request
         self._waiting = 0  # steps that have not left yet
         self._asked = False
         self._leaving = 0  # steps of the request that is under way
@@ -107,7 +107,7 @@ class SharedCounter:
             with self._changed:
                 self._error = error
 
-    def _next_request(self, store: Store) -> bool:
+    def _next_request(self, store: Counts) -> bool:
         with self._changed:
             self._changed.wait_for(lambda: self._asked or self._closed)
             if self._closed:
@@ -121,4 +121,7 @@ class SharedCounter:
             self._since = time.monotonic() if self._asked else None
             if generation == self._generation:
                 self._known, self._leaving = total, 0
+        if generation > self._counted:
+            self._counted = generation
+            store.delete_key(f"{self._key}/{generation - 2}")  # all have begun the one after it
         return True

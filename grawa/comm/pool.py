@@ -1,12 +1,14 @@
 """Process groups of transports, which are used again when a transport is released."""
 
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch.distributed as dist
-from torch._C._distributed_c10d import Store
 
+from grawa.comm.count_file import VARIABLE, CountFile, Counts
+from grawa.comm.listeners import closed_afterwards
 from grawa.errors import CommunicationError, UserError
 
 
@@ -22,10 +24,10 @@ class Lease:
     """Of torch.distributed, if it is not the default group's."""
     uses: int = 0
     """Transports that have used it before."""
-    _connection: Store | None = None
+    _connection: Counts | None = None
 
-    def connection(self) -> Store:
-        """A connection to the group's store besides torch's own.
+    def connection(self) -> Counts:
+        """What keeps the group's counts: a file, or a connection to its store besides torch's own.
 
         While torch's store accepts a connection it answers nobody, for 5 s where the look-up of a
         name fails. So it is opened at the first call only, and kept for later transports.
@@ -34,7 +36,10 @@ class Lease:
             The same one each time.
         """
         if self._connection is None:
-            self._connection = self.group.get_group_store().clone()  # type: ignore[attr-defined]
+            if VARIABLE in os.environ:
+                self._connection = CountFile(os.environ[VARIABLE], self.group.group_name)
+            else:
+                self._connection = self.group.get_group_store().clone()  # type: ignore[attr-defined]
         return self._connection
 
 
@@ -70,9 +75,10 @@ def lease(members: list[int], timeout: timedelta, backend: str | None = None) ->
     everyone = members == list(range(dist.get_world_size()))
     try:
         # A group of some ranks has a name made of them, so that the others need not take part.
-        created = dist.new_group(
-            members, timeout=timeout, backend=backend, use_local_synchronization=not everyone
-        )
+        with closed_afterwards():
+            created = dist.new_group(
+                members, timeout=timeout, backend=backend, use_local_synchronization=not everyone
+            )
     except RuntimeError as error:
         raise CommunicationError(
             f"rank {dist.get_rank()} waited in vain for all of ranks {members} to make their "

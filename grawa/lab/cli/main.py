@@ -13,6 +13,7 @@ import tyro
 from grawa.errors import CommunicationError, DivergedError, UserError
 from grawa.lab.cli.config_file import config_from, with_defaults
 from grawa.lab.cli.optional_value import with_stack_workers
+from grawa.lab.cli.output import forgiving_output
 from grawa.lab.train.launch import WorkerFailedError
 from grawa.version import __version__
 
@@ -33,30 +34,49 @@ _COMMANDS = {
 take a second to import."""
 
 
+_WRITES_FILES = ("train", "resume", "compare", "ablate", "report", "flatness", "wells")
+"""Commands that have succeeded even if what they print could not be written."""
+
+
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Runs a command and exits: 0 on success, 2 if the user must change something, otherwise 1.
 
     Args:
         args: the command line; by default the process's own.
     """
-    if (sys.argv[1:] if args is None else list(args)) == ["--version"]:
-        print(f"grawa {__version__}")
-        sys.exit(0)
+    words = sys.argv[1:] if args is None else list(args)
+    with forgiving_output() as output:
+        code, message = _run(words)
+        if output is not None:
+            output.flush()
+            if output.error is not None and code == 0:
+                code = 0 if words[:1] and words[0] in _WRITES_FILES else 1
+                message = f"not all output could be written: {output.error.strerror}"
+        if message:
+            print(f"grawa: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _run(words: Sequence[str]) -> tuple[int, str]:
+    """Runs a command; returns the exit code, and what to say about it."""
     try:
-        _parse(args)()
+        if list(words) == ["--version"]:
+            print(f"grawa {__version__}")
+        else:
+            _parse(words)()
     except UserError as error:
-        _end(2, str(error))
+        return 2, str(error)
     except (WorkerFailedError, DivergedError, CommunicationError) as error:
-        _end(1, str(error))
+        return 1, str(error)
     except KeyboardInterrupt:
-        _end(130, "interrupted")
-    sys.exit(0)
+        return 130, "interrupted"
+    return 0, ""
 
 
-def _parse(args: Sequence[str] | None) -> Callable[[], None]:
+def _parse(args: Sequence[str]) -> Callable[[], None]:
     """The command with its arguments, ready to run."""
     complaint = StringIO()
-    words = with_stack_workers(sys.argv[1:] if args is None else args)
+    words = with_stack_workers(args)
     names = [name for name in _COMMANDS if words[:1] == [name]] or list(_COMMANDS)
     later = {name: _later(name) for name in names}
     defaults = config_from(words)
@@ -74,8 +94,8 @@ def _parse(args: Sequence[str] | None) -> Callable[[], None]:
             return chosen
     except SystemExit as stop:
         if stop.code == 0:
-            raise
-        _end(2, _one_line(complaint.getvalue()))
+            return lambda: None  # help was printed
+        raise UserError(_one_line(complaint.getvalue())) from None
 
 
 def _later(name: str) -> Callable[..., Any]:
@@ -101,8 +121,3 @@ def _one_line(box: str) -> str:
             break
         body.append(line)
     return f"{' '.join(body) or title}; see grawa --help"
-
-
-def _end(code: int, message: str) -> NoReturn:
-    print(f"grawa: {message}", file=sys.stderr)
-    sys.exit(code)

@@ -107,15 +107,20 @@ def resume_command(
 
 
 def check(config: TrainConfig, known: dict[Hashable, Data] | None = None) -> None:
-    """Raises a `UserError` for an invalid configuration before anything is started or written.
+    """Checks a configuration before anything is started or written.
 
     Args:
         config: the run.
         known: data that were loaded already for other runs; newly loaded data are added.
+
+    Raises:
+        UserError: if it is invalid.
     """
     settings = config.settings()
     config.num_processes()
     config.checkpoint_interval()
+    if config.max_restarts < 0:
+        raise UserError(f"max_restarts must not be negative, got {config.max_restarts}")
     Checkpoints(Path(), config.keep_checkpoints)
     task, strategy = names.task(config.task, config.data), names.strategy(config.strategy)
     scores.check(config, strategy)
@@ -142,6 +147,8 @@ def _run(config: TrainConfig, path: Path, wanted: int | None = None) -> None:
             launch(
                 ["-m", "grawa.lab.cli.worker", json.dumps(asdict(config)), start, *sys.argv],
                 processes,
+                max_restarts=config.max_restarts,
+                on_restart=partial(_say_restart, config, path),
             )
     if is_first_process():
         console = Console()
@@ -150,6 +157,18 @@ def _run(config: TrainConfig, path: Path, wanted: int | None = None) -> None:
         for doubt in finished["doubts"]:
             console.print(f"warning: {doubt}", highlight=False, soft_wrap=True, markup=False)
         console.print(f"{path}: the run's folder; `grawa evaluate {path}` measures its model")
+
+
+def _say_restart(config: TrainConfig, path: Path, error: WorkerFailedError, restart: int) -> None:
+    """Says that the processes of a run are started again."""
+    rounds = RunFolder(path).saved(config).rounds()
+    where = f"from the checkpoint of round {rounds[-1]}" if rounds else "from the beginning"
+    Console().print(
+        f"{error}: starting again {where} (restart {restart} of {config.max_restarts})",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 @contextmanager
@@ -205,7 +224,7 @@ def _host(config: TrainConfig, folder: RunFolder, wanted: int | None, device: to
         offer=lambda path: (
             f"`grawa resume {folder.path} --from {path.name}` continues from the one before it"
         ),
-        wanted=wanted,
+        wanted=None if restart_count() else wanted,  # there are newer ones by then
         fall_back=restart_count() > 0,
         events=folder.events_file,
     )

@@ -10,16 +10,20 @@ import sys
 from pathlib import Path
 
 from grawa.errors import CommunicationError, DivergedError, UserError
+from grawa.lab.cli.output import forgiving_output
 from grawa.lab.cli.run import run_process
 from grawa.lab.experiments.config import TrainConfig
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher gets it too, and ends all processes
+    # Ctrl-C has been blocked until now. The launcher gets it too, and ends all processes.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     table = json.loads(sys.argv[1])
     start = json.loads(sys.argv[2])
     sys.argv = sys.argv[3:]  # environment.json records the user's command
-    try:
-        config = TrainConfig.from_toml(table, Path("command line"))
-        run_process(config, Path(start["path"]), start["wanted"])
-    except (UserError, DivergedError, CommunicationError):
-        sys.exit(1)
+    with forgiving_output():
+        try:
+            config = TrainConfig.from_toml(table, Path("command line"))
+            run_process(config, Path(start["path"]), start["wanted"])
+        except (UserError, DivergedError, CommunicationError):
+            sys.exit(1)

@@ -1,73 +1,143 @@
-"""Starts the processes of a run on this machine, and reports which one failed."""
+"""Starts the processes of a run on this machine, again if need be, and reports which one failed."""
 
-import logging
-import os
 import signal
-import sys
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import count
+from os import getppid
 from typing import TypeVar
 
 import torch.distributed as dist
-from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from grawa.errors import CommunicationError, UserError
+from grawa.errors import CommunicationError, DivergedError, UserError
+from grawa.lab.train.start import Started, started
 
 Event = TypeVar("Event")
 Value = TypeVar("Value")
 
-_SHUTDOWN_SECONDS = 1
-"""How long processes may take to end before they are killed. After Ctrl-C, which they ignore, they
-are always killed after this time."""
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""Signals that end the launcher, which first ends the processes."""
+
+_LOOK_SECONDS = 0.05
+"""Between two looks at the processes."""
+
+_SAME_SIGNAL_SECONDS = 0.2
+"""How much later the launcher may get a signal that was sent to all processes of the terminal."""
 
 
 class WorkerFailedError(RuntimeError):
-    """A process of the run failed, and all others were ended."""
+    """A process of the run failed, and all others were ended.
+
+    Args:
+        text: which one, and why.
+        comes_again: whether it would fail in the same way if it were started again.
+    """
+
+    def __init__(self, text: str, *, comes_again: bool = False) -> None:
+        super().__init__(text)
+        self.comes_again = comes_again
 
 
-def launch(command: Sequence[str], processes: int) -> None:
+def launch(
+    command: Sequence[str],
+    processes: int,
+    *,
+    max_restarts: int = 0,
+    on_restart: Callable[[WorkerFailedError, int], None] = lambda error, restart: None,
+) -> None:
     """Runs a command in several new processes of this machine and waits for them.
 
-    The processes are started by torch's elastic launcher, as torchrun does, with its environment
-    variables. If one fails, all are ended. A process should run its work within `distributed`, in a
-    function decorated with `torch.distributed.elastic`'s `record`.
+    They have the environment variables that torchrun sets, but no address: they find each other
+    through a file without a name, and nothing listens for them. If one fails, all are ended; they
+    end as well when this process is killed. A process should run its work within `distributed`, in
+    a function decorated with `torch.distributed.elastic`'s `record`. If one raises a `UserError`,
+    so does this function, and after Ctrl-C it raises `KeyboardInterrupt`; all have ended by then.
+    SIGINT is blocked in a new process, which should let it through when it is ready.
 
     Args:
         command: arguments for the Python interpreter.
         processes: number of processes.
+        max_restarts: how often all are started again after one was killed or failed by an error
+            that need not come again; `grawa.process_group.restart_count` tells them.
+        on_restart: called with the error and the number of the restart, from 1, before each; what
+            it raises ends the run.
 
     Raises:
-        UserError: if a process raised one.
         WorkerFailedError: if a process failed otherwise; it names the rank and the cause.
-        KeyboardInterrupt: after Ctrl-C, once all processes have ended.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    # The launcher's warnings and tracebacks would hide the one line that we print.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        shutdown_timeout=_SHUTDOWN_SECONDS,
-    )
+    with _stops() as received:
+        for restart in count(1):
+            try:
+                _attempt(command, processes, restart - 1, received)
+                return
+            except WorkerFailedError as error:
+                if received or error.comes_again or restart > max_restarts:
+                    raise
+                on_restart(error, restart)
+
+
+@contextmanager
+def _stops() -> Generator[list[signal.Signals]]:
+    """Collects signals to end, instead of acting on them in the middle of something.
+
+    Yields:
+        Those that have come, as they come.
+    """
+    received: list[signal.Signals] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # signals go to the main thread
+        return
+    before = {
+        number: signal.signal(number, lambda came, _: received.append(signal.Signals(came)))
+        for number in _STOPS
+    }
     try:
-        elastic_launch(config, sys.executable)(*command)
-    except SignalException as stop:
-        if stop.sigval == signal.SIGINT:
-            raise KeyboardInterrupt from None
-        raise WorkerFailedError(f"ended by {stop.sigval.name}") from None
-    except ChildFailedError as error:
-        rank, cause = _first_cause(error.failures)
-        name, _, text = cause.partition(": ")
-        if name == UserError.__name__:
-            raise UserError(text) from None
-        raise WorkerFailedError(f"rank {rank} failed: {cause}") from None
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _attempt(
+    command: Sequence[str], processes: int, restarts: int, received: Sequence[signal.Signals]
+) -> None:
+    """Runs the processes once."""
+    try:
+        with started(command, processes, restarts) as group:
+            failures = _failures(group, received)
+    except OSError as error:
+        text = f"can't start {processes} processes: {error}"
+        raise WorkerFailedError(text, comes_again=True) from error
+    if received:
+        if received[0] == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise WorkerFailedError(f"ended by {received[0].name}")
+    if failures:
+        _raise(*_first_cause(failures))
+
+
+def _failures(group: Started, received: Sequence[signal.Signals]) -> dict[int, ProcessFailure]:
+    """Waits until all processes have ended, or one has failed, or a signal has come."""
+    while not received and not (failures := group.failures()):
+        if group.has_ended():
+            return {}
+        time.sleep(_LOOK_SECONDS)
+    if received:
+        return {}
+    if any(-failure.exitcode in _STOPS for failure in failures.values()):
+        time.sleep(_SAME_SIGNAL_SECONDS)
+    return failures
+
+
+def _raise(rank: int, cause: str) -> None:
+    name, _, text = cause.partition(": ")
+    if name == UserError.__name__:
+        raise UserError(text)
+    comes_again = name == DivergedError.__name__
+    raise WorkerFailedError(f"rank {rank} failed: {cause}", comes_again=comes_again)
 
 
 def _first_cause(failures: Mapping[int, ProcessFailure]) -> tuple[int, str]:
@@ -107,8 +177,8 @@ def while_parent_lives(events: Iterator[Event]) -> Iterator[Event]:
     Raises:
         WorkerFailedError: if the parent process has ended.
     """
-    parent = os.getppid()
+    parent = getppid()
     for event in events:
-        if os.getppid() != parent:
+        if getppid() != parent:
             raise WorkerFailedError("the process that started this worker has ended")
         yield event

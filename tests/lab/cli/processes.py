@@ -66,7 +66,7 @@ def _read(file: IO[str]) -> str:
     return file.read()
 
 
-def _in_world(command: Sequence[str], processes: int) -> None:
+def _in_world(command: Sequence[str], processes: int, **_: object) -> None:
     """Stands in for `grawa.lab.train.launch.launch`."""
     module, table, start = command[1:4]
     assert module == "grawa.lab.cli.worker"
@@ -185,7 +185,7 @@ def training(
     out: Path, *args: str, on_start: Callable[[], None] = lambda: None
 ) -> Generator[Command]:
     """A run of two workers that does not end by itself, once it has made a round."""
-    options = ("--workers", "2", "--steps", "2000000", "--out", out)
+    options = ("--workers", "2", "--steps", "2000000", "--max-restarts", "0", "--out", out)
     workers: dict[int, int] = {}
     with started(out.with_name("output"), "train", "quadratic", *options, *args) as command:
         try:

@@ -2,13 +2,14 @@
 
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
 
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.saving import Checkpoints
-from tests.lab.cli.processes import all_gone, training
+from tests.lab.cli.processes import all_gone, grawa, started, training, until
 
 pytestmark = pytest.mark.world
 
@@ -37,6 +38,28 @@ def test_when_a_worker_is_killed_all_end_and_it_is_named(tmp_path: Path) -> None
     for number in checkpoints.rounds():
         assert number % 10 == 0
         assert len(list(checkpoints.path(number).iterdir())) == 4  # with their checksums
+
+
+def test_a_run_whose_worker_is_killed_starts_again_and_ends_as_if_it_had_not(
+    tmp_path: Path,
+) -> None:
+    options = ("train", "quadratic", "--workers", "2", "--steps", "9600", "--checkpoint-every", "9")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert grawa(*options, "--out", whole).code == 0
+    with started(tmp_path / "output", *options, "--out", killed) as command:
+        until(lambda: bool(Checkpoints(killed / "checkpoints").rounds()), "a checkpoint")
+        workers = command.workers()
+        os.kill(workers[1], signal.SIGKILL)
+        all_gone(list(workers.values()))
+        code, output = command.wait()
+    assert code == 0, output
+    said = "rank 1 failed: killed by SIGKILL: starting again from the checkpoint of round "
+    (line,) = [line for line in output.splitlines() if line.startswith(said)]
+    assert line.endswith("(restart 1 of 3)")
+    models = [(out / "model.safetensors").read_bytes() for out in (whole, killed)]
+    assert models[0] == models[1]
+    rounds = [event["round"] for event in RunFolder(killed).events() if event["kind"] == "round"]
+    assert rounds == list(range(1, 301))
 
 
 def test_when_a_worker_is_stopped_the_timeout_ends_all(tmp_path: Path) -> None:
@@ -82,4 +105,45 @@ def test_workers_end_by_themselves_when_the_command_is_killed(tmp_path: Path) ->
     with training(tmp_path / "run") as command:
         workers = command.workers()
         os.kill(command.pid, signal.SIGKILL)
+        all_gone(list(workers.values()))
+
+
+def listening(pids: list[int]) -> list[tuple[str, int]]:
+    """Where processes listen: address as the kernel writes it, and port."""
+    sockets = set()
+    for pid in pids:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            sockets.add(str(entry.readlink()).removeprefix("socket:[").removesuffix("]"))
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A" and words[9] in sockets:
+                address, _, port = words[1].partition(":")
+                found.append((address, int(port, 16)))
+    return found
+
+
+def test_no_stranger_gets_in(tmp_path: Path) -> None:
+    with training(tmp_path / "run") as command:
+        places = listening([command.pid, *command.workers().values()])
+        assert places
+        for address, port in places:
+            assert address in ("0100007F", "0" * 24 + "01000000")
+            with pytest.raises(TimeoutError):
+                socket.create_connection(("127.0.0.1", port), timeout=0.1)
+        rounds = (tmp_path / "run" / "events.jsonl").read_text().count('"round"')
+        until(
+            lambda: (tmp_path / "run" / "events.jsonl").read_text().count('"round"') > rounds,
+            "another round",
+        )
+
+
+def test_an_interrupt_of_one_worker_alone_ends_all_and_is_named(tmp_path: Path) -> None:
+    with training(tmp_path / "run") as command:
+        workers = command.workers()
+        os.kill(workers[1], signal.SIGINT)
+        code, output = command.wait()
+        assert code == 1
+        assert "rank 1 failed: killed by SIGINT" in only_line(output)
         all_gone(list(workers.values()))

@@ -1,13 +1,19 @@
-"""Which of several processes is said to have failed."""
+"""Processes that are started together: which one failed, and whether all are started again."""
 
 import json
+import os
 import signal
 from pathlib import Path
 
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from grawa.lab.train.launch import _first_cause
+from grawa.comm.count_file import CountFile
+from grawa.errors import UserError
+from grawa.lab.train.launch import WorkerFailedError, _first_cause, launch
+from grawa.lab.train.start import started
+from tests.lab.cli.processes import all_gone, children_of, until
+from tests.world import forks
 
 LOST = "CommunicationError: rank 0 lost contact"
 CASES: dict[str, tuple[list[str | signal.Signals], tuple[int, str]]] = {
@@ -31,3 +37,140 @@ def test_the_cause_is_named_and_not_what_follows_from_it(case: str, tmp_path: Pa
         code = 1 if isinstance(end, str) else -end
         failures[rank] = ProcessFailure(rank, 1234 + rank, code, str(file))
     assert _first_cause(failures) == expected
+
+
+FAILING = """
+import json, os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+restart, rank = int(os.environ["TORCHELASTIC_RESTART_COUNT"]), int(os.environ["RANK"])
+end, times = sys.argv[1], int(sys.argv[2])
+if rank == 1 and restart < times:
+    if end.isdigit():
+        os.kill(os.getpid(), int(end))
+    message = {"message": end, "extraInfo": {"timestamp": "1"}}
+    with open(os.environ["TORCHELASTIC_ERROR_FILE"], "w") as file:
+        json.dump({"message": message}, file)
+    sys.exit(1)
+if rank == 0 and restart < times:
+    sys.stdin.read()  # for ever
+"""
+
+
+def run(end: str, times: int, max_restarts: int) -> list[str]:
+    """Runs two processes, of which one fails so often; what was said of each restart."""
+    said: list[str] = []
+    reading, writing = os.pipe()
+    before = os.dup(0)
+    os.dup2(reading, 0)
+    try:
+        launch(
+            ["-c", FAILING, end, str(times)],
+            2,
+            max_restarts=max_restarts,
+            on_restart=lambda error, restart: said.append(f"{restart}: {error}"),
+        )
+    finally:
+        os.dup2(before, 0)
+        for descriptor in (before, reading, writing):
+            os.close(descriptor)
+    return said
+
+
+@pytest.mark.parametrize("end", ["SIGKILL", "SIGTERM", "SIGINT", "SIGSEGV"])
+def test_all_are_started_again_when_one_is_killed(end: str) -> None:
+    number = str(int(signal.Signals[end]))
+    expected = f"rank 1 failed: killed by {end}"
+    assert run(number, 1, 1) == [f"1: {expected}"]
+
+
+def test_restarts_come_to_an_end() -> None:
+    with pytest.raises(WorkerFailedError, match="rank 1 failed: ValueError: x"):
+        run("ValueError: x", 3, 2)
+    assert len(run("ValueError: x", 2, 2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("end", "kind"), [("UserError: x", UserError), ("DivergedError: x", WorkerFailedError)]
+)
+def test_what_comes_again_is_not_tried_again(end: str, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match="x"):
+        run(end, 1, 5)
+
+
+def test_what_the_caller_raises_ends_the_run() -> None:
+    def refuse(error: WorkerFailedError, restart: int) -> None:
+        raise UserError(f"no checkpoint after: {error}")
+
+    with pytest.raises(UserError, match="no checkpoint after: rank 0 failed: exit code 3"):
+        launch(["-c", "import sys; sys.exit(3)"], 1, max_restarts=1, on_restart=refuse)
+
+
+MEETING = """
+import fcntl, json, os
+assert not any(name in os.environ for name in ("MASTER_ADDR", "MASTER_PORT", "GROUP_RANK"))
+assert os.environ["WORLD_SIZE"] == os.environ["LOCAL_WORLD_SIZE"] == "2"
+assert os.environ["RANK"] == os.environ["LOCAL_RANK"]
+for name in ("GRAWA_STORE", "GRAWA_COUNTS"):
+    file = os.open(os.environ[name], os.O_RDWR)
+    fcntl.flock(file, fcntl.LOCK_EX)
+    assert os.fstat(file).st_mode & 0o077 == 0 or "/proc/self" in os.environ[name]
+"""
+
+
+def test_processes_share_files_and_leave_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name in ("MASTER_ADDR", "MASTER_PORT", "GROUP_RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.setenv(name, "stale")
+    launch(["-c", MEETING], 2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_files_in_memory_a_private_folder_is_used_and_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.delattr("os.memfd_create")
+    with started(["-c", MEETING], 2, 0) as group:
+        assert [folder.stat().st_mode & 0o077 for folder in tmp_path.iterdir()] == [0]
+        until(group.has_ended, "the end of both")
+        assert group.failures() == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def sleep_in_two() -> None:
+    launch(["-c", "import time; time.sleep(1000)"], 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_processes_end_with_the_launcher_from_their_first_moment(number: signal.Signals) -> None:
+    launcher = forks().Process(target=sleep_in_two)
+    launcher.start()
+    assert launcher.pid is not None
+    found: set[int] = set()
+
+    def begun() -> bool:
+        found.update(children_of(launcher.pid or 0))
+        return len(found) == (1 if number == signal.SIGKILL else 2)
+
+    until(begun, "processes")
+    os.kill(launcher.pid, number)
+    launcher.join()
+    all_gone(list(found))
+
+
+def test_counts_are_shared_by_descriptions_of_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "counts"
+    path.touch()
+    one, other = CountFile(str(path), "group"), CountFile(str(path), "group")
+    elsewhere = CountFile(str(path), "another group")
+    assert (one.add("steps", 2), other.add("steps", 3), elsewhere.add("steps", 1)) == (2, 5, 1)
+    for generation in range(1000):
+        one.add(f"steps/{generation}", 1)
+        other.delete_key(f"steps/{generation}")
+    assert path.stat().st_size < 100
+    assert other.delete_key("steps")
+    assert not one.delete_key("steps")
+    assert one.add("steps", 4) == 4

@@ -1,0 +1,160 @@
+"""Processes of a run on this machine, from their start to their end."""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import Popen, TimeoutExpired
+from tempfile import TemporaryDirectory
+
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+from grawa.comm.count_file import VARIABLE as COUNTS
+from grawa.rendezvous import STORE
+
+_SHUTDOWN_SECONDS = 1.0
+"""How long processes may take to end before they are killed."""
+
+_DIE_WITH_PARENT = 1
+"""PR_SET_PDEATHSIG of Linux."""
+
+_OF_LAUNCHERS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK", "ROLE_RANK")
+"""What another launcher may have left in the environment, besides TORCHELASTIC_*."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """Processes that have been started, by rank."""
+
+    processes: list[Popen[bytes]]
+    errors: list[str]
+    """The file in which each says why it fails."""
+
+    def failures(self) -> dict[int, ProcessFailure]:
+        """Those that have failed so far."""
+        codes = [process.poll() for process in self.processes]
+        return {
+            rank: ProcessFailure(rank, self.processes[rank].pid, code, self._said(rank))
+            for rank, code in enumerate(codes)
+            if code
+        }
+
+    def _said(self, rank: int) -> str:
+        """The file in which a process says why it failed; none if it said nothing."""
+        path = self.errors[rank]
+        return path if Path(path).stat().st_size else "nothing"
+
+    def has_ended(self) -> bool:
+        """Whether all have ended."""
+        return all(process.poll() is not None for process in self.processes)
+
+    def end(self) -> None:
+        """Ends all that run, stopped ones too, if need be by force."""
+        for number in (signal.SIGTERM, signal.SIGCONT):
+            for process in self.processes:
+                process.send_signal(number)
+        deadline = time.monotonic() + _SHUTDOWN_SECONDS
+        for process in self.processes:
+            with suppress(TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def started(command: Sequence[str], processes: int, restarts: int) -> Generator[Started]:
+    """Starts processes, and ends those that still run at the end of the block.
+
+    Args:
+        command: arguments for the Python interpreter.
+        processes: number of processes.
+        restarts: how often they were started before.
+
+    Yields:
+        The processes.
+    """
+    with _files(processes + 2) as (paths, descriptors):
+        store, counts, *errors = paths
+        group = Started([], errors)
+        try:
+            for rank in range(processes):
+                own = {STORE: store, COUNTS: counts, "TORCHELASTIC_ERROR_FILE": errors[rank]}
+                group.processes.append(
+                    Popen(
+                        [sys.executable, *command],
+                        env=_environment(rank, processes, restarts) | own,
+                        pass_fds=descriptors,
+                        preexec_fn=_tied_to(os.getpid()),
+                    )
+                )
+            yield group
+        finally:
+            group.end()
+
+
+@contextmanager
+def _files(number: int) -> Generator[tuple[list[str], list[int]]]:
+    """Empty files for this process and those that it starts, which nobody else can open.
+
+    On Linux they are memory, have no name, and are gone with the last process, however it ends.
+
+    Yields:
+        Their paths, and the descriptors that the other processes must inherit.
+    """
+    if not hasattr(os, "memfd_create"):
+        with TemporaryDirectory(prefix="grawa-") as folder:
+            paths = [Path(folder) / str(i) for i in range(number)]
+            for path in paths:
+                path.touch(0o600)
+            yield [str(path) for path in paths], []
+        return
+    descriptors = [os.memfd_create("grawa") for _ in range(number)]
+    try:
+        yield [f"/proc/self/fd/{descriptor}" for descriptor in descriptors], descriptors
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _environment(rank: int, processes: int, restarts: int) -> dict[str, str]:
+    """The environment of a process: as torchrun's, but without an address."""
+    ours = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _OF_LAUNCHERS and not name.startswith("TORCHELASTIC_")
+    }
+    ours.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    numbers = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": processes,
+        "LOCAL_WORLD_SIZE": processes,
+        "TORCHELASTIC_RESTART_COUNT": restarts,
+    }
+    return ours | {name: str(value) for name, value in numbers.items()}
+
+
+def _tied_to(parent: int) -> Callable[[], None]:
+    """Returns what a new process does before anything else.
+
+    It dies with its parent from its first moment on. Ctrl-C waits until it has done its imports,
+    which would end with a traceback.
+
+    Returns:
+        The function that it calls.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+    def begin() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        if libc is not None:
+            libc.prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return begin
