@@ -2,13 +2,16 @@
 
 import json
 import os
-import tomllib
+import stat
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from grawa.errors import UserError
+
+MOST_BYTES = 2**31
+"""Of a file that is read whole: far more than the events of a run of months."""
 
 
 @contextmanager
@@ -52,16 +55,50 @@ def read_json(path: Path) -> dict[str, Any]:
     return entry if isinstance(entry, dict) else {}
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """Reads a TOML file.
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+    """Reads a whole file; never waits, as a pipe would make it, and never without end.
+
+    Args:
+        path: the file.
+        most: bytes that it may have.
 
     Returns:
-        The table in it.
+        Its content.
 
     Raises:
-        UserError: if the file is missing or broken.
+        UserError: if it is missing, no regular file, too large, or can't be read.
+    """
+    with opened(path) as file:
+        try:
+            content = file.read(most + 1)
+        except OSError as error:
+            raise UserError(f"{path} can't be read: {cause_of(error)}") from None
+    if len(content) > most:
+        raise UserError(f"{path} is larger than {most / 1e6:,.0f} MB, which it can't rightly be")
+    return content
+
+
+@contextmanager
+def opened(path: Path) -> Generator[BinaryIO]:
+    """A regular file, to read from.
+
+    Yields:
+        The file.
+
+    Raises:
+        UserError: if it is missing, no regular file, or can't be read.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} can't be read: {error}") from None
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:  # a ValueError: a null character in the path
+        raise UserError(f"{path} can't be read: {cause_of(error)}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(f"{path} can't be read: it is no regular file")
+    with open(descriptor, "rb") as file:
+        yield file
+
+
+def cause_of(error: Exception) -> str:
+    """Why a file can't be read or written, in a few words."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)

@@ -165,6 +165,8 @@ def show_earlier_trials(folder: StudyFolder, console: Console) -> None:
             highlight=False,
             soft_wrap=True,
         )
+    for notice in folder.damaged():
+        console.print(f"note: {notice}", highlight=False, soft_wrap=True)
 
 
 def show(folder: StudyFolder, console: Console) -> None:

@@ -5,15 +5,16 @@ from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, get_type_hints
+from typing import Annotated, Literal
 
 import tyro
-from typeguard import TypeCheckError, check_type
 
 from grawa.errors import UserError
 from grawa.lab.experiments.older import current_options
+from grawa.lab.experiments.option_types import wrong_options
 from grawa.lab.experiments.schedules import schedule_of, speeds_of
 from grawa.lab.experiments.score import ScoreChoice
+from grawa.lab.shapes import shown
 from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.simulate.network import Link, network_of
 from grawa.lab.train.faults import FAULTS_HELP, Fault
@@ -335,15 +336,12 @@ class TrainConfig:
         table = current_options(table)
         unknown = set(table) - {field.name for field in fields(cls)}
         if unknown or "task" not in table:
-            what = f"has an unknown entry {min(unknown)!r}" if unknown else "has no task"
+            what = f"has an unknown entry {shown(min(unknown))}" if unknown else "has no task"
             raise UserError(f"{path} {what}; it was not written by this version of grawa")
         lists = {key: tuple(v) if isinstance(v, list) else v for key, v in table.items()}
-        hints = get_type_hints(cls)
-        for name, value in lists.items():
-            try:
-                check_type(value, hints[name])
-            except TypeCheckError as error:
-                raise UserError(f"{path}: {name} = {value!r} is invalid: {error}") from None
+        complaint = wrong_options(lists, cls)
+        if complaint:
+            raise UserError(f"{path}: {complaint}")
         return cls(**lists)  # type: ignore[arg-type]
 
 

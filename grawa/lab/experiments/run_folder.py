@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.environment import environment
-from grawa.lab.files import read_line, read_toml, replacing, write_text
+from grawa.lab.experiments.event_lines import read_events
+from grawa.lab.experiments.saved_models import read_model
+from grawa.lab.files import replacing, write_text
+from grawa.lab.records import read_toml
 
 SCHEMA = 1
 """Version of the lines in `events.jsonl`; increased when the meaning of a field changes."""
@@ -104,20 +106,9 @@ class RunFolder:
         """Reads `events.jsonl`.
 
         Returns:
-            All complete lines, and a notice if others are incomplete, as after a crash.
-
-        Raises:
-            UserError: if there is no such file.
+            All whole lines, and a notice if others are damaged, as the last one is after a crash.
         """
-        path = self.path / "events.jsonl"
-        if not path.is_file():
-            raise UserError(f"{self.path} has no events.jsonl, the record of a run's rounds")
-        lines = path.read_text("utf-8", errors="replace").splitlines(keepends=True)
-        found = [read_line(line) for line in lines if line.endswith("\n")]
-        whole = [event for event in found if event is not None and "kind" in event]
-        cut = len(lines) - len(whole)
-        notices = [f"{cut} lines of events.jsonl are incomplete and were ignored."] if cut else []
-        return whole, notices
+        return read_events(self.path / "events.jsonl")
 
     def forget_after(self, step: int) -> list[str]:
         """Removes the events of later steps, before a run continues from a checkpoint.
@@ -147,7 +138,7 @@ class RunFolder:
         path = self.path / "model.safetensors"
         if not path.is_file():
             raise UserError(f"{path} is missing: the run has not finished; see `grawa resume`")
-        return _load(path)
+        return read_model(path)
 
     @property
     def workers(self) -> Path:
@@ -180,16 +171,9 @@ class RunFolder:
                 f"{missing[0]} is missing, while other workers' files exist; train again with "
                 "--keep-workers"
             )
-        return {worker: _load(path) for worker, path in paths.items()}
+        return {worker: read_model(path) for worker, path in paths.items()}
 
 
 def _save(state: Mapping[str, Tensor], path: Path) -> None:
     with replacing(path) as temporary:
         save_file({key: value.contiguous() for key, value in state.items()}, temporary)
-
-
-def _load(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a complete safetensors file: {error}") from None

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from grawa.errors import UserError
 from grawa.lab.experiments.flatness import FLATNESS_SCHEMA
-from grawa.lab.files import read_json
+from grawa.lab.experiments.flatness_shape import RUN_SHAPE
+from grawa.lab.records import read_record
 from grawa.lab.report.tables import Cell, Table, Unit
 
 
@@ -19,15 +21,19 @@ def run_flatness(folder: Path) -> tuple[list[Table], list[str]]:
         The tables, none if flatness was not measured; and a notice if the file can't be read.
     """
     path = folder / "flatness.json"
-    if not path.is_file():
+    if not path.exists():
         return [], []
-    found = read_json(path)
-    if found.get("schema") != FLATNESS_SCHEMA:
-        notice = (
-            "flatness.json is broken or from another version of grawa: run `grawa flatness` again."
-        )
-        return [], [notice]
+    try:
+        found = read_record(path, _of_this_version)
+    except UserError as error:
+        return [], [f"Flatness is left out: {error}; run `grawa flatness` again."]
     return flatness_tables(found), []
+
+
+def _of_this_version(value: object, name: str) -> str | None:
+    if isinstance(value, dict) and value.get("schema") != FLATNESS_SCHEMA:
+        return f"it is from another version of grawa, whose schema is not {FLATNESS_SCHEMA}"
+    return RUN_SHAPE(value, name)
 
 
 def flatness_tables(found: Mapping[str, Any]) -> list[Table]:

@@ -5,8 +5,8 @@ from typing import Any
 
 from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.experiments.environment import read_environment
 from grawa.lab.experiments.run_folder import RunFolder
-from grawa.lab.files import read_json
 from grawa.lab.report.console import metric_text
 from grawa.lab.report.flatness import run_flatness
 from grawa.lab.report.page import Page, Section, facts_of
@@ -37,12 +37,12 @@ def run_page(folder: RunFolder) -> Page:
     if finished is None:
         notices.append(f"The run has not finished: this is its state after {len(rounds)} rounds.")
     flatness, unread = run_flatness(folder.path)
-    about = facts_of(read_json(folder.path / "environment.json"))
+    about, unknown = read_environment(folder.path)
     unit = Unit("error" if finished is None else finished["metric"])
     return Page(
         title=f"{config.task}, {config.strategy}",
         subtitle=_subtitle(config, finished),
-        notices=notices + unread,
+        notices=notices + unread + unknown,
         sections=[
             Section(title="Training", pictures=run_pictures(config, events, unit)),
             Section(
@@ -50,7 +50,7 @@ def run_page(folder: RunFolder) -> Page:
                 tables=[_totals(events, finished), *_left_out(rounds), *flatness],
             ),
         ],
-        facts={**about, "options": _options(config)},
+        facts={**facts_of(about), "options": _options(config)},
     )
 
 

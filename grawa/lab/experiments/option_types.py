@@ -1,0 +1,60 @@
+"""Whether values that a file or a command line gives for options have the options' types."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, get_args, get_type_hints
+
+from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
+
+from grawa.lab.shapes import MOST, shown
+
+
+def wrong_options(options: Mapping[str, Any], of: type) -> str | None:
+    """What is wrong with the first option that is wrong, if one is.
+
+    Args:
+        options: name -> value.
+        of: the dataclass whose fields they are.
+
+    Returns:
+        A sentence without its full stop.
+
+    >>> from grawa.lab.experiments.config import TrainConfig
+    >>> wrong_options({"workers": True}, TrainConfig)
+    'workers = True is invalid: it must be of type int'
+    """
+    hints = get_type_hints(of)
+    for name, value in options.items():
+        if name not in hints:
+            return f"there is no option {shown(name)}"
+        if not has_type(value, hints[name]):
+            return f"{name} = {shown(value)} is invalid: it must be {_described(hints[name])}"
+    return None
+
+
+def has_type(value: object, hint: Any) -> bool:
+    """Whether a value has a type; true and false are no numbers, nor is what is not finite."""
+    numeric = isinstance(value, int | float)
+    if isinstance(value, bool) and bool not in (hint, *get_args(hint)):
+        return False
+    if numeric and not isinstance(value, bool) and not (math.isfinite(_capped(value))):
+        return False
+    try:
+        check_type(value, hint, collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
+    except TypeCheckError:
+        return False
+    return not isinstance(value, str) or _can_be_written(value)
+
+
+def _capped(value: Any) -> float:
+    """The number; infinite if it is beyond what can be computed with."""
+    return float(value) if abs(value) <= MOST or value != value else math.inf
+
+
+def _can_be_written(text: str) -> bool:
+    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _described(hint: Any) -> str:
+    names = [getattr(kind, "__name__", str(kind)) for kind in get_args(hint) or (hint,)]
+    return f"of type {hint.__name__}" if isinstance(hint, type) else f"one of {', '.join(names)}"
