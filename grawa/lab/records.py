@@ -48,9 +48,11 @@ def read_lines(path: Path, shape: Shape) -> Lines:
     if not path.exists() and not path.is_symlink():
         return Lines([], [], 0, [])
     entries: list[dict[str, Any]] = []
-    kept, incomplete, damaged = [], 0, []
+    kept, damaged = [], []
     text = read_bytes(path).decode("utf-8", errors="replace")
-    for number, line in enumerate(text.split("\n"), start=1):
+    *lines, rest = text.split("\n")  # what follows the last line's end was cut
+    incomplete = 1 if rest else 0
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:

@@ -14,8 +14,8 @@ MOST = 1e150
 WHOLE = "it"
 """The name of a whole record, whose entries are named without it."""
 
-MOST_COUNT = 10**12
-"""The largest whole number: of steps, bytes or parameters."""
+MOST_WHOLE = 2**53
+"""Whole numbers up to here are exact as floats."""
 
 _SHOWN = 60  # letters of a wrong value in a message
 
@@ -35,20 +35,26 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number of a size that can be computed with."""
+    if type(value) is int:
+        return abs(value) <= MOST_WHOLE
+    return isinstance(value, float) and abs(value) <= MOST
+
+
 def number(least: float = -MOST, most: float = MOST) -> Shape:
     """A finite number within limits."""
     limits = "" if (least, most) == (-MOST, MOST) else f" from {least:g} to {most:g}"
 
     def check(value: object, name: str) -> str | None:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if is_number and least <= value <= most:  # type: ignore[operator]
+        if is_number(value) and least <= value <= most:  # type: ignore[operator]
             return None
         return _wrong(name, f"a number{limits}", value)
 
     return check
 
 
-def whole(least: int = 0, most: int = MOST_COUNT) -> Shape:
+def whole(least: int = 0, most: int = MOST_WHOLE) -> Shape:
     """A whole number within limits; one written with a point, such as 8.0, is none."""
 
     def check(value: object, name: str) -> str | None:
@@ -66,9 +72,12 @@ def flag(value: object, name: str) -> str | None:
 
 def text(value: object, name: str) -> str | None:
     """Text that can be written: without halves of surrogate pairs."""
-    if isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value):
-        return None
-    return _wrong(name, "text", value)
+    return None if is_text(value) else _wrong(name, "text", value)
+
+
+def is_text(value: object) -> bool:
+    """Whether a value is text without halves of surrogate pairs, which can't be written."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def anything(value: object, name: str) -> str | None:

@@ -75,7 +75,7 @@ def flatness_command(
         **found.as_json(),
     }
     write_text(run / "flatness.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
-    console = Console()
+    console = Console(markup=False)
     for table in flatness_tables(record):
         console.print(as_rich(table))
     for note in (*notes, f"{run}/flatness.json: all measurements"):

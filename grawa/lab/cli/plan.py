@@ -88,7 +88,7 @@ def plan_command(
 
     with distributed(device) if under_launcher() else _here(device) as place:
         made, most_lost, subject, network = _on_all(partial(prepare, place))
-        console = Console(quiet=not is_first_process())
+        console = Console(quiet=not is_first_process(), markup=False)
 
         def show(text: str) -> AbstractContextManager[object]:
             return console.status(f"measuring {text}")

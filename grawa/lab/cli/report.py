@@ -30,7 +30,7 @@ def report_command(
     """
     if not folders:
         raise UserError("name at least one folder of a run or a study")
-    console = Console()
+    console = Console(markup=False)
     with console.status("reading"):
         pages = [page_of(folder) for folder in folders]
     for page in pages:

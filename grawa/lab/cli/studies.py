@@ -77,7 +77,7 @@ def study_of(
             f"the last seed would be {last}, but seeds from {FIRST_TUNE_SEED} on are for tuning: "
             "use fewer seeds or populations"
         )
-    with Console().status("checking"):
+    with Console(markup=False).status("checking"):
         _check(study)
     return study
 
@@ -128,7 +128,7 @@ def run(study: Study, asked: StudyConfig) -> None:
     usual = (os.cpu_count() or 1) if pick_device(asked.device).type == "cpu" else 1
     jobs = at_least(usual if asked.jobs is None else asked.jobs, 1, "jobs")
     path = asked.out or Path("runs") / default_name(study)
-    folder, console = StudyFolder.begin(path, study), Console()
+    folder, console = StudyFolder.begin(path, study), Console(markup=False)
     with folder.locked():
         show_earlier_trials(folder, console)
         folder.remove_incomplete_lines()

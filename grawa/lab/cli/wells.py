@@ -162,7 +162,7 @@ def _folder(path: Path) -> Path:
 
 def _show(asked: WellsConfig, runs: Sequence[Walked], first: Sequence[Walked], out: Path) -> None:
     """Prints the tables and the names of the files."""
-    console = Console()
+    console = Console(markup=False)
     console.print(as_rich(end_table(first)))
     if asked.seeds > 1:
         console.print(as_rich(share_table(runs)))

@@ -7,6 +7,7 @@ from typing import Any
 from grawa.errors import UserError
 from grawa.lab.records import damage_notices, read_lines
 from grawa.lab.shapes import (
+    Shape,
     grid,
     is_worker,
     listed,
@@ -67,22 +68,25 @@ _KINDS = {
 }
 """Kind of event -> its shape. Other kinds are not looked at."""
 
-_ANY_KIND = table({"kind": text}, {"step": whole()})
+ANY_EVENT = table({"kind": text}, {"step": whole()})
+"""What every line has."""
 
 
-def _shape(value: object, name: str) -> str | None:
-    complaint = _ANY_KIND(value, name)
+def whole_event(value: object, name: str) -> str | None:
+    """The shape of an event with all that a page shows of it."""
+    complaint = ANY_EVENT(value, name)
     if complaint is not None or not isinstance(value, dict):
         return complaint
     shape = _KINDS.get(value["kind"])
     return None if shape is None else shape(value, name)
 
 
-def read_events(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+def read_events(path: Path, shape: Shape = ANY_EVENT) -> tuple[list[dict[str, Any]], list[str]]:
     """Reads the events of a run.
 
     Args:
         path: the file `events.jsonl`.
+        shape: of each event.
 
     Returns:
         All whole events, and a notice if other lines are damaged, as the last one is after a crash.
@@ -92,7 +96,7 @@ def read_events(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """
     if not path.exists():
         raise UserError(f"{path.parent} has no events.jsonl, the record of a run's rounds")
-    lines = read_lines(path, _shape)
+    lines = read_lines(path, shape)
     cut = lines.incomplete
     notices = [f"{cut} lines of events.jsonl are incomplete and were ignored."] if cut else []
     return lines.entries, notices + damage_notices(lines.damaged, path.name)

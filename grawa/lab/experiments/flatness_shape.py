@@ -19,17 +19,19 @@ from grawa.lab.shapes import (
 _NUMBER = optional(number())
 _ESTIMATE = table({"value": _NUMBER, "standard_error": _NUMBER})
 
-_MODEL = table({
-    "train_error": _NUMBER,
-    "test_error": _NUMBER,
-    "gap": _NUMBER,
-    "loss": _NUMBER,
-    "gradient_norm": _NUMBER,
-    "sharpness": mapping(_NUMBER),
-    "eigenvalues": optional(listed(_ESTIMATE)),
-    "trace": optional(_ESTIMATE),
-    "trace_over_loss": optional(_ESTIMATE),
-})
+_MODEL = table(
+    {
+        "train_error": _NUMBER,
+        "test_error": _NUMBER,
+        "loss": _NUMBER,
+        "gradient_norm": _NUMBER,
+        "sharpness": mapping(_NUMBER),
+        "eigenvalues": optional(listed(_ESTIMATE)),
+        "trace": optional(_ESTIMATE),
+        "trace_over_loss": optional(_ESTIMATE),
+    },
+    {"gap": _NUMBER},
+)
 
 
 def _same_number(valley: Mapping[str, Any]) -> str | None:

@@ -1,12 +1,11 @@
 """Whether values that a file or a command line gives for options have the options' types."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, get_args, get_type_hints
 
 from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
-from grawa.lab.shapes import MOST, shown
+from grawa.lab.shapes import is_number, is_text, shown
 
 
 def wrong_options(options: Mapping[str, Any], of: type) -> str | None:
@@ -34,25 +33,22 @@ def wrong_options(options: Mapping[str, Any], of: type) -> str | None:
 
 def has_type(value: object, hint: Any) -> bool:
     """Whether a value has a type; true and false are no numbers, nor is what is not finite."""
-    numeric = isinstance(value, int | float)
     if isinstance(value, bool) and bool not in (hint, *get_args(hint)):
         return False
-    if numeric and not isinstance(value, bool) and not (math.isfinite(_capped(value))):
+    if not all(map(_can_be_used, value if isinstance(value, tuple) else (value,))):
         return False
     try:
         check_type(value, hint, collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
     except TypeCheckError:
         return False
-    return not isinstance(value, str) or _can_be_written(value)
+    return True
 
 
-def _capped(value: Any) -> float:
-    """The number; infinite if it is beyond what can be computed with."""
-    return float(value) if abs(value) <= MOST or value != value else math.inf
-
-
-def _can_be_written(text: str) -> bool:
-    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
+def _can_be_used(value: object) -> bool:
+    """Whether a number can be computed with, and a text be written."""
+    if isinstance(value, str):
+        return is_text(value) and "\0" not in value
+    return is_number(value) or (not isinstance(value, float) and type(value) is not int)
 
 
 def _described(hint: Any) -> str:

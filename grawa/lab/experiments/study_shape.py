@@ -49,8 +49,9 @@ def _check_options(study: Mapping[str, Any]) -> str | None:
     complaint = wrong_options(as_options(study["flatness"]), FlatnessConfig)
     if complaint:
         return f"of flatness, {complaint}"
-    if "steps" not in base:
-        return "base.steps is missing"
+    missing = [name for name in ("task", "steps") if name not in base]
+    if missing:
+        return f"base has no {missing[0]}"
     for what in ("arms", "conditions", "tune_conditions"):
         names = [one["name"] for one in study[what]]
         if len(set(names)) < len(names):
@@ -76,7 +77,7 @@ STUDY_SHAPE: Shape = table(
         "baseline": text,
         "seeds": listed(_SEED, least=1),
         "tune_seeds": listed(_SEED),
-        "base": table({"task": text}),
+        "base": _OPTIONS,
         "conditions": listed(_CONDITION, least=1),
         "tune_conditions": listed(_CONDITION),
         "arms": listed(_ARM, least=1),

@@ -52,7 +52,7 @@ def from_toml(table: dict[str, Any], path: Path) -> Study:
         raise UserError(f"{path} has schema {found!r}, but this version of grawa reads {SCHEMA}")
     complaint = STUDY_SHAPE(table, WHOLE)
     if complaint:
-        raise UserError(f"{path} is damaged: {complaint}")
+        raise UserError(f"{path} is not a complete study: {complaint}")
     base, flatness = table["base"], as_options(table["flatness"])
     try:
         return Study(
@@ -71,7 +71,7 @@ def from_toml(table: dict[str, Any], path: Path) -> Study:
             flat_conditions=tuple(table.get("flat_conditions", ())),
         )
     except UserError as error:
-        raise UserError(f"{path} is damaged: {error}") from None
+        raise UserError(f"{path} is not a complete study: {error}") from None
 
 
 def _plain(value: Arm | Condition) -> dict[str, Any]:

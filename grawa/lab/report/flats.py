@@ -19,7 +19,7 @@ Read = Callable[[Mapping[str, Any]], float | None]
 
 def _model(name: str) -> Read:
     def read(found: Mapping[str, Any]) -> float | None:
-        entry = found["models"][CONSENSUS][name]
+        entry = found["models"][CONSENSUS].get(name)
         value: float | None = entry["value"] if isinstance(entry, dict) else entry
         return value
 

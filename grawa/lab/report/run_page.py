@@ -6,6 +6,7 @@ from typing import Any
 from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.environment import read_environment
+from grawa.lab.experiments.event_lines import read_events, whole_event
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.report.console import metric_text
 from grawa.lab.report.flatness import run_flatness
@@ -29,7 +30,7 @@ def run_page(folder: RunFolder) -> Page:
         UserError: if it has no events.
     """
     config = folder.config()
-    events, notices = folder.read_events()
+    events, notices = read_events(folder.path / "events.jsonl", whole_event)
     rounds = [event for event in events if event["kind"] == "round"]
     if not rounds:
         raise UserError(f"{folder.path} has no rounds in events.jsonl: there is nothing to report")

@@ -124,7 +124,7 @@ def _draw_workers(figure: Figure, *, rounds: Sequence[Mapping[str, Any]]) -> Non
 
 def _known(value: float | None) -> float:
     """A number to draw, which leaves a gap where it is missing."""
-    return math.nan if value is None else value
+    return math.nan if value is None else float(value)
 
 
 def _share(event: Mapping[str, Any], worker: int) -> float:
