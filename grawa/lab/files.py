@@ -21,7 +21,7 @@ def replacing(path: Path) -> Generator[Path]:
     Yields:
         The temporary file's path, to write to.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _beside(path)
     try:
         yield temporary
         with temporary.open("rb") as written:
@@ -29,6 +29,49 @@ def replacing(path: Path) -> Generator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_file(path: Path) -> None:
+    """Refuses a path at which no file can be written, before work is done for it.
+
+    Args:
+        path: of a file that will be written, in a folder that exists.
+
+    Raises:
+        UserError: naming the path and the reason.
+    """
+    try:
+        if path.is_dir():
+            raise UserError(f"can't write {path}: it is a folder; name a file in it")
+        temporary = _beside(path)
+        temporary.touch()
+        temporary.unlink()
+    except (OSError, ValueError) as error:  # a ValueError: a null character in the path
+        raise UserError(f"can't write {path}: {cause_of(error)}") from None
+
+
+def _beside(path: Path) -> Path:
+    """A temporary file in the same folder, which another process does not use."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def make_folder(path: Path) -> Path:
+    """Makes a folder for files, and those above it, if it is not there.
+
+    Args:
+        path: the folder.
+
+    Returns:
+        The same path.
+
+    Raises:
+        UserError: if it can't be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"can't make the folder {path}: {cause_of(error)}") from None
+    return path
 
 
 def write_text(path: Path, text: str) -> None:

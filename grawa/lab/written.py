@@ -9,9 +9,13 @@ from types import NoneType
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from grawa.errors import UserError
+from grawa.lab.shapes import is_text, shown
 
 _PLAIN = (bool, int, float, str, Path)
 """Types of options that are written as one value."""
+
+_MOST = 1e9
+"""The largest number that an option can have; NaN is none."""
 
 Made = TypeVar("Made")
 
@@ -101,11 +105,16 @@ def _kind(made: object, name: str) -> Any:
 
 def _parse(value: str, kind: Any, key: str, where: str) -> Any:
     try:
-        if not value:
-            raise ValueError("an option has a value")
-        return {"true": True, "false": False}[value] if kind is bool else kind(value)
+        if not value or not is_text(value) or "\0" in value:
+            raise ValueError("an option has a value that can be written")
+        found = {"true": True, "false": False}[value] if kind is bool else kind(value)
+        if isinstance(found, int | float) and not abs(found) <= _MOST:
+            raise ValueError("it can't be computed with")
     except (KeyError, ValueError):
-        raise UserError(f"{key} of {where} must be a {kind.__name__}, got {value!r}") from None
+        limits = f" from {-_MOST:g} to {_MOST:g}" if kind in (int, float) else ""
+        what = f"{kind.__name__}{limits}"
+        raise UserError(f"{key} of {where} must be a {what}, got {shown(value)}") from None
+    return found
 
 
 def describe(made: object) -> tuple[str, str, str]:

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from grawa.errors import UserError
 from grawa.lab.cli import names
 from grawa.lab.experiments.config import TrainConfig
-from grawa.lab.files import write_text
+from grawa.lab.files import check_file, write_text
 from grawa.lab.planning.links import Hosts, find_hosts
 from grawa.lab.planning.measure import Subject, measure
 from grawa.lab.report.plan import plan_json, plan_lines, plan_picture, plan_tables
@@ -78,6 +78,9 @@ def plan_command(
         picture: A PNG file to draw the predictions in.
         out: A JSON file to write all numbers to.
     """
+    for file in (out, picture):
+        if file is not None and is_first_process():
+            check_file(file)
     options = (what, strategies, workers, link, topology, hosts, inner_link, batch_size, loss)
 
     def prepare(place: torch.device) -> tuple[dict[str, Strategy], float, Subject, Network | Hosts]:

@@ -19,6 +19,7 @@ from grawa.errors import UserError
 from grawa.integrations.tensorboard import TensorBoardRounds, require_tensorboard
 from grawa.lab.cli import names, scores
 from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.experiments.limits import check_memory
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.report.console import RoundProgress, summary
 from grawa.lab.tasks import Data, Task
@@ -96,7 +97,10 @@ def check(config: TrainConfig, known: dict[Hashable, Data] | None = None) -> Non
     deal(task, data, settings)
     if settings.stack_workers == "on":
         trained_names(task, data, settings)
-    pick_device(config.device)
+    device = pick_device(config.device)
+    if not under_launcher():
+        model, processes = task.model(settings.seed), config.num_processes()
+        check_memory(model, config.workers, processes, on_cpu=device.type == "cpu")
 
 
 def _run(config: TrainConfig, path: Path) -> None:
@@ -214,4 +218,4 @@ def _totals(finished: Finished, task: Task, folder: RunFolder) -> dict[str, Any]
 
 def _file_name(config: TrainConfig) -> str:
     words = f"{config.task}-{config.strategy}-seed{config.seed}"
-    return "".join(c if c.isalnum() or c in "-._" else "-" for c in words)
+    return "".join(c if c.isalnum() or c in "-._" else "-" for c in words)[:100]

@@ -25,6 +25,9 @@ from grawa.lab.report.tables import as_rich
 from grawa.lab.tasks import Data
 from grawa.process_group import pick_device
 
+_LONGEST_NAME = 100
+"""Letters of a task in a folder's name, which may have 255 bytes."""
+
 FIRST_TUNE_SEED = 1000
 """The first validation seed; test seeds are below it."""
 
@@ -140,7 +143,7 @@ def run(study: Study, asked: StudyConfig) -> None:
 def default_name(study: Study) -> str:
     """A folder name that depends on all options of the study."""
     whole = json.dumps(as_toml(study), sort_keys=True, default=str)
-    task = "".join(c if c.isalnum() or c in "-._" else "-" for c in study.base.task)
+    task = "".join(c if c.isalnum() or c in "-._" else "-" for c in study.base.task[:_LONGEST_NAME])
     return f"{study.kind}-{task}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 

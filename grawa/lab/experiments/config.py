@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from grawa.errors import UserError
+from grawa.lab.experiments.limits import check_limits
 from grawa.lab.experiments.older import current_options
 from grawa.lab.experiments.option_types import wrong_options
 from grawa.lab.experiments.schedules import schedule_of, speeds_of
@@ -205,10 +206,11 @@ class TrainConfig:
         Raises:
             UserError: if a value is out of range.
         """
+        check_limits(vars(self))
         if not 0.0 < self.timeout < _LONGEST_TIMEOUT:
             raise UserError(f"timeout must be positive and finite, got {self.timeout}")
         faults = self._faults()
-        return Settings(
+        made = Settings(
             workers=self.workers,
             steps=960 if (self.steps, self.epochs, self.budget) == (None,) * 3 else self.steps,
             epochs=self.epochs,
@@ -236,6 +238,10 @@ class TrainConfig:
             stack_workers=self.stack_workers,
             swa=_given(self.swa, share, "swa"),
         )
+        complaint = wrong_options(vars(self), type(self))  # last, as others say more
+        if complaint:
+            raise UserError(complaint)
+        return made
 
     def _evaluate_every(self) -> int:
         if self.evaluate_every is None:

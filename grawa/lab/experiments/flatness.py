@@ -11,6 +11,7 @@ from torch import Tensor
 from grawa.errors import UserError
 from grawa.flatness import Flatness, Surface, Valley, measure, valley
 from grawa.lab.tasks import Data, Task
+from grawa.math.finite import finite_or_none
 from grawa.modes import evaluating
 from grawa.seeding import generator
 from grawa.workers.batchnorm import recalibrate_batchnorm
@@ -183,7 +184,8 @@ class RunFlatness:
         for name, one in self.models.items():
             train, test = self.errors[name]
             errors = {"train_error": train, "test_error": test, "gap": test - train}
-            models[name] = {**errors, **one.as_json()}
+            known = {what: finite_or_none(error) for what, error in errors.items()}
+            models[name] = {**known, **one.as_json()}
         through = self.valley
         plain = None
         if through is not None:

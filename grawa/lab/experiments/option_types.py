@@ -52,5 +52,8 @@ def _can_be_used(value: object) -> bool:
 
 
 def _described(hint: Any) -> str:
-    names = [getattr(kind, "__name__", str(kind)) for kind in get_args(hint) or (hint,)]
-    return f"of type {hint.__name__}" if isinstance(hint, type) else f"one of {', '.join(names)}"
+    if hint is float:
+        return "a finite number"
+    if isinstance(hint, type):
+        return f"of type {hint.__name__}"
+    return f"one of {', '.join(str(getattr(k, '__name__', k)) for k in get_args(hint))}"

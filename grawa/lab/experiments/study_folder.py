@@ -17,7 +17,7 @@ from grawa.lab.experiments.study import Study
 from grawa.lab.experiments.study_toml import as_toml, from_toml
 from grawa.lab.experiments.trial import Result
 from grawa.lab.experiments.trial_lines import trial_of
-from grawa.lab.files import opened, write_text
+from grawa.lab.files import cause_of, opened, write_text
 from grawa.lab.records import Lines, damage_notices, read_lines, read_toml
 
 SCHEMA = 2
@@ -54,20 +54,20 @@ class StudyFolder:
         Raises:
             UserError: if the path has something else, or can't be written.
         """
-        if path.exists():
-            folder = cls.open(path)
-            folder.check_same(study)
-            return folder
-        building = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
+            if os.path.lexists(path):
+                folder = cls.open(path)
+                folder.check_same(study)
+                return folder
+            building = path.with_name(f".{path.name}.{os.getpid()}.tmp")
             building.mkdir(parents=True)
             write_text(building / "study.toml", tomli_w.dumps(as_toml(study)))
             about = json.dumps(environment(STUDY_PACKAGES), indent=2)
             write_text(building / "environment.json", about + "\n")
             (building / "trials.jsonl").touch()
             building.rename(path)
-        except OSError as error:
-            raise UserError(f"can't make the study folder {path}: {error.strerror}") from None
+        except (OSError, ValueError) as error:  # a ValueError: a null character in the path
+            raise UserError(f"can't make the study folder {path}: {cause_of(error)}") from None
         return cls(path)
 
     @classmethod

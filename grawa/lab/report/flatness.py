@@ -54,7 +54,7 @@ def _slopes(found: Mapping[str, Any]) -> Table:
     columns = ["train", "test", "loss", "gradient norm", *(f"rise at {radius}" for radius in radii)]
     rows = []
     for name, one in models.items():
-        errors = [Cell(text=unit.text(one[k]), value=one[k]) for k in ("train_error", "test_error")]
+        errors = [_error(one[name], unit) for name in ("train_error", "test_error")]
         numbers = [one["loss"], one["gradient_norm"], *one["sharpness"].values()]
         rows.append([Cell(text=name), *errors, *map(_number, numbers)])
     return Table(
@@ -98,6 +98,10 @@ def _walks(found: Mapping[str, Any]) -> dict[str, list[Cell]]:
 
 def _columns(numbers: list[str]) -> list[tuple[str, bool]]:
     return [("model", False), *((name, True) for name in numbers)]
+
+
+def _error(value: float | None, unit: Unit) -> Cell:
+    return Cell(text="-" if value is None else unit.text(value), value=value)
 
 
 def _number(value: float | None) -> Cell:

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from grawa.errors import UserError
 from grawa.lab.tasks.classification import Classification
 from grawa.lab.tasks.images import Colours, center_crop, crop_and_flip, normalised
-from grawa.lab.tasks.jpegs import as_names, as_rows, list_images, read_images
+from grawa.lab.tasks.jpegs import as_names, as_rows, check_begins, list_images, read_images
 from grawa.lab.tasks.models.registry import build, check_model
 from grawa.lab.tasks.task import Data, written
 from grawa.seeding import seeded
 
 _COLOURS = Colours((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _READ_OVER_SEEN = 256 / 224
+_MOST_PIXELS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +51,8 @@ class ImageNet(Classification):
 
     def __post_init__(self) -> None:
         check_model(self.architecture, self.architectures)
-        if self.size < 32:
-            raise UserError(f"size must be at least 32 pixels, got {self.size}")
+        if not 32 <= self.size <= _MOST_PIXELS:
+            raise UserError(f"size must lie between 32 and {_MOST_PIXELS} pixels, got {self.size}")
 
     def data(self, seed: int) -> Data:
         """File names as rows of bytes, the same for every seed; labels number the class folders."""
@@ -72,6 +73,7 @@ class ImageNet(Classification):
                 else (f"train has {len(classes)} classes, more than {self.num_classes}")
             )
             raise UserError(f"{self.folder} is not ImageNet: {what}")
+        check_begins(self.folder / "val", test_names)  # which are only read after all steps
         number = {name: label for label, name in enumerate(classes)}
         parts = [
             part

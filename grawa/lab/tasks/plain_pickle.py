@@ -7,10 +7,15 @@ each by a harmless function of its own, and refuses all others.
 import io
 import math
 import pickle
+import pickletools
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+_MOST_TUPLES = 24
+"""That a pickle with as many references may have: each can double the time to hash a key."""
 
 _ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
 
@@ -88,14 +93,39 @@ def load_plain(raw: bytes) -> Any:
     {b'labels': [3, 1]}
     """
     try:
-        return _unwrapped(_PlainUnpickler(io.BytesIO(raw), encoding="bytes").load())
+        _check_references(raw)
+        return _unwrapped(_PlainUnpickler(io.BytesIO(raw), encoding="bytes").load(), {})
     except Exception as error:  # a broken pickle may raise anything
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
 
 
-def _unwrapped(found: Any) -> Any:
-    if isinstance(found, dict):
-        return {key: _unwrapped(value) for key, value in found.items()}
-    if isinstance(found, (list, tuple)):
-        return type(found)(map(_unwrapped, found))
-    return found.values if isinstance(found, _Array) else found
+def _check_references(raw: bytes) -> None:
+    """Refuses many tuples that may hold each other: hashing them as keys could take forever."""
+    names = Counter(opcode.name for opcode, _, _ in pickletools.genops(raw))
+    tuples = sum(count for name, count in names.items() if name.startswith("TUPLE"))
+    references = sum(count for name, count in names.items() if name.endswith("GET"))
+    if min(tuples, references + names["DUP"]) > _MOST_TUPLES or names["FROZENSET"]:
+        raise pickle.UnpicklingError("its values refer to each other more than data do")
+
+
+def _unwrapped(found: Any, known: dict[int, Any]) -> Any:
+    """The value with arrays for placeholders; one that is there several times is made once.
+
+    Args:
+        found: the value.
+        known: of containers that were made already, by the identity of what they were made of.
+
+    Returns:
+        The value.
+    """
+    if isinstance(found, _Array):
+        return found.values
+    if not isinstance(found, dict | list | tuple):
+        return found
+    if id(found) not in known:
+        if isinstance(found, dict):
+            made: Any = {key: _unwrapped(value, known) for key, value in found.items()}
+        else:
+            made = type(found)(_unwrapped(value, known) for value in found)
+        known[id(found)] = made
+    return known[id(found)]
