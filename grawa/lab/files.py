@@ -40,9 +40,9 @@ def check_file(path: Path) -> None:
     Raises:
         UserError: naming the path and the reason.
     """
+    if is_folder(path):
+        raise UserError(f"can't write {path}: it is a folder; name a file in it")
     try:
-        if path.is_dir():
-            raise UserError(f"can't write {path}: it is a folder; name a file in it")
         temporary = _beside(path)
         temporary.touch()
         temporary.unlink()
@@ -53,6 +53,22 @@ def check_file(path: Path) -> None:
 def _beside(path: Path) -> Path:
     """A temporary file in the same folder, which another process does not use."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a regular file; not if the path itself is impossible."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long a name, or one with a null character
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder; not if the path itself is impossible."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def make_folder(path: Path) -> Path:

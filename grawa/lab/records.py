@@ -82,8 +82,9 @@ def read_record(path: Path, shape: Shape) -> dict[str, Any]:
     Raises:
         UserError: if it is missing, can't be read, or has another shape.
     """
+    content = read_bytes(path)
     try:
-        entry = _parse(read_bytes(path).decode("utf-8"))
+        entry = _parse(content.decode("utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is damaged: it is not JSON ({_first_line(error)})") from None
     complaint = shape(entry, WHOLE)
@@ -101,8 +102,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if the file is missing or broken.
     """
+    content = read_bytes(path)
     try:
-        return tomllib.loads(read_bytes(path).decode("utf-8"))
+        return tomllib.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} can't be read: it is not TOML ({_first_line(error)})") from None
 

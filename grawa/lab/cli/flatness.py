@@ -59,9 +59,10 @@ def flatness_command(
     config.check()
     if config.eigenvalues:
         import_curvlinops()
+    folder = RunFolder.open(run)
     for name in ("flatness.json", *(["flatness.png", "line.png", "plane.png"] if pictures else [])):
         check_file(run / name)
-    subject = _read(RunFolder.open(run), config, pick_device(device))
+    subject = _read(folder, config, pick_device(device))
     notes: list[str] = []
     with counting(_count(subject, config, pictures), "reading") as advance:
         found = measure_run(subject, config, advance)

@@ -103,6 +103,11 @@ def _one_line(box: str) -> str:
     return f"{' '.join(body) or title}; see grawa --help"
 
 
+def _printable(message: str) -> str:
+    """A message in one line, in which names can't move the cursor."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+
+
 def _end(code: int, message: str) -> NoReturn:
-    print(f"grawa: {message}", file=sys.stderr)
+    print(f"grawa: {_printable(message)}", file=sys.stderr)
     sys.exit(code)

@@ -15,7 +15,7 @@ from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.environment import environment
 from grawa.lab.experiments.event_lines import read_events
 from grawa.lab.experiments.saved_models import read_model
-from grawa.lab.files import replacing, write_text
+from grawa.lab.files import is_file, replacing, write_text
 from grawa.lab.records import read_toml
 
 SCHEMA = 1
@@ -78,7 +78,7 @@ class RunFolder:
         Raises:
             UserError: if it is not the folder of a run.
         """
-        if not (path / "config.toml").is_file():
+        if not is_file(path / "config.toml"):
             raise UserError(f"{path} is not a run folder: it has no config.toml")
         return cls(path)
 

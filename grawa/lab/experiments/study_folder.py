@@ -17,7 +17,7 @@ from grawa.lab.experiments.study import Study
 from grawa.lab.experiments.study_toml import as_toml, from_toml
 from grawa.lab.experiments.trial import Result
 from grawa.lab.experiments.trial_lines import trial_of
-from grawa.lab.files import cause_of, opened, write_text
+from grawa.lab.files import cause_of, is_file, is_folder, opened, write_text
 from grawa.lab.records import Lines, damage_notices, read_lines, read_toml
 
 SCHEMA = 2
@@ -54,11 +54,11 @@ class StudyFolder:
         Raises:
             UserError: if the path has something else, or can't be written.
         """
+        if is_folder(path) or is_file(path):
+            folder = cls.open(path)
+            folder.check_same(study)
+            return folder
         try:
-            if os.path.lexists(path):
-                folder = cls.open(path)
-                folder.check_same(study)
-                return folder
             building = path.with_name(f".{path.name}.{os.getpid()}.tmp")
             building.mkdir(parents=True)
             write_text(building / "study.toml", tomli_w.dumps(as_toml(study)))
@@ -87,7 +87,7 @@ class StudyFolder:
     @staticmethod
     def is_one(path: Path) -> bool:
         """Whether there is a study at that path."""
-        return (path / "study.toml").is_file()
+        return is_file(path / "study.toml")
 
     def study(self) -> Study:
         """Reads the definition of the study; a `UserError` if the file can't be read."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from grawa.errors import UserError
-from grawa.lab.files import opened, read_bytes
+from grawa.lab.files import is_file, is_folder, opened, read_bytes
 from grawa.lab.tasks.plain_pickle import load_plain
 
 _SHAPE = (3, 32, 32)
@@ -64,7 +64,7 @@ def read(path: Path, layouts: Sequence[Layout], what: str) -> tuple[Images, Imag
     Raises:
         UserError: if no version is found, or a file is missing or broken.
     """
-    if not path.exists():
+    if not (is_file(path) or is_folder(path)):
         raise UserError(f"{path} does not exist: give the folder or the archive of {what} as data")
     for place in _places(path, layouts):
         try:
