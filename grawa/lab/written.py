@@ -81,7 +81,12 @@ def with_option(made: Made, path: list[str], value: str, where: str) -> Made:
         raise UserError(f"option {path[0]!r} of {where} has no options of its own")
     else:
         setting = _parse(value, kind, path[0], where)
-    return cast(Made, replace(cast(Any, made), **{name: setting}))
+    changed = cast(Made, replace(cast(Any, made), **{name: setting}))
+    if isinstance(setting, int | float) and not abs(setting) <= _MOST:  # also not a number
+        raise UserError(
+            f"{path[0]} of {where} must lie between {-_MOST:g} and {_MOST:g}, got {shown(setting)}"
+        )
+    return changed
 
 
 def _written(field: Field[Any]) -> str:
@@ -107,14 +112,9 @@ def _parse(value: str, kind: Any, key: str, where: str) -> Any:
     try:
         if not value or not is_text(value) or "\0" in value:
             raise ValueError("an option has a value that can be written")
-        found = {"true": True, "false": False}[value] if kind is bool else kind(value)
-        if isinstance(found, int | float) and not abs(found) <= _MOST:
-            raise ValueError("it can't be computed with")
+        return {"true": True, "false": False}[value] if kind is bool else kind(value)
     except (KeyError, ValueError):
-        limits = f" from {-_MOST:g} to {_MOST:g}" if kind in (int, float) else ""
-        what = f"{kind.__name__}{limits}"
-        raise UserError(f"{key} of {where} must be a {what}, got {shown(value)}") from None
-    return found
+        raise UserError(f"{key} of {where} must be a {kind.__name__}, got {shown(value)}") from None
 
 
 def describe(made: object) -> tuple[str, str, str]:

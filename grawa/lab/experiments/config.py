@@ -284,7 +284,7 @@ class TrainConfig:
         make = partial(
             VirtualClock,
             step * OptimizerChoice.parse(self.optimizer).passes,
-            score_time=step * self._probe_samples() / self.batch_size,
+            score_time=step * self._probe_samples() / max(1, self.batch_size),
             speeds=self._speeds(faults),
             jitter=self.jitter,
             link=None if self.link is None else Link.parse(self.link),

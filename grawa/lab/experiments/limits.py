@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from grawa.errors import UserError
+from grawa.lab.shapes import shown
 
 _MOST: Mapping[str, float] = {
     "workers": 100_000,
@@ -42,7 +43,7 @@ def check_limits(options: Mapping[str, Any]) -> None:
     """
     for name, most in _MOST.items():
         if options[name] is not None and options[name] > most:
-            raise UserError(f"{name} must be at most {most:,.0f}, got {options[name]:.4g}")
+            raise UserError(f"{name} must be at most {most:,.0f}, got {shown(options[name])}")
 
 
 def check_memory(model: nn.Module, workers: int, processes: int, *, on_cpu: bool) -> None:

@@ -51,8 +51,10 @@ class ImageNet(Classification):
 
     def __post_init__(self) -> None:
         check_model(self.architecture, self.architectures)
-        if not 32 <= self.size <= _MOST_PIXELS:
-            raise UserError(f"size must lie between 32 and {_MOST_PIXELS} pixels, got {self.size}")
+        if self.size < 32:
+            raise UserError(f"size must be at least 32 pixels, got {self.size}")
+        if self.size > _MOST_PIXELS:
+            raise UserError(f"size must be at most {_MOST_PIXELS} pixels, got {self.size}")
 
     def data(self, seed: int) -> Data:
         """File names as rows of bytes, the same for every seed; labels number the class folders."""

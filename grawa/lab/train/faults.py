@@ -20,7 +20,7 @@ _MOST = 1e6
 """The largest amount, far beyond what any training survives."""
 
 _FORM = re.compile(
-    r"(?P<kind>[a-z-]+?)(?P<equals>=)?(?P<amount>[0-9.]{1,40})?:"
+    r"(?P<kind>[a-z-]+?)(?P<equals>=)?(?P<amount>[0-9.]{1,400})?:"
     r"(?P<worker>[0-9]{1,9})(?:@(?P<step>[0-9]{1,12}))?"
 )
 

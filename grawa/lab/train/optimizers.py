@@ -103,6 +103,6 @@ def _number(key: str, text: str) -> float:
     except ValueError:
         number = -1.0
     if not 0.0 <= number < (1.0 if key == "momentum" else _MOST):
-        limits = "lie in [0, 1)" if key == "momentum" else f"be a number from 0 to {_MOST:,.0f}"
+        limits = "lie in [0, 1)" if key == "momentum" else "be a number, not negative"
         raise UserError(f"{key} of the optimizer must {limits}, got {text!r}")
     return number
