@@ -3,6 +3,7 @@
 A shape is a function: given a value and its name, it says what is wrong with the value, or `None`.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ WHOLE = "it"
 
 MOST_WHOLE = 2**53
 """Whole numbers up to here are exact as floats."""
+
+_UNWRITABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 _SHOWN = 60  # letters of a wrong value in a message
 
@@ -71,13 +74,13 @@ def flag(value: object, name: str) -> str | None:
 
 
 def text(value: object, name: str) -> str | None:
-    """Text that can be written: without halves of surrogate pairs."""
+    """Text that can be written: see `is_text`."""
     return None if is_text(value) else _wrong(name, "text", value)
 
 
 def is_text(value: object) -> bool:
-    """Whether a value is text without halves of surrogate pairs, which can't be written."""
-    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+    """Whether a value is text without control characters and halves of surrogate pairs."""
+    return isinstance(value, str) and not _UNWRITABLE.search(value)
 
 
 def anything(value: object, name: str) -> str | None:

@@ -110,7 +110,7 @@ def _kind(made: object, name: str) -> Any:
 
 def _parse(value: str, kind: Any, key: str, where: str) -> Any:
     try:
-        if not value or not is_text(value) or "\0" in value:
+        if not value or not is_text(value):
             raise ValueError("an option has a value that can be written")
         return {"true": True, "false": False}[value] if kind is bool else kind(value)
     except (KeyError, ValueError):

@@ -47,7 +47,7 @@ def has_type(value: object, hint: Any) -> bool:
 def _can_be_used(value: object) -> bool:
     """Whether a number can be computed with, and a text be written."""
     if isinstance(value, str):
-        return is_text(value) and "\0" not in value
+        return is_text(value)
     return is_number(value) or (not isinstance(value, float) and type(value) is not int)
 
 
