@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from safetensors.torch import save_file
 from torch import Tensor
 
 from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.environment import environment
 from grawa.lab.experiments.event_lines import read_events
-from grawa.lab.experiments.saved_models import read_model
-from grawa.lab.files import is_file, replacing, write_text
+from grawa.lab.experiments.saved_models import read_model, write_model
+from grawa.lab.files import is_file, write_text
 from grawa.lab.records import read_toml
 
 SCHEMA = 1
@@ -124,7 +123,7 @@ class RunFolder:
 
     def save_model(self, state: Mapping[str, Tensor]) -> None:
         """Writes `model.safetensors`."""
-        _save(state, self.path / "model.safetensors")
+        write_model(state, self.path / "model.safetensors")
 
     def load_model(self) -> dict[str, Tensor]:
         """Reads `model.safetensors`.
@@ -148,7 +147,7 @@ class RunFolder:
     def save_worker(self, worker: int, state: Mapping[str, Tensor]) -> None:
         """Writes `workers/worker-{worker}.safetensors`."""
         self.workers.mkdir(exist_ok=True)
-        _save(state, self.workers / f"worker-{worker}.safetensors")
+        write_model(state, self.workers / f"worker-{worker}.safetensors")
 
     def load_workers(self, count: int) -> dict[int, dict[str, Tensor]]:
         """Reads the workers' parameters.
@@ -172,8 +171,3 @@ class RunFolder:
                 "--keep-workers"
             )
         return {worker: read_model(path) for worker, path in paths.items()}
-
-
-def _save(state: Mapping[str, Tensor], path: Path) -> None:
-    with replacing(path) as temporary:
-        save_file({key: value.contiguous() for key, value in state.items()}, temporary)

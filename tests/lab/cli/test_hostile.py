@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -23,6 +24,7 @@ from grawa.lab.cli.study_config import StudyConfig
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.limits import check_memory
 from grawa.lab.experiments.run_folder import RunFolder
+from grawa.lab.experiments.saved_models import read_model, write_model
 from grawa.lab.experiments.study_folder import StudyFolder
 from grawa.lab.experiments.trial_lines import trial_of
 from grawa.lab.records import read_lines, read_record, read_toml
@@ -360,3 +362,24 @@ def test_a_name_is_no_markup(name: str, tmp_path: Path, command: Callable[..., E
 def test_a_study_has_limits_too() -> None:
     with pytest.raises(grawa.UserError, match="flatness must be at most"):
         StudyConfig(task="digits", flatness=10**30).flatness_config()
+
+
+@pytest.mark.parametrize("place", range(0, 4096, 97))
+def test_a_model_with_a_flipped_bit_is_refused(place: int, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    write_model({"weight": torch.arange(900.0), "steps": torch.tensor(3)}, path)
+    raw = bytearray(path.read_bytes())
+    raw[place % len(raw)] ^= 1 << place % 8
+    path.write_bytes(bytes(raw))
+    with pytest.raises(grawa.UserError, match=r"model\.safetensors (is not|has changed)"):
+        read_model(path)
+
+
+def test_a_model_comes_back_as_it_was(tmp_path: Path) -> None:
+    state = {
+        "a": torch.randn(3, 4).t(), "b": torch.tensor(2), "c": torch.zeros(0),
+        "d": torch.ones(2) > 0, "e": torch.randn(5).bfloat16(),
+    }  # fmt: skip
+    write_model(state, tmp_path / "model.safetensors")
+    found = read_model(tmp_path / "model.safetensors")
+    assert all(torch.equal(found[name], value) for name, value in state.items())
