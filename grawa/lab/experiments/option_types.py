@@ -1,7 +1,7 @@
 """Whether values that a file or a command line gives for options have the options' types."""
 
 from collections.abc import Mapping
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
@@ -54,6 +54,8 @@ def _can_be_used(value: object) -> bool:
 def _described(hint: Any) -> str:
     if hint is float:
         return "a finite number"
+    if get_origin(hint) is tuple:
+        return f"a list of {get_args(hint)[0].__name__}"
     if isinstance(hint, type):
         return f"of type {hint.__name__}"
     return f"one of {', '.join(str(getattr(k, '__name__', k)) for k in get_args(hint))}"
