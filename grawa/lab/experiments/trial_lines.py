@@ -31,8 +31,9 @@ def _check_curve(curve: Mapping[str, Any]) -> str | None:
     complaint = same_lengths(curve, *_COLUMNS)
     if complaint:
         return complaint
-    if any(later < earlier for earlier, later in pairwise(curve["steps"])):
-        return "the steps of curve must not fall"
+    for name in _COLUMNS:
+        if name not in _GAPS and any(b < a for a, b in pairwise(curve[name])):
+            return f"curve.{name} must not fall"
     return None
 
 

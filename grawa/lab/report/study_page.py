@@ -46,7 +46,10 @@ def study_page(folder: StudyFolder) -> Page:
             f"{folder.path}: no trial of the comparison has finished; start the same command again"
         )
     unit = Unit(tests[0].metric)
-    outcomes = outcomes_of(study, found.results)
+    try:
+        outcomes = outcomes_of(study, found.results)
+    except UserError as error:
+        raise UserError(f"{folder.path}: {error}") from None
     flats, pooled = flats_of(study, tests), pooled_of(study, outcomes)
     about, unread = read_environment(folder.path)
     return Page(

@@ -8,14 +8,19 @@ import io
 import math
 import pickle
 import pickletools
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-_MOST_TUPLES = 24
-"""That a pickle with as many references may have: each can double the time to hash a key."""
+_STORES = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
+_REFERS = {"GET", "BINGET", "LONG_BINGET"}
+
+_NO_TUPLES = {"REDUCE", "GLOBAL", "STACK_GLOBAL"}
+"""Opcodes for functions, and for what those that are allowed return."""
+
+_MOST_REFERENCES = 24
+"""To tuples in a pickle: each can double the time to hash one that holds all of them."""
 
 _ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
 
@@ -100,12 +105,36 @@ def load_plain(raw: bytes) -> Any:
 
 
 def _check_references(raw: bytes) -> None:
-    """Refuses many tuples that may hold each other: hashing them as keys could take forever."""
-    names = Counter(opcode.name for opcode, _, _ in pickletools.genops(raw))
-    tuples = sum(count for name, count in names.items() if name.startswith("TUPLE"))
-    references = sum(count for name, count in names.items() if name.endswith("GET"))
-    if min(tuples, references + names["DUP"]) > _MOST_TUPLES or names["FROZENSET"]:
+    """Refuses tuples that are referred to often: hashing such as a key could take forever.
+
+    What may be a tuple is what was stored in the pickle's memory, unless it surely is not.
+
+    Raises:
+        UnpicklingError: if there are too many.
+    """
+    perhaps: set[Any] = set()
+    before: pickletools.OpcodeInfo | None = None
+    stored, count = 0, 0
+    for opcode, argument, _ in pickletools.genops(raw):
+        if opcode.name in _STORES:
+            place = stored if argument is None else argument
+            perhaps.discard(place)
+            if before is None or _may_be_tuple(before):
+                perhaps.add(place)
+            stored += 1
+        else:
+            before = opcode
+            count += opcode.name == "DUP" or (opcode.name in _REFERS and argument in perhaps)
+    if count > _MOST_REFERENCES:
         raise pickle.UnpicklingError("its values refer to each other more than data do")
+
+
+def _may_be_tuple(opcode: pickletools.OpcodeInfo) -> bool:
+    """Whether a tuple, or a set, may lie on top after an opcode."""
+    kinds = [kind.name for kind in opcode.stack_after]
+    return opcode.name not in _NO_TUPLES and (
+        not kinds or kinds[-1] in {"any", "tuple", "frozenset"}
+    )
 
 
 def _unwrapped(found: Any, known: dict[int, Any]) -> Any:

@@ -204,6 +204,8 @@ def test_tuples_that_share_parts_are_refused() -> None:
     as_key = b"\x80\x02}" + raw[2:-1] + b"K\x01s."
     with at_once(), pytest.raises(ValueError, match="refer to each other more than data do"):
         load_plain(as_key)
+    names = [f"image {i}".encode() for i in range(100)]  # each with a tuple of its own
+    assert load_plain(pickle.dumps({b"names": names}, 2)) == {b"names": names}
 
 
 def test_an_archive_of_something_huge_is_refused(command: Callable[..., Ended]) -> None:
