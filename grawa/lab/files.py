@@ -55,6 +55,14 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is anything, also a broken link; not if the path itself is impossible."""
+    try:
+        return os.path.lexists(path)
+    except (OSError, ValueError):
+        return False
+
+
 def is_file(path: Path) -> bool:
     """Whether there is a regular file; not if the path itself is impossible."""
     try:

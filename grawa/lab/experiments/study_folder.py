@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from grawa.lab.experiments.study import Study
 from grawa.lab.experiments.study_toml import as_toml, from_toml
 from grawa.lab.experiments.trial import Result
 from grawa.lab.experiments.trial_lines import trial_of
-from grawa.lab.files import cause_of, is_file, is_folder, opened, write_text
+from grawa.lab.files import cause_of, is_file, is_there, opened, write_text
 from grawa.lab.records import Lines, damage_notices, read_lines, read_toml
 
 SCHEMA = 2
@@ -54,12 +55,12 @@ class StudyFolder:
         Raises:
             UserError: if the path has something else, or can't be written.
         """
-        if is_folder(path) or is_file(path):
+        if is_there(path):
             folder = cls.open(path)
             folder.check_same(study)
             return folder
+        building = path.parent / f".{path.name}.{os.getpid()}.tmp"
         try:
-            building = path.with_name(f".{path.name}.{os.getpid()}.tmp")
             building.mkdir(parents=True)
             write_text(building / "study.toml", tomli_w.dumps(as_toml(study)))
             about = json.dumps(environment(STUDY_PACKAGES), indent=2)
@@ -68,6 +69,8 @@ class StudyFolder:
             building.rename(path)
         except (OSError, ValueError) as error:  # a ValueError: a null character in the path
             raise UserError(f"can't make the study folder {path}: {cause_of(error)}") from None
+        finally:
+            shutil.rmtree(building, ignore_errors=True)  # there only if it could not be renamed
         return cls(path)
 
     @classmethod

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from grawa.errors import UserError
+from grawa.lab.files import is_folder
 from grawa.lab.tasks.classification import Classification
 from grawa.lab.tasks.images import Colours, center_crop, crop_and_flip, normalised
 from grawa.lab.tasks.jpegs import as_names, as_rows, check_begins, list_images, read_images
@@ -63,7 +64,7 @@ class ImageNet(Classification):
                 "give the folder of ImageNet: --data DIR, or the task's option data=DIR"
             )
         for part in ("train", "val"):
-            if not (self.folder / part).is_dir():
+            if not is_folder(self.folder / part):
                 raise UserError(f"{self.folder} is not ImageNet: it has no folder {part}")
         classes, names = list_images(self.folder / "train")
         test_classes, test_names = list_images(self.folder / "val")

@@ -346,9 +346,17 @@ def test_an_output_that_can_not_be_written_is_told_before_the_work(
     for work in ("studies.run_study", "wells.walks", "plan.measure"):
         monkeypatch.setattr(f"grawa.lab.cli.{work}", worked)
     Path("file").touch()
+    Path("dangling").symlink_to("nowhere")
     done = command(*COMMANDS[asked], OUT[where])
+    assert sorted(os.listdir()) == ["dangling", "file"]
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert "can't" in done.err
+
+
+def test_a_study_does_not_replace_a_link(command: Callable[..., Ended]) -> None:
+    Path("dangling").symlink_to("nowhere")
+    done = command(*COMMANDS["compare"], "dangling")
+    assert (done.code, os.listdir()) == (2, ["dangling"])
 
 
 MARKUP = ("[/red]x", "$\\frac{$", "<b>x</b>")
