@@ -6,7 +6,7 @@ RUN := runs/demo
 STUDY := runs/demo-compare
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint types imports tests format benchmarks evidence clean
+.PHONY: demo test lint types imports tests format benchmarks evidence fuzz clean
 
 demo: .venv/installed
 	rm -rf $(RUN) $(STUDY)
@@ -29,6 +29,9 @@ imports: .venv/installed
 
 tests: .venv/installed
 	$(BIN)/pytest --numprocesses=2 --dist=loadscope --no-loadscope-reorder
+
+fuzz: .venv/installed
+	GRAWA_FUZZ=1000 $(BIN)/pytest tests/lab/cli/test_hostile.py
 
 benchmarks: .venv/installed
 	$(BIN)/pip install -qq -c constraints.txt -e '.[lab,bench]'

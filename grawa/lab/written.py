@@ -9,9 +9,13 @@ from types import NoneType
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from grawa.errors import UserError
+from grawa.lab.shapes import is_text, shown
 
 _PLAIN = (bool, int, float, str, Path)
 """Types of options that are written as one value."""
+
+_MOST = 1e9
+"""The largest number that an option can have; NaN is none."""
 
 Made = TypeVar("Made")
 
@@ -77,7 +81,12 @@ def with_option(made: Made, path: list[str], value: str, where: str) -> Made:
         raise UserError(f"option {path[0]!r} of {where} has no options of its own")
     else:
         setting = _parse(value, kind, path[0], where)
-    return cast(Made, replace(cast(Any, made), **{name: setting}))
+    changed = cast(Made, replace(cast(Any, made), **{name: setting}))
+    if isinstance(setting, int | float) and not abs(setting) <= _MOST:  # also not a number
+        raise UserError(
+            f"{path[0]} of {where} must lie between {-_MOST:g} and {_MOST:g}, got {shown(setting)}"
+        )
+    return changed
 
 
 def _written(field: Field[Any]) -> str:
@@ -101,11 +110,11 @@ def _kind(made: object, name: str) -> Any:
 
 def _parse(value: str, kind: Any, key: str, where: str) -> Any:
     try:
-        if not value:
-            raise ValueError("an option has a value")
+        if not value or not is_text(value):
+            raise ValueError("an option has a value that can be written")
         return {"true": True, "false": False}[value] if kind is bool else kind(value)
     except (KeyError, ValueError):
-        raise UserError(f"{key} of {where} must be a {kind.__name__}, got {value!r}") from None
+        raise UserError(f"{key} of {where} must be a {kind.__name__}, got {shown(value)}") from None
 
 
 def describe(made: object) -> tuple[str, str, str]:

@@ -1,5 +1,6 @@
 """Files that are written completely or not at all, also if the machine fails."""
 
+import errno
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -12,8 +13,13 @@ def replacing(path: Path) -> Generator[Path]:
 
     Yields:
         The temporary file's path, to write to.
+
+    Raises:
+        OSError: if there is something else than a file, such as a device.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if is_device(path):
+        raise OSError(errno.EINVAL, "it is a device or a pipe, not a file", str(path))
+    temporary = beside(path)
     try:
         yield temporary
         with temporary.open("rb") as written:
@@ -21,6 +27,16 @@ def replacing(path: Path) -> Generator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_device(path: Path) -> bool:
+    """Whether a device, a pipe or a socket is there, which must not be replaced by a file."""
+    return path.exists() and not (path.is_file() or path.is_dir())
+
+
+def beside(path: Path) -> Path:
+    """A temporary file in the same folder, which another process does not use."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def sync_folder(path: Path) -> None:

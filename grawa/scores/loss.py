@@ -11,6 +11,9 @@ from grawa.errors import UserError
 from grawa.scores.groups import check_one_group
 from grawa.scores.protocol import Observed
 
+_MOST = 10**6
+"""Losses that are kept; all of them move at every step."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingLoss:
@@ -33,6 +36,8 @@ class TrainingLoss:
     def __post_init__(self) -> None:
         if self.window < 1:
             raise UserError(f"window must be at least 1, got {self.window}")
+        if self.window > _MOST:
+            raise UserError(f"window must be at most {_MOST}, got {self.window}")
 
     def tracker(
         self, groups: Sequence[int], num_hosted: int, num_fragments: int = 1

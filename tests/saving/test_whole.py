@@ -50,3 +50,13 @@ def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path: Path) -> Non
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_text(tmp_path / "missing" / "words", "new")
+
+
+def test_a_pipe_or_device_is_not_replaced(tmp_path: Path) -> None:
+    """As root, `--out /dev/null` would otherwise make that a file, for everybody."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="it is a device or a pipe, not a file"):
+        write_text(path, "new")
+    assert path.is_fifo()
+    assert os.listdir(tmp_path) == ["pipe"]

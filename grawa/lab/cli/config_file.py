@@ -8,7 +8,7 @@ from typing import Any
 
 from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
-from grawa.lab.files import read_toml
+from grawa.lab.records import read_toml
 
 _OPTION = "--config"
 

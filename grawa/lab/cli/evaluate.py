@@ -29,4 +29,6 @@ def evaluate_command(run: tyro.conf.Positional[Path]) -> None:
     with evaluating(model):
         error_rate = task.measure(model, data)
     measured = {"metric": task.metric, "error": error_rate}
-    Console().print(f"{task.metric} of {run}/model.safetensors: {metric_text(measured)}")
+    Console(markup=False).print(
+        f"{task.metric} of {run}/model.safetensors: {metric_text(measured)}"
+    )

@@ -26,7 +26,7 @@ from grawa.lab.experiments.flatness import (
     parts,
 )
 from grawa.lab.experiments.run_folder import RunFolder
-from grawa.lab.files import write_text
+from grawa.lab.files import check_file, write_text
 from grawa.lab.report.flatness import flatness_tables
 from grawa.lab.report.landscape import bars_picture, line_picture, plane_picture
 from grawa.lab.report.progress import counting
@@ -59,7 +59,10 @@ def flatness_command(
     config.check()
     if config.eigenvalues:
         import_curvlinops()
-    subject = _read(RunFolder.open(run), config, pick_device(device))
+    folder = RunFolder.open(run)
+    for name in ("flatness.json", *(["flatness.png", "line.png", "plane.png"] if pictures else [])):
+        check_file(run / name)
+    subject = _read(folder, config, pick_device(device))
     notes: list[str] = []
     with counting(_count(subject, config, pictures), "reading") as advance:
         found = measure_run(subject, config, advance)
@@ -75,7 +78,7 @@ def flatness_command(
         **found.as_json(),
     }
     write_text(run / "flatness.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
-    console = Console()
+    console = Console(markup=False)
     for table in flatness_tables(record):
         console.print(as_rich(table))
     for note in (*notes, f"{run}/flatness.json: all measurements"):

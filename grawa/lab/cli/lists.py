@@ -33,6 +33,6 @@ def _show(what: str, known: Mapping[str, Callable[[], object]]) -> None:
             fixed = ", ".join(f"{key}={value}" for key, value in make.keywords.items())
             description = f"{make.func.__name__} with {fixed}."
         table.add_row(name, description, options, source)
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     console.print(f"Options are written as {next(iter(known))}:option=value:option=value")

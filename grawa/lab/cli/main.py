@@ -53,7 +53,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
                 code = 0 if words[:1] and words[0] in _WRITES_FILES else 1
                 message = f"not all output could be written: {output.error.strerror}"
         if message:
-            print(f"grawa: {message}", file=sys.stderr)
+            print(f"grawa: {_printable(message)}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -121,3 +121,8 @@ def _one_line(box: str) -> str:
             break
         body.append(line)
     return f"{' '.join(body) or title}; see grawa --help"
+
+
+def _printable(message: str) -> str:
+    """A message in one line, in which names can't move the cursor."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)

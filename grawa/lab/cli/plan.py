@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from inspect import signature
 from math import prod
 from pathlib import Path
 from typing import TypeVar
@@ -21,10 +22,11 @@ from torch.optim import Optimizer
 from grawa.errors import UserError
 from grawa.lab.cli import names
 from grawa.lab.experiments.config import TrainConfig
-from grawa.lab.files import write_text
+from grawa.lab.files import check_file, write_text
 from grawa.lab.planning.links import Hosts, find_hosts
 from grawa.lab.planning.measure import Subject, measure
 from grawa.lab.report.plan import plan_json, plan_lines, plan_picture, plan_tables
+from grawa.lab.shapes import shown
 from grawa.lab.simulate.network import Link, Network, Topology, network_of, parse_hosts
 from grawa.lab.together import check_same, on_all
 from grawa.lab.train.sharing import deal, load
@@ -34,6 +36,10 @@ from grawa.process_group import distributed, is_first_process, pick_device, unde
 from grawa.strategies.protocol import Strategy
 
 WORKERS = 4
+
+_MOST_WORKERS = 2048
+"""Their messages are counted with a row for each, in 1 GB of memory for so many."""
+
 STRATEGIES = ("lgrawa", "mgrawa", "local_sgd", "easgd", "lsgd", "diloco", "data_parallel")
 
 Value = TypeVar("Value")
@@ -78,6 +84,9 @@ def plan_command(
         picture: A PNG file to draw the predictions in.
         out: A JSON file to write all numbers to.
     """
+    for file in (out, picture):
+        if file is not None and is_first_process():
+            check_file(file)
     options = (what, strategies, workers, link, topology, hosts, inner_link, batch_size, loss)
 
     def prepare(place: torch.device) -> tuple[dict[str, Strategy], float, Subject, Network | Hosts]:
@@ -88,7 +97,7 @@ def plan_command(
 
     with distributed(device) if under_launcher() else _here(device) as place:
         made, most_lost, subject, network = _on_all(partial(prepare, place))
-        console = Console(quiet=not is_first_process())
+        console = Console(quiet=not is_first_process(), markup=False)
 
         def show(text: str) -> AbstractContextManager[object]:
             return console.status(f"measuring {text}")
@@ -151,6 +160,8 @@ def _network(
         workers = workers if hosts is None else prod(parse_hosts(hosts))
     if workers < 2:
         raise UserError(f"a plan needs at least 2 workers, got {workers}")
+    if workers > _MOST_WORKERS:
+        raise UserError(f"a plan is made for at most {_MOST_WORKERS} workers, got {shown(workers)}")
     inner = None if inner_link is None else Link.parse(inner_link)
     return network_of(Link.parse(link), topology, workers, hosts, inner)
 
@@ -198,11 +209,15 @@ def _own(what: str) -> Subject:
     module, _, name = what.partition(":")
     try:
         function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise UserError(
             f"there is no {what!r}: {error}; give a task, or module:function that can be imported "
             "from here"
         ) from None
+    try:
+        signature(function).bind()
+    except (TypeError, ValueError):
+        raise UserError(f"{what} is not a function that can be called without arguments") from None
     made = function()
     match made:
         case (Module() as model, Optimizer() as optimizer, step, int(samples)) if callable(step):

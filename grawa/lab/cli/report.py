@@ -8,6 +8,7 @@ from rich.console import Console
 from grawa.errors import UserError
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.experiments.study_folder import StudyFolder
+from grawa.lab.files import cause_of, check_file, is_file, make_folder
 from grawa.lab.report.page import Page, write_page
 from grawa.lab.report.run_page import run_page
 from grawa.lab.report.study_page import study_page
@@ -30,9 +31,13 @@ def report_command(
     """
     if not folders:
         raise UserError("name at least one folder of a run or a study")
-    console = Console()
+    console = Console(markup=False)
     with console.status("reading"):
         pages = [page_of(folder) for folder in folders]
+    for file in [at / "report.html" for at in folders] if out is None else [out]:
+        check_file(file)
+    if pictures is not None:
+        make_folder(pictures)
     for page in pages:
         for notice in page.notices:
             console.print(f"note: {notice}", highlight=False, soft_wrap=True)
@@ -63,7 +68,7 @@ def page_of(folder: Path) -> Page:
     """
     if StudyFolder.is_one(folder):
         return study_page(StudyFolder.open(folder))
-    if not (folder / "config.toml").is_file():
+    if not is_file(folder / "config.toml"):
         raise UserError(
             f"{folder} is not a run or study: it has neither config.toml nor study.toml"
         )
@@ -74,16 +79,15 @@ def _written(pages: list[Page], path: Path) -> Path:
     try:
         return write_page(pages, path)
     except OSError as error:
-        raise UserError(f"can't write {path}: {error.strerror}") from None
+        raise UserError(f"can't write {path}: {cause_of(error)}") from None
 
 
 def _save_pictures(pages: list[Page], folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for number, page in enumerate(pages):
             prefix = f"{number}-" if len(pages) > 1 else ""
             for section in page.sections:
                 for picture in section.pictures:
                     picture.save_png(folder / f"{prefix}{picture.name}.png")
     except OSError as error:
-        raise UserError(f"can't write pictures to {folder}: {error.strerror}") from None
+        raise UserError(f"can't write pictures to {folder}: {cause_of(error)}") from None

@@ -21,6 +21,7 @@ from grawa.lab.cli import names, scores
 from grawa.lab.cli.keep import keep, saving_workers
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.identity import identity
+from grawa.lab.experiments.limits import check_memory
 from grawa.lab.experiments.lock import check_free, locked
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.report.console import summary
@@ -134,7 +135,10 @@ def check(config: TrainConfig, known: dict[Hashable, Data] | None = None) -> Non
     deal(task, data, settings)
     if settings.stack_workers == "on":
         trained_names(task, data, settings)
-    pick_device(config.device)
+    device = pick_device(config.device)
+    if not under_launcher():
+        model, processes = task.model(settings.seed), config.num_processes()
+        check_memory(model, config.workers, processes, on_cpu=device.type == "cpu")
 
 
 def _run(config: TrainConfig, path: Path, wanted: int | None = None) -> None:
@@ -256,4 +260,4 @@ def strategy_for(config: TrainConfig, task: Task, data: Data) -> Strategy:
 
 def _file_name(config: TrainConfig) -> str:
     words = f"{config.task}-{config.strategy}-seed{config.seed}"
-    return "".join(c if c.isalnum() or c in "-._" else "-" for c in words)
+    return "".join(c if c.isalnum() or c in "-._" else "-" for c in words)[:100]

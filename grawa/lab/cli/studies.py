@@ -25,6 +25,9 @@ from grawa.lab.report.tables import as_rich
 from grawa.lab.tasks import Data
 from grawa.process_group import pick_device
 
+_LONGEST_NAME = 100
+"""Letters of a task in a folder's name, which may have 255 bytes."""
+
 FIRST_TUNE_SEED = 1000
 """The first validation seed; test seeds are below it."""
 
@@ -77,7 +80,7 @@ def study_of(
             f"the last seed would be {last}, but seeds from {FIRST_TUNE_SEED} on are for tuning: "
             "use fewer seeds or populations"
         )
-    with Console().status("checking"):
+    with Console(markup=False).status("checking"):
         _check(study)
     return study
 
@@ -128,7 +131,7 @@ def run(study: Study, asked: StudyConfig) -> None:
     usual = (os.cpu_count() or 1) if pick_device(asked.device).type == "cpu" else 1
     jobs = at_least(usual if asked.jobs is None else asked.jobs, 1, "jobs")
     path = asked.out or Path("runs") / default_name(study)
-    folder, console = StudyFolder.begin(path, study), Console()
+    folder, console = StudyFolder.begin(path, study), Console(markup=False)
     with folder.locked():
         show_earlier_trials(folder, console)
         folder.remove_incomplete_lines()
@@ -140,7 +143,7 @@ def run(study: Study, asked: StudyConfig) -> None:
 def default_name(study: Study) -> str:
     """A folder name that depends on all options of the study."""
     whole = json.dumps(as_toml(study), sort_keys=True, default=str)
-    task = "".join(c if c.isalnum() or c in "-._" else "-" for c in study.base.task)
+    task = "".join(c if c.isalnum() or c in "-._" else "-" for c in study.base.task[:_LONGEST_NAME])
     return f"{study.kind}-{task}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 
@@ -165,6 +168,8 @@ def show_earlier_trials(folder: StudyFolder, console: Console) -> None:
             highlight=False,
             soft_wrap=True,
         )
+    for notice in folder.damaged():
+        console.print(f"note: {notice}", highlight=False, soft_wrap=True)
 
 
 def show(folder: StudyFolder, console: Console) -> None:

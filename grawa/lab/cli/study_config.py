@@ -14,6 +14,10 @@ from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.flatness import FlatnessConfig
 from grawa.lab.experiments.options import changed, written_options
 from grawa.lab.experiments.study import Axis
+from grawa.lab.shapes import shown
+
+_MOST = 10**6
+"""Of seeds, settings, points, samples and processes of a study."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +181,9 @@ def listed(text: str, what: str) -> list[str]:
 
 
 def at_least(value: int, least: int, name: str) -> int:
-    """The value; raises `UserError` if it is smaller than `least`."""
+    """The value; raises `UserError` if it is smaller than `least`, or no sensible number."""
     if value < least:
-        raise UserError(f"{name} must be at least {least}, got {value}")
+        raise UserError(f"{name} must be at least {least}, got {shown(value)}")
+    if value > _MOST:
+        raise UserError(f"{name} must be at most {_MOST:,}, got {shown(value)}")
     return value

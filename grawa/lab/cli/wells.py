@@ -20,7 +20,7 @@ from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.environment import environment
 from grawa.lab.experiments.options import changed
 from grawa.lab.experiments.wells import Walked, as_json, walks
-from grawa.lab.files import write_text
+from grawa.lab.files import check_file, make_folder, write_text
 from grawa.lab.report.progress import counting
 from grawa.lab.report.tables import as_rich
 from grawa.lab.report.wells import FRAMES, draw_animation, draw_paths
@@ -134,7 +134,9 @@ def wells_command(asked: Annotated[WellsConfig, tyro.conf.arg(name="")]) -> None
     """
     at_least(asked.seed, 0, "seed")
     seeds = range(asked.seed, asked.seed + at_least(asked.seeds, 1, "seeds"))
-    methods, out = asked.methods(), _folder(asked.out)
+    methods, out = asked.methods(), make_folder(asked.out)
+    for name in ("paths.png", "paths.gif", "ends.json"):
+        check_file(out / name)
     parts = len(seeds) * len(methods) + FRAMES * asked.animate
     with counting(parts, "starting", _COUNT) as advance:
         runs = []
@@ -150,19 +152,9 @@ def wells_command(asked: Annotated[WellsConfig, tyro.conf.arg(name="")]) -> None
     _show(asked, runs, first, out)
 
 
-def _folder(path: Path) -> Path:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"can't make the folder {path}: {error.strerror}; use another --out"
-        ) from None
-    return path
-
-
 def _show(asked: WellsConfig, runs: Sequence[Walked], first: Sequence[Walked], out: Path) -> None:
     """Prints the tables and the names of the files."""
-    console = Console()
+    console = Console(markup=False)
     console.print(as_rich(end_table(first)))
     if asked.seeds > 1:
         console.print(as_rich(share_table(runs)))

@@ -5,15 +5,17 @@ from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, get_type_hints
+from typing import Annotated, Literal
 
 import tyro
-from typeguard import TypeCheckError, check_type
 
 from grawa.errors import UserError
+from grawa.lab.experiments.limits import check_limits
 from grawa.lab.experiments.older import current_options
+from grawa.lab.experiments.option_types import wrong_options
 from grawa.lab.experiments.schedules import schedule_of, speeds_of
 from grawa.lab.experiments.score import ScoreChoice
+from grawa.lab.shapes import shown
 from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.simulate.network import Link, network_of
 from grawa.lab.train.faults import FAULTS_HELP, Fault
@@ -220,10 +222,11 @@ class TrainConfig:
         Raises:
             UserError: if a value is out of range.
         """
+        check_limits(vars(self))
         if not 0.0 < self.timeout < _LONGEST_TIMEOUT:
             raise UserError(f"timeout must be positive and finite, got {self.timeout}")
         faults = self._faults()
-        return Settings(
+        made = Settings(
             workers=self.workers,
             steps=960 if (self.steps, self.epochs, self.budget) == (None,) * 3 else self.steps,
             epochs=self.epochs,
@@ -250,6 +253,10 @@ class TrainConfig:
             stack_workers=self.stack_workers,
             swa=_given(self.swa, share, "swa"),
         )
+        complaint = wrong_options(vars(self), type(self))  # last, as others say more
+        if complaint:
+            raise UserError(complaint)
+        return made
 
     def checkpoint_interval(self) -> Interval:
         """How often a checkpoint is saved; a `UserError` if it is not an interval."""
@@ -296,7 +303,7 @@ class TrainConfig:
         make = partial(
             VirtualClock,
             step * OptimizerChoice.parse(self.optimizer).passes,
-            score_time=step * self._probe_samples() / self.batch_size,
+            score_time=step * self._probe_samples() / max(1, self.batch_size),
             speeds=self._speeds(faults),
             jitter=self.jitter,
             link=None if self.link is None else Link.parse(self.link),
@@ -354,15 +361,12 @@ class TrainConfig:
         table = current_options(table)
         unknown = set(table) - {field.name for field in fields(cls)}
         if unknown or "task" not in table:
-            what = f"has an unknown entry {min(unknown)!r}" if unknown else "has no task"
+            what = f"has an unknown entry {shown(min(unknown))}" if unknown else "has no task"
             raise UserError(f"{path} {what}; it was not written by this version of grawa")
         lists = {key: tuple(v) if isinstance(v, list) else v for key, v in table.items()}
-        hints = get_type_hints(cls)
-        for name, value in lists.items():
-            try:
-                check_type(value, hints[name])
-            except TypeCheckError as error:
-                raise UserError(f"{path}: {name} = {value!r} is invalid: {error}") from None
+        complaint = wrong_options(lists, cls)
+        if complaint:
+            raise UserError(f"{path}: {complaint}")
         return cls(**lists)  # type: ignore[arg-type]
 
 

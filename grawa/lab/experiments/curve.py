@@ -47,14 +47,15 @@ Events = Sequence[Mapping[str, Any]]
 
 
 def curve_of(
-    events: Events, *, fragments: int = 1, talks: Callable[[int], bool] = lambda step: False
+    events: Events, *, fragments: int = 1, talks: Callable[[int], bool] | None = None
 ) -> Curve:
     """The curve of a run: a point for each measurement of the consensus.
 
     Args:
         events: in order.
         fragments: number of fragments; one round of each counts as one round.
-        talks: whether the workers share gradients at a local step, counted from 0.
+        talks: whether the workers share gradients at a local step, counted from 0; `None` if they
+            never do.
 
     Returns:
         The curve; its last point is the end of the run.
@@ -76,7 +77,7 @@ def curve_of(
 
 
 def rounds_curve(
-    events: Events, *, fragments: int = 1, talks: Callable[[int], bool] = lambda step: False
+    events: Events, *, fragments: int = 1, talks: Callable[[int], bool] | None = None
 ) -> Curve:
     """The curve of a run: a point for each round, without errors."""
     curve, tally = Curve(), _Tally(fragments, talks)
@@ -90,7 +91,7 @@ def rounds_curve(
 class _Tally:
     """Sums over rounds."""
 
-    def __init__(self, fragments: int, talks: Callable[[int], bool]) -> None:
+    def __init__(self, fragments: int, talks: Callable[[int], bool] | None) -> None:
         self._fragments, self._talks = fragments, talks
         self._rounds, self._bytes, self._time = 0, 0, 0.0
         self._losses: list[float] = []
@@ -116,8 +117,9 @@ class _Tally:
         if self._losses:
             self._loss = sum(self._losses) / len(self._losses)
             self._losses = []
-        shared = sum(self._talks(before) for before in range(step))
-        own = 0.0 if shared == step else self._rounds / self._fragments
+        talks = self._talks
+        shared = 0 if talks is None else sum(talks(before) for before in range(step))
+        own = 0.0 if talks is not None and shared == step else self._rounds / self._fragments
         return {
             "steps": step,
             "rounds": shared + own,
@@ -154,5 +156,6 @@ def weights_of(events: Events) -> dict[str, Any] | None:
     }
 
 
-def _mean(values: Sequence[float]) -> float:
-    return round(sum(values) / len(values), 4)
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(sum(known) / len(known), 4) if len(known) == len(values) else None

@@ -11,7 +11,23 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from grawa.errors import UserError
+from grawa.lab.records import read_record
+from grawa.lab.shapes import mapping, optional, table, text, whole
+
 PACKAGES = ("grawa", "torch", "numpy", "scikit-learn")
+
+_SHAPE = table(
+    {},
+    {
+        **dict.fromkeys(
+            ("command", "time", "python", "git", "platform", "processor"), optional(text)
+        ),
+        "versions": optional(mapping(optional(text))),
+        "cores": optional(whole()),
+    },
+)
+"""Of `environment.json`."""
 
 
 def environment(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
@@ -33,6 +49,24 @@ def environment(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
     }
+
+
+def read_environment(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """Reads the `environment.json` of a run or a study.
+
+    Args:
+        folder: the folder with the file.
+
+    Returns:
+        The environment, empty if the file is missing or damaged; and a notice if it is damaged.
+    """
+    path = folder / "environment.json"
+    if not path.exists():
+        return {}, []
+    try:
+        return read_record(path, _SHAPE), []
+    except UserError as error:
+        return {}, [f"Command, versions and machine are not known: {error}."]
 
 
 def version(package: str) -> str | None:

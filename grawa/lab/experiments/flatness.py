@@ -10,13 +10,18 @@ from torch import Tensor
 
 from grawa.errors import UserError
 from grawa.flatness import Flatness, Surface, Valley, measure, valley
+from grawa.lab.shapes import MOST_WHOLE, shown
 from grawa.lab.tasks import Data, Task
+from grawa.math.finite import finite_or_none
 from grawa.modes import evaluating
 from grawa.seeding import generator
 from grawa.workers.batchnorm import recalibrate_batchnorm
 
 FLATNESS_SCHEMA = 2
 """Version of `flatness.json`; increased when the meaning of a field changes."""
+
+_MOST = 10**9
+"""Of each number in `FlatnessConfig`; a larger one counts as not finite."""
 
 CONSENSUS = "consensus"
 """The name of the consensus among the models."""
@@ -63,10 +68,16 @@ class FlatnessConfig:
         ):
             if getattr(self, name) < least:
                 raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
+            if getattr(self, name) > _MOST:
+                raise UserError(
+                    f"{name} must be at most {_MOST:,}, got {shown(getattr(self, name))}"
+                )
+        if not abs(self.seed) <= MOST_WHOLE:
+            raise UserError(f"seed must lie within 2^53 of zero, got {shown(self.seed)}")
         for radius in self.radii:
-            if not 0.0 < radius < math.inf:
+            if not 0.0 < radius <= _MOST:
                 raise UserError(f"radii must be positive and finite, got {radius}")
-        if not 1.0 < self.kappa < math.inf:
+        if not 1.0 < self.kappa <= _MOST:
             raise UserError(f"kappa must be larger than 1 and finite, got {self.kappa}")
 
 
@@ -183,7 +194,8 @@ class RunFlatness:
         for name, one in self.models.items():
             train, test = self.errors[name]
             errors = {"train_error": train, "test_error": test, "gap": test - train}
-            models[name] = {**errors, **one.as_json()}
+            known = {what: finite_or_none(error) for what, error in errors.items()}
+            models[name] = {**known, **one.as_json()}
         through = self.valley
         plain = None
         if through is not None:

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, get_type_hints
 
-from typeguard import TypeCheckError, check_type
-
 from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.experiments.option_types import has_type
 
 Changes = Mapping[str, Any]
 """Option of `TrainConfig` -> value."""
@@ -50,10 +49,10 @@ def option_value(name: str, text: str) -> Any:
     for read in _READERS:
         try:
             value = read(text)
-            check_type(value, hints[name])
-        except (KeyError, ValueError, TypeCheckError):
+        except (KeyError, ValueError):
             continue
-        return value
+        if has_type(value, hints[name]):
+            return value
     raise UserError(f"{name} can't be {text!r}; see `grawa train --help`")
 
 

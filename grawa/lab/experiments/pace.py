@@ -42,7 +42,7 @@ class Pace:
             UserError: if the trial failed, or made fewer than two rounds.
         """
         spent, steps = result.curve.column(axis), result.curve.steps
-        if result.failure or len(steps) < 2:
+        if result.failure or len(steps) < 2 or steps[-1] <= steps[-2]:
             why = result.failure or "it makes fewer than two rounds"
             raise UserError(
                 f"the cost of a step of {arm.name} can't be measured: {why}; use --axis steps"
@@ -57,6 +57,11 @@ class Pace:
             step = min(max((for_whole - for_rest) / (whole - rest), 0.0), for_whole / whole)
             pace = cls(every=int(whole), step=step, round=for_whole - whole * step)
         return replace(pace, once=spent[-1] - pace.cost(int(steps[-1])))
+
+    @property
+    def of_round(self) -> float:
+        """The cost of a round and the local steps before it."""
+        return self.every * self.step + self.round
 
     def cost(self, steps: int) -> float:
         """The cost of so many local steps; a round follows the last ones, even if they are few."""
@@ -74,7 +79,7 @@ class Pace:
         Returns:
             The steps; 0 if no step at all is closest.
         """
-        whole = self.every * self.step + self.round
+        whole = self.of_round
         rounds = max(0, int((spend - self.once) / whole)) * self.every
         tried = [rounds, rounds + self.every]
         if self.step > 0.0:
@@ -103,7 +108,7 @@ def affordable_steps(study: Study, paces: Sequence[Result]) -> dict[str, int]:
     if study.axis == "steps":
         return {arm.name: most for arm in study.arms}
     found = {r.arm: Pace.of(r, study.arm(r.arm), study.axis) for r in paces}
-    free = [name for name, pace in found.items() if not pace.cost(most) > 0.0]
+    free = [name for name, pace in found.items() if not pace.of_round > 0.0]
     if free:
         raise UserError(
             f"methods can't be compared at equal {study.axis}, because {free[0]} uses none; use "

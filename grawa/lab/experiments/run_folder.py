@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.environment import environment
-from grawa.lab.files import read_line, read_toml, write_text
-from grawa.saving import Checkpoints, replacing
+from grawa.lab.experiments.event_lines import read_events
+from grawa.lab.experiments.saved_models import read_model, write_model
+from grawa.lab.files import cause_of, is_file, is_there, write_text
+from grawa.lab.records import read_toml
+from grawa.saving import Checkpoints
 
 SCHEMA = 1
 """Version of the lines in `events.jsonl`; increased when the meaning of a field changes."""
@@ -44,15 +45,17 @@ class RunFolder:
         Raises:
             UserError: if the path exists already, or can't be written.
         """
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
+        if is_there(path):
             raise UserError(
                 f"{path} exists already, and nothing is overwritten: choose another --out, or "
                 "remove it"
-            ) from None
-        except OSError as error:
-            raise UserError(f"can't make the run folder {path}: {error.strerror}") from None
+            )
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            return cls.create(path, config)  # another run has just made it: that is refused
+        except (OSError, ValueError) as error:
+            raise UserError(f"can't make the run folder {path}: {cause_of(error)}") from None
         folder = cls(path)
         try:
             folder.put_config(config)
@@ -74,13 +77,13 @@ class RunFolder:
             UserError: if it can't be written.
         """
         number, free = 1, path
-        while free.exists():
+        while is_there(free):
             number += 1
             free = path.with_name(f"{path.name}-{number}")
         try:
             return cls.create(free, config)
         except UserError:
-            if not free.exists():
+            if not is_there(free):
                 raise
             return cls.create_one(path, config)  # another run has just taken it
 
@@ -94,7 +97,7 @@ class RunFolder:
         Raises:
             UserError: if it is not the folder of a run.
         """
-        if not (path / "config.toml").is_file():
+        if not is_file(path / "config.toml"):
             raise UserError(f"{path} is not a run folder: it has no config.toml")
         return cls(path)
 
@@ -139,20 +142,9 @@ class RunFolder:
         """Reads `events.jsonl`.
 
         Returns:
-            All complete lines, and a notice if others are incomplete, as after a crash.
-
-        Raises:
-            UserError: if there is no such file.
+            All whole lines, and a notice if others are damaged, as the last one is after a crash.
         """
-        path = self.events_file
-        if not path.is_file():
-            raise UserError(f"{self.path} has no events.jsonl, the record of a run's rounds")
-        lines = path.read_text("utf-8", errors="replace").splitlines(keepends=True)
-        found = [read_line(line) for line in lines if line.endswith("\n")]
-        whole = [event for event in found if event is not None and "kind" in event]
-        cut = len(lines) - len(whole)
-        notices = [f"{cut} lines of events.jsonl are incomplete and were ignored."] if cut else []
-        return whole, notices
+        return read_events(self.events_file)
 
     def forget_after(self, round_number: int) -> list[str]:
         """Removes the events of later rounds, before a run continues after this one.
@@ -173,7 +165,7 @@ class RunFolder:
 
     def save_model(self, state: Mapping[str, Tensor]) -> None:
         """Writes `model.safetensors`."""
-        _save(state, self.path / "model.safetensors")
+        write_model(state, self.path / "model.safetensors")
 
     def load_model(self) -> dict[str, Tensor]:
         """Reads `model.safetensors`.
@@ -187,7 +179,7 @@ class RunFolder:
         path = self.path / "model.safetensors"
         if not path.is_file():
             raise UserError(f"{path} is missing: the run has not finished; see `grawa resume`")
-        return _load(path)
+        return read_model(path)
 
     @property
     def workers(self) -> Path:
@@ -197,7 +189,7 @@ class RunFolder:
     def save_worker(self, worker: int, state: Mapping[str, Tensor]) -> None:
         """Writes `workers/worker-{worker}.safetensors`."""
         self.workers.mkdir(exist_ok=True)
-        _save(state, self.workers / f"worker-{worker}.safetensors")
+        write_model(state, self.workers / f"worker-{worker}.safetensors")
 
     def load_workers(self, count: int) -> dict[int, dict[str, Tensor]]:
         """Reads the workers' parameters.
@@ -220,16 +212,4 @@ class RunFolder:
                 f"{missing[0]} is missing, while other workers' files exist; train again with "
                 "--keep-workers"
             )
-        return {worker: _load(path) for worker, path in paths.items()}
-
-
-def _save(state: Mapping[str, Tensor], path: Path) -> None:
-    with replacing(path) as temporary:
-        save_file({key: value.contiguous() for key, value in state.items()}, temporary)
-
-
-def _load(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a complete safetensors file: {error}") from None
+        return {worker: read_model(path) for worker, path in paths.items()}

@@ -3,6 +3,9 @@
 from grawa.errors import UserError
 from grawa.rounds.schedule import Every, Quadratic, Schedule, SharedCount, Warmup
 
+_MOST = 1e9
+"""Of the number in a schedule; NaN is no number."""
+
 
 def schedule_of(text: str, sync_every: int, lr: float) -> Schedule:
     """The schedule written as `name` or `name:value`.
@@ -42,9 +45,10 @@ def schedule_of(text: str, sync_every: int, lr: float) -> Schedule:
 
 def _number(text: str) -> float | None:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         return None
+    return value if abs(value) <= _MOST else None
 
 
 def speeds_of(text: str, workers: int) -> list[float]:

@@ -1,5 +1,6 @@
 """Parses the option `--score`."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -142,8 +143,8 @@ class ScoreChoice:
 
 
 def _positive(what: str, value: str) -> int:
-    if not value.isdecimal() or int(value) < 1:
-        raise UserError(f"{what} must be a whole number, at least 1, got {value!r}")
+    if not re.fullmatch(r"[0-9]{1,9}", value) or int(value) < 1:
+        raise UserError(f"{what} must be a whole number, at least 1, got {value[:40]!r}")
     return int(value)
 
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,11 +13,13 @@ from typing import Any, NamedTuple
 import tomli_w
 
 from grawa.errors import UserError
-from grawa.lab.experiments.environment import PACKAGES, environment
+from grawa.lab.experiments.environment import PACKAGES, environment, read_environment
 from grawa.lab.experiments.study import Study
 from grawa.lab.experiments.study_toml import as_toml, from_toml
 from grawa.lab.experiments.trial import Result
-from grawa.lab.files import read_json, read_line, read_toml, write_text
+from grawa.lab.experiments.trial_lines import trial_of
+from grawa.lab.files import cause_of, is_file, is_there, opened, write_text
+from grawa.lab.records import Lines, damage_notices, read_lines, read_toml
 
 SCHEMA = 2
 """Version of the lines in `trials.jsonl`; increased when the meaning of a field changes."""
@@ -29,7 +32,7 @@ class Found(NamedTuple):
 
     results: list[Result]
     dropped: int
-    """Number of incomplete lines, whose trials run again."""
+    """Number of incomplete and damaged lines, whose trials run again."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,11 @@ class StudyFolder:
         Raises:
             UserError: if the path has something else, or can't be written.
         """
-        if path.exists():
+        if is_there(path):
             folder = cls.open(path)
             folder.check_same(study)
             return folder
-        building = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        building = path.parent / f".{path.name}.{os.getpid()}.tmp"
         try:
             building.mkdir(parents=True)
             write_text(building / "study.toml", tomli_w.dumps(as_toml(study)))
@@ -64,8 +67,10 @@ class StudyFolder:
             write_text(building / "environment.json", about + "\n")
             (building / "trials.jsonl").touch()
             building.rename(path)
-        except OSError as error:
-            raise UserError(f"can't make the study folder {path}: {error.strerror}") from None
+        except (OSError, ValueError) as error:  # a ValueError: a null character in the path
+            raise UserError(f"can't make the study folder {path}: {cause_of(error)}") from None
+        finally:
+            shutil.rmtree(building, ignore_errors=True)  # there only if it could not be renamed
         return cls(path)
 
     @classmethod
@@ -85,7 +90,7 @@ class StudyFolder:
     @staticmethod
     def is_one(path: Path) -> bool:
         """Whether there is a study at that path."""
-        return (path / "study.toml").is_file()
+        return is_file(path / "study.toml")
 
     def study(self) -> Study:
         """Reads the definition of the study; a `UserError` if the file can't be read."""
@@ -106,8 +111,8 @@ class StudyFolder:
                 )
 
     def about(self) -> dict[str, Any]:
-        """The environment at the start of the study; empty if the file is missing."""
-        return read_json(self.path / "environment.json")
+        """The environment at the start of the study; empty if the file is missing or damaged."""
+        return read_environment(self.path)[0]
 
     def changed_since(self) -> list[str]:
         """What has changed since the start of the study: versions, git, processor."""
@@ -124,7 +129,11 @@ class StudyFolder:
         Raises:
             UserError: if another process has locked it.
         """
-        with (self.path / "trials.jsonl").open("a", encoding="utf-8") as file:
+        path = self.path / "trials.jsonl"
+        if path.exists():
+            with opened(path):  # a pipe would make this process wait
+                pass
+        with path.open("a", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -143,34 +152,28 @@ class StudyFolder:
         """Reads the results so far.
 
         Returns:
-            A result for each finished trial, and the number of incomplete lines.
-
-        Raises:
-            UserError: if a line was written by another version.
+            A result for each finished trial, and the number of lines that are none.
         """
-        results: dict[str, Result] = {}
-        lines = self._text().splitlines()
-        dropped = 0
-        for line in lines:
-            entry = read_line(line)
-            if entry is None:
-                dropped += 1
-                continue
-            if entry.pop("schema", None) != SCHEMA:
-                raise UserError(f"{self.path}/trials.jsonl was written by another version of grawa")
-            result = Result.from_json(entry)
-            results[result.key] = result
-        return Found(list(results.values()), dropped)
+        lines = self._lines()
+        results = {result.key: result for result in map(Result.from_json, lines.entries)}
+        return Found(list(results.values()), lines.incomplete + len(lines.damaged))
+
+    def damaged(self) -> list[str]:
+        """A notice if lines of `trials.jsonl` are whole but can't be results of this study."""
+        return damage_notices(self._lines().damaged, "trials.jsonl")
 
     def remove_incomplete_lines(self) -> None:
-        """Removes incomplete lines from `trials.jsonl`, so that new ones begin on a new line."""
-        whole = [line for line in self._text().splitlines() if read_line(line) is not None]
-        text = "".join(line + "\n" for line in whole)
-        if text != self._text():
-            with (self.path / "trials.jsonl").open("r+", encoding="utf-8") as file:
+        """Removes dropped lines from `trials.jsonl`, so that new ones begin on a new line."""
+        text = "".join(line + "\n" for line in self._lines().kept).encode()
+        path = self.path / "trials.jsonl"
+        if text != path.read_bytes():
+            with path.open("r+b") as file:
                 file.write(text)  # in place: the lock is on this file
                 file.truncate()
 
-    def _text(self) -> str:
+    def _lines(self) -> Lines:
         path = self.path / "trials.jsonl"
-        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        lines = read_lines(path, trial_of(self.study(), SCHEMA))
+        if any(entry["schema"] != SCHEMA for entry in lines.entries):
+            raise UserError(f"{path} was written by another version of grawa")
+        return lines

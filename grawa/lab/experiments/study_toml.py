@@ -11,6 +11,8 @@ from grawa.lab.experiments.flatness import FlatnessConfig
 from grawa.lab.experiments.older import current_options, current_text
 from grawa.lab.experiments.options import as_lists
 from grawa.lab.experiments.study import Arm, Condition, Study
+from grawa.lab.experiments.study_shape import STUDY_SHAPE, as_options
+from grawa.lab.shapes import WHOLE
 
 SCHEMA = 2
 """Version of `study.toml`; increased when the meaning of an entry changes."""
@@ -36,7 +38,7 @@ def as_toml(study: Study) -> dict[str, Any]:
     }
 
 
-def from_toml(table: Mapping[str, Any], path: Path) -> Study:
+def from_toml(table: dict[str, Any], path: Path) -> Study:
     """Restores a study from what `as_toml` returned.
 
     Returns:
@@ -48,7 +50,10 @@ def from_toml(table: Mapping[str, Any], path: Path) -> Study:
     if table.get("schema") != SCHEMA:
         found = table.get("schema")
         raise UserError(f"{path} has schema {found!r}, but this version of grawa reads {SCHEMA}")
-    base = table.get("base", {})
+    complaint = STUDY_SHAPE(table, WHOLE)
+    if complaint:
+        raise UserError(f"{path} is not a complete study: {complaint}")
+    base, flatness = table["base"], as_options(table["flatness"])
     try:
         return Study(
             kind=table["kind"],
@@ -58,14 +63,14 @@ def from_toml(table: Mapping[str, Any], path: Path) -> Study:
             baseline=current_text(table["baseline"]),
             seeds=tuple(table["seeds"]),
             tune_seeds=tuple(table["tune_seeds"]),
-            base=TrainConfig.from_toml(table["base"], path),
-            conditions=tuple(_condition(entry) for entry in table["conditions"]),
-            tune_conditions=tuple(_condition(entry) for entry in table["tune_conditions"]),
+            base=TrainConfig.from_toml(base, path),
+            conditions=tuple(map(_condition, table["conditions"])),
+            tune_conditions=tuple(map(_condition, table["tune_conditions"])),
             arms=tuple(_arm(entry, base) for entry in table["arms"]),
-            flatness=FlatnessConfig(**_tuples(table["flatness"])) if table["flatness"] else None,
+            flatness=FlatnessConfig(**flatness) if flatness else None,
             flat_conditions=tuple(table.get("flat_conditions", ())),
         )
-    except (KeyError, TypeError) as error:
+    except UserError as error:
         raise UserError(f"{path} is not a complete study: {error}") from None
 
 
@@ -77,15 +82,14 @@ def _plain(value: Arm | Condition) -> dict[str, Any]:
 
 
 def _arm(entry: Mapping[str, Any], base: Mapping[str, Any]) -> Arm:
-    settings = tuple(_tuples(current_options(setting, base)) for setting in entry["settings"])
-    names = {key: current_text(entry[key]) for key in ("name", "method")}
-    return Arm(**{**entry, **names, "settings": settings})
+    return Arm(
+        name=current_text(entry["name"]),
+        method=current_text(entry["method"]),
+        value=entry.get("value", ""),
+        settings=tuple(as_options(current_options(each, base)) for each in entry["settings"]),
+        shares_gradients=entry["shares_gradients"],
+    )
 
 
 def _condition(entry: Mapping[str, Any]) -> Condition:
-    return Condition(name=entry["name"], options=_tuples(entry["options"]))
-
-
-def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Converts TOML's lists to tuples."""
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
+    return Condition(name=entry["name"], options=as_options(entry["options"]))

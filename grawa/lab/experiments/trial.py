@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple
 
 from grawa.errors import DivergedError, UserError
@@ -85,10 +85,12 @@ class Result:
 
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> "Result":
-        """Restores a result from what `as_json` returned."""
+        """Restores a result from what `as_json` returned, as `trial_lines` describes it."""
+        known = {field.name: line[field.name] for field in fields(cls)}
         names = {name: current_text(line[name]) for name in ("key", "arm")}
+        columns = {field.name: line["curve"][field.name] for field in fields(Curve)}
         config = current_options(line["config"])
-        return cls(**{**line, **names, "config": config, "curve": Curve(**line["curve"])})
+        return cls(**{**known, **names, "config": config, "curve": Curve(**columns)})
 
 
 def run_trial(prepare: Prepare, trial: Trial) -> Result:

@@ -1,8 +1,10 @@
 """Pictures of one condition: learning curves, and workers' weights."""
 
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -168,14 +170,12 @@ def _draw_training(figure: Figure, *, outcomes: Sequence[Outcome], order: Sequen
 def _draw_weights(figure: Figure, *, outcomes: Sequence[Outcome]) -> None:
     panels = grid_of(figure, len(outcomes), 3, sharey=True)
     for panel, outcome in zip(panels, outcomes, strict=True):
-        tables = [r.weights for r in outcome.results if r.weights]
+        tables = _alike([r.weights for r in outcome.results if r.weights])
         length = min(len(table["rounds"]) for table in tables)
         rounds = tables[0]["rounds"][:length]
         workers = len(tables[0]["workers"][0])
         for i in range(workers):
-            means = [
-                statistics.fmean(table["workers"][r][i] for table in tables) for r in range(length)
-            ]
+            means = [_mean([table["workers"][r][i] for table in tables]) for r in range(length)]
             panel.plot(rounds, means, label=f"worker {i}", **line_style(i))
         panel.axhline(1.0 / workers, linestyle=":", linewidth=1, color="#7F7F7F")
         panel.set(title=outcome.arm, xlabel="round")
@@ -188,12 +188,28 @@ def _draw_weights(figure: Figure, *, outcomes: Sequence[Outcome]) -> None:
 def _draw_layers(figure: Figure, *, outcomes: Sequence[Outcome]) -> None:
     panels, maps = grid_of(figure, len(outcomes), 2, sharey=True), []
     for outcome in outcomes:
-        tables = [r.weights["groups"] for r in outcome.results if r.weights]
+        weights = _alike([r.weights for r in outcome.results if r.weights])
+        tables = [table["groups"] for table in weights]
         names = next(r.group_names for r in outcome.results if r.group_names)
         workers = len(tables[0])
         cells = [
-            [workers * statistics.fmean(t[i][g] for t in tables) for i in range(workers)]
+            [workers * _mean([t[i][g] for t in tables]) for i in range(workers)]
             for g in range(len(tables[0][0]))
         ]
         maps.append(HeatMap(title=outcome.arm, cells=cells, rows=names, columns=range(workers)))
     draw_heat_maps(figure, panels, maps, "worker")
+
+
+def _alike(tables: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The weights of runs with as many workers and groups as the first one."""
+
+    def size(table: dict[str, Any]) -> tuple[int, int]:
+        return len(table["groups"]), len(table["groups"][0])
+
+    return [table for table in tables if size(table) == size(tables[0])]
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    """The mean; NaN if a value is missing."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if len(known) == len(values) else math.nan

@@ -142,5 +142,7 @@ def metric_text(measured: Mapping[str, Any]) -> str:
     >>> metric_text({"metric": "test error", "error": 0.0417})
     '4.17%'
     """
-    value: float = measured["error"]
+    value: float | None = measured["error"]
+    if value is None:
+        return "not finite"
     return f"{value:.2%}" if measured["metric"].endswith("error") else f"{value:.4g}"

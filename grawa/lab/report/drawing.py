@@ -44,6 +44,7 @@ _STYLE: dict[str, Any] = {
     "lines.linewidth": 1.8,
     "lines.markersize": 5.0,
     "svg.fonttype": "none",
+    "text.parse_math": False,  # names may contain dollar signs
     "figure.constrained_layout.use": True,
 }
 

@@ -1,12 +1,11 @@
 """Tables of the flatness at the end of a study's runs, and of its correlation with the gap."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 from grawa.errors import UserError
 from grawa.flatness import kendall
 from grawa.lab.experiments.study import Study
-from grawa.lab.report.flats import Flat, interval_text, measures_of
+from grawa.lab.report.flats import Flat, exp_text, interval_text, measures_of
 from grawa.lab.report.statistics import mean_of
 from grawa.lab.report.tables import Cell, Table, Unit, with_error
 from grawa.lab.report.verdicts import LEVEL, p_text
@@ -69,7 +68,7 @@ def _mean(values: Mapping[int, float], text: Callable[[float], str] = "{:.3g}".f
 def _ratio_cells(flat: Flat) -> list[Cell]:
     if flat.ratio is None:
         return [_NO] * 3
-    ratio = Cell(text=f"{math.exp(flat.ratio.mean):.2f}", value=flat.ratio.mean)
+    ratio = Cell(text=exp_text(flat.ratio.mean), value=flat.ratio.mean)
     if flat.ratio.number < 2:
         return [ratio, _NO, _NO]
     clear = flat.corrected < LEVEL

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from grawa.errors import UserError
 from grawa.lab.experiments.flatness import FLATNESS_SCHEMA
-from grawa.lab.files import read_json
+from grawa.lab.experiments.flatness_shape import RUN_SHAPE
+from grawa.lab.records import read_record
 from grawa.lab.report.tables import Cell, Table, Unit
 
 
@@ -19,15 +21,19 @@ def run_flatness(folder: Path) -> tuple[list[Table], list[str]]:
         The tables, none if flatness was not measured; and a notice if the file can't be read.
     """
     path = folder / "flatness.json"
-    if not path.is_file():
+    if not path.exists():
         return [], []
-    found = read_json(path)
-    if found.get("schema") != FLATNESS_SCHEMA:
-        notice = (
-            "flatness.json is broken or from another version of grawa: run `grawa flatness` again."
-        )
-        return [], [notice]
+    try:
+        found = read_record(path, _of_this_version)
+    except UserError as error:
+        return [], [f"Flatness is left out: {error}; run `grawa flatness` again."]
     return flatness_tables(found), []
+
+
+def _of_this_version(value: object, name: str) -> str | None:
+    if isinstance(value, dict) and value.get("schema") != FLATNESS_SCHEMA:
+        return f"it is from another version of grawa, whose schema is not {FLATNESS_SCHEMA}"
+    return RUN_SHAPE(value, name)
 
 
 def flatness_tables(found: Mapping[str, Any]) -> list[Table]:
@@ -48,7 +54,7 @@ def _slopes(found: Mapping[str, Any]) -> Table:
     columns = ["train", "test", "loss", "gradient norm", *(f"rise at {radius}" for radius in radii)]
     rows = []
     for name, one in models.items():
-        errors = [Cell(text=unit.text(one[k]), value=one[k]) for k in ("train_error", "test_error")]
+        errors = [_error(one[name], unit) for name in ("train_error", "test_error")]
         numbers = [one["loss"], one["gradient_norm"], *one["sharpness"].values()]
         rows.append([Cell(text=name), *errors, *map(_number, numbers)])
     return Table(
@@ -92,6 +98,10 @@ def _walks(found: Mapping[str, Any]) -> dict[str, list[Cell]]:
 
 def _columns(numbers: list[str]) -> list[tuple[str, bool]]:
     return [("model", False), *((name, True) for name in numbers)]
+
+
+def _error(value: float | None, unit: Unit) -> Cell:
+    return Cell(text="-" if value is None else unit.text(value), value=value)
 
 
 def _number(value: float | None) -> Cell:

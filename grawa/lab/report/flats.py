@@ -10,13 +10,16 @@ from grawa.lab.experiments.study import Study
 from grawa.lab.experiments.trial import Result
 from grawa.lab.report.statistics import Difference, holm, paired_difference
 
+_LONG = 1e6
+"""From here on, ratios are written with an exponent."""
+
 Read = Callable[[Mapping[str, Any]], float | None]
 """Reads a number from a trial's measurements; `None` if it is missing."""
 
 
 def _model(name: str) -> Read:
     def read(found: Mapping[str, Any]) -> float | None:
-        entry = found["models"][CONSENSUS][name]
+        entry = found["models"][CONSENSUS].get(name)
         value: float | None = entry["value"] if isinstance(entry, dict) else entry
         return value
 
@@ -25,7 +28,7 @@ def _model(name: str) -> Read:
 
 def _rise(radius: float) -> Read:
     def read(found: Mapping[str, Any]) -> float | None:
-        rise: float | None = found["models"][CONSENSUS]["sharpness"][str(radius)]
+        rise: float | None = found["models"][CONSENSUS]["sharpness"].get(str(radius))
         return rise
 
     return read
@@ -147,4 +150,13 @@ def _log_ratio(own: Mapping[int, float], base: Mapping[int, float]) -> Differenc
 
 def interval_text(ratio: Difference) -> str:
     """The confidence interval of a ratio, given as a difference of logarithms."""
-    return f"{math.exp(ratio.low):.2f} to {math.exp(ratio.high):.2f}"
+    return f"{exp_text(ratio.low)} to {exp_text(ratio.high)}"
+
+
+def exp_text(logarithm: float) -> str:
+    """The number with this natural logarithm; infinite if it is too large for a float."""
+    try:
+        number = math.exp(logarithm)
+    except OverflowError:
+        number = math.inf
+    return f"{number:.2f}" if number < _LONG else f"{number:.3g}"

@@ -1,5 +1,6 @@
 """Weights as colours: a row for each parameter tensor."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +38,7 @@ def draw_heat_maps(
         maps: what to draw.
         across: label of the horizontal axis.
     """
-    values = [value for each in maps for row in each.cells for value in row]
+    values = [v for each in maps for row in each.cells for v in row if math.isfinite(v)] or [0.0]
     shown = None
     for panel, each in zip(panels, maps, strict=True):
         shown = panel.pcolormesh(each.cells, cmap="cividis", vmin=min(values), vmax=max(values))

@@ -35,7 +35,7 @@ def counting(total: int, begin: str, *columns: ProgressColumn) -> Generator[Call
     Yields:
         A function to call for each part, with its name.
     """
-    console = Console()
+    console = Console(markup=False)
     shown = (TextColumn("{task.description}"), BarColumn(bar_width=24), *columns)
     times = (TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*shown, *times, console=console, disable=not console.is_terminal) as progress:

@@ -5,8 +5,9 @@ from typing import Any
 
 from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.experiments.environment import read_environment
+from grawa.lab.experiments.event_lines import read_events, whole_event
 from grawa.lab.experiments.run_folder import RunFolder
-from grawa.lab.files import read_json
 from grawa.lab.report.console import metric_text
 from grawa.lab.report.flatness import run_flatness
 from grawa.lab.report.page import Page, Section, facts_of
@@ -29,7 +30,7 @@ def run_page(folder: RunFolder) -> Page:
         UserError: if it has no events.
     """
     config = folder.config()
-    events, notices = folder.read_events()
+    events, notices = read_events(folder.path / "events.jsonl", whole_event)
     rounds = [event for event in events if event["kind"] == "round"]
     if not rounds:
         raise UserError(f"{folder.path} has no rounds in events.jsonl: there is nothing to report")
@@ -38,12 +39,12 @@ def run_page(folder: RunFolder) -> Page:
         notices.append(f"The run has not finished: this is its state after {len(rounds)} rounds.")
     notices += _doubts(events, finished)
     flatness, unread = run_flatness(folder.path)
-    about = facts_of(read_json(folder.path / "environment.json"))
+    about, unknown = read_environment(folder.path)
     unit = Unit("error" if finished is None else finished["metric"])
     return Page(
         title=f"{config.task}, {config.strategy}",
         subtitle=_subtitle(config, finished),
-        notices=notices + unread,
+        notices=notices + unread + unknown,
         sections=[
             Section(title="Training", pictures=run_pictures(config, events, unit)),
             Section(
@@ -51,7 +52,7 @@ def run_page(folder: RunFolder) -> Page:
                 tables=[_totals(events, finished), *_left_out(rounds), *flatness],
             ),
         ],
-        facts={**about, "options": _options(config)},
+        facts={**facts_of(about), "options": _options(config)},
     )
 
 

@@ -107,19 +107,12 @@ def _draw_four(
 def _draw_workers(figure: Figure, *, rounds: Sequence[Mapping[str, Any]]) -> None:
     losses, weights, distance = grid_of(figure, 3, 3)
     at = [event["round"] for event in rounds]
-    workers = len(rounds[0]["losses"])
+    workers = max(len(event["losses"]) for event in rounds)
     for i in range(workers):
-        own = [math.nan if e["losses"][i] is None else e["losses"][i] for e in rounds]
+        own = [_known(e["losses"][i]) if i < len(e["losses"]) else math.nan for e in rounds]
         losses.plot(at, own, label=f"worker {i}", **line_style(i))
-        shares = [
-            1.0 / workers if e["weights"] is None else sum(e["weights"][i]) / len(e["weights"][i])
-            for e in rounds
-        ]
-        weights.plot(at, shares, **line_style(i))
-    apart = [
-        math.nan if e["consensus_distance"] is None else e["consensus_distance"] for e in rounds
-    ]
-    distance.plot(at, apart, **line_style(0))
+        weights.plot(at, [_share(e, i) for e in rounds], **line_style(i))
+    distance.plot(at, [_known(e["consensus_distance"]) for e in rounds], **line_style(0))
     weights.axhline(1.0 / workers, linestyle=":", linewidth=1, color="#7F7F7F")
     weights.set_ylim(bottom=0.0)
     for panel, label in (
@@ -129,17 +122,37 @@ def _draw_workers(figure: Figure, *, rounds: Sequence[Mapping[str, Any]]) -> Non
     legend_below(figure, losses, 6)
 
 
+def _known(value: float | None) -> float:
+    """A number to draw, which leaves a gap where it is missing."""
+    return math.nan if value is None else float(value)
+
+
+def _share(event: Mapping[str, Any], worker: int) -> float:
+    """A worker's mean weight in a round; NaN for one that the round did not have."""
+    workers = len(event["losses"])
+    if worker >= workers:
+        return math.nan
+    if event["weights"] is None:
+        return 1.0 / workers
+    own = [_known(weight) for weight in event["weights"][worker]]
+    return sum(own) / len(own)
+
+
 def _draw_layers(
     figure: Figure, *, rounds: Sequence[Mapping[str, Any]], names: Sequence[str]
 ) -> None:
     workers = len(rounds[0]["weights"])
     groups = len(rounds[0]["weights"][0])
     rows = list(names) if len(names) == groups else [f"group {g}" for g in range(groups)]
-    comparable = [e for e in rounds if len(e["weights"][0]) == groups]
+    comparable = [
+        e for e in rounds if (len(e["weights"]), len(e["weights"][0])) == (workers, groups)
+    ]
     maps = [
         HeatMap(
             title=f"worker {i}",
-            cells=[[workers * e["weights"][i][g] for e in comparable] for g in range(groups)],
+            cells=[
+                [workers * _known(e["weights"][i][g]) for e in comparable] for g in range(groups)
+            ],
             rows=rows,
             columns=[e["round"] for e in comparable],
         )

@@ -16,7 +16,7 @@ from grawa.lab.report.drawing import (
     panel_size,
     rows_height,
 )
-from grawa.lab.report.flats import Flat, interval_text, measures_of
+from grawa.lab.report.flats import Flat, exp_text, interval_text, measures_of
 from grawa.lab.report.verdicts import Verdict, finding, p_text
 
 
@@ -30,10 +30,10 @@ def flat_verdicts(study: Study, flats: Sequence[Flat]) -> dict[str, list[Verdict
         if flat.ratio is None:
             continue
         ratio, seeds = flat.ratio, flat.ratio.number
-        why = f"One seed alone, ratio {math.exp(ratio.mean):.2f}"
+        why = f"One seed alone, ratio {exp_text(ratio.mean)}"
         if seeds > 1:
             why = (
-                f"Its {measure} over the baseline's is {math.exp(ratio.mean):.2f}, 95% CI "
+                f"Its {measure} over the baseline's is {exp_text(ratio.mean)}, 95% CI "
                 f"{interval_text(ratio)}, {seeds} seeds, corrected p {p_text(flat.corrected)}"
             )
         claim = f"{study.baseline_of(flat.arm)} ends flatter than {flat.arm}, {flat.condition}"

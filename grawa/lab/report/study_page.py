@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from grawa.errors import UserError
+from grawa.lab.experiments.environment import read_environment
 from grawa.lab.experiments.study import Study
 from grawa.lab.experiments.study_folder import Found, StudyFolder
 from grawa.lab.report.condition_pictures import curve_pictures
@@ -45,13 +46,16 @@ def study_page(folder: StudyFolder) -> Page:
             f"{folder.path}: no trial of the comparison has finished; start the same command again"
         )
     unit = Unit(tests[0].metric)
-    outcomes = outcomes_of(study, found.results)
+    try:
+        outcomes = outcomes_of(study, found.results)
+    except UserError as error:
+        raise UserError(f"{folder.path}: {error}") from None
     flats, pooled = flats_of(study, tests), pooled_of(study, outcomes)
-    about = folder.about()
+    about, unread = read_environment(folder.path)
     return Page(
         title=f"{study.base.task}: {_what(study)}",
         subtitle=_subtitle(study),
-        notices=_notices(study, found),
+        notices=_notices(study, found) + folder.damaged() + unread,
         verdicts={
             **pooled_verdicts(study, pooled, unit),
             **verdicts_of(study, outcomes, unit),

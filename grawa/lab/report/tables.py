@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from grawa.lab.report.console import bytes_text
 from grawa.lab.report.statistics import Difference, Mean
@@ -48,18 +49,18 @@ class Table:
 def as_rich(table: Table) -> RichTable:
     """The table for a terminal."""
     shown = RichTable(
-        title=table.title,
+        title=Text(table.title),
         title_justify="left",
-        caption=table.note or None,
+        caption=Text(table.note) if table.note else None,
         caption_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
     for heading, numeric in table.columns:
-        shown.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+        shown.add_column(Text(heading), justify="right" if numeric else "left", overflow="fold")
     for row in table.rows:
-        shown.add_row(*(f"[bold]{cell.text}[/]" if cell.strong else cell.text for cell in row))
+        shown.add_row(*(Text(cell.text, style="bold" if cell.strong else "") for cell in row))
     return shown
 
 

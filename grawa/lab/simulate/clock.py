@@ -10,6 +10,9 @@ from grawa.errors import UserError
 from grawa.lab.simulate.metered import Metered
 from grawa.lab.simulate.network import Link, Topology, network_of
 
+_MOST = 1e9
+"""Of a speed; more, or less than its inverse, makes times that can't be written down."""
+
 
 class VirtualClock:
     """Computed time: local steps have a given duration, and rounds that of their messages.
@@ -61,6 +64,8 @@ class VirtualClock:
             raise UserError(f"the time of a score must not be negative, got {score_time} s")
         if speeds is not None and not all(0.0 < speed < math.inf for speed in speeds):
             raise UserError(f"speeds must be positive, got {list(speeds)}")
+        if speeds is not None and not all(1.0 / _MOST <= speed <= _MOST for speed in speeds):
+            raise UserError(f"speeds must lie between 1e-9 and 1e9, got {list(speeds)}")
         if not 0.0 <= jitter < math.inf:
             raise UserError(f"jitter must not be negative, got {jitter}")
         self._step_time = step_time

@@ -348,7 +348,7 @@ def parse_hosts(text: str) -> tuple[int, int]:
     Raises:
         UserError: if the text is something else.
     """
-    match = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)", text.strip())
+    match = re.fullmatch(r"([1-9][0-9]{0,8})x([1-9][0-9]{0,8})", text.strip())
     if match is None:
         raise UserError(f"write hosts as hosts x workers on each, such as 2x4, got {text!r}")
     return int(match[1]), int(match[2])

@@ -1,5 +1,6 @@
 """Reads the published files of CIFAR-10 and CIFAR-100: pickled or binary, in archives or not."""
 
+import lzma
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,10 +13,14 @@ import torch
 from torch import Tensor
 
 from grawa.errors import UserError
+from grawa.lab.files import is_file, is_folder, opened, read_bytes
 from grawa.lab.tasks.plain_pickle import load_plain
 
 _SHAPE = (3, 32, 32)
 _PIXELS = 3 * 32 * 32
+
+_MOST_BYTES = 2 * 10**9
+"""Of an archive's content, and of a file: ten times those of the whole data set."""
 
 Images = tuple[Tensor, Tensor]
 """Bytes, (n, 3, 32, 32), and labels, (n,)."""
@@ -59,12 +64,12 @@ def read(path: Path, layouts: Sequence[Layout], what: str) -> tuple[Images, Imag
     Raises:
         UserError: if no version is found, or a file is missing or broken.
     """
-    if not path.exists():
+    if not (is_file(path) or is_folder(path)):
         raise UserError(f"{path} does not exist: give the folder or the archive of {what} as data")
     for place in _places(path, layouts):
         try:
             files = _contents(place, layouts)
-        except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        except (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
             cause = next(iter(str(error).splitlines()), type(error).__name__).rstrip(":")
             raise UserError(
                 f"{place} can't be read to its end ({cause}); download {what} again"
@@ -90,13 +95,20 @@ def _contents(place: Path, layouts: Sequence[Layout]) -> dict[str, bytes]:
     wanted = {name for layout in layouts for name in layout.files}
     if place.is_dir():
         found = [place / name for name in sorted(wanted)]
-        return {path.name: path.read_bytes() for path in found if path.is_file()}
-    files = {}
-    with tarfile.open(place) as archive:
+        return {path.name: read_bytes(path, _MOST_BYTES) for path in found if path.is_file()}
+    files, total = {}, 0
+    with opened(place) as file, tarfile.open(fileobj=file) as archive:
         for member in archive:
+            total += member.size
+            if total > _MOST_BYTES:
+                raise UserError(
+                    f"{place} holds more than {_MOST_BYTES / 1e9:.0f} GB, which is no such data set"
+                )
             name = PurePosixPath(member.name).name
-            if name in wanted and (opened := archive.extractfile(member)) is not None:
-                files[name] = opened.read()
+            if name in wanted and member.isfile():
+                content = archive.extractfile(member)
+                assert content is not None, "a regular file has content"
+                files[name] = content.read()
     return files
 
 

@@ -14,6 +14,9 @@ from grawa.lab.tasks.task import Data, written
 from grawa.seeding import generator, seeded
 
 _TEST_SIZE = 4000
+
+_MOST_NUMBERS = 10**8
+"""In all training signals; they are made in some ten times as much memory."""
 _BUMPS = 5
 """Number of bumps whose sum is a class's template."""
 
@@ -50,6 +53,11 @@ class Glyphs(Classification):
 
     def __post_init__(self) -> None:
         check_model(self.architecture, self.architectures)
+        if self.train_size * self.length > _MOST_NUMBERS:
+            raise UserError(
+                f"train_size times length must be at most {_MOST_NUMBERS:,}, got "
+                f"{self.train_size:,} times {self.length:,}"
+            )
         if self.train_size < 1 or self.length < 4 or not self.noise >= 0.0:
             raise UserError(
                 "train_size must be at least 1, length at least 4 and noise not negative, got "

@@ -8,15 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from grawa.errors import UserError
+from grawa.lab.files import is_folder
 from grawa.lab.tasks.classification import Classification
 from grawa.lab.tasks.images import Colours, center_crop, crop_and_flip, normalised
-from grawa.lab.tasks.jpegs import as_names, as_rows, list_images, read_images
+from grawa.lab.tasks.jpegs import as_names, as_rows, check_begins, list_images, read_images
 from grawa.lab.tasks.models.registry import build, check_model
 from grawa.lab.tasks.task import Data, written
 from grawa.seeding import seeded
 
 _COLOURS = Colours((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _READ_OVER_SEEN = 256 / 224
+_MOST_PIXELS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,8 @@ class ImageNet(Classification):
         check_model(self.architecture, self.architectures)
         if self.size < 32:
             raise UserError(f"size must be at least 32 pixels, got {self.size}")
+        if self.size > _MOST_PIXELS:
+            raise UserError(f"size must be at most {_MOST_PIXELS} pixels, got {self.size}")
 
     def data(self, seed: int) -> Data:
         """File names as rows of bytes, the same for every seed; labels number the class folders."""
@@ -60,7 +64,7 @@ class ImageNet(Classification):
                 "give the folder of ImageNet: --data DIR, or the task's option data=DIR"
             )
         for part in ("train", "val"):
-            if not (self.folder / part).is_dir():
+            if not is_folder(self.folder / part):
                 raise UserError(f"{self.folder} is not ImageNet: it has no folder {part}")
         classes, names = list_images(self.folder / "train")
         test_classes, test_names = list_images(self.folder / "val")
@@ -72,6 +76,7 @@ class ImageNet(Classification):
                 else (f"train has {len(classes)} classes, more than {self.num_classes}")
             )
             raise UserError(f"{self.folder} is not ImageNet: {what}")
+        check_begins(self.folder / "val", test_names)  # which are only read after all steps
         number = {name: label for label, name in enumerate(classes)}
         parts = [
             part

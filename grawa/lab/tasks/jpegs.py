@@ -1,6 +1,7 @@
 """Photographs in one folder for each class, whose files are read when needed."""
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -11,13 +12,15 @@ from PIL import Image
 from torch import Tensor
 
 from grawa.errors import UserError
+from grawa.lab.files import opened
 
 _ENDINGS = (".jpeg", ".jpg")
 _MOST_THREADS = 8
+_MAGIC = b"\xff\xd8\xff"
 
 
 def list_images(folder: Path) -> tuple[list[str], list[str]]:
-    """The photographs in a folder of class folders, ordered by name.
+    """The photographs in a folder of class folders, ordered by name, without hidden files.
 
     Args:
         folder: contains a folder for each class.
@@ -34,13 +37,37 @@ def list_images(folder: Path) -> tuple[list[str], list[str]]:
             f"{name}/{file}"
             for name in classes
             for file in sorted(os.listdir(folder / name))
-            if file.lower().endswith(_ENDINGS)
+            if file.lower().endswith(_ENDINGS) and not file.startswith(".")
         ]
     except OSError as error:
         raise UserError(f"{folder} can't be read: {error.strerror}") from None
     if not files:
         raise UserError(f"{folder} must have a folder of JPEG files for each class, but has none")
     return classes, files
+
+
+def check_begins(folder: Path, names: Sequence[str]) -> None:
+    """Refuses files that are no JPEG files, by their first bytes, before anything is trained.
+
+    Args:
+        folder: the folder to which the names are relative.
+        names: the files.
+
+    Raises:
+        UserError: naming the first one that is none.
+    """
+    with ThreadPoolExecutor(_MOST_THREADS) as pool:
+        begins = pool.map(_begins_well, [folder / name for name in names])
+        for name, well in zip(names, begins, strict=True):
+            if not well:
+                raise UserError(
+                    f"{folder / name} is not a JPEG file: remove it, or put it back from a copy"
+                )
+
+
+def _begins_well(path: Path) -> bool:
+    with opened(path) as file:
+        return file.read(len(_MAGIC)) == _MAGIC
 
 
 def as_rows(names: list[str]) -> Tensor:
@@ -73,7 +100,7 @@ def read_images(folder: Path, names: list[str], size: int) -> Tensor:
 
 def _read_image(path: Path, size: int) -> Tensor:
     try:
-        with Image.open(path) as image:
+        with opened(path) as file, Image.open(file) as image:
             image.draft("RGB", (size, size))  # decodes large files at a reduced size
             pixels = _square(image.convert("RGB"), size)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

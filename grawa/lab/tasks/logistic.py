@@ -11,6 +11,8 @@ from grawa.lab.tasks.task import Data, Task
 from grawa.seeding import generator
 
 _SAMPLES = 2000
+_MOST_DIMENSIONS = 5000
+"""With which the minimiser is found by solving for as many unknowns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +33,10 @@ class Logistic(Task):
     ridge: float = 0.01
 
     def __post_init__(self) -> None:
-        if self.dimensions < 1 or not self.ridge > 0.0:
+        if not 1 <= self.dimensions <= _MOST_DIMENSIONS or not self.ridge > 0.0:
             raise UserError(
-                "dimensions must be at least 1 and ridge positive, got "
+                f"dimensions must be at least 1 and at most {_MOST_DIMENSIONS}, ridge "
+                "positive, got "
                 f"{self.dimensions} and {self.ridge}"
             )
 

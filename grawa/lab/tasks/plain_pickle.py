@@ -7,10 +7,20 @@ each by a harmless function of its own, and refuses all others.
 import io
 import math
 import pickle
+import pickletools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+_STORES = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
+_REFERS = {"GET", "BINGET", "LONG_BINGET"}
+
+_NO_TUPLES = {"REDUCE", "GLOBAL", "STACK_GLOBAL"}
+"""Opcodes for functions, and for what those that are allowed return."""
+
+_MOST_REFERENCES = 24
+"""To tuples in a pickle: each can double the time to hash one that holds all of them."""
 
 _ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
 
@@ -88,14 +98,63 @@ def load_plain(raw: bytes) -> Any:
     {b'labels': [3, 1]}
     """
     try:
-        return _unwrapped(_PlainUnpickler(io.BytesIO(raw), encoding="bytes").load())
+        _check_references(raw)
+        return _unwrapped(_PlainUnpickler(io.BytesIO(raw), encoding="bytes").load(), {})
     except Exception as error:  # a broken pickle may raise anything
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
 
 
-def _unwrapped(found: Any) -> Any:
-    if isinstance(found, dict):
-        return {key: _unwrapped(value) for key, value in found.items()}
-    if isinstance(found, (list, tuple)):
-        return type(found)(map(_unwrapped, found))
-    return found.values if isinstance(found, _Array) else found
+def _check_references(raw: bytes) -> None:
+    """Refuses tuples that are referred to often: hashing such as a key could take forever.
+
+    What may be a tuple is what was stored in the pickle's memory, unless it surely is not.
+
+    Raises:
+        UnpicklingError: if there are too many.
+    """
+    perhaps: set[Any] = set()
+    before: pickletools.OpcodeInfo | None = None
+    stored, count = 0, 0
+    for opcode, argument, _ in pickletools.genops(raw):
+        if opcode.name in _STORES:
+            place = stored if argument is None else argument
+            perhaps.discard(place)
+            if before is None or _may_be_tuple(before):
+                perhaps.add(place)
+            stored += 1
+        else:
+            before = opcode
+            count += opcode.name == "DUP" or (opcode.name in _REFERS and argument in perhaps)
+    if count > _MOST_REFERENCES:
+        raise pickle.UnpicklingError("its values refer to each other more than data do")
+
+
+def _may_be_tuple(opcode: pickletools.OpcodeInfo) -> bool:
+    """Whether a tuple, or a set, may lie on top after an opcode."""
+    kinds = [kind.name for kind in opcode.stack_after]
+    return opcode.name not in _NO_TUPLES and (
+        not kinds or kinds[-1] in {"any", "tuple", "frozenset"}
+    )
+
+
+def _unwrapped(found: Any, known: dict[int, Any]) -> Any:
+    """The value with arrays for placeholders; one that is there several times is made once.
+
+    Args:
+        found: the value.
+        known: of containers that were made already, by the identity of what they were made of.
+
+    Returns:
+        The value.
+    """
+    if isinstance(found, _Array):
+        return found.values
+    if not isinstance(found, dict | list | tuple):
+        return found
+    if id(found) not in known:
+        if isinstance(found, dict):
+            made: Any = {key: _unwrapped(value, known) for key, value in found.items()}
+        else:
+            made = type(found)(_unwrapped(value, known) for value in found)
+        known[id(found)] = made
+    return known[id(found)]

@@ -12,6 +12,9 @@ from grawa.seeding import generator
 
 _SAMPLES = 4096
 
+_MOST_DIMENSIONS = 100_000
+"""With which the generated samples take 1.6 GB."""
+
 
 class Point(nn.Module):
     """A model whose only parameter is a point, which training moves to the minimum.
@@ -47,9 +50,10 @@ class Quadratic(Task):
     noise: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.dimensions < 1 or not self.noise >= 0.0:
+        if not 1 <= self.dimensions <= _MOST_DIMENSIONS or not self.noise >= 0.0:
             raise UserError(
-                "dimensions must be at least 1 and noise not negative, got "
+                f"dimensions must be at least 1 and at most {_MOST_DIMENSIONS}, noise not "
+                "negative, got "
                 f"{self.dimensions} and {self.noise}"
             )
 

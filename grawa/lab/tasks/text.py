@@ -23,6 +23,8 @@ _LEFT_OUT = frozenset({"site-packages", "dist-packages", "test", "tests", "__pyc
 """Folders that are not the library, or differ between installations."""
 
 _MEASURED_AT_ONCE = 32  # windows
+_MOST_CONTEXT = 4096
+"""Of a window: attention takes memory with its square."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,8 @@ class Text(Task):
 
     def __post_init__(self) -> None:
         check_model(self.architecture, self.architectures)
+        if self.context > _MOST_CONTEXT:
+            raise UserError(f"context must be at most {_MOST_CONTEXT} bytes, got {self.context}")
         for name in ("train_bytes", "test_bytes"):
             if getattr(self, name) <= self.context or self.context < 1:
                 raise UserError(

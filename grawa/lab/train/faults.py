@@ -16,8 +16,12 @@ _PLAIN = ("wrong-labels", "batch-of-one", "nan", "dead")
 _FACTOR = ("lr-x", "batch-x", "scale-x")
 _VALUE = ("noisy-labels", "input-noise", "gradient-noise", "batch", "speed")
 _AT_STEP = ("nan", "dead", "scale-x")
+_MOST = 1e6
+"""The largest amount, far beyond what any training survives."""
+
 _FORM = re.compile(
-    r"(?P<kind>[a-z-]+?)(?P<equals>=)?(?P<amount>[0-9.]+)?:(?P<worker>\d+)(?:@(?P<step>\d+))?"
+    r"(?P<kind>[a-z-]+?)(?P<equals>=)?(?P<amount>[0-9.]{1,400})?:"
+    r"(?P<worker>[0-9]{1,9})(?:@(?P<step>[0-9]{1,12}))?"
 )
 
 FAULTS_HELP = (
@@ -61,6 +65,8 @@ class Fault:
             "speed": (self.amount > 0.0, "be positive"),
         }
         fits, limits = allowed.get(self.kind, (True, ""))
+        if self.amount > _MOST:
+            fits, limits = False, f"be at most {_MOST:,.0f}"
         if not fits:
             raise UserError(f"the amount of fault {self} must {limits}, got {self.amount:g}")
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from grawa.errors import UserError
 from grawa.lab.units import seconds
+from grawa.rounds.schedule import LONGEST
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Interval:
                 ) from None
         if int(value) < 0:
             raise UserError(f"{what} must not be negative, got {value}")
-        return cls(rounds=int(value))
+        return cls(rounds=min(int(value), LONGEST))
 
     def __bool__(self) -> bool:
         return self.rounds > 0 or self.seconds > 0.0

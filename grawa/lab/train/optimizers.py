@@ -16,6 +16,9 @@ OPTIMIZERS_HELP = (
 _BASES = {"sgd": ("momentum", "weight_decay"), "adamw": ("weight_decay",)}
 """Optimizer -> its options."""
 
+_MOST = 1e6
+"""Of weight decay and SAM's radius: with more, nothing is left of the parameters."""
+
 _SGD_DECAY, _ADAMW_DECAY = 1e-4, 1e-2  # the second is torch's
 
 
@@ -99,7 +102,7 @@ def _number(key: str, text: str) -> float:
         number = float(text)
     except ValueError:
         number = -1.0
-    if not 0.0 <= number < (1.0 if key == "momentum" else float("inf")):
+    if not 0.0 <= number < (1.0 if key == "momentum" else _MOST):
         limits = "lie in [0, 1)" if key == "momentum" else "be a number, not negative"
         raise UserError(f"{key} of the optimizer must {limits}, got {text!r}")
     return number

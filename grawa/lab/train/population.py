@@ -10,6 +10,9 @@ _LEAST_BATCH, _LARGEST_BATCH = 4, 32
 _MOST_LABEL_NOISE = 0.6
 _MOST_NOISE = {"gradient-noise": 1.0, "input-noise": 0.6}
 _SLOWEST = 0.25
+_DIGITS = 16
+"""A seed has fewer, so that it is exact in every file."""
+
 _DECIMALS = 3  # so that writing and reading gives exactly what was drawn
 
 
@@ -32,7 +35,7 @@ def faults_of(text: str, workers: int, *, timed: bool) -> tuple[Fault, ...]:
     """
     name, _, seed = text.partition(":")
     if name == "mixed":
-        if not (seed.isascii() and seed.isdigit()):
+        if not (seed.isascii() and seed.isdigit() and len(seed) < _DIGITS):
             raise UserError(
                 f"write a random population as mixed:SEED, such as mixed:0, got {text!r}"
             )
