@@ -30,9 +30,8 @@ def greet(group: dist.ProcessGroup, timeout: timedelta) -> None:
     """
     store = group.get_group_store()
     me, peers = group.rank(), [peer for peer in range(group.size()) if peer != group.rank()]
-    if me == 0:
-        store.set("grawa/word", secrets.token_hex(16))
-    word: str = store.get("grawa/word").decode()
+    # Whoever comes first chooses it, also if the store has served a group of this name before.
+    word: str = store.compare_set("grawa/word", "", secrets.token_hex(16)).decode()
     found = {peer: torch.empty(sha256().digest_size, dtype=torch.uint8) for peer in peers}
     arriving = {peer: group.recv([found[peer]], peer, 0) for peer in peers}
     leaving = [group.send([_proof(word, me, peer)], peer, 0) for peer in peers]
