@@ -17,6 +17,7 @@ from torch.distributed.rendezvous import rendezvous
 from grawa.comm.attempt import of_attempt
 from grawa.comm.listeners import closed_afterwards
 from grawa.comm.loopback import stay_on_this_machine
+from grawa.comm.pool import check_greetings
 from grawa.errors import CommunicationError, UserError
 
 STORE = "GRAWA_STORE"
@@ -91,6 +92,8 @@ def open_group(backend: str, timeout: timedelta) -> None:
             dist.init_process_group(
                 backend, store=store, rank=rank, world_size=size, timeout=timeout
             )
+        assert dist.group.WORLD is not None, "it has just been opened"
+        check_greetings(dist.group.WORLD, timeout)
     except RuntimeError as error:
         why = str(error).splitlines()[0]
         raise CommunicationError(f"not all processes connected: {why}{_where()}") from error

@@ -8,6 +8,7 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from grawa.comm.count_file import VARIABLE, CountFile, Counts
+from grawa.comm.greeting import greet
 from grawa.comm.listeners import closed_afterwards
 from grawa.errors import CommunicationError, UserError
 
@@ -79,13 +80,22 @@ def lease(members: list[int], timeout: timedelta, backend: str | None = None) ->
             created = dist.new_group(
                 members, timeout=timeout, backend=backend, use_local_synchronization=not everyone
             )
+            assert isinstance(created, dist.ProcessGroup), "this process belongs to the group"
+        check_greetings(created, timeout)
+    except CommunicationError:
+        raise
     except RuntimeError as error:
         raise CommunicationError(
             f"rank {dist.get_rank()} waited in vain for all of ranks {members} to make their "
             f"process group ({str(error).splitlines()[0]})"
         ) from error
-    assert isinstance(created, dist.ProcessGroup), "this process belongs to the group"
     return Lease(created, members, timeout, backend)
+
+
+def check_greetings(group: dist.ProcessGroup, timeout: timedelta) -> None:
+    """See `greet`, for a group that has just been opened with whatever backends; collective."""
+    if group.size() > 1 and backends_of(group).get("cpu") == "gloo":
+        greet(group, timeout)
 
 
 def give_back(ended: Lease) -> None:
