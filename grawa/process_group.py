@@ -44,6 +44,14 @@ def may_restart() -> bool:
     return number("TORCHELASTIC_MAX_RESTARTS") > restart_count()
 
 
+def launch_name() -> str | None:
+    """What tells this launch by torchrun from others; restarts of processes belong to it."""
+    names = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    return " ".join(os.environ.get(name, "") for name in names)
+
+
 @contextmanager
 def distributed(
     device: str = "auto", timeout: timedelta = DEFAULT_TIMEOUT

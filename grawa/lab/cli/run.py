@@ -5,7 +5,6 @@ import sys
 from collections.abc import Generator, Hashable
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +18,7 @@ from grawa.errors import UserError
 from grawa.integrations.tensorboard import require_tensorboard
 from grawa.lab.cli import names, scores
 from grawa.lab.cli.keep import keep, saving_workers
+from grawa.lab.cli.new_folder import new_folder
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.identity import identity
 from grawa.lab.experiments.limits import check_memory
@@ -34,7 +34,6 @@ from grawa.lab.train.stackable import trained_names
 from grawa.process_group import (
     distributed,
     is_first_process,
-    may_restart,
     pick_device,
     restart_count,
     under_launcher,
@@ -61,26 +60,11 @@ def train_command(
     if not is_first_process():
         _run(config, Path())
         return
-    folder = _new_folder(config, out)
+    folder = new_folder(config, out)
     try:
         _run(config, folder.path)
     finally:
         folder.remove_if_unused()
-
-
-def _new_folder(config: TrainConfig, out: Path | None) -> RunFolder:
-    """The run's new folder; under torchrun, a restarted process finds the one that it has made."""
-    if out is None and may_restart():
-        raise UserError(
-            "torchrun may start this run again (--max-restarts): give --out, so that it finds its "
-            "folder then"
-        )
-    if out is None:
-        name = f"{_file_name(config)}-{datetime.now():%Y%m%d-%H%M%S}"
-        return RunFolder.create_one(Path("runs") / name, config)
-    if restart_count() > 0 and out.exists():
-        return RunFolder.open(out)
-    return RunFolder.create(out, config)
 
 
 def resume_command(
@@ -221,6 +205,7 @@ def _saying_what_is_safe(config: TrainConfig, folder: RunFolder) -> Generator[No
 def _host(config: TrainConfig, folder: RunFolder, wanted: int | None, device: torch.device) -> None:
     """Trains the workers of this process; the first process writes the run's folder."""
     task = names.task(config.task, config.data)
+    restarted = from_first(restart_count() > 0)
     saving = Saving(
         checkpoints=folder.saved(config),
         every=config.checkpoint_interval(),
@@ -228,8 +213,8 @@ def _host(config: TrainConfig, folder: RunFolder, wanted: int | None, device: to
         offer=lambda path: (
             f"`grawa resume {folder.path} --from {path.name}` continues from the one before it"
         ),
-        wanted=None if restart_count() else wanted,  # there are newer ones by then
-        fall_back=restart_count() > 0,
+        wanted=None if restarted else wanted,  # there are newer ones by then
+        fall_back=restarted,
         events=folder.events_file,
     )
     events = train(
@@ -256,8 +241,3 @@ def strategy_for(config: TrainConfig, task: Task, data: Data) -> Strategy:
     if isinstance(strategy, RandomWeights) and strategy.seed is None:
         return replace(strategy, seed=config.seed)
     return scores.with_score(strategy, config, task, data)
-
-
-def _file_name(config: TrainConfig) -> str:
-    words = f"{config.task}-{config.strategy}-seed{config.seed}"
-    return "".join(c if c.isalnum() or c in "-._" else "-" for c in words)[:100]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
-from grawa.lab.experiments.environment import environment
+from grawa.lab.experiments.environment import environment, read_environment
 from grawa.lab.experiments.event_lines import read_events
 from grawa.lab.experiments.saved_models import read_model, write_model
 from grawa.lab.files import cause_of, is_file, is_there, write_text
@@ -36,8 +36,13 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, path: Path, config: TrainConfig) -> "RunFolder":
+    def create(cls, path: Path, config: TrainConfig, launch: str | None = None) -> "RunFolder":
         """Makes a new folder, with configuration and environment.
+
+        Args:
+            path: where.
+            config: the run.
+            launch: the launch that makes it, if its processes may be started again.
 
         Returns:
             The folder.
@@ -53,13 +58,14 @@ class RunFolder:
         try:
             path.mkdir(parents=True)
         except FileExistsError:
-            return cls.create(path, config)  # another run has just made it: that is refused
+            return cls.create(path, config, launch)  # another run has just made it: refused
         except (OSError, ValueError) as error:
             raise UserError(f"can't make the run folder {path}: {cause_of(error)}") from None
         folder = cls(path)
         try:
             folder.put_config(config)
-            write_text(path / "environment.json", json.dumps(environment(), indent=2) + "\n")
+            known = {**environment(), "launch": launch}
+            write_text(path / "environment.json", json.dumps(known, indent=2) + "\n")
             folder.events_file.touch()
         except OSError as error:
             shutil.rmtree(path, ignore_errors=True)
@@ -86,6 +92,10 @@ class RunFolder:
             if not is_there(free):
                 raise
             return cls.create_one(path, config)  # another run has just taken it
+
+    def is_of(self, launch: str | None) -> bool:
+        """Whether this launch has made the folder."""
+        return launch is not None and read_environment(self.path)[0].get("launch") == launch
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
