@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 
 from grawa.comm.distributed import DEFAULT_TIMEOUT
+from grawa.comm.elastic import Elastic
 from grawa.errors import UserError
 from grawa.math.codec import Precision
 from grawa.modes import undisturbed
@@ -22,6 +23,7 @@ from grawa.rounds.plan import RoundPlan
 from grawa.rounds.report import OnRound
 from grawa.rounds.schedule import Every, Schedule
 from grawa.rounds.setup import backend_of, group_of, ranks_by_host, set_up
+from grawa.rounds.setup_elastic import check_no_groups, set_up_elastic
 from grawa.scores.groups import Grouping
 from grawa.strategies.protocol import Strategy
 from grawa.workers.checks import is_one_of_several
@@ -82,6 +84,10 @@ class Averager:
         between_hosts: "gloo" to send from one host to another by gloo, from the CPU's memory, while
             processes of a host use the process group's own backend, such as NCCL: for links that
             NCCL can't use, or not well. It needs nothing of the process group.
+        elastic: lets workers die, come back and come late, see `Elastic`. Processes then find each
+            other by a lighthouse, without a process group; `hosts` names workers in place of ranks,
+            and construction leaves parameters as they are: a worker gets those of the others when
+            the `with` block is entered. `step` and `round` are then those of the job.
         measure_distance: whether round reports include the consensus distance, which costs one
             more pass over the parameters per round.
         on_round: called with a `RoundReport` after each round.
@@ -121,6 +127,7 @@ class Averager:
         shared_memory: bool = True,
         hosts: Sequence[Sequence[int]] | DeviceMesh | None = None,
         between_hosts: Literal["gloo"] | None = None,
+        elastic: Elastic | None = None,
         measure_distance: bool = False,
         on_round: Sequence[OnRound] = (),
     ) -> None:
@@ -137,23 +144,35 @@ class Averager:
             guard=guard,
             buffers=buffers,
             measure_distance=measure_distance,
+            elastic=elastic is not None,
+        )
+        built = (
+            models,
+            per_model(optimizer, one=isinstance(model, nn.Module)),
+            plan,
+            re.sub(r" at 0x[0-9a-f]+", "", str(plan.keywords)),  # addresses differ by process
+        )
+        also = partial(
+            dict,
+            shared_memory=shared_memory,
+            hosts=ranks_by_host(hosts),
+            clock=WallClock(),
+            tell=tuple(on_round),
         )
         with undisturbed():
-            self._engine = set_up(
-                models,
-                per_model(optimizer, one=isinstance(model, nn.Module)),
-                plan,
-                re.sub(r" at 0x[0-9a-f]+", "", str(plan.keywords)),  # addresses differ by process
-                process_group=group_of(process_group),
-                worker_group=group_of(worker_group),
-                timeout=timeout,
-                shared_memory=shared_memory,
-                hosts=ranks_by_host(hosts),
-                between_hosts=backend_of(between_hosts),
-                clock=WallClock(),
-                tell=tuple(on_round),
-            )
-        self._connected = is_one_of_several()
+            if elastic is not None:
+                check_no_groups(process_group, worker_group, between_hosts)
+                self._engine = set_up_elastic(*built, elastic, **also())
+            else:
+                self._engine = set_up(
+                    *built,
+                    process_group=group_of(process_group),
+                    worker_group=group_of(worker_group),
+                    timeout=timeout,
+                    between_hosts=backend_of(between_hosts),
+                    **also(),
+                )
+        self._connected = elastic is not None or is_one_of_several()
         before = self._before_step if strategy.shares_gradients(0) else None
         self._hooks = StepHooks(self._engine.replicas, before, self._after_step)
         self._engine.take_skipped = self._hooks.take_skipped
@@ -205,12 +224,17 @@ class Averager:
             self.detach()
         else:
             self._hooks.remove()
+            self._engine.abandon()
 
     def attach(self) -> None:
-        """Starts to count the optimizers' steps; refuses those whose steps can't be counted."""
+        """Starts to count the optimizers' steps; refuses those whose steps can't be counted.
+
+        An elastic worker waits here for the others, and gets their state if they are further.
+        """
         self._check_connected()
         self._hooks.attach()
-        self._engine.local_steps_begin()
+        with undisturbed():
+            self._engine.local_steps_begin()
 
     def _check_connected(self) -> None:
         """Refuses a process group that was opened after the Averager was made."""

@@ -150,9 +150,7 @@ def _turns(messages: Sequence[_Message], piece_bytes: int) -> list[list[_Message
 
 
 @contextmanager
-def contact(
-    purpose: str, whom: str = "the others", own_name: str | None = None
-) -> Generator[None]:
+def contact(purpose: str, whom: str = "the others", own_name: str | None = None) -> Generator[None]:
     """Says who was lost, and what for, if torch fails."""
     try:
         yield

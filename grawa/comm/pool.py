@@ -50,9 +50,7 @@ class World(Protocol):
         """The numbers of all its processes."""
         ...
 
-    def lease(
-        self, members: list[int], timeout: timedelta, backend: str | None = None
-    ) -> Lease:
+    def lease(self, members: list[int], timeout: timedelta, backend: str | None = None) -> Lease:
         """A process group of these processes; collective among them."""
         ...
 
@@ -72,9 +70,7 @@ class TorchWorld:
         """See `World.everyone`; by global rank."""
         return list(range(dist.get_world_size()))
 
-    def lease(
-        self, members: list[int], timeout: timedelta, backend: str | None = None
-    ) -> Lease:
+    def lease(self, members: list[int], timeout: timedelta, backend: str | None = None) -> Lease:
         """See `lease`."""
         return lease(members, timeout, backend)
 

@@ -1,16 +1,19 @@
 """The engine: counts local steps, runs rounds that are due, and joins those of other processes."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from grawa.comm.protocol import Transport
-from grawa.errors import UserError
+from grawa.errors import CommunicationError, UserError
 from grawa.math.leaves import copied
+from grawa.rounds.assembly import Assembly, GivenState, Lagging, Quorums, Status, Together
 from grawa.rounds.background import Queue
 from grawa.rounds.clock import Clock
+from grawa.rounds.giving import Giving
 from grawa.rounds.gradients import GradientSharing
 from grawa.rounds.meetings import Meetings
 from grawa.rounds.plan import RoundPlan
@@ -37,6 +40,7 @@ class Engine:
         plan: how rounds are run.
         clock: times the workers.
         tell: called with the report of each round.
+        assembly: brings the processes together; all of them, by default.
 
     Attributes:
         take_skipped: returns how many steps the hosted workers' optimizers turned out to have
@@ -52,10 +56,13 @@ class Engine:
         plan: RoundPlan,
         clock: Clock,
         tell: Sequence[OnRound],
+        assembly: Assembly | None = None,
     ) -> None:
+        self._assembly = Together() if assembly is None else assembly
         self.take_skipped: Callable[[], Tensor | None] = lambda: None
         self.replicas, self.comm, self.plan, self._clock = replicas, comm, plan, clock
-        start_equal(replicas, comm)
+        if not self._assembly.is_elastic:
+            start_equal(replicas, comm)
         self._runner = Runner(replicas, comm, worker, plan, clock, tell)
         self._timetable = Timetable(plan.schedule, plan.num_fragments)
         together = plan.schedule.counts_together
@@ -63,7 +70,12 @@ class Engine:
         # Without messages there is nothing to overlap, and one thread keeps the order reproducible.
         several = comm.num_hosted < comm.num_workers
         self._queue = Queue(replicas.gradients.device, background=several)
-        self._meetings = Meetings(replicas, self._runner, self._timetable, self._queue, clock)
+        self._meetings = Meetings(
+            replicas, self._runner, self._timetable, self._queue, clock, self._assembly
+        )
+        if isinstance(self._assembly, Quorums):
+            giving = Giving(replicas, self._runner, comm, comm.process, self._adopt)
+            self._assembly.give = giving.give
         self._underway: Underway | None = None
         self._norms: Tensor | None = None
         self._sharing = GradientSharing(replicas.gradients, comm)
@@ -96,10 +108,30 @@ class Engine:
 
     def local_steps_begin(self) -> None:
         """Called when the workers begin to train between rounds."""
+        self._join()
         if self._has_left:
             self._progress.reset(self.steps)
         self._has_left = False
         self._runner.reporter.local_steps_begin(self._clock.now())
+
+    def _join(self) -> None:
+        """Starts the job with the others; or joins it, with what they are about to do."""
+        status = self._meetings.status()
+        if self._queue.run(lambda: self._assembly.join(status)):
+            if self._timetable.is_due(self._progress.position(self.step)):
+                self._begin_round(Purpose.JOINING)
+            else:
+                self._meetings.meet(Purpose.JOINING)
+
+    def _adopt(self, status: Status) -> None:
+        """Takes over the numbers of a worker that is where this one is to be."""
+        self._runner.adopt(status)
+        self._timetable.load_state_dict(status["timetable"])
+        self._runner.roll_call.steps = [status["step"]] * len(self.steps)
+
+    def abandon(self) -> None:
+        """Leaves without a word, after an error in the loop; elastic workers go on."""
+        self._assembly.leave()
 
     def note_losses(self, losses: Tensor, workers: slice = slice(None)) -> None:
         """Records the losses of a local step of these hosted workers."""
@@ -124,7 +156,8 @@ class Engine:
             self.resolve_skips()
             position = self._progress.position(self.step)
         while self._timetable.is_due(position) and self._all_joined(workers):
-            self._begin_round(self._timetable.advance(self._runner.lr))
+            self._begin_round()
+            position = self._progress.position(self.step)
 
     def resolve_skips(self) -> None:
         """Subtracts local steps that optimizers turned out to have skipped."""
@@ -156,7 +189,7 @@ class Engine:
         """Replaces gradients by the mean over all workers, before `step()`; collective."""
         if self.comm.num_workers == 1:
             return
-        roll = self._meetings.meet(Purpose.GRADIENTS)
+        roll = self._meetings.meet(Purpose.GRADIENTS).roll
         self._sharing.share(self._runner.judge(roll).active, roll.has_gradient)
         self._clock.arrive(self._clock.finished())
 
@@ -165,9 +198,7 @@ class Engine:
         self.finish()
         self._runner.reporter.local_steps_end(self._clock.now())
         for _ in self._runner.fragments:
-            began = self._clock.now()
-            roll = self._meetings.meet(Purpose.SYNCHRONIZE)
-            self._meetings.run_here(self._timetable.next_fragment(), began, roll)
+            self._meetings.meet(Purpose.SYNCHRONIZE)
         self._runner.reporter.local_steps_begin(self._clock.now())
 
     def leave(self) -> None:
@@ -175,12 +206,9 @@ class Engine:
         self.finish()
         self._runner.reporter.local_steps_end(self._clock.now())
         for _ in self._runner.fragments:
-            began = self._clock.now()
-            roll = self._meetings.meet(Purpose.LEAVING)
-            index = self._timetable.next_fragment()
-            if bool((roll.new_steps > 0).any()):
-                self._meetings.run_here(index, began, roll)
+            self._meetings.meet(Purpose.LEAVING)
         self._has_left = True
+        self._assembly.leave()
         self._release()
 
     def _release(self) -> None:
@@ -193,14 +221,15 @@ class Engine:
         """The strategy's consensus, name -> tensor; every process must call it."""
         self.finish()
         before = self.comm.bytes_sent
-        found = self._runner.consensus(self._meetings.meet(Purpose.CONSENSUS))
+        found = self._meetings.meet(Purpose.CONSENSUS).consensus
+        assert found is not None, "it was served"
         self._leave_out_since(before)
         return found
 
     def gather(self, value: float) -> Tensor:
         """Gathers a number from every worker: (N,), float64; every process must call it."""
         before = self.comm.bytes_sent
-        values = self._meetings.meet(Purpose.VALUES, value).values
+        values = self._meetings.meet(Purpose.VALUES, value).roll.values
         self._leave_out_since(before)
         return values
 
@@ -210,31 +239,50 @@ class Engine:
         self._runner.reporter.disregard(self.comm.bytes_sent - bytes_before)
         self._release()
 
-    def _begin_round(self, index: int) -> None:
+    def _begin_round(self, purpose: Purpose = Purpose.ROUND) -> None:
         """Runs a round that is due, or starts it in the background if rounds overlap."""
         self.finish()
-        began = self._clock.now()
+        began, status = self._clock.now(), self._meetings.status()
         self._runner.reporter.local_steps_end(began)
-        fragment = self._runner.fragments[index]
-        rows = self._meetings.rows(Purpose.ROUND, index)
+        index = self._timetable.advance(self._runner.lr)
+        fragment, late = self._runner.fragments[index], self.plan.overlap_steps > 0
+        rows = self._meetings.rows(purpose, index)
         self._runner.roll_call.restart(index)
         before = self._runner.buffers_of(index)
+        in_shadow = fragment.shadow is not None
         if fragment.shadow is not None:
             fragment.shadow.take(fragment.params)
             before = copied(before)
 
+        def compute() -> Outcome:
+            roll = self._meetings.roll_for_round(rows)
+            return self._runner.run(index, roll, before, in_shadow=in_shadow, late=late)
+
         def run() -> Outcome:
             with torch.no_grad():
-                roll = self._meetings.roll_for_round(rows)
-                return self._runner.run(index, roll, before, in_shadow=fragment.shadow is not None)
+                commit = partial(self._commit, index)
+                return self._assembly.hold(status, compute, commit, waits=not late)
 
-        if fragment.shadow is None:
-            self._runner.end(Underway(index, run, began, self.step, before))
-        else:
+        if late:
             waits = self._queue.start(run)
-            self._underway = Underway(index, waits, began, self.step, before, in_shadow=True)
+            self._underway = Underway(index, waits, began, self.step, before, in_shadow, late)
             self._underway.exposed = self._clock.now() - began
+        else:
+            self._end(Underway(index, run, began, self.step, before, in_shadow), status)
         self._runner.reporter.local_steps_begin(self._clock.now())
+
+    def _commit(self, index: int, _: Outcome) -> None:
+        self._runner.commit(index)
+
+    def _end(self, underway: Underway, status: Status) -> None:
+        """Applies a round; unless this worker was given the state, with which it begins again."""
+        try:
+            self._runner.end(underway)
+        except GivenState:
+            return
+        except CommunicationError:
+            self._timetable.load_state_dict(status["timetable"])
+            raise
 
     def finish(self) -> None:
         """Waits for the round in the background, if there is one, and applies it to the workers.
@@ -246,7 +294,10 @@ class Engine:
         underway, self._underway = self._underway, None
         underway.called = self._clock.now()
         self._runner.reporter.local_steps_end(underway.called)
-        self._runner.end(underway)
+        try:
+            self._runner.end(underway)
+        except Lagging:
+            self._join()
         self._runner.reporter.local_steps_begin(self._clock.now())
 
     def state_dict(self) -> dict[str, Any]:

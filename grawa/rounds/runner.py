@@ -17,6 +17,7 @@ from grawa.rounds.fragment import Fragment
 from grawa.rounds.guard import Verdict, trusting
 from grawa.rounds.local_steps import LocalSteps
 from grawa.rounds.plan import RoundPlan
+from grawa.rounds.present import judged
 from grawa.rounds.report import OnRound, Reporter
 from grawa.rounds.roll_call import Roll, RollCall
 from grawa.rounds.symptoms import Symptoms
@@ -94,6 +95,17 @@ class Runner:
             moves=self.moves,
         )
 
+    def status(self) -> dict[str, Any]:
+        """The numbers that are the same on all workers between rounds."""
+        rounds = [fragment.rounds for fragment in self.fragments]
+        return {"round": self.round, "lr": self.lr, "size": self._size, "rounds": rounds}
+
+    def adopt(self, status: dict[str, Any]) -> None:
+        """Takes over the numbers of another worker."""
+        self.round, self.lr, self._size = status["round"], status["lr"], status["size"]
+        for fragment, rounds in zip(self.fragments, status["rounds"], strict=True):
+            fragment.rounds = rounds
+
     def digests(self) -> Tensor | float:
         """What tells unequal parameters of hosted workers apart, if it matters now; otherwise 0."""
         if self.moves and self.symptoms.suspects_equals:
@@ -103,7 +115,8 @@ class Runner:
     def judge(self, roll: Roll) -> Verdict:
         """Decides which workers take part; the same on every process."""
         health = roll.health._replace(start_size=self._size)
-        return trusting(health) if self._plan.guard is None else self._plan.guard.judge(health)
+        judge = trusting if self._plan.guard is None else self._plan.guard.judge
+        return judged(roll, health, judge)
 
     def consensus(self, roll: Roll) -> dict[str, Tensor]:
         """The strategy's consensus, name -> tensor; collective."""
@@ -121,21 +134,54 @@ class Runner:
         averaged = self._averages_buffers and index == len(self.fragments) - 1
         return self._replicas.buffers.rows() if averaged else Rows()
 
-    def run(self, index: int, roll: Roll, buffers: Rows, *, in_shadow: bool) -> Outcome:
-        """Runs the round itself; with `in_shadow` on a copy, in the background."""
+    def run(self, index: int, roll: Roll, buffers: Rows, *, in_shadow: bool, late: bool) -> Outcome:
+        """Runs the round itself, until it is committed without effect on elastic workers.
+
+        Args:
+            index: the fragment.
+            roll: what the workers reported.
+            buffers: those that are averaged with it.
+            in_shadow: whether it runs on a copy.
+            late: whether the workers make local steps meanwhile.
+
+        Returns:
+            Its result.
+        """
         joined = self._clock.joined()
         check_forms(self._replicas.buffers.names, roll.marks)
         verdict, fragment = self.judge(roll), self.fragments[index]
         weights, distance = None, None
+        restart: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
         if self.moves:
             shadow = fragment.shadow if in_shadow else None
             params = fragment.params if shadow is None else shadow.target()
             weights, distance = fragment.run(params, verdict.scores, verdict.active)
-            if shadow is not None:
+            if self._plan.elastic and bool(verdict.reset.any()):
+                restart = self._restart(index, params, roll, verdict)
+            if shadow is not None and late:
                 shadow.finish(self._hosted(verdict.reset))
         agreed = self._averaged(buffers, roll, verdict)
         finished = self._clock.finished()
-        return Outcome(roll, verdict, weights, distance, agreed, joined, finished)
+        return Outcome(roll, verdict, weights, distance, agreed, joined, finished, restart)
+
+    def commit(self, index: int) -> None:
+        """Keeps what the round of this fragment has made of the strategy's state."""
+        if self.moves:
+            self.fragments[index].commit()
+
+    def _restart(
+        self, index: int, params: Rows, roll: Roll, verdict: Verdict
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What workers that are reset start again from: parameters, and buffers; collective."""
+        leaves: dict[str, Tensor] = {}
+        for i, fragment in enumerate(self.fragments):
+            if i == index:
+                leaves.update(fragment.consensus_after(verdict.active, params))
+            else:
+                leaves.update(fragment.consensus(verdict.active))
+        averages = self._averages_buffers
+        rows = self._replicas.buffers.rows() if averages else Rows()
+        return leaves, self._averaged(rows, roll, verdict)
 
     def _averaged(self, buffers: Rows, roll: Roll, verdict: Verdict) -> dict[str, Tensor]:
         if not buffers:
@@ -157,13 +203,19 @@ class Runner:
         buffers = self._replicas.buffers
         if underway.in_shadow and self.moves:
             assert fragment.shadow is not None, "it ran there"
-            fragment.shadow.give(fragment.params, reset)
+            if underway.late:
+                fragment.shadow.give(fragment.params, reset)
+            else:
+                fragment.shadow.settle(fragment.params)
+        if underway.late and self.moves:
             buffers.follow(outcome.buffers, underway.before)
             buffers.put(outcome.buffers, reset)
         else:
             buffers.put(outcome.buffers)
         fragment.publish()
         self._reset(outcome, reset)
+        if self._plan.elastic:
+            fragment.settled(late=underway.late)
         buffers.remember(list(outcome.buffers))
         self.lr = outcome.roll.lr
         self._size = float(outcome.roll.health.sizes[verdict.active].median())
@@ -185,13 +237,18 @@ class Runner:
         if not bool(verdict.reset.any()):
             return
         for fragment in self.fragments:
-            consensus = fragment.consensus(verdict.active)
+            consensus = (
+                outcome.restart[0] if outcome.restart else fragment.consensus(verdict.active)
+            )
             for k in reset:
                 own = [rows[k] for rows in fragment.params.values()]
-                torch._foreach_copy_(own, list(consensus.values()))
+                torch._foreach_copy_(own, [consensus[name] for name in fragment.params])
         if self._averages_buffers:
             buffers = self._replicas.buffers
-            buffers.put(self._averaged(buffers.rows(), outcome.roll, verdict), reset)
+            agreed = outcome.restart[1] if outcome.restart else None
+            if agreed is None:
+                agreed = self._averaged(buffers.rows(), outcome.roll, verdict)
+            buffers.put(agreed, reset)
         self.roll_call.forget_losses(reset)
         for k in reset:
             for optimizer in self._replicas.optimizers[k]:

@@ -24,6 +24,9 @@ class Outcome(NamedTuple):
     joined: float
     """When the last worker had joined."""
     finished: float
+    restart: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
+    """Parameters and buffers that workers start again from if they are reset, where they are known
+    before the round is applied."""
 
 
 @dataclass
@@ -37,7 +40,9 @@ class Underway:
     before: Rows
     """The buffers when it began."""
     in_shadow: bool = False
-    """Whether it runs on a copy of the workers, in the background."""
+    """Whether it runs on a copy of the workers."""
+    late: bool = False
+    """Whether the workers make local steps before it is applied to them."""
     exposed: float = 0.0
     """Seconds for which it has blocked local steps."""
     age: int = 0

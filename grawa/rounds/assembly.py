@@ -1,0 +1,299 @@
+"""How the processes of a job come together: all of them always, or those that are there."""
+
+import time
+import uuid
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from grawa.comm.elastic import Elastic
+from grawa.comm.gloo_world import OwnStore
+from grawa.comm.lighthouse import Beacon
+from grawa.comm.present import ElasticCommunicator
+from grawa.comm.quorum import Decision, Member, decide
+from grawa.errors import CommunicationError, UserError
+
+Result = TypeVar("Result")
+
+Status = dict[str, Any]
+"""What a worker must know to go on where the others are, beside tensors: plain numbers."""
+
+_POLL_SECONDS = 0.05
+"""Before workers that are too few ask again who is there."""
+
+
+class Lagging(Exception):
+    """The others have had a meeting without this worker, which must be given the state."""
+
+
+class GivenState(Exception):
+    """This worker has been given the state, so that it must begin again what it was doing."""
+
+
+class Assembly(Protocol):
+    """Holds the meetings of a job."""
+
+    is_elastic: bool
+    """Whether workers come and go."""
+
+    def join(self, status: Status) -> bool:
+        """Starts the job with the others, or joins it if it is under way, before the first step.
+
+        Returns:
+            Whether it was under way.
+        """
+        ...
+
+    def hold(
+        self,
+        status: Status,
+        compute: Callable[[], Result],
+        commit: Callable[[Result], None],
+        *,
+        waits: bool = True,
+        ending: bool = False,
+    ) -> Result:
+        """Holds a meeting.
+
+        Args:
+            status: of this worker before the meeting, for others that come.
+            compute: what is done in it, without a trace in this process until it is committed.
+            commit: called with the result once it counts.
+            waits: whether no local steps are made meanwhile.
+            ending: whether this worker has made its last step.
+
+        Returns:
+            The result.
+
+        Raises:
+            Lagging: if this worker must be given the state, and does not wait.
+            GivenState: if it has been.
+            CommunicationError: if the others are out of reach.
+        """
+        ...
+
+    def leave(self) -> None:
+        """Called when this worker needs no more meetings for now."""
+        ...
+
+
+class Together:
+    """All processes are there always; an error is the end of the job."""
+
+    is_elastic = False
+
+    def join(self, status: Status) -> bool:
+        """See `Assembly.join`; all start together."""
+        return False
+
+    def hold(
+        self,
+        status: Status,
+        compute: Callable[[], Result],
+        commit: Callable[[Result], None],
+        *,
+        waits: bool = True,
+        ending: bool = False,
+    ) -> Result:
+        """See `Assembly.hold`."""
+        result = compute()
+        commit(result)
+        return result
+
+    def leave(self) -> None:
+        """See `Assembly.leave`."""
+
+
+class Quorums:
+    """Those who are there hold the meeting, and its result is applied by all of them or by none.
+
+    See `grawa.comm.quorum` for how that is decided.
+
+    Args:
+        elastic: the options, complete.
+        comm: connects those who are there.
+        form: a digest of what must be the same on all workers.
+
+    Attributes:
+        give: gives the state to those who join, and returns what this worker does with it;
+            collective among those who are there.
+    """
+
+    is_elastic = True
+
+    def __init__(self, elastic: Elastic, comm: ElasticCommunicator, form: str) -> None:
+        assert elastic.worker is not None and elastic.lighthouse is not None, "it is complete"
+        assert elastic.num_workers is not None, "it is complete"
+        self._elastic, self._comm, self._size = elastic, comm, elastic.num_workers
+        self._incarnation = uuid.uuid4().hex
+        self._store = OwnStore(elastic.address)
+        name = f"{elastic.worker}:{self._incarnation}"
+        self._beacon = Beacon(elastic.lighthouse, name, elastic.wait)
+        self._me = Member(
+            worker=elastic.worker,
+            incarnation=self._incarnation,
+            store=self._store.place,
+            form=form,
+        )
+        self._connected: tuple[str, ...] = ()
+        self._since = time.monotonic()
+        self.give: Callable[[Decision], Callable[[], None]]
+
+    def join(self, status: Status) -> bool:
+        """See `Assembly.join`."""
+        if self._me.job and self._leads_last:
+            return False
+        while True:
+            decision = self._meet(status, waits=True, ending=False)
+            if decision.decided:
+                continue
+            under_way = bool(decision.source.job)
+            if not decision.joining or self._try(partial(self._give_state, decision)):
+                return under_way and not self._leads(decision)
+
+    def hold(
+        self,
+        status: Status,
+        compute: Callable[[], Result],
+        commit: Callable[[Result], None],
+        *,
+        waits: bool = True,
+        ending: bool = False,
+    ) -> Result:
+        """See `Assembly.hold`."""
+        results: list[Result] = []
+        while True:
+            decision = self._meet(status, waits=waits, ending=ending)
+            if decision.decided and decision.decided == self._me.held:
+                return self._complete(decision.decided, commit, results[0])
+            if decision.decided:
+                continue
+            self._say(held="", party=())
+            results.clear()
+            if not self._leads(decision) and not waits:
+                raise Lagging
+            if decision.joining:
+                if self._try(partial(self._give_state, decision)) and not self._leads(decision):
+                    raise GivenState
+            elif self._try(partial(self._vote, decision, compute, results)):
+                return self._complete(decision.name, commit, results[0])
+
+    def _vote(
+        self, decision: Decision, compute: Callable[[], Result], results: list[Result]
+    ) -> None:
+        """Computes the result, and waits until all have said that they have it."""
+        self._connect(decision)
+        results.append(compute())
+        self._say(held=decision.name, party=[member.incarnation for member in decision.present])
+        self._comm.gather(torch.ones(1, 1))()
+
+    def _complete(self, name: str, commit: Callable[[Result], None], result: Result) -> Result:
+        commit(result)
+        self._say(meeting=self._me.meeting + 1, last=name, held="", party=())
+        return result
+
+    def _try(self, exchange: Callable[[], None]) -> bool:
+        """Whether an exchange with those who are there came to its end."""
+        try:
+            exchange()
+        except CommunicationError:
+            self._comm.abandon()  # so that the others notice at once
+            return False
+        except BaseException:
+            self._comm.abandon()
+            raise
+        return True
+
+    def _give_state(self, decision: Decision) -> None:
+        self._connect(decision)
+        take = self.give(decision)
+        if not self._leads(decision):
+            take()
+        self._say(job=decision.job, meeting=decision.meeting, last=decision.last)
+
+    def _leads(self, decision: Decision) -> bool:
+        return any(member.incarnation == self._incarnation for member in decision.leading)
+
+    def is_new(self, member: Member, decision: Decision) -> bool:
+        """Whether one that joins has never had the state of this job."""
+        return member.job != decision.job
+
+    def _connect(self, decision: Decision) -> None:
+        """Connects those who are there, unless they are already."""
+        party = tuple(member.incarnation for member in decision.present)
+        same = {member.open for member in decision.present} == {self._comm.opened}
+        if same and self._comm.opened and party == self._connected:
+            return
+        workers = [member.worker for member in decision.present]
+        self._comm.connect(decision.name, workers, decision.source.store)
+        self._connected = party
+
+    def _meet(self, status: Status, *, waits: bool, ending: bool) -> Decision:
+        """Asks who is there until they are enough."""
+        short_since: float | None = None
+        while True:
+            start = self._elastic.start_after
+            asked = time.monotonic() - self._since
+            self._say(
+                status=status,
+                waits=waits,
+                ending=ending,
+                open=self._comm.opened,
+                impatient=start is not None and asked >= start.total_seconds(),
+            )
+            quorum = self._beacon.quorum(self._me.as_json())
+            come = [Member(**said) for said in quorum.members]
+            least = self._elastic.min_workers
+            decision = decide(quorum.name, come, self._size, least)
+            self._check_place(decision)
+            if decision.leading and decision.is_enough(least):
+                return decision
+            short_since = self._wait_for_more(come, short_since)
+
+    def _check_place(self, decision: Decision) -> None:
+        if self._incarnation in decision.replaced:
+            raise CommunicationError(
+                f"another process has taken the place of worker {self._me.worker}, and has trained "
+                "further: end this one"
+            )
+        if decision.leading and decision.source.form != self._me.form:
+            raise UserError(
+                f"worker {self._me.worker} has another model, optimizer, strategy or options than "
+                f"worker {decision.source.worker}, whose job it would join; every worker must make "
+                "the same model (names, shapes, dtypes) and options before the Averager"
+            )
+
+    def _wait_for_more(self, come: list[Member], since: float | None) -> float:
+        """Waits a moment; says so once, and gives up in the end."""
+        started = any(member.job for member in come)
+        asks = "min_workers is" if started else "a job starts with all"
+        least = self._elastic.min_workers if started else self._size
+        there = ", ".join(str(member.worker) for member in come)
+        wait = self._elastic.wait.total_seconds()
+        text = f"only the workers {there} are there, and {asks} {least}"
+        if since is None:
+            warnings.warn(f"{text}: waiting for more, for {wait:g} s at most", stacklevel=2)
+            return time.monotonic()
+        if time.monotonic() - since > wait:
+            raise CommunicationError(
+                f"{text}; waited for {wait:g} s. The parameters and the state are as after the "
+                "last local step: save a checkpoint with averager.state_dict(), and resume from it"
+            )
+        time.sleep(_POLL_SECONDS)
+        return since
+
+    def _say(self, **changes: Any) -> None:
+        self._me = Member(**{**vars(self._me), **changes})
+
+    @property
+    def _leads_last(self) -> bool:
+        """Whether this worker has the state, as far as it knows."""
+        return bool(self._me.last) or self._me.meeting == 0
+
+    def leave(self) -> None:
+        """See `Assembly.leave`; the others don't wait for it any more."""
+        self._beacon.stop()
+        self._comm.abandon()
