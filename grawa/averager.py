@@ -23,10 +23,9 @@ from grawa.rounds.plan import RoundPlan
 from grawa.rounds.report import OnRound
 from grawa.rounds.schedule import Every, Schedule
 from grawa.rounds.setup import backend_of, group_of, ranks_by_host, set_up
-from grawa.rounds.setup_elastic import check_no_groups, set_up_elastic
 from grawa.scores.groups import Grouping
 from grawa.strategies.protocol import Strategy
-from grawa.workers.checks import is_one_of_several
+from grawa.workers.checks import check_opened_before, is_one_of_several
 from grawa.workers.hooks import MISSED_ALL_STEPS, StepHooks
 from grawa.workers.replicas import per_model
 
@@ -146,32 +145,22 @@ class Averager:
             measure_distance=measure_distance,
             elastic=elastic is not None,
         )
-        built = (
-            models,
-            per_model(optimizer, one=isinstance(model, nn.Module)),
-            plan,
-            re.sub(r" at 0x[0-9a-f]+", "", str(plan.keywords)),  # addresses differ by process
-        )
-        also = partial(
-            dict,
-            shared_memory=shared_memory,
-            hosts=ranks_by_host(hosts),
-            clock=WallClock(),
-            tell=tuple(on_round),
-        )
         with undisturbed():
-            if elastic is not None:
-                check_no_groups(process_group, worker_group, between_hosts)
-                self._engine = set_up_elastic(*built, elastic, **also())
-            else:
-                self._engine = set_up(
-                    *built,
-                    process_group=group_of(process_group),
-                    worker_group=group_of(worker_group),
-                    timeout=timeout,
-                    between_hosts=backend_of(between_hosts),
-                    **also(),
-                )
+            self._engine = set_up(
+                models,
+                per_model(optimizer, one=isinstance(model, nn.Module)),
+                plan,
+                re.sub(r" at 0x[0-9a-f]+", "", str(plan.keywords)),  # addresses differ by process
+                process_group=group_of(process_group),
+                worker_group=group_of(worker_group),
+                timeout=timeout,
+                shared_memory=shared_memory,
+                hosts=ranks_by_host(hosts),
+                between_hosts=backend_of(between_hosts),
+                elastic=elastic,
+                clock=WallClock(),
+                tell=tuple(on_round),
+            )
         self._connected = elastic is not None or is_one_of_several()
         before = self._before_step if strategy.shares_gradients(0) else None
         self._hooks = StepHooks(self._engine.replicas, before, self._after_step)
@@ -231,18 +220,10 @@ class Averager:
 
         An elastic worker waits here for the others, and gets their state if they are further.
         """
-        self._check_connected()
+        check_opened_before(self._connected)
         self._hooks.attach()
         with undisturbed():
             self._engine.local_steps_begin()
-
-    def _check_connected(self) -> None:
-        """Refuses a process group that was opened after the Averager was made."""
-        if not self._connected and is_one_of_several():
-            raise UserError(
-                "a process group was opened after the Averager was made, so this process would "
-                "train alone: open the process group first"
-            )
 
     def detach(self) -> None:
         """Stops counting; joins the others' rounds until all have finished, and a last one.
@@ -253,7 +234,7 @@ class Averager:
         changed but no step was counted, every process raises a `UserError`.
         """
         self._hooks.remove()
-        self._check_connected()
+        check_opened_before(self._connected)
         with undisturbed():
             if self._hooks.missed_all_steps():
                 self._engine.fail(MISSED_ALL_STEPS)

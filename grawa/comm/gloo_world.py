@@ -4,6 +4,7 @@ import socket
 from collections import Counter
 from contextlib import suppress
 from datetime import timedelta
+from typing import cast
 
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
@@ -93,16 +94,17 @@ class GlooWorld:
         who = "-".join(map(str, members))
         self._made[who] += 1
         store = PrefixStore(f"{who}/{self._made[who]}", self._store)
-        options = dist.ProcessGroupGloo._Options()
+        options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
         options._timeout = timeout
         try:
             options._devices = [dist.ProcessGroupGloo.create_device(hostname=self._address)]
-            group = dist.ProcessGroupGloo(store, process, len(members), options)
+            made = dist.ProcessGroupGloo(store, process, len(members), options)
         except RuntimeError as error:
             raise CommunicationError(
                 f"worker {self._worker} waited in vain for all of workers {members} to connect "
                 f"({str(error).splitlines()[0]})"
             ) from error
+        group = cast(dist.ProcessGroup, made)  # as far as sending and receiving go
         return Lease(group, members, process, timeout, backend, noun="worker")
 
     def give_back(self, ended: Lease) -> None:

@@ -141,10 +141,8 @@ class Beacon:
             said: what this worker says of itself; JSON.
 
         Returns:
-            Who has come, this worker among them.
-
-        Raises:
-            CommunicationError: if the lighthouse is out of reach for too long.
+            Who has come, this worker among them. `CommunicationError` is raised if the lighthouse
+            is out of reach for too long.
         """
         self.start()
         while True:

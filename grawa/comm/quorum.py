@@ -148,6 +148,9 @@ def _start(name: str, members: Sequence[Member], num_workers: int, min_workers: 
     """A new job, if enough have come; those that have loaded the latest checkpoint have its state.
 
     Without a checkpoint the first worker has it, so that all start from its parameters.
+
+    Returns:
+        The decision; nobody leads if they are not enough.
     """
     impatient = any(member.impatient for member in members) and len(members) >= min_workers
     if len(members) < num_workers and not impatient:

@@ -40,10 +40,10 @@ class Assembly(Protocol):
     """Whether workers come and go."""
 
     def join(self, status: Status) -> bool:
-        """Starts the job with the others, or joins it if it is under way, before the first step.
+        """Starts the job with the others, or joins it if it is under way, as needed.
 
         Returns:
-            Whether it was under way.
+            Whether it was under way, and this worker is new in it.
         """
         ...
 
@@ -139,20 +139,22 @@ class Quorums:
             form=form,
         )
         self._connected: tuple[str, ...] = ()
+        self._lags = False
         self._since = time.monotonic()
         self.give: Callable[[Decision], Callable[[], None]]
 
     def join(self, status: Status) -> bool:
         """See `Assembly.join`."""
-        if self._me.job and self._leads_last:
+        if self._me.job and not self._lags:
             return False
         while True:
             decision = self._meet(status, waits=True, ending=False)
             if decision.decided:
                 continue
-            under_way = bool(decision.source.job)
+            is_new = bool(decision.source.job) and not self._me.job
             if not decision.joining or self._try(partial(self._give_state, decision)):
-                return under_way and not self._leads(decision)
+                self._lags = False
+                return is_new
 
     def hold(
         self,
@@ -174,6 +176,7 @@ class Quorums:
             self._say(held="", party=())
             results.clear()
             if not self._leads(decision) and not waits:
+                self._lags = True
                 raise Lagging
             if decision.joining:
                 if self._try(partial(self._give_state, decision)) and not self._leads(decision):
@@ -216,10 +219,6 @@ class Quorums:
 
     def _leads(self, decision: Decision) -> bool:
         return any(member.incarnation == self._incarnation for member in decision.leading)
-
-    def is_new(self, member: Member, decision: Decision) -> bool:
-        """Whether one that joins has never had the state of this job."""
-        return member.job != decision.job
 
     def _connect(self, decision: Decision) -> None:
         """Connects those who are there, unless they are already."""
@@ -287,11 +286,6 @@ class Quorums:
 
     def _say(self, **changes: Any) -> None:
         self._me = Member(**{**vars(self._me), **changes})
-
-    @property
-    def _leads_last(self) -> bool:
-        """Whether this worker has the state, as far as it knows."""
-        return bool(self._me.last) or self._me.meeting == 0
 
     def leave(self) -> None:
         """See `Assembly.leave`; the others don't wait for it any more."""

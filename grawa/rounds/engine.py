@@ -1,18 +1,16 @@
 """The engine: counts local steps, runs rounds that are due, and joins those of other processes."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NoReturn
 
-import torch
 from torch import Tensor
 
 from grawa.comm.protocol import Transport
-from grawa.errors import CommunicationError, UserError
-from grawa.math.leaves import copied
-from grawa.rounds.assembly import Assembly, GivenState, Lagging, Quorums, Status, Together
+from grawa.errors import UserError
+from grawa.rounds.assembly import Assembly, Quorums, Together
 from grawa.rounds.background import Queue
 from grawa.rounds.clock import Clock
+from grawa.rounds.due import DueRounds
 from grawa.rounds.giving import Giving
 from grawa.rounds.gradients import GradientSharing
 from grawa.rounds.meetings import Meetings
@@ -22,7 +20,6 @@ from grawa.rounds.purposes import Purpose
 from grawa.rounds.report import OnRound
 from grawa.rounds.runner import Runner
 from grawa.rounds.schedule import Timetable
-from grawa.rounds.underway import Outcome, Underway
 from grawa.workers.replicas import Replicas
 from grawa.workers.start import start_equal
 
@@ -74,9 +71,17 @@ class Engine:
             replicas, self._runner, self._timetable, self._queue, clock, self._assembly
         )
         if isinstance(self._assembly, Quorums):
-            giving = Giving(replicas, self._runner, comm, comm.process, self._adopt)
-            self._assembly.give = giving.give
-        self._underway: Underway | None = None
+            adopt = self._meetings.adopt
+            self._assembly.give = Giving(replicas, self._runner, comm, adopt).give
+        self._due = DueRounds(
+            self._meetings,
+            self._runner,
+            self._timetable,
+            self._queue,
+            clock,
+            self._assembly,
+            overlap_steps=plan.overlap_steps,
+        )
         self._norms: Tensor | None = None
         self._sharing = GradientSharing(replicas.gradients, comm)
         self.waiting = [False] * comm.num_hosted
@@ -108,26 +113,15 @@ class Engine:
 
     def local_steps_begin(self) -> None:
         """Called when the workers begin to train between rounds."""
-        self._join()
+        if self._meetings.start():
+            if self._timetable.is_due(self._progress.position(self.step)):
+                self._due.begin(Purpose.JOINING)
+            else:
+                self._meetings.meet(Purpose.JOINING)
         if self._has_left:
             self._progress.reset(self.steps)
         self._has_left = False
         self._runner.reporter.local_steps_begin(self._clock.now())
-
-    def _join(self) -> None:
-        """Starts the job with the others; or joins it, with what they are about to do."""
-        status = self._meetings.status()
-        if self._queue.run(lambda: self._assembly.join(status)):
-            if self._timetable.is_due(self._progress.position(self.step)):
-                self._begin_round(Purpose.JOINING)
-            else:
-                self._meetings.meet(Purpose.JOINING)
-
-    def _adopt(self, status: Status) -> None:
-        """Takes over the numbers of a worker that is where this one is to be."""
-        self._runner.adopt(status)
-        self._timetable.load_state_dict(status["timetable"])
-        self._runner.roll_call.steps = [status["step"]] * len(self.steps)
 
     def abandon(self) -> None:
         """Leaves without a word, after an error in the loop; elastic workers go on."""
@@ -148,15 +142,12 @@ class Engine:
         self._runner.local_steps.note(workers, noted, self._timetable.share, left)
         self._clock.stepped(workers)
         position = self._progress.advance(workers, self.step)
-        if self._underway is not None:
-            self._underway.age += 1
-            if self._underway.age >= self.plan.overlap_steps:
-                self.finish()
+        self._due.stepped()
         if self._timetable.is_due(position):
             self.resolve_skips()
             position = self._progress.position(self.step)
         while self._timetable.is_due(position) and self._all_joined(workers):
-            self._begin_round()
+            self._due.begin()
             position = self._progress.position(self.step)
 
     def resolve_skips(self) -> None:
@@ -239,66 +230,9 @@ class Engine:
         self._runner.reporter.disregard(self.comm.bytes_sent - bytes_before)
         self._release()
 
-    def _begin_round(self, purpose: Purpose = Purpose.ROUND) -> None:
-        """Runs a round that is due, or starts it in the background if rounds overlap."""
-        self.finish()
-        began, status = self._clock.now(), self._meetings.status()
-        self._runner.reporter.local_steps_end(began)
-        index = self._timetable.advance(self._runner.lr)
-        fragment, late = self._runner.fragments[index], self.plan.overlap_steps > 0
-        rows = self._meetings.rows(purpose, index)
-        self._runner.roll_call.restart(index)
-        before = self._runner.buffers_of(index)
-        in_shadow = fragment.shadow is not None
-        if fragment.shadow is not None:
-            fragment.shadow.take(fragment.params)
-            before = copied(before)
-
-        def compute() -> Outcome:
-            roll = self._meetings.roll_for_round(rows)
-            return self._runner.run(index, roll, before, in_shadow=in_shadow, late=late)
-
-        def run() -> Outcome:
-            with torch.no_grad():
-                commit = partial(self._commit, index)
-                return self._assembly.hold(status, compute, commit, waits=not late)
-
-        if late:
-            waits = self._queue.start(run)
-            self._underway = Underway(index, waits, began, self.step, before, in_shadow, late)
-            self._underway.exposed = self._clock.now() - began
-        else:
-            self._end(Underway(index, run, began, self.step, before, in_shadow), status)
-        self._runner.reporter.local_steps_begin(self._clock.now())
-
-    def _commit(self, index: int, _: Outcome) -> None:
-        self._runner.commit(index)
-
-    def _end(self, underway: Underway, status: Status) -> None:
-        """Applies a round; unless this worker was given the state, with which it begins again."""
-        try:
-            self._runner.end(underway)
-        except GivenState:
-            return
-        except CommunicationError:
-            self._timetable.load_state_dict(status["timetable"])
-            raise
-
     def finish(self) -> None:
-        """Waits for the round in the background, if there is one, and applies it to the workers.
-
-        An exception from the background is raised here.
-        """
-        if self._underway is None:
-            return
-        underway, self._underway = self._underway, None
-        underway.called = self._clock.now()
-        self._runner.reporter.local_steps_end(underway.called)
-        try:
-            self._runner.end(underway)
-        except Lagging:
-            self._join()
-        self._runner.reporter.local_steps_begin(self._clock.now())
+        """Applies the round in the background, if there is one."""
+        self._due.finish()
 
     def state_dict(self) -> dict[str, Any]:
         """What must be saved so that training resumes bit for bit; ends a round under way."""

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from grawa.comm.protocol import Transport
 from grawa.comm.quorum import Decision
-from grawa.math.leaves import Leaves
+from grawa.math.leaves import Leaves, Stack
+from grawa.rounds.assembly import Status
 from grawa.rounds.runner import Runner
 from grawa.strategies.protocol import State
 from grawa.workers.replicas import Replicas
@@ -24,7 +25,6 @@ class Giving:
         replicas: the hosted worker.
         runner: has the fragments.
         comm: connects those who are there.
-        worker: the number of this one.
         adopt: takes over the numbers of the one that gives.
     """
 
@@ -33,11 +33,10 @@ class Giving:
         replicas: Replicas,
         runner: Runner,
         comm: Transport,
-        worker: int,
-        adopt: Callable[[dict[str, object]], None],
+        adopt: Callable[[Status], None],
     ) -> None:
         self._replicas, self._runner, self._comm = replicas, runner, comm
-        self._worker, self._adopt = worker, adopt
+        self._adopt = adopt
 
     @torch.no_grad()
     def give(self, decision: Decision) -> Callable[[], None]:
@@ -58,7 +57,7 @@ class Giving:
         others = [rows_of(stack, comm, source.worker) if new else {} for stack in stacks]
 
         def take() -> None:
-            is_new = self._worker in new
+            is_new = comm.process in new
             self._take(found, is_new=is_new)
             if is_new:
                 for stack, values in zip(stacks, others, strict=True):
@@ -75,6 +74,6 @@ class Giving:
             fragment.take(state, consensus, keep=not is_new)
 
 
-def _put(stack: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+def _put(stack: Stack, values: dict[str, Tensor]) -> None:
     for name, value in values.items():
         stack[name].copy_(value)

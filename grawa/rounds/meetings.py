@@ -63,6 +63,29 @@ class Meetings:
             **runner.status(),
         }
 
+    def adopt(self, status: Status) -> None:
+        """Takes over the numbers of a worker that is where this one is to be."""
+        runner = self._runner
+        runner.adopt(status)
+        self._timetable.load_state_dict(status["timetable"])
+        runner.roll_call.steps = [status["step"]] * len(runner.roll_call.steps)
+
+    def join(self) -> bool:
+        """Starts the job with the others, or gets their state if they are further.
+
+        Returns:
+            Whether this worker is new in a job that is under way.
+        """
+        status = self.status()
+        return self._queue.run(lambda: self._assembly.join(status))
+
+    def start(self) -> bool:
+        """As `join`, before the first local step."""
+        is_new = self.join()
+        for fragment in self._runner.fragments if self._assembly.is_elastic else ():
+            fragment.settled(late=False)
+        return is_new
+
     def meet(self, purpose: Purpose, value: float = 0.0) -> Met:
         """Repeats the roll call until this purpose is served; joins what goes first.
 

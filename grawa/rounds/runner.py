@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grawa.comm.participants import Participants
 from grawa.comm.protocol import Transport
 from grawa.errors import UserError
 from grawa.math.digest import digests
@@ -19,10 +18,11 @@ from grawa.rounds.local_steps import LocalSteps
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.present import judged
 from grawa.rounds.report import OnRound, Reporter
+from grawa.rounds.resets import Resets, Restart
 from grawa.rounds.roll_call import Roll, RollCall
 from grawa.rounds.symptoms import Symptoms
 from grawa.rounds.underway import Outcome, Underway
-from grawa.workers.buffers import average, check_forms, states_of
+from grawa.workers.buffers import check_forms
 from grawa.workers.replicas import Replicas
 
 
@@ -73,6 +73,9 @@ class Runner:
             )
             for names in fragments(replicas.params, plan.num_fragments, plan.fragment_of)
         ]
+        self._resets = Resets(
+            replicas, comm, self.fragments, averages_buffers=self._averages_buffers
+        )
         self.roll_call = RollCall(
             replicas,
             comm,
@@ -151,46 +154,23 @@ class Runner:
         check_forms(self._replicas.buffers.names, roll.marks)
         verdict, fragment = self.judge(roll), self.fragments[index]
         weights, distance = None, None
-        restart: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
+        restart: Restart | None = None
         if self.moves:
             shadow = fragment.shadow if in_shadow else None
             params = fragment.params if shadow is None else shadow.target()
             weights, distance = fragment.run(params, verdict.scores, verdict.active)
             if self._plan.elastic and bool(verdict.reset.any()):
-                restart = self._restart(index, params, roll, verdict)
+                restart = self._resets.restart(roll, verdict, index, params)
             if shadow is not None and late:
                 shadow.finish(self._hosted(verdict.reset))
-        agreed = self._averaged(buffers, roll, verdict)
+        agreed = self._resets.averaged(buffers, roll, verdict)
         finished = self._clock.finished()
         return Outcome(roll, verdict, weights, distance, agreed, joined, finished, restart)
 
-    def commit(self, index: int) -> None:
+    def commit(self, index: int, _: object = None) -> None:
         """Keeps what the round of this fragment has made of the strategy's state."""
         if self.moves:
             self.fragments[index].commit()
-
-    def _restart(
-        self, index: int, params: Rows, roll: Roll, verdict: Verdict
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What workers that are reset start again from: parameters, and buffers; collective."""
-        leaves: dict[str, Tensor] = {}
-        for i, fragment in enumerate(self.fragments):
-            if i == index:
-                leaves.update(fragment.consensus_after(verdict.active, params))
-            else:
-                leaves.update(fragment.consensus(verdict.active))
-        averages = self._averages_buffers
-        rows = self._replicas.buffers.rows() if averages else Rows()
-        return leaves, self._averaged(rows, roll, verdict)
-
-    def _averaged(self, buffers: Rows, roll: Roll, verdict: Verdict) -> dict[str, Tensor]:
-        if not buffers:
-            return {}
-        workers = Participants(self._comm, verdict.active)
-        states = states_of(roll.marks)
-        return average(
-            buffers, states, verdict.active, workers, lambda rows: self._comm.gather(rows)()
-        )
 
     def end(self, underway: Underway) -> None:
         """Waits for a round's result, applies it to the workers, and reports it."""
@@ -236,23 +216,11 @@ class Runner:
         verdict = outcome.verdict
         if not bool(verdict.reset.any()):
             return
-        for fragment in self.fragments:
-            consensus = (
-                outcome.restart[0] if outcome.restart else fragment.consensus(verdict.active)
-            )
-            for k in reset:
-                own = [rows[k] for rows in fragment.params.values()]
-                torch._foreach_copy_(own, [consensus[name] for name in fragment.params])
-        if self._averages_buffers:
-            buffers = self._replicas.buffers
-            agreed = outcome.restart[1] if outcome.restart else None
-            if agreed is None:
-                agreed = self._averaged(buffers.rows(), outcome.roll, verdict)
-            buffers.put(agreed, reset)
+        found = outcome.restart
+        self._resets.put(
+            self._resets.restart(outcome.roll, verdict) if found is None else found, reset
+        )
         self.roll_call.forget_losses(reset)
-        for k in reset:
-            for optimizer in self._replicas.optimizers[k]:
-                optimizer.state.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """What must be saved so that training resumes bit for bit."""

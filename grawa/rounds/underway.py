@@ -8,6 +8,7 @@ from torch import Tensor
 
 from grawa.math.leaves import Rows
 from grawa.rounds.guard import Verdict
+from grawa.rounds.resets import Restart
 from grawa.rounds.roll_call import Roll
 
 
@@ -24,9 +25,9 @@ class Outcome(NamedTuple):
     joined: float
     """When the last worker had joined."""
     finished: float
-    restart: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
-    """Parameters and buffers that workers start again from if they are reset, where they are known
-    before the round is applied."""
+    restart: Restart | None = None
+    """What workers that are reset start again from, where it is known before the round is applied.
+    """
 
 
 @dataclass

@@ -35,6 +35,22 @@ def is_one_of_several() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+def check_opened_before(connected: bool) -> None:
+    """Refuses a process group that was opened after the Averager was made.
+
+    Args:
+        connected: whether the Averager needs none, or found one.
+
+    Raises:
+        UserError: if there is one now.
+    """
+    if not connected and is_one_of_several():
+        raise UserError(
+            "a process group was opened after the Averager was made, so this process would "
+            "train alone: open the process group first"
+        )
+
+
 def check_launched_alone() -> None:
     """Refuses a process that a launcher started as one of several, if there is no process group.
 
