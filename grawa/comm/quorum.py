@@ -22,6 +22,7 @@ class Member:
             they have it too; "" if there is none.
         party: the incarnations of those who were in that meeting.
         open: the name of the connections that it has open; "" if there are none.
+        lags: whether it knows that others are further.
         waits: whether it can be given the state now, since it makes no local steps meanwhile.
         ending: whether it has made its last step.
         impatient: whether it would start a new job without the workers that are missing.
@@ -38,6 +39,7 @@ class Member:
     held: str = ""
     party: Sequence[str] = ()
     open: str = ""
+    lags: bool = False
     waits: bool = True
     ending: bool = False
     impatient: bool = False
@@ -99,7 +101,9 @@ def decide(name: str, come: Iterable[Member], num_workers: int, min_workers: int
     one of them never said that it had it, and all forget it. So it is applied by all or by none.
 
     The state of the job is with those who have completed most of its meetings. A process that has
-    never had it can't be among them, unless nobody who has come has it and all N are here.
+    never had it can't be among them, unless nobody who has come has it and all N are here; nor can
+    one that knows that others are further. If all who are further are silent at once, those who are
+    left go on from the latest state that is left.
 
     Args:
         name: of the meeting.
@@ -114,8 +118,11 @@ def decide(name: str, come: Iterable[Member], num_workers: int, min_workers: int
     jobs = [member for member in members if member.job]
     if not jobs:
         return replace(_start(name, members, num_workers, min_workers), replaced=replaced)
-    newest = max(jobs, key=lambda member: (member.meeting, member.job))
-    ours = [member for member in jobs if member.job == newest.job]
+    able = [member for member in jobs if not member.lags]
+    if not able:
+        return Decision(name=name, job="", replaced=replaced)
+    newest = max(able, key=lambda member: (member.meeting, member.job))
+    ours = [member for member in able if member.job == newest.job]
     ahead = [member for member in ours if member.meeting == newest.meeting]
     last = Counter(member.last for member in ahead).most_common(1)[0][0]
     leading = tuple(member for member in ahead if member.last == last)

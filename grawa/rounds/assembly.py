@@ -139,13 +139,12 @@ class Quorums:
             form=form,
         )
         self._connected: tuple[str, ...] = ()
-        self._lags = False
         self._since = time.monotonic()
         self.give: Callable[[Decision], Callable[[], None]]
 
     def join(self, status: Status) -> bool:
         """See `Assembly.join`."""
-        if self._me.job and not self._lags:
+        if self._me.job and not self._me.lags:
             return False
         while True:
             decision = self._meet(status, waits=True, ending=False)
@@ -153,7 +152,7 @@ class Quorums:
                 continue
             is_new = bool(decision.source.job) and not self._me.job
             if not decision.joining or self._try(partial(self._give_state, decision)):
-                self._lags = False
+                self._say(lags=False)
                 return is_new
 
     def hold(
@@ -176,7 +175,7 @@ class Quorums:
             self._say(held="", party=())
             results.clear()
             if not self._leads(decision) and not waits:
-                self._lags = True
+                self._say(lags=True)
                 raise Lagging
             if decision.joining:
                 if self._try(partial(self._give_state, decision)) and not self._leads(decision):
@@ -215,7 +214,7 @@ class Quorums:
         take = self.give(decision)
         if not self._leads(decision):
             take()
-        self._say(job=decision.job, meeting=decision.meeting, last=decision.last)
+        self._say(job=decision.job, meeting=decision.meeting, last=decision.last, lags=False)
 
     def _leads(self, decision: Decision) -> bool:
         return any(member.incarnation == self._incarnation for member in decision.leading)

@@ -71,8 +71,8 @@ def set_up(
     """
     if elastic is not None:
         check_no_groups(process_group, worker_group, between_hosts)
-        build = partial(set_up_elastic, shared_memory=shared_memory, hosts=hosts)
-        return build(models, optimizers, plan, options, elastic, clock=clock, tell=tell)
+        make = partial(set_up_elastic, shared_memory=shared_memory, hosts=hosts)
+        return make(models, optimizers, plan, options, elastic, clock=clock, tell=tell)
     if worker_group is not None and (len(models) > 1 or process_group is None):
         raise UserError(
             "with a worker_group a process hosts one worker only, and process_group must be "
