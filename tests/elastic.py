@@ -31,9 +31,9 @@ Said = tuple[str, Any]
 @contextmanager
 def lighthouse(**options: Any) -> Generator[str]:
     """A lighthouse that notices the dead soon."""
-    with patch.multiple("grawa.comm.lighthouse", **BEATS):
-        with grawa.lighthouse(grawa.Elastic(min_workers=1, **options)) as at:
-            yield at
+    elastic = grawa.Elastic(min_workers=1, **options)
+    with patch.multiple("grawa.comm.lighthouse", **BEATS), grawa.lighthouse(elastic) as at:
+        yield at
 
 
 class Worker:

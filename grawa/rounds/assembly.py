@@ -271,9 +271,9 @@ class Quorums:
         least = self._elastic.min_workers if started else self._size
         there = ", ".join(str(member.worker) for member in come)
         wait = self._elastic.wait.total_seconds()
-        text = f"only the workers {there} are there, and {asks} {least}"
+        text = f"too few workers are there ({there}): {asks} {least}"
         if since is None:
-            warnings.warn(f"{text}: waiting for more, for {wait:g} s at most", stacklevel=2)
+            warnings.warn(f"{text}; waiting for more, for {wait:g} s at most", stacklevel=2)
             return time.monotonic()
         if time.monotonic() - since > wait:
             raise CommunicationError(

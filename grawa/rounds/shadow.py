@@ -35,6 +35,8 @@ class Shadow:
         self._overlaps = overlaps
         self._before = params.twin() if overlaps else params
         self._moved = params.twin()
+        if not overlaps and not params.blocks:  # sums in the same order as without a copy
+            self._moved.blocks.clear()
 
     def take(self, params: Rows) -> None:
         """Copies the workers' parameters, unless they wait."""

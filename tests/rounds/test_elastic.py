@@ -1,15 +1,26 @@
 """Workers that die, come, come back and are slow, in real processes."""
 
+import os
 import signal
+import sys
+import warnings
 from datetime import timedelta
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.functional import mse_loss
 
 import grawa
+from grawa.comm.gloo_world import OwnStore
+from grawa.comm.lighthouse import torchft
+from grawa.comm.present import ElasticCommunicator
 from tests.elastic import STEPS, Worker, lighthouse, workers
-from tests.helpers import flat, mlp
+from tests.helpers import OUTPUTS, batches, flat, mlp, sgd
+from tests.world import on_ranks
 
 pytestmark = pytest.mark.world
 
@@ -93,10 +104,10 @@ def test_hosts_are_found_anew_when_a_whole_one_dies() -> None:
 def test_below_the_least_the_others_wait_and_then_end_with_their_state() -> None:
     options = {"min_workers": 2, "wait": timedelta(seconds=0.5), "dies": {1: (3, "before")}}
     with lighthouse() as at, workers(at, 2, **options) as found:
-        with pytest.raises(grawa.CommunicationError, match=r"workers 0 are there, and min_workers"):
+        with pytest.raises(grawa.CommunicationError, match=r"are there \(0\): min_workers is 2"):
             found[0].until("nothing")
-        assert dict(found[0].said)["made"] == 12
-        assert dict(found[0].said)["state"]["runner"]["round"] == 2
+        runner = dict(found[0].said)["state"]["runner"]
+        assert (runner["round"], runner["roll_call"]["steps"]) == (2, [12])
 
 
 def test_a_new_worker_alone_never_starts_a_job() -> None:
@@ -112,3 +123,129 @@ def test_without_a_lighthouse_it_ends_at_the_stated_time() -> None:
     alone = Worker(at, 1, 2, wait=timedelta(seconds=0.3))
     with pytest.raises(grawa.CommunicationError, match=r"lighthouse at .* out of reach"):
         alone.until("in")
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "lgrawa": {"strategy": grawa.LGRAWA()},
+    "easgd with prox": {"strategy": grawa.EASGD(prox=0.05)},
+    "diloco in fragments": {"strategy": grawa.DiLoCo(), "fragments": 2},
+    "dppf": {"strategy": grawa.DPPF(push=0.05, push_warmup=1)},
+    "late": {"strategy": grawa.MGRAWA(), "overlap_steps": 1},
+    "mixed late in fragments": {
+        "strategy": grawa.LocalSGD(), "overlap_steps": 1, "fragments": 2, "alpha": 0.5,
+    },
+    "two levels": {"strategy": grawa.LGRAWA(), "hosts": [[0, 1], [2]]},
+    "without a guard": {"strategy": grawa.LSGD(), "guard": None},
+}  # fmt: skip
+
+
+def trained(options: dict[str, Any], at: str | None) -> torch.Tensor:
+    """The parameters after training without faults; elastic if there is a lighthouse."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    if at is not None:
+        elastic = grawa.Elastic(min_workers=size, lighthouse=at, worker=rank, num_workers=size)
+        options = {**options, "elastic": elastic}
+    model = nn.Sequential(mlp(seed=rank), nn.BatchNorm1d(OUTPUTS).double())
+    optimizer = sgd(model)
+    data = batches(10, size).workers([rank])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with grawa.Averager(model, optimizer, sync_every=4, **options) as averager:
+            for inputs, targets in zip(data.inputs, data.targets, strict=True):
+                optimizer.zero_grad()
+                loss = mse_loss(model(inputs[0]), targets[0])
+                loss.backward()
+                averager.record_loss(loss)
+                optimizer.step()
+    consensus = averager.consensus()
+    return torch.cat([flat(model), *(x.flatten().double() for x in consensus.values())])
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_without_faults_it_is_the_same_to_the_bit(name: str) -> None:
+    plain = on_ranks(3, trained, OPTIONS[name], None)
+    with lighthouse() as at:
+        elastic = on_ranks(3, trained, OPTIONS[name], at)
+    for before, after in zip(plain, elastic, strict=True):
+        assert torch.equal(before, after)
+
+
+def connected_again_and_again(times: int) -> tuple[list[int], list[int]]:
+    """Descriptors and threads after each time that all have connected."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    comm = ElasticCommunicator(size, rank, timeout=timedelta(seconds=20))
+    store = OwnStore("127.0.0.1")
+    places: list[Any] = [None] * size
+    dist.all_gather_object(places, store.place)
+    counts: tuple[list[int], list[int]] = [], []
+    for i in range(times):
+        comm.connect(f"quorum {i}", list(range(size)), places[0])
+        assert comm.gather(torch.full((1, 1), float(rank)))()[:, 0].tolist() == [0.0, 1.0]
+        for count, folder in zip(counts, ("fd", "task"), strict=True):
+            count.append(len(os.listdir(f"/proc/self/{folder}")))
+    comm.abandon()
+    dist.barrier()
+    return counts
+
+
+def test_connections_that_were_given_up_leave_nothing_behind() -> None:
+    for descriptors, threads in on_ranks(2, connected_again_and_again, 50):
+        assert max(descriptors[10:]) <= max(descriptors[:10]) + 20  # some close a little later
+        assert max(threads[10:]) <= max(threads[:10]) + 10
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"strategy": grawa.DataParallel()}, "shares gradients at every step"),
+        ({"strategy": grawa.LSGD(team_size=2, leader_every=2)}, "teams of fixed workers"),
+        ({"schedule": grawa.SharedCount(4)}, "count their steps together"),
+        ({"comm_dtype": "int8"}, "sends differences from what all workers have"),
+        ({"between_hosts": "gloo"}, "between_hosts can't be used with elastic"),
+    ],
+)
+def test_what_needs_all_workers_is_refused(options: dict[str, Any], why: str) -> None:
+    model = mlp()
+    elastic = grawa.Elastic(min_workers=1, lighthouse="127.0.0.1:1", worker=0, num_workers=2)
+    given = {"strategy": grawa.LocalSGD(), **options}
+    with pytest.raises(grawa.UserError, match=why):
+        grawa.Averager(model, sgd(model), elastic=elastic, **given)
+
+
+def test_the_launcher_says_which_worker_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(grawa.UserError, match="does not know lighthouse and worker"):
+        grawa.Elastic(min_workers=1).placed()
+    monkeypatch.setenv("TORCHFT_LIGHTHOUSE", "http://127.0.0.1:7")
+    for name, value in (("RANK", "2"), ("WORLD_SIZE", "4")):
+        monkeypatch.setenv(name, value)
+    with grawa.distributed():
+        found = grawa.Elastic(min_workers=1).placed()
+    assert (found.lighthouse, found.worker, found.num_workers) == ("127.0.0.1:7", 2, 4)
+
+
+def test_without_torchft_one_line_says_what_to_install() -> None:
+    torchft.cache_clear()
+    with (
+        patch.dict(sys.modules, {"torchft": None}),
+        pytest.raises(grawa.UserError, match=r"grawa\[elastic\]"),
+        grawa.lighthouse(grawa.Elastic(min_workers=1)),
+    ):
+        pass
+    torchft.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"min_workers": 0}, "min_workers must be at least 1"),
+        ({"min_workers": 3, "num_workers": 2}, "num_workers must be at least 2 and min_workers"),
+        ({"min_workers": 1, "worker": 2, "num_workers": 2}, "worker must be a number"),
+        ({"min_workers": 1, "grace": "soon"}, 'grace must be a time such as "2s"'),
+        ({"min_workers": 1, "grace": 0}, "grace must be positive"),
+        ({"min_workers": 1, "lighthouse": "nowhere"}, "lighthouse must be"),
+        ({"min_workers": 1, "wait": timedelta(0)}, "wait must be positive"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any], why: str) -> None:
+    with pytest.raises(grawa.UserError, match=why):
+        grawa.Elastic(**options)
