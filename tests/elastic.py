@@ -118,7 +118,7 @@ def train(pipe: Connection, at: str, number: int, size: int, options: dict[str, 
         lighthouse=at,
         worker=number,
         num_workers=size,
-        timeout=timedelta(seconds=3),
+        timeout=timedelta(seconds=2),
     )
     try:
         with patch.multiple("grawa.comm.lighthouse", **BEATS):

@@ -25,6 +25,7 @@ class Member:
         lags: whether it knows that others are further.
         waits: whether it can be given the state now, since it makes no local steps meanwhile.
         ending: whether it has made its last step.
+        expects: the workers that it has met lately, and for which it waits with the end.
         impatient: whether it would start a new job without the workers that are missing.
         status: what one that is given the state must know, as plain numbers.
     """
@@ -42,6 +43,7 @@ class Member:
     lags: bool = False
     waits: bool = True
     ending: bool = False
+    expects: Sequence[int] = ()
     impatient: bool = False
     status: dict[str, Any] = field(default_factory=dict)
 
@@ -86,9 +88,13 @@ class Decision:
         return self.leading[0]
 
     def is_enough(self, min_workers: int) -> bool:
-        """Whether there are enough workers, or none that needs more."""
-        ends = bool(self.leading) and all(member.ending for member in self.leading)
-        return bool(self.decided) or ends or len(self.present) >= min_workers
+        """Whether there are enough workers; at the end, whether nobody is waited for."""
+        if self.decided:
+            return True
+        if self.leading and all(member.ending for member in self.present):
+            there = {member.worker for member in self.present}
+            return not any(set(member.expects) - there for member in self.present)
+        return len(self.present) >= min_workers
 
 
 def decide(name: str, come: Iterable[Member], num_workers: int, min_workers: int) -> Decision:

@@ -140,6 +140,7 @@ class Quorums:
         )
         self._connected: tuple[str, ...] = ()
         self._since = time.monotonic()
+        self._met: dict[int, float] = {}
         self.give: Callable[[Decision], Callable[[], None]]
 
     def join(self, status: Status) -> bool:
@@ -239,6 +240,7 @@ class Quorums:
                 status=status,
                 waits=waits,
                 ending=ending,
+                expects=self._met_lately() if ending else (),
                 open=self._comm.opened,
                 impatient=start is not None and asked >= start.total_seconds(),
             )
@@ -248,8 +250,18 @@ class Quorums:
             decision = decide(quorum.name, come, self._size, least)
             self._check_place(decision)
             if decision.leading and decision.is_enough(least):
+                now = time.monotonic()
+                self._met.update((member.worker, now) for member in decision.present)
                 return decision
-            short_since = self._wait_for_more(come, short_since)
+            if ending and decision.leading:  # somebody who is late may still come
+                time.sleep(_POLL_SECONDS)
+            else:
+                short_since = self._wait_for_more(come, short_since)
+
+    def _met_lately(self) -> list[int]:
+        """The workers that were in a meeting within the timeout."""
+        start = time.monotonic() - self._elastic.timeout.total_seconds()
+        return [worker for worker, moment in self._met.items() if moment > start]
 
     def _check_place(self, decision: Decision) -> None:
         if self._incarnation in decision.replaced:

@@ -64,7 +64,7 @@ class DueRounds:
         index, step = self._timetable.advance(self._runner.lr), status["step"]
         fragment, late = self._runner.fragments[index], self._overlap_steps > 0
         rows = self._meetings.rows(purpose, index)
-        self._runner.roll_call.restart(index)
+        made = self._runner.roll_call.restart(index)
         before = self._runner.buffers_of(index)
         in_shadow = fragment.shadow is not None
         if fragment.shadow is not None:
@@ -83,10 +83,10 @@ class DueRounds:
 
         if late:
             waits = self._queue.start(run)
-            self._underway = Underway(index, waits, began, step, before, in_shadow, late)
+            self._underway = Underway(index, waits, began, step, before, in_shadow, late, made)
             self._underway.exposed = self._clock.now() - began
         else:
-            self._end(Underway(index, run, began, step, before, in_shadow), status)
+            self._end(Underway(index, run, began, step, before, in_shadow, made=made), status)
         self._runner.reporter.local_steps_begin(self._clock.now())
 
     def _end(self, underway: Underway, status: Status) -> None:
@@ -94,10 +94,15 @@ class DueRounds:
         try:
             self._runner.end(underway)
         except GivenState:
-            return
+            self._recount(underway)
         except CommunicationError:
+            self._recount(underway)
             self._timetable.load_state_dict(status["timetable"])  # so that the round is still due
             raise
+
+    def _recount(self, underway: Underway) -> None:
+        assert underway.made is not None, "it was counted when the round began"
+        self._runner.roll_call.recount(underway.fragment, underway.made)
 
     def finish(self) -> None:
         """Waits for the round in the background, if there is one, and applies it to the workers.
@@ -112,5 +117,6 @@ class DueRounds:
         try:
             self._runner.end(underway)
         except Lagging:  # the others have gone on without this worker, which now waits for them
+            self._recount(underway)
             self._meetings.join()
         self._runner.reporter.local_steps_begin(self._clock.now())

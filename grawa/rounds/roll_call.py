@@ -120,12 +120,18 @@ class RollCall:
         """Drops the losses of hosted workers that have been reset, which no longer apply."""
         self._losses.forget(workers)
 
-    def restart(self, fragment: int) -> None:
-        """Called after each round of a fragment."""
+    def restart(self, fragment: int) -> Tensor:
+        """Called after each round of a fragment; returns the steps since the one before, (K,)."""
+        made = self._new_steps[fragment].clone()
         self._losses.restart(self._mean_losses[fragment], fragment)
         self._new_steps[fragment] = 0
         if self._tracker is not None:
             self._tracker.restart(fragment)
+        return made
+
+    def recount(self, fragment: int, made: Tensor) -> None:
+        """Counts steps again, (K,), whose round came to nothing."""
+        self._new_steps[fragment] += made
 
     def has_new_steps(self, fragment: int) -> bool:
         """Whether hosted workers have made steps since the fragment's last round."""

@@ -44,6 +44,8 @@ class Underway:
     """Whether it runs on a copy of the workers."""
     late: bool = False
     """Whether the workers make local steps before it is applied to them."""
+    made: Tensor | None = None
+    """(K,), local steps of the fragment since the round before."""
     exposed: float = 0.0
     """Seconds for which it has blocked local steps."""
     age: int = 0

@@ -94,6 +94,14 @@ def test_below_the_least_nothing_is_done_but_at_the_end() -> None:
     assert decide("q", [in_job(0), member(1)], 3, 2).is_enough(2)
 
 
+def test_at_the_end_those_who_are_late_are_waited_for() -> None:
+    waits = in_job(0, ending=True, expects=[0, 1, 2])
+    other = in_job(1, ending=True, expects=[0, 1])
+    assert not decide("q", [waits, other], 3, 1).is_enough(1)
+    assert decide("q", [waits, other, in_job(2, ending=True)], 3, 1).is_enough(1)
+    assert decide("q", [waits, other, in_job(2, meeting=1)], 3, 1).is_enough(1)
+
+
 class Job:
     """Workers that hold meetings, lose messages, die and come back, as chance has it."""
 
