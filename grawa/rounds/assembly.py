@@ -21,6 +21,9 @@ Result = TypeVar("Result")
 Status = dict[str, Any]
 """What a worker must know to go on where the others are, beside tensors: plain numbers."""
 
+_QUIET_SECONDS = 3.0
+"""Workers that are too few say so when they have waited so long: at a start it is no news."""
+
 _POLL_SECONDS = 0.05
 """Before workers that are too few ask again who is there."""
 
@@ -141,6 +144,7 @@ class Quorums:
         self._connected: tuple[str, ...] = ()
         self._since = time.monotonic()
         self._met: dict[int, float] = {}
+        self._said_short = False
         self.give: Callable[[Decision], Callable[[], None]]
 
     def join(self, status: Status) -> bool:
@@ -233,6 +237,7 @@ class Quorums:
     def _meet(self, status: Status, *, waits: bool, ending: bool) -> Decision:
         """Asks who is there until they are enough."""
         short_since: float | None = None
+        self._said_short = False
         while True:
             start = self._elastic.start_after
             asked = time.monotonic() - self._since
@@ -285,9 +290,12 @@ class Quorums:
         wait = self._elastic.wait.total_seconds()
         text = f"too few workers are there ({there}): {asks} {least}"
         if since is None:
+            since = time.monotonic()
+        waited = time.monotonic() - since
+        if waited >= _QUIET_SECONDS and not self._said_short:
+            self._said_short = True
             warnings.warn(f"{text}; waiting for more, for {wait:g} s at most", stacklevel=2)
-            return time.monotonic()
-        if time.monotonic() - since > wait:
+        if waited > wait:
             raise CommunicationError(
                 f"{text}; waited for {wait:g} s. The parameters and the state are as after the "
                 "last local step: save a checkpoint with averager.state_dict(), and resume from it"
