@@ -16,13 +16,13 @@ from torch.nn.functional import mse_loss
 
 import grawa
 from grawa.comm.present import ElasticCommunicator
-from grawa.rounds.assembly import Quorums
+from grawa.rounds.quorums import Quorums
 from tests.helpers import batches, flat, mlp, sgd
 from tests.world import forks
 
 STEPS, SYNC_EVERY = 24, 4
 PATIENCE_SECONDS = 60.0
-BEATS = {"HEARTBEAT_SECONDS": 0.1, "DEAD_AFTER": timedelta(seconds=1)}
+BEATS: dict[str, Any] = {"HEARTBEAT_SECONDS": 0.1, "DEAD_AFTER": timedelta(seconds=1)}
 """Faster than by default, so that the dead are noticed soon."""
 
 Said = tuple[str, Any]

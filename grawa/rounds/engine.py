@@ -7,7 +7,7 @@ from torch import Tensor
 
 from grawa.comm.protocol import Transport
 from grawa.errors import UserError
-from grawa.rounds.assembly import Assembly, Quorums, Together
+from grawa.rounds.assembly import Assembly, Together
 from grawa.rounds.background import Queue
 from grawa.rounds.clock import Clock
 from grawa.rounds.due import DueRounds
@@ -17,6 +17,7 @@ from grawa.rounds.meetings import Meetings
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.progress import Progress
 from grawa.rounds.purposes import Purpose
+from grawa.rounds.quorums import Quorums
 from grawa.rounds.report import OnRound
 from grawa.rounds.runner import Runner
 from grawa.rounds.schedule import Timetable

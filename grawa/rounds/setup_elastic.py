@@ -10,10 +10,10 @@ from torch.optim import Optimizer
 from grawa.comm.elastic import Elastic
 from grawa.comm.present import ElasticCommunicator
 from grawa.errors import UserError
-from grawa.rounds.assembly import Quorums
 from grawa.rounds.clock import Clock
 from grawa.rounds.engine import Engine
 from grawa.rounds.plan import RoundPlan
+from grawa.rounds.quorums import Quorums
 from grawa.rounds.report import OnRound
 from grawa.workers.replicas import Replicas
 from grawa.workers.start import form_of

@@ -5,6 +5,7 @@ import signal
 import sys
 import warnings
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -19,7 +20,7 @@ from grawa.comm.gloo_world import OwnStore
 from grawa.comm.lighthouse import torchft
 from grawa.comm.present import ElasticCommunicator
 from tests.elastic import STEPS, Worker, lighthouse, workers
-from tests.helpers import OUTPUTS, batches, flat, mlp, sgd
+from tests.helpers import OUTPUTS, batches, flat, mlp, poison, sgd
 from tests.world import on_ranks
 
 pytestmark = pytest.mark.world
@@ -136,12 +137,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "two levels": {"strategy": grawa.LGRAWA(), "hosts": [[0, 1], [2]]},
     "without a guard": {"strategy": grawa.LSGD(), "guard": None},
+    "one is reset": {"strategy": grawa.LGRAWA(), "poisons": 1},
+    "one is reset in fragments": {"strategy": grawa.EASGD(), "poisons": 1, "fragments": 2},
+    "one is reset, of several means": {"strategy": grawa.LocalSGD(), "poisons": 1},
 }  # fmt: skip
 
 
 def trained(options: dict[str, Any], at: str | None) -> torch.Tensor:
     """The parameters after training without faults; elastic if there is a lighthouse."""
     rank, size = dist.get_rank(), dist.get_world_size()
+    options = dict(options)
+    poisoned = options.pop("poisons", None)
     if at is not None:
         elastic = grawa.Elastic(min_workers=size, lighthouse=at, worker=rank, num_workers=size)
         options = {**options, "elastic": elastic}
@@ -152,6 +158,8 @@ def trained(options: dict[str, Any], at: str | None) -> torch.Tensor:
         warnings.simplefilter("ignore")
         with grawa.Averager(model, optimizer, sync_every=4, **options) as averager:
             for inputs, targets in zip(data.inputs, data.targets, strict=True):
+                if averager.step == 5 and rank == poisoned:
+                    poison(model)
                 optimizer.zero_grad()
                 loss = mse_loss(model(inputs[0]), targets[0])
                 loss.backward()
@@ -192,6 +200,39 @@ def test_connections_that_were_given_up_leave_nothing_behind() -> None:
     for descriptors, threads in on_ranks(2, connected_again_and_again, 50):
         assert max(descriptors[10:]) <= max(descriptors[:10]) + 20  # some close a little later
         assert max(threads[10:]) <= max(threads[:10]) + 10
+
+
+def listening() -> set[str]:
+    """The addresses at which this process listens, in hexadecimal as the kernel gives them."""
+    own = Path("/proc/self/fd")
+    links = {os.readlink(own / name) for name in os.listdir(own) if (own / name).is_symlink()}
+    found: set[str] = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/self/net", table).read_text(encoding="ascii").splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == "0A" and f"socket:[{inode}]" in links:
+                found.add(local.partition(":")[0])
+    return found
+
+
+def connected_and_listening() -> set[str]:
+    """Where a worker listens that is connected."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    before = listening()
+    comm = ElasticCommunicator(size, rank, timeout=timedelta(seconds=20))
+    store = OwnStore("127.0.0.1")
+    places: list[Any] = [None] * size
+    dist.all_gather_object(places, store.place)
+    comm.connect("quorum", list(range(size)), places[0])
+    found = listening()
+    comm.abandon()
+    dist.barrier()
+    return found | before
+
+
+def test_nothing_listens_but_on_loopback() -> None:
+    for found in on_ranks(2, connected_and_listening):
+        assert found == {"0100007F"}
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """What kills cost: one of four workers is killed again and again, at random moments.
 
-    python benchmarks/elastic.py
-    python benchmarks/elastic.py --kills 5 --engines grawa
+    python benchmarks/kills.py
+    python benchmarks/kills.py --kills 5 --engines grawa
 
 A job is undisturbed until its workers have begun; then, at random moments, a random worker is
 killed with -9 and started again at once. Measured are how long rounds stood still, how soon the
@@ -26,8 +26,8 @@ from typing import Any
 import grawa
 from common import Spread, show, write_results
 
-RESULTS = Path(__file__).parent / "results" / "elastic.json"
-WORKER = Path(__file__).with_name("elastic_worker.py")
+RESULTS = Path(__file__).parent / "results" / "kills.json"
+WORKER = Path(__file__).with_name("kills_worker.py")
 WORKERS, SECONDS_PER_STEP = 4, 0.01
 PATIENCE_SECONDS = 60.0
 
@@ -81,9 +81,9 @@ class Job:
         end = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < end:
             for who, line in reversed(self.lines):
-                if who == worker and line["at"] > since and "round" in line:
-                    if worker not in line.get("out", ()):
-                        return line
+                counts = "round" in line and worker not in line.get("out", ())
+                if counts and who == worker and line["at"] > since:
+                    return line
             self.run(0.05)
         raise TimeoutError(f"worker {worker} did not take part for {PATIENCE_SECONDS:.0f} s")
 

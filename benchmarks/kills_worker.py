@@ -1,4 +1,4 @@
-"""A worker of `benchmarks/elastic.py`: trains on its part of digits, and says so line by line."""
+"""A worker of `benchmarks/kills.py`: trains on its part of digits, and says so line by line."""
 
 import json
 import os
