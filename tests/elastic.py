@@ -106,7 +106,7 @@ def train(pipe: Connection, at: str, number: int, size: int, options: dict[str, 
     """A worker's life.
 
     Options, beside those of an `Averager`: `strategy`, `steps`, `seconds` for each local step,
-    `seed` of its model, `dies`: at which round and where.
+    `seed` of its model, `dies`: at which round and where, `raises`: after how many steps.
     """
     torch.set_num_threads(1)
     seconds, steps = options.pop("seconds", 0.0), options.pop("steps", STEPS)
@@ -125,6 +125,7 @@ def train(pipe: Connection, at: str, number: int, size: int, options: dict[str, 
             _train(pipe, number, steps, seconds, seed, dies, elastic=elastic, **options)
     except Exception as error:
         say(pipe, "error", error)
+        pipe.poll(PATIENCE_SECONDS)  # it lives on
 
 
 def _train(
@@ -135,6 +136,7 @@ def _train(
     seed: int,
     dies: tuple[int, str] | None,
     *,
+    raises: dict[int, int] | None = None,
     strategy: grawa.Strategy | None = None,
     **options: Any,
 ) -> None:
@@ -161,6 +163,8 @@ def _train(
                 loss = mse_loss(model(inputs), targets)
                 loss.backward()
                 averager.record_loss(loss)
+                if (raises or {}).get(number) == made:
+                    raise KeyError("mine")
                 optimizer.step()
                 made += 1
                 signal.sigtimedwait([], seconds)

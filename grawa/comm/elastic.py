@@ -36,8 +36,8 @@ class Elastic:
         timeout: a worker that is silent for longer while others wait for its message is lost.
         grace: for how long a round waits for a worker that is alive but slow, such as "2s"; it is
             then left out of this round, and joins the next. By default all that are alive are
-            waited for. It takes effect where `grawa.lighthouse` starts the lighthouse; otherwise
-            torchft's `--join_timeout_ms` is the grace.
+            waited for, for 10 minutes at most. It takes effect where `grawa.lighthouse` starts the
+            lighthouse; otherwise torchft's `--join_timeout_ms` is the grace.
         wait: with fewer than `min_workers` for longer, or without a lighthouse, every worker
             raises `CommunicationError`. Its parameters and state are as after its last local step,
             so that a checkpoint can be written.

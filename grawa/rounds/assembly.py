@@ -63,6 +63,10 @@ class Assembly(Protocol):
         """Called when this worker needs no more meetings for now."""
         ...
 
+    def abandon(self) -> None:
+        """Called when it leaves because of an error, whatever the others do."""
+        ...
+
 
 class Together:
     """All processes are there always; an error is the end of the job."""
@@ -89,3 +93,6 @@ class Together:
 
     def leave(self) -> None:
         """See `Assembly.leave`."""
+
+    def abandon(self) -> None:
+        """See `Assembly.abandon`; the others notice when this process ends."""

@@ -126,7 +126,7 @@ class Engine:
 
     def abandon(self) -> None:
         """Leaves without a word, after an error in the loop; elastic workers go on."""
-        self._assembly.leave()
+        self._assembly.abandon()
 
     def note_losses(self, losses: Tensor, workers: slice = slice(None)) -> None:
         """Records the losses of a local step of these hosted workers."""

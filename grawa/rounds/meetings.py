@@ -208,7 +208,7 @@ class Meetings:
     def tell_failure(self, fragment: int) -> None:
         """Tells the others that this process can't go on, so that all raise."""
         if self._assembly.is_elastic:  # they go on without it
-            self._assembly.leave()
+            self._assembly.abandon()
             return
         now, rounds = self._clock.now(), self._runner.round
         rows = self._runner.roll_call.rows(Purpose.FAILED, fragment, rounds=rounds, elapsed=now)

@@ -61,10 +61,12 @@ class Quorums:
         self._since = time.monotonic()
         self._met: dict[int, float] = {}
         self._said_short = False
+        self._has_gone = False
         self.give: Callable[[Decision], Callable[[], None]]
 
     def join(self, status: Status) -> bool:
         """See `Assembly.join`."""
+        self._has_gone = False
         if self._me.job and not self._me.lags:
             return False
         while True:
@@ -165,7 +167,9 @@ class Quorums:
                 open=self._comm.opened,
                 impatient=start is not None and asked >= start.total_seconds(),
             )
+            self._check_stays()
             quorum = self._beacon.quorum(self._me.as_json())
+            self._check_stays()
             come = [Member(**said) for said in quorum.members]
             least = self._elastic.min_workers
             decision = decide(quorum.name, come, self._size, least)
@@ -183,6 +187,11 @@ class Quorums:
         """The workers that were in a meeting within the timeout."""
         start = time.monotonic() - self._elastic.timeout.total_seconds()
         return [worker for worker, moment in self._met.items() if moment > start]
+
+    def _check_stays(self) -> None:
+        """Ends a round in the background once this worker has left without a word."""
+        if self._has_gone:
+            raise CommunicationError(f"worker {self._me.worker} has left the job after an error")
 
     def _check_place(self, decision: Decision) -> None:
         if self._incarnation in decision.replaced:
@@ -226,3 +235,8 @@ class Quorums:
         """See `Assembly.leave`; the others don't wait for it any more."""
         self._beacon.stop()
         self._comm.abandon()
+
+    def abandon(self) -> None:
+        """See `Assembly.abandon`."""
+        self._has_gone = True
+        self.leave()

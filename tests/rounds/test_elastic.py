@@ -290,3 +290,15 @@ def test_without_torchft_one_line_says_what_to_install() -> None:
 def test_options_out_of_range_are_refused(options: dict[str, Any], why: str) -> None:
     with pytest.raises(grawa.UserError, match=why):
         grawa.Elastic(**options)
+
+
+@pytest.mark.parametrize("overlap_steps", [0, 2])
+def test_an_error_in_one_loop_lets_the_others_go_on(overlap_steps: int) -> None:
+    options: dict[str, Any] = {"overlap_steps": overlap_steps, "raises": {1: 10}, "seconds": 0.01}
+    with lighthouse() as at, workers(at, 3, **options) as found:
+        with pytest.raises(KeyError, match="mine"):
+            found[1].until("nothing")
+        ends = [worker.until("end") for worker in (found[0], found[2])]
+        torch.testing.assert_close(ends[0], ends[1], rtol=0.0, atol=1e-12)
+        assert found[0].rounds()[6].left_out == {1: "absent"}
+        assert found[1].process.is_alive()  # whatever it does, they don't wait for it
