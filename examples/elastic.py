@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 
 import grawa
 
-WORKERS, STEPS, SECONDS_PER_STEP, TRAIN_SIZE = 4, 800, 0.01, 1200
+WORKERS, STEPS, SECONDS_PER_STEP, TRAIN_SIZE = 4, 320, 0.01, 1200
 
 
 def launch() -> None:
@@ -55,7 +55,7 @@ def train() -> None:
         averager = grawa.Averager(
             model,
             optimizer,
-            grawa.MGRAWA(),
+            grawa.LocalSGD(),
             sync_every=16,
             elastic=grawa.Elastic(min_workers=2),
             on_round=[lambda report: show(number, report)],
@@ -69,7 +69,7 @@ def train() -> None:
                 loss = cross_entropy(model(inputs[picked]), targets[picked])
                 loss.backward()
                 averager.record_loss(loss)
-                if number == 1 and not joined and averager.round == 10:
+                if number == 1 and not joined and averager.round == 5:
                     print("worker 1 dies", flush=True)
                     os.kill(os.getpid(), signal.SIGKILL)
                 optimizer.step()

@@ -67,3 +67,18 @@ def test_a_strategy_of_ones_own_trains() -> None:
     printed = ran("new_strategy.py")
     assert printed.startswith("LossWeighted(score=")
     assert error(printed) < 8.0
+
+
+def test_a_worker_that_dies_is_started_again_and_joins() -> None:
+    """In processes of their own, as a launcher starts them."""
+    path = os.pathsep.join([str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "elastic.py")],
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = done.stdout
+    assert re.search(r"worker 1 dies.*started again.*worker 1 joins after round \d", told, re.S)
+    errors = [float(found) for found in re.findall(r"test error ([\d.]+)%", told)]
+    assert len(errors) == 4 and max(errors) < 15.0
