@@ -84,6 +84,8 @@ class Job:
                 counts = "round" in line and worker not in line.get("out", ())
                 if counts and who == worker and line["at"] > since:
                     return line
+            if any("error" in line for _, line in self.lines):
+                raise RuntimeError("the job was over before the last kill: give it more --steps")
             self.run(0.05)
         raise TimeoutError(f"worker {worker} did not take part for {PATIENCE_SECONDS:.0f} s")
 
@@ -162,7 +164,7 @@ def main() -> None:
     """Measures, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=16000)
+    parser.add_argument("--steps", type=int, default=12000)
     parser.add_argument("--engines", nargs="+", default=["grawa", "torchft"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -170,7 +172,7 @@ def main() -> None:
     found: dict[str, Line] = {}
     rows = []
     for engine in args.engines:
-        for kills in (0, args.kills):
+        for kills in (args.kills, 0):
             name = f"{engine} {kills}"
             found[name] = measure(engine, kills, args.steps, args.seed)
             rows.append(row(engine, kills, found[name]))
