@@ -2,8 +2,8 @@
 
 import os
 import time
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from threading import Event, Thread
@@ -178,7 +178,7 @@ class Beacon:
 class _Answer:
     """A call in a thread of its own, since it can't be broken off."""
 
-    def __init__(self, call: Any) -> None:
+    def __init__(self, call: Callable[[], Quorum]) -> None:
         self.found: Quorum | None = None
         self.error: Exception | None = None
         self.done = Event()
@@ -190,8 +190,7 @@ class _Answer:
             self.found = self._call()
         except Exception as error:  # whatever it is, the caller says so
             self.error = error
-        with suppress(RuntimeError):
-            self.done.set()
+        self.done.set()
 
 
 def _milliseconds(time: timedelta) -> int:

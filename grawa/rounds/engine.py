@@ -200,12 +200,12 @@ class Engine:
         for _ in self._runner.fragments:
             self._meetings.meet(Purpose.LEAVING)
         self._has_left = True
-        self._assembly.leave()
         self._release()
 
     def _release(self) -> None:
         """Lets go of connections that may never be needed again; they come back if they are."""
         if self._has_left:
+            self._assembly.leave()
             for transport in self._transports:
                 transport.release()
 

@@ -74,8 +74,8 @@ class Quorums:
             if decision.decided:
                 continue
             is_new = bool(decision.source.job) and not self._me.job
-            if not decision.joining or self._try(partial(self._give_state, decision)):
-                self._say(lags=False)
+            give = self._give_state if decision.joining else self._accept
+            if self._try(partial(give, decision)):
                 return is_new
 
     def hold(
@@ -137,6 +137,10 @@ class Quorums:
         take = self.give(decision)
         if not self._leads(decision):
             take()
+        self._accept(decision)
+
+    def _accept(self, decision: Decision) -> None:
+        """Belongs to the job, as far as it is."""
         self._say(job=decision.job, meeting=decision.meeting, last=decision.last, lags=False)
 
     def _leads(self, decision: Decision) -> bool:

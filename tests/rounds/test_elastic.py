@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import warnings
+from copy import deepcopy
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -302,3 +303,40 @@ def test_an_error_in_one_loop_lets_the_others_go_on(overlap_steps: int) -> None:
         torch.testing.assert_close(ends[0], ends[1], rtol=0.0, atol=1e-12)
         assert found[0].rounds()[6].left_out == {1: "absent"}
         assert found[1].process.is_alive()  # whatever it does, they don't wait for it
+
+
+def resumed(lighthouses: list[str] | None) -> torch.Tensor:
+    """The parameters after training that was saved and resumed in a new job."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    data = batches(12, size).workers([rank])
+    saved: list[Any] = []
+    for part in range(2):
+        options: dict[str, Any] = {}
+        if lighthouses is not None:
+            options["elastic"] = grawa.Elastic(
+                min_workers=size, lighthouse=lighthouses[part], worker=rank, num_workers=size
+            )
+        model = mlp(seed=rank)
+        optimizer = sgd(model)
+        averager = grawa.Averager(model, optimizer, grawa.EASGD(prox=0.05), sync_every=4, **options)
+        for place, state in zip((averager, model, optimizer), saved, strict=False):
+            place.load_state_dict(state)
+        averager.attach()
+        for step in range(6 * part, 6 * part + 6):
+            optimizer.zero_grad()
+            loss = mse_loss(model(data.inputs[step, 0]), data.targets[step, 0])
+            loss.backward()
+            averager.record_loss(loss)
+            optimizer.step()
+        saved = [deepcopy(x.state_dict()) for x in (averager, model, optimizer)]
+        dist.barrier()
+    assert (averager.round, averager.step) == (3, 12)
+    return flat(model)
+
+
+def test_a_job_that_all_resume_goes_on_as_a_plain_one() -> None:
+    plain = on_ranks(2, resumed, None)
+    with lighthouse() as first, lighthouse() as second:
+        elastic = on_ranks(2, resumed, [first, second])
+    for before, after in zip(plain, elastic, strict=True):
+        assert torch.equal(before, after)
