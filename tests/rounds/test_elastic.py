@@ -310,25 +310,26 @@ def resumed(lighthouses: list[str] | None) -> torch.Tensor:
     rank, size = dist.get_rank(), dist.get_world_size()
     data = batches(12, size).workers([rank])
     saved: list[Any] = []
-    for part in range(2):
+    for half in range(2):
         options: dict[str, Any] = {}
         if lighthouses is not None:
             options["elastic"] = grawa.Elastic(
-                min_workers=size, lighthouse=lighthouses[part], worker=rank, num_workers=size
+                min_workers=size, lighthouse=lighthouses[half], worker=rank, num_workers=size
             )
         model = mlp(seed=rank)
         optimizer = sgd(model)
         averager = grawa.Averager(model, optimizer, grawa.EASGD(prox=0.05), sync_every=4, **options)
-        for place, state in zip((averager, model, optimizer), saved, strict=False):
+        parts: list[Any] = [averager, model, optimizer]
+        for place, state in zip(parts, saved, strict=False):
             place.load_state_dict(state)
         averager.attach()
-        for step in range(6 * part, 6 * part + 6):
+        for step in range(6 * half, 6 * half + 6):
             optimizer.zero_grad()
             loss = mse_loss(model(data.inputs[step, 0]), data.targets[step, 0])
             loss.backward()
             averager.record_loss(loss)
             optimizer.step()
-        saved = [deepcopy(x.state_dict()) for x in (averager, model, optimizer)]
+        saved = [deepcopy(part.state_dict()) for part in parts]
         dist.barrier()
     assert (averager.round, averager.step) == (3, 12)
     return flat(model)
