@@ -5,8 +5,9 @@
 
 A job is undisturbed until its workers have begun; then, at random moments, a random worker is
 killed with -9 and started again at once. Measured are how long rounds stood still, how soon the
-worker that was started again took part, the local steps that survivors made in vain, and the error
-at the end, beside that of an undisturbed job.
+worker that was started again took part, since the kill ("back") and since its program had begun
+("joined"), the local steps that survivors made in vain, and the error at the end, beside that of an
+undisturbed job.
 """
 
 import argparse
@@ -124,7 +125,13 @@ def killed(job: Job, worker: int) -> Line:
         stalls.append(max((b - a for a, b in itertools.pairwise(times)), default=0.0))
         pairs = zip((*before, *after), after, strict=False)
         in_vain += sum(max(0, (b["made"] - a["made"]) - (b["step"] - a["step"])) for a, b in pairs)
-    return {"stalled": max(stalls), "back": back - moment, "in_vain": in_vain}
+    begun = [x["at"] for who, x in job.lines if who == worker and "begins" in x][-1]
+    return {
+        "stalled": max(stalls),
+        "back": back - moment,
+        "joined": back - begun,
+        "in_vain": in_vain,
+    }
 
 
 def measure(engine: str, kills: int, steps: int, seed: int) -> Line:
@@ -151,13 +158,15 @@ def row(engine: str, kills: int, found: Line) -> Sequence[str]:
     """A row of the table."""
     errors = f"{sum(found['errors']) / WORKERS:.2f}"
     if not found["kills"]:
-        return [f"{engine}, undisturbed", "", "", "", "", errors]
+        return [f"{engine}, undisturbed", *[""] * 5, errors]
     stalled = Spread.of([x["stalled"] for x in found["kills"]])
-    back = [x["back"] for x in found["kills"]]
+    back = max(x["back"] for x in found["kills"])
+    joined = max(x["joined"] for x in found["kills"])
     worst = max(x["stalled"] for x in found["kills"])
     in_vain = str(sum(x["in_vain"] for x in found["kills"]))
     name = f"{engine}, {kills} kills"
-    return [name, f"{stalled.median:.1f}", f"{worst:.1f}", f"{max(back):.1f}", in_vain, errors]
+    times = (stalled.median, worst, back, joined)
+    return [name, *(f"{seconds:.1f}" for seconds in times), in_vain, errors]
 
 
 def main() -> None:
@@ -176,7 +185,7 @@ def main() -> None:
             name = f"{engine} {kills}"
             found[name] = measure(engine, kills, args.steps, args.seed)
             rows.append(row(engine, kills, found[name]))
-    names = ["", "stalled, s", "at most", "back within, s", "steps in vain", "test error, %"]
+    names = ["", "stalled, s", "at most", "back within", "joined within", "in vain", "error, %"]
     show("Kills of one of four workers", names, rows)
     environment = {"workers": WORKERS, "steps": args.steps, "seconds_per_step": SECONDS_PER_STEP}
     write_results(args.out, {"found": found}, environment)
