@@ -60,5 +60,5 @@ clean:
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -qq -c constraints.txt -e '.[lab,dev,flatness,tensorboard]'
+	$(BIN)/pip install -qq -c constraints.txt -e '.[lab,dev,flatness,tensorboard,elastic]'
 	touch $@

@@ -1,6 +1,8 @@
 """Train deep networks on several workers that rarely communicate; see README.md."""
 
 from grawa.averager import Averager
+from grawa.comm.elastic import Elastic
+from grawa.comm.lighthouse import lighthouse
 from grawa.errors import CommunicationError, DivergedError, UserError
 from grawa.optim import SAM
 from grawa.process_group import distributed
@@ -40,6 +42,7 @@ __all__ = [
     "DataParallel",
     "DiLoCo",
     "DivergedError",
+    "Elastic",
     "Every",
     "GradientNorms",
     "Guard",
@@ -61,5 +64,6 @@ __all__ = [
     "by_model",
     "by_tensor",
     "distributed",
+    "lighthouse",
     "recalibrate_batchnorm",
 ]

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from grawa.checkpoints.restore import restore
 from grawa.checkpoints.save import save
 from grawa.comm.distributed import DEFAULT_TIMEOUT
+from grawa.comm.elastic import Elastic
 from grawa.errors import UserError
 from grawa.math.codec import Precision
 from grawa.modes import undisturbed
@@ -85,6 +86,10 @@ class Averager:
         between_hosts: "gloo" to send from one host to another by gloo, from the CPU's memory, while
             processes of a host use the process group's own backend, such as NCCL: for links that
             NCCL can't use, or not well. It needs nothing of the process group.
+        elastic: lets workers die, come back and come late, see `Elastic`. Processes then find each
+            other by a lighthouse, without a process group; `hosts` names workers in place of ranks,
+            and construction leaves parameters as they are: a worker gets those of the others when
+            the `with` block is entered. `step` and `round` are then those of the job.
         measure_distance: whether round reports include the consensus distance, which costs one
             more pass over the parameters per round.
         on_round: called with a `RoundReport` after each round.
@@ -124,6 +129,7 @@ class Averager:
         shared_memory: bool = True,
         hosts: Sequence[Sequence[int]] | DeviceMesh | None = None,
         between_hosts: Literal["gloo"] | None = None,
+        elastic: Elastic | None = None,
         measure_distance: bool = False,
         on_round: Sequence[OnRound] = (),
     ) -> None:
@@ -132,15 +138,10 @@ class Averager:
             RoundPlan,
             strategy=strategy,
             schedule=Every(sync_every) if schedule is None else schedule,
-            overlap_steps=overlap_steps,
-            alpha=alpha,
-            fragments=fragments,
-            comm_dtype=comm_dtype,
-            center=center,
-            guard=guard,
-            buffers=buffers,
-            measure_distance=measure_distance,
-        )
+            overlap_steps=overlap_steps, alpha=alpha, fragments=fragments, comm_dtype=comm_dtype,
+            center=center, guard=guard, buffers=buffers, measure_distance=measure_distance,
+            elastic=elastic is not None,
+        )  # fmt: skip
         with undisturbed():
             self._engine = set_up(
                 models,
@@ -153,10 +154,11 @@ class Averager:
                 shared_memory=shared_memory,
                 hosts=ranks_by_host(hosts),
                 between_hosts=backend_of(between_hosts),
+                elastic=elastic,
                 clock=WallClock(),
                 tell=(warn_of_absences, *on_round),
             )
-        self._connected = is_one_of_several()
+        self._connected = elastic is not None or is_one_of_several()
         before = self._before_step if strategy.shares_gradients(0) else None
         self._hooks = StepHooks(self._engine.replicas, before, self._after_step)
         self._engine.take_skipped = self._hooks.take_skipped
@@ -208,12 +210,17 @@ class Averager:
             self.detach()
         else:
             self._hooks.remove()
+            self._engine.abandon()
 
     def attach(self) -> None:
-        """Starts to count the optimizers' steps; refuses those whose steps can't be counted."""
+        """Starts to count the optimizers' steps; refuses those whose steps can't be counted.
+
+        An elastic worker waits here for the others, and gets their state if they are further.
+        """
         check_connected(self._connected)
         self._hooks.attach()
-        self._engine.local_steps_begin()
+        with undisturbed():
+            self._engine.local_steps_begin()
 
     def detach(self) -> None:
         """Stops counting; joins the others' rounds until all have finished, and a last one.

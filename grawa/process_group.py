@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from grawa.comm.distributed import DEFAULT_TIMEOUT
+from grawa.comm.elastic import Place, in_place
 from grawa.errors import CommunicationError, UserError
 from grawa.rendezvous import launched, number, open_group
 
@@ -61,6 +62,9 @@ def distributed(
     Processes that `torchrun --max-restarts` starts again find each other. On one machine, gloo and
     NCCL listen on the loopback interface only, unless GLOO_SOCKET_IFNAME names another.
 
+    Under torchft's launchers, which set TORCHFT_LIGHTHOUSE, there is no process group: an Averager
+    with `elastic=` learns here which worker this is.
+
     Args:
         device: "cpu" for gloo, "cuda" for NCCL, "auto" for CUDA if the machine has a GPU.
         timeout: how long a message may wait for the others.
@@ -72,6 +76,10 @@ def distributed(
         CommunicationError: if the body raised it, or not all processes connected.
     """
     place = pick_device(device)
+    if (told := _elastic_place()) is not None:
+        with in_place(told):
+            yield place
+        return
     if not under_launcher():
         yield place
         return
@@ -86,6 +94,18 @@ def distributed(
         raise
     finally:
         dist.destroy_process_group()
+
+
+def _elastic_place() -> Place | None:
+    """Which worker this is, if torchft's launcher or one like it has started it."""
+    lighthouse = os.environ.get("TORCHFT_LIGHTHOUSE")
+    names = ("REPLICA_GROUP_ID", "NUM_REPLICA_GROUPS")
+    if names[0] not in os.environ:
+        names = ("RANK", "WORLD_SIZE")
+    if lighthouse is None or not all(name in os.environ for name in names):
+        return None
+    worker, size = (int(os.environ[name]) for name in names)
+    return Place(lighthouse.removeprefix("http://").rstrip("/"), worker, size)
 
 
 def pick_device(name: str) -> torch.device:

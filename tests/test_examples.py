@@ -97,3 +97,18 @@ def test_a_loop_that_was_killed_ends_as_if_it_had_not_been(tmp_path: Path) -> No
     again, _ = results(launched(2, ran, "resume.py", str(folder)))
     assert "epoch 1," in whole and "epoch 1," not in again and "epoch 8," in again
     assert again.splitlines()[-1] == whole.splitlines()[-1]
+
+
+def test_a_worker_that_dies_is_started_again_and_joins() -> None:
+    """In processes of their own, as a launcher starts them."""
+    path = os.pathsep.join([str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "elastic.py")],
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = done.stdout
+    assert re.search(r"worker 1 dies.*started again.*worker 1 joins after round \d", told, re.S)
+    errors = [float(found) for found in re.findall(r"test error ([\d.]+)%", told)]
+    assert len(errors) == 4 and max(errors) < 15.0

@@ -88,6 +88,10 @@ class Carrier(Protocol):
         """Waits until all have read what they got; needed between two calls of the same phase."""
         ...
 
+    def close(self) -> None:
+        """Tells the others that this process will send nothing more."""
+        ...
+
 
 class Alone:
     """The carrier of a process that has no others."""
@@ -121,3 +125,6 @@ class Alone:
 
     def wait_for_all(self) -> None:
         """See `Carrier.wait_for_all`."""
+
+    def close(self) -> None:
+        """See `Carrier.close`."""

@@ -6,7 +6,6 @@ from datetime import timedelta
 from itertools import chain
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from grawa.comm.compression import Compression
@@ -16,7 +15,7 @@ from grawa.comm.group import Group
 from grawa.comm.hosts import levels_between
 from grawa.comm.in_process import InProcessCommunicator, check_split
 from grawa.comm.levels import Levels
-from grawa.comm.pool import Lease, abandon, give_back, lease
+from grawa.comm.pool import Lease, TorchWorld, World
 from grawa.comm.protocol import TeamTransport
 from grawa.errors import UserError
 from grawa.math.leaves import Leaves, Stack
@@ -43,6 +42,7 @@ class DistributedCommunicator:
             than those that take part are ignored.
         between_hosts: the backend that sends from one host to another; by default the one that
             sends inside hosts.
+        world: in which the ranks are numbered; torch.distributed's default group by default.
 
     Raises:
         CommunicationError: if not all of them come.
@@ -62,9 +62,11 @@ class DistributedCommunicator:
         shared_memory: bool = True,
         hosts: Sequence[Sequence[int]] | None = None,
         between_hosts: str | None = None,
+        world: World | None = None,
     ) -> None:
         self._between_hosts = between_hosts
-        self._members = list(range(dist.get_world_size()) if ranks is None else ranks)
+        self._world = TorchWorld() if world is None else world
+        self._members = self._world.everyone() if ranks is None else list(ranks)
         self._device = torch.device("cpu") if device is None else device
         self._num_hosted = num_hosted
         self._timeout = timeout
@@ -76,10 +78,10 @@ class DistributedCommunicator:
 
     def _open(self) -> None:
         """Connects to the other processes; again, if it is used after a release."""
-        self._leases = [lease(self._members, self._timeout, self._between_hosts)]
+        self._leases = [self._world.lease(self._members, self._timeout, self._between_hosts)]
         key = f"local steps/{self._leases[0].uses}"
         self._counter = SharedCounter(self._leases[0].connection, key, self._timeout)
-        self._end = weakref.finalize(self, _end, self._leases, self._counter)
+        self._end = weakref.finalize(self, _end, self._world, self._leases, self._counter)
         self._group = Group(self._leases[0], self._device)
         self._levels: Levels | None = levels_between(
             self._group,
@@ -102,7 +104,7 @@ class DistributedCommunicator:
         backend = None if one_host else self._between_hosts
         if len(processes) == len(self._members) and backend == self._leases[0].backend:
             return self._group
-        leased = lease([self._members[p] for p in processes], self._timeout, backend)
+        leased = self._world.lease([self._members[p] for p in processes], self._timeout, backend)
         self._leases.append(leased)
         return Group(leased, self._device)
 
@@ -208,6 +210,7 @@ class DistributedCommunicator:
             shared_memory=self._shared_memory,
             hosts=self._hosts,
             between_hosts=self._between_hosts,
+            world=self._world,
         )
         return [TeamTransport(slice(start, start + size), slice(0, hosted), transport)]
 
@@ -218,12 +221,20 @@ class DistributedCommunicator:
         if self._end.detach():
             self._counter.close(wait=True)
             for leased in self._leases:
-                give_back(leased)
+                self._world.give_back(leased)
             self._levels = None  # and the memory that it shares
 
+    def abandon(self) -> None:
+        """Closes all connections, which are out of step after an error; the others notice."""
+        if self._levels is not None:
+            self._levels.close()
+        self._levels = None
+        self._end()
 
-def _end(ended: Sequence[Lease], counter: SharedCounter) -> None:
+
+def _end(world: World, ended: list[Lease], counter: SharedCounter) -> None:
     """For a transport that nobody has released, as after an error."""
     counter.close(wait=False)
     for leased in ended:
-        abandon(leased)
+        world.abandon(leased)
+    ended.clear()

@@ -5,23 +5,21 @@ import select
 import struct
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-
-import torch.distributed as dist
 
 from grawa.comm.group import Group
 from grawa.errors import CommunicationError
 
-_WORD = struct.Struct("=I")
+_WORD = struct.Struct("=i")  # who has come; or -1 - who has gone, and will not come again
 _ROOM = 4096  # bytes to read at once; words are written whole
 
 
 class Doorbell:
     """Each process has a pipe, into which the others write their number when they have come.
 
-    It takes a fraction of the processor time of a small message by gloo. A process that ends is
-    noticed at once, one that is silent after the group's timeout.
+    It takes a fraction of the processor time of a small message by gloo. A process that ends or
+    closes its doorbell is noticed at once, one that is silent after the group's timeout.
 
     Args:
         group: the processes, which can open each other's files in /proc.
@@ -36,9 +34,10 @@ class Doorbell:
         self._heard = [0] * len(group.members)
         self._pipe, own = os.pipe()
         opened = [self._pipe, own]
-        self._close = weakref.finalize(self, _close_all, opened)
-        os.set_blocking(self._pipe, False)
         self._bells: dict[int, int] = {}
+        self._gone: set[int] = set()
+        self._close = weakref.finalize(self, _close_all, self._bells, group.process, opened)
+        os.set_blocking(self._pipe, False)
         self._lives: dict[int, int] = {}
         everyone = group.everyone([os.getpid(), own], "open doorbells")
         for peer in group.peers():
@@ -64,9 +63,12 @@ class Doorbell:
         """
         self._rung += 1
         for bell in self._bells.values():
-            with suppress(BrokenPipeError):  # it has ended, which `wait` notices
-                os.write(bell, _WORD.pack(self._group.process))
+            _ring(bell, self._group.process)
         return self._rung
+
+    def close(self) -> None:
+        """Tells the others that this process will not come again."""
+        self._close()
 
     def wait(self, times: int, purpose: str) -> None:
         """Waits until all others have come so many times.
@@ -77,10 +79,12 @@ class Doorbell:
         end = time.monotonic() + self._group.timeout.total_seconds()
         while missing := [peer for peer in self._bells if self._heard[peer] < times]:
             left = end - time.monotonic()
-            ready = [at for at, _ in self._poll.poll(max(0.0, left) * 1e3)]
+            patience = 0.0 if self._gone.intersection(missing) else max(0.0, left)
+            ready = [at for at, _ in self._poll.poll(patience * 1e3)]
             if self._pipe in ready:
-                for (peer,) in _WORD.iter_unpack(os.read(self._pipe, _ROOM)):
-                    self._heard[peer] += 1
+                self._hear(os.read(self._pipe, _ROOM))
+            elif gone := [peer for peer in missing if peer in self._gone]:
+                raise CommunicationError(self._lost(gone, purpose, "it has given up"))
             elif ended := [self._lives[at] for at in ready if self._lives[at] in missing]:
                 raise CommunicationError(self._lost(ended, purpose, "it has ended"))
             elif left <= 0.0:
@@ -90,11 +94,26 @@ class Doorbell:
                 for at in ready:
                     self._poll.unregister(at)
 
+    def _hear(self, words: bytes) -> None:
+        for (word,) in _WORD.iter_unpack(words):
+            if word >= 0:
+                self._heard[word] += 1
+            else:
+                self._gone.add(-1 - word)
+
     def _lost(self, peers: Iterable[int], purpose: str, how: str) -> str:
         ranks = " and ".join(self._group.names[peer] for peer in peers)
-        return f"rank {dist.get_rank()} lost contact with {ranks} while trying to {purpose}: {how}"
+        own = self._group.own_name
+        return f"{own} lost contact with {ranks} while trying to {purpose}: {how}"
 
 
-def _close_all(descriptors: list[int]) -> None:
+def _ring(bell: int, word: int) -> None:
+    with suppress(BrokenPipeError):  # it has ended, which `wait` notices
+        os.write(bell, _WORD.pack(word))
+
+
+def _close_all(bells: Mapping[int, int], process: int, descriptors: list[int]) -> None:
+    for bell in bells.values():
+        _ring(bell, -1 - process)
     for descriptor in descriptors:
         os.close(descriptor)

@@ -18,11 +18,12 @@ class Group:
         device: where what is averaged lives.
 
     Attributes:
-        members: by global rank.
+        members: by their numbers in the world, such as global ranks.
         process: which of them this is.
         timeout: how long to wait for the others.
         device: from where messages are sent: that one, or the CPU where only it can send.
         names: of the members, for errors.
+        own_name: of this process, for errors.
         in_step: whether large messages keep in step with the peers, see `Messages.run`.
 
     Raises:
@@ -33,9 +34,10 @@ class Group:
         self._group = leased.group
         self.timeout = leased.timeout
         self.members = leased.members
-        self.process = leased.members.index(dist.get_rank())
+        self.process = leased.process
         self.device = _sending_device(leased.group, device)
-        self.names = [f"rank {rank}" for rank in self.members]
+        self.names = [f"{leased.noun} {member}" for member in self.members]
+        self.own_name = self.names[self.process]
         self.in_step = False
 
     @property
@@ -50,7 +52,7 @@ class Group:
 
     def messages(self, purpose: str) -> Messages:
         """A batch of messages between them."""
-        return Messages(self._group, purpose, self.names, in_step=self.in_step)
+        return Messages(self._group, purpose, self.names, self.own_name, in_step=self.in_step)
 
     def everyone(self, own: Sequence[int], purpose: str) -> list[list[int]]:
         """Some whole numbers of every process; also a place to meet."""

@@ -108,7 +108,10 @@ def hosts_of(everyones: Callable[[int], Sequence[int]]) -> Hosts:
 
 def _name_hosts(group: Group, host_of: Mapping[int, int]) -> Group:
     """Lets errors say on which host a process is, by its global rank."""
-    group.names = [f"rank {rank} on host {host_of[rank]}" for rank in group.members]
+    group.names = [
+        f"{name} on host {host_of[member]}"
+        for name, member in zip(group.names, group.members, strict=True)
+    ]
     return group
 
 

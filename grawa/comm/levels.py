@@ -58,6 +58,10 @@ class Levels(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Tells the others that this process will send nothing more."""
+        ...
+
 
 class OneLevel:
     """Every process exchanges with every other one.
@@ -95,6 +99,10 @@ class OneLevel:
         if compression is not None and compression.reference is None:
             compression.start(out)
         return sent
+
+    def close(self) -> None:
+        """See `Levels.close`."""
+        self._carrier.close()
 
 
 class TwoLevels:
@@ -199,6 +207,12 @@ class TwoLevels:
             self._inside.sections(flats, route.sections, range(len(self._members)))
             sent += bytes_of(flats, route.sections[place]) * (len(self._members) - 1)
         return sent
+
+    def close(self) -> None:
+        """See `Levels.close`."""
+        self._inside.close()
+        if self._across is not None:
+            self._across.close()
 
 
 class _Section:

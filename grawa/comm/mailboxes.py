@@ -99,6 +99,10 @@ class Mailboxes:
         """See `Carrier.wait_for_all`."""
         self._bell.meet("average parameters")
 
+    def close(self) -> None:
+        """See `Carrier.close`."""
+        self._bell.close()
+
 
 def _copy(places: list[Tensor], values: list[Tensor]) -> None:
     if places:

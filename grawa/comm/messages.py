@@ -36,6 +36,7 @@ class Messages:
         group: the processes; its timeout bounds every wait.
         purpose: what they are for, for an error's message.
         names: of the processes, for an error's message; by default their ranks.
+        own_name: of this process, for an error's message; by default its rank.
         in_step: whether large messages keep in step with the peers, see `run`.
         piece_bytes: of a large message that leave before the next peer has its turn, in step.
         ahead: turns that may be under way, in step.
@@ -46,13 +47,14 @@ class Messages:
         group: dist.ProcessGroup,
         purpose: str,
         names: Sequence[str] | None = None,
+        own_name: str | None = None,
         *,
         in_step: bool = False,
         piece_bytes: int | None = None,
         ahead: int | None = None,
     ) -> None:
         self._group = group
-        self._names = names
+        self._names, self._own_name = names, own_name
         self._in_step = in_step
         self._piece_bytes = PIECE_BYTES if piece_bytes is None else piece_bytes
         self._ahead = AHEAD if ahead is None else ahead
@@ -73,7 +75,7 @@ class Messages:
         """Sets all of them on their way at once; for small ones."""
         messages = [*self._arriving, *self._leaving]
         if messages and messages[0].values.is_cuda:
-            with contact(self._purpose):
+            with contact(self._purpose, own_name=self._own_name):
                 works = dist.batch_isend_irecv(self._transfers())
             one_each = len(works) == len(messages)  # NCCL has one for all
             peers = [message.peer if one_each else None for message in messages]
@@ -86,7 +88,7 @@ class Messages:
         """Sets messages on their way; a peer whose end is known by now is named at once."""
         works: list[_Underway] = []
         for values, peer in messages:
-            with contact(self._purpose, self._name(peer)):
+            with contact(self._purpose, self._name(peer), self._own_name):
                 works.append((transfer([values], peer, 0), peer))
         return works
 
@@ -127,7 +129,8 @@ class Messages:
 
     def _wait_for(self, works: Sequence[_Underway]) -> None:
         for work, peer in works:
-            with contact(self._purpose, "the others" if peer is None else self._name(peer)):
+            whom = "the others" if peer is None else self._name(peer)
+            with contact(self._purpose, whom, self._own_name):
                 work.wait()
 
     def _name(self, peer: int) -> str:
@@ -147,13 +150,14 @@ def _turns(messages: Sequence[_Message], piece_bytes: int) -> list[list[_Message
 
 
 @contextmanager
-def contact(purpose: str, whom: str = "the others") -> Generator[None]:
+def contact(purpose: str, whom: str = "the others", own_name: str | None = None) -> Generator[None]:
     """Says who was lost, and what for, if torch fails."""
     try:
         yield
     except RuntimeError as error:
         cause = str(error).splitlines()[0]
         raise CommunicationError(
-            f"rank {dist.get_rank()} lost contact with {whom} while trying to {purpose}: it "
+            f"{own_name or f'rank {dist.get_rank()}'} lost contact with {whom} while trying to "
+            f"{purpose}: it "
             f"failed, or was silent for longer than the timeout ({cause})"
         ) from error

@@ -4,6 +4,7 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Protocol
 
 import torch.distributed as dist
 
@@ -19,10 +20,14 @@ class Lease:
 
     group: dist.ProcessGroup
     members: list[int]
-    """By global rank."""
+    """By number in the world that made the group; for torch.distributed by global rank."""
+    process: int
+    """Which of them this is."""
     timeout: timedelta
     backend: str | None = None
     """Of torch.distributed, if it is not the default group's."""
+    noun: str = "rank"
+    """What errors call a member, before its number."""
     uses: int = 0
     """Transports that have used it before."""
     _connection: Counts | None = None
@@ -42,6 +47,46 @@ class Lease:
             else:
                 self._connection = self.group.get_group_store().clone()  # type: ignore[attr-defined]
         return self._connection
+
+
+class World(Protocol):
+    """All processes that can be connected, and a way to make process groups of some of them."""
+
+    def everyone(self) -> list[int]:
+        """The numbers of all its processes."""
+        ...
+
+    def lease(self, members: list[int], timeout: timedelta, backend: str | None = None) -> Lease:
+        """A process group of these processes; collective among them."""
+        ...
+
+    def give_back(self, ended: Lease) -> None:
+        """Keeps a process group in good order for the next transport; collective."""
+        ...
+
+    def abandon(self, ended: Lease) -> None:
+        """Ends a process group that may be out of step, without a word to the others."""
+        ...
+
+
+class TorchWorld:
+    """The processes of torch.distributed's default group."""
+
+    def everyone(self) -> list[int]:
+        """See `World.everyone`; by global rank."""
+        return list(range(dist.get_world_size()))
+
+    def lease(self, members: list[int], timeout: timedelta, backend: str | None = None) -> Lease:
+        """See `lease`."""
+        return lease(members, timeout, backend)
+
+    def give_back(self, ended: Lease) -> None:
+        """See `give_back`."""
+        give_back(ended)
+
+    def abandon(self, ended: Lease) -> None:
+        """See `abandon`."""
+        abandon(ended)
 
 
 _free: dict[tuple[tuple[int, ...], timedelta, str | None], list[Lease]] = {}
@@ -89,7 +134,7 @@ def lease(members: list[int], timeout: timedelta, backend: str | None = None) ->
             f"rank {dist.get_rank()} waited in vain for all of ranks {members} to make their "
             f"process group ({str(error).splitlines()[0]})"
         ) from error
-    return Lease(created, members, timeout, backend)
+    return Lease(created, members, members.index(dist.get_rank()), timeout, backend)
 
 
 def check_greetings(group: dist.ProcessGroup, timeout: timedelta) -> None:
@@ -145,5 +190,7 @@ def ranks_of(group: dist.ProcessGroup | None) -> list[int]:
 
 def backends_of(group: dist.ProcessGroup) -> dict[str, str]:
     """The backend for each type of device."""
+    if isinstance(group, dist.ProcessGroupGloo):  # not made through torch.distributed
+        return {"cpu": "gloo"}
     parts = dist.get_backend_config(group).split(",")
     return {kind: backend for kind, _, backend in (part.partition(":") for part in parts)}

@@ -154,6 +154,9 @@ class Sockets:
     def wait_for_all(self) -> None:
         """See `Carrier.wait_for_all`; what was sent has been copied already."""
 
+    def close(self) -> None:
+        """See `Carrier.close`; the end of the group's sockets tells them."""
+
 
 def _aligned(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT

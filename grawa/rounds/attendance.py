@@ -1,5 +1,6 @@
 """Who is left out of rounds, why, and since when; and who was fit for how long."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,7 +10,10 @@ from torch import Tensor
 
 from grawa.rounds.guard import Guard, Verdict
 
-State = Literal["reset", "left out", "on probation", "dropped"]
+State = Literal["reset", "left out", "on probation", "dropped", "absent"]
+
+ABSENT = "absent"
+"""Why an elastic worker that is not there is left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +22,7 @@ class Absence:
 
     Attributes:
         state: "reset" to the consensus in this round, "left out" for its loss, "on probation"
-            after either, or "dropped" for good.
+            after either, "dropped" for good, or "absent".
         why: the guard's reason in this round.
         since: the first round in which it was left out without a break until now.
         in_a_row: rounds since then, this one included.
@@ -90,7 +94,7 @@ class Attendance:
                 continue
             self._in_total[i] += 1
             is_due = self._in_a_row[i] == self._limit
-            self.dropped[i] |= is_due and self._drops
+            self.dropped[i] |= is_due and self._drops and verdict.left_out[i] != ABSENT
             found[i] = Absence(
                 state=_state(i, verdict, dropped=bool(self.dropped[i])),
                 why=verdict.left_out[i],
@@ -102,24 +106,27 @@ class Attendance:
         return found
 
     def state_dict(self) -> dict[str, list[Any]]:
-        """What must be saved so that training resumes bit for bit."""
+        """What must be saved so that training resumes bit for bit; plain, also as JSON."""
         return {
             "in_a_row": list(self._in_a_row),
             "in_total": list(self._in_total),
-            "unfit_until": self._unfit_until.tolist(),
+            "unfit_until": [None if x == -math.inf else x for x in self._unfit_until.tolist()],
             "dropped": self.dropped.tolist(),
         }
 
     def load_state_dict(self, state: Mapping[str, list[Any]]) -> None:
         """Restores what `state_dict` returned."""
         self._in_a_row, self._in_total = list(state["in_a_row"]), list(state["in_total"])
-        self._unfit_until = torch.tensor(state["unfit_until"], dtype=torch.float64, device="cpu")
+        until = [-math.inf if x is None else x for x in state["unfit_until"]]
+        self._unfit_until = torch.tensor(until, dtype=torch.float64, device="cpu")
         self.dropped = torch.tensor(state["dropped"], dtype=torch.bool, device="cpu")
 
 
 def _state(worker: int, verdict: Verdict, *, dropped: bool) -> State:
     if dropped:
         return "dropped"
+    if verdict.left_out[worker] == ABSENT:
+        return "absent"
     if bool(verdict.reset[worker]):
         return "reset"
     return "left out" if bool(verdict.unfit[worker]) else "on probation"

@@ -3,15 +3,16 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
-import torch
 from torch import Tensor
 
 from grawa.comm.protocol import Transport
 from grawa.errors import UserError
-from grawa.math.leaves import copied
 from grawa.rounds.agreement import Agreement
+from grawa.rounds.assembly import Assembly, Together
 from grawa.rounds.background import Queue
 from grawa.rounds.clock import Clock
+from grawa.rounds.due import DueRounds
+from grawa.rounds.giving import Giving
 from grawa.rounds.gradients import GradientSharing
 from grawa.rounds.keeping import Keeper
 from grawa.rounds.meetings import Meetings
@@ -19,10 +20,11 @@ from grawa.rounds.origin import Origin
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.progress import Progress
 from grawa.rounds.purposes import Purpose
+from grawa.rounds.quorums import Quorums
 from grawa.rounds.report import OnRound
 from grawa.rounds.runner import Runner
 from grawa.rounds.schedule import Timetable
-from grawa.rounds.underway import Outcome, Underway
+from grawa.workers.overwritten import Overwritten
 from grawa.workers.replicas import Replicas
 from grawa.workers.start import start_equal
 
@@ -42,6 +44,7 @@ class Engine:
         plan: how rounds are run.
         clock: times the workers.
         tell: called with the report of each round.
+        assembly: brings the processes together; all of them, by default.
 
     Attributes:
         take_skipped: returns how many steps the hosted workers' optimizers turned out to have
@@ -58,10 +61,13 @@ class Engine:
         plan: RoundPlan,
         clock: Clock,
         tell: Sequence[OnRound],
+        assembly: Assembly | None = None,
     ) -> None:
+        self._assembly = Together() if assembly is None else assembly
         self.take_skipped: Callable[[], Tensor | None] = lambda: None
         self.replicas, self.comm, self.plan, self._clock = replicas, comm, plan, clock
-        overwritten = start_equal(replicas, comm)
+        alone = self._assembly.is_elastic  # until it joins the others
+        overwritten = Overwritten(replicas) if alone else start_equal(replicas, comm)
         self._runner = Runner(replicas, comm, worker, plan, clock, tell)
         self._timetable = Timetable(plan.schedule, plan.num_fragments)
         together = plan.schedule.counts_together
@@ -69,8 +75,16 @@ class Engine:
         # Without messages there is nothing to overlap, and one thread keeps the order reproducible.
         several = comm.num_hosted < comm.num_workers
         self._queue = Queue(replicas.gradients.device, background=several)
-        self._meetings = Meetings(replicas, self._runner, self._timetable, self._queue, clock)
-        self._underway: Underway | None = None
+        self._meetings = Meetings(
+            replicas, self._runner, self._timetable, self._queue, clock, self._assembly
+        )
+        if isinstance(self._assembly, Quorums):
+            adopt = self._meetings.adopt
+            self._assembly.give = Giving(replicas, self._runner, comm, adopt).give
+        self._due = DueRounds(
+            self._meetings, self._runner, self._timetable, self._queue, clock, self._assembly,
+            overlap_steps=plan.overlap_steps,
+        )  # fmt: skip
         self._norms: Tensor | None = None
         self._sharing = GradientSharing(replicas.gradients, comm)
         self.waiting = [False] * comm.num_hosted
@@ -107,10 +121,19 @@ class Engine:
 
     def local_steps_begin(self) -> None:
         """Called when the workers begin to train between rounds."""
+        if self._meetings.start():
+            if self._timetable.is_due(self._progress.position(self.step)):
+                self._due.begin(Purpose.JOINING)
+            else:
+                self._meetings.meet(Purpose.JOINING)
         if self._has_left:
             self._progress.reset(self.steps)
         self._has_left = False
         self._runner.reporter.local_steps_begin(self._clock.now())
+
+    def abandon(self) -> None:
+        """Leaves without a word, after an error in the loop; elastic workers go on."""
+        self._assembly.abandon()
 
     def note_losses(self, losses: Tensor, workers: slice = slice(None)) -> None:
         """Records the losses of a local step of these hosted workers."""
@@ -128,15 +151,13 @@ class Engine:
         self._runner.local_steps.note(workers, noted, self._timetable.share, left)
         self._clock.stepped(workers)
         position = self._progress.advance(workers, self.step)
-        if self._underway is not None:
-            self._underway.age += 1
-            if self._underway.age >= self.plan.overlap_steps:
-                self.finish()
+        self._due.stepped()
         if self._timetable.is_due(position):
             self.resolve_skips()
             position = self._progress.position(self.step)
         while self._timetable.is_due(position) and self._all_joined(workers):
-            self._begin_round(self._timetable.advance(self._runner.lr))
+            self._due.begin()
+            position = self._progress.position(self.step)
 
     def resolve_skips(self) -> None:
         """Subtracts local steps that optimizers turned out to have skipped."""
@@ -168,7 +189,7 @@ class Engine:
         """Replaces gradients by the mean over all workers, before `step()`; collective."""
         if self.comm.num_workers == 1:
             return
-        roll = self._meetings.meet(Purpose.GRADIENTS)
+        roll = self._meetings.meet(Purpose.GRADIENTS).roll
         self._sharing.share(self._runner.judge(roll).active, roll.has_gradient)
         self._clock.arrive(self._clock.finished())
 
@@ -177,9 +198,7 @@ class Engine:
         self.finish()
         self._runner.reporter.local_steps_end(self._clock.now())
         for _ in self._runner.fragments:
-            began = self._clock.now()
-            roll = self._meetings.meet(Purpose.SYNCHRONIZE)
-            self._meetings.run_here(self._timetable.next_fragment(), began, roll)
+            self._meetings.meet(Purpose.SYNCHRONIZE)
         self._runner.reporter.local_steps_begin(self._clock.now())
 
     def leave(self) -> None:
@@ -187,17 +206,14 @@ class Engine:
         self.finish()
         self._runner.reporter.local_steps_end(self._clock.now())
         for _ in self._runner.fragments:
-            began = self._clock.now()
-            roll = self._meetings.meet(Purpose.LEAVING)
-            index = self._timetable.next_fragment()
-            if bool((roll.new_steps > 0).any()):
-                self._meetings.run_here(index, began, roll)
+            self._meetings.meet(Purpose.LEAVING)
         self._has_left = True
         self._release()
 
     def _release(self) -> None:
         """Lets go of connections that may never be needed again; they come back if they are."""
         if self._has_left:
+            self._assembly.leave()
             for transport in self._transports:
                 transport.release()
 
@@ -205,14 +221,15 @@ class Engine:
         """The strategy's consensus, name -> tensor; every process must call it."""
         self.finish()
         before = self.comm.bytes_sent
-        found = self._runner.consensus(self._meetings.meet(Purpose.CONSENSUS))
+        found = self._meetings.meet(Purpose.CONSENSUS).consensus
+        assert found is not None, "it was served"
         self._leave_out_since(before)
         return found
 
     def gather(self, value: float) -> Tensor:
         """Gathers a number from every worker: (N,), float64; every process must call it."""
         before = self.comm.bytes_sent
-        values = self._meetings.meet(Purpose.VALUES, value).values
+        values = self._meetings.meet(Purpose.VALUES, value).roll.values
         self._leave_out_since(before)
         return values
 
@@ -222,44 +239,9 @@ class Engine:
         self._runner.reporter.disregard(self.comm.bytes_sent - bytes_before)
         self._release()
 
-    def _begin_round(self, index: int) -> None:
-        """Runs a round that is due, or starts it in the background if rounds overlap."""
-        self.finish()
-        began = self._clock.now()
-        self._runner.reporter.local_steps_end(began)
-        fragment = self._runner.fragments[index]
-        rows = self._meetings.rows(Purpose.ROUND, index)
-        self._runner.roll_call.restart(index)
-        before = self._runner.buffers_of(index)
-        if fragment.shadow is not None:
-            fragment.shadow.take(fragment.params)
-            before = copied(before)
-
-        def run() -> Outcome:
-            with torch.no_grad():
-                roll = self._meetings.roll_for_round(rows)
-                return self._runner.run(index, roll, before, in_shadow=fragment.shadow is not None)
-
-        if fragment.shadow is None:
-            self._runner.end(Underway(index, run, began, self.step, before))
-        else:
-            waits = self._queue.start(run)
-            self._underway = Underway(index, waits, began, self.step, before, in_shadow=True)
-            self._underway.exposed = self._clock.now() - began
-        self._runner.reporter.local_steps_begin(self._clock.now())
-
     def finish(self) -> None:
-        """Waits for the round in the background, if there is one, and applies it to the workers.
-
-        An exception from the background is raised here.
-        """
-        if self._underway is None:
-            return
-        underway, self._underway = self._underway, None
-        underway.called = self._clock.now()
-        self._runner.reporter.local_steps_end(underway.called)
-        self._runner.end(underway)
-        self._runner.reporter.local_steps_begin(self._clock.now())
+        """Applies the round in the background, if there is one."""
+        self._due.finish()
 
     def state_dict(self) -> dict[str, Any]:
         """What must be saved so that training resumes bit for bit; ends a round under way."""
@@ -273,8 +255,12 @@ class Engine:
             state: what was saved.
             strict: whether settings must be the same as when it was saved.
 
-        If one process can't load its state, all raise `UserError`, and nothing has changed.
+        If one process can't load its state, all raise `UserError`, and nothing has changed. Elastic
+        workers load alone, before they join the others.
         """
+        if self._assembly.is_elastic:
+            self.keeper.load_alone(state, strict=strict)
+            return
         self.together(Purpose.LOADING, lambda _: self.keeper.load(state, strict=strict))
 
     def together(self, purpose: Purpose, job: Callable[[Agreement], Result]) -> Result:
@@ -286,7 +272,16 @@ class Engine:
 
         Returns:
             What `job` returns.
+
+        Raises:
+            UserError: if workers come and go.
         """
+        if self._assembly.is_elastic:
+            raise UserError(
+                "save() and restore() need all workers, which come and go with elastic=: save the "
+                "model, the optimizer and averager.state_dict() of each, and load them before the "
+                "`with` block, or attach()"
+            )
         self.finish()
         before = self.comm.bytes_sent
         self.keeper.agreement.come(purpose)

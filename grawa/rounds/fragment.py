@@ -10,7 +10,7 @@ from grawa.comm.compression import Compression
 from grawa.comm.participants import Participants
 from grawa.comm.protocol import Transport
 from grawa.errors import UserError
-from grawa.math.leaves import Leaves, Rows
+from grawa.math.leaves import Leaves, Rows, copied, copy_
 from grawa.math.norms import Norms, row_norms
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.shadow import Shadow
@@ -33,6 +33,8 @@ class Fragment:
         rounds: how many it has had.
         seen: the strategy's state that `drift` uses.
         shadow: the copy on which its rounds run; `None` if they run on the parameters themselves.
+
+    A round that is run on elastic workers has no effect on the state before `commit`.
     """
 
     def __init__(
@@ -51,7 +53,13 @@ class Fragment:
         if plan.comm_dtype is not None:  # all workers are equal now: the first reference
             self._compression = Compression(plan.comm_dtype, Leaves.copy_of(params))
         self.rounds = 0
-        self.shadow = Shadow(params, plan.alpha) if plan.overlap_steps else None
+        self._is_elastic = plan.elastic
+        self.shadow: Shadow | None = None
+        if plan.overlap_steps or plan.elastic:
+            self.shadow = Shadow(params, plan.alpha, overlaps=plan.overlap_steps > 0)
+        # What elastic workers were after their last round, to know what they have learnt since.
+        self._base = copied(params) if plan.elastic else Rows()
+        self._made: State = {}
         for size in plan.strategy.team_sizes():
             comm.split(size)
         self._state = plan.strategy.init(params)
@@ -94,12 +102,24 @@ class Fragment:
             norms=self._norms,
         )
         own = None if scores is None else scores[:, self._columns]
-        state = self._state_here()
-        weights = self._strategy.sync(params, own, state, workers, self.rounds)
+        self._made = self._state_here()
+        if self._is_elastic and self._stowed is None:
+            self._made = {key: leaves.clone() for key, leaves in self._state.items()}
+        weights = self._strategy.sync(params, own, self._made, workers, self.rounds)
+        return weights, self._distance(workers, active)
+
+    def commit(self) -> None:
+        """Keeps the state as the last round has left it."""
+        self._put_state(self._made)
+        self._made = {}
+        self.rounds += 1
+
+    def _put_state(self, state: State) -> None:
         if self._stowed is not None:
             self._stowed.put(state)
-        self.rounds += 1
-        return weights, self._distance(workers, active)
+        elif state is not self._state:
+            for key, leaves in self._state.items():
+                torch._foreach_copy_(leaves.flats, state[key].flats)
 
     def _state_here(self) -> State:
         """The state where the parameters are."""
@@ -122,10 +142,58 @@ class Fragment:
             for key, leaves in self.seen.items():
                 torch._foreach_copy_(leaves.flats, self._state[key].flats)
 
-    def consensus(self, active: Tensor) -> Leaves:
-        """The strategy's consensus of the workers that are active, (N,); collective."""
+    def settled(self, *, late: bool) -> None:
+        """Called when a round has been applied to elastic workers."""
+        assert self.shadow is not None, "it ran there"
+        if late:
+            self.shadow.result(self._base)
+        else:
+            copy_(self._base, self.params)
+
+    def consensus(
+        self, active: Tensor, *, params: Rows | None = None, state: State | None = None
+    ) -> Leaves:
+        """The strategy's consensus; collective.
+
+        Args:
+            active: the workers that count, (N,).
+            params: the hosted workers', as they will be; as they are by default.
+            state: of the strategy, if it is not the one that is kept.
+
+        Returns:
+            It, the same on every process.
+        """
         workers = Participants(self._comm, active)
-        return self._strategy.consensus(self.params, self._state_here(), workers)
+        state = self._state_here() if state is None else state
+        return self._strategy.consensus(self.params if params is None else params, state, workers)
+
+    def consensus_after(self, active: Tensor, params: Rows) -> Leaves:
+        """The consensus as it will be when the round that has been run is committed."""
+        return self.consensus(active, params=params, state=self._made)
+
+    def state_of(self, worker: int) -> State:
+        """Another worker's state, bit for bit, on every process; collective."""
+        chosen = torch.zeros(self._comm.num_workers, 1, dtype=torch.float64, device="cpu")
+        chosen[worker] = 1.0
+        return {
+            key: self._comm.weighted_mean(dict(zip(leaves, leaves.rows, strict=True)), chosen)
+            for key, leaves in self._state_here().items()
+        }
+
+    def take(self, state: State, consensus: Leaves, *, keep: bool) -> None:
+        """Takes over another worker's state, and starts from the consensus.
+
+        Args:
+            state: of the strategy.
+            consensus: where the parameters start from.
+            keep: whether what they have learnt since their last round is added to it.
+        """
+        self._put_state(state)
+        self.publish()
+        for name, leaf in consensus.items():
+            live, base = self.params[name], self._base[name]
+            live.copy_(leaf + (live - base) if keep else leaf.expand_as(live))
+            base.copy_(leaf)
 
     def state_dict(self) -> dict[str, Any]:
         """What must be saved so that training resumes bit for bit, copied."""

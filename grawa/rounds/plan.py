@@ -32,6 +32,7 @@ class RoundPlan:
         comm_dtype: the dtype in which parameters are sent; `None` for their own.
         center: "cpu" to keep the strategy's state on the CPU between rounds.
         individually: whether each hosted worker steps at its own speed.
+        elastic: whether workers come and go, so that rounds may fail and be run again.
 
     Raises:
         UserError: if an option is out of range, or two can't be combined.
@@ -49,6 +50,7 @@ class RoundPlan:
     comm_dtype: Precision | None = None
     center: str | None = None
     individually: bool = False
+    elastic: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.strategy, Strategy):
@@ -80,6 +82,8 @@ class RoundPlan:
         if isinstance(self.fragments, int):
             self._check_times()
         self._check_sharing()
+        if self.elastic:
+            self._check_elastic()
 
     @property
     def num_fragments(self) -> int:
@@ -138,4 +142,28 @@ class RoundPlan:
                 f"{type(self.strategy).__name__} shares gradients, which needs the same number of "
                 "steps on every worker, so it can't be used with a schedule that counts all "
                 "workers' steps together"
+            )
+
+    def _check_elastic(self) -> None:
+        """Refuses what needs all workers, or what workers that come can't be given."""
+        name = type(self.strategy).__name__
+        if self.strategy.shares_gradients(0):
+            raise UserError(
+                f"{name} shares gradients at every step, for which all workers must be there, so "
+                "it can't be elastic: use a method that averages parameters"
+            )
+        if self.strategy.team_sizes():
+            raise UserError(
+                f"{name} averages in teams of fixed workers, which would lose their members, so it "
+                "can't be elastic: leave the teams out"
+            )
+        if self.schedule.counts_together:
+            raise UserError(
+                "elastic workers can't count their steps together, since the count would be lost "
+                "with the worker that keeps it: use sync_every; grace= leaves out slow workers"
+            )
+        if self.comm_dtype is not None:
+            raise UserError(
+                f'comm_dtype="{self.comm_dtype}" sends differences from what all workers have, '
+                "which one that comes has not, so it can't be elastic: leave comm_dtype out"
             )

@@ -31,12 +31,19 @@ class Purpose(IntEnum):
     """`save()` was called."""
     RESTORING = 9
     """`restore()` was called."""
+    ABSENT = 10
+    """It is not there: see `grawa.comm.elastic`."""
+    JOINING = 11
+    """It has just been given the state, and only joins what the others have come for."""
 
 
 ROUNDS = frozenset({Purpose.ROUND, Purpose.SYNCHRONIZE})
 """At which a round is run."""
 
-WHOLE = ROUNDS | {Purpose.LEAVING}
+PASSIVE = frozenset({Purpose.ABSENT, Purpose.JOINING})
+"""Of workers that have no say in what is done."""
+
+WHOLE = ROUNDS | {Purpose.LEAVING, Purpose.JOINING}
 """At which workers report their scores and buffers, too: a round may follow at once."""
 
 _TOGETHER = Purpose.VALUES, Purpose.LOADING, Purpose.SAVING, Purpose.RESTORING
@@ -77,13 +84,14 @@ def served(purposes: Sequence[Purpose], steps: Tensor, rounds: Tensor) -> Purpos
     Raises:
         UserError: on every process, where that can't be served.
     """
-    kinds = set(purposes)
+    kinds = set(purposes) - PASSIVE
     if Purpose.FAILED in kinds:
         worker = purposes.index(Purpose.FAILED)
         raise UserError(f"worker {worker} can't go on; its own error message says why")
     if Purpose.GRADIENTS in kinds:
         _check_gradients(purposes, steps)
         return Purpose.GRADIENTS
+    rounds = rounds[[purpose not in PASSIVE for purpose in purposes]]
     if bool((rounds != rounds[0]).any()):
         raise UserError(
             f"workers have made different numbers of rounds ({rounds.int().tolist()}), so they "
@@ -109,7 +117,7 @@ def _check_gradients(purposes: Sequence[Purpose], steps: Tensor) -> None:
 def listed(purposes: Sequence[Purpose]) -> str:
     """Who came for what, in words, such as "a round by workers 1, 2; consensus() by worker 0"."""
     parts: list[str] = []
-    for purpose in sorted(set(purposes)):
+    for purpose in sorted(set(purposes) - PASSIVE):
         workers = [str(i) for i, p in enumerate(purposes) if p is purpose]
         plural = "s" if len(workers) > 1 else ""
         parts.append(f"{_CALLS[purpose]} by worker{plural} {', '.join(workers)}")

@@ -10,7 +10,7 @@ from grawa.comm.protocol import Transport
 from grawa.math.host import on_host
 from grawa.rounds.guard import Health
 from grawa.rounds.plan import RoundPlan
-from grawa.rounds.purposes import WHOLE, Purpose
+from grawa.rounds.purposes import PASSIVE, WHOLE, Purpose
 from grawa.workers.buffers import forms_of
 from grawa.workers.changes import BufferState
 from grawa.workers.losses import RecentLosses
@@ -40,9 +40,15 @@ class Roll(NamedTuple):
     health: Health
     """What the guard needs to know."""
     marks: Tensor
-    """(N, B), the state and form of each buffer: see `grawa.workers.buffers`."""
+    """(N, B), the state and form of each buffer: see `grawa.workers.buffers`; of the workers that
+    are there."""
     has_gradient: Tensor
     """(N, L), or (N, 0) for a strategy that never shares gradients."""
+
+    @property
+    def kinds(self) -> set[Purpose]:
+        """The different purposes of those who have a say."""
+        return set(self.purposes) - PASSIVE
 
 
 class RollCall:
@@ -114,12 +120,18 @@ class RollCall:
         """Drops the losses of hosted workers that have been reset, which no longer apply."""
         self._losses.forget(workers)
 
-    def restart(self, fragment: int) -> None:
-        """Called after each round of a fragment."""
+    def restart(self, fragment: int) -> Tensor:
+        """Called after each round of a fragment; returns the steps since the one before, (K,)."""
+        made = self._new_steps[fragment].clone()
         self._losses.restart(self._mean_losses[fragment], fragment)
         self._new_steps[fragment] = 0
         if self._tracker is not None:
             self._tracker.restart(fragment)
+        return made
+
+    def recount(self, fragment: int, made: Tensor) -> None:
+        """Counts steps again, (K,), whose round came to nothing."""
+        self._new_steps[fragment] += made
 
     def has_new_steps(self, fragment: int) -> bool:
         """Whether hosted workers have made steps since the fragment's last round."""
@@ -214,17 +226,19 @@ class RollCall:
             dim=1,
         )
         purposes, rounds, elapsed, values, steps, new, lrs, sizes, losses = fixed.unbind(dim=1)
+        there = ~purposes.isnan()  # elastic workers may be absent
+        steps, new = steps.nan_to_num(), new.nan_to_num()
         health = Health(sizes, losses, scores if self._num_scores else None, self._is_norm, new)
         return Roll(
-            purposes=tuple(Purpose(int(p)) for p in purposes.tolist()),
+            purposes=tuple(Purpose(int(p)) for p in purposes.nan_to_num(Purpose.ABSENT).tolist()),
             rounds=rounds,
             steps=steps,
             new_steps=new,
-            lr=float(lrs.median()),
-            elapsed=float(elapsed[0]),
+            lr=float(lrs[there].median()),
+            elapsed=float(elapsed[there][0]),
             values=values,
             health=health,
-            marks=marks,
+            marks=marks[there],
             has_gradient=has_gradient,
         )
 

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grawa.comm.participants import Participants
 from grawa.comm.protocol import Transport
 from grawa.math.digest import digests
 from grawa.math.leaves import Rows
@@ -18,11 +17,13 @@ from grawa.rounds.fragment import Fragment
 from grawa.rounds.guard import Verdict, trusting
 from grawa.rounds.local_steps import LocalSteps
 from grawa.rounds.plan import RoundPlan
+from grawa.rounds.present import judged
 from grawa.rounds.report import OnRound, Reporter
+from grawa.rounds.resets import Resets, Restart
 from grawa.rounds.roll_call import Roll, RollCall
 from grawa.rounds.symptoms import Symptoms
 from grawa.rounds.underway import Outcome, Underway
-from grawa.workers.buffers import average, check_forms, states_of
+from grawa.workers.buffers import check_forms
 from grawa.workers.replicas import Replicas
 
 
@@ -73,6 +74,9 @@ class Runner:
             )
             for names in fragments(replicas.params, plan.num_fragments, plan.fragment_of)
         ]
+        self._resets = Resets(
+            replicas, comm, self.fragments, averages_buffers=self._averages_buffers
+        )
         self.roll_call = RollCall(
             replicas,
             comm,
@@ -90,13 +94,22 @@ class Runner:
         self.lr: float | None = None
         self._size = float(replicas.gradients.sizes(replicas.params)[0])
         self.local_steps = LocalSteps(
-            plan.strategy,
-            replicas,
-            self.fragments,
-            self.roll_call,
-            self.symptoms,
+            plan.strategy, replicas, self.fragments, self.roll_call, self.symptoms,
             moves=self.moves,
-        )
+        )  # fmt: skip
+
+    def status(self) -> dict[str, Any]:
+        """The numbers that are the same on all workers between rounds."""
+        rounds = [fragment.rounds for fragment in self.fragments]
+        known = {"round": self.round, "lr": self.lr, "size": self._size, "rounds": rounds}
+        return {**known, "attendance": self._attendance.state_dict()}
+
+    def adopt(self, status: dict[str, Any]) -> None:
+        """Takes over the numbers of another worker."""
+        self.round, self.lr, self._size = status["round"], status["lr"], status["size"]
+        self._attendance.load_state_dict(status["attendance"])
+        for fragment, rounds in zip(self.fragments, status["rounds"], strict=True):
+            fragment.rounds = rounds
 
     def digests(self) -> Tensor | float:
         """What tells unequal parameters of hosted workers apart, if it matters now; otherwise 0."""
@@ -111,7 +124,8 @@ class Runner:
             fit_steps=self._attendance.fit_steps(roll.steps),
             dropped=self._attendance.dropped,
         )
-        return trusting(health) if self._plan.guard is None else self._plan.guard.judge(health)
+        judge = trusting if self._plan.guard is None else self._plan.guard.judge
+        return judged(roll, health, judge)
 
     def consensus(self, roll: Roll) -> dict[str, Tensor]:
         """The strategy's consensus, name -> tensor; collective."""
@@ -129,30 +143,40 @@ class Runner:
         averaged = self._averages_buffers and index == len(self.fragments) - 1
         return self._replicas.buffers.rows() if averaged else Rows()
 
-    def run(self, index: int, roll: Roll, buffers: Rows, *, in_shadow: bool) -> Outcome:
-        """Runs the round itself; with `in_shadow` on a copy, in the background."""
+    def run(self, index: int, roll: Roll, buffers: Rows, *, in_shadow: bool, late: bool) -> Outcome:
+        """Runs the round itself, until it is committed without effect on elastic workers.
+
+        Args:
+            index: the fragment.
+            roll: what the workers reported.
+            buffers: those that are averaged with it.
+            in_shadow: whether it runs on a copy.
+            late: whether the workers make local steps meanwhile.
+
+        Returns:
+            Its result.
+        """
         joined = self._clock.joined()
         check_forms(self._replicas.buffers.names, roll.marks)
         verdict, fragment = self.judge(roll), self.fragments[index]
         weights, distance = None, None
+        restart: Restart | None = None
         if self.moves:
             shadow = fragment.shadow if in_shadow else None
             params = fragment.params if shadow is None else shadow.target()
             weights, distance = fragment.run(params, verdict.scores, verdict.active)
-            if shadow is not None:
+            if self._plan.elastic and bool(verdict.reset.any()):
+                restart = self._resets.restart(roll, verdict, index, params)
+            if shadow is not None and late:
                 shadow.finish(self._hosted(verdict.reset))
-        agreed = self._averaged(buffers, roll, verdict)
+        agreed = self._resets.averaged(buffers, roll, verdict)
         finished = self._clock.finished()
-        return Outcome(roll, verdict, weights, distance, agreed, joined, finished)
+        return Outcome(roll, verdict, weights, distance, agreed, joined, finished, restart)
 
-    def _averaged(self, buffers: Rows, roll: Roll, verdict: Verdict) -> dict[str, Tensor]:
-        if not buffers:
-            return {}
-        workers = Participants(self._comm, verdict.active)
-        states = states_of(roll.marks)
-        return average(
-            buffers, states, verdict.active, workers, lambda rows: self._comm.gather(rows)()
-        )
+    def commit(self, index: int, _: object = None) -> None:
+        """Keeps what the round of this fragment has made of the strategy's state."""
+        if self.moves:
+            self.fragments[index].commit()
 
     def end(self, underway: Underway) -> None:
         """Waits for a round's result, applies it to the workers, and reports it."""
@@ -165,13 +189,19 @@ class Runner:
         buffers = self._replicas.buffers
         if underway.in_shadow and self.moves:
             assert fragment.shadow is not None, "it ran there"
-            fragment.shadow.give(fragment.params, reset)
+            if underway.late:
+                fragment.shadow.give(fragment.params, reset)
+            else:
+                fragment.shadow.settle(fragment.params)
+        if underway.late and self.moves:
             buffers.follow(outcome.buffers, underway.before)
             buffers.put(outcome.buffers, reset)
         else:
             buffers.put(outcome.buffers)
         fragment.publish()
         self._reset(outcome, reset)
+        if self._plan.elastic:
+            fragment.settled(late=underway.late)
         buffers.remember(list(outcome.buffers))
         self.lr = outcome.roll.lr
         self._size = float(outcome.roll.health.sizes[verdict.active].median())
@@ -194,18 +224,11 @@ class Runner:
         verdict = outcome.verdict
         if not bool(verdict.reset.any()):
             return
-        for fragment in self.fragments:
-            consensus = fragment.consensus(verdict.active)
-            for k in reset:
-                own = [rows[k] for rows in fragment.params.values()]
-                torch._foreach_copy_(own, list(consensus.values()))
-        if self._averages_buffers:
-            buffers = self._replicas.buffers
-            buffers.put(self._averaged(buffers.rows(), outcome.roll, verdict), reset)
+        found = outcome.restart
+        self._resets.put(
+            self._resets.restart(outcome.roll, verdict) if found is None else found, reset
+        )
         self.roll_call.forget_losses(reset)
-        for k in reset:
-            for optimizer in self._replicas.optimizers[k]:
-                optimizer.state.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """What must be saved so that training resumes bit for bit."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -10,12 +11,14 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 
+from grawa.comm.elastic import Elastic
 from grawa.comm.pool import ranks_of
 from grawa.errors import UserError
 from grawa.rounds.clock import Clock
 from grawa.rounds.engine import Engine
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.report import OnRound
+from grawa.rounds.setup_elastic import check_no_groups, set_up_elastic
 from grawa.workers.checks import check_not_parallel
 from grawa.workers.replicas import Replicas
 from grawa.workers.start import build_equal, connect
@@ -39,6 +42,7 @@ def set_up(
     shared_memory: bool = True,
     hosts: Sequence[Sequence[int]] | None = None,
     between_hosts: str | None = None,
+    elastic: Elastic | None = None,
     clock: Clock,
     tell: Sequence[OnRound],
 ) -> Engine:
@@ -55,15 +59,20 @@ def set_up(
         shared_memory: whether processes of one machine may exchange messages in shared memory.
         hosts: the ranks of each host; found out by default.
         between_hosts: the backend that sends from one host to another.
+        elastic: who may come and go, if workers may.
         clock: times the workers.
         tell: called with the report of each round.
 
     Returns:
-        The engine, with all workers at worker 0's parameters.
+        The engine, with all workers at worker 0's parameters; if they are elastic, when they begin.
 
     Raises:
         UserError: if something does not fit, on every process.
     """
+    if elastic is not None:
+        check_no_groups(process_group, worker_group, between_hosts)
+        make = partial(set_up_elastic, shared_memory=shared_memory, hosts=hosts)
+        return make(models, optimizers, plan, options, elastic, clock=clock, tell=tell)
     if worker_group is not None and (len(models) > 1 or process_group is None):
         raise UserError(
             "with a worker_group a process hosts one worker only, and process_group must be "

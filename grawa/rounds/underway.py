@@ -8,6 +8,7 @@ from torch import Tensor
 
 from grawa.math.leaves import Rows
 from grawa.rounds.guard import Verdict
+from grawa.rounds.resets import Restart
 from grawa.rounds.roll_call import Roll
 
 
@@ -24,6 +25,9 @@ class Outcome(NamedTuple):
     joined: float
     """When the last worker had joined."""
     finished: float
+    restart: Restart | None = None
+    """What workers that are reset start again from, where it is known before the round is applied.
+    """
 
 
 @dataclass
@@ -37,7 +41,11 @@ class Underway:
     before: Rows
     """The buffers when it began."""
     in_shadow: bool = False
-    """Whether it runs on a copy of the workers, in the background."""
+    """Whether it runs on a copy of the workers."""
+    late: bool = False
+    """Whether the workers make local steps before it is applied to them."""
+    made: Tensor | None = None
+    """(K,), local steps of the fragment since the round before."""
     exposed: float = 0.0
     """Seconds for which it has blocked local steps."""
     age: int = 0

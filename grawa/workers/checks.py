@@ -38,10 +38,13 @@ def is_one_of_several() -> bool:
 
 
 def check_connected(connected: bool) -> None:
-    """Refuses a process group that was opened after a single worker was set up.
+    """Refuses a process group that was opened after the Averager was made.
+
+    Args:
+        connected: whether the Averager needs none, or found one.
 
     Raises:
-        UserError: saying what to do first.
+        UserError: if there is one now.
     """
     if not connected and is_one_of_several():
         raise UserError(

@@ -15,7 +15,6 @@ from grawa.comm.pool import ranks_of
 from grawa.comm.protocol import Transport
 from grawa.errors import UserError
 from grawa.math.leaves import Rows
-from grawa.math.motion import put_
 from grawa.workers.changes import has_means
 from grawa.workers.checks import check_launched_alone
 from grawa.workers.identity import fingerprint
@@ -92,8 +91,8 @@ def build_equal(comm: Transport, build: Callable[[], Built], options: str) -> Bu
     try:
         built = build()
         replicas = built.replicas
-        form = fingerprint(replicas.models[0], replicas.names)
-        row = [1.0, _number(form), _number(_packed(replicas)), row[3]]
+        form, packed = form_of(replicas)
+        row = [1.0, _number(form), _number(packed), row[3]]
     except UserError as error:
         failure = error
     rows = comm.gather(torch.tensor([row] * comm.num_hosted, dtype=torch.float64))()
@@ -118,6 +117,11 @@ _DIFFERENCES = (
     "format, which can't be sent",
     "has different options from worker 0",
 )
+
+
+def form_of(replicas: Replicas) -> tuple[str, str]:
+    """Digests of the model's form, and of what can't be sent; the same on all workers."""
+    return fingerprint(replicas.models[0], replicas.names), _packed(replicas)
 
 
 def _packed(replicas: Replicas) -> str:
@@ -159,14 +163,32 @@ def start_equal(replicas: Replicas, comm: Transport) -> Overwritten:
 
 def _send_first(stack: Mapping[str, Tensor], comm: Transport) -> None:
     """Copies worker 0's row of a stack to all workers."""
+    for name, value in rows_of(stack, comm, worker=0).items():
+        stack[name].copy_(value)
+
+
+def rows_of(stack: Mapping[str, Tensor], comm: Transport, worker: int) -> dict[str, Tensor]:
+    """One worker's row of a stack, bit for bit; collective.
+
+    Args:
+        stack: name -> (K, *shape).
+        comm: connects all workers.
+        worker: whose.
+
+    Returns:
+        name -> (*shape).
+    """
     floats = Rows((n, rows) for n, rows in stack.items() if has_means(rows))
+    found: dict[str, Tensor] = {}
     if floats:
-        first = torch.zeros(comm.num_workers, 1, dtype=torch.float64, device="cpu")
-        first[0] = 1.0
-        put_(floats, comm.weighted_mean(floats, first))
+        chosen = torch.zeros(comm.num_workers, 1, dtype=torch.float64, device="cpu")
+        chosen[worker] = 1.0
+        found.update(comm.weighted_mean(floats, chosen))
     for name, rows in stack.items():
         if name not in floats:
-            rows.copy_(comm.gather(rows.reshape(len(rows), -1))()[0].view(rows.shape[1:]))
+            everyone = comm.gather(rows.reshape(len(rows), -1))()
+            found[name] = everyone[worker].view(rows.shape[1:])
+    return found
 
 
 def _digest(tensor: Tensor) -> str:

@@ -70,6 +70,7 @@ class _Alone:
         rows = self._roll_call.rows(Purpose.ROUND, 0, rounds=0, elapsed=0.0)
         scores = self._roll_call.call(rows).health.scores
         self._fragment.run(self._fragment.params, scores, torch.ones(1, dtype=torch.bool))
+        self._fragment.commit()
         self._roll_call.restart(0)
 
 
