@@ -1,4 +1,4 @@
-"""Breaks runs off at random events and resumes them: whether they end with the same bits.
+"""Measures whether resumed runs end with the same bits: breaks them off, and resumes them.
 
 Every method is run as it is by default and with each of the other options: schedules, overlap,
 fragments, dtypes of messages and parameters, optimizers, clocks, budgets, faults. Each run is made
@@ -187,5 +187,7 @@ BENCHMARK = Benchmark(
     show=display,
 )
 
+main = BENCHMARK.run
+
 if __name__ == "__main__":
-    BENCHMARK.run()
+    main()

@@ -1,7 +1,4 @@
-"""What kills cost: one of four workers is killed again and again, at random moments.
-
-    python benchmarks/kills.py
-    python benchmarks/kills.py --kills 5 --engines grawa
+"""Measures what kills cost: one of four workers is killed again and again, at random moments.
 
 A job is undisturbed until its workers have begun; then, at random moments, a random worker is
 killed with -9 and started again at once. Measured are how long rounds stood still, how soon the
@@ -10,7 +7,6 @@ worker that was started again took part, since the kill ("back") and since its p
 undisturbed job.
 """
 
-import argparse
 import itertools
 import json
 import random
@@ -19,20 +15,42 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
 from typing import Any
 
 import grawa
-from common import Spread, show, write_results
+from command import Benchmark, Results
+from common import Spread, show
+from grawa.errors import UserError
+from samples import Sample, Samples
 
-RESULTS = Path(__file__).parent / "results" / "kills.json"
 WORKER = Path(__file__).with_name("kills_worker.py")
 WORKERS, SECONDS_PER_STEP = 4, 0.01
 PATIENCE_SECONDS = 60.0
 
+ENGINES = ("grawa", "torchft")
+
 Line = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The options."""
+
+    kills: int = 20
+    """Kills of a job."""
+    steps: int = 12000
+    """Local steps of each worker; enough for all kills, since the others train on meanwhile."""
+    engines: tuple[str, ...] = ENGINES
+    """Those that are compared."""
+    seed: int = 0
+    """Of the moments, and of who is killed."""
+
+
+TOY = Config(kills=1, steps=600, engines=("grawa",))
 
 
 class Job:
@@ -134,62 +152,85 @@ def killed(job: Job, worker: int) -> Line:
     }
 
 
-def measure(engine: str, kills: int, steps: int, seed: int) -> Line:
-    """A job with so many kills, to its end."""
-    chance = random.Random(seed)
-    costs: list[Line] = []
+def measure(config: Config, samples: Samples) -> None:
+    """A job with kills and an undisturbed one of each engine, to their ends."""
+    for engine in config.engines:
+        for kills in (config.kills, 0):
+            _job(config, engine, kills, samples)
+
+
+def _job(config: Config, engine: str, kills: int, samples: Samples) -> None:
+    chance = random.Random(config.seed)
     with ExitStack() as stack:
-        job = Job(engine, stack.enter_context(_lighthouse(engine)), steps)
+        lighthouse = stack.enter_context(grawa.lighthouse(grawa.Elastic(min_workers=2)))
+        job = Job(engine, lighthouse, config.steps)
         stack.callback(job.close)
         for worker in range(WORKERS):
             job.until(worker, 0.0)
         for i in range(kills):
             job.run(chance.uniform(0.2, 2.0))
-            costs.append(killed(job, chance.randrange(WORKERS)))
-            print(f"{engine}, kill {i + 1} of {kills}: {costs[-1]}", file=sys.stderr, flush=True)
-        return {"kills": costs, "errors": job.errors()}
+            cost = killed(job, chance.randrange(WORKERS))
+            samples.add(engine=engine, kill=i, **cost)
+            print(f"{engine}, kill {i + 1} of {kills}: {cost}", file=sys.stderr, flush=True)
+        samples.add(engine=engine, kills=kills, errors=job.errors())
 
 
-def _lighthouse(engine: str) -> Any:
-    return grawa.lighthouse(grawa.Elastic(min_workers=2))
+def check(config: Config) -> None:
+    """Refuses other engines."""
+    unknown = set(config.engines) - set(ENGINES)
+    if unknown:
+        raise UserError(f"there is no engine {min(unknown)!r}; there are {', '.join(ENGINES)}")
 
 
-def row(engine: str, kills: int, found: Line) -> Sequence[str]:
-    """A row of the table."""
-    errors = f"{sum(found['errors']) / WORKERS:.2f}"
-    if not found["kills"]:
-        return [f"{engine}, undisturbed", *[""] * 5, errors]
-    stalled = Spread.of([x["stalled"] for x in found["kills"]])
-    back = max(x["back"] for x in found["kills"])
-    joined = max(x["joined"] for x in found["kills"])
-    worst = max(x["stalled"] for x in found["kills"])
-    in_vain = str(sum(x["in_vain"] for x in found["kills"]))
-    name = f"{engine}, {kills} kills"
-    times = (stalled.median, worst, back, joined)
-    return [name, *(f"{seconds:.1f}" for seconds in times), in_vain, errors]
+def merge(config: Config, samples: Sequence[Sample]) -> Results:
+    """The costs of each engine's kills, and the errors at the end, with kills and without."""
+    found: Results = {}
+    for engine in config.engines:
+        own = [sample for sample in samples if sample["engine"] == engine]
+        found[engine] = {
+            "kills": [sample for sample in own if "kill" in sample],
+            "errors": {str(s["kills"]): s["errors"] for s in own if "errors" in s},
+        }
+    return {"workers": WORKERS, "seconds_per_step": SECONDS_PER_STEP, "found": found}
 
 
-def main() -> None:
-    """Measures, prints and writes."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=12000)
-    parser.add_argument("--engines", nargs="+", default=["grawa", "torchft"])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    args = parser.parse_args()
-    found: dict[str, Line] = {}
-    rows = []
-    for engine in args.engines:
-        for kills in (args.kills, 0):
-            name = f"{engine} {kills}"
-            found[name] = measure(engine, kills, args.steps, args.seed)
-            rows.append(row(engine, kills, found[name]))
-    names = ["", "stalled, s", "at most", "back within", "joined within", "in vain", "error, %"]
-    show("Kills of one of four workers", names, rows)
-    environment = {"workers": WORKERS, "steps": args.steps, "seconds_per_step": SECONDS_PER_STEP}
-    write_results(args.out, {"found": found}, environment)
+def display(config: Config, results: Results) -> None:
+    """Prints a row for each engine."""
+    rows = [_row(engine, found) for engine, found in results["found"].items()]
+    names = ["", "stalled, s", "at most", "back, s", "at most", "joined, at most", "in vain"]
+    ends = ["error, %", "undisturbed"]
+    show("Kills of one of four workers", [*names, *ends], rows)
 
+
+def _row(engine: str, found: Results) -> Sequence[str]:
+    kills, errors = found["kills"], found["errors"]
+    cells = [f"{engine}, {len(kills)} kills"]
+    if kills:
+        for name in ("stalled", "back"):
+            times = [kill[name] for kill in kills]
+            cells += [f"{Spread.of(times).median:.1f}", f"{max(times):.1f}"]
+        cells.append(f"{max(kill['joined'] for kill in kills):.1f}")
+        cells.append(str(sum(kill["in_vain"] for kill in kills)))
+    else:
+        cells += [""] * 6
+    for count in (str(len(kills)), "0"):
+        known = errors.get(count)
+        cells.append("" if known is None else f"{sum(known) / WORKERS:.2f}")
+    return cells
+
+
+BENCHMARK = Benchmark(
+    name="kills",
+    text=__doc__,
+    takes="half an hour",
+    config=Config(),
+    toy=TOY,
+    measure=measure,
+    merge=merge,
+    show=display,
+    check=check,
+)
+main = BENCHMARK.run
 
 if __name__ == "__main__":
     main()

@@ -15,7 +15,7 @@ SHAPES = [(8, 3), (8,), (2, 8), (2,)]
 """The parameter tensors of a network with one hidden layer."""
 SIZES = [24, 8, 16, 2]
 TAU, LR, MOMENTUM, WEIGHT_DECAY = 5, 0.05, 0.9, 1e-4
-STEP_DECAY, ROUND_DECAY, WINDOW = 0.85, 0.9**8, 4
+STEP_DECAY, ROUND_DECAY, WINDOW, PROBATION = 0.85, 0.9**8, 4, 64
 
 
 @dataclass
@@ -199,6 +199,7 @@ def train(
     targets: Tensor,
     *,
     guarded: bool = False,
+    tells_losses: bool = False,
     probes: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Trains N workers with Nesterov SGD, with a round after every TAU steps.
@@ -209,6 +210,7 @@ def train(
         inputs: (S, N, B, 3), a batch for each step and worker.
         targets: (S, N, B, 2).
         guarded: whether norms are floored and high losses are left out.
+        tells_losses: whether the guard knows the losses at the end.
         probes: one batch per round, the same for all workers, to take the norms on instead.
 
     Returns:
@@ -217,6 +219,7 @@ def train(
     workers = inputs.shape[1]
     x, c, v = start.repeat(workers, 1), start, torch.zeros(workers, len(start), dtype=start.dtype)
     average = torch.zeros(workers, len(SIZES), dtype=start.dtype)
+    last_above, active = torch.full((workers,), -inf), torch.ones(workers, dtype=torch.bool)
     losses: list[Tensor] = []
     for t in range(1, len(inputs) + 1):
         g, loss = gradients(x, inputs[t - 1], targets[t - 1])
@@ -242,6 +245,10 @@ def train(
         recent = torch.stack(losses[-WINDOW:]).mean(dim=0)
         whole = torch.stack(losses[-TAU:]).mean(dim=0)
         if guarded:
-            recent = recent.masked_fill(whole > 2.0 * whole.median() + 0.3, inf)
+            above = whole > 2.0 * whole.median() + 0.3
+            proven = ~above & (t - last_above >= PROBATION)
+            last_above[above] = t
+            active = proven if bool(proven.any()) else ~above
+            recent = recent.masked_fill(~active, inf)
         x, c = method.round(x, c, Scores(norms, recent, guarded))
-    return x, c if method.consensus_is_center else x.mean(dim=0)
+    return x, c if method.consensus_is_center else (x[active] if tells_losses else x).mean(dim=0)

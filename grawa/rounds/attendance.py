@@ -1,6 +1,5 @@
 """Who is left out of rounds, why, and since when; and who was fit for how long."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,6 +13,9 @@ State = Literal["reset", "left out", "on probation", "dropped", "absent"]
 
 ABSENT = "absent"
 """Why an elastic worker that is not there is left out."""
+
+_NEVER = -1e18
+"""The step until which a worker was unfit that never was; finite, for JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +67,7 @@ class Attendance:
         self._limit = None if guard is None else guard.report_after * num_fragments
         self._drops = guard is not None and guard.drop
         self._in_a_row, self._in_total = [0] * num_workers, [0] * num_workers
-        self._unfit_until = torch.full(
-            (num_workers,), -torch.inf, dtype=torch.float64, device="cpu"
-        )
+        self._unfit_until = torch.full((num_workers,), _NEVER, dtype=torch.float64, device="cpu")
         """The step from which a worker's steps count as made while it was fit."""
         self.dropped = torch.zeros(num_workers, dtype=torch.bool, device="cpu")
 
@@ -110,15 +110,14 @@ class Attendance:
         return {
             "in_a_row": list(self._in_a_row),
             "in_total": list(self._in_total),
-            "unfit_until": [None if x == -math.inf else x for x in self._unfit_until.tolist()],
+            "unfit_until": self._unfit_until.tolist(),
             "dropped": self.dropped.tolist(),
         }
 
     def load_state_dict(self, state: Mapping[str, list[Any]]) -> None:
         """Restores what `state_dict` returned."""
         self._in_a_row, self._in_total = list(state["in_a_row"]), list(state["in_total"])
-        until = [-math.inf if x is None else x for x in state["unfit_until"]]
-        self._unfit_until = torch.tensor(until, dtype=torch.float64, device="cpu")
+        self._unfit_until = torch.tensor(state["unfit_until"], dtype=torch.float64, device="cpu")
         self.dropped = torch.tensor(state["dropped"], dtype=torch.bool, device="cpu")
 
 

@@ -146,6 +146,7 @@ def test_training_is_what_the_formulas_say(
         data.inputs.double(),
         data.targets.double(),
         guarded=guarded,
+        tells_losses=case.needs_losses,
     )
     assert relative_error(workers, expected_workers) <= tolerance
     assert relative_error(consensus, expected_consensus) <= tolerance
