@@ -1,5 +1,6 @@
 """The driver: hooks on the user's optimizers count steps and run rounds; the loop stays theirs."""
 
+import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 
-from grawa.checkpoints.restore import restore
-from grawa.checkpoints.save import save
+from grawa.checkpoints.extras import Extras
+from grawa.checkpoints.reading import Terms
+from grawa.checkpoints.restore import Wanted, restore
+from grawa.checkpoints.saver import Saver
 from grawa.comm.distributed import DEFAULT_TIMEOUT
 from grawa.errors import UserError
 from grawa.math.codec import Precision
@@ -156,6 +159,7 @@ class Averager:
                 clock=WallClock(),
                 tell=(warn_of_absences, *on_round),
             )
+        self._saver = Saver(self._engine)
         self._connected = is_one_of_several()
         before = self._before_step if strategy.shares_gradients(0) else None
         self._hooks = StepHooks(self._engine.replicas, before, self._after_step)
@@ -230,6 +234,7 @@ class Averager:
                 self._engine.fail(MISSED_ALL_STEPS)
             self._engine.resolve_skips()
             self._engine.leave()
+            self._saver.settle(wait=True)
 
     def record_loss(self, loss: Tensor) -> None:
         """Records the worker's training loss of this local step; call it before `optimizer.step()`.
@@ -365,7 +370,12 @@ class Averager:
         self._knows_losses |= self.step > 0
 
     def save(
-        self, folder: str | Path, extra: Mapping[str, Any] | None = None, *, keep: int = 3
+        self,
+        folder: str | Path,
+        extra: Mapping[str, Any] | None = None,
+        *,
+        keep: int = 3,
+        wait: bool = True,
     ) -> Path:
         """Saves everything of all workers as a checkpoint; every process must call it.
 
@@ -382,28 +392,72 @@ class Averager:
                 its scheduler, `GradScaler` and data loader: plain values, tensors, and lists,
                 tuples and dicts of them.
             keep: how many of the newest checkpoints stay.
+            wait: whether it returns when the checkpoint is complete. Otherwise everything is copied
+                to the CPU's memory and written in the background, until `finish_saving`, the next
+                `save` or `restore`, or `detach`, which raise what has gone wrong meanwhile.
 
         Returns:
-            The checkpoint's folder.
+            The checkpoint's folder, when it is complete.
         """
         with self._caught_up():
-            return save(self._engine, Path(folder), extra, keep)
+            extras = Extras(process={} if extra is None else extra)
+            return self._saver.save(Path(folder), extras, keep, wait=wait)
 
-    def restore(self, folder: str | Path, *, strict: bool = True) -> dict[str, Any] | None:
+    def finish_saving(self) -> None:
+        """Waits for the checkpoint in the background, if any; every process must call it.
+
+        If a process can't write, every process raises `UserError`.
+        """
+        with self._caught_up():
+            self._saver.settle(wait=True)
+
+    def restore(
+        self,
+        folder: str | Path,
+        *,
+        strict: bool = True,
+        resize: bool = False,
+        donors: bool = False,
+        fall_back: bool = False,
+    ) -> dict[str, Any] | None:
         """Restores the newest checkpoint that `save` wrote; every process must call it.
 
         Call it before training, or instead of going on. Nothing in a file is ever executed. A
         checkpoint that is damaged, or of another job, is refused: then every process raises
         `UserError`, which names the one before it, and nothing has changed.
 
+        With `resize` the workers, and the processes that host them, may be more or fewer than when
+        it was saved. Workers that are there still go on as they were, on whatever process; new ones
+        start at the center, or at the mean of the others if the strategy has none. What does not go
+        on as it was is said in a warning.
+
         Args:
             folder: of the checkpoints; or a checkpoint in it, to go on from that one.
             strict: see `load_state_dict`.
+            resize: whether there may be another number of workers or processes.
+            donors: whether a new worker gets the optimizer state of the one whose number is the
+                same modulo the number of saved workers; otherwise its optimizer's state is fresh.
+            fall_back: whether an older checkpoint is taken where the newest is damaged, with a
+                warning; the damaged one is renamed to `NAME.unused`.
 
         Returns:
-            This process's `extra`; `None` if there is no checkpoint yet.
+            This process's `extra`; with other numbers, that of the process of its first worker, or
+            of this worker's donor. `None` if there is no checkpoint yet.
         """
+        wanted = Wanted(
+            folder=Path(folder),
+            fall_back=fall_back,
+            set_aside=fall_back,
+            offer=lambda path: f"The one before it is sound: restore({str(path)!r}) takes it",
+        )
+        terms = Terms(strict=strict, resize=resize, donors=donors)
         with undisturbed():
-            extra = restore(self._engine, Path(folder), strict=strict)
+            self._saver.settle(wait=True)
+            found = restore(self._engine, wanted, terms)
         self._knows_losses |= self.step > 0
-        return extra
+        if found is None:
+            return None
+        for line in (*found.passed_over, found.notice):
+            if line:
+                warnings.warn(line, stacklevel=2)
+        return found.process

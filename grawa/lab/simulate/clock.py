@@ -41,6 +41,7 @@ class VirtualClock:
     """
 
     individual = True
+    by_worker: Sequence[str] = ("times", "lengths")
 
     def __init__(
         self,
