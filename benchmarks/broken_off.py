@@ -122,10 +122,10 @@ def tried(config: Config, method: str, variant: str, seed: int) -> dict[str, Any
 def _train(config: TrainConfig, folder: RunFolder, events: int | None) -> None:
     """Trains to the end, or until the folder has so many events."""
     saving = Saving(
-        checkpoints=folder.saved(config),
+        folder=folder.checkpoints,
         every=config.checkpoint_interval(),
         identity=identity(config),
-        offer=str,
+        resume="grawa resume",
         events=folder.events_file,
     )
     task = names.task(config.task, config.data)

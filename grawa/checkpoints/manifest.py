@@ -22,7 +22,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         Its entries.
 
     Raises:
-        CheckpointError: if it is missing or damaged, a `ForeignError` if it is of another version.
+        CheckpointError: if it is missing or damaged.
+        ForeignError: if it is of another version.
     """
     path = folder / MANIFEST
     try:

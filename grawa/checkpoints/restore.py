@@ -143,8 +143,7 @@ def _agreed(agreement: Agreement, folder: Path) -> list[Path]:
 def _problem(agreement: Agreement, reading: Reading, path: Path) -> str | None:
     """Why a checkpoint can't be used, the same on every process; `None` if it can.
 
-    Raises:
-        ForeignError: on every process, if it is sound and of something else.
+    If it is sound and of something else, every process raises `ForeignError`.
     """
     try:
         own = _GOOD + reading.run()

@@ -64,13 +64,11 @@ class Saver:
     def settle(self, *, wait: bool = False) -> None:
         """Goes on with the checkpoint under way where all processes can; every one must call it.
 
-        Without a checkpoint under way it sends no message.
+        Without a checkpoint under way it sends no message. If one process can't write, all raise
+        `UserError`; complete checkpoints are still there.
 
         Args:
             wait: until it is complete.
-
-        Raises:
-            UserError: on every process, if one can't write. Complete checkpoints are still there.
         """
         if self._work is not None:
             self._engine.together(Purpose.SAVING, lambda each: self._settle(each, wait=wait))
@@ -121,10 +119,13 @@ class _Work:
         return None, self._took
 
     def go_on(self, seconds: float) -> bool:
-        """Starts the next stage; returns whether there is one.
+        """Starts the next stage.
 
         Args:
             seconds: what the present one took, on the slowest process.
+
+        Returns:
+            Whether there is one.
         """
         self.seconds += seconds
         if self._left:

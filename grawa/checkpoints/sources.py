@@ -9,7 +9,6 @@ from torch import Tensor
 from grawa.checkpoints.layout import Layout
 from grawa.checkpoints.regroup import Place, Regrouping
 from grawa.checkpoints.saved import Saved, dict_in
-from grawa.errors import UserError
 from grawa.saving import CheckpointError
 
 
@@ -62,23 +61,21 @@ class Sources:
         """
         was = self._saved.layout
         if self._saved.is_alike:
-            return self._saved.process(self._here.process)
+            own: dict[str, Any] = self._saved.process(self._here.process)
+            return own
         first = self._saved.process(was.process_of(self._here.hosted[0] % was.workers))
         its = self._here.process < was.processes
         random = self._saved.process(self._here.process).get("random") if its else {}
         return {**first, "random": random}
 
     def state(self, fixed: dict[str, str]) -> dict[str, Any]:
-        """The averager's state on this process.
+        """The averager's state on this process; `UserError` if it can't be divided, or is damaged.
 
         Args:
             fixed: what the state belongs to here.
 
         Returns:
             The state.
-
-        Raises:
-            UserError: if it can't be divided, or is damaged.
         """
         shared = self._saved.shared().get("strategy")
         if self._saved.is_alike:
@@ -88,9 +85,7 @@ class Sources:
         hosted = [self._place(w) if self._is_saved(w) else None for w in self._here.hosted]
         first = self._saved.layout.process_of(0)
         processes = [first, *(p.process for p in (*saved, *hosted) if p is not None)]
-        states = {
-            p: self._saved.process(p).get("averager") for p in dict.fromkeys(processes)
-        }
+        states = {p: self._saved.process(p).get("averager") for p in dict.fromkeys(processes)}
         workers = range(self._here.workers)
         everyone = [Place(first, w) if self._is_saved(w) else None for w in workers]
         state = Regrouping(states, hosted, everyone, saved, self._of_clock).state()
@@ -135,7 +130,7 @@ def _list(value: Any) -> list[Any]:
     return value
 
 
-def _whole(state: Any, shared: Any) -> Any:
+def _whole(state: Any, shared: Any) -> dict[str, Any]:
     """A state with what is the same on every process put back."""
     try:
         fragments = state["runner"]["fragments"]
@@ -144,4 +139,4 @@ def _whole(state: Any, shared: Any) -> Any:
         ]
         return {**state, "runner": {**state["runner"], "fragments": parts}}
     except (LookupError, TypeError, ValueError):
-        raise UserError("its state is damaged") from None
+        raise CheckpointError("its state is damaged") from None

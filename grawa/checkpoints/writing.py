@@ -56,11 +56,7 @@ class Writing:
 
     @classmethod
     def agreed(cls, engine: Engine, agreement: Agreement, folder: Path, keep: int) -> "Writing":
-        """One of the same number on every process; collective.
-
-        Raises:
-            UserError: on every process, if one can't write to the folder.
-        """
+        """One of the same number on every process, or an error on all; collective."""
         failure, line = None, ""
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -364,7 +364,7 @@ def test_a_full_disk_ends_in_one_line_and_what_was_saved_stays(broken: str, tmp_
         "rename": "grawa.checkpoints.writing.Path.rename",
     }
     device = io.BytesIO()
-    device.write = fails  # type: ignore[method-assign, assignment]
+    device.write = fails  # type: ignore[method-assign]
     with patch(targets[broken], (lambda *_: device) if broken == "write" else fails):
         told = refused(lambda: averager.save(tmp_path))
     assert "No space left on device" in told and f"{saved} is complete and untouched" in told

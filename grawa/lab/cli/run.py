@@ -15,6 +15,7 @@ import tyro
 from rich.console import Console
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from grawa.checkpoints.places import round_of
 from grawa.errors import UserError
 from grawa.integrations.tensorboard import require_tensorboard
 from grawa.lab.cli import names, scores
@@ -25,7 +26,7 @@ from grawa.lab.experiments.lock import check_free, locked
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.report.console import summary
 from grawa.lab.tasks import Data, Task
-from grawa.lab.train.checkpoint import Saving
+from grawa.lab.train.checkpoint import NEWEST, Saving, Start
 from grawa.lab.train.launch import WorkerFailedError, from_first, launch, while_parent_lives
 from grawa.lab.train.loop import train
 from grawa.lab.train.sharing import deal, load
@@ -38,7 +39,6 @@ from grawa.process_group import (
     restart_count,
     under_launcher,
 )
-from grawa.saving import Checkpoints
 from grawa.strategies import RandomWeights
 from grawa.strategies.protocol import Strategy
 
@@ -85,12 +85,22 @@ def _new_folder(config: TrainConfig, out: Path | None) -> RunFolder:
 def resume_command(
     run: tyro.conf.Positional[Path],
     from_checkpoint: Annotated[str | None, tyro.conf.arg(name="from")] = None,
+    workers: int | None = None,
+    processes: int | None = None,
+    donors: bool = False,
 ) -> None:
     """Continue a run from its last checkpoint, as if it had not been interrupted.
 
+    With other numbers of workers or processes, workers that were there go on as they were, except
+    that samples are dealt anew to another number of workers; new ones start at the center.
+
     Args:
         run: The run's folder.
-        from_checkpoint: Another checkpoint than the last one, such as round-0000000020.
+        from_checkpoint: Another checkpoint than the last one, such as save-000002-round-00000020.
+        workers: Another number of workers than until now.
+        processes: Another number of processes.
+        donors: Give new workers the optimizer state of those that were there, in turn; by default
+            it is fresh.
 
     Raises:
         UserError: if the run has finished, or goes on.
@@ -98,25 +108,39 @@ def resume_command(
     folder = RunFolder.open(run)
     if folder.has_finished():
         raise UserError(f"{run} has finished; `grawa evaluate {run}` measures its model")
-    wanted = None if from_checkpoint is None else Checkpoints.round_of(from_checkpoint)
+    if from_checkpoint is not None:
+        round_of(Path(from_checkpoint))
+    config = folder.config()
+    resize = (workers, processes) != (None, None)
+    if resize:
+        config = replace(
+            config,
+            workers=config.workers if workers is None else workers,
+            processes=config.processes if processes is None else processes,
+        )
+        check(config)
     if is_first_process():
         check_free(run)
-        if not folder.saved(folder.config()).rounds():
+        if not folder.saved():
             Console().print(f"{run} has no checkpoint yet: the run begins anew")
-    _run(folder.config(), run, wanted)
+    _run(config, run, Start(name=from_checkpoint, resize=resize, donors=donors))
 
 
 def check(config: TrainConfig, known: dict[Hashable, Data] | None = None) -> None:
-    """Raises a `UserError` for an invalid configuration before anything is started or written.
+    """Refuses an invalid configuration before anything is started or written.
 
     Args:
         config: the run.
         known: data that were loaded already for other runs; newly loaded data are added.
+
+    Raises:
+        UserError: if it is invalid.
     """
     settings = config.settings()
     config.num_processes()
     config.checkpoint_interval()
-    Checkpoints(Path(), config.keep_checkpoints)
+    if config.keep_checkpoints < 1:
+        raise UserError(f"at least 1 checkpoint must be kept, got {config.keep_checkpoints}")
     task, strategy = names.task(config.task, config.data), names.strategy(config.strategy)
     scores.check(config, strategy)
     if config.tensorboard:
@@ -132,17 +156,15 @@ def check(config: TrainConfig, known: dict[Hashable, Data] | None = None) -> Non
     pick_device(config.device)
 
 
-def _run(config: TrainConfig, path: Path, wanted: int | None = None) -> None:
+def _run(config: TrainConfig, path: Path, start: Start = NEWEST) -> None:
     processes = config.num_processes()
-    with _saying_how_to_go_on(config, path):
+    with _saying_how_to_go_on(path):
         if under_launcher() or processes == 1:
-            run_process(config, path, wanted)
+            run_process(config, path, start)
         else:
-            start = json.dumps({"path": str(path), "wanted": wanted})
-            launch(
-                ["-m", "grawa.lab.cli.worker", json.dumps(asdict(config)), start, *sys.argv],
-                processes,
-            )
+            table, begun = asdict(config), {"path": str(path), "start": asdict(start)}
+            arguments = [json.dumps(table), json.dumps(begun)]
+            launch(["-m", "grawa.lab.cli.worker", *arguments, *sys.argv], processes)
     if is_first_process():
         console = Console()
         finished = RunFolder(path).events()[-1]
@@ -153,59 +175,58 @@ def _run(config: TrainConfig, path: Path, wanted: int | None = None) -> None:
 
 
 @contextmanager
-def _saying_how_to_go_on(config: TrainConfig, path: Path) -> Generator[None]:
+def _saying_how_to_go_on(path: Path) -> Generator[None]:
     """Adds to the error of a process that has died how the run goes on, if it can."""
     try:
         yield
     except WorkerFailedError as error:
-        if not is_first_process() or not RunFolder(path).saved(config).rounds():
+        if not is_first_process() or not RunFolder(path).saved():
             raise
         raise WorkerFailedError(f"{error}; `grawa resume {path}` continues") from None
 
 
 @record
-def run_process(config: TrainConfig, path: Path, wanted: int | None = None) -> None:
+def run_process(config: TrainConfig, path: Path, start: Start = NEWEST) -> None:
     """Trains in one process; an exception is recorded for the launcher.
 
     Args:
         config: the run.
         path: the run's folder, which exists.
-        wanted: the round of the checkpoint from which it continues; by default the last one.
+        start: from which checkpoint it continues; by default the last one.
     """
     with distributed(config.device, config.settings().timeout) as device:
         folder = RunFolder(from_first(path))
         with (
-            _saying_what_is_safe(config, folder),
+            _saying_what_is_safe(folder),
             locked(folder.path) if is_first_process() else nullcontext(),
         ):
-            _host(config, folder, wanted, device)
+            _host(config, folder, start, device)
 
 
 @contextmanager
-def _saying_what_is_safe(config: TrainConfig, folder: RunFolder) -> Generator[None]:
+def _saying_what_is_safe(folder: RunFolder) -> Generator[None]:
     """Turns the error of a disk that is full, say, into one line that says what is safe."""
     try:
         yield
     except OSError as error:
-        rounds = folder.saved(config).rounds()
-        safe = f"the checkpoint of round {rounds[-1]} is" if rounds else "no checkpoint is"
+        saved = folder.saved()
+        safe = f"the checkpoint of round {round_of(saved[-1])} is" if saved else "no checkpoint is"
         raise UserError(
             f"{error.filename or folder.path} can't be written: {error.strerror or error}; {safe} "
             f"safe. When that is mended, `grawa resume {folder.path}` continues the run"
         ) from error
 
 
-def _host(config: TrainConfig, folder: RunFolder, wanted: int | None, device: torch.device) -> None:
+def _host(config: TrainConfig, folder: RunFolder, start: Start, device: torch.device) -> None:
     """Trains the workers of this process; the first process writes the run's folder."""
     task = names.task(config.task, config.data)
     saving = Saving(
-        checkpoints=folder.saved(config),
+        folder=folder.checkpoints,
+        keep=config.keep_checkpoints,
         every=config.checkpoint_interval(),
         identity=identity(config),
-        offer=lambda path: (
-            f"`grawa resume {folder.path} --from {path.name}` continues from the one before it"
-        ),
-        wanted=wanted,
+        resume=f"grawa resume {folder.path}",
+        start=start,
         fall_back=restart_count() > 0,
         events=folder.events_file,
     )

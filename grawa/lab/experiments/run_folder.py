@@ -12,11 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from grawa.checkpoints.places import checkpoints
 from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.environment import environment
 from grawa.lab.files import read_line, read_toml, write_text
-from grawa.saving import Checkpoints, replacing
+from grawa.saving import replacing
 
 SCHEMA = 1
 """Version of the lines in `events.jsonl`; increased when the meaning of a field changes."""
@@ -103,9 +104,14 @@ class RunFolder:
         """The record of a run's rounds."""
         return self.path / "events.jsonl"
 
-    def saved(self, config: TrainConfig) -> Checkpoints:
-        """The run's checkpoints."""
-        return Checkpoints(self.path / "checkpoints", config.keep_checkpoints)
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the run's checkpoints, if it has any."""
+        return self.path / "checkpoints"
+
+    def saved(self) -> list[Path]:
+        """The run's complete checkpoints, the oldest first."""
+        return list(checkpoints(self.checkpoints).values())
 
     def has_finished(self) -> bool:
         """Whether the run came to its end, and its model has been saved and measured."""
