@@ -1,7 +1,6 @@
 """The driver: hooks on the user's optimizers count steps and run rounds; the loop stays theirs."""
 
-import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -13,10 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 
-from grawa.checkpoints.extras import Extras
-from grawa.checkpoints.reading import Terms
-from grawa.checkpoints.restore import Wanted, restore
-from grawa.checkpoints.saver import Saver
+from grawa.checkpoints.own_loop import Checkpoints, Extra, Place, Resize
 from grawa.comm.distributed import DEFAULT_TIMEOUT
 from grawa.errors import UserError
 from grawa.math.codec import Precision
@@ -31,7 +27,7 @@ from grawa.rounds.setup import backend_of, group_of, ranks_by_host, set_up
 from grawa.scores.groups import Grouping
 from grawa.strategies.protocol import Strategy
 from grawa.workers.checks import check_connected, check_losses, is_one_of_several, with_warning
-from grawa.workers.hooks import CLOSURE_COMES_LATE, MISSED_ALL_STEPS, StepHooks
+from grawa.workers.hooks import CLOSURE_COMES_LATE, MISSED_ALL_STEPS, NEEDS_LOSSES, StepHooks
 from grawa.workers.replicas import per_model
 
 
@@ -159,7 +155,7 @@ class Averager:
                 clock=WallClock(),
                 tell=(warn_of_absences, *on_round),
             )
-        self._saver = Saver(self._engine)
+        self._checkpoints = Checkpoints(self._engine)
         self._connected = is_one_of_several()
         before = self._before_step if strategy.shares_gradients(0) else None
         self._hooks = StepHooks(self._engine.replicas, before, self._after_step)
@@ -234,7 +230,7 @@ class Averager:
                 self._engine.fail(MISSED_ALL_STEPS)
             self._engine.resolve_skips()
             self._engine.leave()
-            self._saver.settle(wait=True)
+            self._checkpoints.finish()
 
     def record_loss(self, loss: Tensor) -> None:
         """Records the worker's training loss of this local step; call it before `optimizer.step()`.
@@ -245,8 +241,7 @@ class Averager:
         Args:
             loss: a scalar; or (K,), the hosted workers' losses. `UserError` for anything else.
         """
-        losses = check_losses(loss, self._engine.comm.num_hosted)
-        self._engine.note_losses(losses)
+        self._engine.note_losses(check_losses(loss, self._engine.comm.num_hosted))
         self._knows_losses = True
 
     def clip_grad_norm_(self, max_norm: float) -> Tensor:
@@ -331,11 +326,8 @@ class Averager:
             yield
 
     def _check_losses(self) -> None:
-        if not self._knows_losses:
-            raise UserError(
-                f"{type(self._engine.plan.strategy).__name__} ranks workers by their training "
-                "loss: call averager.record_loss(loss) before optimizer.step()"
-            )
+        if not self._knows_losses and self.step == 0:
+            raise UserError(NEEDS_LOSSES.format(type(self._engine.plan.strategy).__name__))
 
     def state_dict(self) -> dict[str, Any]:
         """What this process must save, beside model and optimizer, to resume bit for bit.
@@ -367,16 +359,8 @@ class Averager:
         """
         with undisturbed():
             self._engine.load_state_dict(state, strict=strict)
-        self._knows_losses |= self.step > 0
 
-    def save(
-        self,
-        folder: str | Path,
-        extra: Mapping[str, Any] | None = None,
-        *,
-        keep: int = 3,
-        wait: bool = True,
-    ) -> Path:
+    def save(self, folder: Place, extra: Extra = None, *, keep: int = 3, wait: bool = True) -> Path:
         """Saves everything of all workers as a checkpoint; every process must call it.
 
         That is the hosted models' parameters and buffers, their optimizers' states, what
@@ -400,8 +384,7 @@ class Averager:
             The checkpoint's folder, when it is complete.
         """
         with self._caught_up():
-            extras = Extras(process={} if extra is None else extra)
-            return self._saver.save(Path(folder), extras, keep, wait=wait)
+            return self._checkpoints.save(folder, extra, keep, wait=wait)
 
     def finish_saving(self) -> None:
         """Waits for the checkpoint in the background, if any; every process must call it.
@@ -409,15 +392,14 @@ class Averager:
         If a process can't write, every process raises `UserError`.
         """
         with self._caught_up():
-            self._saver.settle(wait=True)
+            self._checkpoints.finish()
 
     def restore(
         self,
-        folder: str | Path,
+        folder: Place,
         *,
         strict: bool = True,
-        resize: bool = False,
-        donors: bool = False,
+        resize: Resize = False,
         fall_back: bool = False,
     ) -> dict[str, Any] | None:
         """Restores the newest checkpoint that `save` wrote; every process must call it.
@@ -427,16 +409,16 @@ class Averager:
         `UserError`, which names the one before it, and nothing has changed.
 
         With `resize` the workers, and the processes that host them, may be more or fewer than when
-        it was saved. Workers that are there still go on as they were, on whatever process; new ones
+        it was saved. Workers that were saved go on as they were, on whatever process; new ones
         start at the center, or at the mean of the others if the strategy has none. What does not go
         on as it was is said in a warning.
 
         Args:
             folder: of the checkpoints; or a checkpoint in it, to go on from that one.
             strict: see `load_state_dict`.
-            resize: whether there may be another number of workers or processes.
-            donors: whether a new worker gets the optimizer state of the one whose number is the
-                same modulo the number of saved workers; otherwise its optimizer's state is fresh.
+            resize: whether there may be another number of workers or processes. New workers have
+                fresh optimizers; with "donors" each has the optimizer state of the worker whose
+                number is the same modulo the number of saved workers.
             fall_back: whether an older checkpoint is taken where the newest is damaged, with a
                 warning; the damaged one is renamed to `NAME.unused`.
 
@@ -444,20 +426,7 @@ class Averager:
             This process's `extra`; with other numbers, that of the process of its first worker, or
             of this worker's donor. `None` if there is no checkpoint yet.
         """
-        wanted = Wanted(
-            folder=Path(folder),
-            fall_back=fall_back,
-            set_aside=fall_back,
-            offer=lambda path: f"The one before it is sound: restore({str(path)!r}) takes it",
-        )
-        terms = Terms(strict=strict, resize=resize, donors=donors)
         with undisturbed():
-            self._saver.settle(wait=True)
-            found = restore(self._engine, wanted, terms)
-        self._knows_losses |= self.step > 0
-        if found is None:
-            return None
-        for line in (*found.passed_over, found.notice):
-            if line:
-                warnings.warn(line, stacklevel=2)
-        return found.process
+            return self._checkpoints.restore(
+                folder, strict=strict, resize=resize, fall_back=fall_back
+            )

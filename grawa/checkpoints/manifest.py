@@ -22,7 +22,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         Its entries.
 
     Raises:
-        CheckpointError: if it is missing or damaged.
+        CheckpointError: if it is damaged.
         ForeignError: if it is of another version.
     """
     path = folder / MANIFEST

@@ -141,9 +141,13 @@ def _agreed(agreement: Agreement, folder: Path) -> list[Path]:
 
 
 def _problem(agreement: Agreement, reading: Reading, path: Path) -> str | None:
-    """Why a checkpoint can't be used, the same on every process; `None` if it can.
+    """Why a checkpoint can't be used.
 
-    If it is sound and of something else, every process raises `ForeignError`.
+    Returns:
+        The reason, the same on every process; `None` if it can be used.
+
+    Raises:
+        ForeignError: on every process, if it is sound and of something else.
     """
     try:
         own = _GOOD + reading.run()
