@@ -94,6 +94,8 @@ class Regrouping:
         """
         try:
             found: dict[str, Any] = self._merged((), dict(self._states))
+        except UserError:
+            raise
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             raise UserError("its state is damaged") from None
         return found
