@@ -125,7 +125,9 @@ def test_new_workers_start_at_the_center_with_fresh_or_donated_optimizers(tmp_pa
     job.train(0, STOP)
     job.averager.save(tmp_path)
     state = job.averager.state_dict()["runner"]["fragments"][0]["state"]["center"]
-    center = torch.cat([state[name].flatten() for name, _ in job.fleet.models[0].named_parameters()])
+    center = torch.cat([
+        state[name].flatten() for name, _ in job.fleet.models[0].named_parameters()
+    ])
     fresh, given = Job(grawa.LGRAWA(), 4), Job(grawa.LGRAWA(), 4)
     (told,) = fresh.restore(tmp_path)
     assert told == (
@@ -138,7 +140,7 @@ def test_new_workers_start_at_the_center_with_fresh_or_donated_optimizers(tmp_pa
     assert fresh.fleet.optimizers[3].state_dict()["state"] == {}
     donor = job.fleet.optimizers[1].state_dict()["state"][0]["exp_avg_sq"]
     assert torch.equal(given.fleet.optimizers[3].state_dict()["state"][0]["exp_avg_sq"], donor)
-    assert fresh.fleet.optimizers[3].param_groups[0]["lr"] == 0.01
+    assert fresh.fleet.optimizers[3].param_groups[0]["lr"] == pytest.approx(0.01)
 
 
 def test_without_a_center_new_workers_start_at_the_mean_of_the_sound_ones(tmp_path: Path) -> None:
@@ -169,7 +171,7 @@ def test_what_is_not_allowed_is_refused_with_the_way_to_allow_it(tmp_path: Path)
     small(hosted=2).save(tmp_path)
     three = small(hosted=3, steps=0)
     told = refused(lambda: three.restore(tmp_path))
-    assert re.search("2 workers in 1 process, and this one has 3 .* pass resize=True", told)
+    assert re.search(r"2 workers in 1 process, and this one has 3 .* pass resize=True", told)
     other = small(hosted=3, steps=0, strategy=grawa.DiLoCo())
     assert "strategy: LGRAWA saved" in refused(lambda: other.restore(tmp_path, resize=True))
 

@@ -73,7 +73,7 @@ def _layers(rounds: Events, events: Events) -> list[Picture]:
     layered = [e for e in rounds if e["weights"] is not None and len(e["weights"][0]) > 1]
     if not layered:
         return []
-    workers = len(layered[0]["weights"])
+    workers = len(layered[-1]["weights"])
     started = next((e for e in events if e["kind"] == "started"), {})
     return [
         Picture(
@@ -107,20 +107,17 @@ def _draw_four(
 def _draw_workers(figure: Figure, *, rounds: Sequence[Mapping[str, Any]]) -> None:
     losses, weights, distance = grid_of(figure, 3, 3)
     at = [event["round"] for event in rounds]
-    workers = len(rounds[0]["losses"])
-    for i in range(workers):
-        own = [math.nan if e["losses"][i] is None else e["losses"][i] for e in rounds]
+    workers = [len(event["losses"]) for event in rounds]  # a run can be resumed with others
+    for i in range(max(workers)):
+        own = [_loss(i, event) for event in rounds]
         losses.plot(at, own, label=f"worker {i}", **line_style(i))
-        shares = [
-            1.0 / workers if e["weights"] is None else sum(e["weights"][i]) / len(e["weights"][i])
-            for e in rounds
-        ]
-        weights.plot(at, shares, **line_style(i))
+        weights.plot(at, [_share(i, event) for event in rounds], **line_style(i))
     apart = [
         math.nan if e["consensus_distance"] is None else e["consensus_distance"] for e in rounds
     ]
     distance.plot(at, apart, **line_style(0))
-    weights.axhline(1.0 / workers, linestyle=":", linewidth=1, color="#7F7F7F")
+    equal = [1.0 / count for count in workers]
+    weights.plot(at, equal, linestyle=":", linewidth=1, color="#7F7F7F")
     weights.set_ylim(bottom=0.0)
     for panel, label in (
         (losses, "training loss"), (weights, "weight"), (distance, "consensus distance"),
@@ -129,13 +126,27 @@ def _draw_workers(figure: Figure, *, rounds: Sequence[Mapping[str, Any]]) -> Non
     legend_below(figure, losses, 6)
 
 
+def _loss(worker: int, event: Mapping[str, Any]) -> float:
+    """A worker's loss in a round; not a number if it had none, or was not there."""
+    losses = event["losses"]
+    found = losses[worker] if worker < len(losses) else None
+    return math.nan if found is None else float(found)
+
+
+def _share(worker: int, event: Mapping[str, Any]) -> float:
+    """A worker's weight in a round, the mean over the groups; not a number if it was not there."""
+    workers, weights = len(event["losses"]), event["weights"]
+    if worker >= workers:
+        return math.nan
+    return 1.0 / workers if weights is None else sum(weights[worker]) / len(weights[worker])
+
+
 def _draw_layers(
     figure: Figure, *, rounds: Sequence[Mapping[str, Any]], names: Sequence[str]
 ) -> None:
-    workers = len(rounds[0]["weights"])
-    groups = len(rounds[0]["weights"][0])
+    workers, groups = _form(rounds[-1])
     rows = list(names) if len(names) == groups else [f"group {g}" for g in range(groups)]
-    comparable = [e for e in rounds if len(e["weights"][0]) == groups]
+    comparable = [event for event in rounds if _form(event) == (workers, groups)]
     maps = [
         HeatMap(
             title=f"worker {i}",
@@ -146,3 +157,8 @@ def _draw_layers(
         for i in range(workers)
     ]
     draw_heat_maps(figure, grid_of(figure, workers, 2, sharey=True), maps, "round")
+
+
+def _form(event: Mapping[str, Any]) -> tuple[int, int]:
+    """Of how many workers a round has weights, and of how many groups."""
+    return len(event["weights"]), len(event["weights"][0])

@@ -74,3 +74,17 @@ class Parts:
         done = self.engine.total_steps / here
         self.ending.load_state_dict(shared["ending"], done, was)
         return stepping, news_from(shared["news"])
+
+
+def resized(restored: Restored, workers: int) -> str:
+    """What is not as it was in a restored run, if its workers or processes are others than then.
+
+    Args:
+        restored: the checkpoint.
+        workers: N.
+
+    Returns:
+        One line; empty if they are the same.
+    """
+    same_samples = restored.shared["workers"] == workers
+    return restored.notice if same_samples else f"{restored.notice}, all samples dealt anew"

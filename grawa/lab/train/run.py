@@ -16,7 +16,7 @@ from grawa.lab.train.checkpoint import News, RunSaver, Saving, refusing
 from grawa.lab.train.doubts import measured
 from grawa.lab.train.ending import Ending
 from grawa.lab.train.events import Evaluated, Event, Finished, Started, Trained
-from grawa.lab.train.parts import Parts
+from grawa.lab.train.parts import Parts, resized
 from grawa.lab.train.settings import Settings
 from grawa.lab.train.sharing import deal, everyones, load, spread
 from grawa.lab.train.stacked import host
@@ -133,7 +133,7 @@ class Run:
             round=self.engine.round,
             recorded=self._recorded,
             passed_over=() if found is None else found.passed_over,
-            resized="" if found is None else found.notice,
+            resized="" if found is None else resized(found, self._settings.workers),
             workers=self._settings.workers,
             processes=self._processes,
             arrangement=self.engine.comm.arrangement,

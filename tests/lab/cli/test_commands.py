@@ -150,6 +150,49 @@ def test_resuming_needs_as_many_processes(
     assert (run / "events.jsonl").read_text().startswith(events[:200])
 
 
+@pytest.mark.world
+def test_the_same_workers_go_on_in_other_processes(
+    command: Any, whole: tuple[Path, str], tmp_path: Path
+) -> None:
+    run = interrupted(whole[0], tmp_path / "run")
+    done = grawa("resume", run, "--processes", "2")
+    assert (done.code, done.err) == (0, "")
+    assert "4 workers in 2 processes go on from a checkpoint of 4 workers in 4 proc" in done.out
+    ours, theirs = (RunFolder.open(path).load_model() for path in (run, whole[0]))
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=0.0, atol=1e-5)
+
+
+@pytest.mark.world
+def test_other_workers_go_on_and_are_reported(
+    command: Any, whole: tuple[Path, str], tmp_path: Path
+) -> None:
+    run = interrupted(whole[0], tmp_path / "run")
+    done = grawa("resume", run, "--workers", "6", "--processes", "3")
+    assert (done.code, done.err) == (0, "")
+    told = (
+        "6 workers in 3 processes go on from a checkpoint of 4 workers in 4 processes, workers 4 "
+        "to 5 at the center with a fresh optimizer state, all samples dealt anew"
+    )
+    assert told in done.out
+    folder = RunFolder.open(run)
+    assert (folder.config().workers, folder.config().processes) == (6, 3)
+    assert [len(e["losses"]) for e in folder.events() if e["kind"] == "round"] == [4, 6]
+    assert command("evaluate", run).code == 0
+    assert command("report", run).code == 0
+    assert f"Since round 1: {told}." in (run / "report.html").read_text()
+
+
+def test_numbers_that_do_not_fit_are_refused(command: Any, run: Path) -> None:
+    unfinished(run)
+    before = everything(run)
+    for numbers, said in ((("--workers", "3", "--processes", "2"), "3"), (("--workers", "0"), "0")):
+        done = command("resume", run, *numbers)
+        assert done.code == 2
+        assert_one_line(done.err, said)
+    assert everything(run) == before
+
+
 FAST = ("--processes", "1", "--workers", "2", "--steps", "8", "--sync-every", "4")
 
 

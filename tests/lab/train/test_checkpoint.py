@@ -17,7 +17,8 @@ from grawa.checkpoints.places import MANIFEST
 from grawa.errors import UserError
 from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.tasks import Digits
-from grawa.lab.train.events import Started
+from grawa.lab.train.checkpoint import Start
+from grawa.lab.train.events import Event, Started
 from grawa.lab.train.interval import Interval
 from grawa.lab.train.loop import train
 from grawa.saving import CheckpointError, read_part, write_part
@@ -31,6 +32,7 @@ from tests.lab.train.runs import (
     same_model,
     saving_to,
     settings,
+    started,
 )
 
 STRATEGIES: dict[str, StrategyFor] = {
@@ -247,3 +249,57 @@ def test_workers_that_step_one_by_one_keep_their_own_rates(tmp_path: Path) -> No
     events(strategy, chosen, checkpoints=tmp_path, until=6)
     resumed = end(events(strategy, chosen, checkpoints=tmp_path))
     assert same_model(resumed, whole)
+
+
+def with_others(
+    folder: Path, workers: int, strategy: grawa.Strategy, *, donors: bool = False, **options: Any
+) -> list[Event]:
+    """Goes on from the newest checkpoint with another number of workers."""
+    saving = saving_to(folder, start=Start(resize=True, donors=donors))
+    task, chosen = Digits(train_size=200), settings(workers=workers, **options)
+    return list(train(task, always(strategy), chosen, saving=saving))
+
+
+VARIANTS: dict[str, tuple[grawa.Strategy, dict[str, Any]]] = {
+    "lgrawa": (grawa.LGRAWA(), {}),
+    "outer steps, momentum and an average": (grawa.DiLoCo(), {"optimizer": "adamw", "swa": 0.9}),
+    "steps one by one": (
+        grawa.LGRAWA(),
+        {"schedule": grawa.SharedCount(4), "modelled": partial(VirtualClock, 0.1, jitter=0.2)},
+    ),
+    "a budget": (
+        grawa.EASGD(), {"steps": None, "budget": 2.4, "modelled": partial(VirtualClock, 0.1)}
+    ),
+    "few bits, in the background": (
+        grawa.LGRAWA(), {"comm_dtype": "int8", "overlap_steps": 1, "fragments": 2},
+    ),
+    "stacked": (grawa.MGRAWA(), {"stack_workers": "on"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("workers", [2, 6])
+def test_with_other_workers_rounds_and_steps_go_on(workers: int, name: str, tmp_path: Path) -> None:
+    strategy, options = VARIANTS[name]
+    events(always(strategy), settings(**options), checkpoints=tmp_path, until=5)
+    found = with_others(tmp_path, workers, strategy, donors=workers == 6, **options)
+    first, last = started(found), end(found)
+    assert first.round > 0
+    assert "go" in first.resized and "all samples dealt anew" in first.resized
+    assert torch.isfinite(torch.tensor(last.error))
+    rounds = [event for event in found if isinstance(event, grawa.RoundReport)]
+    assert [report.round for report in rounds[1:]] == [*range(first.round + 1, last.round + 1)]
+    assert all(len(report.losses) == workers for report in rounds[1:])
+    again = with_others(tmp_path, workers, strategy, **options)  # of which the last is a checkpoint
+    assert started(again).resized == ""
+    assert same_model(end(again), last)
+
+
+def test_epochs_that_are_left_are_shared_by_the_workers_that_there_are(tmp_path: Path) -> None:
+    """After 8 of 24 steps, 16 are left to each of 4 workers: 8 to each of 8, and 32 of 2."""
+    strategy, chosen = grawa.LGRAWA(), {"steps": None, "epochs": 3.84}
+    events(always(strategy), settings(**chosen), checkpoints=tmp_path, until=4)
+    assert end(with_others(tmp_path, 8, strategy, **chosen)).step == 16
+    folder = tmp_path / "again"
+    events(always(strategy), settings(**chosen), checkpoints=folder, until=4)
+    assert end(with_others(folder, 2, strategy, **chosen)).step == 40
