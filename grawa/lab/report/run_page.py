@@ -86,7 +86,8 @@ def _options(config: TrainConfig) -> str:
 
 def _totals(events: Sequence[Mapping[str, Any]], finished: Mapping[str, Any] | None) -> Table:
     rounds = [event for event in events if event["kind"] == "round"]
-    started = next((e for e in reversed(events) if e["kind"] == "started"), {})
+    starts = [event for event in events if event["kind"] == "started"]
+    started: Mapping[str, Any] = starts[-1] if starts else {}
     last = finished or rounds[-1]
     values = {
         "parameters": f"{started.get('parameters', 0):,}",

@@ -297,7 +297,7 @@ def test_with_other_workers_rounds_and_steps_go_on(workers: int, name: str, tmp_
 
 def test_epochs_that_are_left_are_shared_by_the_workers_that_there_are(tmp_path: Path) -> None:
     """After 8 of 24 steps, 16 are left to each of 4 workers: 8 to each of 8, and 32 of 2."""
-    strategy, chosen = grawa.LGRAWA(), {"steps": None, "epochs": 3.84}
+    strategy, chosen = grawa.LGRAWA(), dict[str, Any](steps=None, epochs=3.84)
     events(always(strategy), settings(**chosen), checkpoints=tmp_path, until=4)
     assert end(with_others(tmp_path, 8, strategy, **chosen)).step == 16
     folder = tmp_path / "again"
