@@ -377,8 +377,9 @@ class Averager:
                 tuples and dicts of them.
             keep: how many of the newest checkpoints stay.
             wait: whether it returns when the checkpoint is complete. Otherwise everything is copied
-                to the CPU's memory and written in the background, until `finish_saving`, the next
-                `save` or `restore`, or `detach`, which raise what has gone wrong meanwhile.
+                to the CPU's memory and written in the background, while training goes on. It is
+                complete after some more rounds, and at the latest after `finish_saving`, the next
+                `save` or `restore`, or `detach`. Each of these raises what has gone wrong.
 
         Returns:
             The checkpoint's folder, when it is complete.

@@ -9,7 +9,9 @@ from grawa.checkpoints.extras import Extras
 from grawa.checkpoints.reading import Terms
 from grawa.checkpoints.restore import Wanted, restore
 from grawa.checkpoints.saver import Saver
+from grawa.rounds.callback import weakly
 from grawa.rounds.engine import Engine
+from grawa.rounds.report import RoundReport
 
 Place = str | Path
 """Of checkpoints, or of one of them."""
@@ -32,11 +34,16 @@ class Checkpoints:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._saver = Saver(engine)
+        engine.keeper.runner.tell.append(weakly(self._after_round))
 
     def save(self, folder: Place, extra: Extra, keep: int, *, wait: bool) -> Path:
         """See `Averager.save`."""
         extras = Extras(process={} if extra is None else extra)
         return self._saver.save(Path(folder), extras, keep, wait=wait)
+
+    def _after_round(self, report: RoundReport) -> None:
+        """Goes on with what is saved in the background; all processes end rounds in one order."""
+        self._saver.settle()
 
     def finish(self) -> None:
         """See `Averager.finish_saving`."""

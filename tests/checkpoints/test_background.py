@@ -65,6 +65,27 @@ def test_it_has_its_name_when_all_have_met_again(tmp_path: Path) -> None:
     on_ranks(2, in_stages, tmp_path)
 
 
+def beside_rounds(folder: Path, options: dict[str, Any]) -> bool:
+    loop = Loop(grawa.LGRAWA(), 1, 1, **options)
+    loop.train(0, 1)
+    path = loop.averager.save(folder, wait=False)
+    for step in range(1, STEPS):
+        written()
+        dist.barrier()
+        loop.go_on(step, step + 1)
+    return path.exists()
+
+
+@pytest.mark.world
+@pytest.mark.parametrize(
+    "options",
+    [{"sync_every": 1}, {"sync_every": 2, "overlap_steps": 1}, {"schedule": grawa.SharedCount(1)}],
+    ids=str,
+)
+def test_rounds_complete_it(options: dict[str, Any], tmp_path: Path) -> None:
+    assert on_ranks(2, beside_rounds, tmp_path, options) == [True, True]
+
+
 def fails(folder: Path) -> list[str]:
     rank = dist.get_rank()
     averager = small(hosted=1)

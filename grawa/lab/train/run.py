@@ -11,7 +11,6 @@ from grawa.checkpoints.restore import Restored
 from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.tasks import Data, Task
 from grawa.lab.train.averaged import ConsensusAverage
-from grawa.lab.train.callback import weakly
 from grawa.lab.train.checkpoint import News, RunSaver, Saving, refusing
 from grawa.lab.train.doubts import measured
 from grawa.lab.train.ending import Ending
@@ -23,6 +22,7 @@ from grawa.lab.train.stacked import host
 from grawa.lab.train.stacking import choose_stacking
 from grawa.lab.train.worker import Worker
 from grawa.modes import evaluating
+from grawa.rounds.callback import weakly
 from grawa.rounds.clock import WallClock
 from grawa.rounds.engine import Engine
 from grawa.rounds.plan import RoundPlan
