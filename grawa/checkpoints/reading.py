@@ -81,7 +81,7 @@ class Reading:
         self.was = saved.layout
         self._check_numbers()
         keeper, replicas = self._engine.keeper, self._engine.replicas
-        sources = Sources(saved, self._here, keeper.clock.by_worker, donors=self._terms.donors)
+        sources = Sources(saved, self._here, self._engine, donors=self._terms.donors)
         self._entries = [sources.worker(worker) for worker in self._here.hosted]
         for k, own in enumerate(self._entries):
             check_worker(own, replicas.models[k], replicas.optimizers[k], self._frozen)
@@ -90,7 +90,7 @@ class Reading:
         frozen = frozen_state(replicas.models[0], self._frozen)
         check_tensors("parameter", shared.get("frozen"), frozen)
         self._kept: dict[str, Tensor] = shared["frozen"]
-        self._state = sources.state(dict(keeper.origin.fixed))
+        self._state = sources.state()
         self.process, self.shared = dict_in(process, "extra"), dict_in(shared, "extra")
         self._random = dict_in(process, "random")
         if self._random:

@@ -70,6 +70,7 @@ class Regrouping:
         everyone: where each of all workers was, numbered through; `None` for a new one.
         saved: where all saved workers were, if there are new ones.
         of_clock: entries of the clock's state with a value for each hosted worker.
+        moved: whether rounds have moved the center, and what all know of it.
     """
 
     def __init__(
@@ -79,9 +80,11 @@ class Regrouping:
         everyone: Sequence[Place | None],
         saved: Sequence[Place],
         of_clock: Sequence[str],
+        *,
+        moved: bool = True,
     ) -> None:
         self._states, self._hosted, self._everyone = states, hosted, everyone
-        self._saved, self._of_clock = saved, of_clock
+        self._saved, self._of_clock, self._moved = saved, of_clock, moved
 
     def state(self) -> dict[str, Any]:
         """The state.
@@ -109,7 +112,9 @@ class Regrouping:
             return {name: any(own[name] for own in values.values()) for name in first}
         if path == (*_FRAGMENTS, "compression") and first is not None:
             # Of what rounding has lost each process has a part that depends on its workers.
-            return {**first, "seat": None, "lost": {}, "lost_by_owner": {}, "teams": {}}
+            reference = first["reference"] if self._moved else {}
+            lost: dict[str, Any] = {"seat": None, "lost": {}, "lost_by_owner": {}, "teams": {}}
+            return {**first, **lost, "reference": reference}
         if isinstance(first, dict):
             return {
                 key: self._merged((*path, key), {p: own[key] for p, own in values.items()})

@@ -1,6 +1,5 @@
 """Where what is restored on this process comes from, if the workers may be others than then."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 from grawa.checkpoints.layout import Layout
 from grawa.checkpoints.regroup import Place, Regrouping
 from grawa.checkpoints.saved import Saved, dict_in
+from grawa.rounds.engine import Engine
 from grawa.saving import CheckpointError
 
 
@@ -22,15 +22,17 @@ class Sources:
     Args:
         saved: the checkpoint.
         here: the layout of the job that restores it.
-        of_clock: entries of the clock's state with a value for each hosted worker.
+        engine: that restores it.
         donors: whether new workers also get their donor's optimizer state; otherwise it is fresh.
     """
 
-    def __init__(
-        self, saved: Saved, here: Layout, of_clock: Sequence[str], *, donors: bool
-    ) -> None:
-        self._saved, self._here, self._of_clock = saved, here, of_clock
-        self._donors = donors
+    def __init__(self, saved: Saved, here: Layout, engine: Engine, *, donors: bool) -> None:
+        self._saved, self._here, self._donors = saved, here, donors
+        self._of_clock = engine.keeper.clock.by_worker
+        self._fixed = engine.keeper.origin.fixed
+        self._roll_call = engine.keeper.runner.roll_call
+        # The rounds of a single worker leave the center where it began.
+        self._moved = saved.layout.workers > 1 or engine.plan.strategy.moves_one_worker
 
     def worker(self, worker: int) -> dict[str, Any]:
         """The model and optimizers of a worker's file, or what a new worker has in their place."""
@@ -68,18 +70,15 @@ class Sources:
         random = self._saved.process(self._here.process).get("random") if its else {}
         return {**first, "random": random}
 
-    def state(self, fixed: dict[str, str]) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """The averager's state on this process; `UserError` if it can't be divided, or is damaged.
-
-        Args:
-            fixed: what the state belongs to here.
 
         Returns:
             The state.
         """
-        shared = self._saved.shared().get("strategy")
         if self._saved.is_alike:
-            return _whole(self._saved.process(self._here.process).get("averager"), shared)
+            own, shared = self._saved.process(self._here.process), self._saved.shared()
+            return _whole(own.get("averager"), shared.get("strategy"))
         new = self._here.workers > self._saved.layout.workers
         saved = [self._place(w) for w in range(self._saved.layout.workers)] if new else []
         hosted = [self._place(w) if self._is_saved(w) else None for w in self._here.hosted]
@@ -88,10 +87,23 @@ class Sources:
         states = {p: self._saved.process(p).get("averager") for p in dict.fromkeys(processes)}
         workers = range(self._here.workers)
         everyone = [Place(first, w) if self._is_saved(w) else None for w in workers]
-        state = Regrouping(states, hosted, everyone, saved, self._of_clock).state()
+        regrouping = Regrouping(states, hosted, everyone, saved, self._of_clock, moved=self._moved)
+        state = regrouping.state()
+        roll_call = dict_in(dict_in(state, "runner"), "roll_call")
+        if roll_call.get("tracker") is None:  # as of a single worker, which has no score
+            roll_call["tracker"] = self._roll_call.state_dict()["tracker"]
         belongs = dict_in(dict_in(state, "origin"), "fixed")
-        belongs.update({name: fixed[name] for name in _OF_PROCESS if name in fixed})
-        return _whole(state, shared)
+        belongs.update({name: self._fixed[name] for name in _OF_PROCESS})
+        return _whole(state, self._strategy())
+
+    def _strategy(self) -> list[Any]:
+        """The strategy's state, by fragments; if it never moved, with the only worker as center."""
+        fragments = _list(self._saved.shared().get("strategy"))
+        if self._moved:
+            return fragments
+        own = dict_in(self._saved.worker(0), "parameters")
+        return [{key: _at(own, leaves) if key in _CENTERS else leaves
+                 for key, leaves in part.items()} for part in fragments]  # fmt: skip
 
     def _is_saved(self, worker: int) -> bool:
         return worker < self._saved.layout.workers
@@ -102,7 +114,7 @@ class Sources:
 
     def _center(self) -> dict[str, Tensor]:
         """The center of the strategy; without one, the mean of the workers that are finite."""
-        fragments = _list(self._saved.shared().get("strategy"))
+        fragments = self._strategy()
         if fragments and all("center" in part for part in fragments):
             return {name: x for part in fragments for name, x in part["center"].items()}
         workers = range(self._saved.layout.workers)
@@ -116,6 +128,14 @@ class Sources:
 
 _OF_PROCESS = "workers", "workers of this process", "process of the worker"
 """What a state belongs to that is another with other workers."""
+
+
+_CENTERS = "center", "exact"
+"""Entries of a strategy's state that are a center, in the parameters' dtype and in a wider one."""
+
+
+def _at(parameters: dict[str, Tensor], leaves: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: parameters[name].to(leaf.dtype) for name, leaf in leaves.items()}
 
 
 def _without_state(entry: Any) -> Any:

@@ -143,6 +143,29 @@ def test_new_workers_start_at_the_center_with_fresh_or_donated_optimizers(tmp_pa
     assert fresh.fleet.optimizers[3].param_groups[0]["lr"] == pytest.approx(0.01)
 
 
+@pytest.mark.parametrize(
+    "strategy", [grawa.LGRAWA(), grawa.EASGD(), grawa.DiLoCo(), grawa.OuterSteps()], ids=repr
+)
+@pytest.mark.parametrize("comm_dtype", [None, "int8"])
+def test_where_one_worker_was_alone_the_others_start_at_it(
+    strategy: grawa.Strategy, comm_dtype: str | None, tmp_path: Path
+) -> None:
+    """Its rounds have not moved the center, if the strategy needs several workers for that."""
+    job = Job(strategy, 1, comm_dtype=comm_dtype)
+    job.train(0, STEPS, workers=1)
+    job.averager.save(tmp_path)
+    more = Job(strategy, 3, comm_dtype=comm_dtype)
+    more.restore(tmp_path)
+    state = more.averager.state_dict()["runner"]["fragments"][0]["state"]["center"]
+    center = torch.cat([leaf.flatten() for leaf in state.values()])
+    if not strategy.moves_one_worker:
+        assert torch.equal(center, job.params()[0])
+    assert torch.equal(more.params()[1], center)
+    more.averager.synchronize()
+    for row in more.params():
+        torch.testing.assert_close(row, job.params()[0], atol=0.05, rtol=0.0)
+
+
 def test_without_a_center_new_workers_start_at_the_mean_of_the_sound_ones(tmp_path: Path) -> None:
     job = Job(grawa.DataParallel(), 3)
     job.train(0, STOP)
@@ -212,3 +235,29 @@ def test_every_value_of_a_worker_is_where_it_is_now() -> None:
     assert torch.equal(runner["roll_call"]["losses"]["sum"][:, 0], losses["sum"][:, 1])
     assert bool(runner["roll_call"]["losses"]["past"][0, 1].isnan())
     assert runner["roll_call"]["steps"] == before["roll_call"]["steps"]
+
+
+def between_hosts(folder: Path, hosts: list[list[int]], strategy: grawa.Strategy) -> float:
+    """Few bits between hosts, where each process keeps a section of what all know."""
+    job = Job(strategy, 1, comm_dtype="int8", hosts=hosts)
+    if folder.exists():
+        job.restore(folder)
+        job.train(STOP, STEPS)
+    else:
+        job.train(0, STOP)
+        job.averager.save(folder)
+    job.averager.detach()
+    return float(job.params()[0].norm())
+
+
+@pytest.mark.world
+@pytest.mark.parametrize("strategy", [grawa.LGRAWA(), grawa.LSGD(team_size=2)], ids=repr)
+def test_few_bits_between_hosts_go_on_with_more_and_fewer(
+    strategy: grawa.Strategy, tmp_path: Path
+) -> None:
+    two, four = [[0], [1]], [[0, 1], [2, 3]]
+    for one, other in ((two, four), (four, two)):
+        folder = tmp_path / str(len(one[0]))
+        on_ranks(2 * len(one[0]), between_hosts, folder, one, strategy)
+        norms = on_ranks(2 * len(other[0]), between_hosts, folder, other, strategy)
+        assert all(0.0 < norm < 100.0 for norm in norms)
