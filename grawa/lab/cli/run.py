@@ -112,6 +112,8 @@ def resume_command(
         round_of(Path(from_checkpoint))
     config = folder.config()
     resize = (workers, processes) != (None, None)
+    if donors and workers is None:
+        raise UserError("--donors is for new workers: give --workers, too")
     if resize:
         config = replace(
             config,

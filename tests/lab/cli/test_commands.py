@@ -186,7 +186,8 @@ def test_other_workers_go_on_and_are_reported(
 def test_numbers_that_do_not_fit_are_refused(command: Any, run: Path) -> None:
     unfinished(run)
     before = everything(run)
-    for numbers, said in ((("--workers", "3", "--processes", "2"), "3"), (("--workers", "0"), "0")):
+    wrong = {("--workers", "3", "--processes", "2"): "3", ("--workers", "0"): "0"}
+    for numbers, said in {**wrong, ("--donors",): "give --workers"}.items():
         done = command("resume", run, *numbers)
         assert done.code == 2
         assert_one_line(done.err, said)
