@@ -8,6 +8,7 @@ final models, bit for bit, and the events in the folder, each of which must be t
 
 import random
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
@@ -122,10 +123,10 @@ def tried(config: Config, method: str, variant: str, seed: int) -> dict[str, Any
 def _train(config: TrainConfig, folder: RunFolder, events: int | None) -> None:
     """Trains to the end, or until the folder has so many events."""
     saving = Saving(
-        checkpoints=folder.saved(config),
+        folder=folder.checkpoints,
         every=config.checkpoint_interval(),
         identity=identity(config),
-        offer=str,
+        resume="grawa resume",
         events=folder.events_file,
     )
     task = names.task(config.task, config.data)
@@ -136,6 +137,9 @@ def _train(config: TrainConfig, folder: RunFolder, events: int | None) -> None:
         stream = islice(stream, max(1, events - len(folder.events())))
     with redirect_stdout(StringIO()):
         keep(stream, config, task, folder)
+    for thread in threading.enumerate():
+        if thread.name == "grawa checkpoint":
+            thread.join()  # a process that is killed leaves no thread that writes on
 
 
 def _same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

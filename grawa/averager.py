@@ -1,6 +1,6 @@
 """The driver: hooks on the user's optimizers count steps and run rounds; the loop stays theirs."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 
-from grawa.checkpoints.restore import restore
-from grawa.checkpoints.save import save
+from grawa.checkpoints.own_loop import Checkpoints, Extra, Place, Resize
 from grawa.comm.distributed import DEFAULT_TIMEOUT
 from grawa.comm.elastic import Elastic
 from grawa.errors import UserError
@@ -29,7 +28,7 @@ from grawa.rounds.setup import backend_of, group_of, ranks_by_host, set_up
 from grawa.scores.groups import Grouping
 from grawa.strategies.protocol import Strategy
 from grawa.workers.checks import check_connected, check_losses, is_one_of_several, with_warning
-from grawa.workers.hooks import CLOSURE_COMES_LATE, MISSED_ALL_STEPS, StepHooks
+from grawa.workers.hooks import CLOSURE_COMES_LATE, MISSED_ALL_STEPS, NEEDS_LOSSES, StepHooks
 from grawa.workers.replicas import per_model
 
 
@@ -158,6 +157,7 @@ class Averager:
                 clock=WallClock(),
                 tell=(warn_of_absences, *on_round),
             )
+        self._checkpoints = Checkpoints(self._engine)
         self._connected = elastic is not None or is_one_of_several()
         before = self._before_step if strategy.shares_gradients(0) else None
         self._hooks = StepHooks(self._engine.replicas, before, self._after_step)
@@ -237,6 +237,7 @@ class Averager:
                 self._engine.fail(MISSED_ALL_STEPS)
             self._engine.resolve_skips()
             self._engine.leave()
+            self._checkpoints.finish()
 
     def record_loss(self, loss: Tensor) -> None:
         """Records the worker's training loss of this local step; call it before `optimizer.step()`.
@@ -247,8 +248,7 @@ class Averager:
         Args:
             loss: a scalar; or (K,), the hosted workers' losses. `UserError` for anything else.
         """
-        losses = check_losses(loss, self._engine.comm.num_hosted)
-        self._engine.note_losses(losses)
+        self._engine.note_losses(check_losses(loss, self._engine.comm.num_hosted))
         self._knows_losses = True
 
     def clip_grad_norm_(self, max_norm: float) -> Tensor:
@@ -333,11 +333,8 @@ class Averager:
             yield
 
     def _check_losses(self) -> None:
-        if not self._knows_losses:
-            raise UserError(
-                f"{type(self._engine.plan.strategy).__name__} ranks workers by their training "
-                "loss: call averager.record_loss(loss) before optimizer.step()"
-            )
+        if not self._knows_losses and self.step == 0:
+            raise UserError(NEEDS_LOSSES.format(type(self._engine.plan.strategy).__name__))
 
     def state_dict(self) -> dict[str, Any]:
         """What this process must save, beside model and optimizer, to resume bit for bit.
@@ -369,11 +366,8 @@ class Averager:
         """
         with undisturbed():
             self._engine.load_state_dict(state, strict=strict)
-        self._knows_losses |= self.step > 0
 
-    def save(
-        self, folder: str | Path, extra: Mapping[str, Any] | None = None, *, keep: int = 3
-    ) -> Path:
+    def save(self, folder: Place, extra: Extra = None, *, keep: int = 3, wait: bool = True) -> Path:
         """Saves everything of all workers as a checkpoint; every process must call it.
 
         That is the hosted models' parameters and buffers, their optimizers' states, what
@@ -389,28 +383,58 @@ class Averager:
                 its scheduler, `GradScaler` and data loader: plain values, tensors, and lists,
                 tuples and dicts of them.
             keep: how many of the newest checkpoints stay.
+            wait: whether it returns when the checkpoint is complete. Otherwise everything is copied
+                to the CPU's memory and written in the background, while training goes on. It is
+                complete after some more rounds, and at the latest after `finish_saving`, the next
+                `save` or `restore`, or `detach`. Each of these raises what has gone wrong.
 
         Returns:
-            The checkpoint's folder.
+            The checkpoint's folder, when it is complete.
         """
         with self._caught_up():
-            return save(self._engine, Path(folder), extra, keep)
+            return self._checkpoints.save(folder, extra, keep, wait=wait)
 
-    def restore(self, folder: str | Path, *, strict: bool = True) -> dict[str, Any] | None:
+    def finish_saving(self) -> None:
+        """Waits for the checkpoint in the background, if any; every process must call it.
+
+        If a process can't write, every process raises `UserError`.
+        """
+        with self._caught_up():
+            self._checkpoints.finish()
+
+    def restore(
+        self,
+        folder: Place,
+        *,
+        strict: bool = True,
+        resize: Resize = False,
+        fall_back: bool = False,
+    ) -> dict[str, Any] | None:
         """Restores the newest checkpoint that `save` wrote; every process must call it.
 
         Call it before training, or instead of going on. Nothing in a file is ever executed. A
         checkpoint that is damaged, or of another job, is refused: then every process raises
         `UserError`, which names the one before it, and nothing has changed.
 
+        With `resize` the workers, and the processes that host them, may be more or fewer than when
+        it was saved. Workers that were saved go on as they were, on whatever process; new ones
+        start at the center, or at the mean of the others if the strategy has none. What does not go
+        on as it was is said in a warning.
+
         Args:
             folder: of the checkpoints; or a checkpoint in it, to go on from that one.
             strict: see `load_state_dict`.
+            resize: whether there may be another number of workers or processes. New workers have
+                fresh optimizers; with "donors" each has the optimizer state of the worker whose
+                number is the same modulo the number of saved workers.
+            fall_back: whether an older checkpoint is taken where the newest is damaged, with a
+                warning; the damaged one is renamed to `NAME.unused`.
 
         Returns:
-            This process's `extra`; `None` if there is no checkpoint yet.
+            This process's `extra`; with other numbers, that of the process of its first worker, or
+            of this worker's donor. `None` if there is no checkpoint yet.
         """
         with undisturbed():
-            extra = restore(self._engine, Path(folder), strict=strict)
-        self._knows_losses |= self.step > 0
-        return extra
+            return self._checkpoints.restore(
+                folder, strict=strict, resize=resize, fall_back=fall_back
+            )

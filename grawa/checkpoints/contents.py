@@ -156,6 +156,11 @@ def _with_extra(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
+def copied(value: Any) -> Any:
+    """Copies of all tensors, on the CPU, in dictionaries, lists and tuples."""
+    return _mapped(value, lambda x: x.to("cpu", copy=True))
+
+
 def _compact(value: Any) -> Any:
     """The same, with this process's part of each tensor, and no more memory than it fills."""
     return _mapped(value, lambda x: x.clone() if x.untyped_storage().nbytes() > x.nbytes else x)

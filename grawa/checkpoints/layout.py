@@ -1,7 +1,8 @@
 """Which files a checkpoint has, and who writes which."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from grawa.rounds.agreement import Agreement
 from grawa.rounds.engine import Engine
@@ -48,12 +49,41 @@ class Layout:
         )
 
     def counts(self) -> dict[str, int]:
-        """What must be the same where it is restored."""
+        """How many there are of what, for the manifest."""
         return {
             "workers": self.workers,
             "processes": self.processes,
             "processes per worker": self.parts,
         }
+
+    def was(self, manifest: Mapping[str, Any]) -> "Layout | None":
+        """That of the process of this number when a checkpoint was saved.
+
+        Args:
+            manifest: of the checkpoint.
+
+        Returns:
+            The layout; `None` if the manifest's numbers can't be.
+        """
+        counts = [manifest.get(name) for name in self.counts()]
+        if not all(isinstance(count, int) and count > 0 for count in counts):
+            return None
+        workers, processes, parts = (int(str(count)) for count in counts)
+        if processes % parts or workers % (processes // parts):
+            return None
+        hosted = workers * parts // processes
+        first = self.process // parts * hosted
+        return replace(
+            self,
+            processes=processes,
+            parts=parts,
+            hosted=range(first, first + hosted),
+            workers=workers,
+        )
+
+    def process_of(self, worker: int) -> int:
+        """The process with this part of a worker."""
+        return worker // len(self.hosted) * self.parts + self.part
 
     def worker_file(self, worker: int) -> str:
         """The name of the file with this process's part of a worker."""
@@ -71,11 +101,6 @@ class Layout:
     @property
     def _suffix(self) -> str:
         return f"-part-{self.part}" if self.parts > 1 else ""
-
-    def own_files(self) -> list[str]:
-        """The files that this process needs."""
-        workers = [self.worker_file(worker) for worker in self.hosted]
-        return [*workers, self.process_file(self.process), self.shared_file]
 
     def words(self, name: str) -> str:
         """What a file holds, for people."""

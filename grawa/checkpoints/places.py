@@ -5,12 +5,12 @@ import shutil
 from pathlib import Path
 
 from grawa.errors import UserError
-from grawa.saving import check
+from grawa.saving import CheckpointError, check
 
 MANIFEST = "manifest.json"
 """The name of the file that says in words what a checkpoint holds."""
 
-_NAME = re.compile(r"save-(\d+)-round-(\d+)")
+_NAME = re.compile(r"save-(\d{1,18})-round-(\d{1,18})")
 _HIDDEN = re.compile(r"\.save-(\d+)-round-\d+\.(new|old)")
 
 
@@ -23,6 +23,16 @@ def number_of(path: Path) -> int | None:
     """The number of the checkpoint that would be there; `None` for another name."""
     found = _NAME.fullmatch(path.name)
     return int(found[1]) if found else None
+
+
+def round_of(path: Path) -> int:
+    """The round of the checkpoint that is there; `CheckpointError` for another name."""
+    found = _NAME.fullmatch(path.name)
+    if found is None:
+        raise CheckpointError(
+            f"{path.name!r} is not a checkpoint's name, which is of the form {name_of(2, 20)}"
+        )
+    return int(found[2])
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:

@@ -1,70 +1,125 @@
 """Restores a checkpoint, on all processes the same one, or refuses it by name."""
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from grawa.checkpoints.contents import (
-    check_random_state,
-    check_tensors,
-    check_worker,
-    frozen_state,
-    put_random_state,
-    put_tensors,
-    put_worker,
-)
-from grawa.checkpoints.files import read_text
-from grawa.checkpoints.layout import FORMAT, Layout
-from grawa.checkpoints.places import MANIFEST, checkpoints, newest_sound, number_of
+from grawa.checkpoints.layout import Layout
+from grawa.checkpoints.places import checkpoints, newest_sound, number_of
+from grawa.checkpoints.reading import Reading, Terms
 from grawa.errors import UserError
 from grawa.rounds.agreement import Agreement
 from grawa.rounds.engine import Engine
 from grawa.rounds.purposes import Purpose
-from grawa.saving import read_part
-from grawa.version import __version__
+from grawa.saving import CheckpointError, ForeignError
 
 _MOST = 100
 """Of the newest checkpoints, those that processes tell each other of."""
 
+_GOOD, _BAD, _FOREIGN = "+", "-", "!"
+"""First characters of what a process tells the others about its files."""
 
-def restore(engine: Engine, folder: Path, *, strict: bool) -> dict[str, Any] | None:
-    """Restores what `save` saved; every process must call it.
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which checkpoint is taken.
+
+    Args:
+        folder: with checkpoints, of which the newest is taken; or one of them.
+        fall_back: whether an older one is taken where the newest can't be used, unless that is a
+            sound one of something else.
+        set_aside: whether newer ones than the one that is taken are renamed to `NAME.unused`, so
+            that none of them is taken for the newest later.
+        offer: says how a user takes this one, in place of a newer one that can't be used.
+    """
+
+    folder: Path
+    fall_back: bool = False
+    set_aside: bool = False
+    offer: Callable[[Path], str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restored:
+    """A checkpoint that was restored.
+
+    Attributes:
+        path: its folder.
+        process: the extra of this process.
+        workers: the extra of each hosted worker; `None` for new ones.
+        shared: the extra that is the same on every process.
+        passed_over: why newer checkpoints could not be used.
+        notice: what is not as it was, if workers or processes are others than then; or empty.
+    """
+
+    path: Path
+    process: dict[str, Any]
+    workers: Sequence[dict[str, Any] | None]
+    shared: dict[str, Any]
+    passed_over: tuple[str, ...]
+    notice: str
+
+
+def restore(engine: Engine, wanted: Wanted, terms: Terms) -> Restored | None:
+    """Restores what a `Saver` saved; every process must call it.
 
     Args:
         engine: with the hosted workers.
-        folder: with checkpoints, of which the newest is taken; or one of them.
-        strict: whether settings must be what they were.
+        wanted: which checkpoint.
+        terms: which ones may be restored.
 
     Returns:
-        The user's extra; `None` if there is no checkpoint yet. If a process can't restore it, all
-        raise `UserError`, and nothing has changed.
+        What was saved beside the workers; `None` if there is no checkpoint yet. If a process can't
+        restore it, all raise `CheckpointError`, and nothing has changed.
     """
 
-    def together(agreement: Agreement) -> dict[str, Any] | None:
-        path = _agreed(agreement, folder)
-        if path is None:
-            return None
-        reading = _Reading(engine, Layout.of(engine, agreement), path, strict=strict)
-        failure, id = None, ""
-        try:
-            id = reading.run()
-        except UserError as error:
-            failure = UserError(f"{path} can't be restored: {error}{_advice(path)}")
-        if len(set(agreement.settle(failure, id))) > 1:
-            raise UserError(
-                f"{path} is not the same checkpoint on every process; let all of them see one "
-                "folder, or copy each one's files to it"
-            )
-        return reading.put()
+    def together(agreement: Agreement) -> Restored | None:
+        problems: list[str] = []
+        found = _agreed(agreement, wanted.folder)
+        for path in found:
+            reading = Reading(engine, Layout.of(engine, agreement), path, terms)
+            problem = _problem(agreement, reading, path)
+            if problem is None:
+                return _put(reading, path, wanted, tuple(problems))
+            problems.append(problem)
+            if not wanted.fall_back:
+                raise CheckpointError(f"{problem}. {_advice(path, wanted)}")
+        if problems:
+            raise CheckpointError(f"{problems[0]}. {_NONE_BEFORE}")
+        return None
 
     return engine.together(Purpose.RESTORING, together)
 
 
-def _agreed(agreement: Agreement, folder: Path) -> Path | None:
-    """The newest checkpoint that all processes have, or the one that is asked for."""
+def _put(reading: Reading, path: Path, wanted: Wanted, problems: tuple[str, ...]) -> Restored:
+    reading.put()
+    if wanted.set_aside:
+        for number, newer in checkpoints(path.parent).items():
+            if number > (number_of(path) or 0):
+                _set_aside(newer)
+    return Restored(
+        path=path,
+        process=reading.process,
+        workers=reading.workers,
+        shared=reading.shared,
+        passed_over=problems,
+        notice=reading.notice(),
+    )
+
+
+def _set_aside(path: Path) -> None:
+    aside = path.with_name(f"{path.name}.unused")
+    shutil.rmtree(aside, ignore_errors=True)
+    with suppress(FileNotFoundError):  # another process was first
+        path.rename(aside)
+
+
+def _agreed(agreement: Agreement, folder: Path) -> list[Path]:
+    """The checkpoints that all processes have, from the newest on; or the one that is asked for."""
     failure, found = None, {}
     try:
         asked = number_of(folder)
@@ -76,130 +131,51 @@ def _agreed(agreement: Agreement, folder: Path) -> Path | None:
     lines = agreement.settle(failure, json.dumps(sorted(found)[-_MOST:]))
     numbers = [set(json.loads(line)) for line in lines]
     everywhere = set.intersection(*numbers)
-    if everywhere:
-        return found[max(everywhere)]
     without = [str(process) for process, own in enumerate(numbers) if not own]
-    if len(without) == len(numbers):
-        return None
+    if everywhere or len(without) == len(numbers):
+        return [found[number] for number in sorted(everywhere, reverse=True)]
     raise UserError(
         f"process {', '.join(without) or '0'} finds no checkpoint in {folder} that all have: hosts "
         "that don't share the folder each need the files that their own processes have saved"
     )
 
 
-def _advice(path: Path) -> str:
+def _problem(agreement: Agreement, reading: Reading, path: Path) -> str | None:
+    """Why a checkpoint can't be used.
+
+    Returns:
+        The reason, the same on every process; `None` if it can be used.
+
+    Raises:
+        ForeignError: on every process, if it is sound and of something else.
+    """
+    try:
+        own = _GOOD + reading.run()
+    except ForeignError as error:
+        own = _FOREIGN + str(error)
+    except UserError as error:
+        own = _BAD + str(error)
+    answers = agreement.settle(None, own)
+    for kind in (_FOREIGN, _BAD):
+        reason = next((text[1:] for text in answers if text.startswith(kind)), None)
+        if reason is None:
+            continue
+        problem = f"{path} can't be restored: {reason}"
+        if kind == _FOREIGN:
+            raise ForeignError(problem)
+        return problem
+    if len(set(answers)) == 1:
+        return None
+    return (
+        f"{path} is not the same checkpoint on every process; let all of them see one folder, or "
+        "copy each one's files to it"
+    )
+
+
+_NONE_BEFORE = "There is no sound one before it"
+
+
+def _advice(path: Path, wanted: Wanted) -> str:
     """Which checkpoint can be taken in place of one that can't."""
     sound = newest_sound(path.parent, number_of(path) or 0)
-    if sound is None:
-        return ". There is no sound one before it"
-    return f". The one before it is sound: restore({str(sound)!r}) takes it"
-
-
-class _Reading:
-    """A checkpoint that is read and checked before anything is changed.
-
-    Args:
-        engine: with the hosted workers.
-        layout: of the checkpoint.
-        path: of its folder.
-        strict: whether settings must be what they were.
-    """
-
-    def __init__(self, engine: Engine, layout: Layout, path: Path, *, strict: bool) -> None:
-        self._engine, self._layout, self._path = engine, layout, path
-        self._frozen, self._strict = engine.replicas.frozen_names(), strict
-
-    def run(self) -> str:
-        """Reads everything; `UserError` if it is damaged, or does not fit.
-
-        Returns:
-            The checkpoint's id.
-
-        Raises:
-            UserError: if its state does not fit.
-        """
-        manifest = self._manifest()
-        *self._workers, process, shared = (
-            self._entries(name, str(manifest["id"])) for name in self._layout.own_files()
-        )
-        for k, saved in enumerate(self._workers):
-            replicas = self._engine.replicas
-            check_worker(saved, replicas.models[k], replicas.optimizers[k], self._frozen)
-        self._shared = shared
-        check_tensors("parameter", shared.get("frozen"), self._own_frozen())
-        self._state = _whole(process.get("averager"), shared.get("strategy"))
-        self._extra: dict[str, Any] = _dict_in(process, "extra")
-        self._random: dict[str, Tensor] = _dict_in(process, "random")
-        check_random_state(self._random)
-        if (refused := self._engine.keeper.refusal(self._state, strict=self._strict)) is not None:
-            raise UserError(str(refused))
-        return str(manifest["id"])
-
-    def put(self) -> dict[str, Any]:
-        """Restores everything; collective.
-
-        Returns:
-            The user's extra.
-        """
-        engine, replicas = self._engine, self._engine.replicas
-        keeper = engine.keeper
-        keeper.overwritten.drop()
-        keeper.load(self._state, strict=self._strict)
-        for k, saved in enumerate(self._workers):
-            put_worker(saved, replicas.models[k], replicas.optimizers[k], self._frozen)
-        for model in replicas.models:
-            named = dict(model.named_parameters())
-            put_tensors(self._shared["frozen"], {name: named[name] for name in self._frozen})
-        keeper.runner.remember_buffers(self._state["runner"]["buffers"])
-        put_random_state(self._random, replicas.gradients.device)
-        return self._extra
-
-    def _own_frozen(self) -> Mapping[str, Any]:
-        return frozen_state(self._engine.replicas.models[0], self._frozen)
-
-    def _manifest(self) -> dict[str, Any]:
-        path = self._path / MANIFEST
-        try:
-            manifest = json.loads(read_text(path))
-        except (json.JSONDecodeError, RecursionError):
-            manifest = None
-        if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
-            raise UserError(f"{path} is damaged")
-        if manifest["format"] != FORMAT:
-            raise UserError(
-                f"it was saved by grawa {str(manifest.get('grawa'))[:20]} in format "
-                f"{manifest['format']}, and this is grawa {__version__}, which reads format "
-                f"{FORMAT}: use that version"
-            )
-        for name, number in self._layout.counts().items():
-            if manifest.get(name) != number:
-                raise UserError(
-                    f"it was saved by a job with {str(manifest.get(name))[:20]} {name}, and this "
-                    f"one has {number}: start as many as then"
-                )
-        return manifest
-
-    def _entries(self, name: str, id: str) -> dict[str, Any]:
-        path = self._path / name
-        entries = read_part(path)
-        if (entries.pop("id", None), entries.pop("file", None)) != (id, name):
-            raise UserError(f"{path} does not belong to this checkpoint")
-        return entries
-
-
-def _dict_in(entries: Mapping[str, Any], name: str) -> dict[str, Any]:
-    found = entries.get(name)
-    if not isinstance(found, dict):
-        raise UserError(f"its {name} is damaged")
-    return found
-
-
-def _whole(state: Any, shared: Any) -> Any:
-    """A state with what is the same on every process put back."""
-    try:
-        fragments = state["runner"]["fragments"]
-        for fragment, kept in zip(fragments, shared, strict=True):
-            fragment["state"] = kept
-    except (LookupError, TypeError, ValueError):
-        raise UserError("its state is damaged") from None
-    return state
+    return _NONE_BEFORE if sound is None else wanted.offer(sound)

@@ -1,6 +1,7 @@
 """Clocks that time the workers: by the wall, or in the laboratory by a model of the machines."""
 
 import time
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from grawa.comm.protocol import Transport
@@ -12,6 +13,11 @@ class Clock(Protocol):
     @property
     def individual(self) -> bool:
         """Whether each hosted worker has its own time, and the one that is earliest steps next."""
+        ...
+
+    @property
+    def by_worker(self) -> Sequence[str]:
+        """Entries of the state that have a value for each hosted worker."""
         ...
 
     def meter(self, comm: Transport) -> Transport:
@@ -64,6 +70,7 @@ class WallClock:
     """
 
     individual = False
+    by_worker: Sequence[str] = ()
 
     def __init__(self) -> None:
         self._start = time.perf_counter()

@@ -46,6 +46,7 @@ class Runner:
         local_steps: what happens between rounds.
         reporter: measures times and bytes between reports.
         symptoms: warns of likely mistakes that raise no error.
+        tell: called with the report of each round.
         round: rounds so far.
         lr: the learning rate at the last round; the same on every process.
     """
@@ -60,7 +61,7 @@ class Runner:
         tell: Sequence[OnRound],
     ) -> None:
         self._replicas, self._comm, self._plan = replicas, comm, plan
-        self._clock, self._tell = clock, tell
+        self._clock, self.tell = clock, list(tell)
         self.moves = comm.num_workers > 1 or plan.strategy.moves_one_worker
         self._averages_buffers = plan.buffers == "average" and comm.num_workers > 1
         groups = dict(zip(replicas.names, plan.strategy.groups(replicas.names), strict=True))
@@ -212,7 +213,7 @@ class Runner:
         absences = self._attendance.note(self.round, outcome.roll.steps, verdict)
         sent = self._comm.bytes_sent
         report = self.reporter.report(self.round, underway, outcome, absences, sent)
-        for callback in self._tell:
+        for callback in self.tell:
             callback(report)
 
     def _hosted(self, flags: Tensor) -> list[int]:

@@ -143,6 +143,36 @@ def sharded(kind: str, folder: Path) -> list[Tensor]:
     ]
 
 
+def one_more(folder: Path) -> tuple[float, float]:
+    """Two workers of two shards each, where one had been saved."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size() // 2, 2), mesh_dim_names=("a", "b"))
+    torch.manual_seed(0)
+    net: nn.Module = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3))
+    fully_shard(net, mesh=mesh["b"])
+    optimizer = AdamW(net.parameters(), lr=0.01)
+    averager = grawa.Averager(
+        net, optimizer, grawa.LGRAWA(), sync_every=1, timeout=TIMEOUT,
+        process_group=mesh["a"].get_group(), worker_group=mesh["b"].get_group(),
+    )  # fmt: skip
+    if folder.exists():
+        with pytest.warns(UserWarning, match="2 workers in 4 processes go on from a checkpoint of"):
+            averager.restore(folder, resize=True)
+    else:
+        averager.attach()
+        net(torch.ones(8, 5)).sum().backward()
+        optimizer.step()
+        averager.save(folder)
+    total = sum(float(local(p).detach().double().sum()) for p in net.parameters())
+    return total, len(optimizer.state)
+
+
+def test_workers_of_several_processes_can_be_more(tmp_path: Path) -> None:
+    saved = on_ranks(2, one_more, tmp_path / "one")
+    restored = on_ranks(4, one_more, tmp_path / "one")
+    assert [total for total, _ in restored] == [total for total, _ in saved] * 2  # its shards
+    assert [count for _, count in restored] == [4, 4, 0, 0]
+
+
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_workers_of_several_processes_come_back(kind: str, tmp_path: Path) -> None:
     for whole, other in on_ranks(4, sharded, kind, tmp_path):

@@ -1,6 +1,7 @@
 """Checkpoints of one's own loop: all comes back, damage is refused, and nothing is executed."""
 
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -9,7 +10,6 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 from unittest.mock import patch
@@ -331,7 +331,7 @@ def zipped(value: object, folder: Path) -> bytes:
 @pytest.mark.parametrize(
     ("told", "here"),
     [
-        ("2 workers, and this one has 3", {"hosted": 3}),
+        ("2 workers in 1 process, and this one has 3 w.* resize=True", {"hosted": 3}),
         ("parameter 'weight' is in the model only", {"model": lambda: nn.Linear(3, 2).double()}),
         (r"'0.weight' is \(8, 3\) torch.float64 there and", {"model": lambda: mlp(torch.float32)}),
         ("optimizers \\['SGD'\\], and here are \\['AdamW'\\]", {"optimizer": adamw}),
@@ -361,10 +361,11 @@ def test_a_full_disk_ends_in_one_line_and_what_was_saved_stays(broken: str, tmp_
         "open": "grawa.saving.part.Path.open",
         "write": "grawa.saving.part.Path.open",
         "fsync": "grawa.saving.whole.os.fsync",
-        "rename": "grawa.checkpoints.save.Path.rename",
+        "rename": "grawa.checkpoints.writing.Path.rename",
     }
-    device = partial(open, "/dev/full", "wb")
-    with patch(targets[broken], (lambda *_: device()) if broken == "write" else fails):
+    device = io.BytesIO()
+    device.write = fails  # type: ignore[method-assign]
+    with patch(targets[broken], (lambda *_: device) if broken == "write" else fails):
         told = refused(lambda: averager.save(tmp_path))
     assert "No space left on device" in told and f"{saved} is complete and untouched" in told
     assert list(tmp_path.iterdir()) == [saved]

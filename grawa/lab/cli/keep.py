@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
+from grawa.checkpoints.places import round_of
 from grawa.errors import DivergedError
 from grawa.integrations.tensorboard import TensorBoardRounds
 from grawa.lab.experiments.config import TrainConfig
@@ -35,8 +36,9 @@ def keep(events: Iterator[Event], config: TrainConfig, task: Task, folder: RunFo
     with console.status("starting"):
         started = next(events)
     assert isinstance(started, Started)
-    for notice in (*folder.forget_after(started.recorded), *started.passed_over):
-        console.print(notice)
+    resized = (started.resized,) if started.resized else ()
+    for notice in (*folder.forget_after(started.recorded), *started.passed_over, *resized):
+        console.print(notice, highlight=False, soft_wrap=True, markup=False)
     if started.round:
         console.print(f"continues from the checkpoint of round {started.round}")
     # For the same bits, if the run is resumed or repeated.
@@ -52,7 +54,7 @@ def keep(events: Iterator[Event], config: TrainConfig, task: Task, folder: RunFo
         board = TensorBoardRounds(folder.path / "tensorboard") if config.tensorboard else None
         if board is not None:
             stack.callback(board.close)
-        for event in _naming_checkpoint(events, config, folder):
+        for event in _naming_checkpoint(events, folder):
             if isinstance(event, RoundReport):
                 folder.append("round", event.as_json())
                 progress.show(event)
@@ -65,34 +67,32 @@ def keep(events: Iterator[Event], config: TrainConfig, task: Task, folder: RunFo
                     folder.save_model(event.consensus)  # before it is measured, which may fail
             elif isinstance(event, Finished):
                 if not (are_finite(event.consensus.values()) and math.isfinite(event.error)):
-                    _refuse(event, config, task, folder)
+                    _refuse(event, task, folder)
                 folder.append("finished", _totals(event, task, folder))
 
 
-def _refuse(finished: Finished, config: TrainConfig, task: Task, folder: RunFolder) -> NoReturn:
+def _refuse(finished: Finished, task: Task, folder: RunFolder) -> NoReturn:
     """Records, and says, that the result is not finite."""
     about = {name: getattr(finished, name) for name in ("step", "round", "elapsed")}
     folder.append("diverged", about)
     raise DivergedError(
         f"the final model or its {task.metric} is not finite after step {finished.step}; lower the "
-        f"learning rate, or leave out --no-guard{_last_sound(config, folder)}"
+        f"learning rate, or leave out --no-guard{_last_sound(folder)}"
     )
 
 
-def _naming_checkpoint(
-    events: Iterator[Event], config: TrainConfig, folder: RunFolder
-) -> Iterator[Event]:
+def _naming_checkpoint(events: Iterator[Event], folder: RunFolder) -> Iterator[Event]:
     """Passes events on; if training has diverged, says which checkpoint is from before."""
     try:
         yield from events
     except DivergedError as error:
-        raise DivergedError(f"{error}{_last_sound(config, folder)}") from None
+        raise DivergedError(f"{error}{_last_sound(folder)}") from None
 
 
-def _last_sound(config: TrainConfig, folder: RunFolder) -> str:
-    sound, saved = last_sound_round(folder.events()), folder.saved(config)
-    found = [number for number in saved.rounds() if number <= sound]
-    return f"; the last checkpoint from before that is {saved.path(found[-1])}" if found else ""
+def _last_sound(folder: RunFolder) -> str:
+    sound = last_sound_round(folder.events())
+    found = [path for path in folder.saved() if round_of(path) <= sound]
+    return f"; the last checkpoint from before that is {found[-1]}" if found else ""
 
 
 def _totals(finished: Finished, task: Task, folder: RunFolder) -> dict[str, Any]:

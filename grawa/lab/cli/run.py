@@ -14,6 +14,7 @@ import tyro
 from rich.console import Console
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from grawa.checkpoints.places import round_of
 from grawa.errors import UserError
 from grawa.integrations.tensorboard import require_tensorboard
 from grawa.lab.cli import names, scores
@@ -26,7 +27,7 @@ from grawa.lab.experiments.lock import check_free, locked
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.report.console import summary
 from grawa.lab.tasks import Data, Task
-from grawa.lab.train.checkpoint import Saving
+from grawa.lab.train.checkpoint import NEWEST, Saving, Start
 from grawa.lab.train.launch import WorkerFailedError, from_first, launch, while_parent_lives
 from grawa.lab.train.loop import train
 from grawa.lab.train.sharing import deal, load
@@ -38,7 +39,6 @@ from grawa.process_group import (
     restart_count,
     under_launcher,
 )
-from grawa.saving import Checkpoints
 from grawa.strategies import RandomWeights
 from grawa.strategies.protocol import Strategy
 
@@ -70,12 +70,22 @@ def train_command(
 def resume_command(
     run: tyro.conf.Positional[Path],
     from_checkpoint: Annotated[str | None, tyro.conf.arg(name="from")] = None,
+    workers: int | None = None,
+    processes: int | None = None,
+    donors: bool = False,
 ) -> None:
     """Continue a run from its last checkpoint, as if it had not been interrupted.
 
+    With other numbers of workers or processes, workers that were there go on as they were, except
+    that samples are dealt anew to another number of workers; new ones start at the center.
+
     Args:
         run: The run's folder.
-        from_checkpoint: Another checkpoint than the last one, such as round-0000000020.
+        from_checkpoint: Another checkpoint than the last one, such as save-000002-round-00000020.
+        workers: Another number of workers than until now.
+        processes: Another number of processes.
+        donors: Give new workers the optimizer state of those that were there, in turn; by default
+            it is fresh.
 
     Raises:
         UserError: if the run has finished, or goes on.
@@ -83,12 +93,24 @@ def resume_command(
     folder = RunFolder.open(run)
     if folder.has_finished():
         raise UserError(f"{run} has finished; `grawa evaluate {run}` measures its model")
-    wanted = None if from_checkpoint is None else Checkpoints.round_of(from_checkpoint)
+    if from_checkpoint is not None:
+        round_of(Path(from_checkpoint))
+    config = folder.config()
+    resize = (workers, processes) != (None, None)
+    if donors and workers is None:
+        raise UserError("--donors is for new workers: give --workers, too")
+    if resize:
+        config = replace(
+            config,
+            workers=config.workers if workers is None else workers,
+            processes=config.processes if processes is None else processes,
+        )
+        check(config)
     if is_first_process():
         check_free(run)
-        if not folder.saved(folder.config()).rounds():
+        if not folder.saved():
             Console().print(f"{run} has no checkpoint yet: the run begins anew")
-    _run(folder.config(), run, wanted)
+    _run(config, run, Start(name=from_checkpoint, resize=resize, donors=donors))
 
 
 def check(config: TrainConfig, known: dict[Hashable, Data] | None = None) -> None:
@@ -104,9 +126,9 @@ def check(config: TrainConfig, known: dict[Hashable, Data] | None = None) -> Non
     settings = config.settings()
     config.num_processes()
     config.checkpoint_interval()
-    if config.max_restarts < 0:
-        raise UserError(f"max_restarts must not be negative, got {config.max_restarts}")
-    Checkpoints(Path(), config.keep_checkpoints)
+    for name, least in (("max_restarts", 0), ("keep_checkpoints", 1)):
+        if getattr(config, name) < least:
+            raise UserError(f"{name} must be at least {least}, got {getattr(config, name)}")
     task, strategy = names.task(config.task, config.data), names.strategy(config.strategy)
     scores.check(config, strategy)
     if config.tensorboard:
@@ -125,15 +147,16 @@ def check(config: TrainConfig, known: dict[Hashable, Data] | None = None) -> Non
         check_memory(model, config.workers, processes, on_cpu=device.type == "cpu")
 
 
-def _run(config: TrainConfig, path: Path, wanted: int | None = None) -> None:
+def _run(config: TrainConfig, path: Path, start: Start = NEWEST) -> None:
     processes = config.num_processes()
-    with _saying_how_to_go_on(config, path):
+    with _saying_how_to_go_on(path):
         if under_launcher() or processes == 1:
-            run_process(config, path, wanted)
+            run_process(config, path, start)
         else:
-            start = json.dumps({"path": str(path), "wanted": wanted})
+            table, begun = asdict(config), {"path": str(path), "start": asdict(start)}
+            arguments = [json.dumps(table), json.dumps(begun)]
             launch(
-                ["-m", "grawa.lab.cli.worker", json.dumps(asdict(config)), start, *sys.argv],
+                ["-m", "grawa.lab.cli.worker", *arguments, *sys.argv],
                 processes,
                 max_restarts=config.max_restarts,
                 on_restart=partial(_say_restart, config, path),
@@ -149,8 +172,8 @@ def _run(config: TrainConfig, path: Path, wanted: int | None = None) -> None:
 
 def _say_restart(config: TrainConfig, path: Path, error: WorkerFailedError, restart: int) -> None:
     """Says that the processes of a run are started again."""
-    rounds = RunFolder(path).saved(config).rounds()
-    where = f"from the checkpoint of round {rounds[-1]}" if rounds else "from the beginning"
+    saved = RunFolder(path).saved()
+    where = f"from the checkpoint {saved[-1].name}" if saved else "from the beginning"
     Console().print(
         f"{error}: starting again {where} (restart {restart} of {config.max_restarts})",
         highlight=False,
@@ -160,60 +183,59 @@ def _say_restart(config: TrainConfig, path: Path, error: WorkerFailedError, rest
 
 
 @contextmanager
-def _saying_how_to_go_on(config: TrainConfig, path: Path) -> Generator[None]:
+def _saying_how_to_go_on(path: Path) -> Generator[None]:
     """Adds to the error of a process that has died how the run goes on, if it can."""
     try:
         yield
     except WorkerFailedError as error:
-        if not is_first_process() or not RunFolder(path).saved(config).rounds():
+        if not is_first_process() or not RunFolder(path).saved():
             raise
         raise WorkerFailedError(f"{error}; `grawa resume {path}` continues") from None
 
 
 @record
-def run_process(config: TrainConfig, path: Path, wanted: int | None = None) -> None:
+def run_process(config: TrainConfig, path: Path, start: Start = NEWEST) -> None:
     """Trains in one process; an exception is recorded for the launcher.
 
     Args:
         config: the run.
         path: the run's folder, which exists.
-        wanted: the round of the checkpoint from which it continues; by default the last one.
+        start: from which checkpoint it continues; by default the last one.
     """
     with distributed(config.device, config.settings().timeout) as device:
         folder = RunFolder(from_first(path))
         with (
-            _saying_what_is_safe(config, folder),
+            _saying_what_is_safe(folder),
             locked(folder.path) if is_first_process() else nullcontext(),
         ):
-            _host(config, folder, wanted, device)
+            _host(config, folder, start, device)
 
 
 @contextmanager
-def _saying_what_is_safe(config: TrainConfig, folder: RunFolder) -> Generator[None]:
+def _saying_what_is_safe(folder: RunFolder) -> Generator[None]:
     """Turns the error of a disk that is full, say, into one line that says what is safe."""
     try:
         yield
     except OSError as error:
-        rounds = folder.saved(config).rounds()
-        safe = f"the checkpoint of round {rounds[-1]} is" if rounds else "no checkpoint is"
+        saved = folder.saved()
+        safe = f"the checkpoint of round {round_of(saved[-1])} is" if saved else "no checkpoint is"
         raise UserError(
             f"{error.filename or folder.path} can't be written: {error.strerror or error}; {safe} "
             f"safe. When that is mended, `grawa resume {folder.path}` continues the run"
         ) from error
 
 
-def _host(config: TrainConfig, folder: RunFolder, wanted: int | None, device: torch.device) -> None:
+def _host(config: TrainConfig, folder: RunFolder, start: Start, device: torch.device) -> None:
     """Trains the workers of this process; the first process writes the run's folder."""
     task = names.task(config.task, config.data)
     restarted = from_first(restart_count() > 0)
     saving = Saving(
-        checkpoints=folder.saved(config),
+        folder=folder.checkpoints,
+        keep=config.keep_checkpoints,
         every=config.checkpoint_interval(),
         identity=identity(config),
-        offer=lambda path: (
-            f"`grawa resume {folder.path} --from {path.name}` continues from the one before it"
-        ),
-        wanted=None if restarted else wanted,  # there are newer ones by then
+        resume=f"grawa resume {folder.path}",
+        start=replace(start, name=None) if restarted else start,  # there may be newer ones by then
         fall_back=restarted,
         events=folder.events_file,
     )

@@ -1,6 +1,6 @@
 """One process of `grawa train`, as `grawa.lab.train.launch` starts it; the launcher reports errors.
 
-Arguments: the configuration as JSON; the run's folder, and the round from which it continues, as
+Arguments: the configuration as JSON; the run's folder, and from which checkpoint it continues, as
 JSON; and the command that the user gave.
 """
 
@@ -13,6 +13,7 @@ from grawa.errors import CommunicationError, DivergedError, UserError
 from grawa.lab.cli.output import forgiving_output
 from grawa.lab.cli.run import run_process
 from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.train.checkpoint import Start
 
 if __name__ == "__main__":
     # Ctrl-C has been blocked until now. The launcher gets it too, and ends all processes.
@@ -24,6 +25,6 @@ if __name__ == "__main__":
     with forgiving_output():
         try:
             config = TrainConfig.from_toml(table, Path("command line"))
-            run_process(config, Path(start["path"]), start["wanted"])
+            run_process(config, Path(start["path"]), Start(**start["start"]))
         except (UserError, DivergedError, CommunicationError):
             sys.exit(1)

@@ -6,6 +6,7 @@ from grawa.lab.experiments.config import TrainConfig
 
 _FREE = {
     "data",
+    "workers",
     "processes",
     "device",
     "timeout",
@@ -16,7 +17,7 @@ _FREE = {
     "keep_workers",
     "tensorboard",
 }
-"""Options that may change when a run is resumed, or that its checkpoints say better."""
+"""Options that may change when a run is resumed, or of which its checkpoints know more."""
 
 
 def identity(config: TrainConfig) -> dict[str, object]:

@@ -10,6 +10,7 @@ from typing import Any
 import tomli_w
 from torch import Tensor
 
+from grawa.checkpoints.places import checkpoints
 from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.environment import environment, read_environment
@@ -17,7 +18,6 @@ from grawa.lab.experiments.event_lines import read_events
 from grawa.lab.experiments.saved_models import read_model, write_model
 from grawa.lab.files import cause_of, is_file, is_there, write_text
 from grawa.lab.records import read_toml
-from grawa.saving import Checkpoints
 
 SCHEMA = 1
 """Version of the lines in `events.jsonl`; increased when the meaning of a field changes."""
@@ -116,9 +116,14 @@ class RunFolder:
         """The record of a run's rounds."""
         return self.path / "events.jsonl"
 
-    def saved(self, config: TrainConfig) -> Checkpoints:
-        """The run's checkpoints."""
-        return Checkpoints(self.path / "checkpoints", config.keep_checkpoints)
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the run's checkpoints, if it has any."""
+        return self.path / "checkpoints"
+
+    def saved(self) -> list[Path]:
+        """The run's complete checkpoints, the oldest first."""
+        return list(checkpoints(self.checkpoints).values())
 
     def has_finished(self) -> bool:
         """Whether the run came to its end, and its model has been saved and measured."""

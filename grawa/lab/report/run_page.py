@@ -37,7 +37,7 @@ def run_page(folder: RunFolder) -> Page:
     finished = next((e for e in reversed(events) if e["kind"] == "finished"), None)
     if finished is None and events[-1]["kind"] != "diverged":
         notices.append(f"The run has not finished: this is its state after {len(rounds)} rounds.")
-    notices += _doubts(events, finished)
+    notices += [*_resized(events), *_doubts(events, finished)]
     flatness, unread = run_flatness(folder.path)
     about, unknown = read_environment(folder.path)
     unit = Unit("error" if finished is None else finished["metric"])
@@ -54,6 +54,12 @@ def run_page(folder: RunFolder) -> Page:
         ],
         facts={**facts_of(about), "options": _options(config)},
     )
+
+
+def _resized(events: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Since when there were other workers or processes, if the run was resumed with others."""
+    starts = [event for event in events if event["kind"] == "started" and event.get("resized")]
+    return [f"Since round {event['round']}: {event['resized']}." for event in starts]
 
 
 def _doubts(events: Sequence[Mapping[str, Any]], finished: Mapping[str, Any] | None) -> list[str]:
@@ -81,7 +87,8 @@ def _options(config: TrainConfig) -> str:
 
 def _totals(events: Sequence[Mapping[str, Any]], finished: Mapping[str, Any] | None) -> Table:
     rounds = [event for event in events if event["kind"] == "round"]
-    started = next((e for e in events if e["kind"] == "started"), {})
+    starts = [event for event in events if event["kind"] == "started"]
+    started: Mapping[str, Any] = starts[-1] if starts else {}
     last = finished or rounds[-1]
     values = {
         "parameters": f"{started.get('parameters', 0):,}",

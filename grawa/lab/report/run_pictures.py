@@ -73,7 +73,7 @@ def _layers(rounds: Events, events: Events) -> list[Picture]:
     layered = [e for e in rounds if e["weights"] is not None and len(e["weights"][0]) > 1]
     if not layered:
         return []
-    workers = len(layered[0]["weights"])
+    workers = len(layered[-1]["weights"])
     started = next((e for e in events if e["kind"] == "started"), {})
     return [
         Picture(
@@ -113,7 +113,8 @@ def _draw_workers(figure: Figure, *, rounds: Sequence[Mapping[str, Any]]) -> Non
         losses.plot(at, own, label=f"worker {i}", **line_style(i))
         weights.plot(at, [_share(e, i) for e in rounds], **line_style(i))
     distance.plot(at, [_known(e["consensus_distance"]) for e in rounds], **line_style(0))
-    weights.axhline(1.0 / workers, linestyle=":", linewidth=1, color="#7F7F7F")
+    equal = [1.0 / len(event["losses"]) for event in rounds]  # a run can be resumed with others
+    weights.plot(at, equal, linestyle=":", linewidth=1, color="#7F7F7F")
     weights.set_ylim(bottom=0.0)
     for panel, label in (
         (losses, "training loss"), (weights, "weight"), (distance, "consensus distance"),
@@ -141,12 +142,9 @@ def _share(event: Mapping[str, Any], worker: int) -> float:
 def _draw_layers(
     figure: Figure, *, rounds: Sequence[Mapping[str, Any]], names: Sequence[str]
 ) -> None:
-    workers = len(rounds[0]["weights"])
-    groups = len(rounds[0]["weights"][0])
+    workers, groups = _form(rounds[-1])
     rows = list(names) if len(names) == groups else [f"group {g}" for g in range(groups)]
-    comparable = [
-        e for e in rounds if (len(e["weights"]), len(e["weights"][0])) == (workers, groups)
-    ]
+    comparable = [event for event in rounds if _form(event) == (workers, groups)]
     maps = [
         HeatMap(
             title=f"worker {i}",
@@ -159,3 +157,8 @@ def _draw_layers(
         for i in range(workers)
     ]
     draw_heat_maps(figure, grid_of(figure, workers, 2, sharey=True), maps, "round")
+
+
+def _form(event: Mapping[str, Any]) -> tuple[int, int]:
+    """Of how many workers a round has weights, and of how many groups."""
+    return len(event["weights"]), len(event["weights"][0])

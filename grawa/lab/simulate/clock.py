@@ -44,6 +44,7 @@ class VirtualClock:
     """
 
     individual = True
+    by_worker: Sequence[str] = ("times", "lengths")
 
     def __init__(
         self,

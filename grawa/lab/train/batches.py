@@ -34,9 +34,14 @@ class Batches:
         """What is left of this pass, and the generator's state."""
         return {"left": self._left, "random": self._random.get_state()}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restores what `state_dict` returned."""
-        self._left = state["left"]
+    def load_state_dict(self, state: dict[str, Tensor], *, same_samples: bool = True) -> None:
+        """Restores what `state_dict` returned.
+
+        Args:
+            state: what it returned.
+            same_samples: whether the samples are the same; otherwise a new pass begins.
+        """
+        self._left = state["left"] if same_samples else self._samples[:0]
         self._random.set_state(state["random"])
 
 

@@ -1,31 +1,28 @@
 """What a run's checkpoints hold, when they are made, and from which one a run continues."""
 
+import json
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from torch import Tensor
-
-from grawa.errors import CommunicationError
+from grawa.checkpoints.extras import Extras
+from grawa.checkpoints.manifest import newest_about
+from grawa.checkpoints.reading import Terms
+from grawa.checkpoints.restore import Restored, Wanted, restore
+from grawa.checkpoints.saver import Saver
+from grawa.errors import CommunicationError, UserError
 from grawa.lab.train.events import Evaluated
 from grawa.lab.train.interval import Interval
 from grawa.rounds.attendance import Absence
+from grawa.rounds.engine import Engine
 from grawa.rounds.report import RoundReport
-from grawa.saving import (
-    CheckpointError,
-    Checkpoints,
-    Chosen,
-    Everyones,
-    ForeignError,
-    Saver,
-    choose,
-)
+from grawa.saving import CheckpointError, ForeignError
 
-SCHEMA = 3
-"""Version of what checkpoints hold; raised when an entry changes its meaning."""
+SCHEMA = 4
+"""Version of what a run's checkpoints hold; raised when an entry changes its meaning."""
 
 _WRITING_SHARE = 20
 """Writing may take one part in so many of the time; then checkpoints are made less often."""
@@ -33,35 +30,27 @@ _WRITING_SHARE = 20
 News = RoundReport | Evaluated
 """An event of a round."""
 
+Everyones = Callable[[Sequence[int]], Sequence[Sequence[int]]]
+"""Brings some whole numbers of every process to all, in the order of processes; collective."""
 
-class Header(NamedTuple):
-    """What a part of a checkpoint belongs to."""
 
-    schema: int
-    identity: dict[str, object]
-    """The run's options."""
-    round: int
-    elapsed: float
-    """Seconds since the start, by worker 0's clock."""
-    process: int
-    processes: int
-    hosted: int
-    """Workers of each process."""
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """From which checkpoint a run continues, and with which workers.
 
-    @classmethod
-    def of(cls, state: Mapping[str, Any]) -> "Header":
-        """The header of a part; a `CheckpointError` if it is not of this version."""
-        found = state.get("header")
-        if not isinstance(found, dict) or found.get("schema") != SCHEMA:
-            raise ForeignError(
-                "the checkpoint was saved by another version of grawa, which can resume it; this "
-                "one can report and evaluate the run"
-            )
-        kinds = {"identity": dict, "elapsed": float}
-        for name in cls._fields:
-            if not isinstance(found.get(name), kinds.get(name, int)):
-                raise CheckpointError(f"the checkpoint's header has no {name}")
-        return cls(**{name: found[name] for name in cls._fields})
+    Args:
+        name: of the checkpoint; by default the newest.
+        resize: whether there may be another number of workers or processes.
+        donors: whether new workers get the optimizer state of saved ones: see `Averager.restore`.
+    """
+
+    name: str | None = None
+    resize: bool = False
+    donors: bool = False
+
+
+NEWEST = Start()
+"""From the newest checkpoint, as it was."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,24 +58,30 @@ class Saving:
     """Where and when a run saves checkpoints, and from which one it continues.
 
     Args:
-        checkpoints: the folder.
+        folder: for checkpoints.
+        keep: how many are kept.
         every: how often; with a time less often, if writing would take more than 5% of it.
-        identity: the options that make the run what it is: name -> value, a plain one. A
-            checkpoint with others is refused.
-        offer: says how a user continues from this checkpoint.
-        wanted: the round of the checkpoint from which the run continues; by default the newest.
+        identity: the options that make the run what it is, apart from the numbers of workers and
+            processes: name -> value, as JSON can write it. A checkpoint with others is refused.
+        resume: the command that continues the run.
+        start: from which checkpoint the run continues.
         fall_back: whether it continues from an older one if that one can't be used.
         events: a file with the events of earlier rounds, which must be on the disk when a
             checkpoint is complete.
     """
 
-    checkpoints: Checkpoints
+    folder: Path
+    keep: int = 3
     every: Interval
     identity: Mapping[str, object]
-    offer: Callable[[Path], str]
-    wanted: int | None = None
+    resume: str
+    start: Start = NEWEST
     fall_back: bool = False
     events: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.keep < 1:
+            raise UserError(f"at least 1 checkpoint must be kept, got {self.keep}")
 
 
 class RunSaver:
@@ -95,105 +90,108 @@ class RunSaver:
     Args:
         saving: where and when.
         process: which process this is.
-        shape: the number of processes, and of the workers that each hosts.
         everyones: exchanges whole numbers between the processes.
 
     Attributes:
-        found: the checkpoint from which the run continues, if there is one.
+        stacked: whether the run stacked its workers' steps until now; `None` for a new run.
     """
 
-    def __init__(
-        self, saving: Saving, process: int, shape: tuple[int, int], everyones: Everyones
-    ) -> None:
-        self._saving, self._process, self._shape = saving, process, shape
-        self.found = choose(
-            saving.checkpoints,
-            process,
-            everyones,
-            self._check,
-            offer=saving.offer,
-            wanted=saving.wanted,
-            fall_back=saving.fall_back,
-        )
-        self._clear(self.found)
-        self._saver: Saver | None = None
+    _saver: Saver
+
+    def __init__(self, saving: Saving, process: int, everyones: Everyones) -> None:
+        self._saving, self._process = saving, process
+        known = newest_about(saving.folder).get("stacked")
+        number = everyones([-1 if known is None else int(bool(known))])[0][0]
+        self.stacked = None if number < 0 else bool(number)
         self._last = 0.0
 
-    def open(self, gather: Callable[[float], Tensor], elapsed: float) -> None:
+    def restore(self, engine: Engine) -> Restored | None:
+        """Restores the workers and the engine from a checkpoint, if there is one; collective."""
+        saving, start = self._saving, self._saving.start
+        wanted = Wanted(
+            folder=saving.folder if start.name is None else saving.folder / start.name,
+            fall_back=saving.fall_back,
+            set_aside=True,
+            offer=lambda path: (
+                f"`{saving.resume} --from {path.name}` continues from the one before it"
+            ),
+        )
+        terms = Terms(
+            resize=start.resize,
+            donors=start.donors,
+            how=lambda workers, processes: (
+                f"`{saving.resume} --workers {workers} --processes {processes}` continues with "
+                "these"
+            ),
+            belongs=self._check,
+        )
+        return restore(engine, wanted, terms)
+
+    def open(self, engine: Engine, *, stacked: bool, elapsed: float) -> None:
         """Called when the workers are ready.
 
         Args:
-            gather: brings a number of every worker to all.
+            engine: with the hosted workers.
+            stacked: whether they make their steps in one pass.
             elapsed: seconds since the start.
         """
-        alone = self._shape[0] == 1
-        self._saver = Saver(self._saving.checkpoints, self._process, None if alone else gather)
-        self._last = elapsed
+        identity = dict(self._saving.identity)
+        self._about = {"schema": SCHEMA, "identity": identity, "stacked": stacked}
+        self._saver, self._last = Saver(engine), elapsed
 
-    def after_round(self, report: RoundReport, state: Callable[[], dict[str, Any]]) -> None:
-        """Saves a checkpoint if one is due; completes the one before.
+    def after_round(self, report: RoundReport, extras: Callable[[], Extras]) -> None:
+        """Saves a checkpoint if one is due; goes on with the one under way.
 
         Args:
             report: of the round.
-            state: returns what is to be saved, plain values and tensors.
+            extras: returns what is to be saved beside the workers and the engine.
         """
-        assert self._saver is not None, "it was opened"
-        self._saver.settle()
-        every = self._saving.every
-        if every.rounds:
-            due = report.round % every.rounds == 0
-        else:
-            least = max(every.seconds, _WRITING_SHARE * self._saver.seconds)
-            due = every.seconds > 0.0 and report.elapsed - self._last >= least
-        if not due:
-            return
-        self._last = report.elapsed
-        if self._saving.events is not None and self._process == 0:
-            _sync(self._saving.events)
-        header = Header(
-            schema=SCHEMA,
-            identity=dict(self._saving.identity),
-            round=report.round,
-            elapsed=report.elapsed,
-            process=self._process,
-            processes=self._shape[0],
-            hosted=self._shape[1],
-        )
-        self._saver.save(report.round, {"header": header._asdict(), **_copied(state())})
+        with self._saying_how_to_go_on():
+            self._saver.settle()
+            every = self._saving.every
+            if every.rounds:
+                due = report.round % every.rounds == 0
+            else:
+                least = max(every.seconds, _WRITING_SHARE * self._saver.seconds)
+                due = every.seconds > 0.0 and report.elapsed - self._last >= least
+            if not due:
+                return
+            self._last = report.elapsed
+            if self._saving.events is not None and self._process == 0:
+                _sync(self._saving.events)
+            own = extras()
+            added = Extras(workers=own.workers, shared=own.shared, about=self._about)
+            self._saver.save(self._saving.folder, added, self._saving.keep, wait=False)
 
     def finish(self) -> None:
         """Waits until the last checkpoint is complete."""
-        assert self._saver is not None, "it was opened"
-        self._saver.settle(wait=True)
+        with self._saying_how_to_go_on():
+            self._saver.settle(wait=True)
 
-    def _check(self, number: int, state: dict[str, Any]) -> int:
-        """Refuses a part that does not belong to this run and process; see `choose`."""
-        header = Header.of(state)
-        if changed := _differences(header.identity, self._saving.identity):
+    @contextmanager
+    def _saying_how_to_go_on(self) -> Generator[None]:
+        """Adds to the error of a disk that is full, say, how the run goes on when it isn't."""
+        try:
+            yield
+        except CommunicationError:
+            raise
+        except UserError as error:
+            go_on = f"When that is mended, `{self._saving.resume}` continues the run"
+            raise UserError(f"{error}. {go_on}") from error
+
+    def _check(self, about: Mapping[str, Any]) -> None:
+        """Refuses a checkpoint that does not belong to this run; see `Terms`."""
+        if about.get("schema") != SCHEMA or not isinstance(about.get("identity"), dict):
+            raise ForeignError(
+                "the checkpoint was saved by another version of grawa, which can resume it; this "
+                "one can report and evaluate the run"
+            )
+        here = json.loads(json.dumps(dict(self._saving.identity)))
+        if changed := _differences(about["identity"], here):
             raise ForeignError(
                 f"the run's options have changed since its checkpoint was saved: {changed}. Put "
                 "the old ones back into config.toml, or start a new run"
             )
-        if (header.processes, header.hosted) != self._shape:
-            raise ForeignError(
-                f"the checkpoint has {header.processes} processes with {header.hosted} workers "
-                f"each, not {self._shape[0]} with {self._shape[1]}: resume with the same numbers"
-            )
-        if (header.round, header.process) != (number, self._process):
-            raise CheckpointError(
-                f"the file of process {self._process} in {self._saving.checkpoints.path(number)} "
-                f"is that of process {header.process} at round {header.round}"
-            )
-        return int(header.elapsed * 1e6)
-
-    def _clear(self, found: Chosen | None) -> None:
-        """Removes what was never complete, and puts newer checkpoints aside."""
-        checkpoints, process = self._saving.checkpoints, self._process
-        if process == 0:
-            checkpoints.clean()
-            for number in checkpoints.rounds():
-                if found is not None and number > found.round:
-                    checkpoints.set_aside(number)
 
 
 @contextmanager
@@ -244,18 +242,6 @@ def _differences(saved: Mapping[str, object], here: Mapping[str, object]) -> str
         for name in names
         if saved.get(name) != here.get(name)
     )
-
-
-def _copied(value: Any) -> Any:
-    """Copies of all tensors, on the CPU, in dictionaries, lists and tuples."""
-    if isinstance(value, Tensor):
-        return value.detach().clone() if value.device.type == "cpu" else value.detach().cpu()
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        items = [_copied(item) for item in value]
-        return tuple(items) if isinstance(value, tuple) else items
-    return value
 
 
 def _sync(path: Path) -> None:

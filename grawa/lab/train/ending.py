@@ -68,8 +68,19 @@ class Ending:
 
     def state_dict(self) -> dict[str, Any]:
         """What must be saved so that training ends at the same round."""
-        return {"is_over": self.is_over, "last": self._last}
+        return {"is_over": self.is_over, "last": self._last, "steps": self.steps}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
+    def load_state_dict(self, state: dict[str, Any], done: float, workers: int) -> None:
+        """Restores what `state_dict` returned.
+
+        Args:
+            state: what it returned.
+            done: local steps so far, averaged over the workers.
+            workers: how many there were. If epochs end the training, the steps that are left of
+                them are shared by the workers that there are now.
+        """
         self.is_over, self._last = state["is_over"], state["last"]
+        if self.settings.epochs is not None:
+            left = max(0.0, state["steps"] - done)
+            more = left * (workers / self.settings.workers - 1)
+            self.steps = state["steps"] + round(more)

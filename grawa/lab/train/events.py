@@ -16,6 +16,8 @@ class Started:
         round: 0, or its round.
         recorded: the last round whose events come from before; those of later rounds come (again).
         passed_over: why newer checkpoints could not be used.
+        resized: what does not go on as it was, because there are other numbers of workers or
+            processes; empty if they are the same.
         workers: N.
         processes: number of processes.
         arrangement: how these reach each other, in words.
@@ -32,6 +34,7 @@ class Started:
     round: int
     recorded: int
     passed_over: tuple[str, ...]
+    resized: str
     workers: int
     processes: int
     arrangement: str

@@ -1,9 +1,10 @@
-"""The parts of a run on one process that a checkpoint holds."""
+"""The parts of a run on one process that a checkpoint holds beside models and the engine."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from grawa.checkpoints.extras import Extras
+from grawa.checkpoints.restore import Restored
 from grawa.lab.train.averaged import ConsensusAverage
 from grawa.lab.train.checkpoint import News, news_from, plain_news
 from grawa.lab.train.ending import Ending
@@ -20,16 +21,14 @@ class Parts:
         engine: its engine.
         average: of the last consensuses, if they are averaged.
         ending: decides when training ends.
-        stacked: whether the workers' local steps are stacked.
     """
 
     workers: Sequence[Worker]
     engine: Engine
     average: ConsensusAverage | None
     ending: Ending
-    stacked: bool
 
-    def state_dict(self, stepping: Sequence[int], news: Sequence[News]) -> dict[str, Any]:
+    def extras(self, stepping: Sequence[int], news: Sequence[News]) -> Extras:
         """What a checkpoint holds, after a round.
 
         Args:
@@ -40,26 +39,52 @@ class Parts:
         Returns:
             Plain values and tensors, which are not copied.
         """
-        return {
-            "workers": [worker.state_dict() for worker in self.workers],
-            "engine": self.engine.state_dict(),
+        workers = [
+            {**worker.streams(), "stepping": k in stepping} for k, worker in enumerate(self.workers)
+        ]
+        shared = {
+            "workers": self.engine.comm.num_workers,
             "average": self.average.state_dict() if self.average else None,
-            "stacked": self.stacked,
             "ending": self.ending.state_dict(),
-            "stepping": list(stepping),
             "news": plain_news(news),
         }
+        return Extras(workers=workers, shared=shared)
 
-    def load_state_dict(self, state: dict[str, Any]) -> tuple[list[int], list[News]]:
-        """Restores what `state_dict` returned.
+    def restore(self, restored: Restored) -> tuple[list[int], list[News]]:
+        """Restores what `extras` returned, when the engine is restored.
+
+        With another number of workers each one's samples are others than then.
+
+        Args:
+            restored: the checkpoint.
 
         Returns:
-            What it was given.
+            What `extras` was given; new workers count as having made the step.
         """
-        for worker, saved in zip(self.workers, state["workers"], strict=True):
-            worker.load_state_dict(saved)
-        self.engine.load_state_dict(state["engine"])
+        shared = restored.shared
+        was, here = shared["workers"], self.engine.comm.num_workers
+        stepping: list[int] = []
+        for k, (worker, own) in enumerate(zip(self.workers, restored.workers, strict=True)):
+            if own is not None:
+                worker.put_streams(own, same_samples=was == here)
+            if own is None or own["stepping"]:
+                stepping.append(k)
         if self.average:
-            self.average.load_state_dict(state["average"])
-        self.ending.load_state_dict(state["ending"])
-        return list(state["stepping"]), news_from(state["news"])
+            self.average.load_state_dict(shared["average"])
+        done = self.engine.total_steps / here
+        self.ending.load_state_dict(shared["ending"], done, was)
+        return stepping, news_from(shared["news"])
+
+
+def resized(restored: Restored, workers: int) -> str:
+    """What is not as it was in a restored run, if its workers or processes are others than then.
+
+    Args:
+        restored: the checkpoint.
+        workers: N.
+
+    Returns:
+        One line; empty if they are the same.
+    """
+    same_samples = restored.shared["workers"] == workers
+    return restored.notice if same_samples else f"{restored.notice}, all samples dealt anew"

@@ -7,21 +7,22 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from grawa.checkpoints.restore import Restored
 from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.tasks import Data, Task
 from grawa.lab.train.averaged import ConsensusAverage
-from grawa.lab.train.callback import weakly
 from grawa.lab.train.checkpoint import News, RunSaver, Saving, refusing
 from grawa.lab.train.doubts import measured
 from grawa.lab.train.ending import Ending
 from grawa.lab.train.events import Evaluated, Event, Finished, Started, Trained
-from grawa.lab.train.parts import Parts
+from grawa.lab.train.parts import Parts, resized
 from grawa.lab.train.settings import Settings
 from grawa.lab.train.sharing import deal, everyones, load, spread
 from grawa.lab.train.stacked import host
 from grawa.lab.train.stacking import choose_stacking
 from grawa.lab.train.worker import Worker
 from grawa.modes import evaluating
+from grawa.rounds.callback import weakly
 from grawa.rounds.clock import WallClock
 from grawa.rounds.engine import Engine
 from grawa.rounds.plan import RoundPlan
@@ -66,10 +67,8 @@ class Run:
         self._ending = Ending.of(settings, shards)
         self._saver: RunSaver | None = None
         if saving is not None:
-            shape, exchange = (processes, hosted), partial(everyones, device=device)
-            self._saver = RunSaver(saving, self._process, shape, exchange)
-        found = None if self._saver is None else self._saver.found
-        before = None if found is None else found.state["stacked"]
+            self._saver = RunSaver(saving, self._process, partial(everyones, device=device))
+        before = None if self._saver is None else self._saver.stacked
         steps = self._ending.steps
         self._stacking = choose_stacking(task, self._data, settings, samples, steps, before)
         self._workers = [Worker(i, task, self._data, own, settings, device) for i, own in samples]
@@ -81,20 +80,21 @@ class Run:
         self.engine = self._make_engine(strategy_for(task, self._data))
         replicas, stacked = self.engine.replicas, self._stacking.stacked
         self._hosted = host(task, self._data, self._workers, replicas, settings, stacked=stacked)
-        stacked = self._stacking.stacked
-        self._parts = Parts(self._workers, self.engine, self._average, self._ending, stacked)
+        self._parts = Parts(self._workers, self.engine, self._average, self._ending)
+        self._found: Restored | None = None
         if self._saver is not None:
             self._continue(self._saver)
 
     def _continue(self, saver: RunSaver) -> None:
-        """Continues from the checkpoint that was found, if there is one."""
-        if saver.found is not None:
-            with refusing(saver.found.path):
-                stepping, self._news = self._parts.load_state_dict(saver.found.state)
+        """Continues from a checkpoint, if there is one."""
+        found = self._found = saver.restore(self.engine)
+        if found is not None:
+            with refusing(found.path):
+                stepping, self._news = self._parts.restore(found)
             self._set_lrs([self._workers[k] for k in stepping])
             known = min((event.round for event in self._news), default=self.engine.round + 1)
             self._recorded = known - 1
-        saver.open(self.engine.gather, self._clock.now())
+        saver.open(self.engine, stacked=self._stacking.stacked, elapsed=self._clock.now())
 
     def _make_engine(self, strategy: Strategy) -> Engine:
         settings = self._settings
@@ -126,13 +126,14 @@ class Run:
     def started(self) -> Started:
         """The event at the start."""
         named = self._workers[0].model.named_parameters()
-        found = None if self._saver is None else self._saver.found
+        found = self._found
         trained = {name: p.numel() for name, p in named if p.requires_grad}
         return Started(
             step=self.engine.step,
             round=self.engine.round,
             recorded=self._recorded,
             passed_over=() if found is None else found.passed_over,
+            resized="" if found is None else resized(found, self._settings.workers),
             workers=self._settings.workers,
             processes=self._processes,
             arrangement=self.engine.comm.arrangement,
@@ -199,8 +200,8 @@ class Run:
                 self._average.add(model)
         if self._saver is not None:
             stepping = range(len(self._workers))[self._stepping]
-            state = partial(self._parts.state_dict, stepping, self._news)
-            self._saver.after_round(report, state)
+            extras = partial(self._parts.extras, stepping, self._news)
+            self._saver.after_round(report, extras)
 
     def _agreed(self, value: float) -> float:
         """Worker 0's value, so that every process makes the same decision."""

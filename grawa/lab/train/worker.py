@@ -1,6 +1,7 @@
 """One worker: a model with its own optimizer and its own stream of batches."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -104,21 +105,23 @@ class Worker:
         for group, lr in zip(self.optimizer.param_groups, self._lrs, strict=True):
             group["lr"] = lr * self._factor(progress)
 
-    def state_dict(self) -> dict[str, Any]:
-        """What must be saved so that training resumes bit for bit."""
+    def streams(self) -> dict[str, Any]:
+        """Where its random streams are: what a checkpoint needs beside model and optimizer."""
         return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
             "batches": self._batches.state_dict(),
             "noise": self._noise.get_state(),
             "augmentation": self._augmentation.get_state(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self._batches.load_state_dict(state["batches"])
+    def put_streams(self, state: Mapping[str, Any], *, same_samples: bool) -> None:
+        """Restores what `streams` returned.
+
+        Args:
+            state: what it returned.
+            same_samples: whether the worker's samples are those of then; otherwise it begins a new
+                pass over the samples that it has now.
+        """
+        self._batches.load_state_dict(state["batches"], same_samples=same_samples)
         self._noise.set_state(state["noise"])
         self._augmentation.set_state(state["augmentation"])
 

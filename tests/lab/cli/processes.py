@@ -12,13 +12,14 @@ from io import StringIO
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO
+from typing import IO, Any
 from unittest.mock import patch
 
 from grawa.errors import UserError
 from grawa.lab.cli.main import main
 from grawa.lab.cli.run import run_process
 from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.train.checkpoint import Start
 from tests.world import forks, launched, results
 
 ROOT = Path(__file__).parents[3]
@@ -70,19 +71,20 @@ def _in_world(command: Sequence[str], processes: int, **_: object) -> None:
     """Stands in for `grawa.lab.train.launch.launch`."""
     module, table, start = command[1:4]
     assert module == "grawa.lab.cli.worker"
-    path, wanted = Path(json.loads(start)["path"]).resolve(), json.loads(start)["wanted"]
-    found = launched(processes, _worker, json.loads(table), path, wanted)
+    begun = json.loads(start)
+    path = Path(begun["path"]).resolve()
+    found = launched(processes, _worker, json.loads(table), path, begun["start"])
     for outcome in found:
         if isinstance(outcome, UserError):
             raise outcome
     print(results(found)[0], end="")
 
 
-def _worker(table: dict[str, object], path: Path, wanted: int | None) -> str:
+def _worker(table: dict[str, object], path: Path, start: dict[str, Any]) -> str:
     """What `grawa.lab.cli.worker` does; returns what it printed."""
     out = StringIO()
     with redirect_stdout(out):
-        run_process(TrainConfig.from_toml(table, Path("command line")), path, wanted)
+        run_process(TrainConfig.from_toml(table, Path("command line")), path, Start(**start))
     return out.getvalue()
 
 

@@ -9,13 +9,13 @@ import sys
 import tomllib
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 
 from grawa.lab.experiments.lock import locked
 from grawa.lab.experiments.run_folder import RunFolder
-from grawa.saving import Checkpoints
 from tests.lab.cli.processes import environment, grawa
 from tests.lab.tasks.archives import binary_files, python_files, write_archive
 
@@ -32,6 +32,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     return path, done.stdout
+
+
+FIRST, SECOND = "save-000001-round-00000001", "save-000002-round-00000002"
+
+
+def names_saved(run: Path) -> list[str]:
+    return [path.name for path in RunFolder(run).saved()]
 
 
 def model_bytes(run: Path) -> bytes:
@@ -80,8 +87,9 @@ def test_a_run_leaves_its_folder(whole: tuple[Path, str]) -> None:
     assert [event["step"] for event in events] == [0, 32, 64, 64]
     assert (events[0]["workers"], events[0]["processes"]) == (4, 4)
     assert len(events[1]["weights"]) == 4
-    assert Checkpoints(run / "checkpoints").rounds() == [1, 2]
-    assert len(os.listdir(run / "checkpoints" / "round-0000000002")) == 8
+    assert names_saved(run) == [FIRST, SECOND]
+    # Of each worker, of each process, what they share, and the manifest; each with its checksum.
+    assert len(os.listdir(run / "checkpoints" / SECOND)) == 2 * (4 + 4 + 1 + 1)
 
 
 @pytest.mark.world
@@ -100,7 +108,7 @@ def interrupted(whole: Path, path: Path) -> Path:
     """The run as it was right before the end of its last round."""
     shutil.copytree(whole, path)
     (path / "model.safetensors").unlink()
-    shutil.rmtree(path / "checkpoints" / "round-0000000002")
+    shutil.rmtree(path / "checkpoints" / SECOND)
     lines = (path / "events.jsonl").read_text().splitlines(keepends=True)
     (path / "events.jsonl").write_text("".join(lines[:-1]))  # without "finished"
     with (path / "events.jsonl").open("a") as events:
@@ -136,9 +144,54 @@ def test_resuming_needs_as_many_processes(
     events = (run / "events.jsonl").read_text()
     done = command("resume", run)
     assert done.code == 2
-    assert "has 4 processes with 1 workers each, not 1 with 4: resume with the same" in done.err
+    assert "with 4 workers in 4 processes, and this one has 4 workers in 1 process" in done.err
+    assert f"`grawa resume {run} --workers 4 --processes 1` continues with these" in done.err
     assert not (run / "model.safetensors").exists()
     assert (run / "events.jsonl").read_text().startswith(events[:200])
+
+
+@pytest.mark.world
+def test_the_same_workers_go_on_in_other_processes(
+    command: Any, whole: tuple[Path, str], tmp_path: Path
+) -> None:
+    run = interrupted(whole[0], tmp_path / "run")
+    done = grawa("resume", run, "--processes", "2")
+    assert (done.code, done.err) == (0, "")
+    assert "4 workers in 2 processes go on from a checkpoint of 4 workers in 4 proc" in done.out
+    ours, theirs = (RunFolder.open(path).load_model() for path in (run, whole[0]))
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=0.0, atol=1e-5)
+
+
+@pytest.mark.world
+def test_other_workers_go_on_and_are_reported(
+    command: Any, whole: tuple[Path, str], tmp_path: Path
+) -> None:
+    run = interrupted(whole[0], tmp_path / "run")
+    done = grawa("resume", run, "--workers", "6", "--processes", "3")
+    assert (done.code, done.err) == (0, "")
+    told = (
+        "6 workers in 3 processes go on from a checkpoint of 4 workers in 4 processes, workers 4 "
+        "to 5 at the center with a fresh optimizer state, all samples dealt anew"
+    )
+    assert told in done.out
+    folder = RunFolder.open(run)
+    assert (folder.config().workers, folder.config().processes) == (6, 3)
+    assert [len(e["losses"]) for e in folder.events() if e["kind"] == "round"] == [4, 6]
+    assert command("evaluate", run).code == 0
+    assert command("report", run).code == 0
+    assert f"Since round 1: {told}." in (run / "report.html").read_text()
+
+
+def test_numbers_that_do_not_fit_are_refused(command: Any, run: Path) -> None:
+    unfinished(run)
+    before = everything(run)
+    wrong = {("--workers", "3", "--processes", "2"): "3", ("--workers", "0"): "0"}
+    for numbers, said in {**wrong, ("--donors",): "give --workers"}.items():
+        done = command("resume", run, *numbers)
+        assert done.code == 2
+        assert_one_line(done.err, said)
+    assert everything(run) == before
 
 
 FAST = ("--processes", "1", "--workers", "2", "--steps", "8", "--sync-every", "4")
@@ -550,14 +603,14 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_can_be_taken(
     command: Any, run: Path
 ) -> None:
     model = unfinished(run)
-    part = run / "checkpoints" / "round-0000000002" / "process-0.pt"
+    part = run / "checkpoints" / SECOND / "process-0.pt"
     data = part.read_bytes()
     part.write_bytes(data[:1000] + bytes([data[1000] ^ 1]) + data[1001:])
     done = command("resume", run)
     assert done.code == 2
     assert_one_line(done.err, "process-0.pt is damaged: its checksum is not the one it was saved")
-    assert f"`grawa resume {run} --from round-0000000001`" in done.err
-    done = command("resume", run, "--from", "round-0000000001")
+    assert f"`grawa resume {run} --from {FIRST}`" in done.err
+    done = command("resume", run, "--from", FIRST)
     assert (done.code, done.err) == (0, "")
     assert "continues from the checkpoint of round 1" in done.out
     assert model_bytes(run) == model
@@ -568,7 +621,11 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_can_be_taken(
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("round-7", "round-0000000007 does not exist"), ("last", "'last' is not a checkpoint's name")],
+    [
+        ("save-000007-round-00000007", "run/checkpoints/save-000007-round-00000007"),
+        ("last", "'last' is not a checkpoint's name"),
+        ("save-000002-round-00000002/..", "'..' is not a checkpoint's name"),
+    ],
 )
 def test_a_checkpoint_that_is_not_there_is_not_resumed_from(
     command: Any, name: str, said: str, run: Path
@@ -589,22 +646,21 @@ def test_a_run_that_goes_on_is_not_resumed(command: Any, run: Path) -> None:
 
 def test_a_checkpoint_that_cannot_be_written_says_what_is_safe(command: Any, run: Path) -> None:
     unfinished(run)
-    in_the_way = run / "checkpoints" / ".round-0000000002.tmp"
-    shutil.rmtree(run / "checkpoints" / "round-0000000002")
-    os.symlink("/dev/null", in_the_way)  # so that no folder can be made there
-    done = command("resume", run)
+    shutil.rmtree(run / "checkpoints" / SECOND)
+    full = OSError(28, "No space left on device")
+    with patch("grawa.checkpoints.writing.write_tensors", side_effect=full):
+        done = command("resume", run)
     assert done.code == 2
-    assert_one_line(done.err, "can't be written: ")
-    assert "the checkpoint of round 1 is safe" in done.err
+    assert_one_line(done.err, f"{SECOND} could not be saved (")
+    assert f"{FIRST} is complete and untouched): No space left on device" in done.err
     assert f"`grawa resume {run}` continues the run" in done.err
-    in_the_way.unlink()
     assert command("resume", run).code == 0
 
 
 def test_the_last_checkpoints_are_kept(command: Any) -> None:
     options = ("--checkpoint-every", "1", "--keep-checkpoints", "2", "--sync-every", "1")
     assert command("train", "digits", *FAST, *options, "--out", "run").code == 0
-    assert Checkpoints(Path("run/checkpoints")).rounds() == [7, 8]
+    assert [name[-1] for name in names_saved(Path("run"))] == ["7", "8"]
 
 
 def test_a_run_without_events_is_not_resumed(command: Any, run: Path) -> None:
@@ -683,7 +739,7 @@ def test_a_run_whose_model_is_not_finite_ends_with_one_line_and_saves_no_model(
     assert done.code == 1
     (line,) = done.err.splitlines()
     assert "the final model or its test error is not finite after step 24" in line
-    assert line.endswith("the last checkpoint from before that is bad/checkpoints/round-0000000002")
+    assert line.endswith(f"the last checkpoint from before that is bad/checkpoints/{SECOND}")
     folder = RunFolder.open(tmp_path / "bad")
     assert folder.events()[-1]["kind"] == "diverged"
     assert not (folder.path / "model.safetensors").exists()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from grawa.checkpoints.places import round_of
 from grawa.lab.experiments.run_folder import RunFolder
-from grawa.saving import Checkpoints
 from tests.lab.cli.processes import all_gone, grawa, started, training, until
 
 pytestmark = pytest.mark.world
@@ -34,10 +34,9 @@ def test_when_a_worker_is_killed_all_end_and_it_is_named(tmp_path: Path) -> None
     folder = RunFolder.open(tmp_path / "run")
     assert folder.events()[0]["kind"] == "started"
     assert not (folder.path / "model.safetensors").exists()
-    checkpoints = Checkpoints(folder.path / "checkpoints")
-    for number in checkpoints.rounds():
-        assert number % 10 == 0
-        assert len(list(checkpoints.path(number).iterdir())) == 4  # with their checksums
+    for path in folder.saved():
+        assert round_of(path) % 10 == 0
+        assert len(list(path.iterdir())) == 2 * (2 + 2 + 1 + 1)  # with their checksums
 
 
 def test_a_run_whose_worker_is_killed_starts_again_and_ends_as_if_it_had_not(
@@ -47,13 +46,13 @@ def test_a_run_whose_worker_is_killed_starts_again_and_ends_as_if_it_had_not(
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert grawa(*options, "--out", whole).code == 0
     with started(tmp_path / "output", *options, "--out", killed) as command:
-        until(lambda: bool(Checkpoints(killed / "checkpoints").rounds()), "a checkpoint")
+        until(lambda: bool(RunFolder(killed).saved()), "a checkpoint")
         workers = command.workers()
         os.kill(workers[1], signal.SIGKILL)
         all_gone(list(workers.values()))
         code, output = command.wait()
     assert code == 0, output
-    said = "rank 1 failed: killed by SIGKILL: starting again from the checkpoint of round "
+    said = "rank 1 failed: killed by SIGKILL: starting again from the checkpoint save-"
     (line,) = [line for line in output.splitlines() if line.startswith(said)]
     assert line.endswith("(restart 1 of 3)")
     models = [(out / "model.safetensors").read_bytes() for out in (whole, killed)]
@@ -72,21 +71,17 @@ def test_when_a_worker_is_stopped_the_timeout_ends_all(tmp_path: Path) -> None:
         all_gone(list(workers.values()))
 
 
-def test_if_one_worker_cannot_write_all_end_and_it_is_said_what_is_safe(tmp_path: Path) -> None:
+def test_if_no_checkpoint_can_be_written_all_end_and_it_is_said_what_is_safe(
+    tmp_path: Path,
+) -> None:
     out = tmp_path / "run"
-
-    def in_the_way() -> None:
-        """Folders where rank 1 is to write its part of a checkpoint."""
-        for number in range(500, 500_000, 500):
-            building = out / "checkpoints" / f".round-{number:010d}.tmp"
-            (building / "process-1.pt").mkdir(parents=True)
-
-    with training(out, "--checkpoint-every", "500", on_start=in_the_way) as command:
+    in_the_way = out / "checkpoints"
+    with training(out, "--checkpoint-every", "500", on_start=in_the_way.touch) as command:
         workers = command.workers()
         code, output = command.wait()
         assert code == 2
-        assert "can't be written: Is a directory" in only_line(output)
-        assert "grawa resume" in only_line(output)
+        assert f"no checkpoint can be saved in {in_the_way}: " in only_line(output)
+        assert f"`grawa resume {out}` continues the run" in only_line(output)
         all_gone(list(workers.values()))
 
 

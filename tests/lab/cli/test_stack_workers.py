@@ -79,7 +79,7 @@ def test_the_choice_is_said_and_kept_and_repeated_untimed(
     models = [Path(run, "model.safetensors") for run in ("one", "two")]
     whole, again = (path.read_bytes() for path in models)
     assert whole == again
-    (Path("one") / "checkpoints" / "round-0000000002").rename("later")
+    (Path("one") / "checkpoints" / "save-000002-round-00000002").rename("later")
     lines = Path("one/events.jsonl").read_text().splitlines(keepends=True)
     Path("one/events.jsonl").write_text("".join(lines[:-1]))  # without "finished"
     assert said(command("resume", "one")) == []

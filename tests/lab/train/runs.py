@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 import grawa
+from grawa.checkpoints.places import checkpoints as checkpoints_in
+from grawa.checkpoints.places import round_of
 from grawa.lab.cli.run import strategy_for
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.tasks import Data, Digits, Task
@@ -18,7 +20,6 @@ from grawa.lab.train.events import Event, Finished, Started
 from grawa.lab.train.interval import Interval
 from grawa.lab.train.loop import train
 from grawa.lab.train.settings import Settings
-from grawa.saving import Checkpoints
 
 StrategyFor = Callable[[Task, Data], grawa.Strategy]
 
@@ -92,9 +93,14 @@ def saving_to(folder: Path, every: int = 2, keep: int = 3, **changes: Any) -> Sa
     """Saves checkpoints of a run with this identity."""
     usual: dict[str, Any] = {
         "identity": {"task": "digits"},
-        "offer": lambda path: f"take {path.name}",
+        "resume": "resume it",
     } | changes
-    return Saving(checkpoints=Checkpoints(folder, keep), every=Interval(rounds=every), **usual)
+    return Saving(folder=folder, keep=keep, every=Interval(rounds=every), **usual)
+
+
+def rounds_saved(folder: Path) -> list[int]:
+    """The rounds of the checkpoints in a folder."""
+    return [round_of(path) for path in checkpoints_in(folder).values()]
 
 
 def end(found: list[Event]) -> Finished:

@@ -1,5 +1,6 @@
 """A run that was broken off and resumed is the run that was not."""
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,22 +12,27 @@ import pytest
 import torch
 
 import grawa
+from grawa.checkpoints.files import write_text
+from grawa.checkpoints.places import MANIFEST
 from grawa.errors import UserError
 from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.tasks import Digits
-from grawa.lab.train.events import Started
+from grawa.lab.train.checkpoint import Start
+from grawa.lab.train.events import Event, Started
 from grawa.lab.train.interval import Interval
 from grawa.lab.train.loop import train
-from grawa.saving import CheckpointError, Checkpoints, read_part, write_part
+from grawa.saving import CheckpointError, read_part, write_part
 from tests.lab.train.runs import (
     StrategyFor,
     always,
     end,
     events,
     probing,
+    rounds_saved,
     same_model,
     saving_to,
     settings,
+    started,
 )
 
 STRATEGIES: dict[str, StrategyFor] = {
@@ -49,7 +55,7 @@ def test_a_resumed_run_ends_with_the_same_bits(
     whole = end(events(strategy, settings(optimizer=optimizer, lr=0.01)))
     # Broken off one round after the checkpoint at step 8: started, and three rounds.
     events(strategy, chosen, checkpoints=tmp_path, until=4)
-    assert Checkpoints(tmp_path).rounds() == [2]
+    assert rounds_saved(tmp_path) == [2]
     resumed = events(strategy, chosen, checkpoints=tmp_path)
     assert isinstance(resumed[0], Started)
     assert resumed[0].step == 8
@@ -90,7 +96,7 @@ def test_rounds_after_resuming_are_those_of_the_whole_run(tmp_path: Path) -> Non
 
 def test_a_checkpoint_is_made_after_every_so_many_rounds(tmp_path: Path) -> None:
     events(always(grawa.LocalSGD()), settings(), checkpoints=tmp_path)
-    assert Checkpoints(tmp_path).rounds() == [2, 4, 6]
+    assert rounds_saved(tmp_path) == [2, 4, 6]
 
 
 def test_or_at_the_first_round_after_so_many_seconds(tmp_path: Path) -> None:
@@ -99,19 +105,19 @@ def test_or_at_the_first_round_after_so_many_seconds(tmp_path: Path) -> None:
         folder = tmp_path / str(every.seconds)
         saving = replace(saving_to(folder), every=every)
         list(train(Digits(train_size=200), always(grawa.LocalSGD()), settings(), saving=saving))
-        assert bool(Checkpoints(folder).rounds()) is expected
+        assert bool(rounds_saved(folder)) is expected
 
 
 def test_a_half_written_checkpoint_is_not_taken(tmp_path: Path) -> None:
     strategy, chosen = always(grawa.LGRAWA()), settings()
     whole = end(events(strategy, chosen))
     events(strategy, chosen, checkpoints=tmp_path, until=4)
-    half = tmp_path / ".round-0000000003.tmp"
-    shutil.copytree(tmp_path / "round-0000000002", half)
+    half = tmp_path / ".save-000002-round-00000003.new"
+    shutil.copytree(saved(tmp_path, 2), half)
     written = half / "process-0.pt"
     written.write_bytes(written.read_bytes()[:100])
-    (tmp_path / "round-9").touch()
-    (tmp_path / "round-0000000005-copy").mkdir()
+    (tmp_path / "save-9").touch()
+    (tmp_path / "save-000005-round-00000005-copy").mkdir()
     assert same_model(end(events(strategy, chosen, checkpoints=tmp_path)), whole)
     assert not half.exists()
 
@@ -143,7 +149,8 @@ def test_the_events_of_the_last_round_are_in_its_checkpoint(tmp_path: Path) -> N
 def test_another_number_of_workers_is_refused(tmp_path: Path) -> None:
     strategy = always(grawa.LGRAWA())
     events(strategy, settings(), checkpoints=tmp_path, every=1, until=3)
-    with pytest.raises(UserError, match=r"has 1 processes with 4 workers each, not 1 with 2: resu"):
+    told = r"with 4 workers in 1 process, .* has 2 workers .*`resume it --workers 2 --processes 1"
+    with pytest.raises(UserError, match=told):
         events(strategy, settings(workers=2), checkpoints=tmp_path)
 
 
@@ -159,29 +166,43 @@ def test_other_options_are_refused_by_name(tmp_path: Path) -> None:
     )
 
 
-def changed(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Changes a part of a checkpoint, with a checksum that fits."""
+def saved(folder: Path, round: int) -> Path:
+    """The checkpoint of a round."""
+    return next(folder.glob(f"save-*-round-{round:08d}"))
+
+
+def damage(checkpoint: Path, name: str, change: Callable[[dict[str, Any]], object]) -> None:
+    """Changes a file of a checkpoint, with a checksum that fits."""
+    path = checkpoint / name
+    if name == MANIFEST:
+        manifest = json.loads(path.read_text())
+        change(manifest)
+        write_text(path, json.dumps(manifest))
+        return
     state = read_part(path)
     change(state)
     write_part(path, state)
 
 
-DAMAGE: dict[str, Callable[[dict[str, Any]], object]] = {
-    "saved by another version": lambda state: state["header"].update(schema=2),
-    "is that of process 0 at round 1": lambda state: state["header"].update(round=1),
-    "is that of process 1 at round 2": lambda state: state["header"].update(process=1),
-    "header has no hosted": lambda state: state["header"].pop("hosted"),
-    "header has no elapsed": lambda state: state["header"].update(elapsed=None),
-    "does not fit this run": lambda state: state["engine"].pop("runner"),
-    "does not fit this run: ": lambda state: state["workers"][0]["model"].popitem(),
-    "does not fit this run: .*": lambda state: state.update(engine=None),
+DAMAGE: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
+    "saved by another version": (MANIFEST, lambda its: its["about"].update(schema=2)),
+    "does not say what it belongs to": (MANIFEST, lambda its: its.pop("about")),
+    "worker-1.pt does not belong": ("worker-1.pt", lambda its: its.update(file="worker-0.pt")),
+    "process-0.pt does not belong": ("process-0.pt", lambda its: its.update(id="another")),
+    "its numbers of workers": (MANIFEST, lambda its: its.update(processes=3)),
+    "its state is damaged": ("process-0.pt", lambda its: its["averager"].pop("runner")),
+    "is in the model only": ("worker-0.pt", lambda its: its["parameters"].popitem()),
+    "its state is damaged.": ("process-0.pt", lambda its: its.update(averager=None)),
+    "does not fit this run: ": ("shared.pt", lambda its: its["extra"].pop("ending")),
+    "does not fit this run:": ("worker-2.pt", lambda its: its["extra"].update(noise=None)),
+    "its extra is damaged": ("worker-2.pt", lambda its: its.update(extra=3)),
 }
 
 
 @pytest.mark.parametrize("complaint", DAMAGE)
 def test_what_does_not_belong_here_is_refused(complaint: str, tmp_path: Path) -> None:
     events(always(grawa.LGRAWA()), settings(), checkpoints=tmp_path, until=4)
-    changed(tmp_path / "round-0000000002" / "process-0.pt", DAMAGE[complaint])
+    damage(saved(tmp_path, 2), *DAMAGE[complaint])
     with pytest.raises(CheckpointError, match=complaint):
         events(always(grawa.LGRAWA()), settings(), checkpoints=tmp_path)
 
@@ -196,7 +217,8 @@ def test_a_restarted_run_goes_on_from_an_older_checkpoint_if_need_be(tmp_path: P
     strategy = always(grawa.LGRAWA())
     whole = end(events(strategy, settings()))
     events(strategy, settings(), checkpoints=tmp_path, every=1, until=4)
-    part = tmp_path / "round-0000000003" / "process-0.pt"
+    newest = saved(tmp_path, 3)
+    part = newest / "process-0.pt"
     part.write_bytes(part.read_bytes()[:-1])
     saving = replace(saving_to(tmp_path), fall_back=True)
     found = list(train(Digits(train_size=200), strategy, settings(), saving=saving))
@@ -205,7 +227,7 @@ def test_a_restarted_run_goes_on_from_an_older_checkpoint_if_need_be(tmp_path: P
     assert first.round == 2
     assert "process-0.pt is damaged" in first.passed_over[0]
     assert same_model(end(found), whole)
-    assert (tmp_path / "round-0000000003.unused").is_dir()
+    assert newest.with_name(f"{newest.name}.unused").is_dir()
 
 
 def test_a_budget_is_spent_by_the_same_rounds_after_resuming(tmp_path: Path) -> None:
@@ -227,3 +249,57 @@ def test_workers_that_step_one_by_one_keep_their_own_rates(tmp_path: Path) -> No
     events(strategy, chosen, checkpoints=tmp_path, until=6)
     resumed = end(events(strategy, chosen, checkpoints=tmp_path))
     assert same_model(resumed, whole)
+
+
+def with_others(
+    folder: Path, workers: int, strategy: grawa.Strategy, *, donors: bool = False, **options: Any
+) -> list[Event]:
+    """Goes on from the newest checkpoint with another number of workers."""
+    saving = saving_to(folder, start=Start(resize=True, donors=donors))
+    task, chosen = Digits(train_size=200), settings(workers=workers, **options)
+    return list(train(task, always(strategy), chosen, saving=saving))
+
+
+VARIANTS: dict[str, tuple[grawa.Strategy, dict[str, Any]]] = {
+    "lgrawa": (grawa.LGRAWA(), {}),
+    "outer steps, momentum and an average": (grawa.DiLoCo(), {"optimizer": "adamw", "swa": 0.9}),
+    "steps one by one": (
+        grawa.LGRAWA(),
+        {"schedule": grawa.SharedCount(4), "modelled": partial(VirtualClock, 0.1, jitter=0.2)},
+    ),
+    "a budget": (
+        grawa.EASGD(), {"steps": None, "budget": 2.4, "modelled": partial(VirtualClock, 0.1)}
+    ),
+    "few bits, in the background": (
+        grawa.LGRAWA(), {"comm_dtype": "int8", "overlap_steps": 1, "fragments": 2},
+    ),
+    "stacked": (grawa.MGRAWA(), {"stack_workers": "on"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("workers", [2, 6])
+def test_with_other_workers_rounds_and_steps_go_on(workers: int, name: str, tmp_path: Path) -> None:
+    strategy, options = VARIANTS[name]
+    events(always(strategy), settings(**options), checkpoints=tmp_path, until=5)
+    found = with_others(tmp_path, workers, strategy, donors=workers == 6, **options)
+    first, last = started(found), end(found)
+    assert first.round > 0
+    assert "go" in first.resized and "all samples dealt anew" in first.resized
+    assert torch.isfinite(torch.tensor(last.error))
+    rounds = [event for event in found if isinstance(event, grawa.RoundReport)]
+    assert [report.round for report in rounds[1:]] == [*range(first.round + 1, last.round + 1)]
+    assert all(len(report.losses) == workers for report in rounds[1:])
+    again = with_others(tmp_path, workers, strategy, **options)  # of which the last is a checkpoint
+    assert started(again).resized == ""
+    assert same_model(end(again), last)
+
+
+def test_epochs_that_are_left_are_shared_by_the_workers_that_there_are(tmp_path: Path) -> None:
+    """After 8 of 24 steps, 16 are left to each of 4 workers: 8 to each of 8, and 32 of 2."""
+    strategy, chosen = grawa.LGRAWA(), dict[str, Any](steps=None, epochs=3.84)
+    events(always(strategy), settings(**chosen), checkpoints=tmp_path, until=4)
+    assert end(with_others(tmp_path, 8, strategy, **chosen)).step == 16
+    folder = tmp_path / "again"
+    events(always(strategy), settings(**chosen), checkpoints=folder, until=4)
+    assert end(with_others(folder, 2, strategy, **chosen)).step == 40

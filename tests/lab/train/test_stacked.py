@@ -17,9 +17,17 @@ from grawa.lab.train.events import Event
 from grawa.lab.train.faults import Fault
 from grawa.lab.train.stackable import trained_names
 from grawa.lab.train.stacked_optimizer import StackedOptimizer
-from grawa.saving import Checkpoints
 from grawa.seeding import seeded
-from tests.lab.train.runs import StrategyFor, always, end, events, probing, same_model, settings
+from tests.lab.train.runs import (
+    StrategyFor,
+    always,
+    end,
+    events,
+    probing,
+    rounds_saved,
+    same_model,
+    settings,
+)
 from tests.world import on_ranks
 
 
@@ -208,7 +216,7 @@ def test_a_resumed_run_ends_with_the_same_bits(
     whole = end(events(strategy, settings(**usual)))
     chosen = settings(**usual)
     events(strategy, chosen, checkpoints=tmp_path, until=4)
-    assert Checkpoints(tmp_path).rounds() == [2]
+    assert rounds_saved(tmp_path) == [2]
     assert same_model(end(events(strategy, chosen, checkpoints=tmp_path)), whole)
 
 

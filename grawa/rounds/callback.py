@@ -1,4 +1,4 @@
-"""A callback for a run's engine that does not keep the run alive."""
+"""Callbacks for an engine that keep nothing alive."""
 
 from collections.abc import Callable
 from weakref import WeakMethod
@@ -7,10 +7,10 @@ from grawa.rounds.report import RoundReport
 
 
 def weakly(method: Callable[[RoundReport], None]) -> Callable[[RoundReport], None]:
-    """A callback for a run's engine that does not keep the run alive.
+    """A callback for an engine that does not keep the object alive whose method it calls.
 
-    Otherwise run and engine would refer to each other, and their memory, including the data, would
-    be freed only by a later garbage collection: in a study, many trials later.
+    Otherwise that object and the engine would refer to each other, and their memory, including the
+    data of a run, would be freed only by a later garbage collection: in a study, many trials later.
 
     Returns:
         The callback, which calls the method.
@@ -19,7 +19,7 @@ def weakly(method: Callable[[RoundReport], None]) -> Callable[[RoundReport], Non
 
     def call(report: RoundReport) -> None:
         found = reference()
-        assert found is not None, "a round after its run was deleted"
+        assert found is not None, "a round after its object was deleted"
         found(report)
 
     return call
