@@ -144,7 +144,9 @@ def test_new_workers_start_at_the_center_with_fresh_or_donated_optimizers(tmp_pa
 
 
 @pytest.mark.parametrize(
-    "strategy", [grawa.LGRAWA(), grawa.EASGD(), grawa.DiLoCo(), grawa.OuterSteps()], ids=repr
+    "strategy",
+    [grawa.LGRAWA(), grawa.EASGD(), grawa.DiLoCo(), grawa.OuterSteps()],
+    ids=lambda strategy: type(strategy).__name__,
 )
 @pytest.mark.parametrize("comm_dtype", [None, "int8"])
 def test_where_one_worker_was_alone_the_others_start_at_it(
@@ -251,7 +253,11 @@ def between_hosts(folder: Path, hosts: list[list[int]], strategy: grawa.Strategy
 
 
 @pytest.mark.world
-@pytest.mark.parametrize("strategy", [grawa.LGRAWA(), grawa.LSGD(team_size=2)], ids=repr)
+@pytest.mark.parametrize(
+    "strategy",
+    [grawa.LGRAWA(), grawa.LSGD(team_size=2)],
+    ids=lambda strategy: type(strategy).__name__,
+)
 def test_few_bits_between_hosts_go_on_with_more_and_fewer(
     strategy: grawa.Strategy, tmp_path: Path
 ) -> None:
