@@ -476,7 +476,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "checkpoints kept": (
         ("train", "digits", "--keep-checkpoints", "0"),
-        "at least 1 checkpoint must be kept, got 0",
+        "keep_checkpoints must be at least 1, got 0",
     ),
     "processes": (("train", "digits", "--processes", "3"), "divide the 4 workers evenly, got 3"),
     "no processes": (("train", "digits", "--processes", "0"), "evenly, got 0"),
