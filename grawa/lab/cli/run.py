@@ -27,8 +27,9 @@ from grawa.lab.experiments.lock import check_free, locked
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.report.console import summary
 from grawa.lab.tasks import Data, Task
+from grawa.lab.together import everyones
 from grawa.lab.train.checkpoint import NEWEST, Saving, Start
-from grawa.lab.train.launch import WorkerFailedError, from_first, launch, while_parent_lives
+from grawa.lab.train.launch import WorkerFailedError, launch, while_parent_lives
 from grawa.lab.train.loop import train
 from grawa.lab.train.sharing import deal, load
 from grawa.lab.train.stackable import trained_names
@@ -203,7 +204,7 @@ def run_process(config: TrainConfig, path: Path, start: Start = NEWEST) -> None:
         start: from which checkpoint it continues; by default the last one.
     """
     with distributed(config.device, config.settings().timeout) as device:
-        folder = RunFolder(from_first(path))
+        folder = RunFolder(everyones(path, "find the run's folder")[0])
         with (
             _saying_what_is_safe(folder),
             locked(folder.path) if is_first_process() else nullcontext(),
@@ -228,7 +229,8 @@ def _saying_what_is_safe(folder: RunFolder) -> Generator[None]:
 def _host(config: TrainConfig, folder: RunFolder, start: Start, device: torch.device) -> None:
     """Trains the workers of this process; the first process writes the run's folder."""
     task = names.task(config.task, config.data)
-    restarted = from_first(restart_count() > 0)
+    # Agents of torchrun on several hosts need not count restarts alike.
+    restarted = any(everyones(restart_count() > 0, "tell whether this is a restart"))
     saving = Saving(
         folder=folder.checkpoints,
         keep=config.keep_checkpoints,

@@ -14,6 +14,7 @@ from grawa.checkpoints.reading import Terms
 from grawa.checkpoints.restore import Restored, Wanted, restore
 from grawa.checkpoints.saver import Saver
 from grawa.errors import CommunicationError, UserError
+from grawa.lab.together import everyones
 from grawa.lab.train.events import Evaluated
 from grawa.lab.train.interval import Interval
 from grawa.rounds.attendance import Absence
@@ -29,9 +30,6 @@ _WRITING_SHARE = 20
 
 News = RoundReport | Evaluated
 """An event of a round."""
-
-Everyones = Callable[[Sequence[int]], Sequence[Sequence[int]]]
-"""Brings some whole numbers of every process to all, in the order of processes; collective."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +88,6 @@ class RunSaver:
     Args:
         saving: where and when.
         process: which process this is.
-        everyones: exchanges whole numbers between the processes.
 
     Attributes:
         stacked: whether the run stacked its workers' steps until now; `None` for a new run.
@@ -98,11 +95,11 @@ class RunSaver:
 
     _saver: Saver
 
-    def __init__(self, saving: Saving, process: int, everyones: Everyones) -> None:
+    def __init__(self, saving: Saving, process: int) -> None:
         self._saving, self._process = saving, process
         known = newest_about(saving.folder).get("stacked")
-        number = everyones([-1 if known is None else int(bool(known))])[0][0]
-        self.stacked = None if number < 0 else bool(number)
+        self.stacked = None if known is None else bool(known)
+        self.stacked = everyones(self.stacked, "look for checkpoints")[0]
         self._last = 0.0
 
     def restore(self, engine: Engine) -> Restored | None:

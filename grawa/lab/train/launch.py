@@ -9,14 +9,12 @@ from itertools import count
 from os import getppid
 from typing import TypeVar
 
-import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from grawa.errors import CommunicationError, DivergedError, UserError
 from grawa.lab.train.start import Started, started
 
 Event = TypeVar("Event")
-Value = TypeVar("Value")
 
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """Signals that end the launcher, which first ends the processes."""
@@ -157,15 +155,6 @@ def _cause(failure: ProcessFailure) -> str:
     if failure.exitcode < 0:
         return f"killed by {failure.signal_name()}"
     return f"exit code {failure.exitcode}; see its output above"
-
-
-def from_first(value: Value) -> Value:
-    """Rank 0's value, on every rank; collective if there is a process group."""
-    if not dist.is_initialized():
-        return value
-    values = [value]
-    dist.broadcast_object_list(values)
-    return values[0]
 
 
 def while_parent_lives(events: Iterator[Event]) -> Iterator[Event]:

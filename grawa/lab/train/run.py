@@ -17,7 +17,7 @@ from grawa.lab.train.ending import Ending
 from grawa.lab.train.events import Evaluated, Event, Finished, Started, Trained
 from grawa.lab.train.parts import Parts, resized
 from grawa.lab.train.settings import Settings
-from grawa.lab.train.sharing import deal, everyones, load, spread
+from grawa.lab.train.sharing import deal, load, spread
 from grawa.lab.train.stacked import host
 from grawa.lab.train.stacking import choose_stacking
 from grawa.lab.train.worker import Worker
@@ -67,7 +67,7 @@ class Run:
         self._ending = Ending.of(settings, shards)
         self._saver: RunSaver | None = None
         if saving is not None:
-            self._saver = RunSaver(saving, self._process, partial(everyones, device=device))
+            self._saver = RunSaver(saving, self._process)
         before = None if self._saver is None else self._saver.stacked
         steps = self._ending.steps
         self._stacking = choose_stacking(task, self._data, settings, samples, steps, before)

@@ -1,12 +1,10 @@
 """The data of a run, and which worker trains on which samples."""
 
-from collections.abc import Sequence
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from grawa.errors import CommunicationError, UserError
+from grawa.errors import UserError
 from grawa.lab.tasks import Data, Task
 from grawa.lab.train.batches import shard
 from grawa.lab.train.settings import Settings
@@ -65,28 +63,3 @@ def spread(workers: int) -> tuple[int, int, int]:
     if workers % processes:
         raise UserError(f"{workers} workers can't be spread evenly over {processes} processes")
     return processes, rank, workers // processes
-
-
-def everyones(numbers: Sequence[int], device: torch.device) -> list[list[int]]:
-    """Whole numbers of every process, as many of each; collective if there is a process group.
-
-    Args:
-        numbers: of this process.
-        device: from which the process group sends.
-
-    Returns:
-        Those of each process, in the order of their ranks.
-
-    Raises:
-        CommunicationError: if another process was lost.
-    """
-    if not dist.is_initialized():
-        return [list(numbers)]
-    own = torch.tensor(numbers, dtype=torch.int64, device=device)
-    found = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-    try:
-        dist.all_gather(found, own)
-    except RuntimeError as error:
-        cause = str(error).splitlines()[0]
-        raise CommunicationError(f"lost contact while looking for checkpoints: {cause}") from error
-    return [its.tolist() for its in found]

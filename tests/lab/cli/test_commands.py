@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,10 +16,13 @@ from unittest.mock import patch
 import pytest
 import torch
 
+from grawa.lab.cli.run import run_process
+from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.lock import locked
 from grawa.lab.experiments.run_folder import RunFolder
 from tests.lab.cli.processes import environment, grawa
 from tests.lab.tasks.archives import binary_files, python_files, write_archive
+from tests.world import launched, results
 
 RUN = ("train", "digits", "--workers", "4", "--steps", "64", "--checkpoint-every", "1")
 
@@ -587,6 +592,27 @@ def test_a_run_whose_configuration_was_edited_is_not_resumed(
     assert done.code == 2
     assert_one_line(done.err, f"have changed since its checkpoint was saved: {said}.")
     assert {**everything(run), ".lock": b""} == {**before, ".lock": b""}
+
+
+def restarted_on_another_host(table: dict[str, object], path: Path) -> None:
+    """A process of a run that only the agent of rank 1 has counted as started again."""
+    counted = {"TORCHELASTIC_RESTART_COUNT": os.environ["RANK"]}
+    with patch.dict(os.environ, counted), redirect_stdout(StringIO()):
+        run_process(TrainConfig.from_toml(table, path), path)
+
+
+@pytest.mark.world
+def test_all_ranks_know_of_a_restart_that_one_host_has_counted(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ("--processes", "2", *FAST[2:], "--checkpoint-every", "1")
+    assert grawa("train", "digits", *options, "--out", run).code == 0
+    model = unfinished(run)
+    part = RunFolder(run).saved()[-1] / "worker-1.pt"
+    part.write_bytes(part.read_bytes()[:-1])
+    table = RunFolder(run).config().as_toml()
+    results(launched(2, restarted_on_another_host, table, run))  # takes the one before it
+    assert model_bytes(run) == model
+    assert kinds(run)[-3:] == [("round", 1), ("round", 2), ("finished", 2)]
 
 
 def test_options_that_change_no_number_may_be_edited(command: Any, run: Path) -> None:
