@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +76,6 @@ class Saving:
     start: Start = NEWEST
     fall_back: bool = False
     events: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.keep < 1:
-            raise UserError(f"at least 1 checkpoint must be kept, got {self.keep}")
 
 
 class RunSaver:
@@ -205,30 +201,19 @@ def refusing(path: Path) -> Generator[None]:
 
 def plain_news(news: Sequence[News]) -> list[dict[str, Any]]:
     """Events as plain values and tensors."""
-    return [
-        {"kind": type(event).__name__, **vars(event), **_plain_absences(event)} for event in news
-    ]
-
-
-def _plain_absences(event: News) -> dict[str, Any]:
-    if not isinstance(event, RoundReport):
-        return {}
-    return {"absences": {worker: vars(absence) for worker, absence in event.absences.items()}}
+    return [{"kind": type(event).__name__, **asdict(event)} for event in news]
 
 
 def news_from(saved: Sequence[Mapping[str, Any]]) -> list[News]:
     """The events of which `plain_news` made plain values."""
-    return [
-        RoundReport(**{**values, "absences": {k: Absence(**v) for k, v in absences.items()}})
-        if kind == RoundReport.__name__
-        else Evaluated(**values)
-        for kind, absences, values in map(_taken_apart, saved)
-    ]
+    return [_event(**entry) for entry in saved]
 
 
-def _taken_apart(saved: Mapping[str, Any]) -> tuple[str, dict[int, Any], dict[str, Any]]:
-    values = dict(saved)
-    return values.pop("kind"), values.pop("absences", {}), values
+def _event(kind: str, **values: Any) -> News:
+    if kind == Evaluated.__name__:
+        return Evaluated(**values)
+    absences = {worker: Absence(**absence) for worker, absence in values["absences"].items()}
+    return RoundReport(**{**values, "absences": absences})
 
 
 def _differences(saved: Mapping[str, object], here: Mapping[str, object]) -> str:

@@ -47,6 +47,3 @@ class Interval:
         if int(value) < 0:
             raise UserError(f"{what} must not be negative, got {value}")
         return cls(rounds=min(int(value), LONGEST))
-
-    def __bool__(self) -> bool:
-        return self.rounds > 0 or self.seconds > 0.0
