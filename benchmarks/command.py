@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import tyro
 
-from common import PACKAGES, write_results
+from common import PACKAGES, read_json, write_results
 from grawa.errors import UserError
 from grawa.lab.experiments.environment import environment
-from grawa.lab.files import read_json
 from samples import Revise, Sample, Samples
 
 if TYPE_CHECKING:

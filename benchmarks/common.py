@@ -41,6 +41,24 @@ def columns(rows: Sequence[Mapping[str, Value]]) -> dict[str, list[Value]]:
     return {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
 
 
+def read_line(line: str) -> dict[str, Any] | None:
+    """The object in a line of a JSONL file, or `None` if the line is incomplete."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if the file is missing or broken."""
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
 def write_results(path: Path, results: dict[str, Any], environment: dict[str, Any]) -> None:
     """Writes the results together with the environment of the measurement."""
     path.parent.mkdir(parents=True, exist_ok=True)

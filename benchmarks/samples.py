@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from common import read_line
 from grawa.errors import UserError
-from grawa.lab.files import read_line
 
 Sample = dict[str, Any]
 """The content of one line of the file."""

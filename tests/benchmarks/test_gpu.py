@@ -13,10 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import gpu
 import gpu_models
 import grawa
+from common import read_json
 from gpu_card import Activity, Event, activity_of
 from gpu_config import TOY
 from gpu_rounds import passes
-from grawa.lab.files import read_json
 from models import ManyTensors
 from pictures import gpu_picture
 from samples import Samples

@@ -12,8 +12,8 @@ import torch.distributed as dist
 import guard
 import local_step
 import stragglers
+from common import read_json
 from grawa.errors import UserError
-from grawa.lab.files import read_json
 from processes import one_by_one, together
 from samples import Samples
 

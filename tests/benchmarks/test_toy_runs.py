@@ -21,9 +21,9 @@ import stragglers
 import theory
 import time_to_loss
 import time_to_loss_methods
+from common import read_json
 from exchange import WAYS
 from grawa.errors import UserError
-from grawa.lab.files import read_json
 from samples import Sample
 from tests.benchmarks.toys import NAMES, Toy, assert_positive, rows, said, toy
 from theory_problems import TASKS
