@@ -13,7 +13,7 @@ from grawa.errors import DivergedError
 from grawa.integrations.tensorboard import TensorBoardRounds
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.run_folder import RunFolder
-from grawa.lab.report.console import RoundProgress
+from grawa.lab.report.console import RoundProgress, say
 from grawa.lab.tasks import Task
 from grawa.lab.train.doubts import last_sound_round
 from grawa.lab.train.events import Evaluated, Event, Finished, Started, Trained
@@ -38,7 +38,7 @@ def keep(events: Iterator[Event], config: TrainConfig, task: Task, folder: RunFo
     assert isinstance(started, Started)
     resized = (started.resized,) if started.resized else ()
     for notice in (*folder.forget_after(started.recorded), *started.passed_over, *resized):
-        console.print(notice, highlight=False, soft_wrap=True, markup=False)
+        say(console, notice)
     if started.round:
         console.print(f"continues from the checkpoint of round {started.round}")
     # For the same bits, if the run is resumed or repeated.

@@ -25,7 +25,7 @@ from grawa.lab.experiments.identity import identity
 from grawa.lab.experiments.limits import check_memory
 from grawa.lab.experiments.lock import check_free, locked
 from grawa.lab.experiments.run_folder import RunFolder
-from grawa.lab.report.console import summary
+from grawa.lab.report.console import say, summary
 from grawa.lab.tasks import Data, Task
 from grawa.lab.together import everyones
 from grawa.lab.train.checkpoint import NEWEST, Saving, Start
@@ -110,7 +110,7 @@ def resume_command(
     if is_first_process():
         check_free(run)
         if not folder.saved():
-            Console().print(f"{run} has no checkpoint yet: the run begins anew")
+            say(Console(), f"{run} has no checkpoint yet: the run begins anew")
     _run(config, run, Start(name=from_checkpoint, resize=resize, donors=donors))
 
 
@@ -167,20 +167,16 @@ def _run(config: TrainConfig, path: Path, start: Start = NEWEST) -> None:
         finished = RunFolder(path).events()[-1]
         console.print(summary(finished))
         for doubt in finished["doubts"]:
-            console.print(f"warning: {doubt}", highlight=False, soft_wrap=True, markup=False)
-        console.print(f"{path}: the run's folder; `grawa evaluate {path}` measures its model")
+            say(console, f"warning: {doubt}")
+        say(console, f"{path}: the run's folder; `grawa evaluate {path}` measures its model")
 
 
 def _say_restart(config: TrainConfig, path: Path, error: WorkerFailedError, restart: int) -> None:
     """Says that the processes of a run are started again."""
     saved = RunFolder(path).saved()
     where = f"from the checkpoint {saved[-1].name}" if saved else "from the beginning"
-    Console().print(
-        f"{error}: starting again {where} (restart {restart} of {config.max_restarts})",
-        highlight=False,
-        soft_wrap=True,
-        markup=False,
-    )
+    counted = f"restart {restart} of {config.max_restarts}"
+    say(Console(), f"{error}: starting again {where} ({counted})")
 
 
 @contextmanager

@@ -75,6 +75,11 @@ class RoundProgress:
         self._left_out = set(report.left_out)
 
 
+def say(console: Console, text: str) -> None:
+    """Prints a sentence as it is, in which names are no markup and lines are not broken."""
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
 def describe_round(report: RoundReport, bytes_sent: int) -> str:
     """A round in one line: number, loss, each worker's weight, distance, bytes."""
     parts = [f"round {report.round}", f"loss {float(report.losses.nanmean()):.3f}"]

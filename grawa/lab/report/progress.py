@@ -17,6 +17,7 @@ from rich.progress import (
 )
 
 from grawa.lab.experiments.trial import Result
+from grawa.lab.report.console import say
 
 _LINES = 10  # of progress, if the output is not a terminal
 
@@ -100,7 +101,7 @@ class StudyProgress:
 
     def tell(self, line: str) -> None:
         """Prints a line above the bar."""
-        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+        say(self._console, line)
 
     def left(self) -> str:
         """The time left, if the remaining trials take as long as those so far."""

@@ -520,6 +520,12 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
+def test_a_folder_whose_name_looks_like_markup_is_told_as_it_is(command: Any) -> None:
+    done = command("train", "digits", *FAST, "--out", "[/red]x")
+    assert (done.code, done.err) == (0, "")
+    assert "[/red]x: the run's folder; `grawa evaluate [/red]x` measures its model" in done.out
+
+
 def test_an_existing_run_is_left_untouched(command: Any, run: Path) -> None:
     before = everything(run)
     done = command("train", "digits", *FAST, "--out", run)
