@@ -104,7 +104,7 @@ def _elastic_place() -> Place | None:
         names = ("RANK", "WORLD_SIZE")
     if lighthouse is None or not all(name in os.environ for name in names):
         return None
-    worker, size = (int(os.environ[name]) for name in names)
+    worker, size = (number(name) for name in names)
     return Place(lighthouse.removeprefix("http://").rstrip("/"), worker, size)
 
 

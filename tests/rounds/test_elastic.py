@@ -263,6 +263,9 @@ def test_the_launcher_says_which_worker_this_is(monkeypatch: pytest.MonkeyPatch)
     with grawa.distributed():
         found = grawa.Elastic(min_workers=1).placed()
     assert (found.lighthouse, found.worker, found.num_workers) == ("127.0.0.1:7", 2, 4)
+    monkeypatch.setenv("RANK", "two")
+    with pytest.raises(grawa.UserError, match="RANK must be a number, got 'two'"):
+        grawa.distributed().__enter__()
 
 
 def test_without_torchft_one_line_says_what_to_install() -> None:
