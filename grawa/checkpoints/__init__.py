@@ -1,1 +1,1 @@
-"""Checkpoints of a user's training loop: files that are complete, checked, and never run code."""
+"""Checkpoints of all workers: files that are complete, checked, and never run code."""

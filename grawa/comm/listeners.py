@@ -20,7 +20,9 @@ _DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)
 
 @contextmanager
 def closed_afterwards() -> Generator[None]:
-    """Makes sockets that begin to listen on the loopback interface in the block deaf after it.
+    """Stops sockets from taking connections after the block in which they began to listen.
+
+    Only those on the loopback interface; connections that exist go on.
 
     gloo listens as long as a process group lives, though its processes have all connected when it
     has been made; whoever then connects to it often enough ends the process, which has no
