@@ -18,7 +18,7 @@ from torch.optim import SGD, AdamW, Optimizer
 import grawa
 from tests.helpers import STRATEGIES, Fleet, alone, batches, flat, mlp, sgd
 from tests.helpers import step as one_step
-from tests.world import on_ranks
+from tests.world import on_ranks, start_anew
 
 TIMEOUT = timedelta(seconds=20)
 
@@ -389,6 +389,7 @@ def averagers_one_after_another() -> list[tuple[int, int]]:
 
 @pytest.mark.world
 def test_an_averager_for_each_epoch_leaks_nothing() -> None:
+    start_anew()
     for seen in on_ranks(2, averagers_one_after_another):
         assert all(later <= earlier for earlier, later in pairwise(seen[1:])), seen
 

@@ -194,6 +194,15 @@ def _run(size: int, job: tuple[object, ...], *, launched: bool) -> list[object]:
     return world.outcomes(size, pickle.dumps(job), launched=launched)
 
 
+def start_anew() -> None:
+    """Ends the processes; the next job finds new ones, for tests that count descriptors or threads.
+
+    What earlier tests have left running, such as torchft's threads, ends when it likes.
+    """
+    _started().close()
+    _started.cache_clear()
+
+
 def outcomes(
     size: int, function: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs
 ) -> list[Result | Exception]:

@@ -22,7 +22,7 @@ from grawa.comm import DistributedCommunicator, InProcessCommunicator
 from grawa.comm.mailboxes import Mailboxes
 from grawa.comm.pool import ranks_of
 from tests.helpers import Fleet, batches, flat_state, mlp, poison, sgd
-from tests.world import on_ranks, outcomes
+from tests.world import on_ranks, outcomes, start_anew
 
 pytestmark = pytest.mark.world
 
@@ -434,6 +434,7 @@ def make_and_release(times: int) -> tuple[list[int], list[int]]:
 
 
 def test_communicators_that_are_released_leave_nothing_behind() -> None:
+    start_anew()
     for descriptors, threads in on_ranks(4, make_and_release, 10):
         assert descriptors == descriptors[:1] * 10
         assert threads == threads[:1] * 10
@@ -453,6 +454,7 @@ def make_and_forget(times: int) -> tuple[int, int]:
 
 
 def test_communicators_that_are_forgotten_end_with_their_last_user() -> None:
+    start_anew()
     for first, last in on_ranks(4, make_and_forget, 4):
         assert first == last
 
