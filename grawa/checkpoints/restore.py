@@ -1,10 +1,10 @@
 """Restores a checkpoint, on all processes the same one, or refuses it by name."""
 
+import errno
 import json
-import shutil
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,9 @@ def restore(engine: Engine, wanted: Wanted, terms: Terms) -> Restored | None:
             reading = Reading(engine, Layout.of(engine, agreement), path, terms)
             problem = _problem(agreement, reading, path)
             if problem is None:
-                return _put(reading, path, wanted, tuple(problems))
+                if wanted.set_aside:
+                    agreement.settle(_set_newer_aside(path))
+                return _put(reading, path, tuple(problems))
             problems.append(problem)
             if not wanted.fall_back:
                 raise CheckpointError(f"{problem}. {_advice(path, wanted)}")
@@ -95,12 +97,8 @@ def restore(engine: Engine, wanted: Wanted, terms: Terms) -> Restored | None:
     return engine.together(Purpose.RESTORING, together)
 
 
-def _put(reading: Reading, path: Path, wanted: Wanted, problems: tuple[str, ...]) -> Restored:
+def _put(reading: Reading, path: Path, problems: tuple[str, ...]) -> Restored:
     reading.put()
-    if wanted.set_aside:
-        for number, newer in checkpoints(path.parent).items():
-            if number > (number_of(path) or 0):
-                _set_aside(newer)
     return Restored(
         path=path,
         process=reading.process,
@@ -111,11 +109,32 @@ def _put(reading: Reading, path: Path, wanted: Wanted, problems: tuple[str, ...]
     )
 
 
-def _set_aside(path: Path) -> None:
-    aside = path.with_name(f"{path.name}.unused")
-    shutil.rmtree(aside, ignore_errors=True)
-    with suppress(FileNotFoundError):  # another process was first
-        path.rename(aside)
+def _set_newer_aside(path: Path) -> UserError | None:
+    """Renames the checkpoints after one; returns why that isn't possible."""
+    try:
+        for number, newer in checkpoints(path.parent).items():
+            if number > (number_of(path) or 0):
+                set_aside(newer)
+    except UserError as error:
+        return error
+    except OSError as error:
+        return CheckpointError(f"checkpoints after {path} can't be set aside: {error.strerror}")
+    return None
+
+
+def set_aside(path: Path) -> None:
+    """Renames a checkpoint; every process of a host calls it, and the first one does it."""
+    for attempt in count():
+        aside = path.with_name(f"{path.name}.unused{f'-{attempt}' if attempt else ''}")
+        try:
+            path.rename(aside)
+        except FileNotFoundError:
+            return  # another process was first
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+        else:
+            return
 
 
 def _agreed(agreement: Agreement, folder: Path) -> list[Path]:

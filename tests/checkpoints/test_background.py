@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 import grawa
+from grawa.checkpoints.restore import set_aside
 from tests.checkpoints.test_processes import told
 from tests.checkpoints.test_save_and_restore import STEPS, STOP, Loop, refused, small
 from tests.world import on_ranks
@@ -154,6 +155,26 @@ def falls_back(folder: Path) -> tuple[str, str]:
 def test_after_a_crash_all_take_the_newest_sound_one(tmp_path: Path) -> None:
     for told_, name in on_ranks(2, falls_back, tmp_path):
         assert f"{name} can't be restored: " in told_ and "The one before it is sound" in told_
+
+
+def test_the_processes_of_a_host_set_a_checkpoint_aside_once(tmp_path: Path) -> None:
+    for expected in (["damaged.unused"], ["damaged.unused", "damaged.unused-1"]):
+        damaged = tmp_path / "damaged"
+        damaged.mkdir()
+        (damaged / "shared.pt").write_bytes(b"cut")
+        for _process in range(2):
+            set_aside(damaged)
+        assert sorted(path.parent.name for path in tmp_path.glob("*/shared.pt")) == expected
+
+
+def test_where_a_checkpoint_cannot_be_set_aside_nothing_changes(tmp_path: Path) -> None:
+    averager = small()
+    averager.save(tmp_path)
+    damaged = averager.save(tmp_path)
+    (damaged / "shared.pt").write_bytes(b"cut")
+    damaged.with_name(f"{damaged.name}.unused").write_bytes(b"")
+    told_ = refused(lambda: averager.restore(tmp_path, fall_back=True))
+    assert told_.endswith("-000001-round-00000002 can't be set aside: Not a directory")
 
 
 def test_one_of_another_job_ends_the_search(tmp_path: Path) -> None:
