@@ -379,6 +379,7 @@ class Averager:
 
         Args:
             folder: for checkpoints. If hosts don't share it, each holds what its processes saved.
+                Elastic workers, who save for themselves, have a folder `worker-K` each in it.
             extra: what else this process needs to go on, such as its epoch and the state dicts of
                 its scheduler, `GradScaler` and data loader: plain values, tensors, and lists,
                 tuples and dicts of them.
@@ -412,7 +413,8 @@ class Averager:
     ) -> dict[str, Any] | None:
         """Restores the newest checkpoint that `save` wrote; every process must call it.
 
-        Call it before training, or instead of going on. Nothing in a file is ever executed. A
+        Call it before training, or instead of going on; elastic workers, before they join the
+        others, who may be further. Nothing in a file is ever executed. A
         checkpoint that is damaged, or of another job, is refused: then every process raises
         `UserError`, which names the one before it, and nothing has changed.
 

@@ -54,6 +54,22 @@ def checkpoints(folder: Path) -> dict[int, Path]:
     return dict(sorted(numbered.items()))
 
 
+def folder_of(folder: Path, worker: int | None) -> Path:
+    """Where a worker's checkpoints lie; all workers share the folder if it is `None`."""
+    return folder if worker is None else folder / f"worker-{worker}"
+
+
+def everyones(folder: Path) -> list[Path]:
+    """The complete checkpoints of a folder and of all workers that have one of their own in it.
+
+    Returns:
+        Paths, of each worker from the oldest to the newest, ordered by their rounds.
+    """
+    owners = sorted(folder.glob("worker-*"))
+    found = [path for owner in (folder, *owners) for path in checkpoints(owner).values()]
+    return sorted(found, key=round_of)
+
+
 def next_number(folder: Path) -> int:
     """The number of the next checkpoint in a folder, above those of interrupted saves too."""
     if not folder.exists():

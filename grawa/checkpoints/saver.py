@@ -6,6 +6,7 @@ from pathlib import Path
 from threading import Thread
 
 from grawa.checkpoints.extras import Extras
+from grawa.checkpoints.places import folder_of
 from grawa.checkpoints.writing import Writing, failure_of
 from grawa.errors import UserError
 from grawa.rounds.agreement import Agreement
@@ -35,7 +36,8 @@ class Saver:
         """Saves a checkpoint, after the one under way is complete; every process must call it.
 
         Args:
-            folder: for checkpoints; it is made if there is none.
+            folder: for checkpoints; it is made if there is none. Elastic workers have a folder each
+                in it.
             extras: what the user adds.
             keep: how many of the last checkpoints stay.
             wait: whether it returns when the checkpoint is complete. Otherwise `settle` must
@@ -52,9 +54,10 @@ class Saver:
 
         def together(agreement: Agreement) -> Path:
             self._settle(agreement, wait=True)
-            writing = Writing.agreed(self._engine, agreement, folder, keep)
+            own = folder_of(folder, self._engine.own_worker)
+            writing = Writing.agreed(self._engine, agreement, own, keep)
             stages = writing.stages(extras, copy=not wait)
-            self._work = _Work(writing, stages, alone=agreement.num_processes == 1)
+            self._work = _Work(writing, stages, alone=agreement.is_alone)
             if wait:
                 self._settle(agreement, wait=True)
             return writing.path

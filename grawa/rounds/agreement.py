@@ -24,10 +24,19 @@ class Agreement:
         meetings: brings all processes to the same call.
         comm: connects all workers.
         worker: connects the processes that the one hosted worker consists of, if they are several.
+        alone: whether each process decides for itself, since workers come and go.
     """
 
-    def __init__(self, meetings: Meetings, comm: Transport, worker: Transport | None) -> None:
+    def __init__(
+        self, meetings: Meetings, comm: Transport, worker: Transport | None, *, alone: bool
+    ) -> None:
         self._meetings, self._comm, self._worker = meetings, comm, worker
+        self._alone = alone
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other process must agree."""
+        return self._alone or self.num_processes == 1
 
     @property
     def parts(self) -> int:
@@ -59,7 +68,8 @@ class Agreement:
 
         `UserError` on all of them if they came for different things.
         """
-        self._meetings.meet(purpose)
+        if not self._alone:
+            self._meetings.meet(purpose)
 
     def settle(self, failure: UserError | None, line: str = "") -> list[str]:
         """Exchanges a line of text; or an error, which all processes then raise.
@@ -82,7 +92,9 @@ class Agreement:
         return [text[1:] for text in everyone]
 
     def _gathered(self, row: Tensor) -> Sequence[Tensor]:
-        """The row, (1, C), of each process."""
+        """The row, (1, C), of each process that must agree."""
+        if self._alone:
+            return list(row)
         if self._worker is not None:
             row = self._worker.gather(row)().reshape(1, -1)
         hosted = self._comm.num_hosted

@@ -23,6 +23,11 @@ class Assembly(Protocol):
     is_elastic: bool
     """Whether workers come and go."""
 
+    @property
+    def in_job(self) -> bool:
+        """Whether workers come and go, and this one has joined them."""
+        ...
+
     def join(self, status: Status) -> bool:
         """Starts the job with the others, or joins it if it is under way, as needed.
 
@@ -72,6 +77,7 @@ class Together:
     """All processes are there always; an error is the end of the job."""
 
     is_elastic = False
+    in_job = False
 
     def join(self, status: Status) -> bool:
         """See `Assembly.join`; all start together."""

@@ -90,7 +90,7 @@ class Engine:
         self.waiting = [False] * comm.num_hosted
         self._transports = [comm] if worker is None else [comm, worker]
         self._has_left = False
-        agreement = Agreement(self._meetings, comm, worker)
+        agreement = Agreement(self._meetings, comm, worker, alone=alone)
         self.keeper = Keeper(
             Origin.of(plan, replicas, comm, clock, agreement.part), overwritten, agreement,
             self._runner, clock, self._timetable, self._progress, self.waiting,
@@ -106,6 +106,11 @@ class Engine:
     def steps(self) -> list[int]:
         """Local steps of each hosted worker."""
         return list(self._runner.roll_call.steps)
+
+    @property
+    def own_worker(self) -> int | None:
+        """The worker that saves checkpoints of its own, since it may be alone; else `None`."""
+        return self.comm.process if self._assembly.is_elastic else None
 
     @property
     def step(self) -> int:
@@ -258,9 +263,6 @@ class Engine:
         If one process can't load its state, all raise `UserError`, and nothing has changed. Elastic
         workers load alone, before they join the others.
         """
-        if self._assembly.is_elastic:
-            self.keeper.load_alone(state, strict=strict)
-            return
         self.together(Purpose.LOADING, lambda _: self.keeper.load(state, strict=strict))
 
     def together(self, purpose: Purpose, job: Callable[[Agreement], Result]) -> Result:
@@ -274,13 +276,12 @@ class Engine:
             What `job` returns.
 
         Raises:
-            UserError: if workers come and go.
+            UserError: if an elastic worker would go back while the others go on.
         """
-        if self._assembly.is_elastic:
+        if self._assembly.in_job and purpose in (Purpose.LOADING, Purpose.RESTORING):
             raise UserError(
-                "save() and restore() need all workers, which come and go with elastic=: save the "
-                "model, the optimizer and averager.state_dict() of each, and load them before the "
-                "`with` block, or attach()"
+                "this worker has joined the others already, who would be further than what is "
+                "restored: with elastic=, restore before the `with` block, or attach()"
             )
         self.finish()
         before = self.comm.bytes_sent

@@ -110,20 +110,6 @@ class Keeper:
             self.runner.remember_buffers(state["runner"]["buffers"])
         self.progress.restart(self.runner.roll_call.steps)
 
-    def load_alone(self, state: dict[str, Any], *, strict: bool) -> None:
-        """As `load`, for a worker that meets the others later.
-
-        Args:
-            state: what was saved on this process.
-            strict: whether settings must be the same.
-
-        If it can't be loaded here, it raises `UserError`, and nothing has changed.
-        """
-        if (failure := self.refusal(state, strict=strict)) is not None:
-            raise failure
-        self._put(state)
-        self.runner.remember_buffers(state["runner"]["buffers"])
-
     def _check(self, state: object, own: dict[str, Any], *, strict: bool) -> None:
         if not isinstance(state, dict) or not isinstance(state.get("format"), int):
             raise UserError(

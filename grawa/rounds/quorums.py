@@ -64,6 +64,11 @@ class Quorums:
         self._has_gone = False
         self.give: Callable[[Decision], Callable[[], None]]
 
+    @property
+    def in_job(self) -> bool:
+        """See `Assembly.in_job`."""
+        return bool(self._me.job)
+
     def join(self, status: Status) -> bool:
         """See `Assembly.join`."""
         self._has_gone = False
@@ -227,7 +232,7 @@ class Quorums:
         if waited > wait:
             raise CommunicationError(
                 f"{text}; waited for {wait:g} s. The parameters and the state are as after the "
-                "last local step: save a checkpoint with averager.state_dict(), and resume from it"
+                "last local step: save a checkpoint with averager.save(), and resume from it"
             )
         time.sleep(_POLL_SECONDS)
         return since

@@ -308,7 +308,7 @@ def test_an_error_in_one_loop_lets_the_others_go_on(overlap_steps: int) -> None:
         assert found[1].process.is_alive()  # whatever it does, they don't wait for it
 
 
-def resumed(lighthouses: list[str] | None) -> torch.Tensor:
+def resumed(lighthouses: list[str] | None, folder: Path | None = None) -> torch.Tensor:
     """The parameters after training that was saved and resumed in a new job."""
     rank, size = dist.get_rank(), dist.get_world_size()
     data = batches(12, size).workers([rank])
@@ -325,6 +325,8 @@ def resumed(lighthouses: list[str] | None) -> torch.Tensor:
         parts: list[Any] = [averager, model, optimizer]
         for place, state in zip(parts, saved, strict=False):
             place.load_state_dict(state)
+        if folder is not None and half:
+            assert averager.restore(folder) == {"half": 0}
         averager.attach()
         for step in range(6 * half, 6 * half + 6):
             optimizer.zero_grad()
@@ -332,15 +334,47 @@ def resumed(lighthouses: list[str] | None) -> torch.Tensor:
             loss.backward()
             averager.record_loss(loss)
             optimizer.step()
-        saved = [deepcopy(part.state_dict()) for part in parts]
+        if folder is None:
+            saved = [deepcopy(part.state_dict()) for part in parts]
+        else:
+            path = averager.save(folder, {"half": half}, wait=half == 0)
+            averager.finish_saving()
+            own = folder if lighthouses is None else folder / f"worker-{rank}"
+            assert path.parent == own and sorted(path.parent.glob("save-*"))[half] == path
         dist.barrier()
     assert (averager.round, averager.step) == (3, 12)
     return flat(model)
 
 
-def test_a_job_that_all_resume_goes_on_as_a_plain_one() -> None:
-    plain = on_ranks(2, resumed, None)
+@pytest.mark.parametrize("by_checkpoint", [False, True], ids=["state_dict", "checkpoint"])
+def test_a_job_that_all_resume_goes_on_as_a_plain_one(by_checkpoint: bool, tmp_path: Path) -> None:
+    folders = [tmp_path / name if by_checkpoint else None for name in ("plain", "elastic")]
+    plain = on_ranks(2, resumed, None, folders[0])
     with lighthouse() as first, lighthouse() as second:
-        elastic = on_ranks(2, resumed, [first, second])
+        elastic = on_ranks(2, resumed, [first, second], folders[1])
     for before, after in zip(plain, elastic, strict=True):
         assert torch.equal(before, after)
+
+
+def goes_back(at: str, folder: Path) -> list[str]:
+    """What an elastic worker is told that would go back while the others go on."""
+    rank, told = dist.get_rank(), []
+    elastic = grawa.Elastic(min_workers=2, lighthouse=at, worker=rank, num_workers=2)
+    model = mlp(seed=rank)
+    averager = grawa.Averager(model, sgd(model), grawa.LocalSGD(), elastic=elastic)
+    with averager:
+        averager.save(folder)
+        for back in (
+            lambda: averager.restore(folder),
+            lambda: averager.load_state_dict(averager.state_dict()),
+        ):
+            with pytest.raises(grawa.UserError) as refused:
+                back()
+            told.append(str(refused.value))
+    return told
+
+
+def test_a_worker_that_has_joined_the_others_does_not_go_back(tmp_path: Path) -> None:
+    with lighthouse() as at:
+        for told in on_ranks(2, goes_back, at, tmp_path):
+            assert all("restore before the `with` block, or attach()" in text for text in told)
