@@ -20,13 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from command import Benchmark, Results
 from common import show
 from grawa.errors import UserError
 from grawa.lab.cli import names
+from grawa.lab.cli.journal import OwnJournal
 from grawa.lab.cli.keep import keep
-from grawa.lab.cli.run import check, strategy_for
+from grawa.lab.cli.process import strategy_for
+from grawa.lab.cli.run import check
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.identity import identity
 from grawa.lab.experiments.run_folder import RunFolder
@@ -136,7 +139,7 @@ def _train(config: TrainConfig, folder: RunFolder, events: int | None) -> None:
     if events is not None:
         stream = islice(stream, max(1, events - len(folder.events())))
     with redirect_stdout(StringIO()):
-        keep(stream, config, task, folder)
+        keep(stream, config, task, folder, OwnJournal(folder), Console())
     for thread in threading.enumerate():
         if thread.name == "grawa checkpoint":
             thread.join()  # a process that is killed leaves no thread that writes on

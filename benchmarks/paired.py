@@ -17,7 +17,7 @@ from typing import Any
 from command import Benchmark, Results
 from common import show
 from grawa.lab.cli import names
-from grawa.lab.cli.run import strategy_for
+from grawa.lab.cli.process import strategy_for
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.train.events import Finished
 from grawa.lab.train.loop import train

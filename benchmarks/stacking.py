@@ -19,7 +19,7 @@ from rich.progress import track
 from command import Benchmark, Results
 from common import Spread, ratios, show
 from grawa.lab.cli import names
-from grawa.lab.cli.run import strategy_for
+from grawa.lab.cli.process import strategy_for
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.train.run import Run
 from grawa.lab.train.sharing import deal, load

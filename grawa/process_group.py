@@ -46,7 +46,9 @@ def may_restart() -> bool:
 
 
 def launch_name() -> str | None:
-    """What tells this launch by torchrun from others; restarts of processes belong to it."""
+    """What tells this launch by torchrun, or of elastic workers, from others and their restarts."""
+    if (place := _elastic_place()) is not None:
+        return f"lighthouse {place.lighthouse}"
     names = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None

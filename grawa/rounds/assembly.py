@@ -24,8 +24,8 @@ class Assembly(Protocol):
     """Whether workers come and go."""
 
     @property
-    def in_job(self) -> bool:
-        """Whether workers come and go, and this one has joined them."""
+    def job(self) -> str:
+        """The name of the job that this worker has joined, if workers come and go; "" for none."""
         ...
 
     def join(self, status: Status) -> bool:
@@ -77,7 +77,7 @@ class Together:
     """All processes are there always; an error is the end of the job."""
 
     is_elastic = False
-    in_job = False
+    job = ""
 
     def join(self, status: Status) -> bool:
         """See `Assembly.join`; all start together."""

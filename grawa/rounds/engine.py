@@ -51,6 +51,7 @@ class Engine:
             skipped, see `grawa.workers.skips`; called only where a round is due, since it waits
             for the device.
         keeper: saves and restores the state.
+        came_late: whether this elastic worker has come to a job that was under way.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Engine:
         self._norms: Tensor | None = None
         self._sharing = GradientSharing(replicas.gradients, comm)
         self.waiting = [False] * comm.num_hosted
+        self.came_late = False
         self._transports = [comm] if worker is None else [comm, worker]
         self._has_left = False
         agreement = Agreement(self._meetings, comm, worker, alone=alone)
@@ -108,6 +110,11 @@ class Engine:
         return list(self._runner.roll_call.steps)
 
     @property
+    def job(self) -> str:
+        """The name of the elastic job that this worker has joined; "" for none."""
+        return self._assembly.job
+
+    @property
     def own_worker(self) -> int | None:
         """The worker that saves checkpoints of its own, since it may be alone; else `None`."""
         return self.comm.process if self._assembly.is_elastic else None
@@ -126,7 +133,8 @@ class Engine:
 
     def local_steps_begin(self) -> None:
         """Called when the workers begin to train between rounds."""
-        if self._meetings.start():
+        self.came_late = self._meetings.start()
+        if self.came_late:
             if self._timetable.is_due(self._progress.position(self.step)):
                 self._due.begin(Purpose.JOINING)
             else:
@@ -278,7 +286,7 @@ class Engine:
         Raises:
             UserError: if an elastic worker would go back while the others go on.
         """
-        if self._assembly.in_job and purpose in (Purpose.LOADING, Purpose.RESTORING):
+        if self.job and purpose in (Purpose.LOADING, Purpose.RESTORING):
             raise UserError(
                 "this worker has joined the others already, who would be further than what is "
                 "restored: with elastic=, restore before the `with` block, or attach()"

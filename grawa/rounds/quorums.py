@@ -65,9 +65,9 @@ class Quorums:
         self.give: Callable[[Decision], Callable[[], None]]
 
     @property
-    def in_job(self) -> bool:
-        """See `Assembly.in_job`."""
-        return bool(self._me.job)
+    def job(self) -> str:
+        """See `Assembly.job`."""
+        return self._me.job
 
     def join(self, status: Status) -> bool:
         """See `Assembly.join`."""

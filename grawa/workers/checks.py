@@ -28,6 +28,7 @@ _LAUNCHED = (
     ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "srun"),
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "mpirun"),
     ("PMI_SIZE", "PMI_RANK", "MPI"),
+    ("NUM_REPLICA_GROUPS", "REPLICA_GROUP_ID", "torchft"),
 )
 """Environment variables for the number of processes and for the rank; and their launcher."""
 
@@ -79,6 +80,12 @@ def check_launched_alone() -> None:
     for size, rank, launcher in _LAUNCHED:
         count = os.environ.get(size, "")
         if rank in os.environ and count.isdigit() and int(count) > 1:
+            if lighthouse := os.environ.get("TORCHFT_LIGHTHOUSE"):
+                raise UserError(
+                    f"this process was started as one of {count} elastic workers ({size}={count}, "
+                    f"TORCHFT_LIGHTHOUSE={lighthouse}), and without elastic=grawa.Elastic(...), or "
+                    "--elastic, each would train alone: pass it, or unset TORCHFT_LIGHTHOUSE"
+                )
             raise UserError(
                 f"{launcher} started {count} processes ({size}={count}), but there is no process "
                 "group, so each would train alone: open one before the Averager, with "

@@ -364,13 +364,12 @@ def goes_back(at: str, folder: Path) -> list[str]:
     averager = grawa.Averager(model, sgd(model), grawa.LocalSGD(), elastic=elastic)
     with averager:
         averager.save(folder)
-        for back in (
-            lambda: averager.restore(folder),
-            lambda: averager.load_state_dict(averager.state_dict()),
-        ):
-            with pytest.raises(grawa.UserError) as refused:
-                back()
-            told.append(str(refused.value))
+        with pytest.raises(grawa.UserError) as refused:
+            averager.restore(folder)
+        told.append(str(refused.value))
+        with pytest.raises(grawa.UserError) as refused:
+            averager.load_state_dict(averager.state_dict())
+        told.append(str(refused.value))
     return told
 
 

@@ -48,6 +48,23 @@ def test_one_of_several_launched_processes_needs_a_process_group(
         grawa.Averager(model, SGD(model.parameters(), lr=0.1), grawa.LGRAWA())
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"RANK": "0", "WORLD_SIZE": "2"},
+        {"REPLICA_GROUP_ID": "0", "NUM_REPLICA_GROUPS": "3", "RANK": "0", "WORLD_SIZE": "1"},
+    ],
+)
+def test_one_of_several_elastic_workers_must_be_elastic(variables: dict[str, str]) -> None:
+    model = nn.Linear(8, 4)
+    lighthouse = {"TORCHFT_LIGHTHOUSE": "127.0.0.1:1"}
+    with (
+        mock.patch.dict(os.environ, variables | lighthouse),
+        pytest.raises(grawa.UserError, match=r"without elastic=.* would train alone: pass it, or"),
+    ):
+        grawa.Averager(model, SGD(model.parameters(), lr=0.1), grawa.LGRAWA())
+
+
 def test_one_launched_process_needs_none() -> None:
     model = nn.Linear(8, 4)
     with mock.patch.dict(os.environ, {"RANK": "0", "WORLD_SIZE": "1"}):

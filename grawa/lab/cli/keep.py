@@ -11,12 +11,13 @@ from rich.console import Console
 from grawa.checkpoints.places import round_of
 from grawa.errors import DivergedError
 from grawa.integrations.tensorboard import TensorBoardRounds
+from grawa.lab.cli.journal import Journal
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.report.console import RoundProgress, say
 from grawa.lab.tasks import Task
 from grawa.lab.train.doubts import last_sound_round
-from grawa.lab.train.events import Evaluated, Event, Finished, Started, Trained
+from grawa.lab.train.events import Evaluated, Event, Finished, Joined, Started, Trained
 from grawa.math.finite import are_finite, finite_or_none
 from grawa.rounds.report import RoundReport
 
@@ -30,45 +31,75 @@ def saving_workers(events: Iterator[Event], folder: RunFolder) -> Iterator[Event
         yield event
 
 
-def keep(events: Iterator[Event], config: TrainConfig, task: Task, folder: RunFolder) -> None:
-    """Shows a run's events, and writes them to its folder."""
-    console = Console()
+def keep(
+    events: Iterator[Event],
+    config: TrainConfig,
+    task: Task,
+    folder: RunFolder,
+    journal: Journal,
+    console: Console,
+) -> None:
+    """Shows a run's events, and writes them to its folder.
+
+    Args:
+        events: of this process.
+        config: the run.
+        task: its task.
+        folder: of the run.
+        journal: writes to it, as far as it is this process's turn.
+        console: where they are shown.
+    """
     with console.status("starting"):
         started = next(events)
     assert isinstance(started, Started)
-    resized = (started.resized,) if started.resized else ()
-    for notice in (*folder.forget_after(started.recorded), *started.passed_over, *resized):
-        say(console, notice)
-    if started.round:
-        console.print(f"continues from the checkpoint of round {started.round}")
-    # For the same bits, if the run is resumed or repeated.
-    folder.put_config(replace(config, stack_workers="on" if started.stacked else "off"))
-    folder.append("started", asdict(started))
-    if started.processes > 1:
-        print(f"{started.workers} workers in {started.arrangement}")
-    if config.stack_workers == "auto" and started.workers > started.processes:
-        print(f"local steps: {started.stacking}")
+    _begin(started, config, folder, journal, console)
     with ExitStack() as stack:
+        stack.callback(journal.close)
         budget = config.settings().budget
         progress = stack.enter_context(RoundProgress(started.steps, budget, console))
         board = TensorBoardRounds(folder.path / "tensorboard") if config.tensorboard else None
         if board is not None:
             stack.callback(board.close)
+        takes_part = not config.elastic
         for event in _naming_checkpoint(events, folder):
             if isinstance(event, RoundReport):
-                folder.append("round", event.as_json())
-                progress.show(event)
+                journal.round(event)
+                if takes_part:
+                    progress.show(event)
                 if board is not None:
                     board(event)
+            elif isinstance(event, Joined):
+                takes_part = True
+                journal.joined(event)
+                if event.late:
+                    say(Console(), f"worker {event.worker} joins after round {event.round}")
             elif isinstance(event, Evaluated):
-                folder.append("evaluated", {**asdict(event), "error": finite_or_none(event.error)})
+                error = finite_or_none(event.error)
+                journal.add("evaluated", {**asdict(event), "error": error})
             elif isinstance(event, Trained):
-                if are_finite(event.consensus.values()):
-                    folder.save_model(event.consensus)  # before it is measured, which may fail
+                if not journal.save(event):  # before it is measured, which may fail
+                    return
             elif isinstance(event, Finished):
                 if not (are_finite(event.consensus.values()) and math.isfinite(event.error)):
                     _refuse(event, task, folder)
-                folder.append("finished", _totals(event, task, folder))
+                journal.add("finished", _totals(event, task, folder))
+
+
+def _begin(
+    started: Started, config: TrainConfig, folder: RunFolder, journal: Journal, console: Console
+) -> None:
+    """Shows what the run begins with, and records it."""
+    resized = (started.resized,) if started.resized else ()
+    for notice in (*journal.begin(started), *started.passed_over, *resized):
+        say(console, notice)
+    if started.round:
+        console.print(f"continues from the checkpoint of round {started.round}")
+    # For the same bits, if the run is resumed or repeated.
+    folder.put_config(replace(config, stack_workers="on" if started.stacked else "off"))
+    if started.processes > 1 and not config.elastic:
+        say(console, f"{started.workers} workers in {started.arrangement}")
+    if config.stack_workers == "auto" and started.workers > started.processes:
+        say(console, f"local steps: {started.stacking}")
 
 
 def _refuse(finished: Finished, task: Task, folder: RunFolder) -> NoReturn:

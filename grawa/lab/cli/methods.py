@@ -19,6 +19,7 @@ off by a factor of 2.8 costs more than other options gain."""
 OWN = (
     "task", "strategy", "seed", "fault", "steps", "epochs", "budget", "until_error",
     "evaluate_every", "processes", "clock", "device", "checkpoint_every", "tensorboard",
+    "elastic", "min_workers", "grace", "address",
 )  # fmt: skip
 """Options of a run that a study sets itself, or for which a study has no use."""
 

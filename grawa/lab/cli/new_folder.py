@@ -8,11 +8,13 @@ from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.identity import identity
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.files import is_file
-from grawa.process_group import launch_name, may_restart, restart_count
+from grawa.process_group import launch_name, may_restart, restart_count, under_launcher
 
 
 def new_folder(config: TrainConfig, out: Path | None) -> RunFolder:
-    """The run's new folder; under torchrun, a restarted process finds the one that it has made.
+    """The run's new folder; processes that are started again find the one that was made before.
+
+    So do elastic workers that a launcher starts one by one.
 
     Args:
         config: the run.
@@ -24,22 +26,39 @@ def new_folder(config: TrainConfig, out: Path | None) -> RunFolder:
     Raises:
         UserError: if it is there already, or can't be made.
     """
-    if out is None and may_restart():
-        raise UserError(
-            "torchrun may start this run again (--max-restarts): give --out, so that it finds its "
-            "folder then"
+    is_one_of_many = config.elastic and under_launcher()
+    if out is None and (may_restart() or is_one_of_many):
+        why = (
+            "elastic workers are started one by one"
+            if is_one_of_many
+            else "torchrun may start this run again (--max-restarts)"
         )
+        raise UserError(f"{why}: give --out, so that all find the run's folder")
     if out is None:
         name = f"{_file_name(config)}-{datetime.now():%Y%m%d-%H%M%S}"
         return RunFolder.create_one(Path("runs") / name, config)
     launch = launch_name()
-    if is_file(out / "config.toml"):
-        folder = RunFolder.open(out)
-        # Agents of torchrun on several hosts need not count restarts alike.
-        again = restart_count() > 0 or folder.is_of(launch)
-        if again and identity(folder.config()) == identity(config) and not folder.has_finished():
-            return folder
-    return RunFolder.create(out, config, launch)
+    found = _found(config, out, launch)
+    if found is not None:
+        return found
+    try:
+        return RunFolder.create(out, config, launch)
+    except UserError:
+        found = _found(config, out, launch)  # made by another process of the launch just now
+        if found is None:
+            raise
+        return found
+
+
+def _found(config: TrainConfig, out: Path, launch: str | None) -> RunFolder | None:
+    """The folder that a process of this launch has made, if it is there and not finished."""
+    if not is_file(out / "config.toml"):
+        return None
+    folder = RunFolder.open(out)
+    # Agents of torchrun on several hosts need not count restarts alike.
+    again = restart_count() > 0 or folder.is_of(launch)
+    is_ours = again and identity(folder.config()) == identity(config)
+    return folder if is_ours and not folder.has_finished() else None
 
 
 def _file_name(config: TrainConfig) -> str:

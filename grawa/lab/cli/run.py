@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Generator, Hashable
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -12,36 +12,29 @@ from typing import Annotated
 import torch
 import tyro
 from rich.console import Console
-from torch.distributed.elastic.multiprocessing.errors import record
 
 from grawa.checkpoints.places import round_of
 from grawa.errors import UserError
 from grawa.integrations.tensorboard import require_tensorboard
 from grawa.lab.cli import names, scores
-from grawa.lab.cli.keep import keep, saving_workers
 from grawa.lab.cli.new_folder import new_folder
+from grawa.lab.cli.process import run_process
 from grawa.lab.experiments.config import TrainConfig
-from grawa.lab.experiments.identity import identity
 from grawa.lab.experiments.limits import check_memory
-from grawa.lab.experiments.lock import check_free, locked
+from grawa.lab.experiments.lock import check_free
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.report.console import say, summary
-from grawa.lab.tasks import Data, Task
-from grawa.lab.together import everyones
-from grawa.lab.train.checkpoint import NEWEST, Saving, Start
-from grawa.lab.train.launch import WorkerFailedError, launch, while_parent_lives
-from grawa.lab.train.loop import train
+from grawa.lab.tasks import Data
+from grawa.lab.train.checkpoint import NEWEST, Start
+from grawa.lab.train.launch import WorkerFailedError, launch
+from grawa.lab.train.launch_elastic import launch_elastic
 from grawa.lab.train.sharing import deal, load
 from grawa.lab.train.stackable import trained_names
 from grawa.process_group import (
-    distributed,
     is_first_process,
     pick_device,
-    restart_count,
     under_launcher,
 )
-from grawa.strategies import RandomWeights
-from grawa.strategies.protocol import Strategy
 
 
 def train_command(
@@ -58,14 +51,15 @@ def train_command(
         out: The run's folder, which must not exist yet; by default a new one in runs/.
     """
     check(config)
-    if not is_first_process():
+    if not (is_first_process() or config.elastic):
         _run(config, Path())
         return
     folder = new_folder(config, out)
     try:
         _run(config, folder.path)
     finally:
-        folder.remove_if_unused()
+        if is_first_process() and not (config.elastic and under_launcher()):  # others may use it
+            folder.remove_if_unused()
 
 
 def resume_command(
@@ -107,6 +101,11 @@ def resume_command(
             processes=config.processes if processes is None else processes,
         )
         check(config)
+    if config.elastic and (from_checkpoint is not None or resize):
+        raise UserError(
+            "an elastic run goes on from each worker's newest checkpoint, with its number of "
+            "workers, of whom some may be missing: leave out --from, --workers and --processes"
+        )
     if is_first_process():
         check_free(run)
         if not folder.saved():
@@ -156,12 +155,14 @@ def _run(config: TrainConfig, path: Path, start: Start = NEWEST) -> None:
         else:
             table, begun = asdict(config), {"path": str(path), "start": asdict(start)}
             arguments = [json.dumps(table), json.dumps(begun)]
-            launch(
-                ["-m", "grawa.lab.cli.worker", *arguments, *sys.argv],
-                processes,
-                max_restarts=config.max_restarts,
-                on_restart=partial(_say_restart, config, path),
-            )
+            command = ["-m", "grawa.lab.cli.worker", *arguments, *sys.argv]
+            elastic, most = config.settings().elastic, config.max_restarts
+            if elastic is None:
+                tell_restart = partial(_say_restart, config, path)
+                launch(command, processes, max_restarts=most, on_restart=tell_restart)
+            else:
+                tell = partial(say, Console())
+                launch_elastic(command, processes, elastic, max_restarts=most, tell=tell)
     if is_first_process():
         console = Console()
         finished = RunFolder(path).events()[-1]
@@ -188,76 +189,3 @@ def _saying_how_to_go_on(path: Path) -> Generator[None]:
         if not is_first_process() or not RunFolder(path).saved():
             raise
         raise WorkerFailedError(f"{error}; `grawa resume {path}` continues") from None
-
-
-@record
-def run_process(config: TrainConfig, path: Path, start: Start = NEWEST) -> None:
-    """Trains in one process; an exception is recorded for the launcher.
-
-    Args:
-        config: the run.
-        path: the run's folder, which exists.
-        start: from which checkpoint it continues; by default the last one.
-    """
-    with distributed(config.device, config.settings().timeout) as device:
-        folder = RunFolder(everyones(path, "find the run's folder")[0])
-        with (
-            _saying_what_is_safe(folder),
-            locked(folder.path) if is_first_process() else nullcontext(),
-        ):
-            _host(config, folder, start, device)
-
-
-@contextmanager
-def _saying_what_is_safe(folder: RunFolder) -> Generator[None]:
-    """Turns the error of a disk that is full, say, into one line that says what is safe."""
-    try:
-        yield
-    except OSError as error:
-        saved = folder.saved()
-        safe = f"the checkpoint of round {round_of(saved[-1])} is" if saved else "no checkpoint is"
-        raise UserError(
-            f"{error.filename or folder.path} can't be written: {error.strerror or error}; {safe} "
-            f"safe. When that is mended, `grawa resume {folder.path}` continues the run"
-        ) from error
-
-
-def _host(config: TrainConfig, folder: RunFolder, start: Start, device: torch.device) -> None:
-    """Trains the workers of this process; the first process writes the run's folder."""
-    task = names.task(config.task, config.data)
-    # Agents of torchrun on several hosts need not count restarts alike.
-    restarted = any(everyones(restart_count() > 0, "tell whether this is a restart"))
-    saving = Saving(
-        folder=folder.checkpoints,
-        keep=config.keep_checkpoints,
-        every=config.checkpoint_interval(),
-        identity=identity(config),
-        resume=f"grawa resume {folder.path}",
-        start=replace(start, name=None) if restarted else start,  # there may be newer ones by then
-        fall_back=restarted,
-        events=folder.events_file,
-    )
-    events = train(
-        task,
-        partial(strategy_for, config),
-        config.settings(),
-        device=device,
-        saving=saving,
-        keep_workers=config.keep_workers,
-    )
-    if under_launcher():
-        events = while_parent_lives(events)
-    events = saving_workers(events, folder)
-    if is_first_process():
-        keep(events, config, task, folder)
-    else:
-        for _ in events:
-            pass
-
-
-def strategy_for(config: TrainConfig, task: Task, data: Data) -> Strategy:
-    """The configured strategy, with its seed and score."""
-    strategy = names.strategy(config.strategy)
-    if isinstance(strategy, RandomWeights) and strategy.seed is None:
-        return replace(strategy, seed=config.seed)
-    return scores.with_score(strategy, config, task, data)

@@ -3,7 +3,7 @@
 from functools import partial
 
 from grawa.lab.cli import names
-from grawa.lab.cli.run import strategy_for
+from grawa.lab.cli.process import strategy_for
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.trial import Prepared
 

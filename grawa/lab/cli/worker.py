@@ -11,7 +11,7 @@ from pathlib import Path
 
 from grawa.errors import CommunicationError, DivergedError, UserError
 from grawa.lab.cli.output import forgiving_output
-from grawa.lab.cli.run import run_process
+from grawa.lab.cli.process import run_process
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.train.checkpoint import Start
 

@@ -3,24 +3,22 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from grawa.errors import UserError
+from grawa.lab.experiments.coming_and_going import elastic_of
 from grawa.lab.experiments.limits import check_limits
+from grawa.lab.experiments.modelled import modelled_time
 from grawa.lab.experiments.older import current_options
 from grawa.lab.experiments.option_types import wrong_options
-from grawa.lab.experiments.schedules import schedule_of, speeds_of
-from grawa.lab.experiments.score import ScoreChoice
+from grawa.lab.experiments.schedules import schedule_of
 from grawa.lab.shapes import shown
-from grawa.lab.simulate.clock import VirtualClock
-from grawa.lab.simulate.network import Link, network_of
 from grawa.lab.train.faults import FAULTS_HELP, Fault
 from grawa.lab.train.interval import Interval
-from grawa.lab.train.optimizers import OPTIMIZERS_HELP, OptimizerChoice
+from grawa.lab.train.optimizers import OPTIMIZERS_HELP
 from grawa.lab.train.population import faults_of
 from grawa.lab.train.settings import Settings
 from grawa.lab.units import seconds, share
@@ -163,6 +161,23 @@ class TrainConfig:
     """How often the run is started again from its last checkpoint, after a process has died. Under
     torchrun, its own --max-restarts counts."""
 
+    elastic: bool = False
+    """Whether workers may die and come back while the others go on; needs the extra [elastic]. A
+    worker that dies is started again alone, as often as --max-restarts says, and gets the center
+    from the others. Each saves checkpoints of its own, and those who are there write the run's
+    folder. Under another launcher give every worker TORCHFT_LIGHTHOUSE, RANK and WORLD_SIZE."""
+
+    min_workers: int | None = None
+    """Elastic: with fewer workers the others wait, for ten times --timeout (5 minutes at most), and
+    then end with a checkpoint; by default half of them."""
+
+    grace: str | None = None
+    """Elastic: how long a round waits for a worker that is alive but slow, such as 2s; by default
+    as long as it lives."""
+
+    address: str = "127.0.0.1"
+    """Elastic, across machines: the address of this one, at which workers of others reach it."""
+
     stack_workers: Literal["auto", "on", "off"] = "auto"
     """Whether the workers of a process make their local steps in one batched pass: the same
     results up to rounding, and faster for many small models in one process. auto: if the model
@@ -238,7 +253,7 @@ class TrainConfig:
             alpha=self.alpha,
             fragments=self.fragments,
             comm_dtype=None if self.comm_dtype == "same" else self.comm_dtype,
-            modelled=self._modelled(faults),
+            modelled=modelled_time(vars(self), self._defaults(), faults),
             batch_size=self.batch_size,
             lr=self.lr,
             lr_schedule=self.lr_schedule,
@@ -250,6 +265,7 @@ class TrainConfig:
             dtype=self.dtype,
             seed=self.seed,
             timeout=timedelta(seconds=self.timeout),
+            elastic=elastic_of(vars(self), self._defaults()),
             stack_workers=self.stack_workers,
             swa=_given(self.swa, share, "swa"),
         )
@@ -257,6 +273,9 @@ class TrainConfig:
         if complaint:
             raise UserError(complaint)
         return made
+
+    def _defaults(self) -> dict[str, Any]:
+        return {field.name: field.default for field in fields(self)}
 
     def checkpoint_interval(self) -> Interval:
         """How often a checkpoint is saved; a `UserError` if it is not an interval."""
@@ -282,50 +301,6 @@ class TrainConfig:
                 )
                 raise UserError(f"fault {fault} {reason}")
         return tuple(faults)
-
-    def _speeds(self, faults: tuple[Fault, ...]) -> list[float] | None:
-        """Each worker's speed, from the option or the faults."""
-        if self.speeds is not None:
-            return speeds_of(self.speeds, self.workers)
-        own = {fault.worker: fault.amount for fault in faults if fault.kind == "speed"}
-        return [own.get(i, 1.0) for i in range(self.workers)] if own else None
-
-    def _modelled(self, faults: tuple[Fault, ...]) -> Callable[[], VirtualClock] | None:
-        """A function that makes the virtual clock, if there is one; checks its options."""
-        usual = {field.name: field.default for field in fields(self)}
-        if self.clock == "wall":
-            modelled = ("step_time", "speeds", "jitter", "link", "topology", "hosts", "inner_link")
-            for name in modelled:
-                if getattr(self, name) != usual[name]:
-                    raise UserError(f"{name} needs --clock virtual")
-            return None
-        step = seconds(self.step_time, "step_time")
-        make = partial(
-            VirtualClock,
-            step * OptimizerChoice.parse(self.optimizer).passes,
-            score_time=step * self._probe_samples() / max(1, self.batch_size),
-            speeds=self._speeds(faults),
-            jitter=self.jitter,
-            link=None if self.link is None else Link.parse(self.link),
-            topology=self.topology,
-            hosts=self.hosts,
-            inner_link=None if self.inner_link is None else Link.parse(self.inner_link),
-            seed=self.seed,
-        )
-        make()
-        if self.hosts is not None or self.inner_link is not None:
-            self._check_hosts()
-        return make
-
-    def _check_hosts(self) -> None:
-        if self.link is None:
-            raise UserError("hosts have links between them: give --link too, such as 100mbit:20ms")
-        inner = None if self.inner_link is None else Link.parse(self.inner_link)
-        network_of(Link.parse(self.link), self.topology, self.workers, self.hosts, inner)
-
-    def _probe_samples(self) -> float:
-        """Samples of the probe before a round, in units of a forward and a backward pass."""
-        return 0.0 if self.score is None else ScoreChoice.parse(self.score).samples
 
     def num_processes(self) -> int:
         """Number of processes to start; by default one with a virtual clock, else one per worker.

@@ -13,8 +13,12 @@ _NAME = ".lock"
 
 
 @contextmanager
-def locked(folder: Path) -> Generator[None]:
+def locked(folder: Path, worker: int | None = None) -> Generator[None]:
     """Holds a folder's lock, which the system takes back when this process ends, however it ends.
+
+    Args:
+        folder: of the run.
+        worker: the elastic worker that writes it in turn with others; each has a lock of its own.
 
     Yields:
         Nothing.
@@ -22,7 +26,7 @@ def locked(folder: Path) -> Generator[None]:
     Raises:
         UserError: if another process holds it.
     """
-    path = folder / _NAME
+    path = folder / (_NAME if worker is None else f"{_NAME}-{worker}")
     # Opened without "w", which would wipe out who holds it.
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+") as file:
         try:
@@ -40,6 +44,8 @@ def locked(folder: Path) -> Generator[None]:
 
 
 def check_free(folder: Path) -> None:
-    """Raises a `UserError` if another process holds a folder's lock."""
-    with locked(folder):
-        pass
+    """Raises a `UserError` if another process holds a folder's lock, or that of a worker."""
+    names = [path.name.removeprefix(f"{_NAME}-") for path in folder.glob(f"{_NAME}-*")]
+    for worker in (None, *(int(name) for name in names if name.isdecimal())):
+        with locked(folder, worker):
+            pass

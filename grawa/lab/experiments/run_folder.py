@@ -1,6 +1,7 @@
 """The folder of a run: its configuration, events, checkpoints and models."""
 
 import json
+import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 import tomli_w
 from torch import Tensor
 
-from grawa.checkpoints.places import checkpoints
+from grawa.checkpoints.places import everyones
 from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.environment import environment, read_environment
@@ -51,26 +52,22 @@ class RunFolder:
             UserError: if the path exists already, or can't be written.
         """
         if is_there(path):
-            raise UserError(
-                f"{path} exists already, and nothing is overwritten: choose another --out, or "
-                "remove it"
-            )
+            raise UserError(_exists(path))
+        made = path.with_name(f".new-{secrets.token_hex(4)}")
+        folder = cls(made)
         try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            return cls.create(path, config, launch)  # another run has just made it: refused
-        except (OSError, ValueError) as error:
-            raise UserError(f"can't make the run folder {path}: {cause_of(error)}") from None
-        folder = cls(path)
-        try:
+            made.mkdir(parents=True)
             folder.put_config(config)
             known = {**environment(), "launch": launch}
-            write_text(path / "environment.json", json.dumps(known, indent=2) + "\n")
+            write_text(made / "environment.json", json.dumps(known, indent=2) + "\n")
             folder.events_file.touch()
-        except OSError as error:
-            shutil.rmtree(path, ignore_errors=True)
-            raise UserError(f"can't write to {path}: {error.strerror}") from None
-        return folder
+            made.rename(path)  # so that it is there as a whole, and only one of two runs gets it
+        except (OSError, ValueError) as error:
+            shutil.rmtree(made, ignore_errors=True)
+            if is_there(path):
+                raise UserError(_exists(path)) from None
+            raise UserError(f"can't make the run folder {path}: {cause_of(error)}") from None
+        return cls(path)
 
     @classmethod
     def create_one(cls, path: Path, config: TrainConfig) -> "RunFolder":
@@ -122,8 +119,8 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def saved(self) -> list[Path]:
-        """The run's complete checkpoints, the oldest first."""
-        return list(checkpoints(self.checkpoints).values())
+        """The run's complete checkpoints, also those of single workers, the oldest first."""
+        return everyones(self.checkpoints)
 
     def has_finished(self) -> bool:
         """Whether the run came to its end, and its model has been saved and measured."""
@@ -228,3 +225,7 @@ class RunFolder:
                 "--keep-workers"
             )
         return {worker: read_model(path) for worker, path in paths.items()}
+
+
+def _exists(path: Path) -> str:
+    return f"{path} exists already, and nothing is overwritten: choose another --out, or remove it"

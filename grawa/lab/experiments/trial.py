@@ -13,7 +13,7 @@ from grawa.lab.experiments.older import current_options, current_text
 from grawa.lab.experiments.options import as_lists
 from grawa.lab.experiments.study import Trial
 from grawa.lab.tasks import Task
-from grawa.lab.train.events import Evaluated, Event, Finished, Started, Trained
+from grawa.lab.train.events import Evaluated, Event, Finished, Joined, Started, Trained
 from grawa.lab.train.loop import train
 from grawa.lab.train.run import StrategyFor
 from grawa.lab.train.sharing import load
@@ -121,7 +121,7 @@ def run_trial(prepare: Prepare, trial: Trial) -> Result:
     finished = events[-1] if events and isinstance(events[-1], Finished) else None
     if finished and not are_finite(finished.consensus.values()):
         failure = "the consensus is not finite"
-    plain = [as_plain(event) for event in events if not isinstance(event, Trained)]
+    plain = [as_plain(event) for event in events if not isinstance(event, Trained | Joined)]
     curve = curve_of(plain, fragments=trial.config.fragments, talks=prepared.shares_gradients)
     weights = weights_of(plain) if trial.role == "test" else None
     by_tensor = weights is not None and len(weights["groups"][0]) > 1

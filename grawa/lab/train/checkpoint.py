@@ -147,13 +147,20 @@ class RunSaver:
             else:
                 least = max(every.seconds, _WRITING_SHARE * self._saver.seconds)
                 due = every.seconds > 0.0 and report.elapsed - self._last >= least
-            if not due:
-                return
+        if due:
             self._last = report.elapsed
+            self.save(extras())
+
+    def save(self, extras: Extras) -> None:
+        """Begins to save a checkpoint; every process that must agree calls it.
+
+        Args:
+            extras: what is to be saved beside the workers and the engine.
+        """
+        with self._saying_how_to_go_on():
             if self._saving.events is not None and self._process == 0:
                 _sync(self._saving.events)
-            own = extras()
-            added = Extras(workers=own.workers, shared=own.shared, about=self._about)
+            added = Extras(workers=extras.workers, shared=extras.shared, about=self._about)
             self._saver.save(self._saving.folder, added, self._saving.keep, wait=False)
 
     def finish(self) -> None:

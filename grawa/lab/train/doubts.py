@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from grawa.lab.tasks import Data, Task
+from grawa.rounds.attendance import ABSENT
 
 _SAMPLES = 64
 """Training samples on which the loss is compared with that of the model before training."""
@@ -75,7 +76,9 @@ def last_sound_round(events: Sequence[Mapping[str, Any]]) -> int:
     rounds = [0]
     for event in events:
         if event["kind"] == "round":
-            if None in event["losses"]:
+            left_out = event["left_out"]
+            losses = enumerate(event["losses"])
+            if None in [loss for i, loss in losses if left_out.get(str(i)) != ABSENT]:
                 break
             rounds.append(event["round"])
     return rounds[-2] if len(rounds) > 1 else 0

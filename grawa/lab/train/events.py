@@ -48,6 +48,25 @@ class Started:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Joined:
+    """This elastic worker has begun to train with the others, or has come to another job.
+
+    Attributes:
+        worker: its number.
+        job: unlike that of any other job, also when all workers have been started again.
+        late: whether the job was under way.
+        step: local steps, as the others count them.
+        round: rounds.
+    """
+
+    worker: int
+    job: str
+    late: bool
+    step: int
+    round: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluated:
     """The consensus was measured after a round.
 
@@ -101,4 +120,4 @@ class Finished:
     doubts: tuple[str, ...] = ()
 
 
-Event = Started | RoundReport | Evaluated | Trained | Finished
+Event = Started | Joined | RoundReport | Evaluated | Trained | Finished

@@ -19,7 +19,7 @@ Event = TypeVar("Event")
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """Signals that end the launcher, which first ends the processes."""
 
-_LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.05
 """Between two looks at the processes."""
 
 _SAME_SIGNAL_SECONDS = 0.2
@@ -66,7 +66,7 @@ def launch(
     Raises:
         WorkerFailedError: if a process failed otherwise; it names the rank and the cause.
     """
-    with _stops() as received:
+    with stops() as received:
         for restart in count(1):
             try:
                 _attempt(command, processes, restart - 1, received)
@@ -78,7 +78,7 @@ def launch(
 
 
 @contextmanager
-def _stops() -> Generator[list[signal.Signals]]:
+def stops() -> Generator[list[signal.Signals]]:
     """Collects signals to end, instead of acting on them in the middle of something.
 
     Yields:
@@ -109,12 +109,17 @@ def _attempt(
     except OSError as error:
         text = f"can't start {processes} processes: {error}"
         raise WorkerFailedError(text, comes_again=True) from error
+    raise_stop(received)
+    if failures:
+        raise error_of(*_first_cause(failures))
+
+
+def raise_stop(received: Sequence[signal.Signals]) -> None:
+    """Raises what the launcher ends with after it has got a signal, if it has."""
     if received:
         if received[0] == signal.SIGINT:
             raise KeyboardInterrupt
         raise WorkerFailedError(f"ended by {received[0].name}")
-    if failures:
-        _raise(*_first_cause(failures))
 
 
 def _failures(group: Started, received: Sequence[signal.Signals]) -> dict[int, ProcessFailure]:
@@ -122,25 +127,39 @@ def _failures(group: Started, received: Sequence[signal.Signals]) -> dict[int, P
     while not received and not (failures := group.failures()):
         if group.has_ended():
             return {}
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(LOOK_SECONDS)
     if received:
         return {}
-    if any(-failure.exitcode in _STOPS for failure in failures.values()):
-        time.sleep(_SAME_SIGNAL_SECONDS)
+    await_same_signal(failures)
     return failures
 
 
-def _raise(rank: int, cause: str) -> None:
+def await_same_signal(failures: Mapping[int, ProcessFailure]) -> None:
+    """Waits a moment for a signal that has ended processes, and may come to the launcher too."""
+    if any(-failure.exitcode in _STOPS for failure in failures.values()):
+        time.sleep(_SAME_SIGNAL_SECONDS)
+
+
+def error_of(rank: int, cause: str) -> UserError | WorkerFailedError:
+    """What the launcher raises if a process has failed.
+
+    Args:
+        rank: of the process.
+        cause: see `cause_of`.
+
+    Returns:
+        The process's own `UserError`, or one that names the rank.
+    """
     name, _, text = cause.partition(": ")
     if name == UserError.__name__:
-        raise UserError(text)
+        return UserError(text)
     comes_again = name == DivergedError.__name__
-    raise WorkerFailedError(f"rank {rank} failed: {cause}", comes_again=comes_again)
+    return WorkerFailedError(f"rank {rank} failed: {cause}", comes_again=comes_again)
 
 
 def _first_cause(failures: Mapping[int, ProcessFailure]) -> tuple[int, str]:
     """The rank that failed first, and why; not one that lost contact or that was ended for it."""
-    causes = {rank: _cause(failure) for rank, failure in failures.items()}
+    causes = {rank: cause_of(failure) for rank, failure in failures.items()}
     ranks = sorted(causes, key=lambda rank: failures[rank].timestamp)
     free = [rank for rank in ranks if failures[rank].exitcode != -signal.SIGTERM]
     own = [rank for rank in free if not causes[rank].startswith(CommunicationError.__name__)]
@@ -148,7 +167,8 @@ def _first_cause(failures: Mapping[int, ProcessFailure]) -> tuple[int, str]:
     return rank, causes[rank]
 
 
-def _cause(failure: ProcessFailure) -> str:
+def cause_of(failure: ProcessFailure) -> str:
+    """Why a process has failed: the name of its error and the text, or the signal."""
     details = failure.error_file_data.get("message")
     if isinstance(details, dict):
         return str(details["message"])

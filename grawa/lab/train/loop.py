@@ -32,16 +32,19 @@ def train(
         keep_workers: whether `Trained` has each worker's parameters.
 
     Yields:
-        `Started`; a `RoundReport` after each round, and an `Evaluated` if the consensus was
-        measured; at the end `Trained`, and `Finished` when the consensus has been measured.
+        `Started`; `Joined` for an elastic worker; a `RoundReport` after each round, and an
+        `Evaluated` if the consensus was measured; at the end `Trained`, and `Finished` when the
+        consensus has been measured.
     """
     run = Run(task, strategy_for, settings, device or torch.device("cpu"), saving)
     yield run.started()
     yield from run.news()  # of the last round before the checkpoint
-    run.engine.local_steps_begin()
-    while not run.is_over():
-        run.step()
+    with run.rescued():
+        run.begin()
         yield from run.news()
-    run.engine.leave()
+        while not run.is_over():
+            run.step()
+            yield from run.news()
+        run.engine.leave()
     yield from run.news()  # of the rounds after the last steps
     yield from run.end(keep_workers=keep_workers)

@@ -2,19 +2,21 @@
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from grawa.checkpoints.extras import Extras
 from grawa.checkpoints.restore import Restored
+from grawa.errors import CommunicationError
 from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.tasks import Data, Task
 from grawa.lab.train.averaged import ConsensusAverage
 from grawa.lab.train.checkpoint import News, RunSaver, Saving, refusing
 from grawa.lab.train.doubts import measured
 from grawa.lab.train.ending import Ending
-from grawa.lab.train.events import Evaluated, Event, Finished, Started, Trained
+from grawa.lab.train.engine import engine_of
+from grawa.lab.train.events import Evaluated, Event, Finished, Joined, Started, Trained
 from grawa.lab.train.parts import Parts, resized
 from grawa.lab.train.settings import Settings
 from grawa.lab.train.sharing import deal, load, spread
@@ -24,10 +26,7 @@ from grawa.lab.train.worker import Worker
 from grawa.modes import evaluating
 from grawa.rounds.callback import weakly
 from grawa.rounds.clock import WallClock
-from grawa.rounds.engine import Engine
-from grawa.rounds.plan import RoundPlan
 from grawa.rounds.report import RoundReport
-from grawa.rounds.setup import set_up
 from grawa.strategies.protocol import Strategy
 
 StrategyFor = Callable[[Task, Data], Strategy]
@@ -57,7 +56,7 @@ class Run:
         device: torch.device,
         saving: Saving | None,
     ) -> None:
-        processes, self._process, hosted = spread(settings.workers)
+        processes, self._process, hosted = spread(settings.workers, settings.elastic)
         self._task, self._settings, self._device = task, settings, device
         self._processes = processes
         self._data = load(task, settings, device)
@@ -73,11 +72,12 @@ class Run:
         self._stacking = choose_stacking(task, self._data, settings, samples, steps, before)
         self._workers = [Worker(i, task, self._data, own, settings, device) for i, own in samples]
         self._news: list[News] = []
-        self._recorded, self._stepping = 0, slice(None)
+        self._recorded, self._stepping, self._job = 0, slice(None), ""
         first, swa = self._workers[0].model, settings.swa
         self._average = None if swa is None else ConsensusAverage(first, swa)
         self._clock = settings.modelled() if settings.modelled else WallClock()
-        self.engine = self._make_engine(strategy_for(task, self._data))
+        strategy, tell = strategy_for(task, self._data), weakly(self._after_round)
+        self.engine = engine_of(self._workers, task, strategy, settings, self._clock, tell)
         replicas, stacked = self.engine.replicas, self._stacking.stacked
         self._hosted = host(task, self._data, self._workers, replicas, settings, stacked=stacked)
         self._parts = Parts(self._workers, self.engine, self._average, self._ending)
@@ -95,33 +95,6 @@ class Run:
             known = min((event.round for event in self._news), default=self.engine.round + 1)
             self._recorded = known - 1
         saver.open(self.engine, stacked=self._stacking.stacked, elapsed=self._clock.now())
-
-    def _make_engine(self, strategy: Strategy) -> Engine:
-        settings = self._settings
-        plan = partial(
-            RoundPlan,
-            strategy=strategy,
-            schedule=settings.schedule,
-            guard=settings.guard,
-            buffers=settings.buffers,
-            measure_distance=True,
-            overlap_steps=settings.overlap_steps,
-            alpha=settings.alpha,
-            fragments=settings.fragments,
-            comm_dtype=settings.comm_dtype,
-            individually=self._clock.individual and settings.schedule.counts_together,
-        )
-        return set_up(
-            [worker.model for worker in self._workers],
-            [[worker.optimizer] for worker in self._workers],
-            plan,
-            "a run of the laboratory, whose processes have one configuration",
-            process_group=None,
-            worker_group=None,
-            timeout=settings.timeout,
-            clock=self._clock,
-            tell=[weakly(self._after_round)],
-        )
 
     def started(self) -> Started:
         """The event at the start."""
@@ -145,6 +118,30 @@ class Run:
             stacked=self._stacking.stacked,
             stacking=str(self._stacking),
         )
+
+    def begin(self) -> None:
+        """Begins to train with the others; an elastic worker may get their state, and be late."""
+        self.engine.local_steps_begin()
+        if self._settings.elastic is not None:
+            self._set_lrs(self._workers)
+
+    @contextmanager
+    def rescued(self) -> Generator[None]:
+        """Saves a checkpoint if an elastic worker is left by the others, before it fails.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            CommunicationError: the one that was raised in the block.
+        """
+        try:
+            yield
+        except CommunicationError:
+            if self._settings.elastic is not None and self._saver is not None:
+                self._saver.save(self._extras())
+                self._saver.finish()
+            raise
 
     def is_over(self) -> bool:
         """Whether training has ended."""
@@ -181,6 +178,15 @@ class Run:
 
     def news(self) -> Iterator[Event]:
         """The events since the last call."""
+        if self._job != (job := self.engine.job):
+            yield Joined(
+                worker=self._process,
+                job=job,
+                late=self.engine.came_late or bool(self._job),
+                step=self.engine.step,
+                round=self.engine.round,
+            )
+            self._job = job
         news, self._news = self._news, []
         yield from news
 
@@ -199,9 +205,11 @@ class Run:
             with self._consensus() as model:
                 self._average.add(model)
         if self._saver is not None:
-            stepping = range(len(self._workers))[self._stepping]
-            extras = partial(self._parts.extras, stepping, self._news)
-            self._saver.after_round(report, extras)
+            self._saver.after_round(report, self._extras)
+
+    def _extras(self) -> Extras:
+        stepping = range(len(self._workers))[self._stepping]
+        return self._parts.extras(stepping, self._news)
 
     def _agreed(self, value: float) -> float:
         """Worker 0's value, so that every process makes the same decision."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
+from grawa.comm.elastic import Elastic
 from grawa.errors import UserError
 from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.train.faults import Fault
@@ -44,6 +45,7 @@ class Settings:
         dtype: of parameters and data.
         seed: of everything random.
         timeout: how long a message may wait for the others.
+        elastic: who may come and go; `None` if all workers are there always.
         stack_workers: whether the workers of a process make their local steps in one batched pass:
             "on", "off", or "auto" if a timed trial shows that they are faster.
         swa: the last fraction of the run over which the consensus after each round is averaged;
@@ -73,6 +75,7 @@ class Settings:
     dtype: Literal["float32", "float64"]
     seed: int
     timeout: timedelta
+    elastic: Elastic | None = None
     stack_workers: Literal["auto", "on", "off"]
     swa: float | None
 

@@ -4,6 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from grawa.comm.elastic import Elastic
 from grawa.errors import UserError
 from grawa.lab.tasks import Data, Task
 from grawa.lab.train.batches import shard
@@ -46,18 +47,24 @@ def load(task: Task, settings: Settings, device: torch.device) -> Data:
     )
 
 
-def spread(workers: int) -> tuple[int, int, int]:
+def spread(workers: int, elastic: Elastic | None) -> tuple[int, int, int]:
     """Spreads workers over the processes.
 
     Args:
         workers: N.
+        elastic: who may come and go; every worker is then a process of its own.
 
     Returns:
-        The number of processes, the rank of this one, and the workers that each hosts.
+        The number of processes, the number of this one, and the workers that each hosts.
 
     Raises:
-        UserError: if N is not a multiple of the number of processes.
+        UserError: if N is not a multiple of the number of processes, or nobody says which worker
+            this is.
     """
+    if elastic is not None:
+        placed = elastic.placed()
+        assert placed.worker is not None, "it is complete"
+        return workers, placed.worker, 1
     initialized = dist.is_initialized()
     processes, rank = (dist.get_world_size(), dist.get_rank()) if initialized else (1, 0)
     if workers % processes:

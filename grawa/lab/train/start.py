@@ -5,12 +5,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen, TimeoutExpired
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
@@ -23,7 +24,10 @@ _SHUTDOWN_SECONDS = 1.0
 _DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux."""
 
-_OF_LAUNCHERS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK", "ROLE_RANK")
+_OF_LAUNCHERS = {
+    *("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK", "ROLE_RANK"),
+    *("TORCHFT_LIGHTHOUSE", "REPLICA_GROUP_ID", "NUM_REPLICA_GROUPS"),
+}
 """What another launcher may have left in the environment, besides TORCHELASTIC_*."""
 
 
@@ -34,6 +38,13 @@ class Started:
     processes: list[Popen[bytes]]
     errors: list[str]
     """The file in which each says why it fails."""
+    start: Callable[[int, int], Popen[bytes]]
+    """Starts the process of a rank, which was started so often before."""
+
+    def start_again(self, rank: int, restarts: int) -> None:
+        """Starts a process that has ended again, while the others go on."""
+        os.truncate(self.errors[rank], 0)
+        self.processes[rank] = self.start(rank, restarts)
 
     def failures(self) -> dict[int, ProcessFailure]:
         """Those that have failed so far."""
@@ -67,31 +78,39 @@ class Started:
 
 
 @contextmanager
-def started(command: Sequence[str], processes: int, restarts: int) -> Generator[Started]:
+def started(
+    command: Sequence[str],
+    processes: int,
+    restarts: int = 0,
+    told: Mapping[str, str] = MappingProxyType({}),
+) -> Generator[Started]:
     """Starts processes, and ends those that still run at the end of the block.
 
     Args:
         command: arguments for the Python interpreter.
         processes: number of processes.
         restarts: how often they were started before.
+        told: more environment variables.
 
     Yields:
         The processes.
     """
     with _files(processes + 2) as (paths, descriptors):
         store, counts, *errors = paths
-        group = Started([], errors)
+
+        def start(rank: int, restarts: int) -> Popen[bytes]:
+            own = {STORE: store, COUNTS: counts, "TORCHELASTIC_ERROR_FILE": errors[rank], **told}
+            return Popen(
+                [sys.executable, *command],
+                env=_environment(rank, processes, restarts) | own,
+                pass_fds=descriptors,
+                preexec_fn=_tied_to(os.getpid()),
+            )
+
+        group = Started([], errors, start)
         try:
             for rank in range(processes):
-                own = {STORE: store, COUNTS: counts, "TORCHELASTIC_ERROR_FILE": errors[rank]}
-                group.processes.append(
-                    Popen(
-                        [sys.executable, *command],
-                        env=_environment(rank, processes, restarts) | own,
-                        pass_fds=descriptors,
-                        preexec_fn=_tied_to(os.getpid()),
-                    )
-                )
+                group.processes.append(start(rank, restarts))
             yield group
         finally:
             group.end()

@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 from grawa.errors import UserError
 from grawa.lab.cli.main import main
-from grawa.lab.cli.run import run_process
+from grawa.lab.cli.process import run_process
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.train.checkpoint import Start
 from tests.world import forks, launched, results

@@ -16,7 +16,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from grawa.lab.cli.run import run_process
+from grawa.lab.cli.process import run_process
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.lock import locked
 from grawa.lab.experiments.run_folder import RunFolder

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from grawa.lab.cli.main import main
-from grawa.lab.cli.run import strategy_for
+from grawa.lab.cli.process import strategy_for
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.study_folder import StudyFolder
 from grawa.lab.experiments.study_toml import as_toml

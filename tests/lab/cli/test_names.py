@@ -11,7 +11,7 @@ from torch import Tensor
 import grawa
 from grawa.lab import written
 from grawa.lab.cli import names
-from grawa.lab.cli.run import strategy_for
+from grawa.lab.cli.process import strategy_for
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.tasks import (
     Cifar10,

@@ -1,6 +1,7 @@
 """A run's configuration, written and read back."""
 
 import dataclasses
+import re
 import tomllib
 from datetime import timedelta
 from pathlib import Path
@@ -71,18 +72,22 @@ VIRTUAL = TrainConfig(
     inner_link="10gbit:5us",
     strategy="lsgd",
 )
-"""In one of the two nothing is as by default."""
+
+ELASTIC = TrainConfig(task="digits", elastic=True, min_workers=3, grace="2s", address="10.0.0.1")
+"""In one of the three nothing is as by default."""
 
 
 def test_every_option_is_other_than_by_default() -> None:
     usual = dataclasses.asdict(TrainConfig(task="digits"))
-    one, other = dataclasses.asdict(OTHER), dataclasses.asdict(VIRTUAL)
-    kept = [name for name in usual if one[name] == usual[name] and other[name] == usual[name]]
+    others = [dataclasses.asdict(config) for config in (OTHER, VIRTUAL, ELASTIC)]
+    kept = [name for name in usual if all(other[name] == usual[name] for other in others)]
     assert not kept
 
 
 @pytest.mark.parametrize(
-    "config", [TrainConfig(task="digits"), OTHER, VIRTUAL], ids=["defaults", "other", "virtual"]
+    "config",
+    [TrainConfig(task="digits"), OTHER, VIRTUAL, ELASTIC],
+    ids=["defaults", "other", "virtual", "elastic"],
 )
 def test_a_configuration_comes_back_from_its_file(config: TrainConfig) -> None:
     text = tomli_w.dumps(config.as_toml())
@@ -110,6 +115,7 @@ def test_settings_say_the_same() -> None:
             "until_error",
             "schedule",
             "modelled",
+            "elastic",
             "swa",
         }:
             assert getattr(settings, field.name) == getattr(OTHER, field.name)
@@ -208,3 +214,47 @@ def test_workers_that_can_not_be_spread_evenly_are_refused(processes: int) -> No
     config = TrainConfig(task="digits", workers=4, processes=processes)
     with pytest.raises(UserError, match=f"must divide the 4 workers evenly, got {processes}"):
         config.num_processes()
+
+
+def test_elastic_options_are_those_of_the_library() -> None:
+    made = TrainConfig(task="digits", elastic=True, min_workers=3, grace="2s").settings().elastic
+    assert made == grawa.Elastic(
+        min_workers=3,
+        num_workers=4,
+        grace="2s",
+        timeout=timedelta(seconds=30),
+        wait=timedelta(minutes=5),
+        start_after=timedelta(minutes=1),
+    )
+    quick = TrainConfig(task="digits", elastic=True, timeout=2.0).settings().elastic
+    assert quick is not None
+    assert (quick.min_workers, quick.timeout.seconds, quick.wait.seconds) == (2, 2, 20)
+    assert TrainConfig(task="digits").settings().elastic is None
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"elastic": False, "min_workers": 2}, "min_workers needs --elastic"),
+        ({"elastic": False, "grace": "2s"}, "grace needs --elastic"),
+        ({"elastic": False, "address": "10.0.0.1"}, "address needs --elastic"),
+        ({"workers": 1}, "elastic needs at least 2 workers, got 1"),
+        ({"min_workers": 0}, "min_workers must be at least 1"),
+        ({"min_workers": 5}, "num_workers must be at least 2 and min_workers"),
+        ({"grace": "soon"}, "grace must be a time"),
+        ({"clock": "virtual"}, "elastic can't be used with --clock virtual"),
+        ({"stack_workers": "on"}, "elastic can't be used with stack_workers"),
+        ({"processes": 2}, "processes can't be used with --elastic: every worker is"),
+        ({"budget": "9s"}, "budget can't be used with --elastic: a worker that comes late"),
+        ({"evaluate_every": 1}, "evaluate_every can't be used with --elastic"),
+        ({"until_error": "5%", "evaluate_every": None}, "until_error can't be used with"),
+        ({"swa": "25%"}, "swa can't be used with --elastic"),
+        ({"tensorboard": True}, "tensorboard can't be used with --elastic"),
+    ],
+    ids=str,
+)
+def test_elastic_options_that_do_not_go_together_are_refused(
+    options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(grawa.UserError, match=re.escape(said)):
+        TrainConfig(**{"task": "digits", "elastic": True, **options}).settings()

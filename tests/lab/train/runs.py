@@ -12,7 +12,7 @@ import torch
 import grawa
 from grawa.checkpoints.places import checkpoints as checkpoints_in
 from grawa.checkpoints.places import round_of
-from grawa.lab.cli.run import strategy_for
+from grawa.lab.cli.process import strategy_for
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.tasks import Data, Digits, Task
 from grawa.lab.train.checkpoint import Saving

@@ -11,6 +11,7 @@ from grawa.lab.tasks.quadratic import Quadratic
 from grawa.lab.tasks.text import Text
 from grawa.lab.train.doubts import last_sound_round, measured
 from grawa.modes import evaluating
+from grawa.rounds.attendance import ABSENT
 
 DIGITS, QUADRATIC = Digits(train_size=200), Quadratic()
 TEXT = Text(train_bytes=8000, test_bytes=4000, context=32, architecture="transformer_small")
@@ -63,8 +64,10 @@ def test_chance_is_the_best_guess_that_does_not_look_at_the_inputs() -> None:
 
 
 def test_a_checkpoint_is_sound_if_the_round_after_it_was_too() -> None:
-    good: dict[str, Any] = {"kind": "round", "losses": [1.0, 1.0]}
-    bad: dict[str, Any] = {"kind": "round", "losses": [1.0, None]}
+    good: dict[str, Any] = {"kind": "round", "losses": [1.0, 1.0], "left_out": {}}
+    bad: dict[str, Any] = {"kind": "round", "losses": [1.0, None], "left_out": {}}
+    absent = {**bad, "left_out": {"1": ABSENT}}
     events = [{"kind": "started"}, {**good, "round": 2}, {**good, "round": 3}, {**bad, "round": 4}]
     assert last_sound_round(events) == 2
+    assert last_sound_round([*events[:3], {**absent, "round": 4}, {**bad, "round": 5}]) == 3
     assert last_sound_round(events[:1]) == last_sound_round([events[3]]) == 0

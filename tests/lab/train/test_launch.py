@@ -108,7 +108,8 @@ def test_what_the_caller_raises_ends_the_run() -> None:
 
 MEETING = """
 import fcntl, json, os
-assert not any(name in os.environ for name in ("MASTER_ADDR", "MASTER_PORT", "GROUP_RANK"))
+stale = {"MASTER_ADDR", "MASTER_PORT", "GROUP_RANK", "TORCHFT_LIGHTHOUSE", "REPLICA_GROUP_ID"}
+assert not stale & set(os.environ)
 assert os.environ["WORLD_SIZE"] == os.environ["LOCAL_WORLD_SIZE"] == "2"
 assert os.environ["RANK"] == os.environ["LOCAL_RANK"]
 for name in ("GRAWA_STORE", "GRAWA_COUNTS"):
@@ -122,7 +123,15 @@ def test_processes_share_files_and_leave_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    for name in ("MASTER_ADDR", "MASTER_PORT", "GROUP_RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
+    for name in (
+        "MASTER_ADDR",
+        "MASTER_PORT",
+        "GROUP_RANK",
+        "WORLD_SIZE",
+        "TORCHELASTIC_RUN_ID",
+        "TORCHFT_LIGHTHOUSE",
+        "REPLICA_GROUP_ID",
+    ):
         monkeypatch.setenv(name, "stale")
     launch(["-c", MEETING], 2)
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,114 @@
+"""Elastic workers that are started again one by one."""
+
+import json
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from grawa import Elastic, UserError
+from grawa.lab.train.launch import WorkerFailedError
+from grawa.lab.train.launch_elastic import launch_elastic
+
+WORKER = """
+import json, os, signal, sys, time
+assert ":" in os.environ["TORCHFT_LIGHTHOUSE"] and os.environ["WORLD_SIZE"] == "3"
+restart, rank = os.environ["TORCHELASTIC_RESTART_COUNT"], os.environ["RANK"]
+end = json.loads(sys.argv[1]).get(rank, ["0"])
+end = end[min(int(restart), len(end) - 1)]
+with open(sys.argv[2], "a") as file:
+    file.write(f"{rank}.{restart} ")
+if end.startswith("SIG"):
+    os.kill(os.getpid(), getattr(signal, end))
+if ":" in end:
+    message = {"message": end, "extraInfo": {"timestamp": "1"}}
+    with open(os.environ["TORCHELASTIC_ERROR_FILE"], "w") as file:
+        json.dump({"message": message}, file)
+    sys.exit(1)
+while not os.path.exists(sys.argv[3]) and end != "now":
+    time.sleep(0.02)
+"""
+"""Ends as it is told for each of its starts; otherwise when there is a file."""
+
+LONELY = "CommunicationError: too few workers"
+
+
+class Job:
+    """Three workers, of whom two must be there.
+
+    Args:
+        folder: for what they say.
+        max_restarts: of each.
+        deaths: so many may be told of before workers come to their end.
+    """
+
+    def __init__(self, folder: Path, max_restarts: int = 2, deaths: int = 1) -> None:
+        self.begun, self.go, self.deaths = folder / "begun", folder / "go", deaths
+        self.max_restarts = max_restarts
+        self.told: list[str] = []
+
+    def run(self, **ends: list[str]) -> None:
+        """Runs workers, of whom some (w0, w1, w2) end in these ways one after another."""
+        by_rank = json.dumps({name.removeprefix("w"): end for name, end in ends.items()})
+        elastic = Elastic(min_workers=2, wait=timedelta(seconds=0.2))
+        command = ["-c", WORKER, by_rank, str(self.begun), str(self.go)]
+        launch_elastic(command, 3, elastic, max_restarts=self.max_restarts, tell=self._tell)
+
+    def _tell(self, text: str) -> None:
+        self.told.append(text)
+        if len(self.told) == self.deaths:
+            self.go.touch()
+
+
+def test_a_worker_that_dies_is_started_again_alone(tmp_path: Path) -> None:
+    job = Job(tmp_path, deaths=2)
+    job.run(w1=["SIGKILL", "ValueError: x", "0"])
+    assert sorted(job.begun.read_text().split()) == ["0.0", "1.0", "1.1", "1.2", "2.0"]
+    assert job.told == [
+        f"worker 1 failed: {why}; it is started again, and the others go on (restart {n} of 2)"
+        for n, why in enumerate(("killed by SIGKILL", "ValueError: x"), 1)
+    ]
+
+
+def test_without_one_that_died_too_often_the_others_go_on(tmp_path: Path) -> None:
+    job = Job(tmp_path, max_restarts=0)
+    job.run(w2=["SIGSEGV"])
+    (told,) = job.told
+    assert told == (
+        "worker 2 failed: killed by SIGSEGV; it is not started again: max_restarts is 0"
+    )
+
+
+def test_when_one_has_come_to_the_end_nobody_is_started_again(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    job.go.touch()
+    job.run(w0=["now"], w1=["SIGKILL", "SIGKILL", "SIGKILL", "SIGKILL"])
+    assert job.begun.read_text().count("1.") <= 3
+
+
+@pytest.mark.parametrize("why", ["UserError: no such data", "DivergedError: not finite"])
+def test_what_comes_again_ends_the_run(why: str, tmp_path: Path) -> None:
+    kind = UserError if why.startswith("UserError") else WorkerFailedError
+    with pytest.raises(kind, match=why.partition(": ")[2]):
+        Job(tmp_path).run(w1=[why])
+
+
+def test_who_is_left_alone_ends_by_itself_and_the_cause_is_told(tmp_path: Path) -> None:
+    job = Job(tmp_path, max_restarts=0)
+    with pytest.raises(WorkerFailedError) as error:
+        job.run(w0=[LONELY], w1=["SIGKILL"], w2=["SIGKILL"])
+    assert "too few workers are left: of workers 1, 2, which were not started" in str(error.value)
+    assert str(error.value).endswith("(killed by SIGKILL); the others waited for 0.2 s")
+    assert len(job.told) == 2
+
+
+def test_workers_that_never_end_though_too_few_are_left_are_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("grawa.lab.train.launch_elastic._MARGIN", timedelta(0))
+    job = Job(tmp_path, max_restarts=0, deaths=3)
+    began = time.monotonic()
+    with pytest.raises(WorkerFailedError, match="of workers 1, 2"):
+        job.run(w1=["SIGKILL"], w2=["SIGKILL"])
+    assert time.monotonic() - began < 60.0
