@@ -1,15 +1,18 @@
 """Measures what kills cost: one of four workers is killed again and again, at random moments.
 
 A job is undisturbed until its workers have begun; then, at random moments, a random worker is
-killed with -9 and started again at once. Measured are how long rounds stood still, how soon the
-worker that was started again took part, since the kill ("back") and since its program had begun
-("joined"), the local steps that survivors made in vain, and the error at the end, beside that of an
-undisturbed job.
+killed with -9 and started again at once: alone, with elastic workers of grawa and of torchft; or
+with all others from the last checkpoint ("restart"), as `grawa train` and `torchrun --max-restarts`
+do. Measured are how long rounds stood still, how soon the worker that was started again took part,
+since the kill ("back") and since its program had begun ("joined"), the local steps that survivors
+made in vain, and the error at the end, beside that of an undisturbed job.
 """
 
 import itertools
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +21,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
+from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any
 
@@ -31,7 +35,13 @@ WORKER = Path(__file__).with_name("kills_worker.py")
 WORKERS, SECONDS_PER_STEP = 4, 0.01
 PATIENCE_SECONDS = 60.0
 
-ENGINES = ("grawa", "torchft")
+ENGINES = ("grawa", "torchft", "restart")
+
+LAUNCH = """
+import sys
+from grawa.lab.train.launch import launch
+launch(sys.argv[2:], int(sys.argv[1]), max_restarts=10_000)
+"""
 
 Line = dict[str, Any]
 
@@ -57,41 +67,57 @@ class Job:
     """Four workers, whose lines are read as they come.
 
     Args:
-        engine: "grawa" or "torchft".
-        lighthouse: "host:port".
+        engine: one of `ENGINES`.
+        place: "host:port" of the lighthouse; or the folder of the checkpoints.
         steps: local steps of each.
     """
 
-    def __init__(self, engine: str, lighthouse: str, steps: int) -> None:
-        self._told = engine, lighthouse
-        self._steps = steps
+    def __init__(self, engine: str, place: str, steps: int) -> None:
+        numbers = map(str, (WORKERS, steps, SECONDS_PER_STEP))
+        self._command = [str(WORKER), engine, place, *numbers]
         self.lines: list[tuple[int, Line]] = []
-        self._queue: Queue[tuple[int, Line]] = Queue()
-        self.processes = {i: self.start(i) for i in range(WORKERS)}
+        self._queue: Queue[Line] = Queue()
+        self._is_whole = engine == "restart"
+        self._processes: dict[int, subprocess.Popen[str]] = {}
+        if self._is_whole:
+            self._start(0, ["-c", LAUNCH, str(WORKERS), *self._command])
+        else:
+            for worker in range(WORKERS):
+                self._start(worker, self._command)
 
-    def start(self, worker: int) -> subprocess.Popen[str]:
-        """Starts a worker."""
-        numbers = map(str, (worker, WORKERS, self._steps, SECONDS_PER_STEP))
+    def _start(self, number: int, command: list[str]) -> None:
         process = subprocess.Popen(
-            [sys.executable, str(WORKER), *self._told, *numbers],
+            [sys.executable, *command],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            env=os.environ | {"RANK": str(number), "OMP_NUM_THREADS": "1"},
         )
-        Thread(target=self._read, args=(worker, process), daemon=True).start()
-        return process
+        self._processes[number] = process
+        Thread(target=self._read, args=(process,), daemon=True).start()
 
-    def _read(self, worker: int, process: subprocess.Popen[str]) -> None:
+    def kill(self, worker: int) -> None:
+        """Kills a worker, which is started again: by the job if all are, else here."""
+        if self._is_whole:
+            pid = [line["pid"] for who, line in self.lines if who == worker][-1]
+            os.kill(pid, signal.SIGKILL)
+            return
+        self._processes[worker].kill()
+        self._processes[worker].wait()
+        self._start(worker, self._command)
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
         for line in process.stdout or ():
             if line.startswith("{"):
-                self._queue.put((worker, json.loads(line)))
+                self._queue.put(json.loads(line))
 
     def run(self, seconds: float) -> None:
         """Reads lines for so long."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             try:
-                self.lines.append(self._queue.get(timeout=left))
+                line = self._queue.get(timeout=left)
+                self.lines.append((line["worker"], line))
             except Empty:
                 return
 
@@ -120,17 +146,15 @@ class Job:
 
     def close(self) -> None:
         """Ends what is left."""
-        for process in self.processes.values():
-            process.kill()
+        for process in self._processes.values():
+            process.kill()  # a launcher's processes die with it
             process.wait()
 
 
 def killed(job: Job, worker: int) -> Line:
     """Kills a worker and starts it again; what that cost."""
     moment = time.monotonic()
-    job.processes[worker].kill()
-    job.processes[worker].wait()
-    job.processes[worker] = job.start(worker)
+    job.kill(worker)
     back = job.until(worker, moment)["at"]
     job.run(0.5)
     survivors = [i for i in range(WORKERS) if i != worker]
@@ -141,8 +165,7 @@ def killed(job: Job, worker: int) -> Line:
         after = [x for x in rounds if moment < x["at"] <= back + 0.5]
         times = [x["at"] for x in (*before, *after)]
         stalls.append(max((b - a for a, b in itertools.pairwise(times)), default=0.0))
-        pairs = zip((*before, *after), after, strict=False)
-        in_vain += sum(max(0, (b["made"] - a["made"]) - (b["step"] - a["step"])) for a, b in pairs)
+        in_vain += lost(job, survivor, before, after)
     begun = [x["at"] for who, x in job.lines if who == worker and "begins" in x][-1]
     return {
         "stalled": max(stalls),
@@ -150,6 +173,15 @@ def killed(job: Job, worker: int) -> Line:
         "joined": back - begun,
         "in_vain": in_vain,
     }
+
+
+def lost(job: Job, survivor: int, before: Sequence[Line], after: Sequence[Line]) -> int:
+    """Local steps of a survivor that no round has taken; as far as its rounds tell."""
+    restored = [x["restored"] for who, x in job.lines if who == survivor and "restored" in x]
+    if before and before[0]["pid"] != after[0]["pid"]:  # it was started again, too
+        return max(0, int(before[0]["step"] - restored[-1]))
+    pairs = zip((*before, *after), after, strict=False)
+    return sum(max(0, (b["made"] - a["made"]) - (b["step"] - a["step"])) for a, b in pairs)
 
 
 def measure(config: Config, samples: Samples) -> None:
@@ -162,8 +194,11 @@ def measure(config: Config, samples: Samples) -> None:
 def _job(config: Config, engine: str, kills: int, samples: Samples) -> None:
     chance = random.Random(config.seed)
     with ExitStack() as stack:
-        lighthouse = stack.enter_context(grawa.lighthouse(grawa.Elastic(min_workers=2)))
-        job = Job(engine, lighthouse, config.steps)
+        if engine == "restart":
+            place = stack.enter_context(TemporaryDirectory())
+        else:
+            place = stack.enter_context(grawa.lighthouse(grawa.Elastic(min_workers=2)))
+        job = Job(engine, place, config.steps)
         stack.callback(job.close)
         for worker in range(WORKERS):
             job.until(worker, 0.0)

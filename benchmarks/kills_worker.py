@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -19,10 +20,15 @@ import grawa
 
 TRAIN_SIZE, SYNC_EVERY, TIMEOUT = 1400, 16, timedelta(seconds=10)
 
+SAVE_EVERY = 50
+"""Rounds between checkpoints of a job that is started again as a whole: some 8 s."""
+
 
 def say(**facts: Any) -> None:
-    """Prints a line of JSON, with the time on the machine's clock."""
-    print(json.dumps({"at": time.monotonic(), **facts}), flush=True)
+    """Prints a line of JSON in one piece, with who says it and the time on the machine's clock."""
+    about = {"at": time.monotonic(), "worker": WORKER, "pid": os.getpid()}
+    sys.stdout.write(json.dumps({**about, **facts}) + "\n")
+    sys.stdout.flush()
 
 
 class Loop:
@@ -131,17 +137,42 @@ def with_torchft(loop: Loop, worker: int, lighthouse: str, steps: int) -> None:
                     say(round=seen, step=seen * SYNC_EVERY, there=there, made=loop.made)
 
 
+def with_restarts(loop: Loop, folder: str, steps: int) -> None:
+    """Trains by the Averager of workers that are all there, or are all started again."""
+
+    def told(report: grawa.RoundReport) -> None:
+        say(round=report.round, step=report.step, made=loop.made)
+        if report.round % SAVE_EVERY == 0:
+            averager.save(folder, wait=False)
+
+    with grawa.distributed("cpu", TIMEOUT):
+        averager = grawa.Averager(
+            loop.model, loop.optimizer, grawa.LocalSGD(), sync_every=SYNC_EVERY, on_round=[told]
+        )
+        averager.restore(folder, fall_back=True)
+        say(restored=averager.step)
+        with averager:
+            while averager.step < steps:
+                loop.step(averager.record_loss)
+
+
+WORKER = int(os.environ.get("RANK", "0"))
+
+
 def main() -> None:
     """Trains until the end, and says the error."""
-    engine, lighthouse, *numbers = sys.argv[1:]
-    worker, size, steps = (int(number) for number in numbers[:3])
+    engine, place, size, steps, seconds = sys.argv[1:]
+    # Whoever starts processes together blocks Ctrl-C until they have done their imports.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     torch.set_num_threads(1)
-    loop = Loop(worker, size, float(numbers[3]))
+    loop = Loop(WORKER, int(size), float(seconds))
     say(begins=True)
     if engine == "grawa":
-        with_grawa(loop, worker, size, lighthouse, steps)
+        with_grawa(loop, WORKER, int(size), place, int(steps))
+    elif engine == "torchft":
+        with_torchft(loop, WORKER, place, int(steps))
     else:
-        with_torchft(loop, worker, lighthouse, steps)
+        with_restarts(loop, place, int(steps))
     say(error=loop.error(), made=loop.made)
 
 
