@@ -1,5 +1,7 @@
 """What is saved of a worker: its model and its optimizers, as plain tensors of this process."""
 
+import warnings
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from grawa.errors import UserError
+from grawa.rounds.misfit import misfit
 from grawa.workers.stack import is_strided, local
 
 
@@ -133,6 +136,21 @@ def check_tensors(
             raise UserError(f"{kind} {name!r} is {told[0]} there and {told[1]} here")
 
 
+def check_alike(buffers: Sequence[Mapping[str, Tensor]]) -> None:
+    """Refuses buffers, which may have other shapes than here, that are not alike.
+
+    Args:
+        buffers: of each hosted worker, name -> tensor.
+
+    Raises:
+        UserError: naming the first one whose shape differs between workers.
+    """
+    for name in buffers[0]:
+        shapes = [tuple(own[name].shape) for own in buffers]
+        if len(set(shapes)) > 1:
+            raise UserError(f"buffer {name!r} has different shapes on its workers: {shapes}")
+
+
 def put_tensors(saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
     """Copies named tensors that fit into others."""
     for name, tensor in own.items():
@@ -195,12 +213,62 @@ def _check_groups(saved: Mapping[str, Any], optimizer: Optimizer) -> None:
         raise UserError(
             f"{type(optimizer).__name__} had parameter groups of {sizes} tensors and has {own}"
         )
+    name = type(optimizer).__name__
+    for i, (group, here) in enumerate(
+        zip(saved["param_groups"], optimizer.param_groups, strict=True)
+    ):
+        for key in here.keys() & group.keys() - {"params"}:
+            option = float(here[key]) if _is_number(here[key]) else here[key]
+            value = float(group[key]) if _is_scalar(group[key]) else group[key]
+            if wrong := misfit(value, option, f"group {i}, {key}"):
+                raise UserError(f"an option of {name} is damaged: {wrong}")
     params = _params(optimizer)
+    numbers = [number for group in saved["param_groups"] for number in group["params"]]
+    if not all(type(x) is int for x in numbers) or numbers != list(range(len(params))):
+        raise UserError(f"the state of {name} is damaged")
     for index, entries in saved["state"].items():
         if not isinstance(index, int) or not 0 <= index < len(params):
-            raise UserError(f"the state of {type(optimizer).__name__} is damaged")
+            raise UserError(f"the state of {name} is damaged")
         if not isinstance(entries, dict):
-            raise UserError(f"the state of {type(optimizer).__name__} is damaged")
+            raise UserError(f"the state of {name} is damaged")
+    _try_to_load(saved, optimizer)
+
+
+_HOOKS = ("_optimizer_load_state_dict_pre_hooks", "_optimizer_load_state_dict_post_hooks")
+
+
+def _try_to_load(saved: Mapping[str, Any], optimizer: Optimizer) -> None:
+    """Tries it on an optimizer whose tensors have no values, and so take no memory.
+
+    Only if it loads as torch's do: others might change what they share with the one for the trial.
+
+    Raises:
+        UserError: if it fails.
+    """
+    if type(optimizer).load_state_dict is not Optimizer.load_state_dict:
+        return
+    trial = object.__new__(type(optimizer))
+    vars(trial).update(vars(optimizer) | {name: OrderedDict() for name in _HOOKS})
+    trial.param_groups = [
+        {**group, "params": [torch.empty_like(local(p), device="meta") for p in group["params"]]}
+        for group in optimizer.param_groups
+    ]
+    trial.state = defaultdict(dict)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trial.load_state_dict(dict(saved))
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+        raise UserError(f"the state of {type(optimizer).__name__} is damaged") from None
+
+
+def _is_number(value: Any) -> bool:
+    """Whether an option of an optimizer, such as `lr`, may be whole, a fraction or a tensor."""
+    return type(value) in (int, float) or _is_scalar(value)
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
 
 
 def _put_optimizer(saved: Mapping[str, Any], optimizer: Optimizer) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from grawa.checkpoints.contents import (
+    check_alike,
     check_random_state,
     check_tensors,
     check_worker,
@@ -85,6 +86,7 @@ class Reading:
         self._entries = [sources.worker(worker) for worker in self._here.hosted]
         for k, own in enumerate(self._entries):
             check_worker(own, replicas.models[k], replicas.optimizers[k], self._frozen)
+        check_alike([own["buffers"] for own in self._entries])
         self.workers = [sources.extra(worker) for worker in self._here.hosted]
         shared, process = saved.shared(), sources.process()
         frozen = frozen_state(replicas.models[0], self._frozen)

@@ -104,7 +104,7 @@ class Agreement:
 
 def _row(text: str) -> Tensor:
     """A text as a row of bytes, (1, _LONGEST), that ends in zeros."""
-    data = text.encode()[:_LONGEST]
+    data = text.encode(errors="backslashreplace")[:_LONGEST]
     row = torch.zeros(1, _LONGEST, dtype=torch.uint8, device="cpu")
     row[0, : len(data)] = torch.tensor(list(data), dtype=torch.uint8, device="cpu")
     return row
