@@ -31,7 +31,7 @@ tests: .venv/installed
 	$(BIN)/pytest --numprocesses=2 --dist=loadscope --no-loadscope-reorder
 
 fuzz: .venv/installed
-	GRAWA_FUZZ=1000 $(BIN)/pytest tests/lab/cli/test_hostile.py
+	GRAWA_FUZZ=1000 $(BIN)/pytest tests/lab/cli/test_hostile.py tests/checkpoints/test_fuzz.py
 
 benchmarks: .venv/installed
 	$(BIN)/pip install -qq -c constraints.txt -e '.[lab,bench]'

@@ -66,7 +66,7 @@ class Layout:
             The layout; `None` if the manifest's numbers can't be.
         """
         counts = [manifest.get(name) for name in self.counts()]
-        if not all(isinstance(count, int) and count > 0 for count in counts):
+        if not all(type(count) is int and count > 0 for count in counts):
             return None
         workers, processes, parts = (int(str(count)) for count in counts)
         if processes % parts or workers % (processes // parts):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from grawa.comm.plan import Run
+from grawa.errors import UserError
 from grawa.math.codec import Codec, Precision
 from grawa.math.leaves import Leaves, Stack
 
@@ -80,16 +81,14 @@ class Compression:
         """What rounding has lost of a hosted worker's row, as one tensor for each flat one."""
         if k not in self._lost:
             self._lost[k] = [torch.zeros_like(x, dtype=torch.float32) for x in reference.flats]
-        lost = zip(self._lost[k], reference.flats, strict=True)
-        self._lost[k] = [own.to(flat.device) for own, flat in lost]
+        self._lost[k] = _like(self._lost[k], reference.flats)
         return self._lost[k]
 
     def lost_by_owner(self, k: int, forms: list[Tensor]) -> list[Tensor]:
         """What rounding has lost of a hosted worker's section of means, in tensors like these."""
         if k not in self._lost_by_owner:
             self._lost_by_owner[k] = [torch.zeros_like(x, dtype=torch.float32) for x in forms]
-        lost = zip(self._lost_by_owner[k], forms, strict=True)
-        self._lost_by_owner[k] = [own.to(form.device) for own, form in lost]
+        self._lost_by_owner[k] = _like(self._lost_by_owner[k], forms)
         return self._lost_by_owner[k]
 
     def team(self, size: int, first: int) -> "Compression":
@@ -154,6 +153,15 @@ class Compression:
         for size, teams in state["teams"].items():
             for first, saved in teams.items():
                 self.team(size, first).load_state_dict(saved)
+
+
+def _like(lost: Sequence[Tensor], forms: Sequence[Tensor]) -> list[Tensor]:
+    """What was lost, where these tensors are; a `UserError` if it was saved for others."""
+    if [x.shape for x in lost] != [x.shape for x in forms]:
+        raise UserError(
+            "what rounding had lost when the state was saved does not fit the model: it is damaged"
+        )
+    return [own.to(form.device) for own, form in zip(lost, forms, strict=True)]
 
 
 def _copies(lost: dict[int, list[Tensor]]) -> dict[int, list[Tensor]]:

@@ -92,8 +92,20 @@ class Ema:
         """The averages and their weights."""
         return {"mean": _copy(self._mean), "weight": _copy(self._weight)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
+    def load_state_dict(self, state: dict[str, Any], rows: tuple[int, int]) -> None:
+        """Restores what `state_dict` returned.
+
+        Args:
+            state: what it returned.
+            rows: K and C.
+
+        Raises:
+            ValueError: if it is of other rows.
+        """
+        for name, width in (("mean", rows[1]), ("weight", 1)):
+            saved, form = state[name], (self._copies, rows[0], width)
+            if saved is not None and (saved.shape != form or not saved.is_floating_point()):
+                raise ValueError(f"{name} is {tuple(saved.shape)} {saved.dtype}, not {form}")
         self._mean, self._weight = _copy(state["mean"]), _copy(state["weight"])
 
 

@@ -63,7 +63,8 @@ class ProbeNorms(_Probe):
         def find(workers: Observed, batch: Any) -> Tensor:
             return sum_groups(workers.gradient_norms_on(batch, self.loss), groups)
 
-        return ProbeTracker(self.batch, find, self.decay, num_fragments)
+        rows = num_hosted, max(groups) + 1
+        return ProbeTracker(self.batch, find, self.decay, num_fragments, rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,8 @@ class ProbeLoss(_Probe):
         def find(workers: Observed, batch: Any) -> Tensor:
             return workers.losses_on(batch, self.loss)
 
-        return ProbeTracker(self.batch, find, self.decay, num_fragments)
+        rows = num_hosted, max(groups) + 1
+        return ProbeTracker(self.batch, find, self.decay, num_fragments, rows)
 
 
 class ProbeTracker:
@@ -103,14 +105,20 @@ class ProbeTracker:
         find: computes the hosted workers' norms or losses on a batch, (K, G).
         decay: how much of an average is kept at each round.
         num_fragments: number of fragments; each has its own sequence of batches.
+        rows: K and G.
     """
 
     def __init__(
-        self, batch: Callable[[int], Any], find: _Find, decay: float, num_fragments: int
+        self,
+        batch: Callable[[int], Any],
+        find: _Find,
+        decay: float,
+        num_fragments: int,
+        rows: tuple[int, int],
     ) -> None:
         self._batch = batch
         self._find = find
-        self._ema = Ema(decay, num_fragments)
+        self._ema, self._rows = Ema(decay, num_fragments), rows
         self._probes = [0] * num_fragments
 
     def note_gradients(self, norms: Tensor, steps: int = 1) -> None:
@@ -136,5 +144,5 @@ class ProbeTracker:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Tracker.load_state_dict`."""
-        self._ema.load_state_dict(state)
+        self._ema.load_state_dict(state, self._rows)
         self._probes = list(state["probes"])

@@ -75,4 +75,5 @@ class RmsNormTracker:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Tracker.load_state_dict`."""
-        self._ema.load_state_dict(state)
+        workers, groups = self._none_yet.shape
+        self._ema.load_state_dict(state, (workers, groups))

@@ -102,5 +102,5 @@ class TrainingNormTracker:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Tracker.load_state_dict`."""
-        self._ema.load_state_dict(state)
+        self._ema.load_state_dict(state, (len(self._last[0]), len(self._groups)))
         self._steps, self._last = list(state["steps"]), list(state["last"])

@@ -75,10 +75,17 @@ def test_a_saved_average_goes_on_where_it_was() -> None:
     for value in (1.0, 5.0):
         whole.update(rows(value))
         first.update(rows(value))
-    second.load_state_dict(first.state_dict())
+    second.load_state_dict(first.state_dict(), (1, 1))
     for ema in (whole, second):
         ema.update(rows(-2.0))
     assert torch.equal(whole.value(), second.value())
+
+
+def test_an_average_of_other_rows_is_refused() -> None:
+    ema = Ema(0.7)
+    ema.update(rows(1.0))
+    with pytest.raises(ValueError, match=r"mean is \(1, 1, 1\) .* not \(1, 2, 1\)"):
+        Ema(0.7).load_state_dict(ema.state_dict(), (2, 1))
 
 
 def test_copies_take_the_same_rows_and_restart_by_themselves() -> None:

@@ -13,6 +13,7 @@ from grawa.errors import DivergedError
 from grawa.integrations.tensorboard import TensorBoardRounds
 from grawa.lab.cli.journal import Journal
 from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.experiments.event_lines import read_events, whole_event
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.report.console import RoundProgress, say
 from grawa.lab.tasks import Task
@@ -128,7 +129,8 @@ def _last_sound(folder: RunFolder) -> str:
 
 def _totals(finished: Finished, task: Task, folder: RunFolder) -> dict[str, Any]:
     """The result of a run; sums over all its rounds, also those before it was resumed."""
-    rounds = [event for event in folder.events() if event["kind"] == "round"]
+    events, _ = read_events(folder.events_file, whole_event)  # of which lines may be damaged
+    rounds = [event for event in events if event["kind"] == "round"]
     summed = ("bytes_sent", "compute_seconds", "round_seconds", "exposed_seconds")
     return {
         "metric": task.metric,
@@ -138,5 +140,5 @@ def _totals(finished: Finished, task: Task, folder: RunFolder) -> dict[str, Any]
         "round": finished.round,
         "averaged_rounds": finished.averaged_rounds,
         "doubts": list(finished.doubts),
-        **{name: sum(event[name] for event in rounds) for name in summed},
+        **{name: sum(event.get(name, 0) for event in rounds) for name in summed},
     }
