@@ -137,7 +137,8 @@ class Engine:
             self._progress.reset(self.steps)
         self._has_left = False
         self._runner.reporter.local_steps_begin(self._clock.now())
-        while self._is_due():  # of a checkpoint from between two rounds at one step
+        together = self.plan.schedule.counts_together  # then a process joins after its next step
+        while not together and self._is_due():  # a checkpoint of between two rounds at one step
             self._due.begin(purpose)
             purpose = Purpose.ROUND
 
