@@ -278,13 +278,11 @@ class Averager:
         one: after `backward()`, and after `scaler.unscale_(optimizer)` if there is a scaler.
 
         Args:
-            max_norm: gradients of a larger L2 norm, over the whole model, are scaled down to it.
+            max_norm: gradients of a larger L2 norm, over the whole model, are scaled down to it;
+                `UserError` if it is not positive.
 
         Returns:
             The norm before clipping, a scalar; with K hosted workers (K,).
-
-        Raises:
-            UserError: if `max_norm` is not positive.
         """
         with undisturbed():
             return clip_gradients(self._engine, max_norm)

@@ -230,7 +230,7 @@ class RollCall:
             ],
             dim=1,
         )
-        purposes, rounds, asks, elapsed, values, steps, new, lrs, sizes, losses = fixed.unbind(dim=1)
+        purposes, rounds, stop, elapsed, values, steps, new, lr, sizes, losses = fixed.unbind(dim=1)
         there = ~purposes.isnan()  # elastic workers may be absent
         steps, new = steps.nan_to_num(), new.nan_to_num()
         health = Health(sizes, losses, scores if self._num_scores else None, self._is_norm, new)
@@ -239,13 +239,13 @@ class RollCall:
             rounds=rounds,
             steps=steps,
             new_steps=new,
-            lr=float(lrs[there].median()),
+            lr=float(lr[there].median()),
             elapsed=float(elapsed[there][0]),
             values=values,
             health=health,
             marks=marks[there],
             has_gradient=has_gradient,
-            stopping=bool((asks > 0).any()),
+            stopping=bool((stop > 0).any()),
         )
 
     def _agreed(self, rows: Tensor) -> Tensor:

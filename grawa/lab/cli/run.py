@@ -2,8 +2,8 @@
 
 import json
 import sys
-from collections.abc import Generator, Hashable
-from contextlib import contextmanager, nullcontext
+from collections.abc import Hashable
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from grawa.checkpoints.places import round_of
 from grawa.errors import UserError
 from grawa.integrations.tensorboard import require_tensorboard
 from grawa.lab.cli import names, scores
+from grawa.lab.cli.going_on import say_restart, saying_how_to_go_on, saying_what_is_safe
 from grawa.lab.cli.keep import keep, saving_workers
 from grawa.lab.cli.new_folder import new_folder
 from grawa.lab.experiments.config import TrainConfig
@@ -29,10 +30,11 @@ from grawa.lab.report.console import say, summary
 from grawa.lab.tasks import Data, Task
 from grawa.lab.together import everyones
 from grawa.lab.train.checkpoint import NEWEST, Saving, Start
-from grawa.lab.train.launch import WorkerFailedError, launch, while_parent_lives
+from grawa.lab.train.launch import launch, while_parent_lives
 from grawa.lab.train.loop import train
 from grawa.lab.train.sharing import deal, load
 from grawa.lab.train.stackable import trained_names
+from grawa.lab.train.stop import StopSignals, asking
 from grawa.process_group import (
     distributed,
     is_first_process,
@@ -127,7 +129,7 @@ def check(config: TrainConfig, known: dict[Hashable, Data] | None = None) -> Non
     settings = config.settings()
     config.num_processes()
     config.checkpoint_interval()
-    for name, least in (("max_restarts", 0), ("keep_checkpoints", 1)):
+    for name, least in (("max_restarts", 0), ("keep_checkpoints", 1), ("stop_within", 0)):
         if getattr(config, name) < least:
             raise UserError(f"{name} must be at least {least}, got {getattr(config, name)}")
     task, strategy = names.task(config.task, config.data), names.strategy(config.strategy)
@@ -150,7 +152,7 @@ def check(config: TrainConfig, known: dict[Hashable, Data] | None = None) -> Non
 
 def _run(config: TrainConfig, path: Path, start: Start = NEWEST) -> None:
     processes = config.num_processes()
-    with _saying_how_to_go_on(path):
+    with saying_how_to_go_on(path):
         if under_launcher() or processes == 1:
             run_process(config, path, start)
         else:
@@ -160,7 +162,8 @@ def _run(config: TrainConfig, path: Path, start: Start = NEWEST) -> None:
                 ["-m", "grawa.lab.cli.worker", *arguments, *sys.argv],
                 processes,
                 max_restarts=config.max_restarts,
-                on_restart=partial(_say_restart, config, path),
+                on_restart=partial(say_restart, path, most=config.max_restarts),
+                stop_within=config.stop_within,
             )
     if is_first_process():
         console = Console()
@@ -169,25 +172,6 @@ def _run(config: TrainConfig, path: Path, start: Start = NEWEST) -> None:
         for doubt in finished["doubts"]:
             say(console, f"warning: {doubt}")
         say(console, f"{path}: the run's folder; `grawa evaluate {path}` measures its model")
-
-
-def _say_restart(config: TrainConfig, path: Path, error: WorkerFailedError, restart: int) -> None:
-    """Says that the processes of a run are started again."""
-    saved = RunFolder(path).saved()
-    where = f"from the checkpoint {saved[-1].name}" if saved else "from the beginning"
-    counted = f"restart {restart} of {config.max_restarts}"
-    say(Console(), f"{error}: starting again {where} ({counted})")
-
-
-@contextmanager
-def _saying_how_to_go_on(path: Path) -> Generator[None]:
-    """Adds to the error of a process that has died how the run goes on, if it can."""
-    try:
-        yield
-    except WorkerFailedError as error:
-        if not is_first_process() or not RunFolder(path).saved():
-            raise
-        raise WorkerFailedError(f"{error}; `grawa resume {path}` continues") from None
 
 
 @record
@@ -202,24 +186,10 @@ def run_process(config: TrainConfig, path: Path, start: Start = NEWEST) -> None:
     with distributed(config.device, config.settings().timeout) as device:
         folder = RunFolder(everyones(path, "find the run's folder")[0])
         with (
-            _saying_what_is_safe(folder),
+            saying_what_is_safe(folder),
             locked(folder.path) if is_first_process() else nullcontext(),
         ):
             _host(config, folder, start, device)
-
-
-@contextmanager
-def _saying_what_is_safe(folder: RunFolder) -> Generator[None]:
-    """Turns the error of a disk that is full, say, into one line that says what is safe."""
-    try:
-        yield
-    except OSError as error:
-        saved = folder.saved()
-        safe = f"the checkpoint of round {round_of(saved[-1])} is" if saved else "no checkpoint is"
-        raise UserError(
-            f"{error.filename or folder.path} can't be written: {error.strerror or error}; {safe} "
-            f"safe. When that is mended, `grawa resume {folder.path}` continues the run"
-        ) from error
 
 
 def _host(config: TrainConfig, folder: RunFolder, start: Start, device: torch.device) -> None:
@@ -237,6 +207,7 @@ def _host(config: TrainConfig, folder: RunFolder, start: Start, device: torch.de
         fall_back=restarted,
         events=folder.events_file,
     )
+    within = None if under_launcher() else config.stop_within
     events = train(
         task,
         partial(strategy_for, config),
@@ -244,6 +215,7 @@ def _host(config: TrainConfig, folder: RunFolder, start: Start, device: torch.de
         device=device,
         saving=saving,
         keep_workers=config.keep_workers,
+        asking=partial(asking, signals=StopSignals(), within=within),
     )
     if under_launcher():
         events = while_parent_lives(events)

@@ -23,6 +23,7 @@ from grawa.lab.train.interval import Interval
 from grawa.lab.train.optimizers import OPTIMIZERS_HELP, OptimizerChoice
 from grawa.lab.train.population import faults_of
 from grawa.lab.train.settings import Settings
+from grawa.lab.train.stop import STOP_WITHIN_SECONDS
 from grawa.lab.units import seconds, share
 from grawa.rounds.guard import Guard
 
@@ -162,6 +163,12 @@ class TrainConfig:
     max_restarts: int = 3
     """How often the run is started again from its last checkpoint, after a process has died. Under
     torchrun, its own --max-restarts counts."""
+
+    stop_within: float = STOP_WITHIN_SECONDS
+    """Seconds in which a run that gets SIGTERM, SIGINT (Ctrl-C) or SIGHUP stops: it saves a
+    checkpoint at its next round, from which `grawa resume` continues. After that time, or at
+    another signal, it is ended, and what was done since the last checkpoint is lost. Under torchrun
+    or SLURM's srun, these decide when it is ended, 30 s later by default."""
 
     stack_workers: Literal["auto", "on", "off"] = "auto"
     """Whether the workers of a process make their local steps in one batched pass: the same

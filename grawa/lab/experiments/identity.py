@@ -13,6 +13,7 @@ _FREE = {
     "checkpoint_every",
     "keep_checkpoints",
     "max_restarts",
+    "stop_within",
     "stack_workers",
     "keep_workers",
     "tensorboard",

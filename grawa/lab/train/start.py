@@ -4,21 +4,21 @@ import ctypes
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import Popen, TimeoutExpired
+from subprocess import Popen
 from tempfile import TemporaryDirectory
 
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from grawa.comm.count_file import VARIABLE as COUNTS
+from grawa.lab.train.stop import STOPS, StoppedError
 from grawa.rendezvous import STORE
 
-_SHUTDOWN_SECONDS = 1.0
-"""How long processes may take to end before they are killed."""
+_STOPPED = {StoppedError(number, saved=True).exit_code: number for number in STOPS}
+"""Exit codes of processes that have stopped with a checkpoint."""
 
 _DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux."""
@@ -41,7 +41,7 @@ class Started:
         return {
             rank: ProcessFailure(rank, self.processes[rank].pid, code, self._said(rank))
             for rank, code in enumerate(codes)
-            if code
+            if code and code not in _STOPPED
         }
 
     def _said(self, rank: int) -> str:
@@ -53,16 +53,22 @@ class Started:
         """Whether all have ended."""
         return all(process.poll() is not None for process in self.processes)
 
-    def end(self) -> None:
-        """Ends all that run, stopped ones too, if need be by force."""
+    def stopped(self) -> signal.Signals | None:
+        """The signal that a process reports which has stopped with a checkpoint, if one has."""
+        codes = [process.poll() for process in self.processes]
+        return next((_STOPPED[code] for code in codes if code in _STOPPED), None)
+
+    def ask(self) -> None:
+        """Asks all that run to stop; suspended ones go on, to hear it."""
         for number in (signal.SIGTERM, signal.SIGCONT):
             for process in self.processes:
                 process.send_signal(number)
-        deadline = time.monotonic() + _SHUTDOWN_SECONDS
+
+    def end(self) -> None:
+        """Ends all that run."""
         for process in self.processes:
-            with suppress(TimeoutExpired):
-                process.wait(max(0.0, deadline - time.monotonic()))
             process.kill()
+        for process in self.processes:
             process.wait()
 
 
