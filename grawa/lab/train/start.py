@@ -56,7 +56,9 @@ class Started:
     def stopped(self) -> signal.Signals | None:
         """The signal that a process reports which has stopped with a checkpoint, if one has."""
         codes = [process.poll() for process in self.processes]
-        return next((_STOPPED[code] for code in codes if code in _STOPPED), None)
+        found = [_STOPPED[code] for code in codes if code in _STOPPED]
+        # One that has got no signal itself reports SIGTERM.
+        return max(found, key=lambda number: number is not signal.SIGTERM, default=None)
 
     def ask(self) -> None:
         """Asks all that run to stop; suspended ones go on, to hear it."""

@@ -95,17 +95,20 @@ def handled(
         numbers: which; those that are ignored, as by `nohup`, stay so.
         handler: called with the number.
     """
-    before = {number: signal.getsignal(number) for number in numbers}
-    ours = [number for number in numbers if before[number] is not signal.SIG_IGN]
-    if threading.current_thread() is not threading.main_thread():
-        ours = []
-    for number in ours:
+    found = {number: signal.getsignal(number) for number in numbers if _gets_signals()}
+    before = {number: old for number, old in found.items() if old is not signal.SIG_IGN}
+    for number in before:
         signal.signal(number, handler)
     try:
         yield
     finally:
-        for number in ours:
-            signal.signal(number, before[number])
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _gets_signals() -> bool:
+    """Whether this is the thread in which signals are handled."""
+    return threading.current_thread() is threading.main_thread()
 
 
 @contextmanager
@@ -139,6 +142,11 @@ def asking(
         with handled(alarms, end), signals.caught(STOPS, begin, end):
             yield
     except StoppedError as stop:
+        if (
+            within is None and _gets_signals()
+        ):  # a launcher ends the others when one has exited: first they say why
+            for number in STOPS:
+                signal.signal(number, signal.SIG_IGN)
         raise StoppedError(signals.first or stop.number, saved=stop.saved) from None
     finally:
         if within is not None:
