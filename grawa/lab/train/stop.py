@@ -142,9 +142,8 @@ def asking(
         with handled(alarms, end), signals.caught(STOPS, begin, end):
             yield
     except StoppedError as stop:
-        if (
-            within is None and _gets_signals()
-        ):  # a launcher ends the others when one has exited: first they say why
+        # A launcher ends all others when one has exited, and the first has to say what is safe.
+        if within is None and _gets_signals():
             for number in STOPS:
                 signal.signal(number, signal.SIG_IGN)
         raise StoppedError(signals.first or stop.number, saved=stop.saved) from None

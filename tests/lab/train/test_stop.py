@@ -62,14 +62,16 @@ def stopped(
 
 
 @pytest.mark.parametrize("name", RUNS)
-@pytest.mark.parametrize("asked_after", [1, 3, -1])
+@pytest.mark.parametrize("asked_after", [1, 3, "the last steps"])
 def test_a_run_stops_after_a_round_and_goes_on_from_there(
-    asked_after: int, name: str, tmp_path: Path
+    asked_after: int | str, name: str, tmp_path: Path
 ) -> None:
     strategy, options = RUNS[name]
     whole = events(always(strategy), settings(**options))
     rounds = [i for i, event in enumerate(whole) if isinstance(event, grawa.RoundReport)]
-    found = stopped(tmp_path, rounds[-1] if asked_after < 0 else asked_after, strategy, options)
+    before_last = rounds[-options.get("fragments", 1)]
+    after = asked_after if isinstance(asked_after, int) else before_last
+    found = stopped(tmp_path, after, strategy, options)
     assert found is not None
     last = [event for event in found if isinstance(event, grawa.RoundReport)][-1]
     assert last.stopping
