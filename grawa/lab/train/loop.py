@@ -47,9 +47,9 @@ def train(
             complete.
     """
     run = Run(task, strategy_for, settings, device or torch.device("cpu"), saving)
-    yield run.started()
-    yield from run.news()  # of the last round before the checkpoint
     with asking(run.engine.request_stop):
+        yield run.started()
+        yield from run.news()  # of the last round before the checkpoint
         try:
             run.engine.local_steps_begin()
             while not run.is_over():
