@@ -155,7 +155,7 @@ class TrainConfig:
     checkpoint_every: int | str = "10s"
     """How often a checkpoint is saved, from which a killed run continues: after so many rounds,
     such as 20, or at the first round after so much time, such as 10s (less often, if writing would
-    take more than 5% of the time); 0 for never."""
+    take more than 5% of the time); 0 for never, unless the run is told to stop."""
 
     keep_checkpoints: int = 3
     """How many checkpoints are kept."""
