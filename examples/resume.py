@@ -5,9 +5,11 @@
 
 Each worker trains on its own part of scikit-learn's digits, and all save a checkpoint after every
 epoch. Kill it at any moment (kill -9) and start it again: it ends with the same model, bit for bit.
+At SIGTERM, with which schedulers announce the end, it stops after the epoch's checkpoint.
 """
 
 import hashlib
+import signal
 import sys
 
 import torch
@@ -40,6 +42,7 @@ def main() -> None:
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
 
         with grawa.Averager(model, optimizer, grawa.LGRAWA(), sync_every=16) as averager:
+            signal.signal(signal.SIGTERM, lambda *_: averager.request_stop())
             extra = averager.restore(folder)  # None if there is no checkpoint yet
             if extra is not None:
                 scheduler.load_state_dict(extra["scheduler"])
@@ -52,6 +55,8 @@ def main() -> None:
                 averager.save(folder, {"epoch": epoch + 1, "scheduler": scheduler.state_dict()})
                 if rank == 0:
                     print(f"epoch {epoch + 1}, round {averager.round}", flush=True)
+                if averager.stopping:  # on all ranks, if any has got the signal
+                    sys.exit(128 + signal.SIGTERM)
 
         consensus = averager.consensus()
     if rank == 0:

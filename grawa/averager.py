@@ -18,6 +18,7 @@ from grawa.comm.elastic import Elastic
 from grawa.errors import UserError
 from grawa.math.codec import Precision
 from grawa.modes import undisturbed
+from grawa.rounds.clipping import clip_gradients
 from grawa.rounds.clock import WallClock
 from grawa.rounds.guard import Guard
 from grawa.rounds.origin import described
@@ -201,6 +202,24 @@ class Averager:
         """Rounds so far."""
         return self._engine.round
 
+    @property
+    def stopping(self) -> bool:
+        """Whether training is to end now, since a process has called `request_stop`.
+
+        It becomes true on all processes by the same round, between two local steps at which no
+        round is in the background: a checkpoint that is saved then goes on bit for bit.
+        """
+        return self._engine.stopping
+
+    def request_stop(self) -> None:
+        """Asks that training ends: `stopping` becomes true on all processes after the next round.
+
+        It sets a flag, which travels with what processes tell each other before each round, and
+        changes nothing else; so a signal handler, a callback or another thread may call it, on one
+        process or on several. An elastic worker that calls it stops alone, and the others go on.
+        """
+        self._engine.request_stop()
+
     def __enter__(self) -> Self:
         self.attach()
         return self
@@ -259,22 +278,14 @@ class Averager:
         one: after `backward()`, and after `scaler.unscale_(optimizer)` if there is a scaler.
 
         Args:
-            max_norm: gradients of a larger L2 norm, over the whole model, are scaled down to it.
+            max_norm: gradients of a larger L2 norm, over the whole model, are scaled down to it;
+                `UserError` if it is not positive.
 
         Returns:
             The norm before clipping, a scalar; with K hosted workers (K,).
-
-        Raises:
-            UserError: if `max_norm` is not positive.
         """
-        if not max_norm > 0.0:
-            raise UserError(f"max_norm must be positive, got {max_norm}")
         with undisturbed():
-            replicas = self._engine.replicas
-            norms = replicas.gradients.gradient_norms()
-            self._engine.note_norms(norms)
-            totals = replicas.gradients.clip_gradients(norms, max_norm)
-        return totals[0] if len(totals) == 1 else totals
+            return clip_gradients(self._engine, max_norm)
 
     def synchronize(self) -> None:
         """Runs a round now, of every fragment; every process must call it."""

@@ -106,7 +106,8 @@ def train(pipe: Connection, at: str, number: int, size: int, options: dict[str, 
     """A worker's life.
 
     Options, beside those of an `Averager`: `strategy`, `steps`, `seconds` for each local step,
-    `seed` of its model, `dies`: at which round and where, `raises`: after how many steps.
+    `seed` of its model, `dies`: at which round and where, `raises`: after how many steps, `asks`
+    for a stop: likewise.
     """
     torch.set_num_threads(1)
     seconds, steps = options.pop("seconds", 0.0), options.pop("steps", STEPS)
@@ -137,6 +138,7 @@ def _train(
     dies: tuple[int, str] | None,
     *,
     raises: dict[int, int] | None = None,
+    asks: dict[int, int] | None = None,
     strategy: grawa.Strategy | None = None,
     **options: Any,
 ) -> None:
@@ -157,7 +159,9 @@ def _train(
     try:
         with averager:
             say(pipe, "in", (averager.round, averager.step, flat(model)))
-            while averager.step < steps:
+            while averager.step < steps and not averager.stopping:
+                if (asks or {}).get(number) == made:
+                    averager.request_stop()
                 inputs, targets = data.inputs[averager.step, 0], data.targets[averager.step, 0]
                 optimizer.zero_grad()
                 loss = mse_loss(model(inputs), targets)
@@ -168,6 +172,8 @@ def _train(
                 optimizer.step()
                 made += 1
                 signal.sigtimedwait([], seconds)
+            if averager.stopping:
+                raise SystemExit  # the others go on
     finally:
         say(pipe, "made", made)
         say(pipe, "state", averager.state_dict())

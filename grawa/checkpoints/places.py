@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from grawa.errors import UserError
+from grawa.rounds.engine import Engine
 from grawa.saving import CheckpointError, check
 
 MANIFEST = "manifest.json"
@@ -54,9 +55,9 @@ def checkpoints(folder: Path) -> dict[int, Path]:
     return dict(sorted(numbered.items()))
 
 
-def folder_of(folder: Path, worker: int | None) -> Path:
-    """Where a worker's checkpoints lie; all workers share the folder if it is `None`."""
-    return folder if worker is None else folder / f"worker-{worker}"
+def folder_of(folder: Path, engine: Engine) -> Path:
+    """Where this process's checkpoints lie: all share the folder, unless they come and go."""
+    return folder / f"worker-{engine.comm.process}" if engine.plan.elastic else folder
 
 
 def everyones(folder: Path) -> list[Path]:

@@ -79,7 +79,7 @@ def restore(engine: Engine, wanted: Wanted, terms: Terms) -> Restored | None:
 
     def together(agreement: Agreement) -> Restored | None:
         problems: list[str] = []
-        found = _agreed(agreement, wanted.folder, engine.own_worker)
+        found = _agreed(agreement, wanted.folder, engine)
         for path in found:
             reading = Reading(engine, Layout.of(engine, agreement), path, terms)
             problem = _problem(agreement, reading, path)
@@ -137,12 +137,12 @@ def set_aside(path: Path) -> None:
             return
 
 
-def _agreed(agreement: Agreement, folder: Path, own_worker: int | None) -> list[Path]:
+def _agreed(agreement: Agreement, folder: Path, engine: Engine) -> list[Path]:
     """The checkpoints that all processes have, from the newest on; or the one that is asked for."""
     failure, found = None, {}
     try:
         asked = number_of(folder)
-        own = folder_of(folder, own_worker)
+        own = folder_of(folder, engine)
         found = checkpoints(own) if asked is None else {asked: folder}
         if asked is not None and not folder.is_dir():
             raise UserError(f"there is no checkpoint {folder}")

@@ -54,7 +54,7 @@ class Saver:
 
         def together(agreement: Agreement) -> Path:
             self._settle(agreement, wait=True)
-            own = folder_of(folder, self._engine.own_worker)
+            own = folder_of(folder, self._engine)
             writing = Writing.agreed(self._engine, agreement, own, keep)
             stages = writing.stages(extras, copy=not wait)
             self._work = _Work(writing, stages, alone=agreement.is_alone)

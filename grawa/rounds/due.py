@@ -45,6 +45,11 @@ class DueRounds:
         self._overlap_steps = overlap_steps
         self._underway: Underway | None = None
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a round runs in the background."""
+        return self._underway is not None
+
     def stepped(self) -> None:
         """Called after each local step; applies a round whose time in the background is over."""
         if self._underway is not None:

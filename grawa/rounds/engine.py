@@ -115,11 +115,6 @@ class Engine:
         return self._assembly.job
 
     @property
-    def own_worker(self) -> int | None:
-        """The worker that saves checkpoints of its own, since it may be alone; else `None`."""
-        return self.comm.process if self._assembly.is_elastic else None
-
-    @property
     def step(self) -> int:
         """Local steps; with several hosted workers, of the one that has made the most."""
         return max(self.steps)
@@ -131,18 +126,29 @@ class Engine:
             return self._progress.total
         return self.step * self.comm.num_workers
 
+    @property
+    def stopping(self) -> bool:
+        """Whether all processes know that training is to end, and no round is under way."""
+        return self._runner.stopping and not self._due.is_under_way
+
+    def request_stop(self) -> None:
+        """Asks that training ends after the next round; may be called by a signal handler."""
+        self._runner.roll_call.asks_to_stop = True
+
     def local_steps_begin(self) -> None:
         """Called when the workers begin to train between rounds."""
         self.came_late = self._meetings.start()
-        if self.came_late:
-            if self._timetable.is_due(self._progress.position(self.step)):
-                self._due.begin(Purpose.JOINING)
-            else:
-                self._meetings.meet(Purpose.JOINING)
+        purpose = Purpose.JOINING if self.came_late else Purpose.ROUND
+        if purpose is Purpose.JOINING and not self._is_due():
+            self._meetings.meet(Purpose.JOINING)
         if self._has_left:
             self._progress.reset(self.steps)
         self._has_left = False
         self._runner.reporter.local_steps_begin(self._clock.now())
+        together = self.plan.schedule.counts_together  # then a process joins after its next step
+        while not together and self._is_due():  # a checkpoint of between two rounds at one step
+            self._due.begin(purpose)
+            purpose = Purpose.ROUND
 
     def abandon(self) -> None:
         """Leaves without a word, after an error in the loop; elastic workers go on."""
@@ -163,14 +169,16 @@ class Engine:
         left = self._progress.left(workers, self.step)
         self._runner.local_steps.note(workers, noted, self._timetable.share, left)
         self._clock.stepped(workers)
-        position = self._progress.advance(workers, self.step)
+        self._progress.advance(workers, self.step)
         self._due.stepped()
-        if self._timetable.is_due(position):
+        if self._is_due():
             self.resolve_skips()
-            position = self._progress.position(self.step)
-        while self._timetable.is_due(position) and self._all_joined(workers):
+        while self._is_due() and self._all_joined(workers):
             self._due.begin()
-            position = self._progress.position(self.step)
+
+    def _is_due(self) -> bool:
+        """Whether a round is due, as far as this process knows."""
+        return self._timetable.is_due(self._progress.position(self.step))
 
     def resolve_skips(self) -> None:
         """Subtracts local steps that optimizers turned out to have skipped."""

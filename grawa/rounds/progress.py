@@ -34,14 +34,13 @@ class Progress:
         """Local steps so far: `step`, or those of all workers, on average, if counted together."""
         return self.total / self._comm.num_workers if self._together else step
 
-    def advance(self, workers: slice, step: int) -> float:
-        """Counts a local step of these hosted workers; returns the position."""
+    def advance(self, workers: slice, step: int) -> None:
+        """Counts a local step of these hosted workers, after which they have made so many."""
         if not self._together:
-            return step
+            return
         self.total = self._before + self._comm.count(len(self._seen[workers]))
         now = self.position(step)
         self._seen[workers] = [(now, before) for before, _ in self._seen[workers]]
-        return now
 
     def left(self, workers: slice, step: int) -> float:
         """Local steps of these workers from the next one to the next round.

@@ -39,6 +39,7 @@ class RoundReport:
         exposed_seconds: for how long it blocked local steps: all of it, or with `overlap_steps`
             the part that did not fit into the overlap.
         absences: the workers that are left out, with since when, and how often.
+        stopping: whether a process has asked, before the round, that training ends.
     """
 
     round: int
@@ -57,6 +58,7 @@ class RoundReport:
     round_seconds: float
     exposed_seconds: float
     absences: dict[int, Absence] = field(default_factory=dict)
+    stopping: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers, lists and strings; numbers that are not finite become `None`."""
@@ -147,6 +149,7 @@ class Reporter:
             wait_seconds=outcome.joined - underway.began,
             round_seconds=outcome.finished - underway.began,
             exposed_seconds=underway.exposed,
+            stopping=roll.stopping,
         )
         self._bytes_before = bytes_sent
         self._computed = 0.0

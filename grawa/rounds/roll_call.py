@@ -16,7 +16,7 @@ from grawa.workers.changes import BufferState
 from grawa.workers.losses import RecentLosses
 from grawa.workers.replicas import Replicas
 
-ROW_LENGTH = 9
+ROW_LENGTH = 10
 """Numbers that a worker reports for every purpose: see `Roll`."""
 
 
@@ -44,6 +44,8 @@ class Roll(NamedTuple):
     are there."""
     has_gradient: Tensor
     """(N, L), or (N, 0) for a strategy that never shares gradients."""
+    stopping: bool
+    """Whether any process asks that training ends."""
 
     @property
     def kinds(self) -> set[Purpose]:
@@ -90,6 +92,9 @@ class RollCall:
         self._new_steps = torch.zeros(num_fragments, hosted, dtype=torch.float64, device="cpu")
         self.steps = [0] * hosted
         """Local steps of each hosted worker."""
+        self._is_elastic = plan.elastic
+        self.asks_to_stop = False
+        """Whether this process asks that training ends, in all that it reports from now on."""
 
     def note_step(self, workers: slice) -> None:
         """Counts a local step of these hosted workers."""
@@ -173,10 +178,11 @@ class RollCall:
         self._mean_losses[fragment] = self._losses.means(sums, fragment)
         sizes = sizes.masked_fill((states == BufferState.NAN).any(dim=1), torch.nan)
         rows = torch.empty(len(self.steps), ROW_LENGTH, dtype=torch.float64, device="cpu")
-        rows[:, :3] = torch.tensor([purpose, rounds, elapsed], dtype=torch.float64, device="cpu")
+        about = [purpose, rounds, self.asks_to_stop, elapsed]
+        rows[:, :4] = torch.tensor(about, dtype=torch.float64, device="cpu")
         steps = torch.tensor(self.steps, device="cpu")
         own = (given, steps, self._new_steps[fragment], self._replicas.lrs(), sizes)
-        for column, numbers in enumerate((*own, self._mean_losses[fragment]), start=3):
+        for column, numbers in enumerate((*own, self._mean_losses[fragment]), start=4):
             rows[:, column] = numbers
         columns = [rows, scores.double(), states + forms]
         if self._shares:
@@ -225,7 +231,7 @@ class RollCall:
             ],
             dim=1,
         )
-        purposes, rounds, elapsed, values, steps, new, lrs, sizes, losses = fixed.unbind(dim=1)
+        purposes, rounds, stop, elapsed, values, steps, new, lr, sizes, losses = fixed.unbind(dim=1)
         there = ~purposes.isnan()  # elastic workers may be absent
         steps, new = steps.nan_to_num(), new.nan_to_num()
         health = Health(sizes, losses, scores if self._num_scores else None, self._is_norm, new)
@@ -234,13 +240,18 @@ class RollCall:
             rounds=rounds,
             steps=steps,
             new_steps=new,
-            lr=float(lrs[there].median()),
+            lr=float(lr[there].median()),
             elapsed=float(elapsed[there][0]),
             values=values,
             health=health,
             marks=marks[there],
             has_gradient=has_gradient,
+            stopping=bool((self._heard(stop) > 0).any()),
         )
+
+    def _heard(self, stop: Tensor) -> Tensor:
+        """Whose requests to stop count here: everyone's; an elastic worker's own, who can leave."""
+        return self._comm.hosted(stop) if self._is_elastic else stop
 
     def _agreed(self, rows: Tensor) -> Tensor:
         """One row for a worker of several processes: means; not finite if one process's is not."""
@@ -248,7 +259,7 @@ class RollCall:
             return rows
         everyone = self._worker.gather(rows)()
         agreed = everyone.mean(dim=0, keepdim=True)
-        exact = slice(0, 2), slice(ROW_LENGTH + self._num_scores, None)
+        exact = slice(0, 3), slice(ROW_LENGTH + self._num_scores, None)
         for columns in exact:  # codes and flags, of which a mean would be meaningless
             agreed[:, columns] = everyone[:, columns].amax(dim=0)
         return agreed

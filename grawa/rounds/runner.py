@@ -49,6 +49,7 @@ class Runner:
         tell: called with the report of each round.
         round: rounds so far.
         lr: the learning rate at the last round; the same on every process.
+        stopping: whether a round has told all processes that training is to end.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Runner:
         )
         self.round = 0
         self.lr: float | None = None
+        self.stopping = False
         self._size = float(replicas.gradients.sizes(replicas.params)[0])
         self.local_steps = LocalSteps(
             plan.strategy, replicas, self.fragments, self.roll_call, self.symptoms,
@@ -207,6 +209,8 @@ class Runner:
         self.lr = outcome.roll.lr
         self._size = float(outcome.roll.health.sizes[verdict.active].median())
         self.round += 1
+        if outcome.roll.stopping:  # those who come later hear it from all, whoever has left
+            self.stopping = self.roll_call.asks_to_stop = True
         if self.moves and not self._plan.strategy.shares_gradients(max(0, underway.step - 1)):
             self.symptoms.note_round(outcome.roll)
         underway.exposed += self._clock.now() - called

@@ -15,6 +15,7 @@ from grawa.lab.cli.config_file import config_from, with_defaults
 from grawa.lab.cli.optional_value import with_stack_workers
 from grawa.lab.cli.output import forgiving_output
 from grawa.lab.train.launch import WorkerFailedError
+from grawa.lab.train.stop import StoppedError
 from grawa.version import __version__
 
 _COMMANDS = {
@@ -40,6 +41,8 @@ _WRITES_FILES = ("train", "resume", "compare", "ablate", "report", "flatness", "
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Runs a command and exits: 0 on success, 2 if the user must change something, otherwise 1.
+
+    A command that a signal has stopped exits as a shell expects it, such as with 143 for SIGTERM.
 
     Args:
         args: the command line; by default the process's own.
@@ -68,6 +71,8 @@ def _run(words: Sequence[str]) -> tuple[int, str]:
         return 2, str(error)
     except (WorkerFailedError, DivergedError, CommunicationError) as error:
         return 1, str(error)
+    except StoppedError as stop:
+        return stop.exit_code, str(stop)
     except KeyboardInterrupt:
         return 130, "interrupted"
     return 0, ""

@@ -1,7 +1,6 @@
 """One process of a run: it trains its workers, and writes the run's folder if that is its part."""
 
-from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,10 +9,9 @@ import torch
 from rich.console import Console
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from grawa.checkpoints.places import round_of
 from grawa.comm.elastic import Elastic
-from grawa.errors import UserError
 from grawa.lab.cli import names, scores
+from grawa.lab.cli.going_on import saying_what_is_safe
 from grawa.lab.cli.journal import Journal, OwnJournal, SharedJournal
 from grawa.lab.cli.keep import keep, saving_workers
 from grawa.lab.experiments.config import TrainConfig
@@ -25,6 +23,7 @@ from grawa.lab.together import everyones
 from grawa.lab.train.checkpoint import NEWEST, Saving, Start
 from grawa.lab.train.launch import while_parent_lives
 from grawa.lab.train.loop import train
+from grawa.lab.train.stop import StopSignals, asking
 from grawa.process_group import distributed, is_first_process, restart_count, under_launcher
 from grawa.strategies import RandomWeights
 from grawa.strategies.protocol import Strategy
@@ -43,7 +42,7 @@ def run_process(config: TrainConfig, path: Path, start: Start = NEWEST) -> None:
     with distributed(config.device, settings.timeout) as device:
         folder = RunFolder(everyones(path, "find the run's folder")[0])
         role = _Role.of(settings.elastic)
-        with _saying_what_is_safe(folder), role.lock(folder):
+        with saying_what_is_safe(folder), role.lock(folder):
             _host(config, folder, start, device, role)
 
 
@@ -85,20 +84,6 @@ class _Role:
         return SharedJournal(folder, self.worker, self.wait)
 
 
-@contextmanager
-def _saying_what_is_safe(folder: RunFolder) -> Generator[None]:
-    """Turns the error of a disk that is full, say, into one line that says what is safe."""
-    try:
-        yield
-    except OSError as error:
-        saved = folder.saved()
-        safe = f"the checkpoint of round {round_of(saved[-1])} is" if saved else "no checkpoint is"
-        raise UserError(
-            f"{error.filename or folder.path} can't be written: {error.strerror or error}; {safe} "
-            f"safe. When that is mended, `grawa resume {folder.path}` continues the run"
-        ) from error
-
-
 def _host(
     config: TrainConfig, folder: RunFolder, start: Start, device: torch.device, role: _Role
 ) -> None:
@@ -116,6 +101,7 @@ def _host(
         fall_back=restarted,
         events=folder.events_file,
     )
+    within = None if under_launcher() else config.stop_within
     events = train(
         task,
         partial(strategy_for, config),
@@ -123,6 +109,7 @@ def _host(
         device=device,
         saving=saving,
         keep_workers=config.keep_workers,
+        asking=partial(asking, signals=StopSignals(), within=within),
     )
     if under_launcher():
         events = while_parent_lives(events)

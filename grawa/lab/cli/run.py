@@ -2,8 +2,7 @@
 
 import json
 import sys
-from collections.abc import Generator, Hashable
-from contextlib import contextmanager
+from collections.abc import Hashable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from grawa.checkpoints.places import round_of
 from grawa.errors import UserError
 from grawa.integrations.tensorboard import require_tensorboard
 from grawa.lab.cli import names, scores
+from grawa.lab.cli.going_on import say_restart, saying_how_to_go_on
 from grawa.lab.cli.new_folder import new_folder
 from grawa.lab.cli.process import run_process
 from grawa.lab.experiments.config import TrainConfig
@@ -26,7 +26,7 @@ from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.report.console import say, summary
 from grawa.lab.tasks import Data
 from grawa.lab.train.checkpoint import NEWEST, Start
-from grawa.lab.train.launch import WorkerFailedError, launch
+from grawa.lab.train.launch import launch
 from grawa.lab.train.launch_elastic import launch_elastic
 from grawa.lab.train.sharing import deal, load
 from grawa.lab.train.stackable import trained_names
@@ -126,7 +126,7 @@ def check(config: TrainConfig, known: dict[Hashable, Data] | None = None) -> Non
     settings = config.settings()
     config.num_processes()
     config.checkpoint_interval()
-    for name, least in (("max_restarts", 0), ("keep_checkpoints", 1)):
+    for name, least in (("max_restarts", 0), ("keep_checkpoints", 1), ("stop_within", 0)):
         if getattr(config, name) < least:
             raise UserError(f"{name} must be at least {least}, got {getattr(config, name)}")
     task, strategy = names.task(config.task, config.data), names.strategy(config.strategy)
@@ -149,7 +149,7 @@ def check(config: TrainConfig, known: dict[Hashable, Data] | None = None) -> Non
 
 def _run(config: TrainConfig, path: Path, start: Start = NEWEST) -> None:
     processes = config.num_processes()
-    with _saying_how_to_go_on(path):
+    with saying_how_to_go_on(path):
         if under_launcher() or processes == 1:
             run_process(config, path, start)
         else:
@@ -157,12 +157,13 @@ def _run(config: TrainConfig, path: Path, start: Start = NEWEST) -> None:
             arguments = [json.dumps(table), json.dumps(begun)]
             command = ["-m", "grawa.lab.cli.worker", *arguments, *sys.argv]
             elastic, most = config.settings().elastic, config.max_restarts
-            if elastic is None:
-                tell_restart = partial(_say_restart, config, path)
-                launch(command, processes, max_restarts=most, on_restart=tell_restart)
-            else:
+            start_all = partial(
+                launch, max_restarts=most, on_restart=partial(say_restart, path, most=most)
+            )
+            if elastic is not None:
                 tell = partial(say, Console())
-                launch_elastic(command, processes, elastic, max_restarts=most, tell=tell)
+                start_all = partial(launch_elastic, elastic=elastic, max_restarts=most, tell=tell)
+            start_all(command, processes, stop_within=config.stop_within)
     if is_first_process():
         console = Console()
         finished = RunFolder(path).events()[-1]
@@ -170,22 +171,3 @@ def _run(config: TrainConfig, path: Path, start: Start = NEWEST) -> None:
         for doubt in finished["doubts"]:
             say(console, f"warning: {doubt}")
         say(console, f"{path}: the run's folder; `grawa evaluate {path}` measures its model")
-
-
-def _say_restart(config: TrainConfig, path: Path, error: WorkerFailedError, restart: int) -> None:
-    """Says that the processes of a run are started again."""
-    saved = RunFolder(path).saved()
-    where = f"from the checkpoint {saved[-1].name}" if saved else "from the beginning"
-    counted = f"restart {restart} of {config.max_restarts}"
-    say(Console(), f"{error}: starting again {where} ({counted})")
-
-
-@contextmanager
-def _saying_how_to_go_on(path: Path) -> Generator[None]:
-    """Adds to the error of a process that has died how the run goes on, if it can."""
-    try:
-        yield
-    except WorkerFailedError as error:
-        if not is_first_process() or not RunFolder(path).saved():
-            raise
-        raise WorkerFailedError(f"{error}; `grawa resume {path}` continues") from None

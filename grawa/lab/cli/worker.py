@@ -14,9 +14,10 @@ from grawa.lab.cli.output import forgiving_output
 from grawa.lab.cli.process import run_process
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.train.checkpoint import Start
+from grawa.lab.train.stop import StoppedError
 
 if __name__ == "__main__":
-    # Ctrl-C has been blocked until now. The launcher gets it too, and ends all processes.
+    # Ctrl-C has been blocked until now. The launcher gets it too, and stops all processes.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     table = json.loads(sys.argv[1])
@@ -28,3 +29,5 @@ if __name__ == "__main__":
             run_process(config, Path(start["path"]), Start(**start["start"]))
         except (UserError, DivergedError, CommunicationError):
             sys.exit(1)
+        except StoppedError as stop:
+            sys.exit(stop.exit_code)

@@ -21,6 +21,7 @@ from grawa.lab.train.interval import Interval
 from grawa.lab.train.optimizers import OPTIMIZERS_HELP
 from grawa.lab.train.population import faults_of
 from grawa.lab.train.settings import Settings
+from grawa.lab.train.stop import STOP_WITHIN_SECONDS
 from grawa.lab.units import seconds, share
 from grawa.rounds.guard import Guard
 
@@ -152,7 +153,7 @@ class TrainConfig:
     checkpoint_every: int | str = "10s"
     """How often a checkpoint is saved, from which a killed run continues: after so many rounds,
     such as 20, or at the first round after so much time, such as 10s (less often, if writing would
-    take more than 5% of the time); 0 for never."""
+    take more than 5% of the time); 0 for never, unless the run is told to stop."""
 
     keep_checkpoints: int = 3
     """How many checkpoints are kept."""
@@ -177,6 +178,11 @@ class TrainConfig:
 
     address: str = "127.0.0.1"
     """Elastic, across machines: the address of this one, at which workers of others reach it."""
+    stop_within: float = STOP_WITHIN_SECONDS
+    """Seconds in which a run that gets SIGTERM, SIGINT (Ctrl-C) or SIGHUP stops: it saves a
+    checkpoint at its next round, from which `grawa resume` continues. After that time, or at
+    another signal, it is ended, and what was done since the last checkpoint is lost. Under torchrun
+    or SLURM's srun, these decide when it is ended, 30 s later by default."""
 
     stack_workers: Literal["auto", "on", "off"] = "auto"
     """Whether the workers of a process make their local steps in one batched pass: the same

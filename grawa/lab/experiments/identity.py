@@ -16,6 +16,7 @@ _FREE = {
     "min_workers",
     "grace",
     "address",
+    "stop_within",
     "stack_workers",
     "keep_workers",
     "tensorboard",

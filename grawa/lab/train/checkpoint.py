@@ -17,6 +17,7 @@ from grawa.errors import CommunicationError, UserError
 from grawa.lab.together import everyones
 from grawa.lab.train.events import Evaluated
 from grawa.lab.train.interval import Interval
+from grawa.lab.train.stop import StoppedError
 from grawa.rounds.attendance import Absence
 from grawa.rounds.engine import Engine
 from grawa.rounds.report import RoundReport
@@ -138,30 +139,39 @@ class RunSaver:
         Args:
             report: of the round.
             extras: returns what is to be saved beside the workers and the engine.
+
+        Raises:
+            StoppedError: if training is to end; then the checkpoint of this round is complete.
         """
         with self._saying_how_to_go_on():
             self._saver.settle()
-            every = self._saving.every
-            if every.rounds:
-                due = report.round % every.rounds == 0
-            else:
-                least = max(every.seconds, _WRITING_SHARE * self._saver.seconds)
-                due = every.seconds > 0.0 and report.elapsed - self._last >= least
+            due = report.stopping or self._is_due(report)
         if due:
             self._last = report.elapsed
-            self.save(extras())
+            self.save(extras(), wait=report.stopping)
+        if report.stopping:
+            raise StoppedError(saved=True)
 
-    def save(self, extras: Extras) -> None:
-        """Begins to save a checkpoint; every process that must agree calls it.
+    def save(self, extras: Extras, *, wait: bool) -> None:
+        """Saves a checkpoint; every process that must agree calls it.
 
         Args:
             extras: what is to be saved beside the workers and the engine.
+            wait: whether it is complete when this returns.
         """
         with self._saying_how_to_go_on():
             if self._saving.events is not None and self._process == 0:
                 _sync(self._saving.events)
             added = Extras(workers=extras.workers, shared=extras.shared, about=self._about)
-            self._saver.save(self._saving.folder, added, self._saving.keep, wait=False)
+            folder, keep = self._saving.folder, self._saving.keep
+            self._saver.save(folder, added, keep, wait=wait)
+
+    def _is_due(self, report: RoundReport) -> bool:
+        every = self._saving.every
+        if every.rounds:
+            return report.round % every.rounds == 0
+        least = max(every.seconds, _WRITING_SHARE * self._saver.seconds)
+        return every.seconds > 0.0 and report.elapsed - self._last >= least
 
     def finish(self) -> None:
         """Waits until the last checkpoint is complete."""

@@ -1,10 +1,8 @@
 """Starts the processes of a run on this machine, again if need be, and reports which one failed."""
 
 import signal
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from os import getppid
 from typing import TypeVar
@@ -13,17 +11,22 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from grawa.errors import CommunicationError, DivergedError, UserError
 from grawa.lab.train.start import Started, started
+from grawa.lab.train.stop import (
+    SAME_SIGNAL_SECONDS,
+    STOP_WITHIN_SECONDS,
+    STOPS,
+    StoppedError,
+    StopSignals,
+    announce,
+)
 
 Event = TypeVar("Event")
 
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+CAUGHT = (*STOPS, signal.SIGQUIT)
 """Signals that end the launcher, which first ends the processes."""
 
 LOOK_SECONDS = 0.05
 """Between two looks at the processes."""
-
-_SAME_SIGNAL_SECONDS = 0.2
-"""How much later the launcher may get a signal that was sent to all processes of the terminal."""
 
 
 class WorkerFailedError(RuntimeError):
@@ -45,6 +48,7 @@ def launch(
     *,
     max_restarts: int = 0,
     on_restart: Callable[[WorkerFailedError, int], None] = lambda error, restart: None,
+    stop_within: float = STOP_WITHIN_SECONDS,
 ) -> None:
     """Runs a command in several new processes of this machine and waits for them.
 
@@ -52,8 +56,12 @@ def launch(
     through a file without a name, and nothing listens for them. If one fails, all are ended; they
     end as well when this process is killed. A process should run its work within `distributed`, in
     a function decorated with `torch.distributed.elastic`'s `record`. If one raises a `UserError`,
-    so does this function, and after Ctrl-C it raises `KeyboardInterrupt`; all have ended by then.
-    SIGINT is blocked in a new process, which should let it through when it is ready.
+    so does this function; all have ended by then. SIGINT is blocked in a new process, which should
+    let it through when it is ready.
+
+    SIGINT, SIGTERM or SIGHUP sends all processes SIGTERM, at which they should stop at the next
+    chance, and exit as a `StoppedError` says, which this function then raises, too. Another signal,
+    or SIGQUIT, ends them at once.
 
     Args:
         command: arguments for the Python interpreter.
@@ -62,82 +70,69 @@ def launch(
             that need not come again; `grawa.process_group.restart_count` tells them.
         on_restart: called with the error and the number of the restart, from 1, before each; what
             it raises ends the run.
+        stop_within: seconds until processes that were asked to stop are ended.
 
     Raises:
         WorkerFailedError: if a process failed otherwise; it names the rank and the cause.
     """
-    with stops() as received:
+    signals = StopSignals()
+    with signals.caught(CAUGHT):
         for restart in count(1):
             try:
-                _attempt(command, processes, restart - 1, received)
+                _attempt(command, processes, restart - 1, signals, stop_within)
                 return
             except WorkerFailedError as error:
-                if received or error.comes_again or restart > max_restarts:
+                if signals.first or error.comes_again or restart > max_restarts:
                     raise
                 on_restart(error, restart)
 
 
-@contextmanager
-def stops() -> Generator[list[signal.Signals]]:
-    """Collects signals to end, instead of acting on them in the middle of something.
-
-    Yields:
-        Those that have come, as they come.
-    """
-    received: list[signal.Signals] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received  # signals go to the main thread
-        return
-    before = {
-        number: signal.signal(number, lambda came, _: received.append(signal.Signals(came)))
-        for number in _STOPS
-    }
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _attempt(
-    command: Sequence[str], processes: int, restarts: int, received: Sequence[signal.Signals]
+    command: Sequence[str], processes: int, restarts: int, signals: StopSignals, within: float
 ) -> None:
     """Runs the processes once."""
     try:
         with started(command, processes, restarts) as group:
-            failures = _failures(group, received)
+            failures = _failures(group, signals, within)
+            stopped, has_ended = group.stopped(), group.has_ended()
     except OSError as error:
         text = f"can't start {processes} processes: {error}"
         raise WorkerFailedError(text, comes_again=True) from error
-    raise_stop(received)
+    if stopped is not None:
+        raise StoppedError(signals.first or stopped, saved=True)
+    killed = any(-failure.exitcode in CAUGHT for failure in failures.values())
+    if signals.first is not None and (killed or not (failures or has_ended)):
+        raise StoppedError(signals.first, saved=False)
     if failures:
         raise error_of(*_first_cause(failures))
 
 
-def raise_stop(received: Sequence[signal.Signals]) -> None:
-    """Raises what the launcher ends with after it has got a signal, if it has."""
-    if received:
-        if received[0] == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise WorkerFailedError(f"ended by {received[0].name}")
+def _failures(group: Started, signals: StopSignals, within: float) -> dict[int, ProcessFailure]:
+    """Waits until all processes have ended, or one has failed, or all must be ended.
 
+    They must where one has stopped, or was to stop, and others go on for too long.
 
-def _failures(group: Started, received: Sequence[signal.Signals]) -> dict[int, ProcessFailure]:
-    """Waits until all processes have ended, or one has failed, or a signal has come."""
-    while not received and not (failures := group.failures()):
-        if group.has_ended():
-            return {}
+    Returns:
+        Those that have failed.
+    """
+    deadline: float | None = None
+    while not (failures := group.failures()) and not group.has_ended() and not signals.at_once:
+        if deadline is None and (signals.first or group.stopped()):
+            deadline = time.monotonic() + within
+            group.ask()
+            if signals.first:
+                announce(signals.first, within)
+        if deadline is not None and time.monotonic() > deadline:
+            break
         time.sleep(LOOK_SECONDS)
-    if received:
-        return {}
     await_same_signal(failures)
     return failures
 
 
 def await_same_signal(failures: Mapping[int, ProcessFailure]) -> None:
     """Waits a moment for a signal that has ended processes, and may come to the launcher too."""
-    if any(-failure.exitcode in _STOPS for failure in failures.values()):
-        time.sleep(_SAME_SIGNAL_SECONDS)
+    if any(-failure.exitcode in CAUGHT for failure in failures.values()):
+        time.sleep(SAME_SIGNAL_SECONDS)
 
 
 def error_of(rank: int, cause: str) -> UserError | WorkerFailedError:

@@ -8,15 +8,15 @@ from grawa.comm.elastic import Elastic
 from grawa.comm.lighthouse import lighthouse
 from grawa.errors import CommunicationError, UserError
 from grawa.lab.train.launch import (
+    CAUGHT,
     LOOK_SECONDS,
     WorkerFailedError,
     await_same_signal,
     cause_of,
     error_of,
-    raise_stop,
-    stops,
 )
 from grawa.lab.train.start import Started, started
+from grawa.lab.train.stop import STOP_WITHIN_SECONDS, StoppedError, StopSignals, announce
 
 _MARGIN = timedelta(seconds=30)
 """How much longer than they would wait for each other the launcher waits for its workers' end."""
@@ -29,33 +29,33 @@ def launch_elastic(
     *,
     max_restarts: int,
     tell: Callable[[str], None],
+    stop_within: float = STOP_WITHIN_SECONDS,
 ) -> None:
     """Runs elastic workers, each in a process of this machine, and the lighthouse in this one.
 
-    One that dies is started again alone, while the others go on. When one has come to the end, the
-    run is over, and nobody is started again. Otherwise as `launch`.
+    One that dies is started again alone, while the others go on. One that gets SIGTERM itself saves
+    a checkpoint at its next round and leaves. When one has come to the end, the run is over, and
+    nobody is started again. Otherwise as `launch`.
 
     Args:
         command: arguments for the Python interpreter.
         workers: N.
         elastic: who may come and go.
         max_restarts: how often a worker is started again.
-        tell: called with a sentence when a worker has died.
+        tell: called with a sentence when a worker has died or left.
+        stop_within: seconds until workers that were asked to stop are ended.
 
     If too few workers are left, it raises a `WorkerFailedError` that names them; and it raises the
     `UserError` of a worker.
     """
-    with stops() as received, lighthouse(elastic) as at:
+    signals = StopSignals()
+    with signals.caught(CAUGHT), lighthouse(elastic) as at:
         with started(command, workers, told={"TORCHFT_LIGHTHOUSE": at}) as group:
-            watch = _Watch(group, elastic, max_restarts, tell)
-            while not received and not watch.is_over():
-                failures = {k: f for k, f in group.failures().items() if k not in watch.lost}
-                await_same_signal(failures)
-                for worker, failure in failures.items():
-                    if not received:
-                        watch.failed(worker, cause_of(failure))
+            watch = _Watch(group, elastic, signals, tell, max_restarts, stop_within)
+            while not (signals.at_once or watch.is_over()):
+                watch.look()
                 time.sleep(LOOK_SECONDS)
-        raise_stop(received)
+            watch.look()
         watch.check()
 
 
@@ -65,32 +65,55 @@ class _Watch:
     Args:
         group: their processes.
         elastic: who may come and go.
+        signals: that the launcher has got.
+        tell: called with a sentence when a worker has died or left.
         max_restarts: how often a worker is started again.
-        tell: called with a sentence when a worker has died.
-
-    Attributes:
-        lost: those that are not started again, and why.
+        stop_within: seconds until workers that were asked to stop are ended.
     """
 
     def __init__(
-        self, group: Started, elastic: Elastic, max_restarts: int, tell: Callable[[str], None]
+        self,
+        group: Started,
+        elastic: Elastic,
+        signals: StopSignals,
+        tell: Callable[[str], None],
+        max_restarts: int,
+        stop_within: float,
     ) -> None:
-        self._group, self._elastic, self._tell = group, elastic, tell
-        self._max_restarts = max_restarts
+        self._group, self._elastic, self._signals = group, elastic, signals
+        self._tell, self._max_restarts, self._within = tell, max_restarts, stop_within
         self._restarts = [0] * len(group.processes)
         self._deadline: float | None = None
-        self.lost: dict[int, str] = {}
+        self._asked = False
+        self._told_of: set[int] = set()
+        self._lost: dict[int, str] = {}
 
-    def failed(self, worker: int, cause: str) -> None:
-        """Starts a worker again, or does without it; raises what would come again."""
+    def look(self) -> None:
+        """Acts on what has happened since the last look; raises what would come again."""
+        signals = self._signals
+        if signals.first is not None and not self._asked:
+            self._asked = True
+            self._deadline = time.monotonic() + self._within
+            self._group.ask()
+            announce(signals.first, self._within)
+        failures = {k: f for k, f in self._group.failures().items() if k not in self._lost}
+        await_same_signal(failures)
+        for worker, failure in failures.items():
+            self._failed(worker, cause_of(failure))
+        for worker, number in self._group.stops().items():
+            if worker not in self._told_of and signals.first is None:
+                self._told_of.add(worker)
+                self._tell(f"worker {worker} leaves, with a checkpoint: it got {number.name}")
+
+    def _failed(self, worker: int, cause: str) -> None:
+        """Starts a worker again, or does without it."""
         error = error_of(worker, cause)
         if isinstance(error, UserError) or error.comes_again:
             raise error
         made = self._restarts[worker]
-        alone = _gave_up(cause)
-        if self._has_end() or alone or made == self._max_restarts:
-            self.lost[worker] = cause
-            if not (self._has_end() or alone):
+        if self._is_ending or _gave_up(cause) or made == self._max_restarts:
+            self._lost[worker] = cause
+            if not (self._is_ending or _gave_up(cause)):
                 most = f"max_restarts is {made}"
                 self._tell(f"worker {worker} failed: {cause}; it is not started again: {most}")
             return
@@ -101,27 +124,31 @@ class _Watch:
         )
         self._group.start_again(worker, made + 1)
 
-    def _has_end(self) -> bool:
-        """Whether a worker has come to the end of the run."""
-        return any(process.poll() == 0 for process in self._group.processes)
+    @property
+    def _is_ending(self) -> bool:
+        """Whether a worker has come to the end of the run, or all are to stop."""
+        return bool(self._group.done()) or self._signals.first is not None
 
     def is_over(self) -> bool:
         """Whether all have ended; or the run has, or is bound to, and the rest took too long."""
-        if self._group.has_ended():
-            return len(self.lost) + self._number_done() == len(self._restarts)
-        left = len(self._restarts) - len(self.lost)
-        if self._deadline is None and (self._has_end() or left < self._elastic.min_workers):
+        group, count = self._group, len(self._restarts)
+        gone = len(self._lost) + len(group.stops())
+        if group.has_ended():
+            return gone + len(group.done()) == count
+        too_few = count - gone < self._elastic.min_workers
+        if self._deadline is None and (self._is_ending or too_few):
             self._deadline = time.monotonic() + (self._elastic.wait + _MARGIN).total_seconds()
         return self._deadline is not None and time.monotonic() > self._deadline
 
-    def _number_done(self) -> int:
-        return sum(process.poll() == 0 for process in self._group.processes)
-
     def check(self) -> None:
-        """Raises a `WorkerFailedError` if no worker has come to the end."""
-        if self._has_end():
+        """Raises what the run has ended with, if no worker has come to its end."""
+        if self._group.done():
             return
-        died = {k: why for k, why in self.lost.items() if not _gave_up(why)} or self.lost
+        stopped = self._group.stopped()
+        number = self._signals.first or (None if self._lost else stopped)
+        if number is not None:
+            raise StoppedError(number, saved=stopped is not None)
+        died = {k: why for k, why in self._lost.items() if not _gave_up(why)} or self._lost
         worker, cause = list(died.items())[-1]
         raise WorkerFailedError(
             f"too few workers are left: of workers {', '.join(map(str, sorted(died)))}, which were "

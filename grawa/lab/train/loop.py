@@ -1,6 +1,7 @@
 """The training loop of one process, as a stream of events."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -9,6 +10,10 @@ from grawa.lab.train.checkpoint import Saving
 from grawa.lab.train.events import Event
 from grawa.lab.train.run import Run, StrategyFor
 from grawa.lab.train.settings import Settings
+from grawa.lab.train.stop import StoppedError
+
+Asking = Callable[[Callable[[], None]], AbstractContextManager[None]]
+"""Given what asks for a stop, makes a context in which somebody may call it."""
 
 
 def train(
@@ -19,6 +24,7 @@ def train(
     device: torch.device | None = None,
     saving: Saving | None = None,
     keep_workers: bool = False,
+    asking: Asking = lambda request: nullcontext(),
 ) -> Iterator[Event]:
     """Trains the workers hosted by this process, together with the other processes.
 
@@ -30,21 +36,31 @@ def train(
         saving: where and when checkpoints are saved; if there is one already, training continues
             from it. By default there are none.
         keep_workers: whether `Trained` has each worker's parameters.
+        asking: the context in which the run trains, and may be asked to stop; needs `saving`.
 
     Yields:
         `Started`; `Joined` for an elastic worker; a `RoundReport` after each round, and an
         `Evaluated` if the consensus was measured; at the end `Trained`, and `Finished` when the
         consensus has been measured.
+
+    Raises:
+        StoppedError: after a round before which a process was asked to stop, when its checkpoint is
+            complete.
     """
     run = Run(task, strategy_for, settings, device or torch.device("cpu"), saving)
-    yield run.started()
-    yield from run.news()  # of the last round before the checkpoint
-    with run.rescued():
-        run.begin()
-        yield from run.news()
-        while not run.is_over():
-            run.step()
+    with asking(run.engine.request_stop):
+        yield run.started()
+        yield from run.news()  # of the last round before the checkpoint
+        try:
+            with run.rescued():
+                run.begin()
+                yield from run.news()
+                while not run.is_over():
+                    run.step()
+                    yield from run.news()
+                run.engine.leave()
+        except StoppedError:
             yield from run.news()
-        run.engine.leave()
-    yield from run.news()  # of the rounds after the last steps
-    yield from run.end(keep_workers=keep_workers)
+            raise
+        yield from run.news()  # of the rounds after the last steps
+        yield from run.end(keep_workers=keep_workers)

@@ -139,8 +139,7 @@ class Run:
             yield
         except CommunicationError:
             if self._settings.elastic is not None and self._saver is not None:
-                self._saver.save(self._extras())
-                self._saver.finish()
+                self._saver.save(self._extras(), wait=True)
             raise
 
     def is_over(self) -> bool:

@@ -4,22 +4,22 @@ import ctypes
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import Popen, TimeoutExpired
+from subprocess import Popen
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from grawa.comm.count_file import VARIABLE as COUNTS
+from grawa.lab.train.stop import STOPS, StoppedError
 from grawa.rendezvous import STORE
 
-_SHUTDOWN_SECONDS = 1.0
-"""How long processes may take to end before they are killed."""
+_STOPPED = {StoppedError(number, saved=True).exit_code: number for number in STOPS}
+"""Exit codes of processes that have stopped with a checkpoint."""
 
 _DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux."""
@@ -52,7 +52,7 @@ class Started:
         return {
             rank: ProcessFailure(rank, self.processes[rank].pid, code, self._said(rank))
             for rank, code in enumerate(codes)
-            if code
+            if code and code not in _STOPPED
         }
 
     def _said(self, rank: int) -> str:
@@ -64,16 +64,32 @@ class Started:
         """Whether all have ended."""
         return all(process.poll() is not None for process in self.processes)
 
-    def end(self) -> None:
-        """Ends all that run, stopped ones too, if need be by force."""
+    def stopped(self) -> signal.Signals | None:
+        """The signal that a process reports which has stopped with a checkpoint, if one has."""
+        found = self.stops().values()
+        # One that has got no signal itself reports SIGTERM.
+        return max(found, key=lambda number: number is not signal.SIGTERM, default=None)
+
+    def stops(self) -> dict[int, signal.Signals]:
+        """Those that have stopped with a checkpoint, and the signal that they report."""
+        codes = {rank: process.poll() for rank, process in enumerate(self.processes)}
+        return {rank: _STOPPED[code] for rank, code in codes.items() if code in _STOPPED}
+
+    def done(self) -> list[int]:
+        """Those that have come to their end."""
+        return [rank for rank, process in enumerate(self.processes) if process.poll() == 0]
+
+    def ask(self) -> None:
+        """Asks all that run to stop; suspended ones go on, to hear it."""
         for number in (signal.SIGTERM, signal.SIGCONT):
             for process in self.processes:
                 process.send_signal(number)
-        deadline = time.monotonic() + _SHUTDOWN_SECONDS
+
+    def end(self) -> None:
+        """Ends all that run."""
         for process in self.processes:
-            with suppress(TimeoutExpired):
-                process.wait(max(0.0, deadline - time.monotonic()))
             process.kill()
+        for process in self.processes:
             process.wait()
 
 

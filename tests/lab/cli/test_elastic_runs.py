@@ -102,11 +102,18 @@ def test_if_too_few_are_left_they_wait_and_end_with_a_checkpoint(tmp_path: Path)
     assert round_of(saved) == rounds_of(out)[-1]
 
 
-def test_two_jobs_do_not_train_in_one_folder(tmp_path: Path) -> None:
+def test_two_jobs_do_not_train_in_one_folder_and_a_signal_stops_all_workers(
+    tmp_path: Path,
+) -> None:
     out = tmp_path / "run"
-    with training(out, *ELASTIC):
+    with training(out, *ELASTIC, "--checkpoint-every", "0") as command:
         refused = grawa("resume", out)
         assert refused.code == 2
         assert f"{out} is being written by process" in refused.err
         refused = grawa("resume", out, "--workers", "3")
         assert "an elastic run goes on from each worker's newest checkpoint" in refused.err
+        os.kill(command.pid, signal.SIGTERM)
+        code, output = command.wait()
+    assert code == 143, output
+    assert "grawa: stopped by SIGTERM after round " in output
+    assert {path.parent.name for path in RunFolder(out).saved()} == BOTH

@@ -85,14 +85,57 @@ def test_if_no_checkpoint_can_be_written_all_end_and_it_is_said_what_is_safe(
         all_gone(list(workers.values()))
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_that_gets_sigterm_saves_a_checkpoint_and_goes_on_from_it(
+    processes: int, tmp_path: Path
+) -> None:
+    steps = ("--workers", "2", "--processes", str(processes), "--steps", "6400")
+    options = ("train", "quadratic", *steps, "--stack-workers", "off", "--checkpoint-every", "0")
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert grawa(*options, "--out", whole).code == 0
+    with started(tmp_path / "output", *options, "--out", stopped) as command:
+        until((stopped / "events.jsonl").exists, "the folder")
+        until(lambda: '"kind": "round"' in (stopped / "events.jsonl").read_text(), "a round")
+        os.kill(command.pid, signal.SIGTERM)
+        code, output = command.wait()
+    assert (code, "Traceback" in output) == (143, False), output
+    (saved,) = RunFolder(stopped).saved()
+    assert only_line(output) == (
+        f"grawa: stopped by SIGTERM after round {round_of(saved)}; its checkpoint is saved: "
+        f"`grawa resume {stopped}` continues"
+    )
+    assert not RunFolder(stopped).has_finished()
+    assert grawa("resume", stopped).code == 0
+    models = [(out / "model.safetensors").read_bytes() for out in (whole, stopped)]
+    assert models[0] == models[1]
+    rounds = [event["round"] for event in RunFolder(stopped).events() if event["kind"] == "round"]
+    assert rounds == list(range(1, 201))
+
+
 @pytest.mark.parametrize("to", ["the command", "everyone in the terminal"])
-def test_an_interrupt_ends_all(to: str, tmp_path: Path) -> None:
+def test_an_interrupt_stops_all(to: str, tmp_path: Path) -> None:
     with training(tmp_path / "run") as command:
         workers = command.workers()
         (os.kill if to == "the command" else os.killpg)(command.pid, signal.SIGINT)
         code, output = command.wait()
         assert (code, "Traceback" in output) == (130, False), output
-        assert only_line(output) == "grawa: interrupted"
+        assert "stopped by SIGINT after round" in only_line(output)
+        all_gone(list(workers.values()))
+
+
+def test_if_no_round_comes_in_time_all_end_and_the_last_checkpoint_is_named(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "run"
+    options = ("--sync-every", "2000", "--checkpoint-every", "1", "--stop-within", "0")
+    with training(out, *options) as command:
+        workers = command.workers()
+        until(lambda: bool(RunFolder(out).saved()), "a checkpoint")
+        os.kill(command.pid, signal.SIGTERM)
+        code, output = command.wait()
+        assert code == 143, output
+        assert "ended by SIGTERM; the last checkpoint is that of round " in only_line(output)
+        assert f"`grawa resume {out}` continues" in only_line(output)
         all_gone(list(workers.values()))
 
 
@@ -134,11 +177,11 @@ def test_no_stranger_gets_in(tmp_path: Path) -> None:
         )
 
 
-def test_an_interrupt_of_one_worker_alone_ends_all_and_is_named(tmp_path: Path) -> None:
+def test_an_interrupt_of_one_worker_alone_stops_all(tmp_path: Path) -> None:
     with training(tmp_path / "run") as command:
         workers = command.workers()
         os.kill(workers[1], signal.SIGINT)
         code, output = command.wait()
-        assert code == 1
-        assert "rank 1 failed: killed by SIGINT" in only_line(output)
+        assert code == 130
+        assert "stopped by SIGINT after round" in only_line(output)
         all_gone(list(workers.values()))

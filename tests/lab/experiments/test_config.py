@@ -42,6 +42,7 @@ OTHER = TrainConfig(
     keep_workers=True,
     checkpoint_every=4,
     keep_checkpoints=7,
+    stop_within=5.0,
     max_restarts=0,
     tensorboard=True,
     until_error="5%",

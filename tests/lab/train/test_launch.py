@@ -12,6 +12,7 @@ from grawa.comm.count_file import CountFile
 from grawa.errors import UserError
 from grawa.lab.train.launch import WorkerFailedError, _first_cause, launch
 from grawa.lab.train.start import started
+from grawa.lab.train.stop import STOPS, StoppedError
 from tests.lab.cli.processes import all_gone, children_of, until
 from tests.world import forks
 
@@ -183,3 +184,63 @@ def test_counts_are_shared_by_descriptions_of_one_file(tmp_path: Path) -> None:
     assert other.delete_key("steps")
     assert not one.delete_key("steps")
     assert one.add("steps", 4) == 4
+
+
+STOPPING = """
+import os, signal, sys, time
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+rank, how = int(os.environ["RANK"]), sys.argv[1]
+came = []
+signal.signal(signal.SIGTERM, lambda *_: came.append(0))
+ready = os.open(os.environ["GRAWA_COUNTS"], os.O_RDWR)
+os.pwrite(ready, b"x", rank)
+while os.pread(ready, 2, 0) != b"xx":
+    time.sleep(0.01)
+if rank == 0:
+    os.kill(os.getppid(), int(sys.argv[2]))
+while not came:
+    time.sleep(0.01)
+if how == "fails" and rank == 1:
+    sys.exit(3)
+while how in ("never", "again", "fails"):
+    time.sleep(0.25)
+    if how == "again":
+        os.kill(os.getppid(), int(sys.argv[2]))
+sys.exit(0 if how == "finishes" else 143)
+"""
+
+
+def stopping(how: str, number: signal.Signals, within: float = 60.0) -> None:
+    """Two processes, of which one sends a signal to the launcher when both are ready."""
+    launch(["-c", STOPPING, how, str(int(number))], 2, stop_within=within)
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_a_signal_to_stop_is_passed_on_and_waited_for(number: signal.Signals) -> None:
+    with pytest.raises(StoppedError) as stopped:
+        stopping("stops", number)
+    assert (stopped.value.number, stopped.value.saved) == (number, True)
+
+
+def test_processes_may_finish_instead() -> None:
+    stopping("finishes", signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("how", "number", "within"),
+    [
+        ("never", signal.SIGTERM, 0.2),
+        ("never", signal.SIGQUIT, 60.0),
+        ("again", signal.SIGINT, 60.0),
+    ],
+)
+def test_those_that_go_on_are_ended(how: str, number: signal.Signals, within: float) -> None:
+    """After the time, by a signal that is no request, and by a second one."""
+    with pytest.raises(StoppedError) as stopped:
+        stopping(how, number, within)
+    assert (stopped.value.number, stopped.value.saved) == (number, False)
+
+
+def test_a_process_that_fails_while_it_stops_is_named() -> None:
+    with pytest.raises(WorkerFailedError, match="rank 1 failed: exit code 3"):
+        stopping("fails", signal.SIGTERM)

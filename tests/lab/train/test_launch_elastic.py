@@ -10,6 +10,7 @@ import pytest
 from grawa import Elastic, UserError
 from grawa.lab.train.launch import WorkerFailedError
 from grawa.lab.train.launch_elastic import launch_elastic
+from grawa.lab.train.stop import StoppedError
 
 WORKER = """
 import json, os, signal, sys, time
@@ -21,6 +22,8 @@ with open(sys.argv[2], "a") as file:
     file.write(f"{rank}.{restart} ")
 if end.startswith("SIG"):
     os.kill(os.getpid(), getattr(signal, end))
+if end == "stops":
+    sys.exit(143)
 if ":" in end:
     message = {"message": end, "extraInfo": {"timestamp": "1"}}
     with open(os.environ["TORCHELASTIC_ERROR_FILE"], "w") as file:
@@ -69,6 +72,16 @@ def test_a_worker_that_dies_is_started_again_alone(tmp_path: Path) -> None:
         f"worker 1 failed: {why}; it is started again, and the others go on (restart {n} of 2)"
         for n, why in enumerate(("killed by SIGKILL", "ValueError: x"), 1)
     ]
+
+
+def test_a_worker_that_stops_with_a_checkpoint_has_left(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    job.run(w1=["stops"])
+    assert job.told == ["worker 1 leaves, with a checkpoint: it got SIGTERM"]
+    assert sorted(job.begun.read_text().split()) == ["0.0", "1.0", "2.0"]
+    with pytest.raises(StoppedError) as stopped:
+        job.run(w0=["stops"], w1=["stops"], w2=["stops"])
+    assert stopped.value.saved
 
 
 def test_without_one_that_died_too_often_the_others_go_on(tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+"""What the user is told about a run that ends early: what is safe, and how it goes on."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from grawa.checkpoints.places import round_of
+from grawa.errors import UserError
+from grawa.lab.experiments.run_folder import RunFolder
+from grawa.lab.report.console import say
+from grawa.lab.train.launch import WorkerFailedError
+from grawa.lab.train.stop import StoppedError
+from grawa.process_group import is_first_process
+
+
+def say_restart(path: Path, error: WorkerFailedError, restart: int, most: int) -> None:
+    """Says that the processes of a run are started again.
+
+    Args:
+        path: the run's folder.
+        error: why.
+        restart: the number of the restart.
+        most: how many there may be.
+    """
+    saved = RunFolder(path).saved()
+    where = f"from the checkpoint {saved[-1].name}" if saved else "from the beginning"
+    say(Console(), f"{error}: starting again {where} (restart {restart} of {most})")
+
+
+@contextmanager
+def saying_how_to_go_on(path: Path) -> Generator[None]:
+    """Adds to what ends a run early how it goes on, if it can; one process of a run says it."""
+    try:
+        yield
+    except WorkerFailedError as error:
+        if not is_first_process() or not RunFolder(path).saved():
+            raise
+        raise WorkerFailedError(f"{error}; `grawa resume {path}` continues") from None
+    except StoppedError as stop:
+        text = _after_stop(path, stop) if is_first_process() else ""
+        raise StoppedError(stop.number, saved=stop.saved, text=text) from None
+
+
+def _after_stop(path: Path, stop: StoppedError) -> str:
+    saved = RunFolder(path).saved()
+    if not saved:
+        return f"ended by {stop.number.name}; there is no checkpoint"
+    last, continues = round_of(saved[-1]), f"`grawa resume {path}` continues"
+    if stop.saved:
+        return (
+            f"stopped by {stop.number.name} after round {last}; its checkpoint is saved: "
+            f"{continues}"
+        )
+    return f"ended by {stop.number.name}; the last checkpoint is that of round {last}: {continues}"
+
+
+@contextmanager
+def saying_what_is_safe(folder: RunFolder) -> Generator[None]:
+    """Turns the error of a disk that is full, say, into one line that says what is safe."""
+    try:
+        yield
+    except OSError as error:
+        saved = folder.saved()
+        safe = f"the checkpoint of round {round_of(saved[-1])} is" if saved else "no checkpoint is"
+        raise UserError(
+            f"{error.filename or folder.path} can't be written: {error.strerror or error}; {safe} "
+            f"safe. When that is mended, `grawa resume {folder.path}` continues the run"
+        ) from error
