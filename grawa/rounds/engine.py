@@ -51,6 +51,7 @@ class Engine:
             skipped, see `grawa.workers.skips`; called only where a round is due, since it waits
             for the device.
         keeper: saves and restores the state.
+        assembly: brings the processes together.
         came_late: whether this elastic worker has come to a job that was under way.
     """
 
@@ -64,10 +65,10 @@ class Engine:
         tell: Sequence[OnRound],
         assembly: Assembly | None = None,
     ) -> None:
-        self._assembly = Together() if assembly is None else assembly
+        self.assembly = Together() if assembly is None else assembly
         self.take_skipped: Callable[[], Tensor | None] = lambda: None
         self.replicas, self.comm, self.plan, self._clock = replicas, comm, plan, clock
-        alone = self._assembly.is_elastic  # until it joins the others
+        alone = self.assembly.is_elastic  # until it joins the others
         overwritten = Overwritten(replicas) if alone else start_equal(replicas, comm)
         self._runner = Runner(replicas, comm, worker, plan, clock, tell)
         self._timetable = Timetable(plan.schedule, plan.num_fragments)
@@ -77,13 +78,14 @@ class Engine:
         several = comm.num_hosted < comm.num_workers
         self._queue = Queue(replicas.gradients.device, background=several)
         self._meetings = Meetings(
-            replicas, self._runner, self._timetable, self._queue, clock, self._assembly
+            replicas, self._runner, self._timetable, self._queue, clock, self.assembly
         )
-        if isinstance(self._assembly, Quorums):
+        if isinstance(self.assembly, Quorums):
             adopt = self._meetings.adopt
-            self._assembly.give = Giving(replicas, self._runner, comm, adopt).give
+            self.assembly.give = Giving(replicas, self._runner, comm, adopt).give
+            self.assembly.is_asked_to_stop = lambda: self._runner.roll_call.asks_to_stop
         self._due = DueRounds(
-            self._meetings, self._runner, self._timetable, self._queue, clock, self._assembly,
+            self._meetings, self._runner, self._timetable, self._queue, clock, self.assembly,
             overlap_steps=plan.overlap_steps,
         )  # fmt: skip
         self._norms: Tensor | None = None
@@ -108,11 +110,6 @@ class Engine:
     def steps(self) -> list[int]:
         """Local steps of each hosted worker."""
         return list(self._runner.roll_call.steps)
-
-    @property
-    def job(self) -> str:
-        """The name of the elastic job that this worker has joined; "" for none."""
-        return self._assembly.job
 
     @property
     def step(self) -> int:
@@ -152,7 +149,7 @@ class Engine:
 
     def abandon(self) -> None:
         """Leaves without a word, after an error in the loop; elastic workers go on."""
-        self._assembly.abandon()
+        self.assembly.abandon()
 
     def note_losses(self, losses: Tensor, workers: slice = slice(None)) -> None:
         """Records the losses of a local step of these hosted workers."""
@@ -234,7 +231,7 @@ class Engine:
     def _release(self) -> None:
         """Lets go of connections that may never be needed again; they come back if they are."""
         if self._has_left:
-            self._assembly.leave()
+            self.assembly.leave()
             for transport in self._transports:
                 transport.release()
 
@@ -294,7 +291,7 @@ class Engine:
         Raises:
             UserError: if an elastic worker would go back while the others go on.
         """
-        if self.job and purpose in (Purpose.LOADING, Purpose.RESTORING):
+        if self.assembly.job and purpose in (Purpose.LOADING, Purpose.RESTORING):
             raise UserError(
                 "this worker has joined the others already, who would be further than what is "
                 "restored: with elastic=, restore before the `with` block, or attach()"

@@ -39,6 +39,7 @@ class Quorums:
     Attributes:
         give: gives the state to those who join, and returns what this worker does with it;
             collective among those who are there.
+        is_asked_to_stop: whether this worker is; then it waits for nobody.
     """
 
     is_elastic = True
@@ -63,6 +64,7 @@ class Quorums:
         self._said_short = False
         self._has_gone = False
         self.give: Callable[[Decision], Callable[[], None]]
+        self.is_asked_to_stop: Callable[[], bool] = lambda: False
 
     @property
     def job(self) -> str:
@@ -229,6 +231,8 @@ class Quorums:
         if waited >= _QUIET_SECONDS and not self._said_short:
             self._said_short = True
             warnings.warn(f"{text}; waiting for more, for {wait:g} s at most", stacklevel=2)
+        if self.is_asked_to_stop():
+            raise CommunicationError(f"{text}, and this one has been asked to stop")
         if waited > wait:
             raise CommunicationError(
                 f"{text}; waited for {wait:g} s. The parameters and the state are as after the "

@@ -22,6 +22,7 @@ from grawa.lab.train.settings import Settings
 from grawa.lab.train.sharing import deal, load, spread
 from grawa.lab.train.stacked import host
 from grawa.lab.train.stacking import choose_stacking
+from grawa.lab.train.stop import StoppedError
 from grawa.lab.train.worker import Worker
 from grawa.modes import evaluating
 from grawa.rounds.callback import weakly
@@ -134,12 +135,15 @@ class Run:
 
         Raises:
             CommunicationError: the one that was raised in the block.
+            StoppedError: in its place, if this worker is to stop and waited for others.
         """
         try:
             yield
         except CommunicationError:
             if self._settings.elastic is not None and self._saver is not None:
                 self._saver.save(self._extras(), wait=True)
+                if self.engine.keeper.runner.roll_call.asks_to_stop:
+                    raise StoppedError(saved=True) from None
             raise
 
     def is_over(self) -> bool:
@@ -177,7 +181,7 @@ class Run:
 
     def news(self) -> Iterator[Event]:
         """The events since the last call."""
-        if self._job != (job := self.engine.job):
+        if self._job != (job := self.engine.assembly.job):
             yield Joined(
                 worker=self._process,
                 job=job,
