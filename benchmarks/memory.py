@@ -32,13 +32,13 @@ def measure(
         The object, and its memory.
     """
     _give_back()
-    before = _own()
+    before = own_bytes()
     built = build()
     prepare(built)
     run(built)
     prepare(built)
     _give_back()
-    rest = _own() - before
+    rest = own_bytes() - before
     resident = _figure("status", "VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # VmHWM starts anew
     run(built)
@@ -50,7 +50,7 @@ def _give_back() -> None:
     ctypes.CDLL(None).malloc_trim(0)
 
 
-def _own() -> int:
+def own_bytes() -> int:
     """This process's share of memory that is not backed by files."""
     return sum(_figure("smaps_rollup", field) for field in ("Pss_Anon", "Pss_Shmem"))
 
