@@ -77,10 +77,8 @@ class Campaign:
         """Makes the faults, and lets the job run to its end, which may come before the last ones.
 
         Args:
-            faults: in the order in which they come.
-
-        Raises:
-            HungError: if the job can't be brought to make rounds.
+            faults: in the order in which they come; `HungError` if the job can't be brought to make
+                rounds again.
         """
         self.arena.job.start()
         for planned in faults:

@@ -72,7 +72,7 @@ def of_function(
 
 
 def _torchrun(size: Size, host: int, attempt: int) -> Sequence[str]:
-    """torchrun on one of several hosts, up to the module that it is to start."""
+    """The command line of torchrun on one of several hosts, without the module that it starts."""
     return [
         "-m",
         "torch.distributed.run",

@@ -68,11 +68,7 @@ class NotNowError(Exception):
 
 
 def strike(planned: Planned, arena: Arena) -> Struck:
-    """Makes a fault.
-
-    Raises:
-        NotNowError: if whom it should hit is not there at this moment.
-    """
+    """Makes a fault; `NotNowError` if whom it should hit is not there at this moment."""
     return _MAKERS[planned.kind](planned, arena)
 
 

@@ -17,8 +17,8 @@ from grawa.lab.chaos.programs import (
 from grawa.lab.chaos.watch import Logs
 
 _KILL_SECONDS = 40.0
-"""From SIGTERM to SIGKILL, when the scheduler ends what is left of a job: torchrun takes 30 s to end
-a worker that does not react."""
+"""From SIGTERM to SIGKILL, when the scheduler ends what is left of a job: torchrun takes 30 s to
+end a worker that does not react."""
 
 _ORPHAN_SECONDS = 10.0
 """How much longer than the timeout workers may live without their launcher."""

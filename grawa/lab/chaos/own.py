@@ -47,7 +47,13 @@ class Journal:
 
 
 def function(what: str) -> Function:
-    """The function that is named module:function.
+    """Imports a function.
+
+    Args:
+        what: module:function.
+
+    Returns:
+        The function.
 
     Raises:
         UserError: if there is none, or it does not take a folder and a function.

@@ -9,8 +9,9 @@ from grawa.lab.chaos.programs import Program
 
 _SHARED = Path("/dev/shm")
 
-_OF_TORCHRUN = "torchelastic_"
-"""How the folders begin in which torchrun keeps its own logs; it leaves them when it is killed."""
+_OF_TORCH = ("torchelastic_", "torchinductor_")
+"""How the folders begin in which torchrun keeps logs, and torch compiled code; they are not ours,
+and torch leaves them there."""
 
 
 class ThisMachine:
@@ -41,7 +42,7 @@ def left_in_memory(hosts: Sequence[Host], pids: Iterable[int]) -> list[str]:
     if not hosts:
         own = {str(pid) for pid in pids}
         names = (path.name for path in _SHARED.iterdir()) if _SHARED.is_dir() else ()
-        return [f"{_SHARED}/{name}" for name in names if own & set(re.findall("[0-9]+", name))]
+        return [f"{_SHARED}/{name}" for name in names if own & set(re.findall(r"[0-9]+", name))]
     return [
         f"{_SHARED}/{path.name} on host {host.index}"
         for host in hosts
@@ -51,10 +52,10 @@ def left_in_memory(hosts: Sequence[Host], pids: Iterable[int]) -> list[str]:
 
 
 def left_in_folders(folders: Iterable[Path]) -> list[str]:
-    """What a job has left in its temporary folders, but for torchrun's own."""
+    """What a job has left in its temporary folders, but for torch's own."""
     return [
         str(path)
         for folder in folders
         for path in sorted(folder.iterdir())
-        if not path.name.startswith(_OF_TORCHRUN)
+        if not path.name.startswith(_OF_TORCH)
     ]

@@ -1,7 +1,7 @@
 """A whole `grawa chaos`: the undisturbed job, the job under faults, and what is left of it."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -57,14 +57,7 @@ class Session:
     out: Path
 
     def undisturbed(self) -> Result:
-        """Runs the job without faults.
-
-        Returns:
-            How it ended.
-
-        Raises:
-            HungError: if it does not come to its end.
-        """
+        """Runs the job without faults; `HungError` if it does not come to its end."""
         run = self._run(UNDISTURBED)
         with self._started(UNDISTURBED, None) as (job, _, seen):
             job.start()
@@ -151,7 +144,7 @@ class Session:
     @contextmanager
     def _started(
         self, which: str, disk: tuple[Path, int] | None
-    ) -> Iterator[tuple[Launched, Cluster | None, Path]]:
+    ) -> Generator[tuple[Launched, Cluster | None, Path]]:
         """A job that has not been started, its hosts, and its folder as it is seen from here."""
         run, around = self._run(which), self._around(which)
         around.make()

@@ -1,4 +1,4 @@
-"""What surrounds the processes of a job: their environment, and the files that steer and log them."""
+"""What surrounds a job's processes: their environment, and the files that steer and log them."""
 
 import os
 import secrets

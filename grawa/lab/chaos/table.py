@@ -63,7 +63,10 @@ def _seconds(value: float | None, none: str) -> Cell:
 
 
 def shortened(text: str) -> str:
-    """The text, without its middle if it is long.
+    """A text without its middle, if it is long.
+
+    Returns:
+        The text.
 
     >>> shortened("save-000002-round-00000020/worker-0.safetensors, worker 3, and more")
     'save-000002-round-000...ensors, worker 3, and more'

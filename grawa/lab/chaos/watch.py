@@ -112,6 +112,12 @@ class Watch:
         """Whether a round that began after this moment was completed, with all workers.
 
         Without a restart the next round may have begun before; so it is the one after that.
+
+        Args:
+            mark: the moment.
+
+        Returns:
+            Whether there is one.
         """
         if self.left_out:
             return False

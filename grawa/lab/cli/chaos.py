@@ -48,9 +48,6 @@ def chaos_command(asked: Annotated[ChaosConfig, tyro.conf.arg(name="")]) -> None
 
     Args:
         asked: the options.
-
-    Raises:
-        WorkerFailedError: naming what is not as it must be.
     """
     asked.check()
     console = Console(markup=False)

@@ -36,9 +36,6 @@ def measured_again(run: Path) -> tuple[Task, float]:
 
     Returns:
         The run's task, and its metric.
-
-    Raises:
-        UserError: if it can't be measured.
     """
     folder = RunFolder.open(run)
     config = folder.config()
