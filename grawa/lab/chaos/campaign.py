@@ -12,9 +12,9 @@ from grawa.lab.chaos.programs import is_alive
 from grawa.lab.chaos.watch import Mark, Watch
 
 _LOOK_SECONDS = 0.02
-_UNNOTICED_SECONDS = 20.0
-"""After so long a fault that nobody notices is undone: a full disk between two checkpoints, labels
-that the guard finds good enough."""
+_UNNOTICED_SECONDS = 10.0
+"""So much later than the timeout a fault that nobody notices is undone: labels that the guard finds
+good enough, say."""
 
 _AFTER_NOTICE_SECONDS = 1.0
 
@@ -129,7 +129,7 @@ class Campaign:
             passed = time.monotonic() - self._moment
             if noticed is None and (by := self._reaction(struck)):
                 noticed = passed
-            if pending is not None and passed >= _end_of(struck, noticed):
+            if pending is not None and passed >= self._end_of(struck, noticed):
                 pending()
                 pending, undone, since = None, passed, self.watch.mark()
             seen = struck.worker is None or noticed is not None or undone > 0.0
@@ -138,6 +138,14 @@ class Campaign:
                 return self._outcome(planned, struck, (noticed, by), passed, undone)
             if self.arena.job.failure or passed > undone + self.seconds:
                 return self._hung(planned, struck, (noticed, by), undone)
+
+    def _end_of(self, struck: Struck, noticed: float | None) -> float:
+        """Seconds after a fault at which it is undone."""
+        if struck.after is not None:
+            return struck.after
+        if noticed is None:
+            return self.arena.timeout + _UNNOTICED_SECONDS
+        return noticed + _AFTER_NOTICE_SECONDS
 
     def _reaction(self, struck: Struck) -> str:
         """What the job did because of a fault, in words; empty if nothing yet."""
@@ -189,10 +197,3 @@ class Campaign:
         job.end()
         job.start()
         return outcome
-
-
-def _end_of(struck: Struck, noticed: float | None) -> float:
-    """Seconds after a fault at which it is undone."""
-    if struck.after is not None:
-        return struck.after
-    return _UNNOTICED_SECONDS if noticed is None else noticed + _AFTER_NOTICE_SECONDS

@@ -95,7 +95,7 @@ def _launcher(planned: Planned, arena: Arena) -> Struck:
     if pid is None:
         raise NotNowError
     send(pid, SIGKILL)
-    return Struck(victim=f"launcher of host {planned.host}", ended={pid})
+    return Struck(victim=f"launcher of host {planned.host}", ended={pid}, undo=_unseen(arena.job))
 
 
 def _host(planned: Planned, arena: Arena) -> Struck:
@@ -104,7 +104,22 @@ def _host(planned: Planned, arena: Arena) -> Struck:
     if launcher is None or not workers:
         raise NotNowError
     arena.hosts[planned.host].kill()
-    return Struck(victim=f"host {planned.host}", ended={launcher, *workers})
+    undo = _unseen(arena.job)
+    return Struck(victim=f"host {planned.host}", ended={launcher, *workers}, undo=undo)
+
+
+def _unseen(job: Job) -> Callable[[], None]:
+    """The scheduler sees nothing, so that the rest of the job must notice by itself.
+
+    Returns:
+        What makes it look again.
+    """
+    job.hold = True
+
+    def look() -> None:
+        job.hold = False
+
+    return look
 
 
 def _link(planned: Planned, arena: Arena) -> Struck:
@@ -120,25 +135,38 @@ def _link(planned: Planned, arena: Arena) -> Struck:
 
 def _disk(planned: Planned, arena: Arena) -> Struck:
     """Fills the disk; the scheduler continues the job when it has been freed."""
-    filler = arena.run.parent / "filler"
-    arena.job.hold = True
+    filler, look = arena.run.parent / "filler", _unseen(arena.job)
     with suppress(OSError), filler.open("wb", buffering=0) as file:
         while file.write(bytes(_FILL_BYTES)):
             pass
 
     def free() -> None:
         filler.unlink()
-        arena.job.hold = False
+        look()
 
     return Struck(victim="the run's folder", undo=free)
 
 
 def _checkpoint(planned: Planned, arena: Arena) -> Struck:
     """Flips a bit of the newest checkpoint, and kills a worker, so that it is needed."""
-    found = list(checkpoints(arena.saved).values())
+    pid = _worker(planned, arena)
+    everyone = [worker.pid for worker in arena.job.workers().values()]
+    for other in everyone:
+        send(other, SIGSTOP)  # else a newer one could be complete before the kill
+    try:
+        damaged = _flip_bit(arena.saved, random.Random(planned.draw))
+        send(pid, SIGKILL)
+    finally:
+        for other in everyone:
+            send(other, SIGCONT)
+    return Struck(victim=f"{damaged}, worker {planned.worker}", ended={pid})
+
+
+def _flip_bit(folder: Path, chance: random.Random) -> str:
+    """Flips a random bit of the newest checkpoint in a folder; says in which file."""
+    found = list(checkpoints(folder).values())
     if not found:
         raise NotNowError
-    pid, chance = _worker(planned, arena), random.Random(planned.draw)
     sizes = {path: path.stat().st_size for path in sorted(found[-1].iterdir())}
     path = chance.choice([path for path, size in sizes.items() if size])
     bit = chance.randrange(8 * sizes[path])
@@ -147,8 +175,7 @@ def _checkpoint(planned: Planned, arena: Arena) -> Struck:
         (old,) = file.read(1)
         file.seek(bit // 8)
         file.write(bytes([old ^ 1 << bit % 8]))
-    send(pid, SIGKILL)
-    return Struck(victim=f"{found[-1].name}/{path.name}, worker {planned.worker}", ended={pid})
+    return f"{path.parent.name}/{path.name}"
 
 
 def _nan(planned: Planned, arena: Arena) -> Struck:

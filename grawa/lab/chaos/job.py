@@ -64,7 +64,7 @@ class Job(Protocol):
     orphans: list[str]
     """Processes that lived on without their launcher."""
     hold: bool
-    """Whether the scheduler does not continue it now."""
+    """Whether the scheduler does not look after it now."""
 
     def start(self) -> None:
         """Starts it, or lets it go on."""
@@ -143,7 +143,7 @@ class Launched:
 
     def tend(self) -> None:
         """See `Job.tend`."""
-        if self.over or self.failure:
+        if self.over or self.failure or self.hold:
             return
         codes = [program.code for program in self._programs]
         if any(code is None for code in codes):
@@ -151,7 +151,7 @@ class Launched:
                 self._end_others()
         elif not any(codes):
             self.over = self._all_gone()
-        elif self._all_gone() and not self.hold:
+        elif self._all_gone():
             self._go_on()
 
     def _end_others(self) -> None:

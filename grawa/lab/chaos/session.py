@@ -133,6 +133,7 @@ class Session:
             orphans=orphans,
             leftovers=leftovers,
             unreadable=unreadable,
+            timeout=self.timeout,
         )
 
     def _run(self, which: str) -> Path:

@@ -1,8 +1,6 @@
 """What is trained under faults: a run of the laboratory, or a function of the user's own."""
 
 import hashlib
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +13,9 @@ from grawa.lab.chaos.verdict import Result
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.records import read_lines
+from grawa.lab.report.page import write_page
+from grawa.lab.report.run_page import run_page
 from grawa.lab.shapes import table, text
-
-_REPORT_SECONDS = 120.0
 
 
 class Subject(Protocol):
@@ -117,12 +115,12 @@ class TaskSubject:
         )
 
     def why_unreadable(self, run: Path) -> str:
-        """See `Subject.why_unreadable`; reads it as `grawa report` does."""
-        words = [sys.executable, "-m", "grawa", "report", str(run)]
-        done = subprocess.run(
-            words, capture_output=True, text=True, check=False, timeout=_REPORT_SECONDS
-        )
-        return "" if done.returncode == 0 else done.stderr.strip() or f"exit code {done.returncode}"
+        """See `Subject.why_unreadable`; makes the page of `grawa report`."""
+        try:
+            write_page([run_page(RunFolder.open(run))], run / "report.html")
+        except UserError as error:
+            return str(error)
+        return ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,13 @@ _SHARE = 0.05
 """Of another metric, as a fraction of the undisturbed one."""
 
 
+_NOTICE_SECONDS = 5.0
+"""How much later than the timeout a fault may be noticed."""
+
+_SOMEBODY_GONE = {"kill", "stop", "launcher", "host", "link", "checkpoint"}
+"""Kinds of faults that the timeout is for."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """What a job ended with.
@@ -45,6 +52,7 @@ class Findings:
         orphans: processes that lived on without their launcher, or after the end.
         leftovers: files in shared memory and temporary folders.
         unreadable: why the run's folder can't be read; empty if it can.
+        timeout: of the job's messages, in seconds.
     """
 
     outcomes: Sequence[Outcome]
@@ -56,6 +64,7 @@ class Findings:
     orphans: Sequence[str]
     leftovers: Sequence[str]
     unreadable: str
+    timeout: float
 
 
 def noise_of(error: float, metric: str, samples: int) -> float:
@@ -85,6 +94,7 @@ def broken(found: Findings) -> list[str]:
         A sentence for each; none if all is well.
     """
     sentences = [f"fault {o.number} ({o.kind}): {o.problem}" for o in found.outcomes if o.problem]
+    sentences += _late(found)
     if found.hung:
         sentences.append(f"the job did not come to its end: {found.hung}")
     sentences += [f"left behind as an orphan: {orphan}" for orphan in found.orphans]
@@ -95,6 +105,17 @@ def broken(found: Findings) -> list[str]:
         sentences += _wrong_record(found.disturbed.rounds, found.undisturbed.rounds)
         sentences += _wrong_result(found)
     return sentences
+
+
+def _late(found: Findings) -> list[str]:
+    """Faults that were noticed too late: one by which somebody is gone, after the timeout."""
+    limit = found.timeout + _NOTICE_SECONDS
+    return [
+        f"fault {o.number} ({o.kind}): noticed only after {o.noticed_seconds:.1f} s, and the "
+        f"timeout is {found.timeout:.0f} s"
+        for o in found.outcomes
+        if o.kind in _SOMEBODY_GONE and (o.noticed_seconds or 0.0) > limit
+    ]
 
 
 def _wrong_record(rounds: Sequence[int], undisturbed: Sequence[int]) -> list[str]:
