@@ -11,6 +11,8 @@ import pytest
 
 from grawa.lab.chaos.hosts import why_no_hosts
 from grawa.lab.chaos.programs import environment_of
+from grawa.lab.chaos.session import Session
+from grawa.lab.chaos.verdict import Result
 from tests.lab.cli.processes import Ended, all_gone, grawa, started, until
 
 
@@ -53,7 +55,7 @@ def test_an_existing_folder_is_refused(command: Callable[..., Ended], tmp_path: 
     assert "exists already" in ended.err
 
 
-SMALL = ("--workers", "2", "--sync-every", "16", "--timeout", "5")
+SMALL = ("--workers", "2", "--sync-every", "16", "--faults", "1", "--timeout", "5")
 NO_HOSTS = why_no_hosts()
 
 
@@ -62,19 +64,27 @@ def results(out: Path) -> dict[str, Any]:
     return found
 
 
+def in_world(session: Session) -> Result:
+    """Stands in for `Session.undisturbed`, in processes that have done their imports."""
+    run = session.out / "undisturbed" / "run"
+    assert grawa("train", "--config", session.out / "config.toml", "--out", run).code == 0
+    return session.subject.result(run)
+
+
 @pytest.mark.world
 def test_a_job_on_one_host_survives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("grawa.lab.cli.chaos_config.why_no_hosts", lambda: "not today")
+    monkeypatch.setattr(Session, "undisturbed", in_world)
     out = tmp_path / "out"
-    kinds = ("--kinds", "kill,host,clock", "--faults", "2", "--steps", "1600")
-    ended = grawa("chaos", "digits", *SMALL, *kinds, "--out", out)
+    ended = grawa("chaos", "digits", *SMALL, "--kinds", "kill,host", "--out", out)
     assert ended.code == 0, ended.err
     assert "left out: host (not today)" in ended.out
     assert "all 2 workers run on this machine as one host" in ended.out
     found = results(out)
-    kill, clock = sorted(found["outcomes"], key=lambda outcome: outcome["kind"], reverse=True)
-    assert (kill["kind"], kill["starts"], clock["kind"], clock["starts"]) == ("kill", 1, "clock", 0)
-    assert kill["steps_lost"] % 16 == 0
+    (kill,) = found["outcomes"]
+    assert (kill["kind"], kill["starts"]) == ("kill", 1)
+    assert kill["noticed_seconds"] < kill["recovered_seconds"]
+    assert 0 < kill["steps_lost"] <= kill["step"]
     assert found["disturbed"]["digest"] == found["undisturbed"]["digest"]
     assert found["broken"] == []
 
@@ -83,14 +93,13 @@ def test_a_job_on_one_host_survives(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.skipif(NO_HOSTS is not None, reason=str(NO_HOSTS))
 def test_a_job_on_two_hosts_survives(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    kinds = ("--kinds", "nan,host", "--faults", "2", "--steps", "1600")
-    ended = grawa("chaos", "digits", *SMALL, *kinds, "--out", out)
+    ended = grawa("chaos", "digits", *SMALL, "--kinds", "host", "--out", out)
     assert ended.code == 0, ended.err
     found = results(out)
-    host, nan = sorted(found["outcomes"], key=lambda outcome: str(outcome["kind"]))
-    assert nan["starts"] == 0
-    assert "left out" in nan["noticed_by"]
-    assert host["starts"] == 1
+    (host,) = found["outcomes"]
+    assert (host["kind"], host["starts"]) == ("host", 1)
+    assert "lost contact" in host["noticed_by"]
+    assert found["disturbed"]["digest"] == found["undisturbed"]["digest"]
     assert found["broken"] == []
 
 
@@ -98,11 +107,19 @@ def test_a_job_on_two_hosts_survives(tmp_path: Path) -> None:
 def test_nothing_stays_when_the_command_is_killed(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with started(tmp_path / "output", "chaos", "digits", *SMALL, "--out", out) as command:
-        events = out / "undisturbed" / "run" / "events.jsonl"
-        until(lambda: events.exists() and '"round"' in events.read_text(), "a round")
-        control = str(out / "control")
-        everyone = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
-        of_job = [p for p in everyone if control in environment_of(p).get("TMPDIR", "")]
-        assert len(of_job) >= 3  # a launcher and two workers at least
+        workers: list[int] = []
+
+        def are_there() -> bool:
+            workers[:] = [pid for pid in of_job(out) if "RANK" in environment_of(pid)]
+            return len(workers) == 2
+
+        until(are_there, "the workers")
+        everyone = of_job(out)
         os.kill(command.pid, signal.SIGKILL)
-        all_gone(of_job)
+        all_gone(everyone)
+
+
+def of_job(out: Path) -> list[int]:
+    """The processes that are told where this command's temporary files are."""
+    everyone = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+    return [pid for pid in everyone if str(out) in environment_of(pid).get("TMPDIR", "")]
