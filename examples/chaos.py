@@ -32,6 +32,7 @@ def train(folder: Path, on_round: Callable[[grawa.RoundReport], None]) -> float:
         rank, world_size = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
         images, labels = map(torch.from_numpy, load_digits(return_X_y=True))
         images, labels = images.float().to(device) / 16, labels.to(device)
+        torch.manual_seed(0)
         own, test = slice(rank, 1500, world_size), slice(1500, None)
 
         model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).to(device)

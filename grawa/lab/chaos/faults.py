@@ -95,7 +95,12 @@ def _launcher(planned: Planned, arena: Arena) -> Struck:
     if pid is None:
         raise NotNowError
     send(pid, SIGKILL)
-    return Struck(victim=f"launcher of host {planned.host}", ended={pid}, undo=_unseen(arena.job))
+    return Struck(
+        victim=f"launcher of host {planned.host}",
+        ended={pid},
+        undo=_unseen(arena.job),
+        after=planned.seconds,
+    )
 
 
 def _host(planned: Planned, arena: Arena) -> Struck:

@@ -127,6 +127,7 @@ class Session:
             outcomes=outcomes,
             undisturbed=undisturbed,
             disturbed=ended,
+            metric=subject.metric,
             noise=usual if self.noise is None else self.noise,
             exact=subject.exact and not changed,
             hung=hung,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from grawa.lab.chaos.outcome import Outcome
-from grawa.lab.chaos.verdict import Findings
+from grawa.lab.chaos.verdict import Findings, compared
 from grawa.lab.report.tables import Cell, Table
 
 _COLUMNS = (
@@ -11,10 +11,11 @@ _COLUMNS = (
     ("fault", False),
     ("to", False),
     ("round", True),
+    ("step", True),
     ("noticed after", True),
     ("recovered after", True),
     ("steps lost", True),
-    ("starts", True),
+    ("restarts", True),
 )
 
 _MOST_LETTERS = 46
@@ -33,9 +34,10 @@ def fault_table(outcomes: Sequence[Outcome]) -> Table:
         title="Faults, one after another",
         columns=_COLUMNS,
         rows=[_row(outcome) for outcome in outcomes],
-        note="noticed: the job printed a line, or a process ended. recovered: a round that began "
-        "after the fault, and after its end, was complete, with all workers. steps lost: of each "
-        "worker, undone by a restart. starts: of the job, by its launchers or the scheduler.",
+        note="noticed: the job printed a line, or a process ended, or a worker was left out; - if "
+        "the job only had to wait. recovered: a round that began after the fault, and after its "
+        "end, was complete, with all workers. steps lost: of each "
+        "worker, undone by a restart. restarts: of the job, by its launchers or the scheduler.",
         printed=True,
     )
 
@@ -47,7 +49,8 @@ def _row(outcome: Outcome) -> list[Cell]:
         Cell(text=outcome.kind, strong=bad),
         Cell(text=shortened(outcome.victim)),
         _number(outcome.round, str(outcome.round)),
-        _seconds(outcome.noticed_seconds, "not"),
+        _number(outcome.step, str(outcome.step)),
+        _seconds(outcome.noticed_seconds, "-"),
         _seconds(outcome.recovered_seconds, "never"),
         _number(outcome.steps_lost, str(outcome.steps_lost)),
         _number(outcome.starts, str(outcome.starts)),
@@ -108,12 +111,8 @@ def ending_lines(found: Findings, faults: int) -> list[str]:
             f"{len(found.outcomes)} of {faults} faults were made: the job was over before the "
             "others; give it more --steps"
         )
-    mine, other = found.disturbed, found.undisturbed
-    if mine.error is not None and other.error is not None:
-        same = "the same bits" if mine.digest and mine.digest == other.digest else "other bits"
-        bits = f"; the model has {same}" if mine.digest else ""
-        lines.append(
-            f"final error {mine.error:.4g}, and {other.error:.4g} undisturbed (noise: "
-            f"{found.noise:.2g}){bits}"
-        )
+    if said := compared(found):
+        mine, other = found.disturbed.digest, found.undisturbed.digest
+        bits = "the same bits" if mine == other else "other bits"
+        lines.append(f"{said}; the model has {bits}" if mine else said)
     return lines

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from grawa.lab.chaos.outcome import Outcome
+from grawa.lab.report.console import metric_text
 
 _ERRORS = 3.0
 """Standard errors of a difference between two error rates that count as noise."""
@@ -17,8 +18,8 @@ _SHARE = 0.05
 _NOTICE_SECONDS = 5.0
 """How much later than the timeout a fault may be noticed."""
 
-_SOMEBODY_GONE = {"kill", "stop", "launcher", "host", "link", "checkpoint"}
-"""Kinds of faults that the timeout is for."""
+_SOMEBODY_GONE = {"kill", "stop", "host", "link", "checkpoint"}
+"""Kinds of faults by which workers no longer reach each other, for which the timeout is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,7 @@ class Findings:
         outcomes: of the faults.
         undisturbed: what the job ends with when nothing is done to it.
         disturbed: what it ended with.
+        metric: the name of their errors.
         noise: the largest difference between their errors that counts as noise.
         exact: whether both must end with the same bits.
         hung: why the job did not come to its end; empty if it did.
@@ -58,6 +60,7 @@ class Findings:
     outcomes: Sequence[Outcome]
     undisturbed: Result
     disturbed: Result
+    metric: str
     noise: float
     exact: bool
     hung: str
@@ -139,18 +142,29 @@ def _wrong_result(found: Findings) -> list[str]:
         return ["the job ended without a result"]
     sentences = []
     if mine.error > other.error + found.noise:
-        sentences.append(
-            f"the final error is {mine.error:.4g}, and {other.error:.4g} undisturbed: more than "
-            f"noise ({found.noise:.2g})"
-        )
+        sentences.append(f"{compared(found)}: more than noise")
     if mine.measured is not None and mine.measured != mine.error:
+        said, true = (valued(found.metric, error) for error in (mine.error, mine.measured))
         sentences.append(
-            f"the run says that its error is {mine.error:.6g}, and its model's is "
-            f"{mine.measured:.6g}"
+            f"the run says that its {found.metric} is {said}, and its model's is {true}"
         )
     if found.exact and mine.digest != other.digest:
         sentences.append("the model has other bits than the undisturbed one")
     return sentences
+
+
+def compared(found: Findings) -> str:
+    """Both errors in words; empty if one is not known."""
+    mine, other = found.disturbed.error, found.undisturbed.error
+    if mine is None or other is None:
+        return ""
+    here, there, noise = (valued(found.metric, value) for value in (mine, other, found.noise))
+    return f"the {found.metric} is {here}, and {there} undisturbed (noise: {noise})"
+
+
+def valued(metric: str, value: float) -> str:
+    """A metric's value in words."""
+    return metric_text({"metric": metric, "error": value})
 
 
 def _few(numbers: Sequence[int]) -> str:

@@ -29,6 +29,7 @@ FINDINGS = Findings(
     outcomes=[GOOD],
     undisturbed=RESULT,
     disturbed=RESULT,
+    metric="test error",
     noise=0.02,
     exact=True,
     hung="",

@@ -12,8 +12,8 @@ from tests.lab.chaos.outcomes import FINDINGS, GOOD, HUNG, RESULT
 def test_a_row_has_what_was_measured_of_a_fault() -> None:
     console = Console(width=160, record=True, file=None, quiet=True)
     good, hung = ([cell.text for cell in row] for row in fault_table([GOOD, HUNG]).rows)
-    assert good == ["1", "kill", "worker 2", "40", "0.0 s", "7.2 s", "320", "1"]
-    assert hung[5] == "never"
+    assert good == ["1", "kill", "worker 2", "40", "1280", "0.0 s", "7.2 s", "320", "1"]
+    assert hung[6] == "never"
     console.print(as_rich(fault_table([GOOD])))
 
 
@@ -28,7 +28,7 @@ def test_a_fault_is_told_in_one_line() -> None:
 def test_the_end_names_both_errors_and_faults_that_were_not_made() -> None:
     few, errors = ending_lines(FINDINGS, 3)
     assert few.startswith("1 of 3 faults were made")
-    assert errors.startswith("final error 0.03, and 0.03 undisturbed")
+    assert errors.startswith("the test error is 3.00%, and 3.00% undisturbed")
     assert errors.endswith("the same bits")
     other = replace(FINDINGS, disturbed=replace(RESULT, digest="b"))
     assert ending_lines(other, 1)[0].endswith("other bits")

@@ -30,8 +30,11 @@ def with_result(**changes: Any) -> dict[str, Any]:
         (with_result(rounds=[*range(1, 50), *range(52, 101)]), "missing from the record: 50, 51"),
         (with_result(rounds=[2, 1, *range(3, 101)]), "in another order"),
         (with_result(rounds=range(1, 91)), "missing from the record: 91, 92, 93, 94, 95 and 5"),
-        (with_result(error=0.06, measured=0.06), "0.06, and 0.03 undisturbed: more than noise"),
-        (with_result(error=0.02), "says that its error is 0.02, and its model's is 0.03"),
+        (
+            with_result(error=0.06, measured=0.06),
+            "6.00%, and 3.00% undisturbed (noise: 2.00%): more than",
+        ),
+        (with_result(error=0.02), "says that its test error is 2.00%, and its model's is 3.00%"),
         (with_result(error=None), "without a result"),
         (with_result(digest="b" * 64), "other bits"),
     ],
