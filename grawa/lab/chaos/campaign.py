@@ -183,8 +183,8 @@ class Campaign:
         )
 
     def _why_hung(self) -> str:
-        said = self.arena.job.failure or " / ".join(self.arena.job.logs.last_lines(2))
-        return f"no round within {self.seconds:.0f} s after it; last said: {said}"
+        said = self.arena.job.failure or f"the last error: {self.arena.job.logs.last_error()}"
+        return f"no round within {self.seconds:.0f} s after it; {said}"
 
     def _hung(
         self, planned: Planned, struck: Struck, noticed: tuple[float | None, str], undone: float

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP
 
-from grawa.checkpoints.places import checkpoints
+from grawa.checkpoints.places import being_written, checkpoints
 from grawa.lab.chaos.clock_hook import put
 from grawa.lab.chaos.hosts import Host
 from grawa.lab.chaos.job import Job
@@ -157,7 +157,7 @@ def _checkpoint(planned: Planned, arena: Arena) -> Struck:
     pid = _worker(planned, arena)
     everyone = [worker.pid for worker in arena.job.workers().values()]
     for other in everyone:
-        send(other, SIGSTOP)  # else a newer one could be complete before the kill
+        send(other, SIGSTOP)  # so that nobody begins a newer one before the kill
     try:
         damaged = _flip_bit(arena.saved, random.Random(planned.draw))
         send(pid, SIGKILL)
@@ -170,7 +170,7 @@ def _checkpoint(planned: Planned, arena: Arena) -> Struck:
 def _flip_bit(folder: Path, chance: random.Random) -> str:
     """Flips a random bit of the newest checkpoint in a folder; says in which file."""
     found = list(checkpoints(folder).values())
-    if not found:
+    if not found or being_written(folder):
         raise NotNowError
     sizes = {path: path.stat().st_size for path in sorted(found[-1].iterdir())}
     path = chance.choice([path for path, size in sizes.items() if size])

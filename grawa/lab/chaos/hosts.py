@@ -171,7 +171,8 @@ class Host:
             The program.
         """
         enter = self._held.entering("mount", "net", "pid", "uts", "ipc")
-        return Program([*enter, *command], environment, log)
+        here = ("sh", "-c", 'cd "$0" && exec "$@"', str(Path.cwd()))  # entering leads to the root
+        return Program([*enter, *here, *command], environment, log)
 
     def kill(self) -> None:
         """Ends all of its processes at once, as a power cut does; its link goes, too."""

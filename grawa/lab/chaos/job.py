@@ -23,8 +23,8 @@ end a worker that does not react."""
 _ORPHAN_SECONDS = 10.0
 """How much longer than the timeout workers may live without their launcher."""
 
-_MOST_FRUITLESS = 5
-"""How often in a row a job may end in vain before the scheduler gives up."""
+PATIENCE = 5
+"""So often in a row a job may end without a round before the scheduler gives up."""
 
 
 class Place(Protocol):
@@ -104,6 +104,7 @@ class Launched:
         logs: the folder for what the launchers and their workers print.
         mark: by which the job's processes are known.
         timeout: of the job's messages, in seconds.
+        patience: how often in a row it may end without a round before the scheduler gives up.
 
     Attributes:
         seen: all processes that were its workers.
@@ -117,6 +118,7 @@ class Launched:
         logs: Path,
         mark: str,
         timeout: float,
+        patience: int,
     ) -> None:
         self._places, self._command, self._environment = places, command, environment
         self._folder, self.mark, self._timeout = logs, mark, timeout
@@ -124,6 +126,7 @@ class Launched:
         self.over, self.failure, self.hold = False, "", False
         self.orphans: list[str] = []
         self.seen: set[int] = set()
+        self._patience = patience
         self._programs: list[Program] = []
         self._attempts, self._fruitless = 0, 0
         self._ending: float | None = None
@@ -182,9 +185,9 @@ class Launched:
 
     def _go_on(self) -> None:
         self._fruitless += 1
-        if self._fruitless > _MOST_FRUITLESS:
-            said = " / ".join(self.logs.last_lines(3))
-            self.failure = f"it ended {_MOST_FRUITLESS} times in a row without a round: {said}"
+        if self._fruitless >= self._patience:
+            times = "" if self._fruitless == 1 else f" {self._fruitless} times in a row"
+            self.failure = f"it ended{times} without a result: {self.logs.last_error()}"
         else:
             self.start()
 

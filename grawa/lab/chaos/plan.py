@@ -74,7 +74,7 @@ def plan(kinds: Sequence[str], faults: int, workers: int, hosts: int, seed: int)
         The faults, in the order in which they come.
 
     >>> [fault.kind for fault in plan(["kill", "stop"], 4, 4, 2, seed=1)]
-    ['stop', 'kill', 'kill', 'stop']
+    ['kill', 'stop', 'stop', 'kill']
     """
     chance = random.Random(seed)
     order: list[str] = []

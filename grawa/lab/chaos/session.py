@@ -11,7 +11,7 @@ from grawa.errors import UserError
 from grawa.lab.chaos.campaign import Campaign, HungError, to_its_end
 from grawa.lab.chaos.faults import Arena
 from grawa.lab.chaos.hosts import Cluster
-from grawa.lab.chaos.job import Launched
+from grawa.lab.chaos.job import PATIENCE, Launched
 from grawa.lab.chaos.outcome import Outcome
 from grawa.lab.chaos.places import ThisMachine, left_in_folders, left_in_memory
 from grawa.lab.chaos.plan import Planned
@@ -161,6 +161,7 @@ class Session:
                 around.logs,
                 around.mark,
                 self.timeout,
+                patience=PATIENCE if which == DISTURBED else 1,
             )
             stack.callback(job.end)
             yield job, cluster, seen

@@ -2,13 +2,18 @@
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 _PROGRESS = re.compile(r"(\[\w+\]:)?\s*(step|s) [0-9]+/[0-9]+  ")
 """Lines about rounds, which say nothing of a fault."""
+
+_ERROR = re.compile(r"(?:\[\w+\]:)?\s*((?:grawa: |[\w.]*(?:Error|Exception)\b).*)")
+"""The last line of a traceback, or what the command `grawa` says."""
+
+_OF_TORCHRUN = "torch.distributed.elastic."
+"""How the errors begin with which torchrun ends because a worker has failed."""
 
 
 @dataclass(frozen=True)
@@ -155,9 +160,11 @@ class Logs:
                 found += text.decode(errors="replace").splitlines()
         return [line for line in found if line.strip() and not _PROGRESS.match(line)]
 
-    def last_lines(self, count: int) -> Sequence[str]:
-        """The last lines of all logs, for a message."""
+    def last_error(self) -> str:
+        """The last error that a worker has printed, and where to read more."""
         lines: list[str] = []
         for path in sorted(self._folder.glob("*.log"), key=lambda path: path.stat().st_mtime):
             lines += path.read_text(errors="replace").splitlines()
-        return [line for line in lines if line.strip()][-count:]
+        found = [match[1] for line in lines if (match := _ERROR.match(line))]
+        said = [text for text in found if not text.startswith(_OF_TORCHRUN)]
+        return f"{said[-1] if said else 'no error was printed'} (see {self._folder})"

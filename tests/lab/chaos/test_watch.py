@@ -93,4 +93,17 @@ def test_logs_are_read_without_progress(tmp_path: Path) -> None:
         file.write("led: killed by SIGKILL\n")
     assert logs.new_lines() == ["rank 1 failed: killed by SIGKILL"]
     assert logs.new_lines() == []
-    assert logs.last_lines(1) == ["rank 1 failed: killed by SIGKILL"]
+
+
+def test_the_last_error_of_a_worker_is_found_among_all_that_is_printed(tmp_path: Path) -> None:
+    logs = Logs(tmp_path)
+    assert logs.last_error().startswith("no error was printed")
+    path = tmp_path / "attempt-00-host-0.log"
+    path.write_text(
+        "[default1]:Traceback (most recent call last):\n"
+        '[default1]:  File "mine.py", line 3, in train\n'
+        "[default1]:ValueError: my data are missing\n"
+        "Root Cause:\n"
+        "torch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n"
+    )
+    assert logs.last_error() == f"ValueError: my data are missing (see {tmp_path})"
