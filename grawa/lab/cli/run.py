@@ -253,6 +253,9 @@ def _host(config: TrainConfig, folder: RunFolder, start: Start, device: torch.de
     else:
         for _ in events:
             pass
+    # torchrun on a host whose processes have all succeeded does not start them again, so that those
+    # of another host would wait for them for ever, if the first process failed to save the model.
+    everyones(True, "end together")
 
 
 def strategy_for(config: TrainConfig, task: Task, data: Data) -> Strategy:
