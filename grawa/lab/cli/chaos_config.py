@@ -1,7 +1,7 @@
 """The options of `grawa chaos`, and what they make."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +21,9 @@ from grawa.lab.train.interval import Interval
 _ROUNDS_PER_FAULT = 40
 _KEPT = ("task", "workers", "processes", "clock", "fault", "stack_workers")
 """Options of a run that this command sets itself, besides those that it has under the same name."""
+
+_OF_TASKS = ("strategy", "steps", "sync_every", "checkpoint_every", "options")
+"""Options that say nothing to a function of the user's own."""
 
 _LONGEST_SECONDS = 86_400.0
 
@@ -47,14 +50,13 @@ class ChaosConfig:
     seed: int = 0
     """Seed of the faults, their victims and moments, and of the training."""
 
-    kinds: str = ",".join(KINDS)
-    """The kinds of faults, separated by commas. kill: SIGKILL of a worker; stop: SIGSTOP of one,
-    continued after a while, or never; launcher: SIGKILL of a host's launcher; host: SIGKILL of all
-    processes of a host at once; link: a host's link is cut, and restored after a while; disk: the
-    disk with the run's folder is full, and freed after a while; checkpoint: a bit of the newest
-    checkpoint is flipped, then a worker is killed, so that it is needed; nan: a worker's parameters
-    become NaN; labels: a worker's labels are wrong for a while; clock: a host's time of day jumps,
-    and jumps back."""
+    kinds: Annotated[
+        str,
+        tyro.conf.arg(
+            help="The kinds of faults, separated by commas. "
+            f"{'; '.join(f'{kind}: {what}' for kind, what in KINDS.items())}."
+        ),
+    ] = ",".join(KINDS)
 
     hosts: int = 2
     """Number of hosts, made of network namespaces; 1 where these can't be made."""
@@ -112,8 +114,9 @@ class ChaosConfig:
                 f"{self.workers} workers can't be spread evenly over {self.hosts} hosts"
             )
         for name in ("timeout", "within"):
-            if not 0.0 < getattr(self, name) <= _LONGEST_SECONDS:
-                raise UserError(f"{name} must be positive, and at most a day: {self.timeout} s")
+            value = getattr(self, name)
+            if not 0.0 < value <= _LONGEST_SECONDS:
+                raise UserError(f"{name} must be positive, and at most a day, got {value:g} s")
         if self.noise is not None and not self.noise >= 0.0:
             raise UserError(f"noise must not be negative, got {self.noise}")
         for kind in listed(self.kinds, "kinds"):
@@ -121,9 +124,10 @@ class ChaosConfig:
                 raise UserError(f"there is no kind of fault {kind!r}; there are {', '.join(KINDS)}")
         if self.is_own:
             function(self.what)
-            given = [name for name in ("steps", "options") if getattr(self, name)]
+            usual = {field.name: field.default for field in fields(self)}
+            given = [name for name in _OF_TASKS if getattr(self, name) != usual[name]]
             if given:
-                raise UserError(f"--{given[0]} is for tasks, and {self.what} is your own function")
+                raise UserError(f"{given[0]} is for tasks, and {self.what} is your own function")
 
     def possible(self) -> "Possible":
         """What can be done on this machine."""

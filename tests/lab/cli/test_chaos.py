@@ -36,7 +36,8 @@ from tests.lab.cli.processes import Ended, all_gone, grawa, started, until
         (["quadratic", "--kinds", "labels"], "no kind of fault is left (labels: quadratic has no"),
         (["math:nothing"], "there is no 'math:nothing'"),
         (["math:sqrt"], "there is no 'math:sqrt'"),
-        (["json:dump", "--steps", "3"], "--steps is for tasks"),
+        (["json:dump", "--steps", "3"], "steps is for tasks"),
+        (["json:dump", "--strategy", "mgrawa"], "strategy is for tasks"),
         (["json:dump", "--kinds", "nan"], "no kind of fault is left (nan: workers of a function"),
     ],
 )
