@@ -149,6 +149,8 @@ class Campaign:
 
     def _reaction(self, struck: Struck) -> str:
         """What the job did because of a fault, in words; empty if nothing yet."""
+        if struck.ended >= self._processes.keys():
+            return ""  # nobody is left
         if struck.worker is not None:
             why = self.watch.left_out_after(self._mark.round, struck.worker)
             return f"left out: {why}" if why else ""

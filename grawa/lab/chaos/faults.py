@@ -109,7 +109,7 @@ def _host(planned: Planned, arena: Arena) -> Struck:
     if launcher is None or not workers:
         raise NotNowError
     arena.hosts[planned.host].kill()
-    undo = _unseen(arena.job)
+    undo = _unseen(arena.job) if len(arena.hosts) > 1 else None  # there is nobody else to notice
     return Struck(victim=f"host {planned.host}", ended={launcher, *workers}, undo=undo)
 
 

@@ -21,7 +21,7 @@ GOOD = Outcome(
 
 HUNG = replace(GOOD, number=2, recovered_seconds=None, problem="no round within 105 s after it")
 
-LATE = replace(GOOD, number=3, noticed_seconds=31.0)
+LATE = replace(GOOD, number=3, noticed_seconds=36.0)
 
 RESULT = Result(error=0.03, measured=0.03, digest="a" * 64, rounds=range(1, 101))
 

@@ -21,7 +21,7 @@ def with_result(**changes: Any) -> dict[str, Any]:
     ("changes", "said"),
     [
         ({"outcomes": [HUNG]}, "fault 2 (kill): no round within"),
-        ({"outcomes": [LATE]}, "fault 3 (kill): noticed only after 31.0 s"),
+        ({"outcomes": [LATE]}, "fault 3 (kill): noticed only after 36.0 s"),
         ({"hung": "it made no round for 105 s"}, "did not come to its end: it made no round"),
         ({"orphans": ["rank 3 (pid 77)"]}, "orphan: rank 3 (pid 77)"),
         ({"leftovers": ["/dev/shm/torch_77 on host 1"]}, "left behind: /dev/shm/torch_77"),
