@@ -20,7 +20,7 @@ _KILL_SECONDS = 40.0
 """From SIGTERM to SIGKILL, when the scheduler ends what is left of a job: torchrun takes 30 s to
 end a worker that does not react."""
 
-_ORPHAN_SECONDS = 10.0
+_ORPHAN_SECONDS = 20.0
 """How much longer than the timeout workers may live without their launcher."""
 
 PATIENCE = 5
