@@ -63,9 +63,9 @@ def check(config: Config) -> None:
 
 def measure(config: Config, samples: Samples) -> None:
     """Computes means on four hosts."""
-    with namespaces.hosts() as names:
-        namespaces.shape(names, config.rate)
-        namespaces.run_on(names, work, config, samples)
+    with namespaces.hosts() as cluster:
+        namespaces.shape(cluster, config.rate)
+        namespaces.run_on(cluster, work, config, samples)
 
 
 def merge(_: Config, samples: Sequence[Sample]) -> Results:

@@ -78,9 +78,9 @@ def measure(config: Config, samples: Samples) -> None:
     os.environ.setdefault("RUST_LOG", "error")
     for arrangement in config.arrangements:
         count, each = _sizes(arrangement)
-        with hosts(count) as names:
+        with hosts(count) as cluster:
             for rate in config.rates:
-                shape(names, rate)
+                shape(cluster, rate)
                 hiding = 0.4 + 8 * 4 * 4 * config.parameters / BITS[rate]
                 task = Task(
                     arrangement=arrangement,
@@ -92,7 +92,7 @@ def measure(config: Config, samples: Samples) -> None:
                     hosts=count,
                     hiding=hiding,
                 )
-                run_on(names, work, task, samples, each=each)
+                run_on(cluster, work, task, samples, each=each)
 
 
 def merge(_: Config, samples: Sequence[Sample]) -> Results:

@@ -18,6 +18,7 @@ from torch.distributed.algorithms.model_averaging.hierarchical_model_averager im
 from torch.optim import Optimizer
 
 import grawa
+from grawa.lab.chaos.hosts import address
 from grawa.lab.planning.links import find_hosts
 from grawa.lab.planning.measure import Subject, measure
 from grawa.lab.planning.predict import Variant, predict
@@ -33,7 +34,7 @@ from methods import (
     sgd,
 )
 from models import ManyTensors
-from namespaces import address, bytes_sent, drain, join
+from namespaces import bytes_sent, drain, join
 from samples import Samples
 from torchft_peers import torchft_local_sgd
 

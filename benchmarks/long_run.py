@@ -34,7 +34,12 @@ PARTS, SAVE_EVERY = 10, 50
 
 JOBS: Mapping[str, dict[str, Any]] = {
     "plain": {"strategy": grawa.LGRAWA()},
-    "overlapped, in fragments": {"strategy": grawa.DiLoCo(), "overlap_steps": 1, "sync_every": 4, "fragments": 2},
+    "overlapped, in fragments": {
+        "strategy": grawa.DiLoCo(),
+        "overlap_steps": 1,
+        "sync_every": 4,
+        "fragments": 2,
+    },
     "int8": {"strategy": grawa.LocalSGD(), "comm_dtype": "int8"},
     "counted together": {"strategy": grawa.MGRAWA(), "schedule": grawa.SharedCount(4)},
     "with checkpoints": {"strategy": grawa.EASGD()},

@@ -64,10 +64,10 @@ def check(config: Config) -> None:
 
 def measure(config: Config, samples: Samples) -> None:
     """Trains on four hosts, with one rate after another."""
-    with hosts() as names:
+    with hosts() as cluster:
         for rate in config.rates:
-            shape(names, rate)
-            run_on(names, work, _task(rate, config), samples)
+            shape(cluster, rate)
+            run_on(cluster, work, _task(rate, config), samples)
 
 
 def merge(config: Config, samples: Sequence[Sample]) -> Results:

@@ -17,10 +17,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Optimizer
 
 import grawa
+from grawa.lab.chaos.hosts import address
 from grawa.lab.experiments.environment import version
 from grawa.lab.planning.predict import Variant
 from grawa.strategies.protocol import Strategy
-from namespaces import address
 from torchft_peers import torchft_local_sgd
 
 TIMEOUT = timedelta(minutes=10)

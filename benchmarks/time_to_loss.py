@@ -152,9 +152,9 @@ def _make(config: Config, jobs: Sequence[Job], samples: Samples) -> None:
         if not left:
             continue
         count, each = _sizes(arrangement)
-        with hosts(count) as names:
-            shape(names, left[0].rate)
-            run_on(names, work, left, length, each, samples, each=each)
+        with hosts(count) as cluster:
+            shape(cluster, left[0].rate)
+            run_on(cluster, work, left, length, each, samples, each=each)
 
 
 def choose(config: Config, found: Sequence[Sample]) -> dict[str, dict[str, float]]:

@@ -84,6 +84,12 @@ def building(folder: Path, name: str) -> Path:
     return folder / f".{name}.new"
 
 
+def being_written(folder: Path) -> bool:
+    """Whether there is a checkpoint in a folder that is not complete yet, or never will be."""
+    hidden = (_HIDDEN.fullmatch(path.name) for path in folder.iterdir())
+    return any(found and found[2] == "new" for found in hidden)
+
+
 def remove(path: Path) -> None:
     """Removes a checkpoint, so that it is never there in part."""
     hidden = path.with_name(f".{path.name}.old")

@@ -10,6 +10,7 @@ from grawa.lab.cli import names
 from grawa.lab.cli.saved import put_state
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.report.console import metric_text
+from grawa.lab.tasks import Task
 from grawa.lab.train.sharing import load
 from grawa.modes import evaluating
 
@@ -20,6 +21,22 @@ def evaluate_command(run: tyro.conf.Positional[Path]) -> None:
     Args:
         run: The run's folder.
     """
+    task, error = measured_again(run)
+    measured = {"metric": task.metric, "error": error}
+    Console(markup=False).print(
+        f"{task.metric} of {run}/model.safetensors: {metric_text(measured)}"
+    )
+
+
+def measured_again(run: Path) -> tuple[Task, float]:
+    """Measures a run's saved model on the run's test data.
+
+    Args:
+        run: the run's folder.
+
+    Returns:
+        The run's task, and its metric.
+    """
     folder = RunFolder.open(run)
     config = folder.config()
     task = names.task(config.task, config.data)
@@ -27,8 +44,4 @@ def evaluate_command(run: tyro.conf.Positional[Path]) -> None:
     model = task.model(config.seed).to(getattr(torch, config.dtype))
     put_state(model, folder.load_model(), run / "model.safetensors", config.task)
     with evaluating(model):
-        error_rate = task.measure(model, data)
-    measured = {"metric": task.metric, "error": error_rate}
-    Console(markup=False).print(
-        f"{task.metric} of {run}/model.safetensors: {metric_text(measured)}"
-    )
+        return task, task.measure(model, data)

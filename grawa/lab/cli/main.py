@@ -28,6 +28,7 @@ _COMMANDS = {
     "flatness": "flatness",
     "plan": "plan",
     "wells": "wells",
+    "chaos": "chaos",
     "strategies": "lists",
     "tasks": "lists",
 }
@@ -35,7 +36,7 @@ _COMMANDS = {
 take a second to import."""
 
 
-_WRITES_FILES = ("train", "resume", "compare", "ablate", "report", "flatness", "wells")
+_WRITES_FILES = ("train", "resume", "compare", "ablate", "report", "flatness", "wells", "chaos")
 """Commands that have succeeded even if what they print could not be written."""
 
 

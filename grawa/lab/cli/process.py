@@ -120,6 +120,9 @@ def _host(
     else:
         for _ in events:
             pass
+    # torchrun on a host whose processes have all succeeded does not start them again, so that those
+    # of another host would wait for them for ever, if the first process failed to save the model.
+    everyones(True, "end together")
 
 
 def strategy_for(config: TrainConfig, task: Task, data: Data) -> Strategy:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from grawa.errors import UserError
+from grawa.lab.train.asked import Asked
 from grawa.lab.train.noise import add_gradient_noise_, noisy
 from grawa.seeding import generator
 
@@ -16,12 +17,13 @@ _PLAIN = ("wrong-labels", "batch-of-one", "nan", "dead")
 _FACTOR = ("lr-x", "batch-x", "scale-x")
 _VALUE = ("noisy-labels", "input-noise", "gradient-noise", "batch", "speed")
 _AT_STEP = ("nan", "dead", "scale-x")
+_WHEN_ASKED = ("nan", "wrong-labels")
 _MOST = 1e6
 """The largest amount, far beyond what any training survives."""
 
 _FORM = re.compile(
     r"(?P<kind>[a-z-]+?)(?P<equals>=)?(?P<amount>[0-9.]{1,400})?:"
-    r"(?P<worker>[0-9]{1,9})(?:@(?P<step>[0-9]{1,12}))?"
+    r"(?P<worker>[0-9]{1,9})(?:@(?:(?P<step>[0-9]{1,12})|(?P<asked>asked)))?"
 )
 
 FAULTS_HELP = (
@@ -31,7 +33,8 @@ FAULTS_HELP = (
     "the gradient's norm), batch=B:W (B samples per step), batch-xF:W (F times as many samples), "
     "batch-of-one:W, lr-xF:W (learning rate times F), speed=S:W (virtual clock), and, before "
     "local step S: nan:W@S (parameters become NaN), scale-xF:W@S (parameters times F), dead:W@S "
-    "(parameters become zero); and for all workers: mixed:SEED (a random population: each worker "
+    "(parameters become zero); nan:W@asked and wrong-labels:W@asked, when `grawa chaos` asks for "
+    "it; and for all workers: mixed:SEED (a random population: each worker "
     "has its own batch size, label noise, gradient or input noise and, with --clock virtual, "
     "speed), graded-labels (label noise rises linearly from 0 to 0.6), graded-batch (batch sizes "
     "rise linearly from 4 to 32)"
@@ -47,12 +50,14 @@ class Fault:
         worker: the worker's number.
         amount: the number after `x` or `=`.
         step: the local step, from 1, before which it happens; `None` for a lasting fault.
+        asked: whether it happens only when it is asked for: see `grawa.lab.train.asked`.
     """
 
     kind: str
     worker: int
     amount: float = 1.0
     step: int | None = None
+    asked: bool = False
 
     def __post_init__(self) -> None:
         allowed = {
@@ -73,8 +78,8 @@ class Fault:
     def __str__(self) -> str:
         amount = format(Decimal(repr(float(self.amount))), "f").removesuffix(".0")
         written = {**dict.fromkeys(_PLAIN, ""), **dict.fromkeys(_VALUE, f"={amount}")}
-        step = "" if self.step is None else f"@{self.step}"
-        return f"{self.kind}{written.get(self.kind, amount)}:{self.worker}{step}"
+        when = "@asked" if self.asked else "" if self.step is None else f"@{self.step}"
+        return f"{self.kind}{written.get(self.kind, amount)}:{self.worker}{when}"
 
     @classmethod
     def parse(cls, text: str) -> "Fault":
@@ -87,7 +92,7 @@ class Fault:
             UserError: if it is not one of `FAULTS_HELP`.
 
         >>> Fault.parse("lr-x6:3")
-        Fault(kind='lr-x', worker=3, amount=6.0, step=None)
+        Fault(kind='lr-x', worker=3, amount=6.0, step=None, asked=False)
         >>> str(Fault.parse("noisy-labels=0.40:0"))
         'noisy-labels=0.4:0'
         """
@@ -98,8 +103,7 @@ class Fault:
             or kind not in (*_PLAIN, *_FACTOR, *_VALUE)
             or (found["amount"] is not None) != (kind not in _PLAIN)
             or (found["equals"] is not None) != (kind in _VALUE)
-            or (found["step"] is not None) != (kind in _AT_STEP)
-            or int(found["step"] or 1) < 1
+            or not _fits_moment(kind, found["step"], found["asked"])
         ):
             raise UserError(f"there is no fault {text!r}; there are {FAULTS_HELP}")
         try:
@@ -107,7 +111,8 @@ class Fault:
         except ValueError:
             raise UserError(f"the amount of {text!r} is not a number") from None
         step = int(found["step"]) if found["step"] else None
-        return cls(kind=kind, worker=int(found["worker"]), amount=amount, step=step)
+        asked = found["asked"] is not None
+        return cls(kind=kind, worker=int(found["worker"]), amount=amount, step=step, asked=asked)
 
     @property
     def needs_labels(self) -> bool:
@@ -150,10 +155,23 @@ class Fault:
         if self.kind == "gradient-noise":
             add_gradient_noise_(model, self.amount, random)
 
-    def strike(self, model: nn.Module, step: int) -> None:
-        """Changes the parameters before local step `step`, if that is the fault."""
-        if self.step != step:
+    def strike(self, model: nn.Module, step: int, asked: Asked = Asked.NOTHING) -> None:
+        """Changes the parameters before a local step, if that is the fault.
+
+        Args:
+            model: whose parameters change.
+            step: the local step, from 1.
+            asked: what is asked of the worker.
+        """
+        if self.step != step and not (self.asked and self.kind == "nan" and asked is Asked.NAN):
             return
         factor = {"nan": float("nan"), "dead": 0.0}.get(self.kind, self.amount)
         with torch.no_grad():
             torch._foreach_mul_(list(model.parameters()), factor)
+
+
+def _fits_moment(kind: str, step: str | None, asked: str | None) -> bool:
+    """Whether a fault of this kind may be written with this step, or when it is asked for."""
+    if asked is not None:
+        return kind in _WHEN_ASKED
+    return (step is not None) == (kind in _AT_STEP) and int(step or 1) >= 1

@@ -129,7 +129,9 @@ class Settings:
         if OptimizerChoice.parse(self.optimizer).rho is not None:
             return "SAM's two passes can't be stacked"
         for fault in self.faults:
-            if fault.kind in {"input-noise", "gradient-noise"}:
+            if fault.kind in {"input-noise", "gradient-noise"} or (
+                fault.asked and fault.needs_labels
+            ):
                 return f"fault {fault} can't be stacked"
         if len({self.batch_size_of(worker) for worker in range(self.workers)}) > 1:
             return (

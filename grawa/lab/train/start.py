@@ -120,7 +120,7 @@ def started(
                 [sys.executable, *command],
                 env=_environment(rank, processes, restarts) | own,
                 pass_fds=descriptors,
-                preexec_fn=_tied_to(os.getpid()),
+                preexec_fn=_begins(os.getpid()),
             )
 
         group = Started([], errors, start)
@@ -156,13 +156,18 @@ def _files(number: int) -> Generator[tuple[list[str], list[int]]]:
             os.close(descriptor)
 
 
-def _environment(rank: int, processes: int, restarts: int) -> dict[str, str]:
-    """The environment of a process: as torchrun's, but without an address."""
-    ours = {
+def without_launchers() -> dict[str, str]:
+    """The environment of this process, without what a launcher has set."""
+    return {
         name: value
         for name, value in os.environ.items()
         if name not in _OF_LAUNCHERS and not name.startswith("TORCHELASTIC_")
     }
+
+
+def _environment(rank: int, processes: int, restarts: int) -> dict[str, str]:
+    """The environment of a process: as torchrun's, but without an address."""
+    ours = without_launchers()
     ours.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     numbers = {
         "RANK": rank,
@@ -174,11 +179,11 @@ def _environment(rank: int, processes: int, restarts: int) -> dict[str, str]:
     return ours | {name: str(value) for name, value in numbers.items()}
 
 
-def _tied_to(parent: int) -> Callable[[], None]:
-    """Returns what a new process does before anything else.
+def tied_to(parent: int) -> Callable[[], None]:
+    """Returns what a new process does before anything else: it dies with its parent from then on.
 
-    It dies with its parent from its first moment on. Ctrl-C waits until it has done its imports,
-    which would end with a traceback.
+    Args:
+        parent: the process that starts it.
 
     Returns:
         The function that it calls.
@@ -186,10 +191,20 @@ def _tied_to(parent: int) -> Callable[[], None]:
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
     def begin() -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         if libc is not None:
             libc.prctl(_DIE_WITH_PARENT, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
+
+    return begin
+
+
+def _begins(parent: int) -> Callable[[], None]:
+    """As `tied_to`; Ctrl-C waits until its imports are done, which would end with a traceback."""
+    tie = tied_to(parent)
+
+    def begin() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        tie()
 
     return begin

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from grawa.lab.tasks import Data, Task
+from grawa.lab.train.asked import Asked, Requests
 from grawa.lab.train.batches import Batches
 from grawa.lab.train.optimizers import OptimizerChoice
 from grawa.lab.train.settings import Settings
@@ -44,7 +45,16 @@ class Worker:
         self._inputs = data.train_inputs
         self.targets = data.train_targets
         for fault in self._faults:
-            self.targets = fault.labels(self.targets, task.num_classes, settings.seed)
+            if not fault.asked:
+                self.targets = fault.labels(self.targets, task.num_classes, settings.seed)
+        self._wrong_targets = self.targets
+        for fault in self._faults:
+            if fault.asked:
+                wrong = fault.labels(self._wrong_targets, task.num_classes, settings.seed)
+                self._wrong_targets = wrong
+        asked = any(fault.asked for fault in self._faults)
+        self._index, self._requests = index, Requests.named() if asked else None
+        self._asked = Asked.NOTHING
         self._noise = generator(settings.seed, "noise", index)
         self._augmentation = generator(settings.seed, "augmentation", index)
         self._batches = Batches(
@@ -65,7 +75,7 @@ class Worker:
             The loss at the unperturbed parameters, a scalar.
         """
         batch = self.next_batch(step).to(self._inputs.device)
-        inputs, targets = self.augment(self._inputs[batch]), self.targets[batch]
+        inputs, targets = self.augment(self._inputs[batch]), self._labels()[batch]
         for fault in self._faults:
             inputs = fault.blur(self._task.prepare(inputs, self.model), self._noise)
         loss = self._gradient(inputs, targets)
@@ -73,6 +83,11 @@ class Worker:
             with self.optimizer.perturbed():
                 self._gradient(inputs, targets)
         return loss
+
+    def _labels(self) -> Tensor:
+        """The labels of all samples in this step."""
+        wrong = self._asked is Asked.WRONG_LABELS
+        return self._wrong_targets if wrong else self.targets
 
     def _gradient(self, inputs: Tensor, targets: Tensor) -> Tensor:
         self.optimizer.zero_grad()
@@ -88,8 +103,10 @@ class Worker:
         Returns:
             Indices, (batch_size,).
         """
+        if self._requests is not None:
+            self._asked = self._requests.take(self._index)
         for fault in self._faults:
-            fault.strike(self.model, step)
+            fault.strike(self.model, step, self._asked)
         return self._batches.next()
 
     def augment(self, inputs: Tensor) -> Tensor:

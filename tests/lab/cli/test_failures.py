@@ -3,13 +3,19 @@
 import os
 import signal
 import socket
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
 from grawa.checkpoints.places import round_of
+from grawa.errors import CommunicationError, UserError
+from grawa.lab.cli.process import run_process
+from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.run_folder import RunFolder
 from tests.lab.cli.processes import all_gone, grawa, started, training, until
+from tests.world import launched
 
 pytestmark = pytest.mark.world
 
@@ -185,3 +191,20 @@ def test_an_interrupt_of_one_worker_alone_stops_all(tmp_path: Path) -> None:
         assert code == 130
         assert "stopped by SIGINT after round" in only_line(output)
         all_gone(list(workers.values()))
+
+
+def trained(table: dict[str, object], path: Path) -> None:
+    """One process of a run."""
+    with redirect_stdout(StringIO()):
+        run_process(TrainConfig.from_toml(table, path), path)
+
+
+def test_no_process_succeeds_if_the_first_one_cannot_save_the_model(tmp_path: Path) -> None:
+    """Else torchrun on another host would not start its processes again, and all would hang."""
+    config = TrainConfig(task="quadratic", workers=2, processes=2, steps=64)
+    folder = RunFolder.create(tmp_path / "run", config)
+    (folder.path / "model.safetensors").mkdir()
+    first, other = launched(2, trained, config.as_toml(), folder.path)
+    assert isinstance(first, UserError)
+    assert "can't be written" in str(first)
+    assert isinstance(other, CommunicationError)

@@ -1,6 +1,7 @@
 """Faults on the command line, and what they do."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,11 @@ from torch import nn
 from torch.optim import SGD
 
 from grawa.errors import UserError
+from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.tasks import Digits
+from grawa.lab.train.asked import VARIABLE, Asked, Requests
 from grawa.lab.train.faults import Fault
+from grawa.lab.train.worker import Worker
 
 GOOD = {
     "wrong-labels:0": Fault(kind="wrong-labels", worker=0),
@@ -22,6 +27,8 @@ GOOD = {
     "scale-x30:1@5": Fault(kind="scale-x", worker=1, amount=30.0, step=5),
     "scale-x0:1@5": Fault(kind="scale-x", worker=1, amount=0.0, step=5),
     "nan:0@100": Fault(kind="nan", worker=0, step=100),
+    "nan:2@asked": Fault(kind="nan", worker=2, asked=True),
+    "wrong-labels:0@asked": Fault(kind="wrong-labels", worker=0, asked=True),
     "dead:2@1": Fault(kind="dead", worker=2, step=1),
     "noisy-labels=0.4:2": Fault(kind="noisy-labels", worker=2, amount=0.4),
     "input-noise=0.25:0": Fault(kind="input-noise", worker=0, amount=0.25),
@@ -47,6 +54,11 @@ BAD = [
     "dead:1",
     "dead:1@2@3",
     "wrong-labels:0@3",
+    "wrong-labels:0@ask",
+    "dead:0@asked",
+    "scale-x2:0@asked",
+    "batch-of-one:0@asked",
+    "nan:0@3asked",
     "wrong-labels2:0",
     "batch-of-one",
     "lr-x:1",
@@ -242,3 +254,58 @@ def test_parameters_are_struck_before_that_step_and_no_other(
         fault.strike(model, step)
         found = model.weight.detach()[0].tolist()
         assert found == pytest.approx(expected if step == 3 else [1.0, -2.0], nan_ok=True)
+
+
+def requests_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Requests:
+    """Those that workers of this process find."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "requests"))
+    return Requests.make(tmp_path / "requests", 2)
+
+
+def worker_with(*faults: str) -> Worker:
+    config = TrainConfig(task="digits:train_size=64", workers=2, steps=4, fault=faults)
+    settings, task = config.settings(), Digits(train_size=64)
+    data = task.data(0)
+    return Worker(1, task, data, torch.arange(64), settings, torch.device("cpu"))
+
+
+def test_parameters_become_nan_once_when_it_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests, worker = requests_of(tmp_path, monkeypatch), worker_with("nan:1@asked")
+    for step, asked in ((1, Asked.NOTHING), (2, Asked.NAN), (3, Asked.NOTHING)):
+        with torch.no_grad():
+            torch._foreach_zero_(list(worker.model.parameters()))
+        if asked:
+            requests.ask(1, asked)
+        worker.next_batch(step)
+        parameters = nn.utils.parameters_to_vector(worker.model.parameters())
+        assert bool(parameters.isnan().all()) == (asked is Asked.NAN)
+        assert requests.of(1) is Asked.NOTHING
+
+
+def test_labels_are_wrong_as_long_as_it_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = ("nan:1@asked", "wrong-labels:1@asked")
+    requests = requests_of(tmp_path, monkeypatch)
+    struck, clean = worker_with(*faults), worker_with()
+    losses = []
+    for step, asked in enumerate((Asked.NOTHING, Asked.WRONG_LABELS, Asked.NOTHING), start=1):
+        requests.ask(1, asked)
+        losses.append((float(struck.backward(step)), float(clean.backward(step))))
+    assert [mine == other for mine, other in losses] == [True, False, True]
+
+
+def test_what_nobody_asks_does_not_happen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    struck, clean = worker_with("nan:1@asked", "wrong-labels:1@asked"), worker_with()
+    assert torch.equal(struck.backward(1), clean.backward(1))
+
+
+def test_a_file_of_requests_that_is_not_there_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "none"))
+    with pytest.raises(UserError, match="can't be used"):
+        worker_with("nan:1@asked")

@@ -1,0 +1,25 @@
+"""The launcher of `grawa chaos module:function` on one machine.
+
+Arguments: the number of workers; how often they are started again; and their command line.
+"""
+
+import sys
+
+from grawa.errors import UserError
+from grawa.lab.train.launch import WorkerFailedError, launch
+
+
+def main(workers: int, restarts: int, command: list[str]) -> None:
+    """Starts the workers, and exits with what came of them."""
+    try:
+        launch(command, workers, max_restarts=restarts, on_restart=_say)
+    except (UserError, WorkerFailedError) as error:
+        sys.exit(f"{error}")
+
+
+def _say(error: WorkerFailedError, restart: int) -> None:
+    print(f"{error}: starting again (restart {restart})", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
