@@ -49,6 +49,21 @@ def of_task(size: Size, config: Path, run: Path, seen: Path, host: int, attempt:
     return [sys.executable, *(_torchrun(size, host, attempt) if size.hosts > 1 else ()), *words]
 
 
+def of_worker(config: Path, run: Path, address: str) -> list[str]:
+    """The command line of an elastic worker, at its first start and at others.
+
+    Args:
+        config: the run's options.
+        run: the run's folder, as its processes see it.
+        address: of its host.
+
+    Returns:
+        `grawa train`, which finds the folder if it is there.
+    """
+    words = ["train", "--config", str(config), "--out", str(run), "--address", address]
+    return [sys.executable, "-m", "grawa", *words]
+
+
 def of_function(
     size: Size, what: str, folder: Path, journal: Path, host: int, attempt: int
 ) -> list[str]:

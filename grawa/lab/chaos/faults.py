@@ -81,6 +81,12 @@ def _kill(planned: Planned, arena: Arena) -> Struck:
 def _stop(planned: Planned, arena: Arena) -> Struck:
     pid = _worker(planned, arena)
     send(pid, SIGSTOP)
+    if planned.lasting and not arena.job.launchers():
+        return Struck(
+            victim=f"worker {planned.worker}, then killed",  # nobody else would end it
+            undo=lambda: send(pid, SIGKILL),
+            after=arena.timeout + _BEYOND_SECONDS,
+        )
     if planned.lasting:
         return Struck(victim=f"worker {planned.worker}, never continued")
     return Struck(
@@ -105,12 +111,12 @@ def _launcher(planned: Planned, arena: Arena) -> Struck:
 
 def _host(planned: Planned, arena: Arena) -> Struck:
     workers = {worker.pid for worker in arena.job.workers().values() if worker.host == planned.host}
-    launcher = arena.job.launchers().get(planned.host)
-    if launcher is None or not workers:
+    launchers = {pid for host, pid in arena.job.launchers().items() if host == planned.host}
+    if not workers:
         raise NotNowError
     arena.hosts[planned.host].kill()
     undo = _unseen(arena.job) if len(arena.hosts) > 1 else None  # there is nobody else to notice
-    return Struck(victim=f"host {planned.host}", ended={launcher, *workers}, undo=undo)
+    return Struck(victim=f"host {planned.host}", ended=launchers | workers, undo=undo)
 
 
 def _unseen(job: Job) -> Callable[[], None]:
@@ -159,7 +165,9 @@ def _checkpoint(planned: Planned, arena: Arena) -> Struck:
     for other in everyone:
         send(other, SIGSTOP)  # so that nobody begins a newer one before the kill
     try:
-        damaged = _flip_bit(arena.saved, random.Random(planned.draw))
+        own = arena.saved / f"worker-{planned.worker}"
+        folder = own if own.is_dir() else arena.saved  # of elastic workers each has one
+        damaged = _flip_bit(folder, random.Random(planned.draw))
         send(pid, SIGKILL)
     finally:
         for other in everyone:

@@ -10,11 +10,12 @@ from pathlib import Path
 from grawa.errors import UserError
 from grawa.lab.chaos.campaign import Campaign, HungError, to_its_end
 from grawa.lab.chaos.faults import Arena
-from grawa.lab.chaos.hosts import Cluster
-from grawa.lab.chaos.job import PATIENCE, Launched
+from grawa.lab.chaos.hosts import Cluster, address
+from grawa.lab.chaos.job import PATIENCE, Launched, Place
 from grawa.lab.chaos.outcome import Outcome
 from grawa.lab.chaos.places import ThisMachine, left_in_folders, left_in_memory
 from grawa.lab.chaos.plan import Planned
+from grawa.lab.chaos.singly import Singly
 from grawa.lab.chaos.subject import Subject
 from grawa.lab.chaos.surroundings import Surroundings
 from grawa.lab.chaos.verdict import Findings, Result, noise_of
@@ -84,7 +85,7 @@ class Session:
         with self._started(DISTURBED, disk) as (job, cluster, seen):
             arena = Arena(
                 job=job,
-                hosts=cluster.hosts if cluster else (),
+                hosts=cluster.hosts[: self.hosts] if cluster else (),
                 run=seen,
                 saved=self.subject.saved(seen),
                 clocks=[around.clock(host) for host in range(self.hosts)],
@@ -141,30 +142,61 @@ class Session:
         return (self.out / which / "run").absolute()
 
     def _around(self, which: str) -> Surroundings:
-        return Surroundings(self.out.absolute(), which, self.hosts)
+        return Surroundings(self.out.absolute(), which, self._places)
 
     @contextmanager
     def _started(
         self, which: str, disk: tuple[Path, int] | None
-    ) -> Generator[tuple[Launched, Cluster | None, Path]]:
+    ) -> Generator[tuple[Launched | Singly, Cluster | None, Path]]:
         """A job that has not been started, its hosts, and its folder as it is seen from here."""
         run, around = self._run(which), self._around(which)
         around.make()
         run.parent.mkdir()
         with ExitStack() as stack:
-            cluster = stack.enter_context(Cluster(self.hosts, disk)) if self.namespaces else None
+            cluster = stack.enter_context(Cluster(self._places, disk)) if self.namespaces else None
             seen = Path(f"{cluster.root}{run}") if cluster else run
-            job = Launched(
-                cluster.hosts if cluster else [ThisMachine()],
-                partial(self.subject.command, run, seen),
-                partial(around.environment, linked=self.namespaces and self.hosts > 1),
-                around.logs,
-                around.mark,
-                self.timeout,
-                patience=PATIENCE if which == DISTURBED else 1,
-            )
+            make = self._singly if self.subject.elastic else self._launched
+            patience = PATIENCE if which == DISTURBED else 1
+            job = make(cluster.hosts if cluster else [ThisMachine()], run, seen, around, patience)
             stack.callback(job.end)
             yield job, cluster, seen
+
+    @property
+    def _places(self) -> int:
+        """Hosts; with one more for the lighthouse of elastic workers."""
+        return self.hosts + self.subject.elastic
+
+    def _launched(
+        self, places: Sequence[Place], run: Path, seen: Path, around: Surroundings, patience: int
+    ) -> Launched:
+        return Launched(
+            places,
+            partial(self.subject.command, run, seen),
+            partial(around.environment, linked=self.namespaces and self.hosts > 1),
+            around.logs,
+            around.mark,
+            self.timeout,
+            patience=patience,
+        )
+
+    def _singly(
+        self, places: Sequence[Place], run: Path, _seen: Path, around: Surroundings, patience: int
+    ) -> Singly:
+        def address_of(host: int) -> str:
+            return address(host) if self.namespaces else "127.0.0.1"
+
+        return Singly(
+            places,
+            self.hosts,
+            self.workers,
+            lambda host: self.subject.worker_command(run, address_of(host)),
+            partial(around.environment, linked=self.namespaces),
+            around.logs,
+            around.mark,
+            address_of(self.hosts),
+            self.subject.grace,
+            patience,
+        )
 
 
 def _bytes_in(folder: Path) -> int:

@@ -4,11 +4,11 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from grawa.checkpoints.places import checkpoints
 from grawa.errors import UserError
-from grawa.lab.chaos.commands import Size, of_function, of_task
+from grawa.lab.chaos.commands import Size, of_function, of_task, of_worker
 from grawa.lab.chaos.verdict import Result
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.run_folder import RunFolder
@@ -44,6 +44,25 @@ class Subject(Protocol):
             seen: the same folder, as it is seen from here.
             host: where it is started.
             attempt: how often it was started before.
+        """
+        ...
+
+    @property
+    def elastic(self) -> bool:
+        """Whether its workers come and go, and are started one by one."""
+        ...
+
+    @property
+    def grace(self) -> str:
+        """How long rounds of elastic workers wait for slow ones; "" for as long as they live."""
+        ...
+
+    def worker_command(self, run: Path, address: str) -> Sequence[str]:
+        """The command line of an elastic worker.
+
+        Args:
+            run: its folder, as its processes see it.
+            address: of its host, for the other workers.
         """
         ...
 
@@ -87,7 +106,22 @@ class TaskSubject:
     @property
     def exact(self) -> bool:
         """See `Subject.exact`; not where time decides what is computed."""
-        return self.config.budget is None and not self.config.schedule.startswith("shared-count")
+        timed = self.config.budget is not None or self.config.schedule.startswith("shared-count")
+        return not (timed or self.elastic)
+
+    @property
+    def elastic(self) -> bool:
+        """See `Subject.elastic`."""
+        return self.config.elastic
+
+    @property
+    def grace(self) -> str:
+        """See `Subject.grace`."""
+        return self.config.grace or ""
+
+    def worker_command(self, run: Path, address: str) -> Sequence[str]:
+        """See `Subject.worker_command`."""
+        return of_worker(self.file, run, address)
 
     def command(self, run: Path, seen: Path, host: int, attempt: int) -> Sequence[str]:
         """See `Subject.command`."""
@@ -137,10 +171,16 @@ class FunctionSubject:
     metric: str = "final value"
     samples: int = 1
     exact: bool = False
+    elastic: bool = False
+    grace: str = ""
 
     def command(self, run: Path, seen: Path, host: int, attempt: int) -> Sequence[str]:
         """See `Subject.command`."""
         return of_function(self.size, self.what, run, self.record(run, seen), host, attempt)
+
+    def worker_command(self, run: Path, address: str) -> NoReturn:
+        """Refused: its record is written by worker 0, which is not always there."""
+        raise UserError(f"{self.what} can't be run with --elastic: only tasks can")
 
     def record(self, run: Path, seen: Path) -> Path:
         """See `Subject.record`; beside the small disk, which is for the function's checkpoints."""

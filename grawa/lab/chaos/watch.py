@@ -50,7 +50,7 @@ class Watch:
         self._forget()
 
     def _forget(self) -> None:
-        self._file, self._read = -1, 0
+        self._file, self._read, self._job = -1, 0, ""
         self.starts, self.continued_from, self.round = 0, 0, 0
         self.left_out: dict[int, str] = {}
         self._absences: dict[int, tuple[int, str]] = {}
@@ -81,6 +81,10 @@ class Watch:
         except ValueError:
             return  # cut by a crash
         if event["kind"] == "started":
+            job = event.get("job", str(self.starts))
+            if job == self._job:
+                return  # one more elastic worker has begun, or has come late
+            self._job = job
             self.starts += 1
             self.round = self.continued_from = event.get("round", 0)
         elif event["kind"] == "round":

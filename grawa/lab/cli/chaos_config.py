@@ -22,7 +22,9 @@ _ROUNDS_PER_FAULT = 40
 _KEPT = ("task", "workers", "processes", "clock", "fault", "stack_workers")
 """Options of a run that this command sets itself, besides those that it has under the same name."""
 
-_OF_TASKS = ("strategy", "steps", "sync_every", "checkpoint_every", "options")
+_OF_TASKS = (
+    *("strategy", "steps", "sync_every", "checkpoint_every", "elastic", "min_workers", "options"),
+)
 """Options that say nothing to a function of the user's own."""
 
 _LONGEST_SECONDS = 86_400.0
@@ -88,6 +90,13 @@ class ChaosConfig:
     """The largest difference between the final error and that of the undisturbed run which counts
     as noise; by default three standard errors of an error rate, or 5% of another metric."""
 
+    elastic: bool = False
+    """Whether workers come and go, as in `grawa train --elastic`: each is started by itself, and
+    again when it dies, while the others go on. Their lighthouse is on a host of its own."""
+
+    min_workers: int | None = None
+    """Elastic: with fewer workers the others wait; by default half of them."""
+
     options: tuple[str, ...] = ()
     """Any other options of `grawa train`: lr=0.05 overlap_steps=8 max_restarts=0."""
 
@@ -134,6 +143,8 @@ class ChaosConfig:
         reason, kinds = why_no_hosts(), listed(self.kinds, "kinds")
         hosts = self.hosts if reason is None else 1
         left_out = {kind: reason for kind in kinds if kind in _NAMESPACES and reason}
+        if self.elastic and "launcher" in kinds:
+            left_out["launcher"] = "elastic workers have no launcher"
         if hosts == 1 and "link" in kinds and "link" not in left_out:
             left_out["link"] = "one host has no link"
         if self.is_own:
@@ -187,6 +198,8 @@ class ChaosConfig:
             checkpoint_every=self.checkpoint_every,
             timeout=self.timeout,
             seed=self.seed,
+            elastic=self.elastic,
+            min_workers=self.min_workers,
             fault=tuple(f"{name}:{i}@asked" for name in named for i in range(self.workers)),
         )
         return changed(base, options)

@@ -98,7 +98,7 @@ def _host(
         identity=identity(config),
         resume=f"grawa resume {folder.path}",
         start=replace(start, name=None) if restarted else start,  # there may be newer ones by then
-        fall_back=restarted,
+        fall_back=restarted or role.worker is not None,  # others may have the state
         events=folder.events_file,
     )
     within = None if under_launcher() else config.stop_within
