@@ -154,6 +154,9 @@ class Campaign:
         if struck.worker is not None:
             why = self.watch.left_out_after(self._mark.round, struck.worker)
             return f"left out: {why}" if why else ""
+        if not self.arena.job.launchers() and self.watch.round > self._mark.round:
+            for worker, why in self.watch.left_out.items():
+                return f"worker {worker} left out: {why}"
         for line in self.arena.job.logs.new_lines():
             return line.strip()
         for pid, name in self._processes.items():

@@ -115,7 +115,8 @@ def _host(planned: Planned, arena: Arena) -> Struck:
     if not workers:
         raise NotNowError
     arena.hosts[planned.host].kill()
-    undo = _unseen(arena.job) if len(arena.hosts) > 1 else None  # there is nobody else to notice
+    # Elastic workers are started again at once; and on one host there is nobody else to notice.
+    undo = _unseen(arena.job) if launchers and len(arena.hosts) > 1 else None
     return Struck(victim=f"host {planned.host}", ended=launchers | workers, undo=undo)
 
 

@@ -19,6 +19,9 @@ from grawa.lab.experiments.options import changed, written_options
 from grawa.lab.train.interval import Interval
 
 _ROUNDS_PER_FAULT = 40
+_OF_ELASTIC = 600
+"""The same for elastic workers, who go on meanwhile."""
+
 _KEPT = ("task", "workers", "processes", "clock", "fault", "stack_workers")
 """Options of a run that this command sets itself, besides those that it has under the same name."""
 
@@ -70,7 +73,8 @@ class ChaosConfig:
     """The averaging method, with options, as in `grawa train`."""
 
     steps: int | None = None
-    """Local steps of each worker; by default 40 rounds for each fault."""
+    """Local steps of each worker; by default 40 rounds for each fault, or 600 with --elastic, where
+    workers go on meanwhile."""
 
     sync_every: int = 32
     """Local steps between rounds."""
@@ -188,7 +192,8 @@ class ChaosConfig:
         asked = {"nan": "nan", "labels": "wrong-labels"}
         named = [asked[kind] for kind in kinds if kind in asked]
         ends = {"steps", "epochs", "budget"} & {*options}
-        usual = None if ends else _ROUNDS_PER_FAULT * (self.faults + 1) * max(1, self.sync_every)
+        rounds = _OF_ELASTIC if self.elastic else _ROUNDS_PER_FAULT
+        usual = None if ends else rounds * (self.faults + 1) * max(1, self.sync_every)
         base = TrainConfig(
             task=self.what,
             strategy=self.strategy,
