@@ -48,6 +48,20 @@ def test_without_a_restart_the_round_after_the_next_surely_began_afterwards(tmp_
     assert watch.lost_since(mark) == 0
 
 
+def test_elastic_workers_that_come_late_are_no_restart(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    watch = Watch(path)
+    begun = line("started", 0, job="a")
+    late = line("started", 2, job="a", late=True)
+    path.write_text(begun + rounds(1) + begun + rounds(2) + late + rounds(3))
+    watch.look()
+    assert (watch.starts, watch.round, watch.continued_from) == (1, 3, 0)
+    with path.open("a") as file:
+        file.write(line("started", 3, job="b"))
+    watch.look()
+    assert (watch.starts, watch.round, watch.continued_from) == (2, 3, 3)
+
+
 def test_after_a_restart_a_round_counts_that_its_checkpoint_did_not_have(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     watch = Watch(path)

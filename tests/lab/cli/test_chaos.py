@@ -91,6 +91,21 @@ def test_a_job_on_one_host_survives(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.world
+def test_elastic_workers_survive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("grawa.lab.cli.chaos_config.why_no_hosts", lambda: "not today")
+    out = tmp_path / "out"
+    elastic = ("--elastic", "--min-workers", "2", "--kinds", "kill,launcher")
+    ended = grawa("chaos", "digits", *SMALL, *elastic, "--out", out)
+    assert ended.code == 0, ended.err
+    assert "left out: launcher (elastic workers have no launcher)" in ended.out
+    found = results(out)
+    (kill,) = found["outcomes"]
+    assert (kill["kind"], kill["starts"], kill["steps_lost"]) == ("kill", 0, 0)
+    assert found["disturbed"]["rounds"] == found["undisturbed"]["rounds"]
+    assert found["broken"] == []
+
+
+@pytest.mark.world
 @pytest.mark.skipif(NO_HOSTS is not None, reason=str(NO_HOSTS))
 def test_a_job_on_two_hosts_survives(tmp_path: Path) -> None:
     out = tmp_path / "out"
