@@ -15,7 +15,7 @@ def replacing(path: Path) -> Generator[Path]:
         The temporary file's path, to write to.
 
     Raises:
-        OSError: if there is something else than a file, such as a device.
+        OSError: if it can't be written, or there is something else than a file, such as a device.
     """
     if is_device(path):
         raise OSError(errno.EINVAL, "it is a device or a pipe, not a file", str(path))
@@ -25,6 +25,10 @@ def replacing(path: Path) -> Generator[Path]:
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.filename in (temporary, str(temporary)):
+            error.filename = str(path)  # what the user knows
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

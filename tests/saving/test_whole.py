@@ -60,3 +60,16 @@ def test_a_pipe_or_device_is_not_replaced(tmp_path: Path) -> None:
         write_text(path, "new")
     assert path.is_fifo()
     assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "no folder" / "words"
+    with pytest.raises(FileNotFoundError) as missing, replacing(path) as temporary:
+        temporary.write_text("x")
+    assert missing.value.filename == str(path)
+    folder = tmp_path / "folder"
+    (folder / "words").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError) as there, replacing(folder / "words") as temporary:
+        temporary.write_text("x")
+    assert there.value.filename == str(folder / "words")
+    assert [path.name for path in folder.iterdir()] == ["words"]
