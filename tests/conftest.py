@@ -1,5 +1,7 @@
 """What holds for every test."""
 
+import signal
+
 import pytest
 import torch
 from hypothesis import settings
@@ -7,6 +9,9 @@ from hypothesis import settings
 # The same examples in every run, and no assertion on time.
 settings.register_profile("grawa", derandomize=True, deadline=None, database=None)
 settings.load_profile("grawa")
+
+# A shell's background job ignores Ctrl-C, and so would all that is started from here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

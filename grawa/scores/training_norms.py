@@ -72,7 +72,7 @@ class TrainingNormTracker:
     def __init__(
         self, decay: float, groups: Sequence[int], num_hosted: int, num_fragments: int
     ) -> None:
-        self._ema = Ema(decay, num_fragments)
+        self._ema, self._rows = Ema(decay, num_fragments), (num_hosted, len(groups))
         self._groups = tuple(groups)
         self._steps = [0] * num_fragments
         self._last = [torch.zeros(num_hosted, max(groups) + 1) for _ in range(num_fragments)]
@@ -102,5 +102,5 @@ class TrainingNormTracker:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Tracker.load_state_dict`."""
-        self._ema.load_state_dict(state, (len(self._last[0]), len(self._groups)))
+        self._ema.load_state_dict(state, self._rows)
         self._steps, self._last = list(state["steps"]), list(state["last"])
