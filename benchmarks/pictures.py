@@ -44,7 +44,8 @@ def network_picture(found: Mapping[str, Mapping[str, Mapping[str, Any]]], path: 
                 va="center",
             )
         axis.axvline(100, color=GREY, linestyle="--", linewidth=1)
-        axis.set(title=_rate_text(rate), xlim=(0, 118), xlabel="samples/s, % of the limit")
+        end = max([118.0, *(1.18 * share for share in shares)])  # so that numbers find room
+        axis.set(title=_rate_text(rate), xlim=(0, end), xlabel="samples/s, % of the limit")
         axis.spines[["top", "right"]].set_visible(False)
     panels[0].invert_yaxis()
     figure.tight_layout()
