@@ -10,8 +10,9 @@ from hypothesis import settings
 settings.register_profile("grawa", derandomize=True, deadline=None, database=None)
 settings.load_profile("grawa")
 
-# A shell's background job ignores Ctrl-C, and so would all that is started from here.
+# A shell's background job ignores these, and so would all that is started from here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
