@@ -180,6 +180,9 @@ def elastic(life: Life, death: Death, victim: int) -> Line:
                     back.append(worker)
                     job.start(worker, death if worker in first and worker == victim else None)
                     first.pop(worker, None)
+            ended = [w for w in job.said if job.last(w, "counts")]
+            if len(ended) == WORKERS - 1 and set(job.said) - set(ended) <= set(back):
+                break  # one that was started again when the others were about to end is alone
             if time.monotonic() > end:
                 raise TimeoutError(f"hangs: {job.said}")
         if not back and death.phase != "leaving":

@@ -136,7 +136,9 @@ class _Watch:
         if group.has_ended():
             return gone + len(group.done()) == count
         too_few = count - gone < self._elastic.min_workers
-        if self._deadline is None and (self._is_ending or too_few):
+        if self._deadline is None and group.done():  # one that was just started again is alone
+            self._deadline = time.monotonic() + self._elastic.timeout.total_seconds()
+        elif self._deadline is None and too_few:
             self._deadline = time.monotonic() + (self._elastic.wait + _MARGIN).total_seconds()
         return self._deadline is not None and time.monotonic() > self._deadline
 
