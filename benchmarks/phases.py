@@ -190,7 +190,7 @@ def elastic(life: Life, death: Death, victim: int) -> Line:
         survivors = [w for w in job.said if not job.last(w, "dies")]
         return {
             "stalled": max(_stall(job.said[w]) for w in survivors),
-            "in_vain": sum(job.last(w, "made") - STEPS for w in survivors),
+            "in_vain": sum(max(0, job.last(w, "made") - STEPS) for w in survivors),
             "ended": all(job.last(w, "finite") for w in survivors),
             "back": len(back),
         }
