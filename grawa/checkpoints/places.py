@@ -60,7 +60,7 @@ def folder_of(folder: Path, engine: Engine) -> Path:
     return folder / f"worker-{engine.comm.process}" if engine.plan.elastic else folder
 
 
-def everyones(folder: Path) -> list[Path]:
+def all_checkpoints(folder: Path) -> list[Path]:
     """The complete checkpoints of a folder and of all workers that have one of their own in it.
 
     Returns:

@@ -1,6 +1,7 @@
 """Reads files of records, and refuses by name what has another shape than it should."""
 
 import json
+import os
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +68,55 @@ def read_lines(path: Path, shape: Shape) -> Lines:
         entries.append(entry)
         kept.append(line)
     return Lines(entries, kept, incomplete, damaged)
+
+
+class GrowingLines:
+    """The lines of a JSONL file that other processes add to, or put another file in place of.
+
+    Args:
+        path: the file, which need not be there yet.
+        shape: of every line; those of another shape are left out.
+    """
+
+    def __init__(self, path: Path, shape: Shape) -> None:
+        self._path, self._shape = path, shape
+        self._inode, self._offset = -1, 0
+
+    def read(self, *, mend: bool = False) -> tuple[bool, list[dict[str, Any]]]:
+        """Reads what is new.
+
+        Args:
+            mend: whether a line that a dead writer has left incomplete is removed; only the process
+                whose turn it is to write may do that.
+
+        Returns:
+            Whether it is another file than before, which was read from its beginning; and the
+            lines.
+        """
+        try:
+            with self._path.open("r+b" if mend else "rb") as file:
+                found = os.fstat(file.fileno())
+                is_another = found.st_ino != self._inode or found.st_size < self._offset
+                if is_another:
+                    self._inode, self._offset = found.st_ino, 0
+                file.seek(self._offset)
+                new = file.read()
+                whole = new[: new.rfind(b"\n") + 1]
+                if mend and len(whole) < len(new):
+                    file.truncate(self._offset + len(whole))
+        except FileNotFoundError:
+            return False, []
+        self._offset += len(whole)
+        entries = (self._entry(line) for line in whole.split(b"\n"))
+        return is_another, [entry for entry in entries if entry is not None]
+
+    def _entry(self, line: bytes) -> dict[str, Any] | None:
+        try:
+            entry = _parse(line.decode("utf-8"))
+        except ValueError:
+            return None
+        is_sound = isinstance(entry, dict) and self._shape(entry, WHOLE) is None
+        return entry if is_sound else None  # type: ignore[return-value]
 
 
 def read_record(path: Path, shape: Shape) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """What a job's record of rounds and its logs say, read as they grow."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from grawa.lab.experiments.event_lines import ANY_EVENT
+from grawa.lab.records import GrowingLines
 
 _PROGRESS = re.compile(r"(\[\w+\]:)?\s*(step|s) [0-9]+/[0-9]+  ")
 """Lines about rounds, which say nothing of a fault."""
@@ -46,11 +48,11 @@ class Watch:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._lines = GrowingLines(path, ANY_EVENT)
         self._forget()
 
     def _forget(self) -> None:
-        self._file, self._read, self._job = -1, 0, ""
+        self._job = ""
         self.starts, self.continued_from, self.round = 0, 0, 0
         self.left_out: dict[int, str] = {}
         self._absences: dict[int, tuple[int, str]] = {}
@@ -61,25 +63,15 @@ class Watch:
     def look(self) -> None:
         """Reads what is new."""
         try:
-            with self._path.open("rb") as file:
-                number = self._path.stat().st_ino
-                if number != self._file or self._path.stat().st_size < self._read:
-                    self._forget()
-                self._file = number
-                file.seek(self._read)
-                new = file.read()
+            is_another, events = self._lines.read()
         except OSError:
-            return
-        whole = new.rpartition(b"\n")[0]
-        self._read += len(whole) + 1 if whole else 0
-        for line in whole.splitlines():
-            self._take(line)
+            return  # the host through which it is seen is gone
+        if is_another:
+            self._forget()
+        for event in events:
+            self._take(event)
 
-    def _take(self, line: bytes) -> None:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            return  # cut by a crash
+    def _take(self, event: dict[str, Any]) -> None:
         if event["kind"] == "started":
             job = event.get("job", str(self.starts))
             if job == self._job:

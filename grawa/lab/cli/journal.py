@@ -1,8 +1,6 @@
 """Who writes what happens in a run to its folder: one process, or elastic workers in turn."""
 
 import fcntl
-import json
-import os
 import time
 from collections import deque
 from collections.abc import Generator
@@ -11,8 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from grawa.errors import CommunicationError
+from grawa.errors import CommunicationError, DivergedError
+from grawa.lab.experiments.event_lines import ANY_EVENT
 from grawa.lab.experiments.run_folder import RunFolder
+from grawa.lab.records import GrowingLines
 from grawa.lab.train.events import Joined, Started, Trained
 from grawa.math.finite import are_finite
 from grawa.rounds.attendance import ABSENT
@@ -131,10 +131,12 @@ class SharedJournal:
                 )
             self._read.on()
             self._job = event.job
+            is_first = event.job not in self._read.jobs and not event.late
+            if is_first and self._read.end != "finished":
+                self._folder.forget_after(event.round)
+                self._read.on()
             if self._is_over():
                 return
-            if event.job not in self._read.jobs and not event.late:
-                self._folder.forget_after(event.round)
             self._folder.append("started", {**self._about, **asdict(event)})
 
     def add(self, kind: str, event: dict[str, Any]) -> None:
@@ -158,6 +160,7 @@ class SharedJournal:
 
         Raises:
             CommunicationError: if that takes too long.
+            DivergedError: if the model was found not to be finite.
         """
         has_turn = self._end.enter_context(_turn(self._folder.path, self._wait))
         if not has_turn:
@@ -166,6 +169,10 @@ class SharedJournal:
                 f"within {self._wait:g} s, and may be stopped"
             )
         self._write()
+        if self._read.end == "diverged":
+            raise DivergedError(
+                "the final model is not finite; the worker that has measured it says what to do"
+            )
         return not self._is_over() and OwnJournal(self._folder).save(trained)
 
     def close(self) -> None:
@@ -175,15 +182,15 @@ class SharedJournal:
     def _write(self) -> None:
         """Writes the rounds that nobody has written yet; with the turn."""
         self._read.on()
-        while self._recent:
-            report = self._recent.popleft()
-            if report.round > self._read.round and not self._is_over():
+        for report in () if self._is_over() else self._recent:
+            if report.round > self._read.round:
                 self._folder.append("round", report.as_json())
+        self._recent.clear()
 
     def _is_over(self) -> bool:
         """Whether the run has ended, or another job has begun after this one."""
         read = self._read
-        return read.has_ended or (self._job in read.jobs and self._job != read.jobs[-1])
+        return bool(read.end) or (self._job in read.jobs and self._job != read.jobs[-1])
 
 
 class _Read:
@@ -195,36 +202,29 @@ class _Read:
     Attributes:
         round: the last one.
         jobs: all of them, the last one last.
-        has_ended: whether the run has.
+        end: the kind of event with which the run has ended; "" if it has not.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._begin(0)
+        self._lines = GrowingLines(path, ANY_EVENT)
+        self._forget()
 
-    def _begin(self, inode: int) -> None:
-        self._inode, self._offset = inode, 0
-        self.round, self.has_ended = 0, False
+    def _forget(self) -> None:
+        self.round, self.end = 0, ""
         self.jobs: list[str] = []
 
     def on(self) -> None:
         """Reads what others have added; removes a line that one who died has left incomplete."""
-        with self._path.open("r+b") as file:
-            inode = os.fstat(file.fileno()).st_ino
-            if inode != self._inode:  # somebody has put another file in its place
-                self._begin(inode)
-            file.seek(self._offset)
-            text = file.read()
-            whole = text[: text.rfind(b"\n") + 1]
-            if len(whole) < len(text):
-                file.truncate(self._offset + len(whole))
-        self._offset += len(whole)
-        for line in whole.splitlines():
-            self._take(json.loads(line))
+        is_another, events = self._lines.read(mend=True)
+        if is_another:
+            self._forget()
+        for event in events:
+            self._take(event)
 
     def _take(self, event: dict[str, Any]) -> None:
-        self.has_ended |= event["kind"] in ("finished", "diverged")
-        if event["kind"] == "round":
+        if event["kind"] in ("finished", "diverged"):
+            self.end = event["kind"]
+        if event["kind"] == "round" and isinstance(event.get("round"), int):
             self.round = event["round"]
         if "job" in event and event["job"] not in self.jobs:
             self.jobs.append(event["job"])

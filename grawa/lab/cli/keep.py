@@ -82,7 +82,7 @@ def keep(
                     return
             elif isinstance(event, Finished):
                 if not (are_finite(event.consensus.values()) and math.isfinite(event.error)):
-                    _refuse(event, task, folder)
+                    _refuse(event, task, folder, journal)
                 journal.add("finished", _totals(event, task, folder))
 
 
@@ -103,10 +103,10 @@ def _begin(
         say(console, f"local steps: {started.stacking}")
 
 
-def _refuse(finished: Finished, task: Task, folder: RunFolder) -> NoReturn:
+def _refuse(finished: Finished, task: Task, folder: RunFolder, journal: Journal) -> NoReturn:
     """Records, and says, that the result is not finite."""
     about = {name: getattr(finished, name) for name in ("step", "round", "elapsed")}
-    folder.append("diverged", about)
+    journal.add("diverged", about)
     raise DivergedError(
         f"the final model or its {task.metric} is not finite after step {finished.step}; lower the "
         f"learning rate, or leave out --no-guard{_last_sound(folder)}"

@@ -11,7 +11,7 @@ from typing import Any
 import tomli_w
 from torch import Tensor
 
-from grawa.checkpoints.places import everyones
+from grawa.checkpoints.places import all_checkpoints
 from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.environment import environment, read_environment
@@ -120,7 +120,7 @@ class RunFolder:
 
     def saved(self) -> list[Path]:
         """The run's complete checkpoints, also those of single workers, the oldest first."""
-        return everyones(self.checkpoints)
+        return all_checkpoints(self.checkpoints)
 
     def has_finished(self) -> bool:
         """Whether the run came to its end, and its model has been saved and measured."""
@@ -159,7 +159,10 @@ class RunFolder:
         return read_events(self.events_file)
 
     def forget_after(self, round_number: int) -> list[str]:
-        """Removes the events of later rounds, before a run continues after this one.
+        """Removes the events of later rounds, and that it has diverged, before a run continues.
+
+        Args:
+            round_number: the last one that is kept.
 
         Returns:
             A notice if other lines are incomplete.
@@ -168,7 +171,8 @@ class RunFolder:
         kept = [
             event
             for event in events
-            if event["kind"] == "started" or event.get("round", 0) <= round_number
+            if event["kind"] == "started"
+            or (event["kind"] != "diverged" and event.get("round", 0) <= round_number)
         ]
         if len(kept) < len(events) or notices:
             lines = (json.dumps(event, allow_nan=False) + "\n" for event in kept)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from grawa import CommunicationError, RoundReport
+from grawa import CommunicationError, DivergedError, RoundReport
 from grawa.lab.cli.journal import SharedJournal
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.train.events import Joined, Started, Trained
@@ -114,6 +114,18 @@ def test_a_line_that_a_writer_left_incomplete_is_removed(folder: RunFolder) -> N
     assert folder.read_events()[1] == []
 
 
+def test_lines_that_somebody_has_damaged_stop_nobody(folder: RunFolder) -> None:
+    those = journals(folder, "a")
+    those[0].round(report(1))
+    with folder.events_file.open("a") as file:
+        file.write('{"kind": "round"}\n[3]\nnot JSON\n' + "[" * 100_000 + "\n")
+    for number in (2, 3):
+        those[0].round(report(number))
+    assert [event.get("round") for event in folder.events() if event["kind"] == "round"] == [
+        *(1, None, 2, 3),
+    ]
+
+
 def test_a_job_that_goes_on_from_a_checkpoint_forgets_the_rounds_after_it(
     folder: RunFolder,
 ) -> None:
@@ -129,6 +141,24 @@ def test_a_job_that_goes_on_from_a_checkpoint_forgets_the_rounds_after_it(
     assert rounds(folder) == [1, 2, 3]
     jobs = [event["job"] for event in folder.events() if event["kind"] == "started"]
     assert jobs == [*"bbb", *"aaa"]
+
+
+def test_if_the_model_is_not_finite_no_worker_succeeds_and_the_run_can_go_on(
+    folder: RunFolder,
+) -> None:
+    those = journals(folder, "a")
+    those[0].round(report(1))
+    trained = Trained(consensus={"weight": torch.full((1,), torch.nan)})
+    assert those[0].save(trained)
+    those[0].add("diverged", {"step": 4, "round": 1, "elapsed": 0.5})
+    those[0].close()
+    with pytest.raises(DivergedError, match="the final model is not finite"):
+        those[1].save(trained)
+    those[1].close()
+    again = journals(folder, "b", 1)
+    again[0].round(report(2))
+    assert rounds(folder) == [1, 2]
+    assert "diverged" not in [event["kind"] for event in folder.events()]
 
 
 def test_who_waits_for_its_turn_goes_on_and_writes_later(
