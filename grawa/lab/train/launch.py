@@ -2,7 +2,8 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import count
 from os import getppid
 from typing import TypeVar
@@ -91,13 +92,9 @@ def _attempt(
     command: Sequence[str], processes: int, restarts: int, signals: StopSignals, within: float
 ) -> None:
     """Runs the processes once."""
-    try:
-        with started(command, processes, restarts) as group:
-            failures = _failures(group, signals, within)
-            stopped, has_ended = group.stopped(), group.has_ended()
-    except OSError as error:
-        text = f"can't start {processes} processes: {error}"
-        raise WorkerFailedError(text, comes_again=True) from error
+    with saying_what_did_not_start(processes), started(command, processes, restarts) as group:
+        failures = _failures(group, signals, within)
+        stopped, has_ended = group.stopped(), group.has_ended()
     if stopped is not None:
         raise StoppedError(signals.first or stopped, saved=True)
     killed = any(-failure.exitcode in CAUGHT for failure in failures.values())
@@ -105,6 +102,16 @@ def _attempt(
         raise StoppedError(signals.first, saved=False)
     if failures:
         raise error_of(*_first_cause(failures))
+
+
+@contextmanager
+def saying_what_did_not_start(processes: int) -> Generator[None]:
+    """Turns the system's refusal of more processes into a `WorkerFailedError` that says so."""
+    try:
+        yield
+    except OSError as error:
+        text = f"can't start {processes} processes: {error}"
+        raise WorkerFailedError(text, comes_again=True) from error
 
 
 def _failures(group: Started, signals: StopSignals, within: float) -> dict[int, ProcessFailure]:

@@ -14,6 +14,7 @@ from grawa.lab.train.launch import (
     await_same_signal,
     cause_of,
     error_of,
+    saying_what_did_not_start,
 )
 from grawa.lab.train.start import Started, started
 from grawa.lab.train.stop import STOP_WITHIN_SECONDS, StoppedError, StopSignals, announce
@@ -49,7 +50,7 @@ def launch_elastic(
     `UserError` of a worker.
     """
     signals = StopSignals()
-    with signals.caught(CAUGHT), lighthouse(elastic) as at:
+    with signals.caught(CAUGHT), lighthouse(elastic) as at, saying_what_did_not_start(workers):
         with started(command, workers, told={"TORCHFT_LIGHTHOUSE": at}) as group:
             watch = _Watch(group, elastic, signals, tell, max_restarts, stop_within)
             while not (signals.at_once or watch.is_over()):

@@ -93,6 +93,14 @@ def test_without_one_that_died_too_often_the_others_go_on(tmp_path: Path) -> Non
     )
 
 
+def test_if_the_system_refuses_a_process_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.executable", str(tmp_path / "nowhere"))
+    with pytest.raises(WorkerFailedError, match=r"can't start 3 processes: .*No such file"):
+        Job(tmp_path).run()
+
+
 def test_when_one_has_come_to_the_end_nobody_is_started_again(tmp_path: Path) -> None:
     job = Job(tmp_path)
     job.go.touch()
