@@ -132,6 +132,7 @@ class RunSaver:
         identity = dict(self._saving.identity)
         self._about = {"schema": SCHEMA, "identity": identity, "stacked": stacked}
         self._saver, self._last = Saver(engine), elapsed
+        self._writes_events = self._process == 0 or engine.plan.elastic  # then each may
 
     def after_round(self, report: RoundReport, extras: Callable[[], Extras]) -> None:
         """Saves a checkpoint if one is due; goes on with the one under way.
@@ -160,7 +161,7 @@ class RunSaver:
             wait: whether it is complete when this returns.
         """
         with self._saying_how_to_go_on():
-            if self._saving.events is not None and self._process == 0:
+            if self._saving.events is not None and self._writes_events:
                 _sync(self._saving.events)
             added = Extras(workers=extras.workers, shared=extras.shared, about=self._about)
             folder, keep = self._saving.folder, self._saving.keep
