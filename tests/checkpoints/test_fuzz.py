@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -21,16 +20,7 @@ from grawa.checkpoints.files import write_text
 from grawa.saving import read_part, write_part
 from tests.checkpoints.test_save_and_restore import STOP, Loop
 from tests.damage import WRONG_VALUES
-
-MORE = int(os.environ.get("GRAWA_FUZZ", "0"))
-"""Examples in `make fuzz`, which draws others each time."""
-
-FEW = settings(
-    max_examples=MORE or 60,
-    deadline=None,
-    derandomize=not MORE,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+from tests.fuzzing import few
 
 Path_ = tuple[Any, ...]
 
@@ -134,7 +124,7 @@ def is_refused(name: str, saved: Path, file: str, place: Path_, wrong: Any, fold
         return False
 
 
-@FEW
+@few(60)
 @given(data=st.data(), name=st.sampled_from(sorted(METHODS)))
 def test_a_wrong_value_is_refused_or_training_goes_on(
     data: st.DataObject, name: str, saved: dict[str, Path], tmp_path: Path

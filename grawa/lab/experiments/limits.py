@@ -22,6 +22,7 @@ _MOST: Mapping[str, float] = {
     "seed": 2**53,
     "lr": 1e6,
     "jitter": 1e3,
+    "stop_within": 1e9,
 }
 
 _PROCESS_BYTES = 150e6

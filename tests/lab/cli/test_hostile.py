@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -35,18 +35,11 @@ from grawa.lab.train.faults import Fault
 from grawa.lab.train.optimizers import OptimizerChoice
 from grawa.lab.train.population import faults_of
 from tests.damage import Damage, damages, restore
+from tests.fuzzing import MORE, few
 from tests.lab.cli.processes import Ended
 from tests.lab.experiments.studies import arm, result, study
 
-MORE = int(os.environ.get("GRAWA_FUZZ", "0"))
-"""Examples of each kind in `make fuzz`, which draws others each time, and draws whole pages."""
-
-FEW = settings(
-    max_examples=MORE or 40,
-    deadline=None,
-    derandomize=not MORE,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+FEW = few(40)
 
 ESTIMATE = {"value": 1.0, "standard_error": 0.1}
 MODEL = {
@@ -285,6 +278,7 @@ def test_a_configuration_is_refused_or_has_settings(name: str, value: Any) -> No
 
 LINES: dict[str, tuple[tuple[str, ...], str]] = {
     "too many workers": (("--workers", "1000000000"), "workers must be at most 100,000"),
+    "too long to stop": (("--stop-within", "1e20"), "stop_within must be at most 1,000,000,000"),
     "a huge number": (("--workers", "1" + "0" * 400), "workers must be at most 100,000"),
     "a huge rate": (("--lr", "1e308"), "lr must be at most 1,000,000"),
     "a huge strategy option": (("--strategy", "lgrawa:power=1e308"), "power"),
