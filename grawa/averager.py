@@ -425,9 +425,9 @@ class Averager:
         """Restores the newest checkpoint that `save` wrote; every process must call it.
 
         Call it before training, or instead of going on; elastic workers, before they join the
-        others, who may be further. Nothing in a file is ever executed. A
-        checkpoint that is damaged, or of another job, is refused: then every process raises
-        `UserError`, which names the one before it, and nothing has changed.
+        others, who may be further. Nothing in a file is ever executed. A checkpoint that is
+        damaged, or of another job, is refused: then every process raises `UserError`, which names
+        the one before it, and nothing has changed.
 
         With `resize` the workers, and the processes that host them, may be more or fewer than when
         it was saved. Workers that were saved go on as they were, on whatever process; new ones

@@ -46,7 +46,7 @@ def may_restart() -> bool:
 
 
 def launch_name() -> str | None:
-    """What tells this launch by torchrun, or of elastic workers, from others and their restarts."""
+    """A name that the processes of one launch share, also when they are started again, if known."""
     if (place := _elastic_place()) is not None:
         return f"lighthouse {place.lighthouse}"
     names = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")

@@ -7,6 +7,7 @@ import sys
 
 from grawa.errors import UserError
 from grawa.lab.train.launch import WorkerFailedError, launch
+from grawa.lab.train.stop import StoppedError
 
 
 def main(workers: int, restarts: int, command: list[str]) -> None:
@@ -15,6 +16,8 @@ def main(workers: int, restarts: int, command: list[str]) -> None:
         launch(command, workers, max_restarts=restarts, on_restart=_say)
     except (UserError, WorkerFailedError) as error:
         sys.exit(f"{error}")
+    except StoppedError as stop:
+        sys.exit(stop.exit_code)
 
 
 def _say(error: WorkerFailedError, restart: int) -> None:

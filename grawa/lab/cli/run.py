@@ -58,7 +58,7 @@ def train_command(
     try:
         _run(config, folder.path)
     finally:
-        if is_first_process() and not (config.elastic and under_launcher()):  # others may use it
+        if not (config.elastic and under_launcher()):  # else others may use it
             folder.remove_if_unused()
 
 
