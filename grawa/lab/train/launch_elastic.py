@@ -152,11 +152,10 @@ class _Watch:
         if number is not None:
             raise StoppedError(number, saved=stopped is not None)
         died = {k: why for k, why in self._lost.items() if not _gave_up(why)} or self._lost
-        worker, cause = list(died.items())[-1]
+        named = ", ".join(f"worker {worker} ({cause})" for worker, cause in sorted(died.items()))
         raise WorkerFailedError(
-            f"too few workers are left: of workers {', '.join(map(str, sorted(died)))}, which were "
-            f"not started again, the last one was {worker} ({cause}); the others waited for "
-            f"{self._elastic.wait.total_seconds():g} s"
+            f"too few workers are left, since these died and were not started again: {named}; the "
+            f"others waited for {self._elastic.wait.total_seconds():g} s"
         )
 
 

@@ -94,8 +94,8 @@ def test_if_too_few_are_left_they_wait_and_end_with_a_checkpoint(tmp_path: Path)
         all_gone(list(workers.values()))
     (line,) = [line for line in output.splitlines() if line.startswith("grawa: ")]
     assert code == 1
-    assert "too few workers are left: of workers 1, which were not started again" in line
-    assert "(killed by SIGKILL); the others waited for 2 s" in line
+    died = "since these died and were not started again: worker 1 (killed by SIGKILL)"
+    assert f"too few workers are left, {died}; the others waited for 2 s" in line
     assert line.endswith(f"`grawa resume {out}` continues")
     (saved,) = RunFolder(out).saved()
     assert saved.parent.name == "worker-0"
