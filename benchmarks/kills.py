@@ -31,7 +31,8 @@ from common import Spread, show
 from grawa.errors import UserError
 from samples import Sample, Samples
 
-WORKER = Path(__file__).with_name("kills_worker.py")
+WORKER = "kills_worker"
+PATH = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
 WORKERS, SECONDS_PER_STEP = 4, 0.01
 PATIENCE_SECONDS = 60.0
 
@@ -39,8 +40,10 @@ ENGINES = ("grawa", "torchft", "restart")
 
 LAUNCH = """
 import sys
+from grawa.lab.train.fork_server import Command
 from grawa.lab.train.launch import launch
-launch(sys.argv[2:], int(sys.argv[1]), max_restarts=10_000)
+command = Command("kills_worker", sys.argv[2:], ["grawa", "torch._dynamo"])
+launch(command, int(sys.argv[1]), max_restarts=10_000)
 """
 
 Line = dict[str, Any]
@@ -74,13 +77,14 @@ class Job:
 
     def __init__(self, engine: str, place: str, steps: int) -> None:
         numbers = map(str, (WORKERS, steps, SECONDS_PER_STEP))
-        self._command = [str(WORKER), engine, place, *numbers]
+        arguments = [engine, place, *numbers]
+        self._command = ["-m", WORKER, *arguments]
         self.lines: list[tuple[int, Line]] = []
         self._queue: Queue[Line] = Queue()
         self._is_whole = engine == "restart"
         self._processes: dict[int, subprocess.Popen[str]] = {}
         if self._is_whole:
-            self._start(0, ["-c", LAUNCH, str(WORKERS), *self._command])
+            self._start(0, ["-c", LAUNCH, str(WORKERS), *arguments])
         else:
             for worker in range(WORKERS):
                 self._start(worker, self._command)
@@ -91,7 +95,7 @@ class Job:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=os.environ | {"RANK": str(number), "OMP_NUM_THREADS": "1"},
+            env=os.environ | {"RANK": str(number), "OMP_NUM_THREADS": "1", "PYTHONPATH": PATH},
         )
         self._processes[number] = process
         Thread(target=self._read, args=(process,), daemon=True).start()

@@ -80,9 +80,9 @@ def of_function(
     Returns:
         The command line, on several hosts under torchrun.
     """
-    call = ["-m", _OWN, what, str(folder), str(journal)]
+    call = [_OWN, what, str(folder), str(journal)]
     if size.hosts > 1:
-        return [sys.executable, *_torchrun(size, host, attempt), *call]
+        return [sys.executable, *_torchrun(size, host, attempt), "-m", *call]
     return [sys.executable, "-m", f"{_OWN}_launcher", str(size.workers), str(size.restarts), *call]
 
 

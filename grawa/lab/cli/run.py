@@ -26,6 +26,7 @@ from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.report.console import say, summary
 from grawa.lab.tasks import Data
 from grawa.lab.train.checkpoint import NEWEST, Start
+from grawa.lab.train.fork_server import Command
 from grawa.lab.train.launch import launch
 from grawa.lab.train.launch_elastic import launch_elastic
 from grawa.lab.train.sharing import deal, load
@@ -147,6 +148,13 @@ def check(config: TrainConfig, known: dict[Hashable, Data] | None = None) -> Non
         check_memory(model, config.workers, processes, on_cpu=device.type == "cpu")
 
 
+def _imports(config: TrainConfig) -> list[str]:
+    """Modules that take long to import, and that the processes of a run will need."""
+    of_data = [name for name in ("sklearn.datasets",) if name in sys.modules]  # `_check` loads them
+    of_elastic = ["torchft"] if config.elastic else []
+    return ["grawa.lab.cli.process", "torch._dynamo", *of_data, *of_elastic]
+
+
 def _run(config: TrainConfig, path: Path, start: Start = NEWEST) -> None:
     processes = config.num_processes()
     with saying_how_to_go_on(path):
@@ -155,7 +163,7 @@ def _run(config: TrainConfig, path: Path, start: Start = NEWEST) -> None:
         else:
             table, begun = asdict(config), {"path": str(path), "start": asdict(start)}
             arguments = [json.dumps(table), json.dumps(begun)]
-            command = ["-m", "grawa.lab.cli.worker", *arguments, *sys.argv]
+            command = Command("grawa.lab.cli.worker", [*arguments, *sys.argv], _imports(config))
             elastic, most = config.settings().elastic, config.max_restarts
             start_all = partial(
                 launch, max_restarts=most, on_restart=partial(say_restart, path, most=most)

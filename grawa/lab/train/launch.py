@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from os import getppid
@@ -11,7 +11,8 @@ from typing import TypeVar
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from grawa.errors import CommunicationError, DivergedError, UserError
-from grawa.lab.train.start import Started, started
+from grawa.lab.train.fork_server import Command
+from grawa.lab.train.start import Started, Starter, starter
 from grawa.lab.train.stop import (
     SAME_SIGNAL_SECONDS,
     STOP_WITHIN_SECONDS,
@@ -44,7 +45,7 @@ class WorkerFailedError(RuntimeError):
 
 
 def launch(
-    command: Sequence[str],
+    command: Command,
     processes: int,
     *,
     max_restarts: int = 0,
@@ -65,7 +66,7 @@ def launch(
     or SIGQUIT, ends them at once.
 
     Args:
-        command: arguments for the Python interpreter.
+        command: what they do.
         processes: number of processes.
         max_restarts: how often all are started again after one was killed or failed by an error
             that need not come again; `grawa.process_group.restart_count` tells them.
@@ -77,10 +78,14 @@ def launch(
         WorkerFailedError: if a process failed otherwise; it names the rank and the cause.
     """
     signals = StopSignals()
-    with signals.caught(CAUGHT):
+    with (
+        signals.caught(CAUGHT),
+        saying_what_did_not_start(processes),
+        starter(command, processes) as several,
+    ):
         for restart in count(1):
             try:
-                _attempt(command, processes, restart - 1, signals, stop_within)
+                _attempt(several, restart - 1, signals, stop_within)
                 return
             except WorkerFailedError as error:
                 if signals.first or error.comes_again or restart > max_restarts:
@@ -88,11 +93,9 @@ def launch(
                 on_restart(error, restart)
 
 
-def _attempt(
-    command: Sequence[str], processes: int, restarts: int, signals: StopSignals, within: float
-) -> None:
+def _attempt(several: Starter, restarts: int, signals: StopSignals, within: float) -> None:
     """Runs the processes once."""
-    with saying_what_did_not_start(processes), started(command, processes, restarts) as group:
+    with several.started(restarts) as group:
         failures = _failures(group, signals, within)
         stopped, has_ended = group.stopped(), group.has_ended()
     if stopped is not None:

@@ -1,12 +1,13 @@
 """Starts elastic workers on this machine, and starts those that die again, one by one."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 
 from grawa.comm.elastic import Elastic
 from grawa.comm.lighthouse import lighthouse
 from grawa.errors import CommunicationError, UserError
+from grawa.lab.train.fork_server import Command
 from grawa.lab.train.launch import (
     CAUGHT,
     LOOK_SECONDS,
@@ -16,7 +17,7 @@ from grawa.lab.train.launch import (
     error_of,
     saying_what_did_not_start,
 )
-from grawa.lab.train.start import Started, started
+from grawa.lab.train.start import Started, starter
 from grawa.lab.train.stop import STOP_WITHIN_SECONDS, StoppedError, StopSignals, announce
 
 _MARGIN = timedelta(seconds=30)
@@ -24,7 +25,7 @@ _MARGIN = timedelta(seconds=30)
 
 
 def launch_elastic(
-    command: Sequence[str],
+    command: Command,
     workers: int,
     elastic: Elastic,
     *,
@@ -39,7 +40,7 @@ def launch_elastic(
     nobody is started again. Otherwise as `launch`.
 
     Args:
-        command: arguments for the Python interpreter.
+        command: what they do.
         workers: N.
         elastic: who may come and go.
         max_restarts: how often a worker is started again.
@@ -51,7 +52,8 @@ def launch_elastic(
     """
     signals = StopSignals()
     with signals.caught(CAUGHT), lighthouse(elastic) as at, saying_what_did_not_start(workers):
-        with started(command, workers, told={"TORCHFT_LIGHTHOUSE": at}) as group:
+        told = {"TORCHFT_LIGHTHOUSE": at}
+        with starter(command, workers, told) as several, several.started() as group:
             watch = _Watch(group, elastic, signals, tell, max_restarts, stop_within)
             while not (signals.at_once or watch.is_over()):
                 watch.look()

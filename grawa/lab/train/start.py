@@ -1,28 +1,26 @@
 """Processes of a run on this machine, from their start to their end."""
 
-import ctypes
 import os
 import signal
-import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import Popen
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from grawa.comm.count_file import VARIABLE as COUNTS
+from grawa.lab.train.fork_server import Command, ForkServer, Process, fork_server
 from grawa.lab.train.stop import STOPS, StoppedError
 from grawa.rendezvous import STORE
 
 _STOPPED = {StoppedError(number, saved=True).exit_code: number for number in STOPS}
 """Exit codes of processes that have stopped with a checkpoint."""
 
-_DIE_WITH_PARENT = 1
-"""PR_SET_PDEATHSIG of Linux."""
+_SHARED = 2
+"""Files that all processes share: the store's and the counts'."""
 
 _OF_LAUNCHERS = {
     *("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK", "ROLE_RANK"),
@@ -31,20 +29,37 @@ _OF_LAUNCHERS = {
 """What another launcher may have left in the environment, besides TORCHELASTIC_*."""
 
 
-@dataclass(frozen=True)
 class Started:
-    """Processes that have been started, by rank."""
+    """Processes that have been started, by rank.
 
-    processes: list[Popen[bytes]]
-    errors: list[str]
-    """The file in which each says why it fails."""
-    start: Callable[[int, int], Popen[bytes]]
-    """Starts the process of a rank, which was started so often before."""
+    Args:
+        server: starts them.
+        errors: the file in which each says why it fails.
+        restarts: how often all were started before.
+    """
+
+    def __init__(self, server: ForkServer, errors: Sequence[str], restarts: int) -> None:
+        self._server, self._errors = server, errors
+        self.processes: list[Process] = []
+        try:
+            for rank in range(len(errors)):
+                self.processes.append(self._start(rank, restarts))
+        except BaseException:
+            self.end()
+            raise
 
     def start_again(self, rank: int, restarts: int) -> None:
         """Starts a process that has ended again, while the others go on."""
-        os.truncate(self.errors[rank], 0)
-        self.processes[rank] = self.start(rank, restarts)
+        os.truncate(self._errors[rank], 0)
+        self.processes[rank] = self._start(rank, restarts)
+
+    def _start(self, rank: int, restarts: int) -> Process:
+        return self._server.start({
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "TORCHELASTIC_RESTART_COUNT": str(restarts),
+            "TORCHELASTIC_ERROR_FILE": self._errors[rank],
+        })
 
     def failures(self) -> dict[int, ProcessFailure]:
         """Those that have failed so far."""
@@ -57,7 +72,7 @@ class Started:
 
     def _said(self, rank: int) -> str:
         """The file in which a process says why it failed; none if it said nothing."""
-        path = self.errors[rank]
+        path = self._errors[rank]
         return path if Path(path).stat().st_size else "nothing"
 
     def has_ended(self) -> bool:
@@ -93,43 +108,56 @@ class Started:
             process.wait()
 
 
-@contextmanager
-def started(
-    command: Sequence[str],
-    processes: int,
-    restarts: int = 0,
-    told: Mapping[str, str] = MappingProxyType({}),
-) -> Generator[Started]:
-    """Starts processes, and ends those that still run at the end of the block.
+@dataclass(frozen=True)
+class Starter:
+    """Starts the processes of a run together, again and again.
 
     Args:
-        command: arguments for the Python interpreter.
-        processes: number of processes.
-        restarts: how often they were started before.
-        told: more environment variables.
-
-    Yields:
-        The processes.
+        server: starts each.
+        files: that they share, and one for each process.
     """
-    with _files(processes + 2) as (paths, descriptors):
-        store, counts, *errors = paths
 
-        def start(rank: int, restarts: int) -> Popen[bytes]:
-            own = {STORE: store, COUNTS: counts, "TORCHELASTIC_ERROR_FILE": errors[rank], **told}
-            return Popen(
-                [sys.executable, *command],
-                env=_environment(rank, processes, restarts) | own,
-                pass_fds=descriptors,
-                preexec_fn=_begins(os.getpid()),
-            )
+    server: ForkServer
+    files: list[str]
 
-        group = Started([], errors, start)
+    @contextmanager
+    def started(self, restarts: int = 0) -> Generator[Started]:
+        """Starts processes, and ends those that still run at the end of the block.
+
+        Args:
+            restarts: how often they were started before.
+
+        Yields:
+            The processes.
+        """
+        for path in self.files:
+            os.truncate(path, 0)
+        group = Started(self.server, self.files[_SHARED:], restarts)
         try:
-            for rank in range(processes):
-                group.processes.append(start(rank, restarts))
             yield group
         finally:
             group.end()
+
+
+@contextmanager
+def starter(
+    command: Command, processes: int, told: Mapping[str, str] = MappingProxyType({})
+) -> Generator[Starter]:
+    """Prepares to start processes.
+
+    Args:
+        command: what they do.
+        processes: number of processes.
+        told: more environment variables.
+
+    Yields:
+        What starts them.
+    """
+    with _files(_SHARED + processes) as (files, descriptors):
+        store, counts, *_ = files
+        own = {STORE: store, COUNTS: counts, **told}
+        with fork_server(command, _environment(processes) | own, descriptors) as server:
+            yield Starter(server, files)
 
 
 @contextmanager
@@ -165,46 +193,8 @@ def without_launchers() -> dict[str, str]:
     }
 
 
-def _environment(rank: int, processes: int, restarts: int) -> dict[str, str]:
-    """The environment of a process: as torchrun's, but without an address."""
+def _environment(processes: int) -> dict[str, str]:
+    """The environment of all processes: as torchrun's, but without an address."""
     ours = without_launchers()
     ours.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    numbers = {
-        "RANK": rank,
-        "LOCAL_RANK": rank,
-        "WORLD_SIZE": processes,
-        "LOCAL_WORLD_SIZE": processes,
-        "TORCHELASTIC_RESTART_COUNT": restarts,
-    }
-    return ours | {name: str(value) for name, value in numbers.items()}
-
-
-def tied_to(parent: int) -> Callable[[], None]:
-    """Returns what a new process does before anything else: it dies with its parent from then on.
-
-    Args:
-        parent: the process that starts it.
-
-    Returns:
-        The function that it calls.
-    """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-    def begin() -> None:
-        if libc is not None:
-            libc.prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return begin
-
-
-def _begins(parent: int) -> Callable[[], None]:
-    """As `tied_to`; Ctrl-C waits until its imports are done, which would end with a traceback."""
-    tie = tied_to(parent)
-
-    def begin() -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-        tie()
-
-    return begin
+    return ours | {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}

@@ -16,9 +16,11 @@ from typing import IO, Any
 from unittest.mock import patch
 
 from grawa.errors import UserError
+from grawa.lab.chaos.programs import environment_of
 from grawa.lab.cli.main import main
 from grawa.lab.cli.process import run_process
 from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.train import fork_server
 from grawa.lab.train.checkpoint import Start
 from tests.world import forks, launched, results
 
@@ -67,13 +69,12 @@ def _read(file: IO[str]) -> str:
     return file.read()
 
 
-def _in_world(command: Sequence[str], processes: int, **_: object) -> None:
+def _in_world(command: fork_server.Command, processes: int, **_: object) -> None:
     """Stands in for `grawa.lab.train.launch.launch`."""
-    module, table, start = command[1:4]
-    assert module == "grawa.lab.cli.worker"
-    begun = json.loads(start)
+    assert command.module == "grawa.lab.cli.worker"
+    table, begun = map(json.loads, command.arguments[:2])
     path = Path(begun["path"]).resolve()
-    found = launched(processes, _worker, json.loads(table), path, begun["start"])
+    found = launched(processes, _worker, table, path, begun["start"])
     for outcome in found:
         if isinstance(outcome, UserError):
             raise outcome
@@ -108,12 +109,8 @@ class Command:
 
     def workers(self) -> dict[int, int]:
         """The worker processes that it has started: rank -> process."""
-        found = {}
-        for pid in children_of(self.pid):
-            with suppress(OSError, KeyError):
-                if b"grawa.lab.cli.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    found[int(_environment(pid)["RANK"])] = pid
-        return found
+        ranks = {pid: environment_of(pid).get("RANK") for pid in children_of(self.pid)}
+        return {int(rank): pid for pid, rank in ranks.items() if rank is not None}
 
     def wait(self) -> tuple[int, str]:
         """Its exit code and all that it printed."""
@@ -153,11 +150,6 @@ def children_of(pid: int) -> set[int]:
         text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
         return {int(child) for child in text.split()}
     return set()
-
-
-def _environment(pid: int) -> dict[str, str]:
-    pairs = Path(f"/proc/{pid}/environ").read_text().split("\0")
-    return dict(pair.partition("=")[::2] for pair in pairs)
 
 
 def is_alive(pid: int) -> bool:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,13 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from grawa.comm.count_file import CountFile
 from grawa.errors import UserError
+from grawa.lab.train.fork_server import Command
+from grawa.lab.train.forked import serve
 from grawa.lab.train.launch import WorkerFailedError, _first_cause, launch
-from grawa.lab.train.start import started
+from grawa.lab.train.start import starter
 from grawa.lab.train.stop import STOPS, StoppedError
-from tests.lab.cli.processes import all_gone, children_of, until
+from tests.lab.cli.processes import all_gone, children_of, is_alive, until
+from tests.lab.train import programs
 from tests.world import forks
 
 LOST = "CommunicationError: rank 0 lost contact"
@@ -40,22 +44,10 @@ def test_the_cause_is_named_and_not_what_follows_from_it(case: str, tmp_path: Pa
     assert _first_cause(failures) == expected
 
 
-FAILING = """
-import json, os, signal, sys
-signal.signal(signal.SIGINT, signal.SIG_DFL)
-signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-restart, rank = int(os.environ["TORCHELASTIC_RESTART_COUNT"]), int(os.environ["RANK"])
-end, times = sys.argv[1], int(sys.argv[2])
-if rank == 1 and restart < times:
-    if end.isdigit():
-        os.kill(os.getpid(), int(end))
-    message = {"message": end, "extraInfo": {"timestamp": "1"}}
-    with open(os.environ["TORCHELASTIC_ERROR_FILE"], "w") as file:
-        json.dump({"message": message}, file)
-    sys.exit(1)
-if rank == 0 and restart < times:
-    sys.stdin.read()  # for ever
-"""
+def command(name: str, *arguments: str) -> Command:
+    """One of the tests' programs."""
+    module = "tests.lab.train"
+    return Command(f"{module}.programs", [name, *arguments], [f"{module}.imported"])
 
 
 def run(end: str, times: int, max_restarts: int) -> list[str]:
@@ -66,7 +58,7 @@ def run(end: str, times: int, max_restarts: int) -> list[str]:
     os.dup2(reading, 0)
     try:
         launch(
-            ["-c", FAILING, end, str(times)],
+            command("failing", end, str(times)),
             2,
             max_restarts=max_restarts,
             on_restart=lambda error, restart: said.append(f"{restart}: {error}"),
@@ -104,20 +96,7 @@ def test_what_the_caller_raises_ends_the_run() -> None:
         raise UserError(f"no checkpoint after: {error}")
 
     with pytest.raises(UserError, match="no checkpoint after: rank 0 failed: exit code 3"):
-        launch(["-c", "import sys; sys.exit(3)"], 1, max_restarts=1, on_restart=refuse)
-
-
-MEETING = """
-import fcntl, json, os
-stale = {"MASTER_ADDR", "MASTER_PORT", "GROUP_RANK", "TORCHFT_LIGHTHOUSE", "REPLICA_GROUP_ID"}
-assert not stale & set(os.environ)
-assert os.environ["WORLD_SIZE"] == os.environ["LOCAL_WORLD_SIZE"] == "2"
-assert os.environ["RANK"] == os.environ["LOCAL_RANK"]
-for name in ("GRAWA_STORE", "GRAWA_COUNTS"):
-    file = os.open(os.environ[name], os.O_RDWR)
-    fcntl.flock(file, fcntl.LOCK_EX)
-    assert os.fstat(file).st_mode & 0o077 == 0 or "/proc/self" in os.environ[name]
-"""
+        launch(command("exiting", "3"), 1, max_restarts=1, on_restart=refuse)
 
 
 def test_processes_share_files_and_leave_none(
@@ -134,7 +113,7 @@ def test_processes_share_files_and_leave_none(
         "REPLICA_GROUP_ID",
     ):
         monkeypatch.setenv(name, "stale")
-    launch(["-c", MEETING], 2)
+    launch(command("meeting"), 2)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -143,7 +122,7 @@ def test_without_files_in_memory_a_private_folder_is_used_and_removed(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.delattr("os.memfd_create")
-    with started(["-c", MEETING], 2, 0) as group:
+    with starter(command("meeting"), 2) as several, several.started() as group:
         assert [folder.stat().st_mode & 0o077 for folder in tmp_path.iterdir()] == [0]
         until(group.has_ended, "the end of both")
         assert group.failures() == {}
@@ -151,7 +130,7 @@ def test_without_files_in_memory_a_private_folder_is_used_and_removed(
 
 
 def sleep_in_two() -> None:
-    launch(["-c", "import time; time.sleep(1000)"], 2)
+    launch(command("sleeping"), 2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
@@ -186,33 +165,9 @@ def test_counts_are_shared_by_descriptions_of_one_file(tmp_path: Path) -> None:
     assert one.add("steps", 4) == 4
 
 
-STOPPING = """
-import os, signal, sys, time
-signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-rank, how = int(os.environ["RANK"]), sys.argv[1]
-came = []
-signal.signal(signal.SIGTERM, lambda *_: came.append(0))
-ready = os.open(os.environ["GRAWA_COUNTS"], os.O_RDWR)
-os.pwrite(ready, b"x", rank)
-while os.pread(ready, 2, 0) != b"xx":
-    time.sleep(0.01)
-if rank == 0:
-    os.kill(os.getppid(), int(sys.argv[2]))
-while not came:
-    time.sleep(0.01)
-if how == "fails" and rank == 1:
-    sys.exit(3)
-while how in ("never", "again", "fails"):
-    time.sleep(0.25)
-    if how == "again":
-        os.kill(os.getppid(), int(sys.argv[2]))
-sys.exit(0 if how == "finishes" else 143)
-"""
-
-
 def stopping(how: str, number: signal.Signals, within: float = 60.0) -> None:
     """Two processes, of which one sends a signal to the launcher when both are ready."""
-    launch(["-c", STOPPING, how, str(int(number))], 2, stop_within=within)
+    launch(command("stopping", how, str(int(number))), 2, stop_within=within)
 
 
 @pytest.mark.parametrize("number", STOPS)
@@ -244,3 +199,52 @@ def test_those_that_go_on_are_ended(how: str, number: signal.Signals, within: fl
 def test_a_process_that_fails_while_it_stops_is_named() -> None:
     with pytest.raises(WorkerFailedError, match="rank 1 failed: exit code 3"):
         stopping("fails", signal.SIGTERM)
+
+
+def test_processes_are_children_of_the_launcher_and_share_the_imports(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    launch(command("sharing_imports"), 2)
+    said = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    (server,) = {one["imported_by"] for one in said}
+    assert not is_alive(server)
+    assert {one["parent"] for one in said} == {os.getpid()} != {server}
+    for one in said:
+        program, *arguments = one["arguments"]
+        assert Path(program) == Path(programs.__file__)
+        assert arguments == ["sharing_imports"]
+        _, *words = one["shown"]
+        assert words == ["-m", programs.__name__, "sharing_imports"]
+    assert sorted(one["rank"] for one in said) == ["0", "1"]
+
+
+def test_without_the_process_that_has_done_the_imports_they_are_done_again() -> None:
+    said: list[str] = []
+    launch(
+        command("without_server"),
+        2,
+        max_restarts=1,
+        on_restart=lambda error, _: said.append(str(error)),
+    )
+    assert len(said) == 1
+
+
+def test_imports_that_fail_are_told(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(WorkerFailedError, match=r"can't start 2 processes: .* imports has failed"):
+        launch(Command("nothing", imports=["there.is.none"]), 2)
+    assert "No module named 'there'" in capfd.readouterr().err
+
+
+def test_the_fork_server_says_why_it_can_not_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("os.fork", refuse)
+    ours, theirs = socket.socketpair()
+    request = {"module": "x", "arguments": [], "imports": [], "variables": {}}
+    with ours:
+        ours.sendall(json.dumps(request).encode() + b"\n")
+        ours.shutdown(socket.SHUT_WR)
+        with pytest.raises(SystemExit):
+            serve(os.getpid(), theirs)
+        assert ours.recv(100) == b"[Errno 11] Resource temporarily unavailable"

@@ -8,31 +8,10 @@ from pathlib import Path
 import pytest
 
 from grawa import Elastic, UserError
+from grawa.lab.train.fork_server import Command
 from grawa.lab.train.launch import WorkerFailedError
 from grawa.lab.train.launch_elastic import launch_elastic
 from grawa.lab.train.stop import StoppedError
-
-WORKER = """
-import json, os, signal, sys, time
-assert ":" in os.environ["TORCHFT_LIGHTHOUSE"] and os.environ["WORLD_SIZE"] == "3"
-restart, rank = os.environ["TORCHELASTIC_RESTART_COUNT"], os.environ["RANK"]
-end = json.loads(sys.argv[1]).get(rank, ["0"])
-end = end[min(int(restart), len(end) - 1)]
-with open(sys.argv[2], "a") as file:
-    file.write(f"{rank}.{restart} ")
-if end.startswith("SIG"):
-    os.kill(os.getpid(), getattr(signal, end))
-if end == "stops":
-    sys.exit(143)
-if ":" in end:
-    message = {"message": end, "extraInfo": {"timestamp": "1"}}
-    with open(os.environ["TORCHELASTIC_ERROR_FILE"], "w") as file:
-        json.dump({"message": message}, file)
-    sys.exit(1)
-while not os.path.exists(sys.argv[3]) and end != "now":
-    time.sleep(0.02)
-"""
-"""Ends as it is told for each of its starts; otherwise when there is a file."""
 
 LONELY = "CommunicationError: too few workers"
 
@@ -55,7 +34,8 @@ class Job:
         """Runs workers, of whom some (w0, w1, w2) end in these ways one after another."""
         by_rank = json.dumps({name.removeprefix("w"): end for name, end in ends.items()})
         elastic = Elastic(min_workers=2, wait=timedelta(seconds=0.2))
-        command = ["-c", WORKER, by_rank, str(self.begun), str(self.go)]
+        arguments = ["elastic", by_rank, str(self.begun), str(self.go)]
+        command = Command("tests.lab.train.programs", arguments)
         launch_elastic(command, 3, elastic, max_restarts=self.max_restarts, tell=self._tell)
 
     def _tell(self, text: str) -> None:

@@ -1,0 +1,109 @@
+"""The program of a fork server: does the imports, and is then each of the processes that it forks.
+
+Arguments: the launcher's process; the descriptor of the socket for requests; and room for the
+command line of those processes.
+"""
+
+import importlib
+import json
+import os
+import runpy
+import signal
+import socket
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+
+from grawa.lab.train.fork_server import HELD_BACK, tied_to
+from grawa.lab.train.process_title import show
+
+_LOOK_SECONDS = 0.001
+
+
+@dataclass(frozen=True)
+class Request:
+    """A process that is to be started; as JSON in a line, its number or an error is the answer."""
+
+    module: str
+    """Run as by `python -m`."""
+
+    arguments: list[str]
+    """Its command line."""
+
+    imports: list[str]
+    """Modules that are imported before it is forked."""
+
+    variables: dict[str, str]
+    """More of its environment."""
+
+    def run(self) -> None:
+        """Does in this process what is requested."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, set(HELD_BACK) - {signal.SIGINT})
+        os.environ |= self.variables
+        show([sys.executable, "-m", self.module, *self.arguments], self.variables)
+        sys.argv[1:] = self.arguments
+        runpy.run_module(self.module, run_name="__main__", alter_sys=True)
+
+
+def serve(launcher: int, requests: socket.socket) -> Request:
+    """Forks a process for each request, and ends with the launcher.
+
+    A process is forked from one in between, which ends at once: so the launcher adopts it.
+
+    Args:
+        launcher: its process.
+        requests: where they come from.
+
+    Returns:
+        In each new process, its request.
+    """
+    with requests, requests.makefile("r", encoding="utf-8") as lines:
+        for line in lines:
+            request = Request(**json.loads(line))
+            for name in request.imports:
+                importlib.import_module(name)
+            try:
+                if os.fork():
+                    os.wait()
+                    continue
+            except OSError as error:
+                requests.sendall(str(error).encode())
+                continue
+            _leave_a_child(requests)
+            tied_to(launcher)()
+            requests.sendall(str(os.getpid()).encode())
+            return request
+    sys.exit(0)
+
+
+def _leave_a_child(requests: socket.socket) -> None:
+    """Ends this process, and returns in a child of it, when it has ended."""
+    parent = os.getpid()
+    try:
+        child = os.fork()
+    except OSError as error:
+        requests.sendall(str(error).encode())
+        os._exit(1)
+    if child:
+        os._exit(0)
+    while os.getppid() == parent:
+        time.sleep(_LOOK_SECONDS)
+
+
+def main(launcher: str, descriptor: str, *_: str) -> None:
+    """Serves, and does in each new process what was requested.
+
+    Args:
+        launcher: its process.
+        descriptor: of the socket for requests.
+    """
+    with warnings.catch_warnings():
+        # Of Python, about threads: they are OpenBLAS's, which ends them before a fork.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        request = serve(int(launcher), socket.socket(fileno=int(descriptor)))
+    request.run()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
