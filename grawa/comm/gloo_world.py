@@ -2,6 +2,8 @@
 
 import socket
 from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 from typing import cast
@@ -45,6 +47,29 @@ class OwnStore:
     def place(self) -> str:
         """Where it is, "host:port"."""
         return f"{self._address}:{self._port}"
+
+
+def check_listening(places: Sequence[str], within: timedelta) -> None:
+    """Checks that stores are in reach: a connection to one that is not would be tried for long.
+
+    Args:
+        places: "host:port" of each.
+        within: seconds until all must have answered.
+
+    Raises:
+        CommunicationError: if one is not.
+    """
+    with ThreadPoolExecutor(max(1, len(places)), "grawa reach") as threads:
+        tries = {place: threads.submit(_touch, place, within) for place in places}
+    for place, tried in tries.items():
+        error = tried.exception()
+        if error is not None:
+            raise CommunicationError(f"the process at {place} is not in reach ({error})") from error
+
+
+def _touch(place: str, within: timedelta) -> None:
+    host, _, port = place.rpartition(":")
+    socket.create_connection((host, int(port)), within.total_seconds()).close()
 
 
 class GlooWorld:

@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 import torch
 
 from grawa.comm.elastic import Elastic
-from grawa.comm.gloo_world import OwnStore
-from grawa.comm.lighthouse import Beacon
+from grawa.comm.gloo_world import OwnStore, check_listening
+from grawa.comm.lighthouse import DEAD_AFTER, Beacon
 from grawa.comm.present import ElasticCommunicator
 from grawa.comm.quorum import Decision, Member, decide
-from grawa.errors import CommunicationError, UserError
+from grawa.errors import CommunicationError
 from grawa.rounds.assembly import GivenState, Lagging, Status
+from grawa.rounds.place import Place
 
 Result = TypeVar("Result")
 
@@ -63,6 +64,7 @@ class Quorums:
         self._met: dict[int, float] = {}
         self._said_short = False
         self._has_gone = False
+        self._place = Place()
         self.give: Callable[[Decision], Callable[[], None]]
         self.is_asked_to_stop: Callable[[], bool] = lambda: False
 
@@ -159,6 +161,8 @@ class Quorums:
         same = {member.open for member in decision.present} == {self._comm.opened}
         if same and self._comm.opened and party == self._connected:
             return
+        others = [m for m in decision.present if m.incarnation != self._incarnation]
+        check_listening([member.store for member in others], DEAD_AFTER)
         workers = [member.worker for member in decision.present]
         self._comm.connect(decision.name, workers, decision.source.store)
         self._connected = party
@@ -184,12 +188,12 @@ class Quorums:
             come = [Member(**said) for said in quorum.members]
             least = self._elastic.min_workers
             decision = decide(quorum.name, come, self._size, least)
-            self._check_place(decision)
-            if decision.leading and decision.is_enough(least):
+            is_free = self._place.is_free(self._me, decision)
+            if is_free and decision.leading and decision.is_enough(least):
                 now = time.monotonic()
                 self._met.update((member.worker, now) for member in decision.present)
                 return decision
-            if ending and decision.leading:  # somebody who is late may still come
+            if not is_free or (ending and decision.leading):  # who is late may still come
                 time.sleep(_POLL_SECONDS)
             else:
                 short_since = self._wait_for_more(come, short_since)
@@ -203,19 +207,6 @@ class Quorums:
         """Ends a round in the background once this worker has left without a word."""
         if self._has_gone:
             raise CommunicationError(f"worker {self._me.worker} has left the job after an error")
-
-    def _check_place(self, decision: Decision) -> None:
-        if self._incarnation in decision.replaced:
-            raise CommunicationError(
-                f"another process has taken the place of worker {self._me.worker}, and has trained "
-                "further: end this one"
-            )
-        if decision.leading and decision.source.form != self._me.form:
-            raise UserError(
-                f"worker {self._me.worker} has another model, optimizer, strategy or options than "
-                f"worker {decision.source.worker}, whose job it would join; every worker must make "
-                "the same model (names, shapes, dtypes) and options before the Averager"
-            )
 
     def _wait_for_more(self, come: list[Member], since: float | None) -> float:
         """Waits a moment; says so once, and gives up in the end."""

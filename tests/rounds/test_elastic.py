@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 import warnings
 from copy import deepcopy
 from datetime import timedelta
@@ -20,7 +21,7 @@ import grawa
 from grawa.comm.gloo_world import OwnStore
 from grawa.comm.lighthouse import torchft
 from grawa.comm.present import ElasticCommunicator
-from tests.elastic import STEPS, Worker, lighthouse, workers
+from tests.elastic import STEPS, SYNC_EVERY, Worker, lighthouse, workers
 from tests.helpers import OUTPUTS, batches, flat, mlp, poison, sgd
 from tests.world import on_ranks
 
@@ -117,6 +118,31 @@ def test_a_new_worker_alone_never_starts_a_job() -> None:
         alone = Worker(at, 1, 2, wait=timedelta(seconds=0.3))
         with pytest.raises(grawa.CommunicationError, match="a job starts with all 2"):
             alone.until("in")
+
+
+def test_those_who_died_at_a_meeting_do_not_keep_their_places() -> None:
+    """The lighthouse counts them among those who have come until they are silent for a while."""
+    options: dict[str, Any] = {"seconds": 0.02, "min_workers": 2}
+    with lighthouse() as at, workers(at, 3, steps=100_000, **options) as found:
+        found[0].until("round", 2)
+        found[1].kill()
+        found[2].kill()
+        time.sleep(0.6)  # worker 0 waits for others, and then dies later than they do
+        found[0].kill()
+        found += [Worker(at, i, 3, **options) for i in range(3)]
+        for worker in found[3:]:
+            worker.until("end")
+        assert sorted(found[3].rounds()) == list(range(1, STEPS // SYNC_EVERY + 1))
+
+
+def test_of_two_processes_with_one_number_the_second_ends() -> None:
+    options: dict[str, Any] = {"seconds": 0.02, "steps": 100_000}
+    with lighthouse() as at, workers(at, 2, **options) as found:
+        found[0].until("round", 2)
+        found.append(Worker(at, 1, 2, **options))
+        with pytest.raises(grawa.CommunicationError, match="taken the place of worker 1"):
+            raise found[2].until("error")
+        assert found[0].until("round", 5).left_out == {}
 
 
 def test_without_a_lighthouse_it_ends_at_the_stated_time() -> None:

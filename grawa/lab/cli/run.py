@@ -21,7 +21,7 @@ from grawa.lab.cli.new_folder import new_folder
 from grawa.lab.cli.process import run_process
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.limits import check_memory
-from grawa.lab.experiments.lock import check_free
+from grawa.lab.experiments.lock import check_free, locked
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.report.console import say, summary
 from grawa.lab.tasks import Data
@@ -148,30 +148,12 @@ def check(config: TrainConfig, known: dict[Hashable, Data] | None = None) -> Non
         check_memory(model, config.workers, processes, on_cpu=device.type == "cpu")
 
 
-def _imports(config: TrainConfig) -> list[str]:
-    """Modules that take long to import, and that the processes of a run will need."""
-    of_data = [name for name in ("sklearn.datasets",) if name in sys.modules]  # `_check` loads them
-    of_elastic = ["torchft"] if config.elastic else []
-    return ["grawa.lab.cli.process", "torch._dynamo", *of_data, *of_elastic]
-
-
 def _run(config: TrainConfig, path: Path, start: Start = NEWEST) -> None:
-    processes = config.num_processes()
     with saying_how_to_go_on(path):
-        if under_launcher() or processes == 1:
+        if under_launcher() or config.num_processes() == 1:
             run_process(config, path, start)
         else:
-            table, begun = asdict(config), {"path": str(path), "start": asdict(start)}
-            arguments = [json.dumps(table), json.dumps(begun)]
-            command = Command("grawa.lab.cli.worker", [*arguments, *sys.argv], _imports(config))
-            elastic, most = config.settings().elastic, config.max_restarts
-            start_all = partial(
-                launch, max_restarts=most, on_restart=partial(say_restart, path, most=most)
-            )
-            if elastic is not None:
-                tell = partial(say, Console())
-                start_all = partial(launch_elastic, elastic=elastic, max_restarts=most, tell=tell)
-            start_all(command, processes, stop_within=config.stop_within)
+            _launch(config, path, start)
     if is_first_process():
         console = Console()
         finished = RunFolder(path).events()[-1]
@@ -179,3 +161,33 @@ def _run(config: TrainConfig, path: Path, start: Start = NEWEST) -> None:
         for doubt in finished["doubts"]:
             say(console, f"warning: {doubt}")
         say(console, f"{path}: the run's folder; `grawa evaluate {path}` measures its model")
+
+
+def _launch(config: TrainConfig, path: Path, start: Start) -> None:
+    """Trains in several processes of this machine."""
+    begun = {"path": str(path), "start": asdict(start)}
+    arguments = [json.dumps(asdict(config)), json.dumps(begun), *sys.argv]
+    elastic, most = config.settings().elastic, config.max_restarts
+    imports = [
+        "grawa.lab.cli.process",
+        "torch._dynamo",
+        *names.task(config.task, config.data).imports,
+    ]
+    if elastic is None:
+        launch(
+            Command("grawa.lab.cli.worker", arguments, imports),
+            config.num_processes(),
+            max_restarts=most,
+            on_restart=partial(say_restart, path, most=most),
+            stop_within=config.stop_within,
+        )
+        return
+    with locked(path):  # workers lock only their parts of the folder
+        launch_elastic(
+            Command("grawa.lab.cli.worker", arguments, [*imports, "torchft"]),
+            config.num_processes(),
+            elastic,
+            max_restarts=most,
+            tell=partial(say, Console()),
+            stop_within=config.stop_within,
+        )

@@ -28,6 +28,7 @@ class Digits(Classification):
     """
 
     num_classes: ClassVar[int] = 10
+    imports: ClassVar[tuple[str, ...]] = ("sklearn.datasets",)
     architectures: ClassVar[tuple[str, ...]] = ("mlp", "cnn")
 
     train_size: int = 1200

@@ -40,10 +40,12 @@ class Task(ABC):
     Attributes:
         metric: the name of what `measure` returns; smaller is better.
         num_classes: the number of labels, or 0 if the targets are not labels.
+        imports: modules that its data need and that take long to import.
     """
 
     metric: ClassVar[str]
     num_classes: ClassVar[int] = 0
+    imports: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def data(self, seed: int) -> Data:

@@ -61,13 +61,13 @@ def serve(launcher: int, requests: socket.socket) -> Request:
     with requests, requests.makefile("r", encoding="utf-8") as lines:
         for line in lines:
             request = Request(**json.loads(line))
-            for name in request.imports:
-                importlib.import_module(name)
             try:
+                for name in request.imports:
+                    importlib.import_module(name)
                 if os.fork():
                     os.wait()
                     continue
-            except OSError as error:
+            except (ImportError, OSError) as error:
                 requests.sendall(str(error).encode())
                 continue
             _leave_a_child(requests)

@@ -229,10 +229,9 @@ def test_without_the_process_that_has_done_the_imports_they_are_done_again() -> 
     assert len(said) == 1
 
 
-def test_imports_that_fail_are_told(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(WorkerFailedError, match=r"can't start 2 processes: .* imports has failed"):
+def test_imports_that_fail_are_told() -> None:
+    with pytest.raises(WorkerFailedError, match="can't start 2 processes: No module named 'there'"):
         launch(Command("nothing", imports=["there.is.none"]), 2)
-    assert "No module named 'there'" in capfd.readouterr().err
 
 
 def test_the_fork_server_says_why_it_can_not_fork(monkeypatch: pytest.MonkeyPatch) -> None:
