@@ -1,5 +1,6 @@
 """The process group of a training script, and this process's device."""
 
+import gc
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from grawa.comm import pool
 from grawa.comm.distributed import DEFAULT_TIMEOUT
 from grawa.comm.elastic import Place, in_place
 from grawa.errors import CommunicationError, UserError
@@ -95,7 +97,18 @@ def distributed(
         time.sleep(_GRACE_SECONDS)
         raise
     finally:
-        dist.destroy_process_group()
+        _close()
+
+
+def _close() -> None:
+    """Closes the process group, and waits for the end of its threads.
+
+    They let go of the last message's tensors a little later than the message is done. If one does
+    so when the interpreter has begun to end, C++ ends the process by SIGABRT.
+    """
+    pool.forget()
+    gc.collect()  # an Averager that is over refers to itself, and to its group
+    dist.destroy_process_group()
 
 
 def _elastic_place() -> Place | None:

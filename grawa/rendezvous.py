@@ -1,5 +1,6 @@
 """How the processes of a run find each other, and open their process group."""
 
+import importlib
 import os
 import socket
 import sys
@@ -88,6 +89,9 @@ def open_group(backend: str, timeout: timedelta) -> None:
         stay_on_this_machine()
     try:
         store = _store(rank, size, timeout)
+        # The first optimizer imports it. If that happens while a group is open, the group never
+        # ends, and its threads may end the process by SIGABRT when they meet the interpreter's end.
+        importlib.import_module("torch._dynamo")
         with closed_afterwards():
             dist.init_process_group(
                 backend, store=store, rank=rank, world_size=size, timeout=timeout

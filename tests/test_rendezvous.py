@@ -1,5 +1,6 @@
 """Processes find each other; what a launcher left in the environment is one clear line."""
 
+import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,8 @@ import grawa
 from grawa.comm.attempt import of_attempt
 from grawa.comm.loopback import loopback_interface
 from grawa.errors import CommunicationError, UserError
+from grawa.lab.train.fork_server import Command
+from grawa.lab.train.launch import launch
 from grawa.process_group import is_first_process, restart_count, under_launcher
 from grawa.rendezvous import launched, open_group
 from tests.world import launched as in_launched
@@ -134,3 +137,13 @@ def attempts(counts: list[str]) -> list[float]:
 @pytest.mark.world
 def test_a_store_that_outlives_processes_serves_those_that_start_again() -> None:
     assert results(in_launched(2, attempts, ["0", "1", "2"])) == [[3.0] * 3] * 2
+
+
+def test_when_the_group_has_ended_none_of_its_threads_is_left(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """One that is left may meet the interpreter's end with the GIL in mind, and abort."""
+    launch(Command("tests.lab.train.programs", ["open_and_close"], ["grawa"]), 2)
+    for line in capfd.readouterr().out.splitlines():
+        before, within, after = json.loads(line)
+        assert after == before < within

@@ -150,6 +150,11 @@ def give_back(ended: Lease) -> None:
     _free.setdefault(key, []).append(ended)
 
 
+def forget() -> None:
+    """Lets go of the process groups that were given back, which the default group's end closes."""
+    _free.clear()
+
+
 def abandon(ended: Lease) -> None:
     """Ends a process group that may be out of step, without a word to the others.
 

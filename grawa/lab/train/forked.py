@@ -15,6 +15,8 @@ import time
 import warnings
 from dataclasses import dataclass
 
+import torch
+
 from grawa.lab.train.fork_server import HELD_BACK, tied_to
 from grawa.lab.train.process_title import show
 
@@ -41,7 +43,10 @@ class Request:
         """Does in this process what is requested."""
         signal.pthread_sigmask(signal.SIG_UNBLOCK, set(HELD_BACK) - {signal.SIGINT})
         os.environ |= self.variables
-        show([sys.executable, "-m", self.module, *self.arguments], self.variables)
+        words = [sys.executable, "-m", self.module, *self.arguments]
+        show(words, self.variables)
+        if torch.cuda._is_in_bad_fork():  # an import has used CUDA, which a fork then can't
+            os.execv(sys.executable, words)
         sys.argv[1:] = self.arguments
         runpy.run_module(self.module, run_name="__main__", alter_sys=True)
 

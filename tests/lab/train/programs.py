@@ -8,6 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+from torch import nn
+
+import grawa
 import tests.lab.train.imported
 
 RANK = int(os.environ.get("RANK", "0"))
@@ -67,6 +71,7 @@ def sharing_imports() -> None:
     shown, given = (Path("/proc/self", name).read_text() for name in ("cmdline", "environ"))
     found = {
         "imported_by": tests.lab.train.imported.PROCESS,
+        "process": os.getpid(),
         "parent": os.getppid(),
         "arguments": sys.argv,
         "shown": shown.rstrip("\0").split("\0"),
@@ -125,9 +130,27 @@ def elastic(ends: str, begun: str, go: str) -> None:
         time.sleep(0.02)
 
 
+def open_and_close() -> None:
+    """Says how many threads there are before and after an averager in a process group."""
+    found = [threads()]
+    with grawa.distributed("cpu"):
+        model = nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with grawa.Averager(model, optimizer, grawa.LGRAWA(), sync_every=1):
+            model(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+        found.append(threads())
+    print(json.dumps([*found, threads()]) + "\n", end="", flush=True)
+
+
+def threads() -> int:
+    """Of this process."""
+    return len(os.listdir("/proc/self/task"))
+
+
 PROGRAMS = (
     *(failing, exiting, sleeping, meeting, sharing_imports, without_server, stopping),
-    elastic,
+    *(elastic, open_and_close),
 )
 
 if __name__ == "__main__":

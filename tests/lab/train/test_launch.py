@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -142,7 +143,7 @@ def test_processes_end_with_the_launcher_from_their_first_moment(number: signal.
 
     def begun() -> bool:
         found.update(children_of(launcher.pid or 0))
-        return len(found) == (1 if number == signal.SIGKILL else 2)
+        return len(found) >= (1 if number == signal.SIGKILL else 2)
 
     until(begun, "processes")
     os.kill(launcher.pid, number)
@@ -216,6 +217,18 @@ def test_processes_are_children_of_the_launcher_and_share_the_imports(
         _, *words = one["shown"]
         assert words == ["-m", programs.__name__, "sharing_imports"]
     assert sorted(one["rank"] for one in said) == ["0", "1"]
+
+
+def test_if_an_import_has_used_cuda_each_process_does_its_own(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    shared = command("sharing_imports")
+    launch(replace(shared, imports=[*shared.imports, "tests.lab.train.used_cuda"]), 2)
+    said = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [one["imported_by"] for one in said] == [one["process"] for one in said]
+    assert {one["parent"] for one in said} == {os.getpid()}
+    assert sorted(one["rank"] for one in said) == ["0", "1"]
+    assert {tuple(one["arguments"][1:]) for one in said} == {("sharing_imports",)}
 
 
 def test_without_the_process_that_has_done_the_imports_they_are_done_again() -> None:
