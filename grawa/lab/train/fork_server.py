@@ -117,20 +117,27 @@ class ForkServer:
         if sys.platform != "linux":
             words = ["-m", command.module, *command.arguments]
             return self._popen(words, {**self._environment, **variables}, [signal.SIGINT])
+        request = json.dumps({**asdict(command), "variables": dict(variables)}) + "\n"
+        answer = self._ask(request) or self._ask(request)  # the server may just have been killed
+        if not answer.isdigit():
+            raise OSError(answer or "the process that does the imports has failed")
+        return Child(int(answer))
+
+    def _ask(self, request: str) -> str:
+        """What the fork server answers; "" if it ends instead."""
         if self._server is None or self._server.poll() is not None:
             self._begin()
         assert self._socket is not None
-        request = json.dumps({**asdict(command), "variables": dict(variables)}) + "\n"
         try:
             self._socket.sendall(request.encode())
             answer = self._socket.recv(4096).decode()
         except TimeoutError:
-            raise OSError(f"its imports took longer than {_IMPORT_SECONDS:.0f} s") from None
+            return f"the imports took longer than {_IMPORT_SECONDS:.0f} s"
         except ConnectionError:
             answer = ""
-        if not answer.isdigit():
-            raise OSError(answer or "the process that does the imports has failed")
-        return Child(int(answer))
+        if not answer:
+            self.close()
+        return answer
 
     def _begin(self) -> None:
         """Starts the process that does the imports."""
