@@ -17,16 +17,13 @@ from dataclasses import asdict, dataclass
 from subprocess import Popen
 
 from grawa.lab.train.process_title import room_for, room_for_variables
-from grawa.lab.train.stop import STOPS
+from grawa.lab.train.stop import CAUGHT
 
 _IMPORT_SECONDS = 600.0
 """How long the imports may take, as from a slow file system, before the start counts as failed."""
 
 _DIE_WITH_PARENT, _SET_ADOPTING, _IS_ADOPTING = 1, 36, 37
 """PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER and PR_GET_CHILD_SUBREAPER of Linux."""
-
-HELD_BACK = (*STOPS, signal.SIGQUIT)
-"""Signals that reach all processes of a terminal or job; the fork server must not end by them."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +147,7 @@ class ForkServer:
             self._server = self._popen(
                 ["-m", "grawa.lab.train.forked", str(os.getpid()), str(descriptor), room],
                 {**self._environment, **room_for_variables()},
-                HELD_BACK,
+                CAUGHT,  # what all processes of a run get must not end this one
                 [descriptor, *self._descriptors],
             )
 

@@ -17,31 +17,26 @@ from dataclasses import dataclass
 
 import torch
 
-from grawa.lab.train.fork_server import HELD_BACK, tied_to
+from grawa.lab.train.fork_server import Command, tied_to
 from grawa.lab.train.process_title import show
+from grawa.lab.train.stop import CAUGHT
 
 _LOOK_SECONDS = 0.001
 
 
-@dataclass(frozen=True)
-class Request:
-    """A process that is to be started; as JSON in a line, its number or an error is the answer."""
+@dataclass(frozen=True, kw_only=True)
+class Request(Command):
+    """A process that is to be started: JSON in a line. The answer is its number, or an error.
 
-    module: str
-    """Run as by `python -m`."""
-
-    arguments: list[str]
-    """Its command line."""
-
-    imports: list[str]
-    """Modules that are imported before it is forked."""
+    Args:
+        variables: more of its environment.
+    """
 
     variables: dict[str, str]
-    """More of its environment."""
 
     def run(self) -> None:
         """Does in this process what is requested."""
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, set(HELD_BACK) - {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, set(CAUGHT) - {signal.SIGINT})
         os.environ |= self.variables
         words = [sys.executable, "-m", self.module, *self.arguments]
         show(words, self.variables)
@@ -73,7 +68,7 @@ def serve(launcher: int, requests: socket.socket) -> Request:
                     os.wait()
                     continue
             except (ImportError, OSError) as error:
-                requests.sendall(str(error).encode())
+                _refuse(requests, error)
                 continue
             _leave_a_child(requests)
             tied_to(launcher)()
@@ -88,12 +83,17 @@ def _leave_a_child(requests: socket.socket) -> None:
     try:
         child = os.fork()
     except OSError as error:
-        requests.sendall(str(error).encode())
+        _refuse(requests, error)
         os._exit(1)
     if child:
         os._exit(0)
     while os.getppid() == parent:
         time.sleep(_LOOK_SECONDS)
+
+
+def _refuse(requests: socket.socket, error: Exception) -> None:
+    """Answers why no process was started; with some text, since the launcher waits for it."""
+    requests.sendall((str(error) or type(error).__name__).encode())
 
 
 def main(launcher: str, descriptor: str, *_: str) -> None:

@@ -14,18 +14,15 @@ from grawa.errors import CommunicationError, DivergedError, UserError
 from grawa.lab.train.fork_server import Command
 from grawa.lab.train.start import Started, Starter, starter
 from grawa.lab.train.stop import (
+    CAUGHT,
     SAME_SIGNAL_SECONDS,
     STOP_WITHIN_SECONDS,
-    STOPS,
     StoppedError,
     StopSignals,
     announce,
 )
 
 Event = TypeVar("Event")
-
-CAUGHT = (*STOPS, signal.SIGQUIT)
-"""Signals that end the launcher, which first ends the processes."""
 
 LOOK_SECONDS = 0.05
 """Between two looks at the processes."""

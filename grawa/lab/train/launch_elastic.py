@@ -9,7 +9,6 @@ from grawa.comm.lighthouse import lighthouse
 from grawa.errors import CommunicationError, UserError
 from grawa.lab.train.fork_server import Command
 from grawa.lab.train.launch import (
-    CAUGHT,
     LOOK_SECONDS,
     WorkerFailedError,
     await_same_signal,
@@ -18,7 +17,7 @@ from grawa.lab.train.launch import (
     saying_what_did_not_start,
 )
 from grawa.lab.train.start import Started, starter
-from grawa.lab.train.stop import STOP_WITHIN_SECONDS, StoppedError, StopSignals, announce
+from grawa.lab.train.stop import CAUGHT, STOP_WITHIN_SECONDS, StoppedError, StopSignals, announce
 
 _MARGIN = timedelta(seconds=30)
 """How much longer than they would wait for each other the launcher waits for its workers' end."""

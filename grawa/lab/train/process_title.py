@@ -12,8 +12,9 @@ from pathlib import Path
 _ROOM = "GRAWA_ROOM"
 """A variable whose place others take."""
 
-_ARGUMENTS, _VARIABLES = 47, 49
-"""Fields of /proc/self/stat, from 0, with the beginning of each; the end is in the next."""
+_PLACES = slice(45, 49)
+"""Of the fields of /proc/self/stat that follow the name: the addresses at which the command line
+begins and ends, and the environment."""
 
 
 def room_for(words: Sequence[str]) -> str:
@@ -41,7 +42,7 @@ def show(words: Sequence[str], variables: Mapping[str, str]) -> None:
         variables: which.
     """
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    begins, ends, of_variables, last = map(int, fields[_ARGUMENTS - 2 : _VARIABLES])
+    begins, ends, of_variables, last = map(int, fields[_PLACES])
     _put(begins, ends - begins, words)
     known = ctypes.string_at(of_variables, last - of_variables)
     room = f"{_ROOM}={os.environ.pop(_ROOM, '')}".encode()

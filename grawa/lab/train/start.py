@@ -35,18 +35,16 @@ class Started:
     Args:
         server: starts them.
         errors: the file in which each says why it fails.
-        restarts: how often all were started before.
     """
 
-    def __init__(self, server: ForkServer, errors: Sequence[str], restarts: int) -> None:
+    def __init__(self, server: ForkServer, errors: Sequence[str]) -> None:
         self._server, self._errors = server, errors
         self.processes: list[Process] = []
-        try:
-            for rank in range(len(errors)):
-                self.processes.append(self._start(rank, restarts))
-        except BaseException:
-            self.end()
-            raise
+
+    def start(self, restarts: int) -> None:
+        """Starts all, which were started so often before."""
+        for rank in range(len(self._errors)):
+            self.processes.append(self._start(rank, restarts))
 
     def start_again(self, rank: int, restarts: int) -> None:
         """Starts a process that has ended again, while the others go on."""
@@ -132,8 +130,9 @@ class Starter:
         """
         for path in self.files:
             os.truncate(path, 0)
-        group = Started(self.server, self.files[_SHARED:], restarts)
+        group = Started(self.server, self.files[_SHARED:])
         try:
+            group.start(restarts)
             yield group
         finally:
             group.end()

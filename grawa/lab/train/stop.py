@@ -14,6 +14,9 @@ STOP_WITHIN_SECONDS = 25.0
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that ask a run to stop."""
 
+CAUGHT = (*STOPS, signal.SIGQUIT)
+"""Signals that end a run, and may reach all its processes at once."""
+
 SAME_SIGNAL_SECONDS = 0.2
 """How far apart one signal may reach all processes of a terminal. Another one that comes so soon is
 no second request: a lost terminal sends SIGHUP, and so does its shell."""
