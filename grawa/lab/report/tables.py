@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
@@ -57,11 +58,27 @@ def as_rich(table: Table) -> RichTable:
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    for heading, numeric in table.columns:
-        shown.add_column(Text(heading), justify="right" if numeric else "left", overflow="fold")
+    for place, (heading, numeric) in enumerate(table.columns):
+        text = _wrapped(heading, [row[place].text for row in table.rows]) if numeric else heading
+        shown.add_column(Text(text), justify="right" if numeric else "left", overflow="fold")
     for row in table.rows:
         shown.add_row(*(Text(cell.text, style="bold" if cell.strong else "") for cell in row))
     return shown
+
+
+def _wrapped(heading: str, cells: Sequence[str]) -> str:
+    r"""A heading in lines that are no wider than its column must be.
+
+    A table that is wider than the terminal breaks words in its widest columns, so that a long
+    heading would cost other columns theirs.
+
+    Returns:
+        The heading.
+
+    >>> _wrapped("noticed after", ["16.5 s"])
+    'noticed\nafter'
+    """
+    return fill(heading, max(map(len, [*heading.split(), *cells]), default=1))
 
 
 def with_error(mean: Mean, text: Callable[[float], str]) -> str:

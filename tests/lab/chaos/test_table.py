@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
 from grawa.lab.chaos.table import ending_lines, fault_table, line_of
@@ -10,11 +11,20 @@ from tests.lab.chaos.outcomes import FINDINGS, GOOD, HUNG, RESULT
 
 
 def test_a_row_has_what_was_measured_of_a_fault() -> None:
-    console = Console(width=160, record=True, file=None, quiet=True)
     good, hung = ([cell.text for cell in row] for row in fault_table([GOOD, HUNG]).rows)
     assert good == ["1", "kill", "worker 2", "40", "1280", "0.0 s", "7.2 s", "320", "1"]
     assert hung[6] == "never"
-    console.print(as_rich(fault_table([GOOD])))
+
+
+def test_no_word_but_a_files_name_is_broken_at_80_columns(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    victim = "save-000034-round-00000330/shared.pt, worker 0"
+    damaged = replace(GOOD, kind="checkpoint", victim=victim, recovered_seconds=104.2)
+    Console(width=80).print(as_rich(fault_table([damaged, replace(GOOD, victim="host 1")])))
+    printed = capsys.readouterr().out
+    for whole in ("checkpoint", "recovered", "restarts", "104.2 s", "host 1", "1280"):
+        assert whole in printed
 
 
 def test_a_fault_is_told_in_one_line() -> None:
