@@ -15,14 +15,14 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from io import StringIO
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from command import Benchmark, Results
+from command import Benchmark, Results, check_same_options
 from common import show
 from grawa.errors import UserError
 from grawa.lab.cli import names
@@ -85,12 +85,25 @@ TOY = Config(methods=("lgrawa", "diloco"), variants=("by default", "overlap"), s
 
 
 def measure(config: Config, samples: Samples) -> None:
-    """Runs all combinations."""
-    for method in config.methods:
-        for variant in config.variants:
-            for seed in range(config.seeds):
-                found = tried(config, method, variant, seed)
-                samples.add(method=method, variant=variant, seed=seed, **found)
+    """Runs all combinations of which there is no sample yet."""
+    _, found, _ = samples.read()
+    there = {_which(sample) for sample in found}
+    for which in product(config.methods, config.variants, range(config.seeds)):
+        if which not in there:
+            method, variant, seed = which
+            samples.add(method=method, variant=variant, seed=seed, **tried(config, *which))
+
+
+def _which(sample: Sample) -> tuple[str, str, int]:
+    return sample["method"], sample["variant"], sample["seed"]
+
+
+def resume(
+    config: Config, earlier: Config, samples: Sequence[Sample]
+) -> tuple[Config, Sequence[Sample]]:
+    """Keeps all samples of a run with the same options."""
+    check_same_options(config, earlier)
+    return config, samples
 
 
 def tried(config: Config, method: str, variant: str, seed: int) -> dict[str, Any]:
@@ -104,13 +117,13 @@ def tried(config: Config, method: str, variant: str, seed: int) -> dict[str, Any
         seed=seed,
         **{**usual, **VARIANTS[variant]},
     )
-    try:
-        check(run)
-    except UserError as error:
-        return {"refused": str(error)}
     with tempfile.TemporaryDirectory() as folder:
-        whole = RunFolder.create(Path(folder) / "whole", run)
-        _train(run, whole, None)
+        try:
+            check(run)
+            whole = RunFolder.create(Path(folder) / "whole", run)
+            _train(run, whole, None)
+        except UserError as error:
+            return {"refused": str(error)}
         broken = RunFolder.create(Path(folder) / "broken", run)
         chance = random.Random(f"{method} {variant} {seed}")
         stops = sorted(chance.sample(range(1, len(whole.events())), 2))
@@ -192,6 +205,7 @@ BENCHMARK = Benchmark(
     measure=measure,
     merge=merge,
     show=display,
+    resume=resume,
 )
 
 main = BENCHMARK.run

@@ -135,7 +135,8 @@ class Campaign:
             seen = struck.worker is None or noticed is not None or undone > 0.0
             gone = self.watch.goes_on_since(since) and seen
             if pending is None and (gone or self.arena.job.over or self.watch.finished):
-                return self._outcome(planned, struck, (noticed, by), passed, undone)
+                recovered = passed if gone else None
+                return self._outcome(planned, struck, (noticed, by), recovered, undone)
             if self.arena.job.failure or passed > undone + self.seconds:
                 return self._hung(planned, struck, (noticed, by), undone)
 
@@ -171,6 +172,7 @@ class Campaign:
         noticed: tuple[float | None, str],
         recovered: float | None,
         undone: float,
+        problem: str = "",
     ) -> Outcome:
         return Outcome(
             number=planned.number,
@@ -184,7 +186,7 @@ class Campaign:
             lasted_seconds=undone,
             steps_lost=self.watch.lost_since(self._mark),
             starts=self.watch.starts - self._mark.starts,
-            problem="" if recovered is not None else self._why_hung(),
+            problem=problem,
         )
 
     def _why_hung(self) -> str:
@@ -198,7 +200,7 @@ class Campaign:
         job = self.arena.job
         if job.failure:
             raise HungError(job.failure)
-        outcome = self._outcome(planned, struck, noticed, None, undone)
+        outcome = self._outcome(planned, struck, noticed, None, undone, self._why_hung())
         job.end()
         job.start()
         return outcome

@@ -19,6 +19,10 @@ _TOOLS = ("ip", "unshare", "nsenter", "mount")
 _START_SECONDS = 10.0
 _LOOK_SECONDS = 0.01
 
+_RUN = 'cd "$0" && "$@"; exit $?'
+"""Entering leads to the root folder. The shell forks the program and waits for its end; nsenter,
+where it forks itself, stops when the program is stopped, and then misses its end."""
+
 INTERFACE = "eth0"
 """A host's end of its link."""
 
@@ -171,7 +175,8 @@ class Host:
             The program.
         """
         enter = self._held.entering("mount", "net", "pid", "uts", "ipc")
-        here = ("sh", "-c", 'cd "$0" && exec "$@"', str(Path.cwd()))  # entering leads to the root
+        enter.insert(1, "--no-fork")
+        here = ("sh", "-c", _RUN, str(Path.cwd()))
         return Program([*enter, *here, *command], environment, log)
 
     def kill(self) -> None:

@@ -17,7 +17,7 @@ class Outcome:
             if it only had to wait.
         noticed_by: the line that it printed, or which process ended.
         recovered_seconds: from the fault until a round that began after it, and after its end if it
-            has one, was completed with all workers; `None` if none was.
+            has one, was completed with all workers; `None` if the job ended before, or if none was.
         lasted_seconds: from the fault until it was undone; 0 if it needs no undoing.
         steps_lost: local steps of each worker that were made before the fault, counted at rounds,
             and that are in no later state.

@@ -50,7 +50,7 @@ class Program:
 
     @property
     def code(self) -> int | None:
-        """Its exit code, below zero for a signal; `None` while it runs."""
+        """Its exit code, not 0 if a signal has ended it; `None` while it runs."""
         return self._process.poll()
 
     def signal(self, number: signal.Signals) -> None:

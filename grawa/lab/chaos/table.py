@@ -36,7 +36,7 @@ def fault_table(outcomes: Sequence[Outcome]) -> Table:
         rows=[_row(outcome) for outcome in outcomes],
         note="noticed: the job printed a line, or a process ended, or a worker was left out; - if "
         "the job only had to wait. recovered: a round that began after the fault, and after its "
-        "end, was complete, with all workers. steps lost: of each "
+        "end, was complete, with all workers; or the job ended before. steps lost: of each "
         "worker, undone by a restart. restarts: of the job, by its launchers or the scheduler.",
         printed=True,
     )
@@ -51,7 +51,7 @@ def _row(outcome: Outcome) -> list[Cell]:
         _number(outcome.round, str(outcome.round)),
         _number(outcome.step, str(outcome.step)),
         _seconds(outcome.noticed_seconds, "-"),
-        _seconds(outcome.recovered_seconds, "never"),
+        _seconds(outcome.recovered_seconds, "never" if bad else "ended"),
         _number(outcome.steps_lost, str(outcome.steps_lost)),
         _number(outcome.starts, str(outcome.starts)),
     ]
@@ -88,6 +88,8 @@ def line_of(outcome: Outcome, faults: int) -> str:
         parts.append(f"noticed after {outcome.noticed_seconds:.1f} s")
     if outcome.recovered_seconds is not None:
         parts.append(f"recovered after {outcome.recovered_seconds:.1f} s")
+    elif not outcome.problem:
+        parts.append("the job ended before all workers were back")
     if outcome.starts:
         parts.append(f"{outcome.steps_lost} steps lost")
     if outcome.problem:

@@ -33,6 +33,9 @@ def test_a_fault_is_told_in_one_line() -> None:
         "320 steps lost"
     )
     assert line_of(HUNG, 20).endswith("no round within 105 s after it")
+    ended = replace(GOOD, recovered_seconds=None, steps_lost=0, starts=0)
+    assert line_of(ended, 20).endswith("the job ended before all workers were back")
+    assert fault_table([ended]).rows[0][6].text == "ended"
 
 
 def test_the_end_names_both_errors_and_faults_that_were_not_made() -> None:
