@@ -13,7 +13,7 @@ from tests.benchmarks.toys import NAMES
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
-COMMANDS = (*NAMES, "evidence", "broken_off", "chaos", "kills", "phases", "long_run")
+COMMANDS = (*NAMES, "evidence", "broken_off", "chaos_runs", "kills", "phases", "long_run")
 _CALL = re.compile(r"python benchmarks/(\w+)\.py((?:[ ][^`;|&#()]*)?)")
 
 

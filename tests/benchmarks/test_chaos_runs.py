@@ -3,7 +3,7 @@
 from dataclasses import asdict, replace
 from typing import Any
 
-import chaos
+import chaos_runs as chaos
 from grawa.lab.chaos.outcome import Outcome
 from tests.lab.chaos.outcomes import FINDINGS, GOOD, HUNG
 

@@ -176,7 +176,7 @@ def _cells(sums: dict[str, Any]) -> Iterator[str]:
 
 
 BENCHMARK = Benchmark(
-    name="chaos",
+    name="chaos_runs",
     text=__doc__,
     takes="one and a half hours",
     config=Config(),
