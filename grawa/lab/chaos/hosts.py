@@ -19,9 +19,10 @@ _TOOLS = ("ip", "unshare", "nsenter", "mount")
 _START_SECONDS = 10.0
 _LOOK_SECONDS = 0.01
 
-_RUN = 'cd "$0" && "$@"; exit $?'
+_RUN = 'exec 3>&2 2>/dev/null; cd "$0" && (exec "$@" 2>&3 3>&-); exit $?'
 """Entering leads to the root folder. The shell forks the program and waits for its end; nsenter,
-where it forks itself, stops when the program is stopped, and then misses its end."""
+where it forks itself, stops when the program is stopped, and then misses its end. What the shell
+itself says, such as "Killed", is nothing that the job has noticed."""
 
 INTERFACE = "eth0"
 """A host's end of its link."""

@@ -42,6 +42,13 @@ def test_a_program_that_is_stopped_and_then_killed_has_ended(host: Host, tmp_pat
     program.signal(signal.SIGKILL)
     _wait_for(lambda: program.code is not None)
     assert program.code
+    assert program.log.read_text() == "", "only the program itself writes there"
+
+
+def test_what_a_program_prints_is_in_its_log(host: Host, tmp_path: Path) -> None:
+    program = _started(host, tmp_path, "sh", "-c", "echo one; echo other >&2")
+    _wait_for(lambda: program.code is not None)
+    assert program.log.read_text() == "one\nother\n"
 
 
 def test_a_program_that_is_stopped_and_continued_ends_with_its_own_code(
