@@ -11,8 +11,8 @@ from grawa.rounds.guard import Guard, Verdict
 
 State = Literal["reset", "left out", "on probation", "dropped", "absent"]
 
-ABSENT = "absent"
-"""Why an elastic worker that is not there is left out."""
+ABSENT, HAS_COME = "absent", "has just come"
+"""Why an elastic worker is left out that is not there, or that has just come."""
 
 _NEVER = -1e18
 """The step until which a worker was unfit that never was; finite, for JSON."""

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import torch
 
-from grawa.rounds.attendance import ABSENT
+from grawa.rounds.attendance import ABSENT, HAS_COME
 from grawa.rounds.guard import Health, Verdict
 from grawa.rounds.purposes import PASSIVE, Purpose
 from grawa.rounds.roll_call import Roll
 
-_WHY = {Purpose.ABSENT: ABSENT, Purpose.JOINING: "has just come"}
+_WHY = {Purpose.ABSENT: ABSENT, Purpose.JOINING: HAS_COME}
 
 
 def judged(roll: Roll, health: Health, judge: Callable[[Health], Verdict]) -> Verdict:

@@ -15,7 +15,7 @@ from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.records import GrowingLines
 from grawa.lab.train.events import Joined, Started, Trained
 from grawa.math.finite import are_finite
-from grawa.rounds.attendance import ABSENT
+from grawa.rounds.attendance import ABSENT, HAS_COME
 from grawa.rounds.report import RoundReport
 
 _LOCK = ".events.lock"
@@ -27,6 +27,9 @@ _LOOK_SECONDS = 0.05
 
 _REMEMBERED = 1000
 """Rounds that a worker can write in place of others who died before they did."""
+
+_PATIENT_ROUNDS = 20
+"""For so long a worker leaves it to others to write rounds that it does not know."""
 
 
 class Journal(Protocol):
@@ -98,7 +101,8 @@ class SharedJournal:
     """Of an elastic worker: those who are there write the folder, so that no round is missing.
 
     A round is written by the first of the workers that were there, together with those before it
-    that nobody has written, since their writer died. The end is written by the first to come to it.
+    that nobody has written, since their writer died. One that has just come does not know those, so
+    where one comes all others see to them. The end is written by the first to come to it.
     Every job begins with a line that names it: a worker of an earlier job, which was stopped
     meanwhile, writes nothing any more.
 
@@ -111,7 +115,7 @@ class SharedJournal:
     def __init__(self, folder: RunFolder, worker: int, wait: float) -> None:
         self._folder, self._worker, self._wait = folder, worker, wait
         self._recent: deque[RoundReport] = deque(maxlen=_REMEMBERED)
-        self._job = ""
+        self._job, self._owes = "", False
         self._read = _Read(folder.events_file)
         self._about: dict[str, Any] = {}
         self._end = ExitStack()
@@ -147,8 +151,13 @@ class SharedJournal:
         """See `Journal.round`; rounds before the worker has joined the job are others' to write."""
         self._recent.append(report)
         there = [w for w in range(len(report.losses)) if report.left_out.get(w) != ABSENT]
-        if self._job and there[0] == self._worker:
+        before = [w for w in there if report.left_out.get(w) != HAS_COME]
+        is_first = there[0] == self._worker
+        if before and len(before) < len(there):
+            is_first = self._worker in before
+        if self._job and (is_first or self._owes):
             with _turn(self._folder.path, _TURN_SECONDS) as has_turn:
+                self._owes = not has_turn
                 if has_turn:
                     self._write()
 
@@ -168,7 +177,7 @@ class SharedJournal:
                 f"the worker that writes the end of the run to {self._folder.path} has not done it "
                 f"within {self._wait:g} s, and may be stopped"
             )
-        self._write()
+        self._write(patient=False)
         if self._read.end == "diverged":
             raise DivergedError(
                 "the final model is not finite; the worker that has measured it says what to do"
@@ -179,12 +188,20 @@ class SharedJournal:
         """See `Journal.close`; lets the next one write, which finds the end or writes it."""
         self._end.close()
 
-    def _write(self) -> None:
-        """Writes the rounds that nobody has written yet; with the turn."""
+    def _write(self, *, patient: bool = True) -> None:
+        """Writes the rounds that nobody has written yet; with the turn.
+
+        Args:
+            patient: whether others may write rounds before them that this worker does not know.
+        """
         self._read.on()
-        for report in () if self._is_over() else self._recent:
-            if report.round > self._read.round:
-                self._folder.append("round", report.as_json())
+        last = self._read.round
+        missing = [report for report in self._recent if report.round > last]
+        is_gap = bool(missing) and missing[0].round > last + 1
+        if is_gap and patient and len(missing) < _PATIENT_ROUNDS:
+            return
+        for report in () if self._is_over() else missing:
+            self._folder.append("round", report.as_json())
         self._recent.clear()
 
     def _is_over(self) -> bool:

@@ -28,6 +28,12 @@ def _started(host: Host, folder: Path, *command: str) -> Program:
     return program
 
 
+def _code(program: Program) -> int | None:
+    """With which it has ended."""
+    _wait_for(lambda: program.code is not None)
+    return program.code
+
+
 def _wait_for(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 10.0
     while not condition() and time.monotonic() < end:
@@ -40,14 +46,13 @@ def test_a_program_that_is_stopped_and_then_killed_has_ended(host: Host, tmp_pat
     time.sleep(0.2)  # by then a parent that follows has stopped, too
     assert program.code is None
     program.signal(signal.SIGKILL)
-    _wait_for(lambda: program.code is not None)
-    assert program.code
+    assert _code(program)
     assert program.log.read_text() == "", "only the program itself writes there"
 
 
 def test_what_a_program_prints_is_in_its_log(host: Host, tmp_path: Path) -> None:
     program = _started(host, tmp_path, "sh", "-c", "echo one; echo other >&2")
-    _wait_for(lambda: program.code is not None)
+    assert _code(program) == 0
     assert program.log.read_text() == "one\nother\n"
 
 
@@ -58,12 +63,10 @@ def test_a_program_that_is_stopped_and_continued_ends_with_its_own_code(
     program.signal(signal.SIGSTOP)
     time.sleep(0.2)
     program.signal(signal.SIGCONT)
-    _wait_for(lambda: program.code is not None)
-    assert program.code == 3
+    assert _code(program) == 3
 
 
 def test_all_programs_of_a_host_that_is_killed_have_ended(host: Host, tmp_path: Path) -> None:
     program = _started(host, tmp_path, "sleep", "60")
     host.kill()
-    _wait_for(lambda: program.code is not None)
-    assert program.code
+    assert _code(program)

@@ -11,7 +11,7 @@ from grawa import CommunicationError, DivergedError, RoundReport
 from grawa.lab.cli.journal import SharedJournal
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.train.events import Joined, Started, Trained
-from grawa.rounds.attendance import ABSENT
+from grawa.rounds.attendance import ABSENT, HAS_COME
 
 WORKERS = 3
 STARTED = Started(
@@ -33,7 +33,8 @@ STARTED = Started(
 )
 
 
-def report(number: int, *absent: int) -> RoundReport:
+def report(number: int, *absent: int, come: int | None = None) -> RoundReport:
+    left_out = {**dict.fromkeys(absent, ABSENT), **({} if come is None else {come: HAS_COME})}
     return RoundReport(
         round=number,
         fragment=0,
@@ -43,7 +44,7 @@ def report(number: int, *absent: int) -> RoundReport:
         losses=torch.zeros(WORKERS),
         steps_made=torch.ones(WORKERS),
         consensus_distance=None,
-        left_out=dict.fromkeys(absent, ABSENT),
+        left_out=left_out,
         bytes_sent=0,
         elapsed=0.0,
         compute_seconds=0.0,
@@ -101,6 +102,39 @@ def test_rounds_whose_writer_died_are_written_by_the_next_one(folder: RunFolder)
     for journal in (back, *those[1:]):
         journal.round(report(4))
     assert rounds(folder) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_rounds_whose_writer_died_are_not_lost_if_it_is_back_at_once(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, slow: bool
+) -> None:
+    monkeypatch.setattr("grawa.lab.cli.journal._TURN_SECONDS", 0.1)
+    those = journals(folder, "a")
+    for journal in those:
+        journal.round(report(1))
+    for journal in those[1:]:  # worker 0 has died before it wrote it
+        journal.round(report(2))
+    back = SharedJournal(folder, 0, 0.2)
+    back.begin(STARTED)
+    back.joined(joined(0, "a", 2, late=True))
+    back.round(report(3, come=0))
+    with (folder.path / ".events.lock").open() as other:
+        if slow:
+            fcntl.flock(other, fcntl.LOCK_EX)
+        for journal in those[1:]:
+            journal.round(report(3, come=0))
+    for journal in (back, *those[1:]):
+        journal.round(report(4))
+    back.round(report(5))
+    assert rounds(folder) == [1, 2, 3, 4, 5]
+
+
+def test_rounds_that_nobody_knows_are_not_waited_for_for_ever(folder: RunFolder) -> None:
+    those = journals(folder, "a")
+    those[0].round(report(1))
+    for number in range(3, 30):
+        those[0].round(report(number))
+    assert rounds(folder) == [1, *range(3, 30)]
 
 
 def test_a_line_that_a_writer_left_incomplete_is_removed(folder: RunFolder) -> None:
