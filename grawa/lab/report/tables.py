@@ -13,6 +13,10 @@ from grawa.lab.report.console import bytes_text
 from grawa.lab.report.statistics import Difference, Mean
 
 
+_SHORT = "12345678"
+"""A heading that is no longer stays in one line."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One cell.
@@ -75,10 +79,10 @@ def _wrapped(heading: str, cells: Sequence[str]) -> str:
     Returns:
         The heading.
 
-    >>> _wrapped("noticed after", ["16.5 s"])
-    'noticed\nafter'
+    >>> _wrapped("noticed after", ["16.5 s"]), _wrapped("p, Holm", ["0.1"])
+    ('noticed\nafter', 'p, Holm')
     """
-    return fill(heading, max(map(len, [*heading.split(), *cells]), default=1))
+    return fill(heading, max(map(len, [*heading.split(), *cells, _SHORT])))
 
 
 def with_error(mean: Mean, text: Callable[[float], str]) -> str:
