@@ -12,9 +12,8 @@ from rich.text import Text
 from grawa.lab.report.console import bytes_text
 from grawa.lab.report.statistics import Difference, Mean
 
-
-_SHORT = "12345678"
-"""A heading that is no longer stays in one line."""
+_SHORT = 8
+"""A heading of at most so many letters stays in one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +81,7 @@ def _wrapped(heading: str, cells: Sequence[str]) -> str:
     >>> _wrapped("noticed after", ["16.5 s"]), _wrapped("p, Holm", ["0.1"])
     ('noticed\nafter', 'p, Holm')
     """
-    return fill(heading, max(map(len, [*heading.split(), *cells, _SHORT])))
+    return fill(heading, max(_SHORT, *map(len, [*heading.split(), *cells])))
 
 
 def with_error(mean: Mean, text: Callable[[float], str]) -> str:
