@@ -2,7 +2,6 @@
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -15,10 +14,11 @@ from torch.optim import Optimizer
 from grawa.checkpoints.own_loop import Checkpoints, Extra, Place, Resize
 from grawa.comm.distributed import DEFAULT_TIMEOUT
 from grawa.comm.elastic import Elastic
+from grawa.durations import Duration, positive
 from grawa.errors import UserError
 from grawa.math.codec import Precision
-from grawa.modes import undisturbed
-from grawa.rounds.clipping import clip_gradients
+from grawa.modes import evaluating, undisturbed
+from grawa.rounds.clipping import clip_gradients, note_norms
 from grawa.rounds.clock import WallClock
 from grawa.rounds.guard import Guard
 from grawa.rounds.origin import described
@@ -29,7 +29,7 @@ from grawa.rounds.setup import backend_of, group_of, ranks_by_host, set_up
 from grawa.scores.groups import Grouping
 from grawa.strategies.protocol import Strategy
 from grawa.workers.checks import check_connected, check_losses, is_one_of_several, with_warning
-from grawa.workers.hooks import CLOSURE_COMES_LATE, MISSED_ALL_STEPS, NEEDS_LOSSES, StepHooks
+from grawa.workers.hooks import MISSED_ALL_STEPS, NEEDS_LOSSES, StepHooks
 from grawa.workers.replicas import per_model
 
 
@@ -45,7 +45,7 @@ class Averager:
 
     Args:
         model: the model, on the device on which it trains; or K models, if this process hosts K
-            workers.
+            workers. It may be compiled, or wrapped by Accelerate or Lightning Fabric.
         optimizer: holds the model's trainable parameters. Several optimizers for one model (Muon
             for matrices, AdamW for the rest) come as a list; a step is counted when the last one
             steps. For K models, K optimizers or K lists; do all backward passes before the first
@@ -76,7 +76,8 @@ class Averager:
         worker_group: the processes that this worker consists of, if they are several because the
             model is wrapped in DDP or FSDP. They share the worker's loss and are reset together.
             `process_group` must then be the processes with the same rank in each worker's group.
-        timeout: how long a message may wait for the others before the run fails.
+        timeout: how long a message may wait for the others before the run fails: a timedelta,
+            seconds, or a text such as "10m".
         shared_memory: whether processes of one machine, on the CPU, may exchange messages in
             shared memory in place of sockets.
         hosts: the ranks of each host, or a two-dimensional `DeviceMesh` of hosts x processes.
@@ -92,7 +93,7 @@ class Averager:
             the `with` block is entered. `step` and `round` are then those of the job.
         measure_distance: whether round reports include the consensus distance, which costs one
             more pass over the parameters per round.
-        on_round: called with a `RoundReport` after each round.
+        on_round: called with a `RoundReport` after each round; one callable or several.
 
     Raises:
         UserError: on every process, if models, optimizers and options don't fit together.
@@ -125,13 +126,13 @@ class Averager:
         buffers: Literal["average", "local"] = "average",
         process_group: dist.ProcessGroup | DeviceMesh | None = None,
         worker_group: dist.ProcessGroup | DeviceMesh | None = None,
-        timeout: timedelta = DEFAULT_TIMEOUT,
+        timeout: Duration = DEFAULT_TIMEOUT,
         shared_memory: bool = True,
         hosts: Sequence[Sequence[int]] | DeviceMesh | None = None,
         between_hosts: Literal["gloo"] | None = None,
         elastic: Elastic | None = None,
         measure_distance: bool = False,
-        on_round: Sequence[OnRound] = (),
+        on_round: OnRound | Sequence[OnRound] = (),
     ) -> None:
         models = [model] if isinstance(model, nn.Module) else list(model)
         plan = partial(
@@ -150,18 +151,19 @@ class Averager:
                 described(plan.keywords),
                 process_group=group_of(process_group),
                 worker_group=group_of(worker_group),
-                timeout=timeout,
+                timeout=positive(timeout, "timeout"),
                 shared_memory=shared_memory,
                 hosts=ranks_by_host(hosts),
                 between_hosts=backend_of(between_hosts),
                 elastic=elastic,
                 clock=WallClock(),
-                tell=(warn_of_absences, *on_round),
+                tell=(warn_of_absences, *([on_round] if callable(on_round) else on_round)),
             )
         self._checkpoints = Checkpoints(self._engine)
         self._connected = elastic is not None or is_one_of_several()
-        before = self._before_step if strategy.shares_gradients(0) else None
-        self._hooks = StepHooks(self._engine.replicas, before, self._after_step)
+        share = self._before_step if strategy.shares_gradients(0) else None
+        self._has_shared = False
+        self._hooks = StepHooks(self._engine.replicas, share, self._after_step)
         self._engine.take_skipped = self._hooks.take_skipped
         self._knows_losses = strategy.score is None or not strategy.score.needs_losses
 
@@ -258,14 +260,15 @@ class Averager:
             self._engine.leave()
             self._checkpoints.finish()
 
-    def record_loss(self, loss: Tensor) -> None:
+    def record_loss(self, loss: Tensor | float) -> None:
         """Records the worker's training loss of this local step; call it before `optimizer.step()`.
 
-        `LSGD` needs it, and so does the guard to leave out workers with a large loss. The loss
+        `LSGD` needs it, and so does the guard to leave out workers with a large loss. A tensor
         stays on its device, so nothing waits for the GPU.
 
         Args:
-            loss: a scalar; or (K,), the hosted workers' losses. `UserError` for anything else.
+            loss: a scalar tensor or a number; or (K,), the hosted workers' losses. `UserError` for
+                anything else.
         """
         self._engine.note_losses(check_losses(loss, self._engine.comm.num_hosted))
         self._knows_losses = True
@@ -286,6 +289,27 @@ class Averager:
         """
         with undisturbed():
             return clip_gradients(self._engine, max_norm)
+
+    def note_grad_norms(self) -> None:
+        """Records each worker's gradient norms as they are now, before something else clips them.
+
+        Call it where a framework clips, after `backward()`; in a loop of your own,
+        `clip_grad_norm_` does both.
+        """
+        with undisturbed():
+            note_norms(self._engine)
+
+    def share_gradients(self) -> None:
+        """Averages the gradients now if the strategy does so at this step; every process calls it.
+
+        `DataParallel` does, and others during a warm-up. It is done at the beginning of
+        `optimizer.step()`, or after the closure, unless this was called since the last step: as
+        where a framework clips the shared gradients.
+        """
+        if self._engine.plan.strategy.shares_gradients(self.step):
+            with undisturbed():
+                self._engine.share_gradients()
+            self._has_shared = True
 
     def synchronize(self) -> None:
         """Runs a round now, of every fragment; every process must call it."""
@@ -312,26 +336,23 @@ class Averager:
     def consensus_applied(self) -> Generator[nn.Module]:
         """The first hosted model with the consensus's parameters, for an evaluation.
 
-        Every process must enter it. The worker's own parameters are restored afterwards; modes and
-        buffers are not changed.
+        Every process must enter it. The model is in eval mode, without dropout; afterwards it has
+        the worker's own parameters again, and each module its own mode. Buffers are not changed.
 
         Yields:
-            The model.
+            The model, with its wrapper if it was given one.
         """
         with self._caught_up():
             consensus = with_warning(self._engine.consensus())
-        with self._engine.replicas.holding(consensus) as model:
+        with self._engine.replicas.holding(consensus) as model, evaluating(model):
             yield model
 
-    def _before_step(self, has_closure: bool) -> None:
-        if not self._engine.plan.strategy.shares_gradients(self.step):
-            return
-        if has_closure:
-            raise UserError(CLOSURE_COMES_LATE)
-        with undisturbed():
-            self._engine.share_gradients()
+    def _before_step(self) -> None:
+        if not self._has_shared:
+            self.share_gradients()
 
     def _after_step(self) -> None:
+        self._has_shared = False
         self._check_losses()
         with undisturbed():
             self._engine.local_step()

@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -15,6 +14,7 @@ import torch.distributed as dist
 from grawa.comm import pool
 from grawa.comm.distributed import DEFAULT_TIMEOUT
 from grawa.comm.elastic import Place, in_place
+from grawa.durations import Duration, positive
 from grawa.errors import CommunicationError, UserError
 from grawa.rendezvous import launched, number, open_group
 
@@ -59,7 +59,7 @@ def launch_name() -> str | None:
 
 @contextmanager
 def distributed(
-    device: str = "auto", timeout: timedelta = DEFAULT_TIMEOUT
+    device: str = "auto", timeout: Duration = DEFAULT_TIMEOUT
 ) -> Generator[torch.device]:
     """Opens the process group of a script that torchrun started; does nothing otherwise.
 
@@ -71,7 +71,8 @@ def distributed(
 
     Args:
         device: "cpu" for gloo, "cuda" for NCCL, "auto" for CUDA if the machine has a GPU.
-        timeout: how long a message may wait for the others.
+        timeout: how long a message may wait for the others: a timedelta, seconds, or a text such
+            as "10m".
 
     Yields:
         The device of this process: with GPUs, one for each process of a machine.
@@ -79,7 +80,7 @@ def distributed(
     Raises:
         CommunicationError: if the body raised it, or not all processes connected.
     """
-    place = pick_device(device)
+    place, longest = pick_device(device), positive(timeout, "timeout")
     if (told := _elastic_place()) is not None:
         with in_place(told):
             yield place
@@ -87,7 +88,7 @@ def distributed(
     if not under_launcher():
         yield place
         return
-    open_group("nccl" if place.type == "cuda" else "gloo", timeout)
+    open_group("nccl" if place.type == "cuda" else "gloo", longest)
     neighbours = _neighbours()
     try:
         yield place

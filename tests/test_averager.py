@@ -127,13 +127,42 @@ def test_a_closure_trains_as_without_one() -> None:
     assert torch.equal(run(with_closure=True), run(with_closure=False))
 
 
-def test_a_closure_is_refused_where_gradients_are_shared_before_the_step() -> None:
-    model, optimizer = pair(mlp())
+@pytest.mark.parametrize("explicitly", [False, True])
+def test_gradients_are_shared_when_a_closure_has_computed_them(explicitly: bool) -> None:
+    fleet = Fleet(2, optimizer=plain_sgd)
+    models, optimizers = fleet.models, fleet.optimizers
+    with grawa.Averager(models, optimizers, grawa.DataParallel(), sync_every=100) as averager:
+        for index in range(3):
+
+            def closure(index: int = index) -> float:
+                for i, model in enumerate(models):
+                    model.zero_grad()
+                    mse_loss(model(DATA.inputs[index, i]), DATA.targets[index, i]).backward()
+                if explicitly:
+                    averager.share_gradients()
+                return 0.0
+
+            optimizers[0].step(closure)
+            optimizers[1].step()
+    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_closure_that_is_called_twice_is_refused_where_gradients_are_shared() -> None:
+    model, _ = pair(mlp())
+    optimizer = grawa.SAM(model, plain_sgd(model), rho=0.1)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = mse_loss(model(DATA.inputs[0, 0]), DATA.targets[0, 0])
+        loss.backward()
+        return loss
+
     with (
         pytest.raises(grawa.UserError, match=r"step\(\) without a closure"),
         grawa.Averager(model, optimizer, grawa.DataParallel()),
     ):
-        optimizer.step(lambda: 0.0)
+        optimizer.step(closure)
 
 
 def test_the_scheduler_stays_the_users_own() -> None:

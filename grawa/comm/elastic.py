@@ -7,10 +7,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
+from grawa.durations import Duration, positive
 from grawa.errors import UserError
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h)")
-_SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +31,12 @@ class Elastic:
         num_workers: N, the most workers that there can be; by default as for `worker`.
         address: of this machine, at which other workers reach this one. Nothing listens at any
             other address; by default only workers of this machine can reach each other.
-        timeout: a worker that is silent for longer while others wait for its message is lost.
-        grace: for how long a round waits for a worker that is alive but slow, such as "2s"; it is
-            then left out of this round, and joins the next. By default all that are alive are
-            waited for, for 10 minutes at most. It takes effect where `grawa.lighthouse` starts the
-            lighthouse; otherwise torchft's `--join_timeout_ms` is the grace.
+        timeout: a worker that is silent for longer while others wait for its message is lost. This
+            and other times are timedeltas, numbers of seconds, or texts such as "2s".
+        grace: for how long a round waits for a worker that is alive but slow; it is then left out
+            of this round, and joins the next. By default all that are alive are waited for, for 10
+            minutes at most. It takes effect where `grawa.lighthouse` starts the lighthouse;
+            otherwise torchft's `--join_timeout_ms` is the grace.
         wait: with fewer than `min_workers` for longer, or without a lighthouse, every worker
             raises `CommunicationError`. Its parameters and state are as after its last local step,
             so that a checkpoint can be written.
@@ -48,7 +47,7 @@ class Elastic:
     Raises:
         UserError: if an option is out of range.
 
-    >>> Elastic(min_workers=2, grace="500ms").grace_time
+    >>> Elastic(min_workers=2, grace="500ms").times.grace
     datetime.timedelta(microseconds=500000)
     """
 
@@ -57,10 +56,10 @@ class Elastic:
     worker: int | None = None
     num_workers: int | None = None
     address: str = "127.0.0.1"
-    timeout: timedelta = timedelta(seconds=30)
-    grace: str | float | timedelta | None = None
-    wait: timedelta = timedelta(minutes=5)
-    start_after: timedelta | None = None
+    timeout: Duration = timedelta(seconds=30)
+    grace: Duration | None = None
+    wait: Duration = timedelta(minutes=5)
+    start_after: Duration | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.min_workers, int) or self.min_workers < 1:
@@ -74,23 +73,19 @@ class Elastic:
             raise UserError(f"worker must be a number from 0, below num_workers, got {worker}")
         if self.lighthouse is not None and not re.fullmatch(r".+:\d+", self.lighthouse):
             raise UserError(f'lighthouse must be "host:port", got {self.lighthouse!r}')
-        for name in ("timeout", "wait"):
-            if getattr(self, name) <= timedelta(0):
-                raise UserError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.grace_time is not None and self.grace_time <= timedelta(0):
-            raise UserError(f"grace must be positive, got {self.grace!r}")
+        _ = self.times
 
     @property
-    def grace_time(self) -> timedelta | None:
-        """`grace` as a time."""
-        if self.grace is None or isinstance(self.grace, timedelta):
-            return self.grace
-        if isinstance(self.grace, int | float):
-            return timedelta(seconds=self.grace)
-        found = _DURATION.fullmatch(self.grace.strip())
-        if not found:
-            raise UserError(f'grace must be a time such as "2s" or "500ms", got {self.grace!r}')
-        return timedelta(seconds=float(found[1]) * _SECONDS[found[2]])
+    def times(self) -> "Times":
+        """`timeout`, `grace`, `wait` and `start_after`."""
+        return Times(
+            timeout=positive(self.timeout, "timeout"),
+            grace=None if self.grace is None else positive(self.grace, "grace"),
+            wait=positive(self.wait, "wait"),
+            start_after=None
+            if self.start_after is None
+            else positive(self.start_after, "start_after"),
+        )
 
     def placed(self) -> "Elastic":
         """These options with the number of this worker, and where its lighthouse is.
@@ -120,6 +115,16 @@ class Elastic:
                 "RANK and WORLD_SIZE in the environment"
             )
         return complete
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """The times of an `Elastic`, `None` for what does not end."""
+
+    timeout: timedelta
+    grace: timedelta | None
+    wait: timedelta
+    start_after: timedelta | None
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def lighthouse(elastic: Elastic, bind: str = "127.0.0.1:0") -> Generator[str]:
     Raises:
         UserError: if torchft is not installed, or it can't listen there.
     """
-    longest = elastic.grace_time or _LONGEST
+    longest = elastic.times.grace or _LONGEST
     try:
         server = torchft().LighthouseServer(
             bind=bind,

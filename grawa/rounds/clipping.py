@@ -21,8 +21,19 @@ def clip_gradients(engine: Engine, max_norm: float) -> Tensor:
     """
     if not max_norm > 0.0:
         raise UserError(f"max_norm must be positive, got {max_norm}")
-    gradients = engine.replicas.gradients
-    norms = gradients.gradient_norms()
-    engine.note_norms(norms)
-    totals = gradients.clip_gradients(norms, max_norm)
+    totals = engine.replicas.gradients.clip_gradients(note_norms(engine), max_norm)
     return totals[0] if len(totals) == 1 else totals
+
+
+def note_norms(engine: Engine) -> Tensor:
+    """Records the gradients' norms for the strategy's score, as they are now.
+
+    Args:
+        engine: with the hosted workers.
+
+    Returns:
+        The norms, (K, L).
+    """
+    norms = engine.replicas.gradients.gradient_norms()
+    engine.note_norms(norms)
+    return norms

@@ -3,12 +3,15 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 from torch import Tensor
 
 from grawa.rounds.attendance import Absence
 from grawa.rounds.underway import Outcome, Underway
+
+_COSTS = ("bytes_sent", "compute_seconds", "wait_seconds", "round_seconds", "exposed_seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,8 @@ class RoundReport:
             the part that did not fit into the overlap.
         absences: the workers that are left out, with since when, and how often.
         stopping: whether a process has asked, before the round, that training ends.
+        overlapped_steps: local steps that were made while it ran in the background, before its
+            result reached the workers.
     """
 
     round: int
@@ -59,6 +64,33 @@ class RoundReport:
     exposed_seconds: float
     absences: dict[int, Absence] = field(default_factory=dict)
     stopping: bool = False
+    overlapped_steps: int = 0
+
+    @property
+    def applied_step(self) -> int:
+        """Local steps when its result reached the workers, and it was reported."""
+        return self.step + self.overlapped_steps
+
+    def as_scalars(self, prefix: str = "grawa/") -> dict[str, float]:
+        """Its numbers by name, for a tracker; log them at `applied_step`.
+
+        Args:
+            prefix: before each name.
+
+        Returns:
+            name -> value; those that are not known or not finite are left out. Weights and scores
+            are means over groups, as `grawa/weights/worker0`.
+        """
+        named = {"round": float(self.round), "left_out": float(len(self.left_out))}
+        for name in ("weights", "scores", "losses"):
+            rows = getattr(self, name)
+            for worker, row in enumerate(() if rows is None else rows):
+                named[f"{name}/worker{worker}"] = float(row.mean())
+        if self.consensus_distance is not None:
+            named["consensus_distance"] = self.consensus_distance
+        for name in _COSTS:
+            named[f"cost/{name}"] = float(getattr(self, name))
+        return {f"{prefix}{name}": value for name, value in named.items() if isfinite(value)}
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers, lists and strings; numbers that are not finite become `None`."""
@@ -150,6 +182,7 @@ class Reporter:
             round_seconds=outcome.finished - underway.began,
             exposed_seconds=underway.exposed,
             stopping=roll.stopping,
+            overlapped_steps=underway.age,
         )
         self._bytes_before = bytes_sent
         self._computed = 0.0

@@ -61,7 +61,7 @@ def set_up_elastic(
         placed.num_workers,
         placed.worker,
         address=placed.address,
-        timeout=placed.timeout,
+        timeout=placed.times.timeout,
         device=next((p.device for p in models[0].parameters()), torch.device("cpu")),
         shared_memory=shared_memory,
         hosts=hosts,

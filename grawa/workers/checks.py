@@ -63,10 +63,12 @@ def check_losses(loss: object, num_hosted: int) -> Tensor:
     Raises:
         UserError: if they are something else.
     """
+    if isinstance(loss, int | float):
+        loss = torch.tensor(float(loss))
     if not isinstance(loss, Tensor) or loss.numel() != num_hosted:
         raise UserError(
-            f"record_loss takes a tensor with one loss for each of the {num_hosted} hosted "
-            f"workers, got {loss!r}"
+            f"record_loss takes a number, or a tensor with one loss for each of the {num_hosted} "
+            f"hosted workers, got {loss!r}"
         )
     return loss.detach().reshape(num_hosted)
 

@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from grawa.errors import UserError
 from grawa.modes import evaluating
@@ -61,9 +60,7 @@ def loss_on(model: nn.Module, parameters: Sequence[nn.Parameter], batch: Any, lo
 def _loss_of(
     model: nn.Module, parameters: Sequence[nn.Parameter], batch: Any, loss: Loss
 ) -> Tensor:
-    # DDP's hooks would run collectives in the backward pass, for which workers would wait.
-    bare = model.module if isinstance(model, DistributedDataParallel) else model
-    value = loss(bare, batch)
+    value = loss(model, batch)
     if not isinstance(value, Tensor) or value.numel() != 1:
         got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
         raise UserError(f"the loss of a probe must be a tensor with one number, got {got}")

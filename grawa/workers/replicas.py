@@ -16,19 +16,23 @@ from grawa.workers.checks import check_no_weights_in_state
 from grawa.workers.gradients import Gradients
 from grawa.workers.identity import Identity
 from grawa.workers.stack import is_strided, local, stack_of
+from grawa.workers.unwrapped import check_not_flat, inner_model, inner_optimizer
 
 
 class Replicas:
     """K models with their optimizers.
 
     Args:
-        models: K models with the same parameters and buffers.
+        models: K models with the same parameters and buffers, which may be wrapped in DDP, by
+            `torch.compile` or by a framework.
         optimizers: the optimizers of each; together they hold all trainable parameters of their
             model, and nothing else.
         worker_group: the processes that a worker consists of, if its parameters are sharded over
             them (DTensor): norms are taken over all shards.
 
     Attributes:
+        given: the models as they were given.
+        models: the models themselves, without wrappers, by whose names all is named.
         params: what is trained and averaged, name -> (K, *shape): the parameters that the
             optimizers hold. A parameter that two modules share occurs once. Complex ones occur as
             real and imaginary parts, (K, *shape, 2).
@@ -46,8 +50,11 @@ class Replicas:
         optimizers: Sequence[Sequence[Optimizer]],
         worker_group: dist.ProcessGroup | None = None,
     ) -> None:
-        self.models = list(models)
-        self.optimizers = [list(of_one_model) for of_one_model in optimizers]
+        self.given = list(models)
+        for model in models:
+            check_not_flat(model)
+        self.models = [inner_model(model) for model in models]
+        self.optimizers = [[inner_optimizer(o) for o in of_one] for of_one in optimizers]
         self.identity = Identity(self.models, self.optimizers)
         self.gradients = Gradients(self.models, self.identity, worker_group)
         self._params = self.identity.params
@@ -106,22 +113,22 @@ class Replicas:
             leaves: name -> values, like a row of `params`.
 
         Yields:
-            The model.
+            The model, as it was given.
         """
         rows = [self.params[name][0] for name in leaves]
         own = [row.clone() for row in rows]
         with torch.no_grad():
             torch._foreach_copy_(rows, list(leaves.values()))
         try:
-            yield self.models[0]
+            yield self.given[0]
         finally:
             with torch.no_grad():
                 torch._foreach_copy_(rows, own)
 
     def state_dict_with(self, leaves: Mapping[str, Tensor]) -> dict[str, Any]:
         """A copy of the first model's state dict with these values as parameters."""
-        with self.holding(leaves) as model:
-            return {key: _copied(value) for key, value in model.state_dict().items()}
+        with self.holding(leaves):
+            return {key: _copied(value) for key, value in self.models[0].state_dict().items()}
 
     def frozen_names(self) -> list[str]:
         """The names of the plain parameters that no optimizer holds, so that they never change."""

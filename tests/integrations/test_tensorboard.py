@@ -49,8 +49,9 @@ def test_every_round_is_a_point_of_every_curve(tmp_path: Path) -> None:
     curves = scalars(tmp_path)
     assert set(curves) == {
         *(f"{what}/worker{i}" for what in ("weights", "scores", "losses") for i in range(2)),
-        *(f"cost/{what}_seconds" for what in ("compute", "wait", "round")),
+        *(f"cost/{what}_seconds" for what in ("compute", "wait", "round", "exposed")),
         "cost/bytes_sent",
+        "round",
         "consensus_distance",
         "left_out",
     }

@@ -311,7 +311,7 @@ def test_without_torchft_one_line_says_what_to_install() -> None:
         ({"min_workers": 0}, "min_workers must be at least 1"),
         ({"min_workers": 3, "num_workers": 2}, "num_workers must be at least 2 and min_workers"),
         ({"min_workers": 1, "worker": 2, "num_workers": 2}, "worker must be a number"),
-        ({"min_workers": 1, "grace": "soon"}, 'grace must be a time such as "2s"'),
+        ({"min_workers": 1, "grace": "soon"}, "grace must be a time with a unit"),
         ({"min_workers": 1, "grace": 0}, "grace must be positive"),
         ({"min_workers": 1, "lighthouse": "nowhere"}, "lighthouse must be"),
         ({"min_workers": 1, "wait": timedelta(0)}, "wait must be positive"),

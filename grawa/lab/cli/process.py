@@ -66,7 +66,7 @@ class _Role:
         if elastic is None:
             return cls(None, 0.0, is_first_process())
         worker = elastic.placed().worker
-        return cls(worker, elastic.wait.total_seconds(), worker == 0)
+        return cls(worker, elastic.times.wait.total_seconds(), worker == 0)
 
     @property
     def writes(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from grawa.durations import seconds
 from grawa.errors import UserError
 from grawa.lab.experiments.coming_and_going import elastic_of
 from grawa.lab.experiments.limits import check_limits
@@ -22,7 +23,7 @@ from grawa.lab.train.optimizers import OPTIMIZERS_HELP
 from grawa.lab.train.population import faults_of
 from grawa.lab.train.settings import Settings
 from grawa.lab.train.stop import STOP_WITHIN_SECONDS
-from grawa.lab.units import seconds, share
+from grawa.lab.units import share
 from grawa.rounds.guard import Guard
 
 _LONGEST_TIMEOUT = 1e9  # seconds, some thirty years

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from grawa.durations import seconds
 from grawa.errors import UserError
 from grawa.lab.experiments.schedules import speeds_of
 from grawa.lab.experiments.score import ScoreChoice
@@ -11,7 +12,6 @@ from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.simulate.network import Link, network_of
 from grawa.lab.train.faults import Fault
 from grawa.lab.train.optimizers import OptimizerChoice
-from grawa.lab.units import seconds
 
 _ONLY = ("step_time", "speeds", "jitter", "link", "topology", "hosts", "inner_link")
 """Options that mean nothing with the wall clock."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from math import floor, log10
 from typing import Literal
 
+from grawa.durations import seconds
 from grawa.errors import UserError
-from grawa.lab.units import seconds
 
 Topology = Literal["ring", "mesh", "star"]
 """How workers are connected: each to the next, each to all others, or all to one server."""

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from grawa.durations import seconds
 from grawa.errors import UserError
-from grawa.lab.units import seconds
 from grawa.rounds.schedule import LONGEST
 
 

@@ -139,9 +139,9 @@ class _Watch:
             return gone + len(group.done()) == count
         too_few = count - gone < self._elastic.min_workers
         if self._deadline is None and group.done():  # one that was just started again is alone
-            self._deadline = time.monotonic() + self._elastic.timeout.total_seconds()
+            self._deadline = time.monotonic() + self._elastic.times.timeout.total_seconds()
         elif self._deadline is None and too_few:
-            self._deadline = time.monotonic() + (self._elastic.wait + _MARGIN).total_seconds()
+            self._deadline = time.monotonic() + (self._elastic.times.wait + _MARGIN).total_seconds()
         return self._deadline is not None and time.monotonic() > self._deadline
 
     def check(self) -> None:
@@ -156,7 +156,7 @@ class _Watch:
         named = ", ".join(f"worker {worker} ({cause})" for worker, cause in sorted(died.items()))
         raise WorkerFailedError(
             f"too few workers are left, since these died and were not started again: {named}; the "
-            f"others waited for {self._elastic.wait.total_seconds():g} s"
+            f"others waited for {self._elastic.times.wait.total_seconds():g} s"
         )
 
 
