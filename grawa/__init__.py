@@ -1,5 +1,6 @@
 """Train deep networks on several workers that rarely communicate; see README.md."""
 
+from grawa import integrations
 from grawa.averager import Averager
 from grawa.comm.elastic import Elastic
 from grawa.comm.lighthouse import lighthouse
@@ -64,6 +65,7 @@ __all__ = [
     "by_model",
     "by_tensor",
     "distributed",
+    "integrations",
     "lighthouse",
     "recalibrate_batchnorm",
 ]
