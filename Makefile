@@ -60,5 +60,8 @@ clean:
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -qq -c constraints.txt -e '.[lab,dev,flatness,tensorboard,elastic]'
+	$(BIN)/pip install -qq -c constraints.txt -e '.[lab,dev,flatness,tensorboard,elastic,accelerate,lightning,transformers]'
+	# A dependency of [flatness] brings it, and doesn't use it. Built for another torch, as on CPUs,
+	# it can't be imported, and then Transformers can't either.
+	$(BIN)/python -c 'import torchvision' 2> /dev/null || $(BIN)/pip uninstall -qqy torchvision
 	touch $@

@@ -40,19 +40,40 @@ def test_one_worker_trains_in_a_loop_of_its_own(tmp_path: Path) -> None:
     assert (tmp_path / "consensus.pt").exists()
 
 
-def test_a_loop_of_ones_own_is_started_by_torchrun(tmp_path: Path) -> None:
-    """A real one."""
+def torchrun(name: str, *args: str) -> str:
+    """What an example prints that a real torchrun starts in two processes."""
     done = subprocess.run(
         [
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-            str(EXAMPLES / "own_loop.py"), str(tmp_path / "consensus.pt"),
+            str(EXAMPLES / name), *args,
         ],
         env=os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("workers 2, ")
-    assert error(done.stdout) < 8.0
+    return done.stdout
+
+
+def test_a_loop_of_ones_own_is_started_by_torchrun(tmp_path: Path) -> None:
+    printed = torchrun("own_loop.py", str(tmp_path / "consensus.pt"))
+    assert printed.startswith("workers 2, ")
+    assert error(printed) < 8.0
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("accelerate_loop.py", "accelerate"), ("lightning_trainer.py", "lightning")],
+)
+def test_trainers_train(name: str, package: str) -> None:
+    pytest.importorskip(package)
+    assert error(torchrun(name)) < 8.0
+
+
+def test_a_language_model_is_trained_by_transformers() -> None:
+    pytest.importorskip("transformers")
+    printed = torchrun("transformers_trainer.py")
+    found = re.findall(r"bits per byte ([\d.]+)", printed)
+    assert len(found) == 1 and float(found[0]) < 5.5, printed
 
 
 @pytest.mark.world

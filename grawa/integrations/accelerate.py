@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from grawa.averager import Averager
 from grawa.errors import UserError
-from grawa.integrations.checkpoints import warn_of_no_workers
+from grawa.integrations.checks import check_processes, warn_of_no_workers
 from grawa.strategies.protocol import Strategy
 from grawa.workers.unwrapped import inner_model
 
@@ -42,7 +42,8 @@ class GrawaSGD:
         averager: the `Averager`.
 
     Raises:
-        UserError: with DeepSpeed, FSDP, Megatron-LM or XLA; else as by `Averager`.
+        UserError: with DeepSpeed, FSDP, Megatron-LM or XLA, or if Accelerate does not know of all
+            processes; else as by `Averager`.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class GrawaSGD:
     ) -> None:
         if accelerator.distributed_type in _OTHERS:
             raise UserError(f"GrawaSGD can't train with {accelerator.distributed_type}")
+        check_processes(accelerator.num_processes, "on CPUs, pass Accelerator(cpu=True)")
         self._accelerator, self._model = accelerator, model
         self.averager = Averager(inner_model(model), optimizer, strategy, **options)
         self._block = ExitStack()

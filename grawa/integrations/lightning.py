@@ -3,7 +3,7 @@
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from grawa.averager import Averager
 from grawa.errors import UserError
-from grawa.integrations.checkpoints import warn_of_no_workers
+from grawa.integrations.checks import warn_of_no_workers
 from grawa.strategies.protocol import Strategy
 
 
@@ -100,7 +100,7 @@ class GrawaCallback(Callback):
                 warn_of_no_workers(over.resumed)
             if not trainer.fit_loop.restarted_mid_epoch:
                 # It has begun the epoch's batches by now, with other random numbers.
-                iter(trainer.fit_loop._data_fetcher)
+                iter(cast(Any, trainer.fit_loop._data_fetcher))
         over.averager = self._attached.enter_context(self._averager)
 
     def on_before_backward(

@@ -11,7 +11,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
 from grawa.averager import Averager
-from grawa.integrations.checkpoints import warn_of_no_workers
+from grawa.integrations.checks import check_processes, warn_of_no_workers
 from grawa.strategies.protocol import Strategy
 
 _FOLDER = "grawa"
@@ -36,7 +36,8 @@ class GrawaTrainer(Trainer):
         averager: the `Averager`, while it trains.
 
     Raises:
-        UserError: as by `Averager`, when training begins.
+        UserError: if Transformers does not know of all processes; and as by `Averager`, when
+            training begins.
     """
 
     averager: Averager | None = None
@@ -50,6 +51,7 @@ class GrawaTrainer(Trainer):
         **trainer_options: Any,
     ) -> None:
         super().__init__(**trainer_options)
+        check_processes(self.args.world_size, "on CPUs, pass TrainingArguments(use_cpu=True)")
         self.args.average_tokens_across_devices = False
         self._strategy = strategy
         self._options = {"sync_every": sync_every, **(averager_options or {})}

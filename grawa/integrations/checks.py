@@ -1,0 +1,34 @@
+"""What trainers leave unsaid: whether they know of all processes, and whose states a file has."""
+
+import warnings
+
+import torch.distributed as dist
+
+from grawa.errors import UserError
+
+
+def check_processes(known: int, advice: str) -> None:
+    """Refuses a trainer that knows of fewer processes than there are, so that it deals no data.
+
+    Args:
+        known: the number of processes, as the trainer says.
+        advice: what to do about it.
+
+    Raises:
+        UserError: if there are others.
+    """
+    there = dist.get_world_size() if dist.is_initialized() else 1
+    if there != known:
+        raise UserError(
+            f"there are {there} processes, and the trainer knows of {known}, so they would all "
+            f"train on the same data: {advice}"
+        )
+
+
+def warn_of_no_workers(checkpoint: object) -> None:
+    """Says that a checkpoint has a model, but not what each worker needs to go on."""
+    warnings.warn(
+        f"{checkpoint} has no states of workers, as if it was saved by another trainer: all "
+        "workers start from its model, and with its optimizer state",
+        stacklevel=3,
+    )
