@@ -145,20 +145,14 @@ class Averager:
         )  # fmt: skip
         with undisturbed():
             self._engine = set_up(
-                models,
-                per_model(optimizer, one=isinstance(model, nn.Module)),
-                plan,
-                described(plan.keywords),
-                process_group=group_of(process_group),
-                worker_group=group_of(worker_group),
-                timeout=positive(timeout, "timeout"),
-                shared_memory=shared_memory,
-                hosts=ranks_by_host(hosts),
-                between_hosts=backend_of(between_hosts),
-                elastic=elastic,
-                clock=WallClock(),
+                models, per_model(optimizer, one=isinstance(model, nn.Module)),
+                plan, described(plan.keywords),
+                process_group=group_of(process_group), worker_group=group_of(worker_group),
+                timeout=positive(timeout, "timeout"), shared_memory=shared_memory,
+                hosts=ranks_by_host(hosts), between_hosts=backend_of(between_hosts),
+                elastic=elastic, clock=WallClock(),
                 tell=(warn_of_absences, *([on_round] if callable(on_round) else on_round)),
-            )
+            )  # fmt: skip
         self._checkpoints = Checkpoints(self._engine)
         self._connected = elastic is not None or is_one_of_several()
         share = self._before_step if strategy.shares_gradients(0) else None

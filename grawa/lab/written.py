@@ -2,13 +2,14 @@
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, fields, is_dataclass, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from grawa.errors import UserError
+from grawa.lab import own
 from grawa.lab.shapes import is_text, shown
 
 _PLAIN = (bool, int, float, str, Path)
@@ -36,8 +37,26 @@ def read(what: str, known: Mapping[str, Callable[[], Made]], text: str) -> Made:
     """
     name, *options = text.split(":")
     if name not in known:
-        raise UserError(f"there is no {what} {name!r}; there are {', '.join(known)}")
-    made = known[name]()
+        close = own.meant(name, known)
+        raise UserError(f"there is no {what} {name!r}{close}; there are {', '.join(known)}")
+    return with_options(known[name](), options, name, what)
+
+
+def with_options(made: Made, options: Sequence[str], name: str, what: str) -> Made:
+    """A copy of a dataclass value with some options set.
+
+    Args:
+        made: the value.
+        options: each as "option=value".
+        name: of the value, for messages.
+        what: its kind, for messages.
+
+    Returns:
+        The copy.
+
+    Raises:
+        UserError: as `read` does.
+    """
     for option in options:
         key, equals, value = option.partition("=")
         if not equals:

@@ -3,7 +3,6 @@
 Arguments: module:function; the folder for its checkpoints; the journal.
 """
 
-import importlib
 import json
 import math
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from grawa.errors import UserError
+from grawa.lab import own
 from grawa.process_group import is_first_process
 from grawa.rounds.report import RoundReport
 
@@ -50,7 +50,7 @@ def function(what: str) -> Function:
     """Imports a function.
 
     Args:
-        what: module:function.
+        what: module:function, or file.py:function.
 
     Returns:
         The function.
@@ -58,14 +58,13 @@ def function(what: str) -> Function:
     Raises:
         UserError: if there is none, or it does not take a folder and a function.
     """
-    module, _, name = what.partition(":")
+    found: Function = own.load(what)
     try:
-        found: Function = getattr(importlib.import_module(module), name)
         signature(found).bind(Path(), print)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise UserError(
-            f"there is no {what!r}: {error}; give a task, or module:function that can be imported "
-            "from here and is called with a folder and with what it is to call after each round"
+            f"{what} can't be called with a folder and with what it is to call after each round: "
+            f"{error}"
         ) from None
     return found
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from grawa.errors import UserError
+from grawa.lab import own
 from grawa.lab.chaos.hosts import why_no_hosts
 from grawa.lab.chaos.own import function
 from grawa.lab.chaos.plan import KINDS
@@ -44,10 +45,10 @@ class ChaosConfig:
     """The options of `grawa chaos`."""
 
     what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
-    """The task, as in `grawa train`; or module:function for a function of your own. It is called in
-    every worker's process as function(folder, on_round), trains with an Averager that has
-    on_round=[on_round] within grawa.distributed(), saves to and restores from the folder, and
-    returns the final error. examples/chaos.py is one."""
+    """The task, as in `grawa train`; or module:function, or file.py:function, for a function of
+    your own. It is called in every worker's process as function(folder, on_round), trains with an
+    Averager that has on_round=[on_round] within grawa.distributed(), saves to and restores from the
+    folder, and returns the final error. examples/chaos.py is one."""
 
     faults: int = 20
     """Number of faults."""
@@ -111,7 +112,7 @@ class ChaosConfig:
     @property
     def is_own(self) -> bool:
         """Whether a function of the user's own is trained."""
-        return ":" in self.what and self.what.partition(":")[0] not in names.TASKS
+        return own.is_own(self.what, names.known_tasks())
 
     def check(self) -> None:
         """Checks the options, except for those of a run.

@@ -13,14 +13,14 @@ from grawa.lab.experiments.score import LOSSES, NORMS
 
 def strategies_command() -> None:
     """List the averaging strategies, with defaults and sources."""
-    _show("strategy", names.STRATEGIES)
+    _show("strategy", names.known_strategies())
     print(f"Scores that are norms, for --score: {', '.join(NORMS)}")
     print(f"Scores that are losses: {', '.join(LOSSES)}")
 
 
 def tasks_command() -> None:
     """List the tasks, with defaults and sources."""
-    _show("task", names.TASKS)
+    _show("task", names.known_tasks())
 
 
 def _show(what: str, known: Mapping[str, Callable[[], object]]) -> None:

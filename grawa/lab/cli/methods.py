@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any
 
 from grawa.errors import UserError
-from grawa.lab import written
+from grawa.lab import own, written
 from grawa.lab.cli import names
 from grawa.lab.experiments.options import Changes, names_of_options, written_options
 
@@ -93,27 +93,32 @@ def method(text: str) -> Method:
     Raises:
         UserError: if there is no such method or option.
     """
+    known = {**{name: Method(strategy=name) for name in names.known_strategies()}, **METHODS}
     name, _, options = text.partition(":")
-    if name not in METHODS:
-        raise UserError(f"there is no method {name!r}; there are {', '.join(METHODS)}")
-    found = METHODS[name]
+    if own.is_own(text, known):
+        name, options = own.split(text)
+        known[name] = Method(strategy=name)
+    if name not in known:
+        close = own.meant(name, known)
+        raise UserError(f"there is no method {name!r}{close}; there are {', '.join(known)}")
+    found = known[name]
     of_strategy = written.option_names(names.strategy(found.strategy))
-    own: list[str] = []
+    of_method: list[str] = []
     of_run: list[str] = []
     for part in _with_whole_score(options.split(":") if options else []):
         option = part.partition("=")[0]
         is_of_run = option in names_of_options() and option not in of_strategy
-        (of_run if is_of_run else own).append(part)
+        (of_run if is_of_run else of_method).append(part)
         if is_of_run and option in (*OWN, *_SHARED):
             raise UserError(
                 f"{option} can't be an option of a method: the study sets it for all methods"
             )
-    given = {part.partition("=")[0] for part in own}
+    given = {part.partition("=")[0] for part in of_method}
     changes = written_options(of_run)
     optimizer = changes.pop("optimizer", found.optimizer)
     made = replace(
         found,
-        strategy=":".join([found.strategy, *own]),
+        strategy=":".join([found.strategy, *of_method]),
         optimizer=optimizer,
         optimizer_knobs=found.optimizer_knobs if optimizer == found.optimizer else {},
         options=changes,

@@ -1,9 +1,11 @@
 """Maps names on the command line to strategies and tasks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import TypeVar, cast
 
-from grawa.lab import written
+from grawa.errors import UserError
+from grawa.lab import own, written
 from grawa.lab.tasks import (
     Cifar10,
     Cifar100,
@@ -32,6 +34,11 @@ from grawa.strategies import (
 )
 from grawa.strategies.center import OuterNesterov
 from grawa.strategies.protocol import Strategy
+
+Made = TypeVar("Made")
+
+_GROUPS = {"strategy": "grawa.strategies", "task": "grawa.tasks"}
+"""Of entry points."""
 
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "mgrawa": MGRAWA,
@@ -64,12 +71,22 @@ TASKS: dict[str, Callable[[], Task]] = {
 
 
 def strategy(text: str) -> Strategy:
-    """The strategy written as `name` or `name:option=value:option=value`."""
-    return written.read("strategy", STRATEGIES, text)
+    """The strategy written as `name` or `name:option=value:option=value`.
+
+    The name may be that of an entry point in the group grawa.strategies, or `file.py:Name` or
+    `module:Name` of a class, of a function without arguments, or of a strategy itself.
+
+    Returns:
+        The strategy.
+    """
+    return _read("strategy", STRATEGIES, text, Strategy)
 
 
 def task(text: str, data: str | None = None) -> Task:
     """The task written as `name` or `name:option=value:option=value`.
+
+    The name may also be an entry point's, in the group grawa.tasks, or `file.py:name` or
+    `module:name`, as that of a strategy.
 
     Args:
         text: the text.
@@ -78,7 +95,41 @@ def task(text: str, data: str | None = None) -> Task:
     Returns:
         The task.
     """
-    made = written.read("task", TASKS, text)
+    made = _read("task", TASKS, text, Task)
     if data is None:
         return made
     return written.with_option(made, ["data"], data, f"task {text.partition(':')[0]}")
+
+
+def known_strategies() -> Mapping[str, Callable[[], Strategy]]:
+    """Those of the package, and those that installed packages add."""
+    return {**STRATEGIES, **own.installed("grawa.strategies")}
+
+
+def known_tasks() -> Mapping[str, Callable[[], Task]]:
+    """Those of the package, and those that installed packages add."""
+    return {**TASKS, **own.installed("grawa.tasks")}
+
+
+def _read(
+    what: str, known: Mapping[str, Callable[[], Made]], text: str, kind: type[object]
+) -> Made:
+    known = {**known, **own.installed(_GROUPS[what])}
+    if not own.is_own(text, known):
+        return written.read(what, known, text)
+    name, options = own.split(text)
+    found = own.load(name)
+    if not isinstance(found, kind):
+        try:
+            found = found()
+        except TypeError as error:
+            raise UserError(
+                f"{name} is no {what}, nor a function or class that makes one without arguments: "
+                f"{error}"
+            ) from error
+    if not isinstance(found, kind):
+        raise UserError(
+            f"{name} must give a {kind.__module__}.{kind.__name__}, got {type(found).__name__}"
+        )
+    made = cast(Made, found)
+    return written.with_options(made, options.split(":") if options else [], name, what)

@@ -1,6 +1,5 @@
 """`grawa plan`: predicts the cost of a method and a `sync_every` before anything is trained."""
 
-import importlib
 import json
 import os
 import sys
@@ -20,6 +19,7 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from grawa.errors import UserError
+from grawa.lab import own
 from grawa.lab.cli import names
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.files import check_file, write_text
@@ -28,6 +28,7 @@ from grawa.lab.planning.measure import Subject, measure
 from grawa.lab.report.plan import plan_json, plan_lines, plan_picture, plan_tables
 from grawa.lab.shapes import shown
 from grawa.lab.simulate.network import Link, Network, Topology, network_of, parse_hosts
+from grawa.lab.tasks import Task
 from grawa.lab.together import check_same, on_all
 from grawa.lab.train.sharing import deal, load
 from grawa.lab.train.worker import Worker
@@ -188,10 +189,12 @@ def _ranks(workers: int | None, hosts: str | None, inner_link: str | None) -> Ho
 
 
 def _subject(what: str, batch_size: int, folder: str | None, device: torch.device) -> Subject:
-    if ":" in what and what.split(":")[0] not in names.TASKS:
+    if own.is_own(what, names.known_tasks()):
         if folder is not None:
             raise UserError(f"--data is for tasks only, and {what} is a function of your own")
-        return _own(what)
+        found = _own(what)
+        if found is not None:
+            return found
     config = TrainConfig(task=what, workers=1, batch_size=batch_size)
     settings, task = config.settings(), names.task(what, folder)
     data = load(task, settings, device)
@@ -204,16 +207,11 @@ def _subject(what: str, batch_size: int, folder: str | None, device: torch.devic
     return Subject(model=worker.model, optimizer=worker.optimizer, step=step, samples=batch_size)
 
 
-def _own(what: str) -> Subject:
-    """Calls the user's function, and checks what it returns."""
-    module, _, name = what.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise UserError(
-            f"there is no {what!r}: {error}; give a task, or module:function that can be imported "
-            "from here"
-        ) from None
+def _own(what: str) -> Subject | None:
+    """Calls the user's function, and checks what it returns; `None` if that is a task."""
+    function = own.load(own.split(what)[0])
+    if isinstance(function, Task):
+        return None
     try:
         signature(function).bind()
     except (TypeError, ValueError):
@@ -223,4 +221,8 @@ def _own(what: str) -> Subject:
         case (Module() as model, Optimizer() as optimizer, step, int(samples)) if callable(step):
             chosen: Callable[[], object] = step
             return Subject(model=model, optimizer=optimizer, step=chosen, samples=samples)
-    raise UserError(f"{what} must return (model, optimizer, step, samples), got {made!r:.100}")
+        case Task():
+            return None
+    raise UserError(
+        f"{what} must return (model, optimizer, step, samples) or a task, got {made!r:.100}"
+    )

@@ -1,6 +1,7 @@
 """Tasks, one file each: data, models, loss and metric."""
 
 from grawa.lab.tasks.cifar import Cifar10, Cifar100
+from grawa.lab.tasks.custom import custom
 from grawa.lab.tasks.digits import Digits
 from grawa.lab.tasks.glyphs import Glyphs
 from grawa.lab.tasks.imagenet import ImageNet
@@ -22,4 +23,5 @@ __all__ = [
     "Task",
     "Text",
     "Wells",
+    "custom",
 ]

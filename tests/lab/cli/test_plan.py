@@ -90,7 +90,7 @@ def test_a_function_of_ones_own_is_planned(capsys: pytest.CaptureFixture[str], o
         (("nothing", "--link", "1gbit"), "there is no task 'nothing'"),
         (("cifar10", "--link", "1gbit", "--data", "nowhere"), "nowhere does not exist"),
         (("mine:make", "--link", "1gbit", "--data", "x"), "mine:make is a function of your own"),
-        (("mine:absent", "--link", "1gbit"), "there is no 'mine:absent'"),
+        (("mine:absent", "--link", "1gbit"), "mine has no 'absent'"),
         (("mine:wrong", "--link", "1gbit"), "must return"),
     ],
     ids=str,

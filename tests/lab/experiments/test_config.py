@@ -229,7 +229,8 @@ def test_elastic_options_are_those_of_the_library() -> None:
     )
     quick = TrainConfig(task="digits", elastic=True, timeout=2.0).settings().elastic
     assert quick is not None
-    assert (quick.min_workers, quick.timeout.seconds, quick.wait.seconds) == (2, 2, 20)
+    times = quick.times
+    assert (quick.min_workers, times.timeout.seconds, times.wait.seconds) == (2, 2, 20)
     assert TrainConfig(task="digits").settings().elastic is None
 
 
