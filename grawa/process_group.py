@@ -128,7 +128,7 @@ def pick_device(name: str) -> torch.device:
     """The device of this process.
 
     Args:
-        name: "auto" for a GPU if there is one, or a device's name.
+        name: "auto" for a GPU if there is one, or a device's name; "gpu" is "cuda".
 
     Returns:
         The device; a GPU is made the current one.
@@ -138,16 +138,19 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    name = "cuda" if name == "gpu" else name
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"device {name} was asked for, but this machine has no usable GPU")
     if name == "cuda":
-        if not torch.cuda.is_available():
-            raise UserError("device cuda was asked for, but this machine has no usable GPU")
         index = number("LOCAL_RANK") % torch.cuda.device_count()
         torch.cuda.set_device(index)
         return torch.device("cuda", index)
     try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"there is no device {name!r}: use auto, cpu or cuda") from error
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"device {name!r} can't be used here: use auto, cpu or cuda") from error
+    return device
 
 
 def _neighbours() -> list[int]:

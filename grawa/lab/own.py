@@ -1,5 +1,6 @@
 """What users name of their own: `module:name`, `file.py:name`, entry points of packages."""
 
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -13,6 +14,9 @@ from types import ModuleType
 from typing import Any
 
 from grawa.errors import UserError
+
+_ALIASES = {"ddp": "dataparallel"}
+"""Without underscores."""
 
 
 def is_own(text: str, known: Mapping[str, object]) -> bool:
@@ -116,6 +120,24 @@ def installed(group: str) -> Mapping[str, Any]:
         Name -> what has it.
     """
     return {point.name: point.load() for point in entry_points(group=group)}
+
+
+def resolved(name: str, known: Iterable[str]) -> str:
+    """A known name that is written in another way, or by what else it is called.
+
+    Args:
+        name: as it was written.
+        known: names.
+
+    Returns:
+        The known name; the one that was written if there is none.
+
+    >>> resolved("LocalSGD", ["local_sgd"]), resolved("ddp", ["data_parallel"])
+    ('local_sgd', 'data_parallel')
+    """
+    plain = {each.replace("_", ""): each for each in known}
+    written = re.sub(r"[-_ ]", "", name).lower()
+    return plain.get(_ALIASES.get(written, written), name) if name not in plain.values() else name
 
 
 def meant(name: str, known: Iterable[str]) -> str:

@@ -36,6 +36,7 @@ def read(what: str, known: Mapping[str, Callable[[], Made]], text: str) -> Made:
         UserError: if there is no such name or option, or the option can't have this value.
     """
     name, *options = text.split(":")
+    name = own.resolved(name, known)
     if name not in known:
         close = own.meant(name, known)
         raise UserError(f"there is no {what} {name!r}{close}; there are {', '.join(known)}")

@@ -1,5 +1,6 @@
 """The entry point of all commands: parses the command line, and turns errors into exit codes."""
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
@@ -14,6 +15,7 @@ from grawa.errors import CommunicationError, DivergedError, UserError
 from grawa.lab.cli.config_file import config_from, with_defaults
 from grawa.lab.cli.optional_value import with_stack_workers
 from grawa.lab.cli.output import forgiving_output
+from grawa.lab.own import meant
 from grawa.lab.train.launch import WorkerFailedError
 from grawa.lab.train.stop import StoppedError
 from grawa.version import __version__
@@ -38,6 +40,10 @@ take a second to import."""
 
 _WRITES_FILES = ("train", "resume", "compare", "ablate", "report", "flatness", "wells", "chaos")
 """Commands that have succeeded even if what they print could not be written."""
+
+
+_WRONG_VALUE = re.compile(r"Error parsing (--\S+): no type matching .* from \['(.*?)'\]")
+"""What tyro says of a value that is none of the types that an option can have."""
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
@@ -82,8 +88,11 @@ def _run(words: Sequence[str]) -> tuple[int, str]:
 def _parse(args: Sequence[str]) -> Callable[[], None]:
     """The command with its arguments, ready to run."""
     complaint = StringIO()
-    words = with_stack_workers(args)
+    words = with_stack_workers(args) or ["--help"]
     names = [name for name in _COMMANDS if words[:1] == [name]] or list(_COMMANDS)
+    if len(names) > 1 and not words[0].startswith("-"):
+        close = meant(words[0], _COMMANDS)
+        raise UserError(f"there is no command {words[0]!r}{close}; there are {', '.join(names)}")
     later = {name: _later(name) for name in names}
     defaults = config_from(words)
     if defaults is not None:
@@ -101,7 +110,8 @@ def _parse(args: Sequence[str]) -> Callable[[], None]:
     except SystemExit as stop:
         if stop.code == 0:
             return lambda: None  # help was printed
-        raise UserError(_one_line(complaint.getvalue())) from None
+        told = " ".join(["grawa", *names]) if len(names) == 1 else "grawa"
+        raise UserError(_one_line(complaint.getvalue(), f"see {told} --help")) from None
 
 
 def _later(name: str) -> Callable[..., Any]:
@@ -116,17 +126,27 @@ def _later(name: str) -> Callable[..., Any]:
     return prepare
 
 
-def _one_line(box: str) -> str:
-    """The text of tyro's framed error message, up to its first horizontal rule, in one line."""
+def _one_line(box: str, then: str) -> str:
+    """What tyro's framed error message says, in one line.
+
+    Args:
+        box: the message: a title, a text, and after a horizontal rule the options that it suggests.
+        then: what to do next.
+
+    Returns:
+        The line.
+    """
     lines = [line.strip("│╭╮╰╯ \n") for line in box.splitlines()]
     texts = [line for line in lines if line]
     title = texts[0].strip("─ ") if texts else "the command line can't be parsed"
-    body: list[str] = []
-    for line in texts[1:]:
-        if set(line) == {"─"}:
-            break
-        body.append(line)
-    return f"{' '.join(body) or title}; see grawa --help"
+    rules = [i for i, line in enumerate(texts) if set(line) == {"─"}] or [len(texts)]
+    body = " ".join(texts[1 : rules[0]]) or title
+    if wrong := _WRONG_VALUE.match(body):
+        body = f"{wrong[1]} can't be {wrong[2]}"
+    rest = texts[rules[0] + 1 :]
+    options = [line.partition(" ")[0] for line in rest if line.startswith("--")]
+    close = f" (did you mean {options[0]}?)" if rest[:1] == ["Perhaps you meant:"] else ""
+    return f"{body}{close}; {then}"
 
 
 def _printable(message: str) -> str:

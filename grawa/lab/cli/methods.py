@@ -98,6 +98,7 @@ def method(text: str) -> Method:
     if own.is_own(text, known):
         name, options = own.split(text)
         known[name] = Method(strategy=name)
+    name = own.resolved(name, known)
     if name not in known:
         close = own.meant(name, known)
         raise UserError(f"there is no method {name!r}{close}; there are {', '.join(known)}")

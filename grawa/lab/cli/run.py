@@ -131,6 +131,12 @@ def check(config: TrainConfig, known: dict[Hashable, Data] | None = None) -> Non
         if getattr(config, name) < least:
             raise UserError(f"{name} must be at least {least}, got {getattr(config, name)}")
     task, strategy = names.task(config.task, config.data), names.strategy(config.strategy)
+    target = settings.until_error
+    if target is not None and target >= 1.0 and task.metric.endswith("error"):
+        raise UserError(
+            f"until_error {config.until_error} is {target:.0%} of the {task.metric}: write a "
+            f"percentage, such as {target:g}%, or a fraction, such as {target / 100.0:g}"
+        )
     scores.check(config, strategy)
     if config.tensorboard:
         require_tensorboard()

@@ -40,7 +40,7 @@ class Link:
         """The link written as bandwidth, or bandwidth:latency.
 
         Args:
-            text: such as 100mbit:20ms or 1gbit.
+            text: such as 100mbit:20ms, 1Gbit or 100Mbps:20ms.
 
         Returns:
             The link.
@@ -52,14 +52,15 @@ class Link:
         Link(bandwidth=12500000.0, latency=0.02)
         """
         bandwidth, colon, latency = text.strip().partition(":")
-        match = re.fullmatch(r"([0-9]*\.?[0-9]+)(kbit|mbit|gbit)", bandwidth)
+        pattern = r"([0-9]*\.?[0-9]+) ?([kmg])(?:bit|bps|bit/s)"
+        match = re.fullmatch(pattern, bandwidth.strip().lower())
         if match is None:
             raise UserError(
                 "write a link as bandwidth:latency, such as 100mbit:20ms or 1gbit:50us, got "
                 f"{text!r}"
             )
         delay = seconds(latency, "a link's latency") if colon else 0.0
-        return cls(float(match[1]) * _BITS[match[2]] / 8, delay)
+        return cls(float(match[1]) * _BITS[f"{match[2]}bit"] / 8, delay)
 
     def __str__(self) -> str:
         """The link as `parse` reads it, with three digits.

@@ -6,6 +6,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from grawa.errors import UserError
+from grawa.lab.own import meant
 from grawa.optim import SAM
 
 OPTIMIZERS_HELP = (
@@ -58,7 +59,8 @@ class OptimizerChoice:
         """
         name, *options = text.split(":")
         if name not in {*_BASES, "sam"}:
-            raise UserError(f"there is no optimizer {name!r}; there are {OPTIMIZERS_HELP}")
+            close = meant(name, {*_BASES, "sam"})
+            raise UserError(f"there is no optimizer {name!r}{close}; there are {OPTIMIZERS_HELP}")
         given = dict(option.partition("=")[::2] for option in options)
         base = given.pop("base", "sgd") if name == "sam" else name
         if base not in _BASES:

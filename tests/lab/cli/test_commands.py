@@ -373,8 +373,20 @@ def assert_one_line(err: str, said: str) -> None:
 
 
 WRONG: dict[str, tuple[tuple[str, ...], str]] = {
-    "no command": ((), "see grawa --help"),
-    "unknown command": (("fly",), "fly"),
+    "unknown command": (("trian",), "there is no command 'trian' (did you mean train?)"),
+    "unknown option": (
+        ("train", "digits", "--stratgy", "x"),
+        "(did you mean --strategy?); see grawa",
+    ),
+    "no number": (
+        ("train", "digits", "--steps", "x"),
+        "--steps can't be x; see grawa train --help",
+    ),
+    "500 percent": (
+        ("train", "digits", "--until-error", "5", "--evaluate-every", "1"),
+        "until_error 5 is 500% of the test error: write a percentage, such as 5%",
+    ),
+    "no such GPU": (("train", "digits", "--device", "cuda:7"), "has no usable GPU"),
     "no task": (("train",), "task"),
     "unknown task": (("train", "mnist"), "there is no task 'mnist'; there are digits"),
     "unknown task option": (("train", "digits:size=3"), "has no option 'size'"),
@@ -394,7 +406,6 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "dimensions": (("train", "quadratic:dimensions=0"), "dimensions must be at least 1"),
     "unknown option": (("train", "digits", "--momentum", "3"), "--momentum"),
-    "not a number": (("train", "digits", "--steps", "x"), "--steps"),
     "unknown choice": (("train", "digits", "--dtype", "float16"), "'float16'"),
     "unknown optimizer": (
         ("train", "digits", "--optimizer", "lion"),
@@ -451,7 +462,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "timeout is endless": (("train", "digits", "--timeout", "inf"), "timeout"),
     "checkpoints": (("train", "digits", "--checkpoint-every", "-1"), "must not be negative"),
     "shards": (("train", "digits", "--shards", "dirichlet:0"), 'shards must be "iid" or'),
-    "device": (("train", "digits", "--device", "abacus"), "there is no device 'abacus'"),
+    "device": (("train", "digits", "--device", "abacus"), "device 'abacus' can't be used here"),
     "norms for losses": (
         ("train", "digits", "--score", "probe", "--strategy", "lsgd"),
         "strategy lsgd can't use the score 'probe'; it can use loss, probe-loss",

@@ -31,6 +31,9 @@ from grawa.strategies import InverseLoss, RandomWeights
 WRITTEN: dict[str, grawa.Strategy] = {
     "mgrawa": grawa.MGRAWA(),
     "lgrawa": grawa.LGRAWA(),
+    "LGRAWA": grawa.LGRAWA(),
+    "LocalSGD": grawa.LocalSGD(),
+    "ddp": grawa.DataParallel(),
     "lgrawa:pull=0.3": grawa.LGRAWA(pull=0.3),
     "lgrawa:pull=0.3:prox=0": grawa.LGRAWA(pull=0.3, prox=0.0),
     "lgrawa:pull=.3:pull=1": grawa.LGRAWA(pull=1.0),
@@ -96,7 +99,7 @@ def test_the_data_of_a_task_may_lie_where_a_colon_is() -> None:
 
 REFUSED = {
     "": "there is no strategy ''; there are mgrawa, lgrawa, easgd",
-    "LGRAWA": "there is no strategy 'LGRAWA'",
+    "lgrwa": r"there is no strategy 'lgrwa' \(did you mean lgrawa\?\)",
     "sgd": "there is no strategy 'sgd'",
     "lgrawa:": "write options of a strategy as lgrawa:option=value, got ''",
     "lgrawa:pull": "write options of a strategy as lgrawa:option=value, got 'pull'",
