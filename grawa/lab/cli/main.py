@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 import tyro
 
 from grawa.errors import CommunicationError, DivergedError, UserError
+from grawa.lab import own
 from grawa.lab.cli.config_file import config_from, with_defaults
 from grawa.lab.cli.optional_value import with_stack_workers
 from grawa.lab.cli.output import forgiving_output
-from grawa.lab.own import meant
 from grawa.lab.train.launch import WorkerFailedError
 from grawa.lab.train.stop import StoppedError
 from grawa.version import __version__
@@ -91,7 +91,7 @@ def _parse(args: Sequence[str]) -> Callable[[], None]:
     words = with_stack_workers(args) or ["--help"]
     names = [name for name in _COMMANDS if words[:1] == [name]] or list(_COMMANDS)
     if len(names) > 1 and not words[0].startswith("-"):
-        close = meant(words[0], _COMMANDS)
+        close = own.meant(words[0], _COMMANDS)
         raise UserError(f"there is no command {words[0]!r}{close}; there are {', '.join(names)}")
     later = {name: _later(name) for name in names}
     defaults = config_from(words)
@@ -136,17 +136,21 @@ def _one_line(box: str, then: str) -> str:
     Returns:
         The line.
     """
-    lines = [line.strip("│╭╮╰╯ \n") for line in box.splitlines()]
-    texts = [line for line in lines if line]
-    title = texts[0].strip("─ ") if texts else "the command line can't be parsed"
-    rules = [i for i, line in enumerate(texts) if set(line) == {"─"}] or [len(texts)]
-    body = " ".join(texts[1 : rules[0]]) or title
-    if wrong := _WRONG_VALUE.match(body):
-        body = f"{wrong[1]} can't be {wrong[2]}"
-    rest = texts[rules[0] + 1 :]
-    options = [line.partition(" ")[0] for line in rest if line.startswith("--")]
-    close = f" (did you mean {options[0]}?)" if rest[:1] == ["Perhaps you meant:"] else ""
-    return f"{body}{close}; {then}"
+    lines = [line.strip("│╭╮╰╯|+ \n") for line in box.splitlines()]  # ASCII where need be
+    title, *texts = [line for line in lines if line] or ["the command line can't be parsed"]
+    parts: list[list[str]] = [[]]
+    for line in texts:
+        if set(line) <= {"─", "-"}:
+            parts.append([])
+        else:
+            parts[-1].append(line)
+    body, *rest = [part for part in parts if part] or [[title.strip("─- ")]]
+    said = " ".join(body)
+    if wrong := _WRONG_VALUE.match(said):
+        said = f"{wrong[1]} can't be {wrong[2]}"
+    meant = [part[1].partition(" ")[0] for part in rest if part[0] == "Perhaps you meant:"]
+    close = f" (did you mean {meant[0]}?)" if meant else ""
+    return f"{said}{close}; {then}"
 
 
 def _printable(message: str) -> str:

@@ -374,7 +374,7 @@ def assert_one_line(err: str, said: str) -> None:
 
 WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "unknown command": (("trian",), "there is no command 'trian' (did you mean train?)"),
-    "unknown option": (
+    "misspelt option": (
         ("train", "digits", "--stratgy", "x"),
         "(did you mean --strategy?); see grawa",
     ),
