@@ -34,7 +34,7 @@ class Task:
 
 def work(rank: int, task: Task, samples: Samples) -> None:
     """Measures, together with the other processes; rank 0 writes the results of all."""
-    _tell_accelerate(rank, task.processes)
+    tell_accelerate(rank, task.processes)
     dist.init_process_group(
         "gloo",
         init_method=task.meeting,
@@ -47,7 +47,7 @@ def work(rank: int, task: Task, samples: Samples) -> None:
     dist.destroy_process_group()
 
 
-def _tell_accelerate(rank: int, processes: int) -> None:
+def tell_accelerate(rank: int, processes: int) -> None:
     """Sets a launcher's variables, which Accelerate needs besides the existing process group."""
     launched = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": 0}
     os.environ.update({name: str(value) for name, value in launched.items()})

@@ -1,5 +1,7 @@
 """What benchmarks measure does the work that it is named after."""
 
+import os
+import sys
 import warnings
 from collections import Counter
 from unittest.mock import patch
@@ -12,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import local_step
 import methods
 from models import ManyTensors
+from sync_worker import tell_accelerate
 from tests.world import on_ranks
 
 pytestmark = pytest.mark.world
@@ -61,12 +64,16 @@ def _distances(name: str) -> tuple[float, float]:
     # torchft 0.2.0 calls it in a thread, and takes the exception for a lost peer.
     warnings.filterwarnings("ignore", "The 'warn' method is deprecated", DeprecationWarning)
     model = ManyTensors(1000, 1 if name == methods.BASELINE else 4, seed=dist.get_rank())
-    method = methods.METHODS[name](model, methods.sgd(model))
+    with patch.dict(os.environ):
+        tell_accelerate(dist.get_rank(), dist.get_world_size())
+        method = methods.METHODS[name](model, methods.sgd(model))
     method.local_step()
     before = _apart(model)
     method.run()
     after = _apart(model)
     method.close()
+    if "accelerate.state" in sys.modules:
+        sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
     return before, after
 
 

@@ -210,8 +210,11 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
         ("compare", "cifar10", "--data", "nowhere"),
         "nowhere does not exist",
     ),
-    "unknown device": ((*COMPARE, "--device", "tpu"), "there is no device 'tpu'"),
-    "unknown method": ((*COMPARE, "--strategies", "sgd"), "there is no method 'sgd'; there are"),
+    "unknown device": ((*COMPARE, "--device", "tpu"), "device 'tpu' can't be used here"),
+    "unknown method": (
+        (*COMPARE, "--strategies", "sgd"),
+        "no method 'sgd' (did you mean lsgd?); there are",
+    ),
     "unknown option of a method": ((*COMPARE, "--strategies", "lgrawa:pul=1"), "no option 'pul'"),
     "empty method": ((*COMPARE, "--strategies", "lgrawa,"), "separated by commas"),
     "a method twice": ((*COMPARE, "--strategies", "lsgd,lsgd"), "'lsgd' is given twice"),

@@ -154,7 +154,7 @@ WRONG = {
     "radii": (("run", "--radii", "0.1", "0"), "radii must be positive and finite, got 0.0"),
     "steps": (("run", "--ascent-steps", "0"), "ascent_steps must be at least 1, got 0"),
     "kappa": (("run", "--kappa", "1"), "kappa must be larger than 1 and finite, got 1.0"),
-    "device": (("run", "--device", "abacus"), "there is no device 'abacus'"),
+    "device": (("run", "--device", "abacus"), "device 'abacus' can't be used here"),
 }
 
 
