@@ -66,6 +66,16 @@ class GRAWA(SoftPull):
 class MGRAWA(GRAWA):
     """GRAWA at model level: one weight per worker, from the sum of its tensors' gradient norms.
 
+    Args:
+        pull: how far workers move to the center at a round, 0.5 by default.
+        prox: how far they move to it, in total, over the local steps of a round.
+        score: where the gradient norms come from, `grawa.GradientNorms()` by default.
+        power: weights are proportional to norm^-power, 1 by default.
+        outer: an optimizer for the center, such as `grawa.OuterNesterov()`; none by default.
+
+    >>> MGRAWA(pull=0.8).groups(["weight", "bias"])
+    (0, 0)
+
     Source: Dimlioglu and Choromanska (2024), algorithm 1.
     """
 
@@ -75,6 +85,17 @@ class MGRAWA(GRAWA):
 @dataclass(frozen=True, kw_only=True)
 class LGRAWA(GRAWA):
     """GRAWA at layer level: one weight per worker and parameter tensor, from its gradient norm.
+
+    Args:
+        pull: how far workers move to the center at a round, 0.5 by default.
+        prox: how far they move to it, in total, over the local steps of a round.
+        score: where the gradient norms come from, `grawa.GradientNorms()` by default.
+        power: weights are proportional to norm^-power, 1 by default.
+        outer: an optimizer for the center, such as `grawa.OuterNesterov()`; none by default.
+        group_by: which parameters share a weight: `grawa.by_block` for blocks of a transformer.
+
+    >>> LGRAWA().groups(["weight", "bias"])
+    (0, 1)
 
     Source: Dimlioglu and Choromanska (2024), algorithm 2.
     """

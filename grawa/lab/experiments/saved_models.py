@@ -21,7 +21,10 @@ def write_model(state: Mapping[str, Tensor], path: Path) -> None:
     """Writes a state dict, completely or not at all."""
     whole = {name: value.contiguous() for name, value in state.items()}
     with replacing(path) as temporary:
+        temporary.touch()
+        usual = temporary.stat().st_mode  # safetensors would let nobody else read the file
         save_file(whole, temporary, metadata={_CHECKSUM: _checksum(whole)})
+        temporary.chmod(usual)
 
 
 def read_model(path: Path) -> dict[str, Tensor]:

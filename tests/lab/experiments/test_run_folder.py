@@ -146,6 +146,12 @@ def test_a_model_comes_back_bit_for_bit(folder: RunFolder) -> None:
         assert torch.equal(loaded[name].nan_to_num(9.0), value.nan_to_num(9.0))
 
 
+def test_a_model_can_be_read_by_whom_the_other_files_can(folder: RunFolder) -> None:
+    folder.save_model({"weight": torch.zeros(1)})
+    modes = {path.stat().st_mode for path in folder.path.iterdir() if path.suffix != ".lock"}
+    assert len(modes) == 1
+
+
 def test_a_model_that_is_not_there_is_a_user_error(folder: RunFolder) -> None:
     with pytest.raises(UserError, match="is missing: the run has not finished; see `grawa resume`"):
         folder.load_model()
