@@ -38,7 +38,7 @@ class RoundReport:
         compute_seconds: since the last round began, without the time for which that one blocked
             local steps.
         wait_seconds: from the start of the round until the last worker had joined it.
-        round_seconds: the whole round, with the wait.
+        round_seconds: the whole round, with the wait, until its result is applied.
         exposed_seconds: for how long it blocked local steps: all of it, or with `overlap_steps`
             the part that did not fit into the overlap.
         absences: the workers that are left out, with since when, and how often.
@@ -179,7 +179,7 @@ class Reporter:
             elapsed=roll.elapsed,
             compute_seconds=self._computed,
             wait_seconds=outcome.joined - underway.began,
-            round_seconds=outcome.finished - underway.began,
+            round_seconds=max(outcome.finished - underway.began, underway.exposed),
             exposed_seconds=underway.exposed,
             stopping=roll.stopping,
             overlapped_steps=underway.age,

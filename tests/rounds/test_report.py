@@ -42,6 +42,7 @@ def test_a_report_says_what_happened() -> None:
     torch.testing.assert_close(report.weights, (1 / norms) / (1 / norms).sum(dim=0))
     assert report.consensus_distance is None
     assert report.round_seconds >= report.wait_seconds >= 0.0
+    assert report.round_seconds >= report.exposed_seconds > 0.0
     assert report.compute_seconds >= 0.0
 
 
