@@ -296,9 +296,8 @@ class Averager:
     def share_gradients(self) -> None:
         """Averages the gradients now if the strategy does so at this step; every process calls it.
 
-        `DataParallel` does, and others during a warm-up. It is done at the beginning of
-        `optimizer.step()`, or after the closure, unless this was called since the last step: as
-        where a framework clips the shared gradients.
+        `DataParallel` does, and others during a warm-up. Call it before you clip, so that the mean
+        is clipped, as with DDP. Without this call, `optimizer.step()` does it.
         """
         if self._engine.plan.strategy.shares_gradients(self.step):
             with undisturbed():

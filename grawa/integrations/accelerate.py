@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from grawa.averager import Averager
 from grawa.errors import UserError
-from grawa.integrations.checks import check_processes, warn_of_no_workers
+from grawa.integrations.checks import check_processes, restore_workers
 from grawa.strategies.protocol import Strategy
 from grawa.workers.unwrapped import inner_model
 
@@ -105,5 +105,4 @@ class GrawaSGD:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Called by `accelerator.load_state` at its end: restores each worker."""
-        if self.averager.restore(self._folder / _FOLDER) is None:
-            warn_of_no_workers(self._folder)
+        restore_workers(self.averager, self._folder / _FOLDER)

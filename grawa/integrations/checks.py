@@ -1,9 +1,11 @@
 """What trainers leave unsaid: whether they know of all processes, and whose states a file has."""
 
 import warnings
+from pathlib import Path
 
 import torch.distributed as dist
 
+from grawa.averager import Averager
 from grawa.errors import UserError
 
 
@@ -25,10 +27,16 @@ def check_processes(known: int, advice: str) -> None:
         )
 
 
-def warn_of_no_workers(checkpoint: object) -> None:
-    """Says that a checkpoint has a model, but not what each worker needs to go on."""
-    warnings.warn(
-        f"{checkpoint} has no states of workers, as if it was saved by another trainer: all "
-        "workers start from its model, and with its optimizer state",
-        stacklevel=3,
-    )
+def restore_workers(averager: Averager, folder: Path) -> None:
+    """Restores what each worker needs to go on from beside a trainer's checkpoint.
+
+    Args:
+        averager: whose workers.
+        folder: with what `Averager.save` wrote; if there is nothing, a warning says so.
+    """
+    if averager.restore(folder) is None:
+        warnings.warn(
+            f"{folder} has no states of workers, as if the checkpoint was saved by another "
+            "trainer: all workers start from its model, and with its optimizer state",
+            stacklevel=3,
+        )

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch.optim import Optimizer
 
 from grawa.averager import Averager
 from grawa.errors import UserError
-from grawa.integrations.checks import warn_of_no_workers
+from grawa.integrations.checks import restore_workers
 from grawa.strategies.protocol import Strategy
 
 
@@ -93,11 +94,11 @@ class GrawaCallback(Callback):
                 "GrawaCallback needs Trainer(strategy=GrawaStrategy()); "
                 f"{type(over).__name__} may average gradients at every step"
             )
+        self._loss = 0.0
         optimizers = list(over.optimizers)
         self._averager = Averager(pl_module, optimizers, self._strategy, **self._options)
         if over.resumed is not None:
-            if self._averager.restore(over.resumed) is None:
-                warn_of_no_workers(over.resumed)
+            restore_workers(self._averager, over.resumed)
             if not trainer.fit_loop.restarted_mid_epoch:
                 # It has begun the epoch's batches by now, with other random numbers.
                 iter(cast(Any, trainer.fit_loop._data_fetcher))
@@ -106,8 +107,10 @@ class GrawaCallback(Callback):
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        """Adds up the losses of accumulated batches."""
-        self._loss = self._loss + loss.detach()
+        """Adds up the losses of accumulated batches, which come scaled if there is a scaler."""
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        scale = 1.0 if scaler is None else scaler.scale(torch.ones_like(loss))
+        self._loss = self._loss + loss.detach() / scale
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
@@ -136,7 +139,10 @@ class GrawaCallback(Callback):
         self._averager = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, error: Any) -> None:
-        """Stops averaging."""
+        """Stops averaging; a checkpoint of this moment can't wait for the other processes."""
+        if isinstance(trainer.strategy, GrawaStrategy):
+            trainer.strategy.averager = None
+        self._averager = None
         self._validating.close()
         self._attached.__exit__(type(error), error, error.__traceback__)
 

@@ -11,7 +11,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
 from grawa.averager import Averager
-from grawa.integrations.checks import check_processes, warn_of_no_workers
+from grawa.integrations.checks import check_processes, restore_workers
 from grawa.strategies.protocol import Strategy
 
 _FOLDER = "grawa"
@@ -102,8 +102,9 @@ class GrawaTrainer(Trainer):
     def _begin(self) -> None:
         optimizer = cast(Optimizer, self.optimizer)
         self.averager = Averager(self._net, optimizer, self._strategy, **self._options)
-        if self._resumed and self.averager.restore(Path(self._resumed) / _FOLDER) is None:
-            warn_of_no_workers(self._resumed)
+        self._loss = 0.0
+        if self._resumed:
+            restore_workers(self.averager, Path(self._resumed) / _FOLDER)
         self._block.enter_context(self.averager)
 
     def _before_step(self) -> None:

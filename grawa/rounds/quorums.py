@@ -49,6 +49,7 @@ class Quorums:
         assert elastic.worker is not None and elastic.lighthouse is not None, "it is complete"
         assert elastic.num_workers is not None, "it is complete"
         self._elastic, self._comm, self._size = elastic, comm, elastic.num_workers
+        self._times = elastic.times
         self._incarnation = uuid.uuid4().hex
         self._store = OwnStore(elastic.address)
         name = f"{elastic.worker}:{self._incarnation}"
@@ -172,7 +173,7 @@ class Quorums:
         short_since: float | None = None
         self._said_short = False
         while True:
-            start = self._elastic.times.start_after
+            start = self._times.start_after
             asked = time.monotonic() - self._since
             self._say(
                 status=status,
@@ -200,7 +201,7 @@ class Quorums:
 
     def _met_lately(self) -> list[int]:
         """The workers that were in a meeting within the timeout."""
-        start = time.monotonic() - self._elastic.times.timeout.total_seconds()
+        start = time.monotonic() - self._times.timeout.total_seconds()
         return [worker for worker, moment in self._met.items() if moment > start]
 
     def _check_stays(self) -> None:
@@ -214,7 +215,7 @@ class Quorums:
         asks = "min_workers is" if started else "a job starts with all"
         least = self._elastic.min_workers if started else self._size
         there = ", ".join(str(member.worker) for member in come)
-        wait = self._elastic.times.wait.total_seconds()
+        wait = self._times.wait.total_seconds()
         text = f"too few workers are there ({there}): {asks} {least}"
         if since is None:
             since = time.monotonic()

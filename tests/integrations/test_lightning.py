@@ -3,6 +3,7 @@
 import importlib
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -116,6 +117,16 @@ def test_saved_and_validated_is_the_consensus_and_training_goes_on_bit_for_bit(
         batches = list(DataLoader(Samples(16), batch_size=16))
         loss = float(model(**batches[0])["loss"])
     assert loss == pytest.approx(whole[0][2], abs=1e-6)
+
+
+def test_losses_that_a_scaler_has_scaled_are_noted_as_they_were() -> None:
+    integration: Any = importlib.import_module("grawa.integrations.lightning")
+    callback = integration.GrawaCallback(LGRAWA)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler))
+    for loss in (0.5, 0.25):
+        callback.on_before_backward(trainer, None, scaler.scale(torch.tensor(loss)))
+    assert float(callback._loss) == pytest.approx(0.75)
 
 
 def test_another_strategy_of_lightning_is_refused(tmp_path: Path) -> None:

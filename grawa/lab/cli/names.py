@@ -37,9 +37,6 @@ from grawa.strategies.protocol import Strategy
 
 Made = TypeVar("Made")
 
-_GROUPS = {"strategy": "grawa.strategies", "task": "grawa.tasks"}
-"""Of entry points."""
-
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "mgrawa": MGRAWA,
     "lgrawa": LGRAWA,
@@ -79,7 +76,7 @@ def strategy(text: str) -> Strategy:
     Returns:
         The strategy.
     """
-    return _read("strategy", STRATEGIES, text, Strategy)
+    return _read("strategy", known_strategies(), text, Strategy)
 
 
 def task(text: str, data: str | None = None) -> Task:
@@ -95,7 +92,7 @@ def task(text: str, data: str | None = None) -> Task:
     Returns:
         The task.
     """
-    made = _read("task", TASKS, text, Task)
+    made = _read("task", known_tasks(), text, Task)
     if data is None:
         return made
     return written.with_option(made, ["data"], data, f"task {text.partition(':')[0]}")
@@ -114,7 +111,6 @@ def known_tasks() -> Mapping[str, Callable[[], Task]]:
 def _read(
     what: str, known: Mapping[str, Callable[[], Made]], text: str, kind: type[object]
 ) -> Made:
-    known = {**known, **own.installed(_GROUPS[what])}
     if not own.is_own(text, known):
         return written.read(what, known, text)
     name, options = own.split(text)

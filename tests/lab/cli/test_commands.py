@@ -333,7 +333,7 @@ def test_the_lists_show_every_name(command: Any) -> None:
         assert all(name in done.out for name in expected)
 
 
-@pytest.mark.parametrize("args", [("--help",), ("train", "--help"), ("evaluate", "--help")])
+@pytest.mark.parametrize("args", [(), ("--help",), ("train", "--help"), ("evaluate", "--help")])
 def test_help_is_no_error(command: Any, args: tuple[str, ...]) -> None:
     done = command(*args)
     assert (done.code, done.err) == (0, "")
@@ -373,7 +373,8 @@ def assert_one_line(err: str, said: str) -> None:
 
 
 WRONG: dict[str, tuple[tuple[str, ...], str]] = {
-    "unknown command": (("trian",), "there is no command 'trian' (did you mean train?)"),
+    "unknown command": (("fly",), "there is no command 'fly'; there are train"),
+    "misspelt command": (("trian",), "there is no command 'trian' (did you mean train?)"),
     "misspelt option": (
         ("train", "digits", "--stratgy", "x"),
         "(did you mean --strategy?); see grawa",
