@@ -6,7 +6,7 @@ RUN := runs/demo
 STUDY := runs/demo-compare
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint types imports tests format benchmarks evidence fuzz clean
+.PHONY: demo test lint types imports docs tests format benchmarks evidence fuzz clean
 
 demo: .venv/installed
 	rm -rf $(RUN) $(STUDY)
@@ -15,7 +15,7 @@ demo: .venv/installed
 	$(BIN)/grawa compare digits --quick --faults clean,wrong-labels:3 --out $(STUDY)
 
 test: .venv/installed
-	$(MAKE) --jobs lint imports types tests
+	$(MAKE) --jobs lint imports types docs tests
 
 lint: .venv/installed
 	$(BIN)/ruff check
@@ -26,6 +26,9 @@ types: .venv/installed
 
 imports: .venv/installed
 	$(BIN)/lint-imports
+
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 tests: .venv/installed
 	$(BIN)/pytest --numprocesses=2 --dist=loadscope --no-loadscope-reorder
@@ -49,18 +52,18 @@ runs/evidence/theory: | .venv/installed
 
 runs/evidence/wells: | .venv/installed
 	$(BIN)/grawa wells --out $@
-	cp $@/paths.gif docs/evidence/wells.gif
+	cp $@/paths.gif docs/pictures/wells.gif
 
 format: .venv/installed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache runs
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache runs site
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -qq -c constraints.txt -e '.[lab,dev,flatness,tensorboard,elastic,accelerate,lightning,transformers]'
+	$(BIN)/pip install -qq -c constraints.txt -e '.[lab,dev,docs,flatness,tensorboard,elastic,accelerate,lightning,transformers]'
 	# A dependency of [flatness] brings it, and doesn't use it. Built for another torch, as on CPUs,
 	# it can't be imported, and then Transformers can't either.
 	$(BIN)/python -c 'import torchvision' 2> /dev/null || $(BIN)/pip uninstall -qqy torchvision

@@ -21,6 +21,7 @@ Config = TypeVar("Config", bound="DataclassInstance")
 Results = dict[str, Any]
 
 RESULTS = Path("benchmarks/results")
+PICTURES = Path("docs/pictures")
 TOYS = Path("runs/toy-benchmarks")
 
 
@@ -31,7 +32,8 @@ class Files:
     toy: tyro.conf.FlagCreatePairsOff[bool] = False
     """Run everything at toy size, in seconds, to test that it works; the figures mean nothing."""
     out: Path | None = None
-    """Folder for the results; benchmarks/results by default, runs/toy-benchmarks with --toy."""
+    """Folder for the results; benchmarks/results by default, runs/toy-benchmarks with --toy.
+    Pictures are drawn there too, but by default in docs/pictures."""
     tabulate: Path | None = None
     """Measure nothing: make tables and results from this file of samples."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -176,7 +178,7 @@ class Benchmark(Generic[Config]):
         write_results(path, {"config": asked["config"], **results}, asked["environment"])
         self.show(config, results)
         if whole:
-            self.draw(config, results, folder)
+            self.draw(config, results, PICTURES if folder == RESULTS else folder)
         if config == self.toy:
             print("this was toy size: the figures mean nothing")
         print(f"the results are in {path}, the samples in {samples.path}")

@@ -4,7 +4,7 @@ Run `make evidence`, or `python benchmarks/evidence.py`. Each study is a `grawa 
 `grawa ablate` command that can also be run by itself; its folder is in `runs/evidence`, and each
 run is saved when it ends. An interrupted study continues where it stopped, and a complete one is
 not run again. The results are stored in `benchmarks/results/evidence`. From these files the tables
-of `docs/evidence.md` and two of README.md are written anew between their marks, the pictures in a
+of `docs/evidence.md` and two of `docs/results.md` are written anew between their marks, the pictures in a
 folder beside that page, and all figures to `benchmarks/results/evidence.json`.
 
 Takes ten hours on two cores if there are no results yet, and a minute with --tables-only.
@@ -46,7 +46,7 @@ class Config:
     """Folder of the studies' folders."""
     page: Path = Path("docs/evidence.md")
     """The page; its pictures are in a folder beside it."""
-    readme: Path = Path("README.md")
+    overview: Path = Path("docs/results.md")
     """The file for the overviews of the maps."""
     kept: Path = Path("benchmarks/results/evidence")
     """Folder of the stored results of each study."""
@@ -104,8 +104,8 @@ def _with_copies(config: Config) -> Config:
     """A configuration that runs nothing, and writes to copies of the pages only."""
     out = TOYS if config.out == Config.out else config.out
     out.mkdir(parents=True, exist_ok=True)
-    page, readme = (Path(shutil.copy(file, out)) for file in (config.page, config.readme))
-    return replace(config, tables_only=True, page=page, readme=readme, out=out)
+    page, overview = (Path(shutil.copy(file, out)) for file in (config.page, config.overview))
+    return replace(config, tables_only=True, page=page, overview=overview, out=out)
 
 
 def run(name: str, folder: Path) -> Kept:
@@ -180,7 +180,7 @@ def write_all(found: dict[str, Read], studies: Mapping[str, Asked], config: Conf
         for name, maps in whole_maps.items()
         if maps.overview
     }
-    _write_into(config.readme, overviews)
+    _write_into(config.overview, overviews)
     print(f"{config.page}, {output}: all figures; pictures are in {pictures}")
 
 

@@ -264,8 +264,8 @@ def _sixth() -> list[str]:
         f"{apart} of {len(slopes)} rates differ from {_EQUAL}'s",
         str(seeds),
         "`python benchmarks/theory.py`",
-        "[convex](../benchmarks/results/theory_convex.png), "
-        "[not](../benchmarks/results/theory_nonconvex.png)",
+        "[convex](pictures/theory_convex.png), "
+        "[not](pictures/theory_nonconvex.png)",
     ]
 
 

@@ -322,7 +322,7 @@ class Maps:
     Attributes:
         kind: the kind of their studies.
         baseline: the method with which all are compared.
-        overview: the methods that README.md shows, if any; the page shows all methods that are in
+        overview: the methods that `docs/results.md` shows, if any; the page shows all methods that are in
             all of these maps.
     """
 

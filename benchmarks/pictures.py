@@ -1,4 +1,4 @@
-"""Pictures of the benchmarks, for the README."""
+"""Pictures of the benchmarks, for the documentation."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

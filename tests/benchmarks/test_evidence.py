@@ -10,16 +10,16 @@ import evidence
 from evidence_studies import MAPS, STUDIES
 from grawa.errors import UserError
 
-PAGE, README = Path("docs/evidence.md"), Path("README.md")
+PAGE, OVERVIEW = Path("docs/evidence.md"), Path("docs/results.md")
 
 
 @pytest.fixture(scope="module")
 def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the tables of a few small studies were made anew; the pages themselves stay."""
-    before = PAGE.read_bytes(), README.read_bytes()
+    before = PAGE.read_bytes(), OVERVIEW.read_bytes()
     out = tmp_path_factory.mktemp("evidence")
     evidence.main(["--toy", "--out", str(out)])
-    assert (PAGE.read_bytes(), README.read_bytes()) == before
+    assert (PAGE.read_bytes(), OVERVIEW.read_bytes()) == before
     return out
 
 
@@ -57,7 +57,7 @@ def test_maps_compare_all_to_the_baseline(name: str, copies: Path) -> None:
     assert baseline.startswith(f"| {MAPS[name].baseline}: error | ")
     assert len(rows) >= len(MAPS[name].overview)
     if MAPS[name].overview:
-        shown = _between_marks(copies / README.name, name).splitlines()
+        shown = _between_marks(copies / OVERVIEW.name, name).splitlines()
         assert set(shown[3:]) <= set(rows)
 
 
