@@ -87,60 +87,61 @@ def hosts_picture(
 
 
 def time_to_loss_picture(
-    found: Mapping[str, Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]],
-    metrics: Mapping[str, str],
+    arrangements: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]],
+    metric: str,
     rate: str,
     reference: str,
     path: Path,
 ) -> None:
-    """The consensus's error against seconds, of each method.
+    """The consensus's error against seconds, of each method, on one task.
 
     Lines are medians over seeds, bands go from the smallest to the largest.
 
     Args:
-        found: task -> arrangement -> method -> "seconds" and "errors" of each seed.
-        metrics: task -> what its error is.
+        arrangements: processes on hosts -> method -> "seconds" and "errors" of each seed.
+        metric: what the error is.
         rate: of the links.
         reference: the method whose error at the end gets a line across.
         path: the PNG file.
     """
-    across = max(map(len, found.values()))
     figure, axes = plt.subplots(
-        len(found),
-        across,
-        sharey="row",
+        1,
+        len(arrangements),
+        sharey=True,
         squeeze=False,
-        figsize=(5.6 * across, 4.4 * len(found)),
+        figsize=(4.6 * len(arrangements), 5.2),
         layout="constrained",
     )
-    styles: dict[str, Any] = {}
-    for row, (task, arrangements) in zip(axes, found.items(), strict=True):
-        for axis, (arrangement, methods) in zip(row, arrangements.items(), strict=False):
-            for i, (name, runs) in enumerate(methods.items()):
-                styles[name] = _curves(axis, runs, name, line_style(i))
-            ends = [run["errors"][-1] for run in methods.get(reference, []) if run["errors"]]
-            if ends and None not in ends:
-                at_the_end = f"{reference} at its end"
-                styles[at_the_end] = axis.axhline(
-                    median(ends), color=GREY, linestyle=":", linewidth=1.2, zorder=0
-                )
-            axis.set(title=f"{task}, {arrangement} processes", xlabel="seconds", xlim=(0, None))
-            axis.spines[["top", "right"]].set_visible(False)
-        row[0].set(ylabel=metrics[task], yscale="log")
-        row[0].yaxis.set_minor_locator(LogLocator(subs=(2.0, 3.0, 4.0, 5.0, 6.0)))
-        for ticks in (row[0].yaxis.set_major_formatter, row[0].yaxis.set_minor_formatter):
-            ticks(StrMethodFormatter("{x:g}"))
-    title = f"Links of {_rate_text(rate)} between hosts"
-    columns = 3 if across == 1 else 5
+    lines: dict[str, Any] = {}
+    for axis, (arrangement, methods) in zip(axes[0], arrangements.items(), strict=True):
+        for i, (name, runs) in enumerate(methods.items()):
+            lines[name] = _curves(axis, runs, name, line_style(i))
+        ends = [run["errors"][-1] for run in methods.get(reference, []) if run["errors"]]
+        if ends and None not in ends:
+            axis.axhline(median(ends), color=GREY, linestyle=":", linewidth=1.6, zorder=0)
+            lines[f"{reference} at its end"] = axis.lines[-1]
+        axis.set(title=f"{_hosts_text(arrangement)}, {_rate_text(rate)}", xlabel="seconds")
+        axis.set(xlim=(0, None), yscale="log")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)))
+        axis.yaxis.set_minor_locator(NullLocator())
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes[0][0].set(ylabel=metric)
+    columns = 2 * len(arrangements)
     figure.legend(
-        styles.values(),
-        styles,
-        title=title,
-        ncols=columns,
-        loc="outside upper center",
-        frameon=False,
+        lines.values(), lines, ncols=columns, loc="outside lower center", frameon=False
     )
     save(figure, path)
+
+
+def _hosts_text(arrangement: str) -> str:
+    """Processes on hosts, in words.
+
+    >>> _hosts_text("2x2"), _hosts_text("4x1")
+    ('2 hosts x 2 processes', '4 hosts x 1 process')
+    """
+    hosts, each = arrangement.split("x")
+    return f"{hosts} hosts x {each} process{'' if each == '1' else 'es'}"
 
 
 def _curves(

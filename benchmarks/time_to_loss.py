@@ -274,10 +274,10 @@ def _middle(values: Sequence[float], text: str) -> str:
 
 
 def draw(config: Config, results: Results, folder: Path) -> None:
-    """Draws the errors against seconds."""
-    metrics = {task: PROBLEMS[task].task.metric for task in config.tasks}
-    picture = folder / "time_to_loss.png"
-    time_to_loss_picture(results["found"], metrics, config.rate, DDP, picture)
+    """Draws the errors against seconds, a picture for each task."""
+    for task, arrangements in results["found"].items():
+        picture = folder / f"time_to_loss_{task}.png"
+        time_to_loss_picture(arrangements, PROBLEMS[task].task.metric, config.rate, DDP, picture)
 
 
 BENCHMARK = Benchmark(

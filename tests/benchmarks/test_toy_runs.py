@@ -38,7 +38,7 @@ PICTURES = {
     "stragglers": {"stragglers.png"},
     "sync": {"sync.png"},
     "theory": {"theory_convex.png", "theory_nonconvex.png"},
-    "time_to_loss": {"time_to_loss.png"},
+    "time_to_loss": {"time_to_loss_digits-cnn.png"},
 }
 
 
