@@ -27,8 +27,9 @@ def _given(names: dict[str, Any]) -> None:
     inputs, targets = torch.randn(200, 20), torch.randint(3, (200,))
     names.update(
         torch=torch, nn=nn, grawa=grawa, model=model, optimizer=optimizer,
-        scheduler=torch.optim.lr_scheduler.StepLR(optimizer, 1), loss_fn=nn.functional.cross_entropy,
-        inputs=inputs[:8], targets=targets[:8], train_inputs=inputs, train_targets=targets,
+        scheduler=torch.optim.lr_scheduler.StepLR(optimizer, 1),
+        loss_fn=nn.functional.cross_entropy, inputs=inputs[:8],
+        targets=targets[:8], train_inputs=inputs, train_targets=targets,
         loader=list(zip(inputs.split(8), targets.split(8), strict=True)),
         averager=grawa.Averager(model, optimizer, grawa.LocalSGD()),
         epochs=2, train_one_epoch=lambda: None,

@@ -4,8 +4,8 @@ Run `make evidence`, or `python benchmarks/evidence.py`. Each study is a `grawa 
 `grawa ablate` command that can also be run by itself; its folder is in `runs/evidence`, and each
 run is saved when it ends. An interrupted study continues where it stopped, and a complete one is
 not run again. The results are stored in `benchmarks/results/evidence`. From these files the tables
-of `docs/evidence.md` and two of `docs/results.md` are written anew between their marks, the pictures in a
-folder beside that page, and all figures to `benchmarks/results/evidence.json`.
+of `docs/evidence.md` and two of `docs/results.md` are written anew between their marks, the
+pictures in a folder beside that page, and all figures to `benchmarks/results/evidence.json`.
 
 Takes ten hours on two cores if there are no results yet, and a minute with --tables-only.
 """

@@ -264,8 +264,7 @@ def _sixth() -> list[str]:
         f"{apart} of {len(slopes)} rates differ from {_EQUAL}'s",
         str(seeds),
         "`python benchmarks/theory.py`",
-        "[convex](pictures/theory_convex.png), "
-        "[not](pictures/theory_nonconvex.png)",
+        "[convex](pictures/theory_convex.png), [not](pictures/theory_nonconvex.png)",
     ]
 
 

@@ -322,8 +322,8 @@ class Maps:
     Attributes:
         kind: the kind of their studies.
         baseline: the method with which all are compared.
-        overview: the methods that `docs/results.md` shows, if any; the page shows all methods that are in
-            all of these maps.
+        overview: the methods that `docs/results.md` shows, if any; `docs/evidence.md` shows all
+            methods that are in all of these maps.
     """
 
     kind: Kind

@@ -128,9 +128,7 @@ def time_to_loss_picture(
         axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes[0][0].set(ylabel=metric)
     columns = 2 * len(arrangements)
-    figure.legend(
-        lines.values(), lines, ncols=columns, loc="outside lower center", frameon=False
-    )
+    figure.legend(lines.values(), lines, ncols=columns, loc="outside lower center", frameon=False)
     save(figure, path)
 
 

@@ -3,7 +3,6 @@
 import gc
 import os
 import signal
-import socket
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,6 +13,7 @@ import torch.distributed as dist
 from grawa.comm import pool
 from grawa.comm.distributed import DEFAULT_TIMEOUT
 from grawa.comm.elastic import Place, in_place
+from grawa.comm.hosts import this_machine
 from grawa.durations import Duration, positive
 from grawa.errors import CommunicationError, UserError
 from grawa.rendezvous import launched, number, open_group
@@ -89,7 +89,7 @@ def distributed(
         yield place
         return
     open_group("nccl" if place.type == "cuda" else "gloo", longest)
-    neighbours = _neighbours()
+    neighbours = _neighbours(place)
     try:
         yield place
     except CommunicationError:
@@ -153,12 +153,14 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def _neighbours() -> list[int]:
+def _neighbours(device: torch.device) -> list[int]:
     """The process ids of the group's processes on this machine."""
-    everyone: list[tuple[str, int]] = [("", 0)] * dist.get_world_size()
-    here = socket.gethostname()
-    dist.all_gather_object(everyone, (here, os.getpid()))
-    return [pid for host, pid in everyone if host == here]
+    # As a tensor, since torch needs NumPy to gather objects.
+    own = torch.tensor([this_machine(), os.getpid()], device=device)
+    everyone = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(everyone, own)
+    here, _ = own.tolist()
+    return [pid for machine, pid in torch.stack(everyone).tolist() if machine == here]
 
 
 def _wake(pids: Sequence[int]) -> None:

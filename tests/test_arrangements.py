@@ -151,7 +151,7 @@ SEVERAL = (4, 2, HOSTS)
 
 def train_on_hosts(case: str) -> dict[str, Trained]:
     """As `train_all`, as if there were two processes on a host."""
-    with patch("grawa.comm.hosts._machine", lambda: dist.get_rank() // 2):
+    with patch("grawa.comm.hosts.this_machine", lambda: dist.get_rank() // 2):
         comm = DistributedCommunicator()
         assert "2 hosts with 2, 2 processes" in comm.arrangement
         comm.release()

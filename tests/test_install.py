@@ -4,11 +4,9 @@ import re
 import shutil
 import subprocess
 import sys
-import textwrap
 import venv
 from collections.abc import Iterator
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
-from itertools import takewhile
 from pathlib import Path
 from statistics import median
 from zipfile import ZipFile
@@ -85,31 +83,56 @@ def test_the_wheel_says_that_it_is_typed_and_has_the_pages_templates(wheel: Path
     assert len(TEMPLATES) > 0
 
 
-LOOP = """
+BEFORE = """
 import torch
+from torch.nn.functional import mse_loss as loss_fn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 torch.manual_seed(0)
-model = torch.nn.Linear(2, 1)
-loss_fn = torch.nn.functional.mse_loss
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-loader = [(inputs, inputs.sum(dim=1, keepdim=True)) for inputs in torch.randn(200, 40, 2)]
+inputs = torch.randn(4000, 2)
+dataset = TensorDataset(inputs, inputs.sum(dim=1, keepdim=True))
+epochs = 16
+def Net():
+    return torch.nn.Linear(2, 1)
 """
 
 
-def lines_of_the_readme() -> str:
-    """What it shows to write into a training loop."""
-    after = (ROOT / "README.md").read_text().partition("\n    import grawa\n")[2].splitlines()
-    indented = takewhile(lambda line: line.startswith("    ") or not line, after)
-    return textwrap.dedent("\n".join(["    import grawa", *indented]))
+def script_of_the_readme() -> str:
+    """The training script after the change that it shows."""
+    (diff,) = re.findall(r"^```diff\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    return "\n".join(line[2:] for line in diff.splitlines() if not line.startswith("-"))
 
 
-def test_the_three_lines_of_the_readme_run_with_torch_alone(python: Path, tmp_path: Path) -> None:
+def test_the_change_that_the_readme_shows_runs_with_torch_alone(
+    python: Path, tmp_path: Path
+) -> None:
     script = tmp_path / "loop.py"
-    script.write_text(LOOP + lines_of_the_readme() + "\nprint(averager.round, float(loss))\n")
-    done = run(python, script, folder=tmp_path)
+    shown = f"{BEFORE}{script_of_the_readme()}\n    print(averager.round, float(loss))\n"
+    script.write_text(shown)
+    done = run(
+        python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script,
+        folder=tmp_path,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    rounds, loss = done.stdout.split()
-    assert int(rounds) == 7  # after every 32 of 200 steps, and at the end
-    assert float(loss) < 1e-3
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        rounds, loss = line.split()
+        assert int(rounds) == 32  # after every 32 of 1,008 steps, and at the end
+        assert float(loss) < 0.5
+
+
+def test_source_and_wheel_are_built_and_described_as_indexes_want_it(
+    python: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "source"
+    ignored = shutil.ignore_patterns(".*", "__py*", "runs", "site", "*.egg-info", "results")
+    shutil.copytree(ROOT, copy, ignore=ignored)
+    built = run(sys.executable, "-m", "build", "--no-isolation", copy, folder=tmp_path)
+    assert built.returncode == 0, built.stderr
+    files = sorted((copy / "dist").iterdir())
+    assert [path.name.endswith((".whl", ".tar.gz")) for path in files] == [True, True]
+    checked = run(sys.executable, "-m", "twine", "check", "--strict", *files, folder=tmp_path)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_the_command_without_the_laboratory_says_what_to_install(

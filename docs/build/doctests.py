@@ -10,7 +10,9 @@ _DOCTEST = re.compile(r"^(>>> .*(?:\n(?!\n).+)*)", re.MULTILINE)
 
 def with_headings(docstring: str) -> str:
     """The docstring with its doctests indented under `Examples:`."""
-    return _DOCTEST.sub(lambda found: "Examples:\n    " + found[1].replace("\n", "\n    "), docstring)
+    return _DOCTEST.sub(
+        lambda found: "Examples:\n    " + found[1].replace("\n", "\n    "), docstring
+    )
 
 
 class Doctests(griffe.Extension):

@@ -51,7 +51,7 @@ def levels_between(
             between processes, or hosts leave one out.
     """
     given = str(hosts and [list(ranks) for ranks in hosts])
-    own = [num_hosted, _machine(), int(willing), _number(given), _number(str(between_hosts))]
+    own = [num_hosted, this_machine(), int(willing), _number(given), _number(str(between_hosts))]
     everyone = group.everyone(own, "compare numbers of workers")
     hosted, machines, all_willing, *said = (list(column) for column in zip(*everyone, strict=True))
     if len(set(hosted)) > 1:
@@ -103,7 +103,7 @@ def hosts_of(everyones: Callable[[int], Sequence[int]]) -> Hosts:
     Returns:
         The same on every process.
     """
-    return _by_machine(everyones(_machine()))
+    return _by_machine(everyones(this_machine()))
 
 
 def _name_hosts(group: Group, host_of: Mapping[int, int]) -> Group:
@@ -167,7 +167,7 @@ def _between(group: Group) -> Carrier:
     return Sockets(group)
 
 
-def _machine() -> int:
+def this_machine() -> int:
     """A number for what processes share if they reach each other without a network."""
     boot, network = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/net")
     if boot.exists() and network.exists():

@@ -53,7 +53,7 @@ def test_the_link_of_a_host_is_measured_and_not_a_process_s_share(sharing: int) 
 def measured(hosts: Hosts | None, machines: tuple[int, ...] | None = None) -> Network:
     """The network between the processes of the test."""
     ranks = range(dist.get_world_size())
-    with patch("grawa.comm.hosts._machine", lambda: (machines or ranks)[dist.get_rank()]):
+    with patch("grawa.comm.hosts.this_machine", lambda: (machines or ranks)[dist.get_rank()]):
         shown: list[str] = []
 
         def show(text: str) -> nullcontext[None]:
