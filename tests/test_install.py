@@ -95,6 +95,12 @@ def Net():
     return torch.nn.Linear(2, 1)
 """
 
+AFTER = """
+    averager.save("checkpoints")
+    averager.restore("checkpoints")
+    print(averager.round, float(loss))
+"""
+
 
 def script_of_the_readme() -> str:
     """The training script after the change that it shows."""
@@ -106,8 +112,7 @@ def test_the_change_that_the_readme_shows_runs_with_torch_alone(
     python: Path, tmp_path: Path
 ) -> None:
     script = tmp_path / "loop.py"
-    shown = f"{BEFORE}{script_of_the_readme()}\n    print(averager.round, float(loss))\n"
-    script.write_text(shown)
+    script.write_text(f"{BEFORE}{script_of_the_readme()}{AFTER}")
     done = run(
         python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script,
         folder=tmp_path,

@@ -115,7 +115,7 @@ def test_ranks_that_do_not_come_are_named() -> None:
     store = HashStore()
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(of_attempt, store, 1, 4, SOON)
-        with pytest.raises(CommunicationError, match=r"in vain for ranks \[2, 3\]"):
+        with pytest.raises(CommunicationError, match=r"gave up waiting for ranks \[2, 3\]"):
             of_attempt(store, 0, 4, SOON)
         with pytest.raises(CommunicationError, match="for rank 0 to begin"):
             other.result()

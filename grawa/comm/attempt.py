@@ -58,7 +58,7 @@ def _admit(store: Store, me: str, size: int, end: float) -> None:
     while len(members) < size:
         missing = [rank for rank in range(size) if rank not in members]
         if time.monotonic() > end:
-            raise CommunicationError(f"rank 0 waited in vain for ranks {missing} to begin")
+            raise CommunicationError(f"rank 0 gave up waiting for ranks {missing} to begin")
         for rank in missing:
             if found := _look(store, f"grawa/{me}/{rank}"):
                 members[rank] = found

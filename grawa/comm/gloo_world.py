@@ -126,7 +126,7 @@ class GlooWorld:
             made = dist.ProcessGroupGloo(store, process, len(members), options)
         except RuntimeError as error:
             raise CommunicationError(
-                f"worker {self._worker} waited in vain for all of workers {members} to connect "
+                f"worker {self._worker} gave up waiting for all of workers {members} to connect "
                 f"({str(error).splitlines()[0]})"
             ) from error
         group = cast(dist.ProcessGroup, made)  # as far as sending and receiving go

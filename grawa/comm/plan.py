@@ -131,7 +131,7 @@ def weighty(pieces: Sequence[Piece], masses: Sequence[float]) -> list[Piece]:
     """The pieces of leaves in which somebody has weight; nobody sends the others.
 
     Args:
-        pieces: of one section, say.
+        pieces: such as those of one section.
         masses: (L,), the sender's weight of each leaf.
 
     Returns:

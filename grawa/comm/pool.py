@@ -131,7 +131,7 @@ def lease(members: list[int], timeout: timedelta, backend: str | None = None) ->
         raise
     except RuntimeError as error:
         raise CommunicationError(
-            f"rank {dist.get_rank()} waited in vain for all of ranks {members} to make their "
+            f"rank {dist.get_rank()} gave up waiting for all of ranks {members} to make their "
             f"process group ({str(error).splitlines()[0]})"
         ) from error
     return Lease(created, members, members.index(dist.get_rank()), timeout, backend)

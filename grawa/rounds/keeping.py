@@ -134,7 +134,7 @@ class Keeper:
         if fixed:
             raise UserError(
                 f"it was saved from another Averager ({listed(fixed)}): load it into the strategy "
-                "it was saved from, with the options and model of then, on each process its own, "
+                "it was saved from, with the same options and model, on each process its own, "
                 + _MODEL_ONLY
             )
         if settings and strict:

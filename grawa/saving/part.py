@@ -27,7 +27,7 @@ def write_part(path: Path, state: dict[str, Any]) -> None:
         path: the file, `process-0.pt` say; its folder must exist.
         state: plain values and tensors.
 
-    If the disk is full, say, it raises `OSError`.
+    It raises `OSError`, for example if the disk is full.
     """
     with replacing(path) as temporary, temporary.open("wb") as file:
         hashed = _Hashed(file)

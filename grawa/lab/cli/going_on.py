@@ -58,7 +58,7 @@ def _after_stop(path: Path, stop: StoppedError) -> str:
 
 @contextmanager
 def saying_what_is_safe(folder: RunFolder) -> Generator[None]:
-    """Turns the error of a disk that is full, say, into one line that says what is safe."""
+    """Turns an error, such as that of a full disk, into one line that says what is safe."""
     try:
         yield
     except OSError as error:

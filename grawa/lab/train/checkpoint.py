@@ -181,7 +181,7 @@ class RunSaver:
 
     @contextmanager
     def _saying_how_to_go_on(self) -> Generator[None]:
-        """Adds to the error of a disk that is full, say, how the run goes on when it isn't."""
+        """Adds to an error, such as that of a full disk, how the run goes on afterwards."""
         try:
             yield
         except CommunicationError:

@@ -85,7 +85,7 @@ def choose_stacking(
             found: Times | str = time_both(task, data, settings, samples, length, clock=clock)
         except NotTimedError as error:
             found = str(error)
-        except Exception as error:  # out of memory, say; the run itself may do without stacking
+        except Exception as error:  # such as want of memory; the run itself may do without stacking
             found = f"the timed trial failed: {error}"
     return _decide(everyones(found, "choose how workers step"))
 
