@@ -1,0 +1,156 @@
+"""README and pages: short enough, and every command in them runs, at a small size."""
+
+import ast
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from torch.distributed.run import get_args_parser
+
+from tests.lab.cli.processes import Ended, grawa
+from tests.lab.tasks.archives import binary_files, write_folder
+from tests.world import forks
+
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md")))
+
+
+class Shown(NamedTuple):
+    """A command that a page shows."""
+
+    page: Path
+    words: tuple[str, ...]
+
+
+def blocks(page: Path, language: str) -> Iterator[tuple[str, str]]:
+    """The titles and texts of a page's code blocks."""
+    pattern = rf'^```{language}(?: title="(.*?)")?\n(.*?)^```$'
+    yield from re.findall(pattern, page.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def shown() -> Iterator[Shown]:
+    """All commands, without the variables that are set before them."""
+    for page in PAGES:
+        for _, text in blocks(page, "bash"):
+            for line in text.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                while words and re.match(r"[A-Z_]+=", words[0]):
+                    words.pop(0)
+                if words:
+                    yield Shown(page, tuple(words))
+
+
+COMMANDS = sorted({found.words: found for found in shown()}.values())
+
+SMALLER = {
+    "train": ("--steps", "8", "--batch-size", "4"),
+    "compare": ("--steps", "8", "--seeds", "2", "--tune", "1", "--grid", "1", "--jobs", "1"),
+    "ablate": ("--steps", "8", "--seeds", "2", "--tune", "1", "--grid", "1", "--jobs", "1"),
+    "wells": ("--seeds", "1"),
+    "flatness": (),
+    "plan": (),
+    "evaluate": (),
+    "resume": (),
+    "report": (),
+    "chaos": (),
+}
+"""What is added to a command of `grawa`, so that it takes a second or two."""
+
+ELSEWHERE = {
+    "grawa chaos": "tests/lab/cli/test_chaos.py",
+    "grawa train digits --elastic": "tests/lab/cli/test_elastic_runs.py",
+    "torchrun": "tests/test_examples.py",
+    "pip install": "tests/test_install.py",
+}
+"""Commands that take minutes, or install something, and the tests that run their like."""
+
+NOT_RUN = {"python3", ".", "tensorboard", "srun", "make"}
+"""What belongs to other programs."""
+
+
+def small(words: tuple[str, ...]) -> list[str]:
+    """The command of `grawa` at a small size."""
+    _, command, *rest = words
+    own = [*SMALLER[command]]
+    if "--schedule" in rest and "warmup:100" not in rest:
+        own += ["--sync-every", "4"]
+    if "--budget" in rest:
+        rest[rest.index("--budget") + 1] = "1s"
+        own = own[2:]
+    return [command, *rest, *own]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that the pages' commands name."""
+    for page in PAGES:
+        for title, text in blocks(page, "python"):
+            if title in {"mine.py", "train.py"}:
+                with (tmp_path / title).open("a", encoding="utf-8") as file:
+                    file.write(text)
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("found", COMMANDS, ids=lambda found: " ".join(found.words)[:90])
+def test_commands_run(found: Shown, folder: Path) -> None:
+    words = found.words
+    if words[0] == "grawa":
+        text = " ".join(words)
+        by = next((test for begin, test in ELSEWHERE.items() if text.startswith(begin)), None)
+        ended = ran(words, folder) if by is None else grawa(*words[1:], "--help")
+        assert ended.code == 0, ended.err
+    elif words[0] == "torchrun":
+        get_args_parser().parse_args(list(words[1:]))
+    else:
+        assert words[0] in NOT_RUN or " ".join(words[:2]) in ELSEWHERE
+
+
+def ran(words: tuple[str, ...], folder: Path) -> Ended:
+    """Runs a command of `grawa`, after the runs and data that it names were made."""
+    forks()
+    if "DIR" in words:
+        write_folder(folder / "DIR/cifar-10-batches-bin", binary_files(10))
+    for named in {"RUN", "RUN_OR_STUDY", "runs/X/config.toml", "runs/a"} & {*words}:
+        run = named.removesuffix("/config.toml")
+        if words[1] != "train" or run != named:
+            checkpoints = ("--checkpoint-every", "1", "--keep-workers")
+            made = grawa("train", "digits", *SMALLER["train"], *checkpoints, "--out", run)
+            assert made.code == 0, made.err
+    return grawa(*small(words))
+
+
+def test_messages_of_the_faq_are_ours() -> None:
+    constants = [
+        node.value
+        for path in (ROOT / "grawa").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    headings = re.findall(r"^## (.*)$", (ROOT / "docs/faq.md").read_text(encoding="utf-8"), re.M)
+    quoted = [part for heading in headings for part in re.findall(r'"(.*?)"', heading)]
+    pieces = [piece.strip() for part in quoted for piece in part.split("...") if piece.strip()]
+    assert len(pieces) > 20
+    assert [p for p in pieces if not any(p in constant for constant in constants)] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_are_linked_exist(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_commands_are_found() -> None:
+    assert len(COMMANDS) > 40
+    tests = {ROOT / test for test in ELSEWHERE.values()}
+    assert all(test.exists() for test in tests)
