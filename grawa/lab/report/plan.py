@@ -41,6 +41,18 @@ def _short(value: float) -> str:
     return f"{value:.0f}T"
 
 
+def in_percent(share: float) -> str:
+    """A share as it was asked for.
+
+    Returns:
+        It in percent, with three digits.
+
+    >>> in_percent(0.125), in_percent(0.05)
+    ('12.5%', '5%')
+    """
+    return f"{100 * share:.3g}%"
+
+
 def plan_lines(measured: Measured, *, real: bool) -> list[str]:
     """What predictions are made from: the training, and the links as options write them.
 
@@ -117,7 +129,7 @@ def _smallest(measured: Measured, methods: Sequence[Method], most_lost: float) -
         taus = [smallest_tau(measured, method, variant, most_lost) for variant in VARIANTS]
         return ["none" if tau is None else f"{tau:,}" for tau in taus]
 
-    title = f"Smallest sync_every that loses at most {100 * most_lost:.3g}% of the time"
+    title = f"Smallest sync_every that loses at most {in_percent(most_lost)} of the time"
     return _table(title, [variant.name for variant in VARIANTS], methods, row)
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from grawa.lab.planning.predict import Measured, Method, Variant, predict, smallest_tau
 from grawa.lab.report.console import in_words
-from grawa.lab.report.plan import alike
+from grawa.lab.report.plan import alike, in_percent
 
 _VARIANTS = {
     "": Variant(),
@@ -87,7 +87,7 @@ def _intervals(measured: Measured, most_lost: float) -> list[str]:
     if not groups:
         return []
     (every, same), *others = groups.items()
-    lost = f"{100 * most_lost:.3g}% of the time"
+    lost = f"{in_percent(most_lost)} of the time"
     if not every:
         answer = f"No sync_every is so large that rounds would lose at most {lost}."
     elif every[0] == _EACH:

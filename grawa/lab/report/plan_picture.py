@@ -1,6 +1,6 @@
 """A picture of the predictions of `grawa plan`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from textwrap import fill
 from typing import Any
@@ -10,13 +10,16 @@ from matplotlib.ticker import PercentFormatter
 
 from grawa.lab.planning.predict import VARIANTS, Measured, Method, Variant, predict, smallest_tau
 from grawa.lab.report.drawing import INK, Picture, grid_of, line_style
-from grawa.lab.report.plan import alike, intervals
+from grawa.lab.report.plan import in_percent, intervals
 
 _DASHES: Mapping[str, Any] = {"same": "-", "bf16": (0, (5, 2)), "int8": (0, (1, 1.5))}
 """By the dtype in which parameters are sent; lines with overlap have marks."""
 
 _FINENESS = 8
 """Points of a line for each doubling of `sync_every`."""
+
+_VISIBLE = 0.01
+"""Lines that are nearer to each other everywhere are drawn as one."""
 
 _LEGEND_LETTERS = 60
 """In a line of the legend, which is then no wider than the picture."""
@@ -42,7 +45,7 @@ def plan_picture(measured: Measured, most_lost: float) -> Picture:
     first = next((method for method in methods if not method.shares_gradients), None)
     if first is not None:
         title = fill(f"Predicted speed of {first.name} with overlap and fewer bits", 55)
-        panels[title] = {variant.name: (first, variant) for variant in VARIANTS}
+        panels[title] = {v.name.replace(", ", " + "): (first, v) for v in VARIANTS}
     return Picture(
         name="plan",
         title="Share of full speed",
@@ -59,7 +62,8 @@ def _draw(
         _draw_lines(axis, measured, most_lost, panels[title])
         _draw_frame(axis, intervals(measured, most_lost), most_lost)
         axis.set_title(title)
-        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=10)
+        reached = f"smallest sync_every that reaches {in_percent(1.0 - most_lost)}"
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=10, title=reached)
 
 
 def _draw_lines(axis: Any, measured: Measured, most_lost: float, lines: _Lines) -> None:
@@ -71,11 +75,11 @@ def _draw_lines(axis: Any, measured: Measured, most_lost: float, lines: _Lines) 
         name: [predict(measured, method, variant, tau).speed for tau in taus]
         for name, (method, variant) in lines.items()
     }
-    drawn = alike({name: [f"{speed:.0%}" for speed in line] for name, line in speeds.items()})
-    for names in sorted(drawn.values(), key=lambda names: -sum(speeds[names[0]])):
+    for names in sorted(_alike(speeds), key=lambda names: -sum(speeds[names[0]])):
+        label = ", ".join(names) + _range([
+            smallest_tau(measured, *lines[name], most_lost) for name in names
+        ])
         method, variant = lines[names[0]]
-        least = smallest_tau(measured, method, variant, most_lost)
-        label = ", ".join(names) if least is None else f"{', '.join(names)}: from {least:,}"
         style = {
             **line_style(measured.methods.index(method)),
             "linestyle": _DASHES[variant.comm_dtype],
@@ -85,11 +89,32 @@ def _draw_lines(axis: Any, measured: Measured, most_lost: float, lines: _Lines) 
         axis.plot(taus, speeds[names[0]], label=fill(label, _LEGEND_LETTERS), **style)
 
 
+def _range(taus: Sequence[int | None]) -> str:
+    """What a legend says of the smallest intervals of lines that are drawn as one."""
+    known = [tau for tau in taus if tau is not None]
+    if not known:
+        return ""
+    return ": " + " to ".join(f"{tau:,}" for tau in sorted({min(known), max(known)}))
+
+
+def _alike(speeds: Mapping[str, Sequence[float]]) -> list[list[str]]:
+    """Groups of lines that can't be told apart."""
+    groups: list[list[str]] = []
+    for name, line in speeds.items():
+        for group in groups:
+            if all(abs(x - y) < _VISIBLE for x, y in zip(speeds[group[0]], line, strict=True)):
+                group.append(name)
+                break
+        else:
+            groups.append([name])
+    return groups
+
+
 def _draw_frame(axis: Any, ticks: tuple[int, ...], most_lost: float) -> None:
     """Draws the axes, and lines at full speed and at what was asked for."""
     reference = {"color": INK, "linewidth": 1.0, "alpha": 0.7, "zorder": 1.0}
     axis.axhline(1.0, **reference, linestyle="--", label="100%: no communication")
-    asked = f"{100 * (1.0 - most_lost):.3g}%: at most {100 * most_lost:.3g}% lost"
+    asked = f"{in_percent(1.0 - most_lost)}: at most {in_percent(most_lost)} lost"
     axis.axhline(1.0 - most_lost, **reference, linestyle="-.", label=asked)
     axis.set_xscale("log", base=2)
     axis.set_xticks(ticks, [f"{tau:,}" for tau in ticks])

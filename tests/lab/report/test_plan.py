@@ -154,11 +154,11 @@ def test_the_picture_shows_shares_of_full_speed_fastest_first() -> None:
     methods, variants = figure.axes
     labels = [text.get_text() for text in methods.get_legend().get_texts()]
     assert labels == [
-        "mgrawa, easgd: from 380", "lsgd: from 507", "data_parallel",
+        "mgrawa, easgd: 380", "lsgd: 507", "data_parallel",
         "100%: no communication", "95%: at most 5% lost",
     ]  # fmt: skip
     assert [text.get_text().partition(":")[0] for text in variants.get_legend().get_texts()] == [
-        "int8, overlap", "int8", "overlap", "bf16", "blocking", "100%", "95%",
+        "int8 + overlap", "int8", "overlap", "bf16", "blocking", "100%", "95%",
     ]  # fmt: skip
     fastest, leader, *_ = methods.get_lines()
     taus, shares = fastest.get_data()
@@ -170,6 +170,16 @@ def test_the_picture_shows_shares_of_full_speed_fastest_first() -> None:
         PALETTE[0].lower()
     }
     assert methods.get_ylim() == (0.0, 1.05)
+
+
+def test_lines_that_can_not_be_told_apart_are_one_in_the_picture() -> None:
+    slower = replace(EASGD, round_work=0.2)
+    figure = Figure()
+    plan_picture(plan(20.0, MGRAWA, LSGD, slower, DDP), 0.05).draw(figure)
+    methods: Any = figure.axes[0]
+    labels = [text.get_text() for text in methods.get_legend().get_texts()]
+    assert labels[:3] == ["mgrawa, easgd: 380 to 384", "lsgd: 507", "data_parallel"]
+    assert methods.get_legend().get_title().get_text() == "smallest sync_every that reaches 95%"
 
 
 def test_the_picture_of_ddp_alone_has_one_panel() -> None:
