@@ -76,12 +76,8 @@ def _planned(task: Task) -> dict[str, Any]:
     measured = measure(
         subject, strategies, find_hosts(), lambda _: nullcontext(), least_seconds=task.planning
     )
-    limit = HOSTS * task.batch / measured.step_seconds
     shares = {
-        method.name: predict(
-            measured, method, PLANNED[method.name].variant, task.sync_every
-        ).samples_per_second
-        / limit
+        method.name: predict(measured, method, PLANNED[method.name].variant, task.sync_every).speed
         for method in measured.methods
     }
     link = measured.network.link

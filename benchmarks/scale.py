@@ -195,8 +195,8 @@ def _predicted(config: Config, measured: Measured, link: str) -> dict[str, dict[
         for workers in config.machines:
             there = scaled(over_link, workers)
             method = there.methods[names.index(strategy)]
-            rate = predict(there, method, variant, tau).samples_per_second
-            found[name][workers] = 1e3 * workers * config.samples / rate
+            speed = predict(there, method, variant, tau).speed
+            found[name][workers] = 1e3 * config.step / speed
     return found
 
 

@@ -1,32 +1,25 @@
 """Measures the times from which predictions are made."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from grawa.comm import InProcessCommunicator, Participants
+from grawa.lab.planning.costs import costs
 from grawa.lab.planning.links import Hosts, Progress, measure_network
 from grawa.lab.planning.predict import Measured, Method
 from grawa.lab.planning.probe import EXCHANGE_SECONDS
 from grawa.lab.planning.rounds import RoundProbe
 from grawa.lab.planning.timing import slowest_median
-from grawa.lab.simulate.metered import Metered
 from grawa.lab.simulate.network import Network
 from grawa.math.codec import Precision
-from grawa.math.leaves import Rows
-from grawa.math.weights import uniform
-from grawa.rounds.roll_call import ROW_LENGTH
 from grawa.strategies import LocalSGD
 from grawa.strategies.protocol import Strategy
 
 LEAST_SECONDS = 0.5
-TRIALS = 16
-LATE = 10**6
-"""A local step that is later than any warm-up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,49 +113,18 @@ def _method(
     Returns:
         Its costs.
     """
-    always_shares = strategy.shares_gradients(LATE)
-    groups = strategy.groups([str(i) for i in range(tensors)])
-    sent, busiest = _shares(strategy, network)
-    row_length = ROW_LENGTH + (max(groups) + 1 if strategy.score else 0)
-    timed = LocalSGD() if always_shares else strategy
+    method = costs(name, strategy, tensors, network)
+    timed, sent = LocalSGD() if method.shares_gradients else strategy, method.sent_share
     work = 0.0
-    if not always_shares or sent not in codecs:
+    if not method.shares_gradients or sent not in codecs:
         with show(f"a round of {name}"):
-            work = probe.seconds(timed, busiest, row_length)
+            work = probe.seconds(timed, method.busiest_share, method.row_length)
     if sent not in codecs:
         own = {}
         for precision in get_args(Precision):
             with show(f"a round of {name} in {precision}"):
-                coded = probe.seconds(timed, busiest, row_length, precision)
+                coded = probe.seconds(timed, method.busiest_share, method.row_length, precision)
             own[precision] = max(0.0, coded - work) / probe.coded_share
         codecs[sent] = own
-    return Method(
-        name=name,
-        round_work=0.0 if always_shares else work,
-        sent_share=sent,
-        busiest_share=busiest,
-        shares_gradients=always_shares,
-        row_length=row_length,
-        codec_seconds=codecs[sent],
-    )
-
-
-def _shares(strategy: Strategy, network: Network) -> tuple[float, float]:
-    """Measures the bytes of a round, divided by those of the parameters.
-
-    Returns:
-        Those that a worker sends on average, and those that the busiest link carries.
-    """
-    workers = network.num_workers
-    rows = Rows({"x": torch.ones(workers, 64 * workers)}.items())
-    model_bytes = rows["x"][0].nbytes
-    comm = Metered(InProcessCommunicator(workers), network.per_model(float(model_bytes)))
-    if strategy.shares_gradients(LATE):
-        comm.weighted_mean(rows, uniform(workers))
-        return comm.bytes_sent / model_bytes, comm.take_seconds()
-    state, everyone = strategy.init(rows), torch.ones(workers, dtype=torch.bool)
-    before = comm.bytes_sent
-    scores = torch.ones(workers, 1, dtype=torch.float64) if strategy.score else None
-    for number in range(TRIALS):
-        strategy.sync(rows, scores, state, Participants(comm, everyone), number)
-    return (comm.bytes_sent - before) / TRIALS / model_bytes, comm.take_seconds() / TRIALS
+    round_work = 0.0 if method.shares_gradients else work
+    return replace(method, round_work=round_work, codec_seconds=codecs[sent])

@@ -1,19 +1,25 @@
 """Predicts from a few measured times what a round costs, and how much of it overlap can hide."""
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 from grawa.lab.simulate.network import Network
 
-TAUS = tuple(2**i for i in range(10))
-"""Local steps between rounds for which predictions are made: 1, 2, 4, ... 512."""
+_INTERVALS = range(1, 2**62)
+"""Local steps between rounds, among which the smallest that loses little is found."""
 
 COPIES = 3
 """Passes over the parameters for which a round in the background blocks local steps: a copy before
 it, and a difference and a sum after it."""
 
-WIDTHS: Mapping[str, float] = {"same": 1.0, "bf16": 0.5, "int8": 0.25}
-"""Bytes that are sent, as a fraction of float32's."""
+BACKWARD = 2 / 3
+"""Of a local step, the backward pass, during which data parallel can send gradients: it computes
+about twice what the forward pass does."""
+
+_CODED_BYTES: Mapping[str, float] = {"bf16": 2.0, "int8": 1.0}
+"""Of a number that is sent in another dtype than its own."""
 
 ROW_BYTES = 8
 """Of each number that workers report before a round."""
@@ -45,23 +51,39 @@ class Method:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Measurements from which predictions are made; times are this machine's.
+    """What predictions are made from: measured on this machine, or given.
 
     Attributes:
         step_seconds: of a local step.
-        samples: in a step of one worker.
-        model_bytes: of the parameters in float32.
+        samples: in a step of one worker; `None` if it is not known.
+        model_bytes: of the parameters.
+        parameter_bytes: of one parameter.
         copy_seconds: of one pass over the parameters.
         network: between the workers.
         methods: to predict for.
+        with_averaging: whether what workers compute in rounds was measured; else it is left out.
     """
 
     step_seconds: float
-    samples: int
+    samples: int | None
     model_bytes: float
+    parameter_bytes: float = 4.0
     copy_seconds: float
     network: Network
     methods: Sequence[Method]
+    with_averaging: bool = True
+
+    @property
+    def parameters(self) -> float:
+        """Number of parameters."""
+        return self.model_bytes / self.parameter_bytes
+
+    @property
+    def full_speed(self) -> float | None:
+        """Samples per second of all workers without communication, if samples are known."""
+        if self.samples is None:
+            return None
+        return self.network.num_workers * self.samples / self.step_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +91,8 @@ class Variant:
     """Options of rounds.
 
     Attributes:
-        overlap: whether rounds run in the background, during all local steps but one.
+        overlap: whether rounds run in the background, during all local steps but one; or, for a
+            method that shares gradients, messages during the backward pass.
         comm_dtype: the dtype in which parameters are sent.
     """
 
@@ -97,16 +120,19 @@ class Prediction:
     """A method with one `sync_every`.
 
     Attributes:
-        samples_per_second: of all workers together.
         lost: fraction of the time in which local steps are blocked.
         bytes_per_hour: sent by a worker.
         round_seconds: of a round, including the part that overlaps with local steps.
     """
 
-    samples_per_second: float
     lost: float
     bytes_per_hour: float
     round_seconds: float
+
+    @property
+    def speed(self) -> float:
+        """Samples per second, as a share of those without communication."""
+        return 1.0 - self.lost
 
 
 def predict(measured: Measured, method: Method, variant: Variant, tau: int) -> Prediction:
@@ -115,42 +141,73 @@ def predict(measured: Measured, method: Method, variant: Variant, tau: int) -> P
     Args:
         measured: the measurements.
         method: one of its methods.
-        variant: options of rounds; overlap has no effect for a method that shares gradients.
+        variant: options of rounds.
         tau: local steps between rounds.
 
     Returns:
         The prediction.
     """
     network, num_bytes = measured.network, measured.model_bytes
-    width = WIDTHS[variant.comm_dtype]
-    sent = method.sent_share * num_bytes * width
+    on_link = width(variant.comm_dtype, measured.parameter_bytes)
     message_seconds = network.busiest_seconds(
-        method.busiest_share * num_bytes, width
+        method.busiest_share * num_bytes, on_link
     ) + network.gather_seconds(method.row_length * ROW_BYTES)
     codec_seconds = method.codec_seconds.get(variant.comm_dtype, 0.0) * network.coded_share
     whole = method.round_work + codec_seconds + message_seconds
     steps = 1 if method.shares_gradients else tau
     blocked = whole
-    if variant.overlap and not method.shares_gradients:
-        hidden = (tau - 1) * measured.step_seconds
-        blocked = min(whole, max(0.0, whole - hidden) + COPIES * measured.copy_seconds)
+    if variant.overlap:
+        behind, copies = (BACKWARD, 0) if method.shares_gradients else (tau - 1, COPIES)
+        left = max(0.0, whole - behind * measured.step_seconds)
+        blocked = min(whole, left + copies * measured.copy_seconds)
     cycle = steps * measured.step_seconds + blocked
     return Prediction(
-        samples_per_second=network.num_workers * measured.samples * steps / cycle,
-        lost=blocked / cycle,
-        bytes_per_hour=sent / cycle * 3600.0,
+        lost=blocked / cycle if cycle < inf else 1.0,
+        bytes_per_hour=method.sent_share * num_bytes * on_link / cycle * 3600.0,
         round_seconds=whole,
     )
+
+
+def width(comm_dtype: str, parameter_bytes: float = 4.0) -> float:
+    """Bytes of a number on the link, as a fraction of a parameter's.
+
+    Args:
+        comm_dtype: see `Variant`.
+        parameter_bytes: of a parameter; by default float32's.
+
+    Returns:
+        The fraction.
+
+    >>> width("int8"), width("bf16", 2.0), width("same")
+    (0.25, 1.0, 1.0)
+    """
+    return _CODED_BYTES.get(comm_dtype, parameter_bytes) / parameter_bytes
 
 
 def smallest_tau(
     measured: Measured, method: Method, variant: Variant, most_lost: float
 ) -> int | None:
-    """The smallest `sync_every` in `TAUS` that loses at most this fraction of the time, if any."""
+    """The smallest `sync_every` that loses at most a fraction of the time.
+
+    Rarer rounds never lose more, so it is found by bisection, however large it is.
+
+    Args:
+        measured: the measurements.
+        method: one of its methods.
+        variant: options of rounds.
+        most_lost: the fraction.
+
+    Returns:
+        Local steps; `None` if there are none, as for a method that shares gradients.
+    """
     if method.shares_gradients:
         return None
-    fits = (tau for tau in TAUS if predict(measured, method, variant, tau).lost <= most_lost)
-    return next(fits, None)
+    place = bisect_left(
+        _INTERVALS,
+        True,
+        key=lambda tau: predict(measured, method, variant, tau).lost <= most_lost,
+    )
+    return _INTERVALS[place] if place < len(_INTERVALS) else None
 
 
 def scaled(measured: Measured, workers: int) -> Measured:

@@ -11,7 +11,7 @@ from torch.optim import SGD, Optimizer
 from grawa.comm import DistributedCommunicator, InProcessCommunicator
 from grawa.comm.protocol import Transport
 from grawa.lab.planning.links import Hosts
-from grawa.lab.planning.predict import ROW_BYTES, WIDTHS
+from grawa.lab.planning.predict import ROW_BYTES, width
 from grawa.lab.planning.probe import EXCHANGE_SECONDS
 from grawa.lab.planning.timing import median_of_slowest
 from grawa.lab.simulate.network import Network
@@ -147,12 +147,12 @@ class RoundProbe:
         Returns:
             Norms, scores, mean and pull; with a precision, encoding and decoding too.
         """
-        width = WIDTHS[precision or "same"]
+        on_link = width(precision or "same")
         busiest = busiest_share * 4.0 * sum(self._sizes)
         part = 1.0
         if not self._alone:
             exchange_seconds = min(EXCHANGE_SECONDS, self._least_seconds)
-            fitting = exchange_seconds / self._network.busiest_seconds(busiest, width)
+            fitting = exchange_seconds / self._network.busiest_seconds(busiest, on_link)
             part = min(1.0, max(fitting, LEAST_NUMBERS / sum(self._sizes)))
         numbers = [max(1, int(part * size)) for size in self._sizes]
         rounds = self._rounds(numbers, strategy, precision)
@@ -166,7 +166,7 @@ class RoundProbe:
         seconds = median_of_slowest(rounds.run, self._least_seconds, self._device, prepare)
         if self._alone:
             return seconds
-        messages = self._network.busiest_seconds(part * busiest, width)
+        messages = self._network.busiest_seconds(part * busiest, on_link)
         messages += self._network.gather_seconds(row_length * ROW_BYTES)
         # Never below zero: a link that is faster after a pause would not be for a larger model.
         return max(0.0, seconds - messages) / part

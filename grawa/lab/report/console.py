@@ -104,6 +104,19 @@ def weight_bars(weights: Sequence[float]) -> str:
     return "".join(_BLOCKS[min(top, int(w * len(weights) * top / 2 + 0.5))] for w in weights)
 
 
+def in_words(names: Sequence[str]) -> str:
+    """A list as it is said.
+
+    Returns:
+        The text.
+
+    >>> in_words(["a"]), in_words(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
 def bytes_text(count: float) -> str:
     """A number of bytes in decimal units.
 

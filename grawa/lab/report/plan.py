@@ -1,14 +1,12 @@
-"""Tables and a picture of the predictions of `grawa plan`."""
+"""What the predictions of `grawa plan` are made from, and tables of them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from math import ceil
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from grawa.lab.planning.predict import (
-    TAUS,
     VARIANTS,
     Measured,
     Method,
@@ -17,9 +15,14 @@ from grawa.lab.planning.predict import (
     predict,
     smallest_tau,
 )
-from grawa.lab.report.pictures import COLOURS, GREY, MARKS, pyplot
-from grawa.lab.simulate.network import HostNetwork
-from grawa.saving.whole import replacing
+from grawa.lab.report.console import bytes_text
+from grawa.lab.simulate.network import NO_TIME, HostNetwork
+
+_COLUMNS = 10
+"""Values of `sync_every` in a table, at most, so that it fits into 80 characters."""
+
+_NAME_LETTERS = 13
+"""Of a method's name at least, such as data_parallel, before other columns are cut short."""
 
 
 def _short(value: float) -> str:
@@ -38,6 +41,18 @@ def _short(value: float) -> str:
     return f"{value:.0f}T"
 
 
+def in_percent(share: float) -> str:
+    """A share as it was asked for.
+
+    Returns:
+        It in percent, with three digits.
+
+    >>> in_percent(0.125), in_percent(0.05)
+    ('12.5%', '5%')
+    """
+    return f"{100 * share:.3g}%"
+
+
 def plan_lines(measured: Measured, *, real: bool) -> list[str]:
     """What predictions are made from: the training, and the links as options write them.
 
@@ -49,143 +64,106 @@ def plan_lines(measured: Measured, *, real: bool) -> list[str]:
         Lines; the last has the options to plan for the same links again, if they were measured.
     """
     network, how = measured.network, " (measured)" if real else ""
+    step = 1e3 * measured.step_seconds
+    step_text = f"{step:.3g}" if step < 99.5 else f"{step:,.0f}"
     lines = [
-        f"{network.num_workers} workers, {measured.model_bytes / 4:,.0f} parameters, "
-        f"{measured.step_seconds * 1e3:,.2f} ms a step"
+        f"{network.num_workers} workers, {measured.parameters:,.0f} parameters "
+        f"({bytes_text(measured.model_bytes)}), {step_text} ms a step"
     ]
     if isinstance(network, HostNetwork):
         each = network.num_workers // network.hosts
+        inner = "messages take no time" if network.inner == NO_TIME else f"{network.inner}{how}"
         lines += [
             f"between {network.hosts} hosts: {network.link}, {network.topology}{how}",
-            f"inside a host of {each} workers: {network.inner}{how}",
+            f"inside a host of {each} workers: {inner}",
         ]
     else:
         lines.append(f"between workers: {network.link}, {network.topology}{how}")
     return [*lines, f"as options: {network.options}"] if real else lines
 
 
+def intervals(measured: Measured, most_lost: float) -> tuple[int, ...]:
+    """Powers of two for `sync_every`, from 1 to where blocking rounds lose little.
+
+    Args:
+        measured: the measurements.
+        most_lost: the fraction of the time that is little.
+
+    Returns:
+        At most ten, evenly spaced on a logarithmic axis; up to 512 at least.
+    """
+    least = [smallest_tau(measured, method, Variant(), most_lost) for method in measured.methods]
+    doublings = (max([512, *(tau or 1 for tau in least)]) - 1).bit_length()
+    stride = ceil(doublings / (_COLUMNS - 1))
+    return tuple(2 ** (stride * i) for i in range(ceil(doublings / stride) + 1))
+
+
 def plan_tables(measured: Measured, most_lost: float) -> list[Table]:
-    """Samples per second, time lost and bytes, by `sync_every`; and the least `sync_every`."""
-    return [
-        _by_tau("Samples per second", measured, lambda p: _short(p.samples_per_second)),
-        _by_tau("Time lost in rounds", measured, lambda p: f"{p.lost:.0%}"),
-        _by_tau("Bytes sent by a worker in an hour", measured, lambda p: _short(p.bytes_per_hour)),
-        _smallest(measured, most_lost),
-    ]
+    """The least `sync_every`; then speed and bytes, by `sync_every`."""
+    taus, full = intervals(measured, most_lost), measured.full_speed
+    tables = [_by_tau("Share of full speed", measured, taus, lambda p: f"{p.speed:.0%}")]
+    periodic = [method for method in measured.methods if not method.shares_gradients]
+    if periodic:
+        tables.insert(0, _smallest(measured, periodic, most_lost))
+    if full is not None:
+        name = "Samples per second"
+        tables.append(_by_tau(name, measured, taus, lambda p: _short(full * p.speed)))
+    name = "Bytes sent by a worker in an hour"
+    return [*tables, _by_tau(name, measured, taus, lambda p: _short(p.bytes_per_hour))]
 
 
-def _by_tau(title: str, measured: Measured, show: Callable[[Prediction], str]) -> Table:
-    table = _table(f"{title}, blocking rounds, by sync_every")
-    for tau in TAUS:
-        table.add_column(str(tau), justify="right", no_wrap=True)
-    for method in measured.methods:
-        row = [show(predict(measured, method, Variant(), tau)) for tau in TAUS]
+def _by_tau(
+    title: str, measured: Measured, taus: Sequence[int], show: Callable[[Prediction], str]
+) -> Table:
+    def row(method: Method) -> list[str]:
         if method.shares_gradients:  # it communicates at every step, so sync_every has no effect
-            row = [row[0], *[""] * (len(TAUS) - 1)]
-        table.add_row(method.name, *row)
-    return table
+            return [show(predict(measured, method, Variant(), 1)), *[""] * (len(taus) - 1)]
+        return [show(predict(measured, method, Variant(), tau)) for tau in taus]
+
+    columns = [str(tau) if tau < 10_000 else _short(tau) for tau in taus]
+    return _table(f"{title}, blocking rounds, by sync_every", columns, measured.methods, row)
 
 
-def _smallest(measured: Measured, most_lost: float) -> Table:
-    table = _table(f"Smallest sync_every that loses at most {most_lost:.0%} (samples per second)")
-    for variant in VARIANTS:
-        table.add_column(variant.name, justify="right", no_wrap=True)
-    for method in measured.methods:
-        if not method.shares_gradients:
-            table.add_row(
-                method.name, *(_at_smallest(measured, method, v, most_lost) for v in VARIANTS)
-            )
-    return table
+def _smallest(measured: Measured, methods: Sequence[Method], most_lost: float) -> Table:
+    def row(method: Method) -> list[str]:
+        taus = [smallest_tau(measured, method, variant, most_lost) for variant in VARIANTS]
+        return ["none" if tau is None else f"{tau:,}" for tau in taus]
+
+    title = f"Smallest sync_every that loses at most {in_percent(most_lost)} of the time"
+    return _table(title, [variant.name for variant in VARIANTS], methods, row)
 
 
-def _table(title: str) -> Table:
+def _table(
+    title: str,
+    columns: Sequence[str],
+    methods: Sequence[Method],
+    row: Callable[[Method], Sequence[str]],
+) -> Table:
     """A table narrow enough for ten columns of numbers in a terminal of 80 characters."""
     table = Table(
         title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0), pad_edge=False
     )
-    table.add_column("method", no_wrap=True)
+    table.add_column("method", overflow="fold", min_width=_NAME_LETTERS)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for cells, same in alike({method.name: row(method) for method in methods}).items():
+        table.add_row(", ".join(same), *cells)
     return table
 
 
-def _at_smallest(measured: Measured, method: Method, variant: Variant, most_lost: float) -> str:
-    tau = smallest_tau(measured, method, variant, most_lost)
-    if tau is None:
-        return f"> {TAUS[-1]}"
-    return f"{tau} ({_short(predict(measured, method, variant, tau).samples_per_second)})"
-
-
-def plan_json(measured: Measured, most_lost: float) -> dict[str, Any]:
-    """All measurements and predictions, as plain values."""
-    network = measured.network
-    inner = network.inner if isinstance(network, HostNetwork) else None
-    return {
-        "measured": {
-            "step_seconds": measured.step_seconds,
-            "samples_per_step": measured.samples,
-            "model_bytes": measured.model_bytes,
-            "copy_seconds": measured.copy_seconds,
-            "workers": network.num_workers,
-            "topology": network.topology,
-            "bandwidth": network.link.bandwidth,
-            "latency": network.link.latency,
-            "hosts": network.hosts if isinstance(network, HostNetwork) else None,
-            "inner_bandwidth": inner and inner.bandwidth,
-            "inner_latency": inner and inner.latency,
-            "options": network.options,
-        },
-        "most_lost": most_lost,
-        "methods": [
-            {
-                **vars(method),
-                "variants": {v.name: _variant(measured, method, v, most_lost) for v in VARIANTS},
-            }
-            for method in measured.methods
-        ],
-    }
-
-
-def _variant(
-    measured: Measured, method: Method, variant: Variant, most_lost: float
-) -> Mapping[str, Any]:
-    by_tau = {str(tau): vars(predict(measured, method, variant, tau)) for tau in TAUS}
-    return {"smallest": smallest_tau(measured, method, variant, most_lost), "by_sync_every": by_tau}
-
-
-def plan_picture(measured: Measured, path: Path) -> None:
-    """Samples per second by `sync_every`: all methods on the left, one with overlap on the right.
+def alike(rows: Mapping[str, Sequence[str]]) -> dict[tuple[str, ...], list[str]]:
+    """Joins equal rows.
 
     Args:
-        measured: the measurements.
-        path: the PNG file.
+        rows: name -> what is shown of it.
+
+    Returns:
+        What is shown -> the names of which it is shown, in the order of the rows.
+
+    >>> alike({"a": ["1", "2"], "b": ["3", "4"], "c": ["1", "2"]})
+    {('1', '2'): ['a', 'c'], ('3', '4'): ['b']}
     """
-    plt = pyplot()
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11.0, 4.6), sharey=True)
-    periodic = [method for method in measured.methods if not method.shares_gradients]
-    lines = [(method.name, method, Variant()) for method in measured.methods]
-    _draw(left, "blocking rounds", lines, measured)
-    if periodic:
-        shown = periodic[0]
-        _draw(right, shown.name, [(v.name, shown, v) for v in VARIANTS], measured)
-    left.set_ylabel("samples per second, all workers")
-    figure.tight_layout()
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
-    plt.close(figure)
-
-
-def _draw(
-    axis: Any, title: str, lines: Sequence[tuple[str, Method, Variant]], measured: Measured
-) -> None:
-    limit = measured.network.num_workers * measured.samples / measured.step_seconds
-    for i, (name, method, variant) in enumerate(lines):
-        speeds = [predict(measured, method, variant, tau).samples_per_second for tau in TAUS]
-        mark, colour = MARKS[i % len(MARKS)], COLOURS[i % len(COLOURS)]
-        axis.plot(TAUS, speeds, marker=mark, color=colour, label=name, markersize=5)
-    axis.axhline(limit, color=GREY, linestyle="--", linewidth=1, label="no communication")
-    axis.set_xscale("log", base=2)
-    axis.set_xticks(TAUS, [str(tau) for tau in TAUS])
-    axis.set_ylim(0, limit * 1.05)
-    axis.set_xlabel("sync_every, local steps between rounds")
-    axis.set_title(title)
-    axis.legend(fontsize=8)
-    axis.spines[["top", "right"]].set_visible(False)
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, shown in rows.items():
+        groups.setdefault(tuple(shown), []).append(name)
+    return groups

@@ -201,8 +201,8 @@ class Network:
         """The duration of an exchange in which the busiest link carries so many bytes.
 
         Args:
-            sent_bytes: by the worker that sends most, or by the host, in float32.
-            width: bytes of a number on the link, as a fraction of float32's.
+            sent_bytes: by the worker that sends most, or by the host, in the parameters' own dtype.
+            width: bytes of a number on the link, as a fraction of a parameter's.
 
         Returns:
             Seconds.
@@ -282,7 +282,7 @@ class HostNetwork(Network):
         return self._inside.mean_seconds(model_bytes) + self._between.leader_seconds(model_bytes)
 
     def busiest_seconds(self, sent_bytes: float, width: float = 1.0) -> float:
-        """See `Network.busiest_seconds`; inside hosts all is sent in float32."""
+        """See `Network.busiest_seconds`; inside hosts all is sent as it is."""
         averaged = sent_bytes * self.hosts / (2 * (self.hosts - 1)) if self.hosts > 1 else 0.0
         across = self._between.exchange_seconds(sent_bytes * width)
         return self._inside.mean_seconds(averaged) + across

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,10 @@ from unittest.mock import patch
 import pytest
 
 from grawa.lab.cli import main
+from grawa.lab.planning.links import measure_network
 from grawa.lab.planning.measure import measure
 from grawa.lab.simulate.network import Link
-from tests.lab.cli.processes import Ended, grawa
+from tests.lab.cli.processes import Ended, environment, grawa
 from tests.world import launched, results
 
 OWN = """
@@ -56,8 +59,10 @@ def test_a_task_is_planned_with_tables_a_file_and_a_picture(
         "data_parallel", "--out", str(out), "--picture", str(picture),
     )  # fmt: skip
     assert code == 0
-    for words in ("Samples per second", "Time lost in rounds", "Smallest sync_every", "int8"):
+    assert said.startswith("Synchronise every ")
+    for words in ("Samples per second", "Share of full speed", "Smallest sync_every", "int8"):
         assert words in said
+    assert "Left out" not in said
     found: dict[str, Any] = json.loads(out.read_text())
     assert [method["name"] for method in found["methods"]] == ["lgrawa", "lsgd", "data_parallel"]
     shares = [method["sent_share"] for method in found["methods"]]
@@ -66,6 +71,78 @@ def test_a_task_is_planned_with_tables_a_file_and_a_picture(
     assert found["measured"]["model_bytes"] == 4 * (64 * 64 + 64 + 64 * 10 + 10)
     assert picture.read_bytes()[:4] == b"\x89PNG"
     assert picture.stat().st_size > 20_000
+
+
+NUMBERS = ("--parameters", "124M", "--step-time", "300ms", "--link", "1gbit:1ms")
+
+
+def test_numbers_take_a_tasks_place_and_nothing_is_measured(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out, picture = tmp_path / "plan.json", tmp_path / "plan.png"
+    with patch("grawa.lab.cli.plan.measure", side_effect=AssertionError("this measured")):
+        code, said, _ = plan(capsys, *NUMBERS, "--out", str(out), "--picture", str(picture))
+    assert code == 0
+    words = " ".join(said.split())
+    assert words.startswith(
+        "Synchronise every 378 steps to lose at most 5% of the time, or every 20 with overlap, "
+        "every 95 with int8, every 6 with both. DDP would run at 4.8% of full speed. This is for "
+        "lgrawa, mgrawa, local_sgd, easgd and diloco; see the tables for lsgd. "
+        "4 workers, 124,000,000 parameters (496.0 MB), 300 ms a step"
+    )
+    assert "Left out" in words
+    found = json.loads(out.read_text())
+    assert found["answer"][1] == "DDP would run at 4.8% of full speed."
+    assert found["measured"]["with_averaging"] is False
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--dtype", "bfloat16"), "every 190 steps"),  # half the bytes, as long latencies
+        (("--loss", "50%"), "every 20 steps to lose at most 50%"),
+        (("--workers", "2"), "every 252 steps"),
+        (("--hosts", "2x4"), "inside a host of 4 workers: messages take no time"),
+        (("--batch-size", "8"), "Samples per second"),
+        (("--strategies", "lsgd"), "every 420 steps"),
+    ],
+    ids=str,
+)
+def test_numbers_go_with_the_other_options(
+    capsys: pytest.CaptureFixture[str], options: tuple[str, ...], words: str
+) -> None:
+    code, said, _ = plan(capsys, *NUMBERS, *options)
+    assert code == 0
+    assert words in " ".join(said.split())
+
+
+def test_numbers_are_planned_without_heavy_packages() -> None:
+    script = f"""
+import sys
+from grawa.lab.cli import main
+try:
+    main(["plan", *{NUMBERS}])
+except SystemExit as stop:
+    found = {{"matplotlib", "scipy", "sklearn", "torchvision", "jinja2"}} & set(sys.modules)
+    sys.exit(stop.code or " ".join(found) or 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment(), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Synchronise every 378 steps")
+
+
+def test_help_is_in_groups_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    code, said, _ = plan(capsys, "--help")
+    assert code == 0
+    for group in ("model", "network", "task", "output"):
+        assert f"{group} options" in said
+    words = " ".join(said.split())
+    assert "grawa plan --parameters 124M --step-time 300ms --link 1gbit:1ms" in words
+    assert "None" not in words
 
 
 def test_a_function_of_ones_own_is_planned(capsys: pytest.CaptureFixture[str], own: Path) -> None:
@@ -80,6 +157,17 @@ def test_a_function_of_ones_own_is_planned(capsys: pytest.CaptureFixture[str], o
     ("args", "message"),
     [
         (("digits",), "give the link between workers, such as --link 100mbit:20ms"),
+        ((), "give --parameters, --step-time and --link, as in `grawa plan --parameters 124M"),
+        (("--parameters", "1M"), "give --step-time and --link, as in"),
+        (NUMBERS[2:], "give --parameters, as in"),
+        (("digits", *NUMBERS), "leave out either digits or --parameters and --step-time"),
+        (("digits", *NUMBERS[4:], "--dtype", "float16"), "leave out either digits or --dtype"),
+        ((*NUMBERS, "--parameters", "1.5"), "--parameters must be a whole number"),
+        ((*NUMBERS, "--step-time", "300"), "--step-time must be a time with a unit"),
+        ((*NUMBERS, "--step-time", "0s"), "--step-time must be positive"),
+        ((*NUMBERS, "--data", "x"), "--data is for tasks only"),
+        ((*NUMBERS, "--batch-size", "0"), "batch_size must be from 1 to"),
+        ((*NUMBERS, "--strategies"), "strategies must name at least one"),
         (("digits", "--link", "5"), "write a link as bandwidth:latency"),
         (("digits", "--link", "1gbit", "--workers", "1"), "at least 2 workers"),
         (("digits", "--link", "1gbit", "--hosts", "1x1"), "at least 2 workers"),
@@ -113,7 +201,10 @@ def quickly(*args: str | Path, **of_rank_1: str) -> Ended:
         of_rank_1: options that it has besides.
     """
     more = [word for pair in of_rank_1.items() for word in pair] if _rank() == 1 else []
-    with patch("grawa.lab.cli.plan.measure", partial(measure, least_seconds=0.0)):
+    with (
+        patch("grawa.lab.cli.plan.measure", partial(measure, least_seconds=0.0)),
+        patch("grawa.lab.cli.plan.measure_network", partial(measure_network, exchange_seconds=0.0)),
+    ):
         return grawa("plan", *args, *more)
 
 
@@ -128,9 +219,8 @@ def test_both_links_are_measured_under_torchrun(tmp_path: Path) -> None:
     first, *others = results(launched(4, quickly, *args))
     assert [first.code, *(other.code for other in others)] == [0] * 4, first.err
     assert [other.out for other in others] == [""] * 3
-    lines = first.out.splitlines()
-    between = re.fullmatch(r"between 2 hosts: (\S+), mesh \(measured\)", lines[1])
-    inside = re.fullmatch(r"inside a host of 2 workers: (\S+) \(measured\)", lines[2])
+    between = re.search(r"^between 2 hosts: (\S+), mesh \(measured\)$", first.out, re.MULTILINE)
+    inside = re.search(r"^inside a host of 2 workers: (\S+) \(measured\)$", first.out, re.MULTILINE)
     assert between is not None
     assert inside is not None
     found = json.loads(out.read_text())["measured"]
@@ -140,25 +230,47 @@ def test_both_links_are_measured_under_torchrun(tmp_path: Path) -> None:
         assert link.bandwidth == pytest.approx(found[f"{kind}bandwidth"], rel=0.01)
         assert link.latency == pytest.approx(found[f"{kind}latency"], rel=0.01)
     options = f"--hosts 2x2 --topology mesh --link {between[1]} --inner-link {inside[1]}"
-    assert lines[3] == f"as options: {options}"
+    assert f"\nas options: {options}\n" in first.out
+
+
+@pytest.mark.world
+def test_links_are_measured_for_a_model_in_numbers_too(tmp_path: Path) -> None:
+    out = tmp_path / "plan.json"
+    numbers = ("--parameters", "1M", "--step-time", "1ms", "--strategies", "lsgd")
+    first, other = results(launched(2, quickly, *numbers, "--out", out))
+    assert (first.code, other.code, other.out) == (0, 0, ""), first.err
+    link = re.search(r"^between workers: (\S+), mesh \(measured\)$", first.out, re.MULTILINE)
+    assert link is not None
+    found = json.loads(out.read_text())["measured"]
+    assert found["bandwidth"] == pytest.approx(Link.parse(link[1]).bandwidth, rel=0.01)
+    assert (found["workers"], found["with_averaging"]) == (2, False)
 
 
 @pytest.mark.world
 @pytest.mark.parametrize(
     ("args", "of_rank_1", "message"),
     [
-        (("--hosts", "2x2"), {}, "2x2 hosts have 4 processes, and torchrun started 2"),
-        (("--workers", "8"), {}, "between the 2 processes that torchrun started, and 8 workers"),
-        (("--inner-link", "1gbit"), {}, "--inner-link needs --link"),
-        ((), {"--loss": "9%"}, "options must be the same on every rank; those of ranks [1]"),
-        ((), {"--data": "nowhere"}, "rank 1: task digits has no option 'data'"),
+        (("digits", "--hosts", "2x2"), {}, "2x2 hosts have 4 processes, and torchrun started 2"),
+        (
+            ("digits", "--workers", "8"),
+            {},
+            "between the 2 processes that torchrun started, and 8 workers",
+        ),
+        (("digits", "--inner-link", "1gbit"), {}, "--inner-link needs --link"),
+        (
+            ("digits",),
+            {"--loss": "9%"},
+            "options must be the same on every rank; those of ranks [1]",
+        ),
+        (("--parameters", "1M"), {}, "give --step-time, as in"),
+        (("digits",), {"--data": "nowhere"}, "rank 1: task digits has no option 'data'"),
     ],
     ids=str,
 )
 def test_what_is_wrong_under_torchrun_is_said_once(
     args: tuple[str, ...], of_rank_1: dict[str, str], message: str
 ) -> None:
-    first, other = results(launched(2, quickly, "digits", *args, **of_rank_1))
+    first, other = results(launched(2, quickly, *args, **of_rank_1))
     assert (first.code, other.code) == (2, 2)
     assert message in first.err
     assert len(first.err.strip().splitlines()) == 1

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import count
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,6 @@ from torch.optim import SGD
 from grawa.lab.cli import names
 from grawa.lab.planning.measure import Subject, measure
 from grawa.lab.planning.predict import (
-    TAUS,
     VARIANTS,
     Measured,
     Method,
@@ -32,6 +32,7 @@ MGRAWA = Method(
     row_length=0,
     codec_seconds={"int8": 0.25},
 )
+TAUS = tuple(2**i for i in range(10))
 PARALLEL = replace(MGRAWA, name="data_parallel", round_work=0.0, shares_gradients=True)
 
 MEASURED = Measured(
@@ -49,7 +50,8 @@ def test_a_blocking_round_is_lost_whole() -> None:
     found = predict(MEASURED, MGRAWA, Variant(), 32)
     assert found.round_seconds == pytest.approx(6.05)
     assert found.lost == pytest.approx(6.05 / 9.25)
-    assert found.samples_per_second == pytest.approx(4 * 32 * 32 / 9.25)
+    assert found.speed == pytest.approx(3.2 / 9.25)
+    assert MEASURED.full_speed == pytest.approx(4 * 32 / 0.1)
     assert found.bytes_per_hour == pytest.approx(6e6 / 9.25 * 3600)
 
 
@@ -105,14 +107,44 @@ def test_each_worker_of_a_host_encodes_a_section() -> None:
 def test_data_parallel_talks_at_every_step() -> None:
     slow, fast = (predict(MEASURED, PARALLEL, Variant(), tau) for tau in (1, 512))
     assert slow == fast
-    assert slow.samples_per_second == pytest.approx(4 * 32 / 6.1)
+    assert slow.speed == pytest.approx(0.1 / 6.1)
     assert smallest_tau(MEASURED, PARALLEL, Variant(), 0.5) is None
 
 
+def test_data_parallel_can_hide_its_messages_behind_the_backward_pass_alone() -> None:
+    fast = replace(MEASURED, network=Network(Link(6e7, 0.0), "ring", 4))  # a tenth of a second
+    slow, behind = (predict(fast, PARALLEL, Variant(overlap=o), 1).speed for o in (False, True))
+    assert slow == pytest.approx(1 / 2)
+    assert behind == pytest.approx(3 / 4)
+
+
+@pytest.mark.parametrize(("dtype", "own", "sent"), [
+    ("same", 2.0, 3e6), ("bf16", 2.0, 3e6), ("int8", 2.0, 1.5e6), ("bf16", 4.0, 3e6),
+])  # fmt: skip
+def test_a_million_parameters_take_their_bytes_on_the_link(
+    dtype: str, own: float, sent: float
+) -> None:
+    measured = replace(MEASURED, model_bytes=own * 1e6, parameter_bytes=own)
+    method = replace(MGRAWA, round_work=0.0, codec_seconds={})
+    assert measured.parameters == pytest.approx(1e6)
+    found = predict(measured, method, Variant(comm_dtype=dtype), 8)
+    assert found.round_seconds == pytest.approx(sent / 1e6)
+
+
 def test_the_smallest_interval_is_the_first_that_fits() -> None:
-    # 6.05 / (0.1 tau + 6.05) <= 0.2 from tau = 242 on.
-    assert smallest_tau(MEASURED, MGRAWA, Variant(), 0.2) == 256
-    assert smallest_tau(MEASURED, MGRAWA, Variant(), 0.05) is None
+    # 6.05 / (0.1 tau + 6.05) <= 0.2 from tau = 242 on, and <= 0.05 from 1149.5 on.
+    assert smallest_tau(MEASURED, MGRAWA, Variant(), 0.2) == 242
+    assert smallest_tau(MEASURED, MGRAWA, Variant(), 0.05) == 1150
+    # 9.05 - 0.1 tau + 0.13 is blocked of 6.18: at most 0.05 from 58.7 on.
+    assert smallest_tau(MEASURED, MGRAWA, Variant(overlap=True), 0.05) == 59
+    slow = replace(MEASURED, network=Network(Link(1e3, 0.0), "ring", 4))
+    assert smallest_tau(slow, MGRAWA, Variant(), 0.05) == 1_140_010
+
+
+def test_no_interval_is_long_enough_for_a_round_that_never_ends() -> None:
+    stuck = replace(MEASURED, network=Network(Link(1e-320, 0.0), "ring", 4))
+    assert smallest_tau(stuck, MGRAWA, Variant(), 0.99) is None
+    assert predict(stuck, MGRAWA, Variant(), 512).lost >= 1.0
 
 
 def test_more_workers_send_nearly_twice_the_model_at_most() -> None:
@@ -142,7 +174,19 @@ def test_rarer_rounds_never_lose_more(given_: Measured, variant: Variant, tau: i
     method = given_.methods[0]
     rare, often = (predict(given_, method, variant, t) for t in (2 * tau, tau))
     assert rare.lost <= often.lost * (1 + 1e-9)
-    assert rare.samples_per_second >= often.samples_per_second * (1 - 1e-9)
+    assert rare.speed >= often.speed * (1 - 1e-9)
+
+
+@given(st.sampled_from(VARIANTS), st.floats(0.02, 0.9), st.floats(1e-3, 6.0), st.floats(0.0, 0.5))
+def test_the_smallest_interval_is_what_trying_one_after_another_finds(
+    variant: Variant, most_lost: float, work: float, copy: float
+) -> None:
+    # Messages of at most ten steps, work of at most 60 and copies of at most five.
+    quick = replace(MEASURED, network=Network(Link(6e6, 0.0), "ring", 4), copy_seconds=copy)
+    method = replace(MGRAWA, round_work=work)
+    found = smallest_tau(quick, method, variant, most_lost)
+    tried = (tau for tau in count(1) if predict(quick, method, variant, tau).lost <= most_lost)
+    assert found == next(tried)
 
 
 @given(measured, st.sampled_from(VARIANTS), st.sampled_from(TAUS))
@@ -151,7 +195,7 @@ def test_a_faster_link_is_never_slower(given_: Measured, variant: Variant, tau: 
     faster = replace(
         given_, network=replace(given_.network, link=Link(2 * link.bandwidth, link.latency))
     )
-    one, other = (predict(m, method, variant, tau).samples_per_second for m in (faster, given_))
+    one, other = (predict(m, method, variant, tau).speed for m in (faster, given_))
     assert one >= other * (1 - 1e-9)
 
 
@@ -159,4 +203,4 @@ def test_a_faster_link_is_never_slower(given_: Measured, variant: Variant, tau: 
 def test_overlap_is_never_slower_than_blocking(given_: Measured, tau: int) -> None:
     method = given_.methods[0]
     hidden, blocking = (predict(given_, method, Variant(overlap=o), tau) for o in (True, False))
-    assert hidden.samples_per_second >= blocking.samples_per_second * (1 - 1e-9)
+    assert hidden.speed >= blocking.speed * (1 - 1e-9)
