@@ -123,7 +123,8 @@ def _kind(outcome: Sample, timeout: float) -> str:
     """The kind of a fault, apart by whether it lasts longer than the timeout."""
     kind, victim = outcome["kind"], outcome["victim"]
     if kind == "stop":
-        return "stop, for good" if "never" in victim else "stop, for 1 to 5 s"
+        for_good = "never" in victim or "killed" in victim  # an elastic worker is killed then
+        return "stop, for good" if for_good else "stop, for 1 to 5 s"
     if kind == "link":
         lasts = float(re.findall(r"for ([\d.]+) s", victim)[0])
         return "link, longer than the timeout" if lasts > timeout else "link, for 1 to 5 s"
