@@ -12,7 +12,7 @@ import pytest
 from torch.distributed.run import get_args_parser
 
 from tests.lab.cli.processes import Ended, grawa
-from tests.lab.tasks.archives import binary_files, write_folder
+from tests.lab.cli.test_commands import unfinished
 from tests.world import forks
 
 ROOT = Path(__file__).parents[1]
@@ -46,23 +46,28 @@ def shown() -> Iterator[Shown]:
 
 COMMANDS = sorted({found.words: found for found in shown()}.values())
 
-SMALLER = {
+_STUDY = (
+    "--steps", "16", "--sync-every", "4", "--batch-size", "4", "--seeds", "2", "--tune", "1",
+    "--grid", "1", "--jobs", "1",
+)  # fmt: skip
+SMALLER: dict[str, tuple[str, ...]] = {
     "train": ("--steps", "8", "--batch-size", "4"),
-    "compare": ("--steps", "8", "--seeds", "2", "--tune", "1", "--grid", "1", "--jobs", "1"),
-    "ablate": ("--steps", "8", "--seeds", "2", "--tune", "1", "--grid", "1", "--jobs", "1"),
-    "wells": ("--seeds", "1"),
-    "flatness": (),
-    "plan": (),
-    "evaluate": (),
-    "resume": (),
-    "report": (),
-    "chaos": (),
+    "compare": _STUDY,
+    "ablate": _STUDY,
+    "plan": ("--strategies", "lgrawa"),
 }
 """What is added to a command of `grawa`, so that it takes a second or two."""
 
 ELSEWHERE = {
     "grawa chaos": "tests/lab/cli/test_chaos.py",
+    "grawa compare cifar10": "tests/lab/cli/test_compare.py",  # this one needs a GPU
+    "grawa train cifar10": "tests/lab/tasks/test_cifar.py",
+    "grawa train --config recipes": "tests/lab/cli/test_config_file.py",
     "grawa train digits --elastic": "tests/lab/cli/test_elastic_runs.py",
+    "grawa train digits --workers 64 --batch-size 8 --processes 1": (
+        "tests/lab/cli/test_stack_workers.py"
+    ),
+    "grawa wells": "tests/lab/cli/test_wells.py",
     "torchrun": "tests/test_examples.py",
     "pip install": "tests/test_install.py",
 }
@@ -75,12 +80,16 @@ NOT_RUN = {"python3", ".", "tensorboard", "srun", "make"}
 def small(words: tuple[str, ...]) -> list[str]:
     """The command of `grawa` at a small size."""
     _, command, *rest = words
-    own = [*SMALLER[command]]
-    if "--schedule" in rest and "warmup:100" not in rest:
-        own += ["--sync-every", "4"]
+    own = [*SMALLER.get(command, ())]
+    if command == "ablate":
+        own = own[:2] + own[4:]  # it varies sync_every
     if "--budget" in rest:
         rest[rest.index("--budget") + 1] = "1s"
         own = own[2:]
+    if "--parameters" in rest:
+        own = []
+    if command == "compare" and "--strategies" not in rest:
+        own += ["--strategies", "mgrawa,uniform"]
     return [command, *rest, *own]
 
 
@@ -99,12 +108,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("found", COMMANDS, ids=lambda found: " ".join(found.words)[:90])
-def test_commands_run(found: Shown, folder: Path) -> None:
+@pytest.mark.usefixtures("folder")
+def test_commands_run(found: Shown) -> None:
     words = found.words
     if words[0] == "grawa":
         text = " ".join(words)
         by = next((test for begin, test in ELSEWHERE.items() if text.startswith(begin)), None)
-        ended = ran(words, folder) if by is None else grawa(*words[1:], "--help")
+        ended = ran(words) if by is None else grawa(*words[1:], "--help")
         assert ended.code == 0, ended.err
     elif words[0] == "torchrun":
         get_args_parser().parse_args(list(words[1:]))
@@ -112,18 +122,24 @@ def test_commands_run(found: Shown, folder: Path) -> None:
         assert words[0] in NOT_RUN or " ".join(words[:2]) in ELSEWHERE
 
 
-def ran(words: tuple[str, ...], folder: Path) -> Ended:
-    """Runs a command of `grawa`, after the runs and data that it names were made."""
+def ran(words: tuple[str, ...]) -> Ended:
+    """Runs a command of `grawa`, after the runs that it names were made."""
     forks()
-    if "DIR" in words:
-        write_folder(folder / "DIR/cifar-10-batches-bin", binary_files(10))
-    for named in {"RUN", "RUN_OR_STUDY", "runs/X/config.toml", "runs/a"} & {*words}:
-        run = named.removesuffix("/config.toml")
-        if words[1] != "train" or run != named:
-            checkpoints = ("--checkpoint-every", "1", "--keep-workers")
-            made = grawa("train", "digits", *SMALLER["train"], *checkpoints, "--out", run)
-            assert made.code == 0, made.err
+    if words[1] != "train" or "runs/X/config.toml" in words:
+        for named in {"RUN", "RUN_OR_STUDY", "runs/X/config.toml", "runs/a"} & {*words}:
+            make_run(Path(named.removesuffix("/config.toml")), broken_off=words[1] == "resume")
     return grawa(*small(words))
+
+
+def make_run(path: Path, *, broken_off: bool) -> None:
+    """A run of 24 rounds, with a checkpoint after every 10; as if it were killed, if asked for."""
+    done = grawa(
+        "train", "digits", "--steps", "96", "--sync-every", "4", "--checkpoint-every", "10",
+        "--keep-workers", "--out", path,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    if broken_off:
+        unfinished(path)
 
 
 def test_messages_of_the_faq_are_ours() -> None:
