@@ -197,7 +197,7 @@ def test_rows_that_can_not_be_reduced_are_refused() -> None:
     comm = Participants(InProcessCommunicator(3))
     odd = {"count": torch.zeros(3, 2, dtype=torch.int64)}
     for call in (lambda: comm.reduce_rows(odd, median), lambda: comm.pairwise_distances(odd)):
-        with pytest.raises(grawa.UserError, match="'count' is of torch.int64, which can't"):
+        with pytest.raises(grawa.UserError, match=r"'count' is of torch\.int64, which can't"):
             call()
     nobody = Participants(InProcessCommunicator(3), torch.zeros(3))
     with pytest.raises(ValueError, match="at least one worker must take part"):
