@@ -146,7 +146,7 @@ def table(config: Config, results: Results) -> None:
 
 
 BENCHMARK = Benchmark(
-    name="rows",
+    name="medians",
     text=__doc__,
     takes="a minute",
     config=Config(),
