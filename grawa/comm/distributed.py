@@ -185,8 +185,7 @@ class DistributedCommunicator:
         taking_part = checked_active(rows, active)
         found = Leaves.like(rows) if out is None else out
         flat = self._opened().flat
-        if rows:
-            self._bytes += reduce_rows(flat, rows, function, taking_part, found, compression)
+        self._bytes += reduce_rows(flat, rows, function, taking_part, found, compression)
         return found
 
     @torch.no_grad()

@@ -132,6 +132,7 @@ class InProcessCommunicator:
         """See `Transport.pairwise_distances`."""
         taking_part = checked_active(rows, active)
         squares, _ = squares_by_section(Alone(), rows, taking_part)
+        # On the device "meta", since only the form is needed, and not the memory.
         form = Leaves.like({name: values.to("meta") for name, values in rows.items()}).form
         self._bytes += self._plan_of_rows(form).bytes_of_rows(_weights(taking_part, form))
         return distances_of(self.gather(squares)(), active)

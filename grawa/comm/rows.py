@@ -64,6 +64,8 @@ def reduce_rows(
     Returns:
         The bytes that this process has sent; in fewer bits alone, those that N would have sent.
     """
+    if not rows:
+        return 0
     if compression is not None and compression.knows(rows):
         assert compression.reference is not None, "it knows the rows"
         hosted = len(active) // carrier.num_processes
@@ -183,7 +185,7 @@ class _Swap:
         self._taking_part = [
             [k for k in range(hosted) if active[p * hosted + k]] for p in processes
         ]
-        self._flats = _flats_of(rows, self._taking_part[me], scratch)
+        self._flats = _flats_of(rows, hosted, self._taking_part[me], scratch)
         form = flat_form(scratch.form)
         weighs = tuple((bool(own),) * len(form.flats) for own in self._taking_part)
         most = carrier.most_bytes and max(1, carrier.most_bytes // hosted)
@@ -234,12 +236,14 @@ def _rows(values: Sequence[Tensor], each: int) -> Iterator[Sequence[Tensor]]:
     return (values[i : i + each] for i in range(0, len(values), max(1, each)))
 
 
-def _flats_of(rows: Stack, taking_part: Sequence[int], scratch: Leaves) -> list[list[Tensor]]:
+def _flats_of(
+    rows: Stack, hosted: int, taking_part: Sequence[int], scratch: Leaves
+) -> list[list[Tensor]]:
     """The flat tensors of each hosted worker's row, without meaning for those who are left out."""
     if isinstance(rows, Rows) and rows.blocks:
         return [list(flats) for flats in zip(*(b.unbind() for b in rows.blocks), strict=True)]
     found = [scratch]
-    for _ in range(1, len(next(iter(rows.values())))):
+    for _ in range(1, hosted):
         found.append(Leaves([torch.empty_like(x) for x in scratch.flats], scratch.places))
     for k in taking_part:
         torch._foreach_copy_(list(found[k].values()), [values[k] for values in rows.values()])
