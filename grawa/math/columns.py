@@ -61,9 +61,11 @@ def squared_distances(rows: Sequence[Tensor]) -> Tensor:
 
 
 def _side_by_side(rows: Sequence[Tensor], form: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Copies of the rows as (M, C), as many columns at a time as stay in the cache."""
-    width = max(1, CACHED // len(rows))
-    for start in range(0, form.numel(), width):
+    """Copies of the rows as (M, C), on a CPU as many columns at a time as stay in the cache."""
+    size = form.numel()
+    # On a GPU all at once, since each operation there has a cost of its own.
+    width = max(1, CACHED // len(rows) if form.device.type == "cpu" else size)
+    for start in range(0, size, width):
         parts = [row[start : start + width] for row in rows]
         columns = form.new_empty(len(rows), parts[0].numel(), dtype=wide(form.dtype))
         torch._foreach_copy_(list(columns.unbind()), parts)

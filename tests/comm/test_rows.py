@@ -319,6 +319,15 @@ def test_between_hosts_every_worker_sends_its_own_row(hosts: str | None) -> None
     assert comm.take_seconds() == pytest.approx(expected / 200.0 + pairs)
 
 
+def test_in_fewer_bits_rows_take_less_time() -> None:
+    rows = {"x": torch.arange(400.0).view(4, 100)}
+    comm = Metered(InProcessCommunicator(4), network_of(Link(1000.0, 0.5), "mesh", 4))
+    start = Compression("int8", Leaves.copy_of(rows))
+    comm.reduce_rows(rows, median, torch.ones(4, dtype=torch.bool), None, start)
+    # Six parcels of a quarter of the numbers, a scale, and three bytes up to a whole word.
+    assert comm.take_seconds() == pytest.approx(1.0 + 6 * (25 + 4 + 3) / 1000)
+
+
 # Workers that come and go
 
 
