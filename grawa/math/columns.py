@@ -30,13 +30,15 @@ def reduce_columns_(place: Tensor, rows: Sequence[Tensor], function: RowFunction
     tensor([5., 4.])
     """
     for start, columns in _side_by_side(rows, place):
-        found = function(columns)
+        found: object = function(columns)
         size = columns.shape[1]
         if not isinstance(found, Tensor) or found.shape != (size,):
             given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            named = isinstance(found, tuple) and hasattr(found, "values")  # as torch.median's
             raise UserError(
                 "a function of rows must return a tensor with one number for each column: for "
                 f"rows of shape {tuple(columns.shape)} one of shape ({size},), got {given}"
+                + (": take its .values" if named else "")
             )
         place[start : start + size].copy_(found)
 
