@@ -197,5 +197,6 @@ def die_at(averager: grawa.Averager, round_number: int, where: str) -> None:
         return called
 
     owner: Any = Quorums if where == "before" else ElasticCommunicator
-    name = {"before": "_vote", "exchange": "weighted_mean"}.get(where, "gather")
-    setattr(owner, name, deadly(getattr(owner, name), first=where != "after"))
+    exchanges = ("weighted_mean", "reduce_rows", "pairwise_distances")
+    for name in {"before": ("_vote",), "exchange": exchanges}.get(where, ("gather",)):
+        setattr(owner, name, deadly(getattr(owner, name), first=where != "after"))

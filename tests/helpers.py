@@ -13,6 +13,8 @@ from torch.nn.functional import mse_loss
 from torch.optim import SGD, Optimizer
 
 import grawa
+from examples.krum import Krum
+from examples.median import Median
 from grawa.comm import InProcessCommunicator, Participants
 from grawa.lab.simulate.clock import VirtualClock
 from grawa.rounds.plan import RoundPlan
@@ -41,8 +43,11 @@ STRATEGIES: dict[str, grawa.Strategy] = {
     "random": RandomWeights(prox=0.05),
     "inverse loss": InverseLoss(),
     "data parallel": grawa.DataParallel(),
+    "median": Median(),
+    "krum": Krum(faulty=0),
 }
-"""Every strategy, and the variants that have state or code of their own."""
+"""Every strategy, and the variants that have state or code of their own, and those of examples that
+need the workers' rows side by side."""
 
 
 def everyone(workers: int) -> Participants:

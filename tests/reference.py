@@ -159,6 +159,35 @@ def local_sgd(pull: float = 1.0) -> Round:
     return round_
 
 
+def trimmed_mean(trimmed: int) -> Round:
+    def round_(x: Tensor, c: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+        ordered = x[scores.losses < inf].sort(dim=0).values
+        cut = min(trimmed, (len(ordered) - 1) // 2)
+        c = ordered[cut : len(ordered) - cut].mean(dim=0)
+        return c.expand_as(x), c
+
+    return round_
+
+
+def median() -> Round:
+    def round_(x: Tensor, c: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+        c = x[scores.losses < inf].quantile(0.5, dim=0)
+        return c.expand_as(x), c
+
+    return round_
+
+
+def krum(faulty: int) -> Round:
+    def round_(x: Tensor, c: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+        some = x[scores.losses < inf]
+        squares = (some.unsqueeze(0) - some.unsqueeze(1)).square().sum(dim=2)
+        nearest = squares.sort(dim=1).values[:, 1 : 1 + max(1, len(some) - faulty - 2)]
+        c = some[nearest.sum(dim=1).argmin()]
+        return c.expand_as(x), c
+
+    return round_
+
+
 def nothing(x: Tensor, c: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
     return x, c
 

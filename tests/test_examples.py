@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 import pytest
 
+from tests.lab.cli.processes import grawa
 from tests.world import launched, results
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -89,6 +90,15 @@ def test_a_strategy_of_ones_own_trains() -> None:
     printed = ran("new_strategy.py")
     assert printed.startswith("LossWeighted(score=")
     assert error(printed) < 8.0
+
+
+@pytest.mark.world
+def test_a_median_is_one_file_that_the_command_takes_too(tmp_path: Path) -> None:
+    assert error(ran("median.py")) < 8.0  # one worker learns too fast
+    for name, options in (("median.py:Median", "4"), ("krum.py:Krum:faulty=0", "1")):
+        words = ["train", "digits", "--strategy", f"{EXAMPLES / name}", "--processes", options]
+        done = grawa(*words, "--steps", "64", "--out", str(tmp_path / name))
+        assert "test error of the consensus" in done.out, done.err
 
 
 def kill_a_worker_while_it_saves(folder: Path, launcher: subprocess.Popen[str]) -> None:

@@ -1,6 +1,7 @@
 """The exchange of a mean in fewer bits: as `exchange`, but what travels are coded differences."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate, pairwise
 
 import torch
@@ -14,6 +15,10 @@ from grawa.comm.plan import Piece, Run, plan_of, weighty
 from grawa.errors import DivergedError
 from grawa.math.leaves import Leaves, Stack
 
+Combine = Callable[[Sequence[Tensor], Sequence[Piece], Sequence[Sequence[Tensor]]], None]
+"""Puts into the first what is made of some pieces, of which each worker has said the last, its
+differences; those without weight have said nothing."""
+
 Sections = Sequence[Sequence[Piece]]
 """The pieces of each worker's section."""
 
@@ -25,6 +30,7 @@ def coded_mean(
     weights: list[list[float]],
     out: Leaves,
     compression: Compression,
+    combine: Combine | None = None,
 ) -> int:
     """The weighted mean of all workers' rows, by differences from the compression's reference.
 
@@ -39,11 +45,12 @@ def coded_mean(
         weights: N lists of L numbers.
         out: where the mean is put.
         compression: knows these rows; its reference becomes the mean.
+        combine: makes something else of the differences, which then takes the place of their mean.
 
     Returns:
         The bytes that this process has sent; alone, those that N processes would have sent.
     """
-    mean = _CodedMean(carrier, num_hosted, rows, weights, compression)
+    mean = _CodedMean(carrier, num_hosted, rows, weights, compression, combine)
     mean.move(mean.swap())
     if out.places == mean.reference.places:
         torch._foreach_copy_(out.flats, mean.reference.flats)
@@ -62,6 +69,7 @@ class _CodedMean:
         rows: Stack,
         weights: list[list[float]],
         compression: Compression,
+        combine: Combine | None,
     ) -> None:
         assert compression.reference is not None, "the caller asks whether it knows the rows"
         self.reference = compression.reference
@@ -70,6 +78,7 @@ class _CodedMean:
         self._hosted = num_hosted
         self._rows = rows
         self._weights = weights
+        self._combine = combine or partial(_mean_of_differences, weights)
         self._compression = compression
         self._codec = compression.codec
         self._sections = [cut(own) for own in plan_of(self.reference.form, len(weights)).sections]
@@ -205,9 +214,18 @@ class _CodedMean:
                 count = len(weighty(batch.pieces, masses))
                 said.append(its.read(read[i], count))
                 read[i] += count
-            mean_of_pieces(mean, batch.pieces, said, self._weights)
+            self._combine(mean, batch.pieces, said)
             part = lost[batch.first : batch.first + len(batch.pieces)]
             _write(parcel, batch, mean, part)
+
+
+def _mean_of_differences(
+    weights: Sequence[Sequence[float]],
+    mean: Sequence[Tensor],
+    pieces: Sequence[Piece],
+    said: Sequence[Sequence[Tensor]],
+) -> None:
+    mean_of_pieces(mean, pieces, said, weights)
 
 
 def _write(parcel: Parcel, batch: Batch, values: list[Tensor], lost: list[Tensor]) -> None:

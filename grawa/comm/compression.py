@@ -122,6 +122,20 @@ class Compression:
             self.reference = None
         return own
 
+    def of_rows(self, rows: Stack) -> "Compression":
+        """The compression of what is made of these rows by other functions than a mean.
+
+        It has a reference of its own, since a mean of the same rows may be taken as well.
+
+        Returns:
+            The same object each time. The first call moves the reference into it, if there is one
+            for these rows: a method that takes no mean needs it once.
+        """
+        own = self.team(-1, 0)  # no team has that size
+        if own.reference is None and not own._saved and self.knows(rows):
+            own.reference, self.reference = self.reference, None
+        return own
+
     def state_dict(self) -> dict[str, Any]:
         """What this process must save so that training resumes bit for bit, copied."""
         known: Stack = self._saved if self.reference is None else self.reference

@@ -17,7 +17,9 @@ from grawa.comm.in_process import InProcessCommunicator, check_split
 from grawa.comm.levels import Levels
 from grawa.comm.pool import Lease, TorchWorld, World
 from grawa.comm.protocol import TeamTransport
+from grawa.comm.rows import checked_active, distances_of, reduce_rows, squares_by_section
 from grawa.errors import UserError
+from grawa.math.columns import RowFunction
 from grawa.math.leaves import Leaves, Stack
 
 DEFAULT_TIMEOUT = timedelta(minutes=10)
@@ -169,6 +171,30 @@ class DistributedCommunicator:
         if rows:
             self._bytes += levels.weighted_mean(self._num_hosted, rows, lists, mean, compression)
         return mean
+
+    @torch.no_grad()
+    def reduce_rows(
+        self,
+        rows: Stack,
+        function: RowFunction,
+        active: Tensor,
+        out: Leaves | None = None,
+        compression: Compression | None = None,
+    ) -> Leaves:
+        """See `Transport.reduce_rows`."""
+        taking_part = checked_active(rows, active)
+        found = Leaves.like(rows) if out is None else out
+        flat = self._opened().flat
+        self._bytes += reduce_rows(flat, rows, function, taking_part, found, compression)
+        return found
+
+    @torch.no_grad()
+    def pairwise_distances(self, rows: Stack, active: Tensor) -> Tensor:
+        """See `Transport.pairwise_distances`."""
+        flat = self._opened().flat
+        squares, sent = squares_by_section(flat, rows, checked_active(rows, active))
+        self._bytes += sent
+        return distances_of(self.gather(squares)(), active)
 
     def count(self, steps: int) -> int:
         """See `Transport.count`."""

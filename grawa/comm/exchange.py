@@ -196,6 +196,16 @@ def mean_of_rows(rows: Stack, weights: Sequence[Sequence[float]], out: Leaves) -
     )
 
 
+def check_dtypes(rows: Stack) -> None:
+    """Refuses rows of a dtype that can't be averaged."""
+    for name, row in rows.items():
+        if row.dtype not in AVERAGED:
+            raise UserError(
+                f"{name!r} is of {row.dtype}, which can't be averaged: only "
+                f"{', '.join(map(str, AVERAGED))} can; freeze it, or convert it before training"
+            )
+
+
 def checked_weights(rows: Stack, weights: Tensor) -> list[list[float]]:
     """Weights as Python numbers, one for each leaf, if they and the rows can make a mean.
 
@@ -208,15 +218,9 @@ def checked_weights(rows: Stack, weights: Tensor) -> list[list[float]]:
 
     Raises:
         DivergedError: if a weight is not finite.
-        UserError: if a row is of a dtype that can't be averaged.
         ValueError: if a weight is negative, or a column has no positive one.
     """
-    for name, row in rows.items():
-        if row.dtype not in AVERAGED:
-            raise UserError(
-                f"{name!r} is of {row.dtype}, which can't be averaged: only "
-                f"{', '.join(map(str, AVERAGED))} can; freeze it, or convert it before training"
-            )
+    check_dtypes(rows)
     if not bool(torch.isfinite(weights).all()):
         raise DivergedError(
             f"a worker's weight is not finite, because its score is not: {weights.tolist()}; the "

@@ -72,15 +72,16 @@ def levels_between(
     mine = next(members for members in found if group.process in members)
     near = _name_hosts(part(mine, one_host=True), host_of)
     inside = _inside(near, [machines[p] for p in mine], willing=all(all_willing[p] for p in mine))
+    flat = _between(_name_hosts(part(everything, one_host=False), host_of))
     reason = "found by the machine and network they share" if hosts is None else "as given"
     place = mine.index(group.process)
     if place < min(map(len, found)):
         peers = [members[place] for members in found]
         across = _between(_name_hosts(part(peers, one_host=False), host_of))
-        return TwoLevels(found, group.process, inside, across, reason)
+        return TwoLevels(found, group.process, inside, across, flat, reason)
     # torch names a group by its ranks and by how many groups a process has: so all make as many.
     part([group.process], one_host=False)
-    return TwoLevels(found, group.process, inside, None, reason)
+    return TwoLevels(found, group.process, inside, None, flat, reason)
 
 
 def _check_same(group: Group, option: str, here: object, numbers: Sequence[int]) -> None:

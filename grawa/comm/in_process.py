@@ -9,10 +9,18 @@ from grawa.comm.carrier import Alone
 from grawa.comm.compression import Compression
 from grawa.comm.exchange import checked_weights
 from grawa.comm.levels import OneLevel
-from grawa.comm.plan import plan_of
+from grawa.comm.plan import Plan, plan_of
 from grawa.comm.protocol import TeamTransport
+from grawa.comm.rows import (
+    checked_active,
+    distances_of,
+    flat_form,
+    reduce_rows,
+    squares_by_section,
+)
 from grawa.errors import UserError
-from grawa.math.leaves import Leaves, Stack
+from grawa.math.columns import RowFunction
+from grawa.math.leaves import Form, Leaves, Stack
 
 
 class InProcessCommunicator:
@@ -102,6 +110,37 @@ class InProcessCommunicator:
             return sum(flat.nbytes for flat in mean.flats) * (self._num_workers - 1)
         return plan_of(mean.form, self._num_workers).bytes_sent_by_all(weights)
 
+    @torch.no_grad()
+    def reduce_rows(
+        self,
+        rows: Stack,
+        function: RowFunction,
+        active: Tensor,
+        out: Leaves | None = None,
+        compression: Compression | None = None,
+    ) -> Leaves:
+        """See `Transport.reduce_rows`."""
+        taking_part = checked_active(rows, active)
+        found = Leaves.like(rows) if out is None else out
+        coded = reduce_rows(Alone(), rows, function, taking_part, found, compression)
+        plan = self._plan_of_rows(found.form)
+        self._bytes += coded or plan.bytes_sent_by_all(_weights(taking_part, found.form))
+        return found
+
+    @torch.no_grad()
+    def pairwise_distances(self, rows: Stack, active: Tensor) -> Tensor:
+        """See `Transport.pairwise_distances`."""
+        taking_part = checked_active(rows, active)
+        squares, _ = squares_by_section(Alone(), rows, taking_part)
+        # On the device "meta", since only the form is needed, and not the memory.
+        form = Leaves.like({name: values.to("meta") for name, values in rows.items()}).form
+        self._bytes += self._plan_of_rows(form).bytes_of_rows(_weights(taking_part, form))
+        return distances_of(self.gather(squares)(), active)
+
+    def _plan_of_rows(self, form: Form) -> Plan:
+        """How N processes with a worker each would exchange rows."""
+        return plan_of(flat_form(form), self._num_workers)
+
     def count(self, steps: int) -> int:
         """See `Transport.count`; exact here."""
         self._count += steps
@@ -123,6 +162,11 @@ class InProcessCommunicator:
 
     def release(self) -> None:
         """See `Transport.release`; nothing is held."""
+
+
+def _weights(active: Sequence[bool], form: Form) -> list[list[float]]:
+    """Of each worker in each flat tensor."""
+    return [[float(its)] * len(form.flats) for its in active]
 
 
 def check_split(num_workers: int, size: int) -> None:

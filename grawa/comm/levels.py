@@ -28,6 +28,11 @@ Hosts = tuple[tuple[int, ...], ...]
 class Levels(Protocol):
     """What carries means and rows between all processes."""
 
+    @property
+    def flat(self) -> Carrier:
+        """Between all processes in one level, for what can't be made host by host."""
+        ...
+
     def __str__(self) -> str:
         """In words, for users."""
         ...
@@ -71,7 +76,7 @@ class OneLevel:
     """
 
     def __init__(self, carrier: Carrier) -> None:
-        self._carrier = carrier
+        self._carrier = self.flat = carrier
 
     def __str__(self) -> str:
         return f"{self._carrier.num_processes} processes, by {self._carrier.name}"
@@ -120,6 +125,7 @@ class TwoLevels:
         process: which of them this is.
         inside: between the processes of this host.
         across: between the gateways of this place; `None` on a process that is no gateway.
+        flat: between all processes.
         reason: why these are the hosts, in words.
 
     Source: Bayatpour et al. (2017), "Scalable Reduction Collectives with Data Partitioning-based
@@ -132,9 +138,10 @@ class TwoLevels:
         process: int,
         inside: Carrier,
         across: Carrier | None,
+        flat: Carrier,
         reason: str,
     ) -> None:
-        self._hosts, self._reason = hosts, reason
+        self._hosts, self.flat, self._reason = hosts, flat, reason
         self._host = next(h for h, members in enumerate(hosts) if process in members)
         self._gateways = tuple(range(min(map(len, hosts))))
         self._inside, self._across = inside, across
@@ -210,6 +217,7 @@ class TwoLevels:
 
     def close(self) -> None:
         """See `Levels.close`."""
+        self.flat.close()
         self._inside.close()
         if self._across is not None:
             self._across.close()

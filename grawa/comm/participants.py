@@ -7,6 +7,7 @@ from torch import Tensor
 
 from grawa.comm.compression import Compression
 from grawa.comm.protocol import Team, Transport
+from grawa.math.columns import RowFunction
 from grawa.math.leaves import Leaves, Stack, wide
 from grawa.math.norms import Norms, row_norms
 
@@ -22,8 +23,8 @@ class Participants:
         norms: takes the norms of whole workers, of which this process may hold a shard only.
 
     Attributes:
-        distances: (K,), L2 distances of the rows to the first mean that was asked for; `None`
-            before it, or if they are not measured.
+        distances: (K,), L2 distances of the rows to the first mean or other function of rows that
+            was asked for; `None` before it, or if they are not measured.
     """
 
     def __init__(
@@ -57,11 +58,31 @@ class Participants:
         """See `Communicator.weighted_mean`."""
         of_active = weights.to(torch.float64) * self._active.unsqueeze(1)
         mean = self._transport.weighted_mean(rows, of_active, out, self._compression)
+        self._note_distances(rows, mean)
+        return mean
+
+    def _note_distances(self, rows: Stack, mean: Leaves) -> None:
         if self._measure and self.distances is None:
             # Leaf by leaf, so that the differences never take the memory of a whole model.
             pairs = zip(rows.values(), mean.rows, strict=True)
             self.distances = self.norms(row.to(wide(row.dtype)) - leaf for row, leaf in pairs)
-        return mean
+
+    def reduce_rows(self, rows: Stack, function: RowFunction, out: Leaves | None = None) -> Leaves:
+        """See `Communicator.reduce_rows`."""
+        own = None if self._compression is None else self._compression.of_rows(rows)
+        found = self._transport.reduce_rows(rows, function, self._active, out, own)
+        self._note_distances(rows, found)
+        return found
+
+    def pairwise_distances(self, rows: Stack) -> Tensor:
+        """See `Communicator.pairwise_distances`."""
+        found = self._transport.pairwise_distances(rows, self._active)
+        # Each pair counts as a worker that consists of one number.
+        device = next(iter(rows.values())).device
+        dtypes = {row.dtype for row in rows.values()}
+        exact = torch.float64 if torch.float64 in dtypes else torch.float32
+        over_shards = self.norms([found.view(-1, 1).to(device, exact)])
+        return over_shards.to("cpu", torch.float64).view_as(found)
 
     def split(self, size: int) -> Sequence[Team]:
         """See `Communicator.split`."""

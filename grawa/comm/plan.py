@@ -71,15 +71,24 @@ class Plan:
         Returns:
             The bytes of both phases.
         """
-        owners = len(self.sections)
+        return self.bytes_of_rows(masses) + self.bytes_of_sections()
+
+    def bytes_of_rows(self, masses: Sequence[Sequence[float]]) -> int:
+        """As `bytes_sent_by_all`, for the first phase."""
         senders = [sum(m > 0 for m in column) for column in zip(*masses, strict=True)]
         return sum(
-            piece.size
-            * self.itemsizes[piece.flat]
-            * (senders[piece.leaf] - (masses[owner][piece.leaf] > 0) + owners - 1)
+            self._bytes(piece) * (senders[piece.leaf] - (masses[owner][piece.leaf] > 0))
             for owner, pieces in enumerate(self.sections)
             for piece in pieces
         )
+
+    def bytes_of_sections(self) -> int:
+        """As `bytes_sent_by_all`, for the second phase."""
+        own = sum(self._bytes(piece) for pieces in self.sections for piece in pieces)
+        return own * (len(self.sections) - 1)
+
+    def _bytes(self, piece: Piece) -> int:
+        return piece.size * self.itemsizes[piece.flat]
 
 
 @lru_cache(maxsize=64)

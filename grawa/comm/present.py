@@ -12,6 +12,7 @@ from grawa.comm.distributed import DistributedCommunicator
 from grawa.comm.gloo_world import GlooWorld
 from grawa.comm.protocol import TeamTransport
 from grawa.errors import CommunicationError, UserError
+from grawa.math.columns import RowFunction
 from grawa.math.leaves import Leaves, Stack
 
 
@@ -129,6 +130,26 @@ class ElasticCommunicator:
     ) -> Leaves:
         """See `Transport.weighted_mean`; weights of those who are absent are ignored."""
         return self._connected().weighted_mean(rows, weights[self._present], out, compression)
+
+    def reduce_rows(
+        self,
+        rows: Stack,
+        function: RowFunction,
+        active: Tensor,
+        out: Leaves | None = None,
+        compression: Compression | None = None,
+    ) -> Leaves:
+        """See `Transport.reduce_rows`; those who are absent don't take part."""
+        here = active[self._present]
+        return self._connected().reduce_rows(rows, function, here, out, compression)
+
+    def pairwise_distances(self, rows: Stack, active: Tensor) -> Tensor:
+        """See `Transport.pairwise_distances`."""
+        here = torch.tensor(self._present)
+        found = self._connected().pairwise_distances(rows, active[here])
+        full = found.new_full((self.num_workers, self.num_workers), torch.inf)
+        full[here.unsqueeze(1), here] = found
+        return full
 
     def count(self, steps: int) -> NoReturn:
         """Refused: see `grawa.rounds.plan`."""

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from grawa.comm.compression import Compression
+from grawa.math.columns import RowFunction
 from grawa.math.leaves import Leaves, Stack
 from grawa.math.norms import Norms
 
@@ -46,6 +47,45 @@ class Communicator(Protocol):
 
         Returns:
             `out`, or new leaves.
+        """
+        ...
+
+    def reduce_rows(self, rows: Stack, function: RowFunction, out: Leaves | None = None) -> Leaves:
+        """Applies a function to the values that the workers have for each parameter.
+
+        For what is no weighted mean, such as a median: `comm.reduce_rows(params, median)`, with
+        `grawa.math.order.median`. It costs about as much as a mean, but between hosts that
+        have W workers each W times as much, since no host can begin alone.
+
+        Args:
+            rows: name -> (K, *shape).
+            function: (M, C) -> (C,), with a row for each of the M workers that take part, in the
+                order of workers, and a column for each of some numbers of the model. It may be
+                called often, with other columns each time and in several processes, so what it
+                makes of a column must not depend on the others. 16-bit rows come as float32.
+            out: where to put the result, overwritten; may not share memory with `rows`.
+
+        Returns:
+            `out`, or new leaves; the same bits on every process.
+
+        Raises:
+            UserError: if the function returns anything but one number for each column.
+        """
+        ...
+
+    def pairwise_distances(self, rows: Stack) -> Tensor:
+        """The L2 distances between the workers' rows, over all leaves, and over all shards.
+
+        For what chooses among workers, such as Krum: one that is chosen is then a `weighted_mean`
+        with a one-hot weight. The rows are sent as they are, whatever `comm_dtype` is: half the
+        bytes of a mean, and between hosts as for `reduce_rows`.
+
+        Args:
+            rows: name -> (K, *shape).
+
+        Returns:
+            (N, N), float64, on the CPU, the same bits on every process. Zero on the diagonal;
+            infinite for a worker that is left out, and where a distance is not finite.
         """
         ...
 
@@ -144,6 +184,47 @@ class Transport(Protocol):
 
         Raises:
             DivergedError: if a weight, or a mean that travels in fewer bits, is not finite.
+            UserError: if a row is of a dtype that can't be averaged.
+        """
+        ...
+
+    def reduce_rows(
+        self,
+        rows: Stack,
+        function: RowFunction,
+        active: Tensor,
+        out: Leaves | None = None,
+        compression: Compression | None = None,
+    ) -> Leaves:
+        """See `Communicator.reduce_rows`.
+
+        Args:
+            rows: name -> (K, *shape).
+            function: of columns.
+            active: who takes part, (N,).
+            out: where to put the result.
+            compression: as for `weighted_mean`, but for results of the function.
+
+        Returns:
+            `out`, or new leaves.
+
+        Raises:
+            DivergedError: if a result that travels in fewer bits is not finite.
+            UserError: if a row is of a dtype that can't be averaged.
+        """
+        ...
+
+    def pairwise_distances(self, rows: Stack, active: Tensor) -> Tensor:
+        """See `Communicator.pairwise_distances`; without those over other shards.
+
+        Args:
+            rows: name -> (K, *shape).
+            active: who takes part, (N,).
+
+        Returns:
+            (N, N), float64, on the CPU.
+
+        Raises:
             UserError: if a row is of a dtype that can't be averaged.
         """
         ...

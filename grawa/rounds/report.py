@@ -23,7 +23,7 @@ class RoundReport:
         fragment: which fragment was synchronised, from 0.
         step: local steps when it began; with several hosted workers, of the one that has made the
             most.
-        weights: (N, G), columns sum to 1; `None` if the workers count equally.
+        weights: (N, G), columns sum to 1; `None` if the workers count equally, or have no weights.
         scores: (N, G), as reported; `None` if the strategy has no score.
         losses: (N,), mean training loss since the last round, and of earlier steps if these are
             fewer than 32; NaN if it is not known.

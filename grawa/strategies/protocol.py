@@ -60,7 +60,7 @@ class Strategy(ABC):
 
         Returns:
             The weights, (N, G), columns sum to 1, zero for a worker that is left out; `None` if
-            the workers count equally.
+            the workers count equally, or have no weights, as in a median.
         """
 
     @property

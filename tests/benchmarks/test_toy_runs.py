@@ -177,6 +177,16 @@ def test_local_step_has_a_turn_of_every_variant() -> None:
         _ratios(run, variants, "bare")
 
 
+def test_medians_are_measured_in_every_arrangement() -> None:
+    run = toy("medians")
+    config, seconds = run.module.TOY, run.results()["seconds"]
+    assert len(seconds) == len(config.workers) + 2 * len(config.processes)
+    assert len(run.lines()) == len(seconds) * config.repetitions
+    assert rows(run.printed) == set(run.module.WAYS)
+    for own in seconds.values():
+        _ratios(run, own, run.module.BASELINE)
+
+
 def test_gpu_measures_every_part() -> None:
     run = toy("gpu")
     config, found = run.module.TOY, run.results()

@@ -22,7 +22,7 @@ from grawa.errors import UserError
 from samples import Sample, Samples
 
 NAMES = (
-    *("exchange", "gpu", "guard", "hosts", "local_step", "network", "norm_window"),
+    *("exchange", "gpu", "guard", "hosts", "local_step", "medians", "network", "norm_window"),
     *("paired", "scale", "stacking", "stragglers", "sync", "theory", "time_to_loss"),
 )
 

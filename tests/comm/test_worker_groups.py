@@ -1,5 +1,6 @@
 """A worker that is itself several processes: DDP and FSDP2 inside, GRAWA across."""
 
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
@@ -13,11 +14,27 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
 import grawa
+from examples.median import Median
+from grawa.math.leaves import Stack
+from grawa.math.motion import pull_
+from grawa.strategies.protocol import Communicator, State
+from tests.helpers import shown
 from tests.world import on_ranks, outcomes
 
 pytestmark = pytest.mark.world
 
 STEPS, SYNC_EVERY = 20, 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlowMedian(Median):
+    """Workers that are further apart move less."""
+
+    def sync(
+        self, params: Stack, scores: Tensor | None, state: State, comm: Communicator, round: int
+    ) -> None:
+        apart = float(comm.pairwise_distances(params).max())
+        pull_(params, self.consensus(params, state, comm), 1.0 / (1.0 + apart))
 
 
 def model() -> nn.Module:
@@ -107,7 +124,9 @@ def joined_batches(strategy: grawa.Strategy) -> tuple[Tensor, list[float | None]
 
 
 @pytest.mark.parametrize("kind", ["fsdp", "ddp"])
-@pytest.mark.parametrize("strategy", [grawa.LGRAWA(), grawa.DPPF(pull=0.1, push=0.3)])
+@pytest.mark.parametrize(
+    "strategy", [grawa.LGRAWA(), grawa.DPPF(pull=0.1, push=0.3), SlowMedian()], ids=shown
+)
 def test_a_worker_of_two_processes_is_one_worker_on_the_joined_batch(
     kind: str, strategy: grawa.Strategy
 ) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 import grawa
+from examples.median import Median
 from grawa.comm.gloo_world import OwnStore
 from grawa.comm.lighthouse import torchft
 from grawa.comm.present import ElasticCommunicator
@@ -28,9 +29,18 @@ from tests.world import on_ranks
 pytestmark = pytest.mark.world
 
 
-@pytest.mark.parametrize("where", ["before", "exchange", "vote", "after"])
-def test_a_worker_that_dies_in_a_round_costs_the_others_no_step(where: str) -> None:
-    with lighthouse() as at, workers(at, 3, dies={1: (3, where)}) as found:
+@pytest.mark.parametrize(
+    ("where", "strategy"),
+    [
+        *((where, grawa.LocalSGD()) for where in ("before", "exchange", "vote", "after")),
+        ("exchange", Median()),
+    ],
+)
+def test_a_worker_that_dies_in_a_round_costs_the_others_no_step(
+    where: str, strategy: grawa.Strategy
+) -> None:
+    options: dict[str, Any] = {"dies": {1: (3, where)}, "strategy": strategy}
+    with lighthouse() as at, workers(at, 3, **options) as found:
         survivors = [found[0], found[2]]
         ends = [worker.until("end") for worker in survivors]
         assert [dict(worker.said)["made"] for worker in survivors] == [STEPS, STEPS]

@@ -7,6 +7,7 @@ from torch.nn.functional import mse_loss
 from torch.optim import SGD
 
 import grawa
+from examples.median import Median
 from grawa.strategies import InverseLoss, RandomWeights
 from tests.helpers import (
     BATCH,
@@ -62,6 +63,10 @@ def test_a_large_power_makes_the_worker_with_the_smallest_norm_the_leader() -> N
     scores = torch.tensor([[0.4], [0.9], [0.1], [0.2]], dtype=torch.float64)
     strategy = grawa.MGRAWA(pull=0.3, prox=0.0, power=200.0)
     assert torch.equal(sync(strategy, rows, scores), sync(grawa.LSGD(pull=0.3), rows, scores))
+
+
+def test_the_median_of_two_workers_is_their_mean() -> None:
+    assert_same(Median(), grawa.LocalSGD(), DATA.workers([0, 1]))
 
 
 def test_lgrawa_with_one_group_is_mgrawa() -> None:

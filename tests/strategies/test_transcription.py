@@ -1,6 +1,7 @@
 """Every strategy, over real training, against its formulas in plain torch."""
 
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 
 import pytest
@@ -9,16 +10,21 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 import grawa
+from examples.krum import Krum
+from examples.median import Median
+from grawa.math.leaves import Leaves, Stack
+from grawa.math.order import trimmed_mean
 from grawa.strategies import InverseLoss, RandomWeights
+from grawa.strategies.protocol import Communicator, State
 from tests import reference
 from tests.helpers import Data, Fleet, averaged, batches, flat, flat_state, mlp
 from tests.reference import Method
 
 WORKERS, ROUNDS = 4, 4
 STEPS = ROUNDS * reference.TAU
-SCALES = (1.0, 0.15, 1.6, 1.7)
+SCALES = (1.0, 0.15, 1.6, 1.7, 0.8)
 """Of the workers' data: worker 1's gradients are below half the median, and the losses of the
-second team are above the guard's gate."""
+second team are above the guard's gate; the last one is there where there are five."""
 
 
 @dataclass
@@ -26,6 +32,17 @@ class Case:
     strategy: grawa.Strategy
     method: Method
     needs_losses: bool = False
+    workers: int = WORKERS
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrimmedMean(Median):
+    """As a user would write it, in any file."""
+
+    trimmed: int
+
+    def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:
+        return comm.reduce_rows(params, partial(trimmed_mean, trimmed=self.trimmed))
 
 
 def cases() -> dict[str, Case]:
@@ -109,11 +126,17 @@ def cases() -> dict[str, Case]:
             grawa.DataParallel(),
             Method(reference.nothing, consensus_is_center=False, shared_steps=inf),
         ),
+        "median": Case(Median(), Method(reference.median()), needs_losses=True),
+        "median of five": Case(Median(), Method(reference.median()), needs_losses=True, workers=5),
+        "trimmed mean": Case(
+            TrimmedMean(trimmed=1), Method(reference.trimmed_mean(1)), needs_losses=True, workers=5
+        ),
+        "krum": Case(Krum(), Method(reference.krum(faulty=1)), needs_losses=True, workers=5),
     }
 
 
-def data_of(dtype: torch.dtype) -> Data:
-    return batches(STEPS, WORKERS, dtype, SCALES)
+def data_of(dtype: torch.dtype, workers: int = WORKERS) -> Data:
+    return batches(STEPS, workers, dtype, SCALES[:workers])
 
 
 def start(dtype: torch.dtype) -> Tensor:
@@ -132,7 +155,8 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 def test_training_is_what_the_formulas_say(
     name: str, guarded: bool, dtype: torch.dtype, tolerance: float
 ) -> None:
-    case, data = cases()[name], data_of(dtype)
+    case = cases()[name]
+    data = data_of(dtype, case.workers)
     workers, consensus = averaged(
         case.strategy,
         data,

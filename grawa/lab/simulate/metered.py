@@ -8,6 +8,7 @@ from torch import Tensor
 from grawa.comm.compression import Compression
 from grawa.comm.protocol import TeamTransport, Transport
 from grawa.lab.simulate.network import Network
+from grawa.math.columns import RowFunction
 from grawa.math.leaves import Leaves, Stack
 
 
@@ -16,7 +17,8 @@ class Metered:
 
     A mean takes as long as the worker that sends most needs, since the others wait for it: for a
     single row with weight, that is one model, and then what others send on; for several rows,
-    2(N-1)/N models, though less may be sent; with compression, the bytes that were sent.
+    2(N-1)/N models, though less may be sent; with compression, the bytes that were sent. So does
+    a function of all rows, which are sent to every other worker directly.
 
     Args:
         transport: the transport.
@@ -94,6 +96,35 @@ class Metered:
         else:
             self._seconds += self._network.mean_seconds(model)
         return mean
+
+    def reduce_rows(
+        self,
+        rows: Stack,
+        function: RowFunction,
+        active: Tensor,
+        out: Leaves | None = None,
+        compression: Compression | None = None,
+    ) -> Leaves:
+        """See `Transport.reduce_rows`."""
+        coded = compression is not None and compression.knows(rows)
+        found = self._transport.reduce_rows(rows, function, active, out, compression)
+        if compression is not None and coded:
+            self._seconds += self._network.rows_seconds(compression.most_bytes)
+        else:
+            self._seconds += self._network.rows_seconds(2 * self._sent_of(rows))
+        return found
+
+    def pairwise_distances(self, rows: Stack, active: Tensor) -> Tensor:
+        """See `Transport.pairwise_distances`."""
+        pairs = int(active.sum()) * (int(active.sum()) - 1) // 2
+        self._seconds += self._network.rows_seconds(self._sent_of(rows))
+        self._seconds += self._network.gather_seconds(pairs * torch.float64.itemsize)
+        return self._transport.pairwise_distances(rows, active)
+
+    def _sent_of(self, rows: Stack) -> float:
+        """What a worker sends of its row, all but its own section."""
+        n = self._transport.num_workers
+        return (n - 1) / n * sum(row[0].nbytes for row in rows.values())
 
     def count(self, steps: int) -> int:
         """See `Transport.count`; its messages are not timed."""

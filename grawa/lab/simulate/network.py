@@ -180,6 +180,17 @@ class Network:
         up_and_down = sent_bytes * n / (n - 1)
         return 2 * link.latency + n * up_and_down / link.bandwidth
 
+    def rows_seconds(self, sent_bytes: float) -> float:
+        """The duration of an exchange in which each worker sends to every other one directly.
+
+        Args:
+            sent_bytes: by each worker, on average.
+
+        Returns:
+            Seconds.
+        """
+        return self.exchange_seconds(sent_bytes)
+
     def leader_seconds(self, model_bytes: float) -> float:
         """The duration of sending one worker's row to all others.
 
@@ -276,6 +287,25 @@ class HostNetwork(Network):
             return 0.0
         model_bytes = sent_bytes * self.num_workers / (2 * (self.num_workers - 1))
         return self._inside.mean_seconds(model_bytes) + self._between.mean_seconds(model_bytes)
+
+    def rows_seconds(self, sent_bytes: float) -> float:
+        """See `Network.rows_seconds`; what workers of other hosts get goes over the host's link.
+
+        Args:
+            sent_bytes: by each worker, on average.
+
+        Returns:
+            Seconds.
+
+        >>> HostNetwork(Link(100.0, 1.0), "mesh", 4, 2, Link(1e3, 0.0)).rows_seconds(300)
+        6.1
+        """
+        n, each = self.num_workers, self.num_workers // self.hosts
+        if n == 1:
+            return 0.0
+        to_each = sent_bytes / (n - 1)
+        inside = self._inside.exchange_seconds((each - 1) * to_each)
+        return inside + self._between.exchange_seconds(each * (n - each) * to_each)
 
     def leader_seconds(self, model_bytes: float) -> float:
         """See `Network.leader_seconds`."""

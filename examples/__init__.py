@@ -1,0 +1,1 @@
+"""Examples: scripts, and strategies and tasks that commands take by name."""
