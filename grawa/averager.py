@@ -21,7 +21,7 @@ from grawa.modes import evaluating, undisturbed
 from grawa.rounds.clipping import clip_gradients, note_norms
 from grawa.rounds.clock import WallClock
 from grawa.rounds.guard import Guard
-from grawa.rounds.origin import described
+from grawa.rounds.origin import brief, described
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.report import OnRound, warn_of_absences
 from grawa.rounds.schedule import Every, Schedule
@@ -164,8 +164,8 @@ class Averager:
     def __repr__(self) -> str:
         plan = self._engine.plan
         return (
-            f"Averager({plan.strategy}, {plan.schedule}, {self.num_workers} workers, "
-            f"step {self.step}, round {self.round})"
+            f"Averager({brief(plan.strategy)}, {brief(plan.schedule)}, workers={self.num_workers}, "
+            f"step={self.step}, round={self.round})"
         )
 
     @property

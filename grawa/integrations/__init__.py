@@ -2,5 +2,6 @@
 
 from grawa.integrations.distributed_state import DistributedState
 from grawa.integrations.log_rounds import LogRounds
+from grawa.integrations.progress import Progress
 
-__all__ = ["DistributedState", "LogRounds"]
+__all__ = ["DistributedState", "LogRounds", "Progress"]

@@ -182,7 +182,7 @@ def test_what_is_damaged_changes_nothing() -> None:
     before = job.params()
     for name in names:
         for wrong in (None, {}, {"rest": None}, {"rest": Packed({})}):
-            with pytest.raises(grawa.UserError, match="damaged|does not hold a worker"):
+            with pytest.raises(grawa.UserError, match=r"damaged|does not hold a worker"):
                 state.load_state_dict({**state.state_dict(), name: wrong})
     state.load_state_dict(state.state_dict())
     assert all(torch.equal(*both) for both in zip(before, job.params(), strict=True))
