@@ -365,7 +365,9 @@ class Averager:
         """What this process must save, beside model and optimizer, to resume bit for bit.
 
         Call it on every process at the same step, and before you save the model, since a round in
-        the background is finished first and changes the parameters.
+        the background is finished first and changes the parameters. It is for a file of each
+        process: torch.distributed.checkpoint would mix the workers, so for it there is
+        `grawa.integrations.DistributedState`.
 
         Returns:
             Plain values and tensors, copied.

@@ -25,7 +25,8 @@ _REST = "rest"
 class Packed:
     """Plain values and tensors that are saved as bytes, with the tensors on the CPU.
 
-    They are copied when they are saved, one `Packed` after another, and not before.
+    They are copied when they are saved, one `Packed` after another, and not before. Files hold the
+    name of this class, and are read by it.
 
     Args:
         value: any.

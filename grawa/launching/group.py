@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -94,6 +95,7 @@ class Group:
             worker.process.kill()
         for worker in started:
             worker.process.join()
+            worker.process.close()
         for worker in self._workers:
             worker.pipe.close()
 
@@ -133,7 +135,10 @@ def _end(code: int | None) -> str:
 
 def _error(rank: int, failed: Failed) -> Exception:
     """A worker's error; one that can't be sent, or would end this process, in words."""
-    error = None if failed.error is None else pickle.loads(failed.error)
+    error: object = None
+    if failed.error is not None:
+        with suppress(Exception):  # such as of a class that only the worker knows
+            error = pickle.loads(failed.error)
     if not isinstance(error, Exception):
         error = RuntimeError(f"worker {rank} failed: {failed.text}")
     error.__cause__ = WorkerTraceback(f"in worker {rank}:\n{failed.traceback}")
