@@ -5,7 +5,9 @@ import io
 import os
 import pickle
 import sys
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -42,8 +44,8 @@ def launch(
     interrupted or killed.
 
     On Linux the processes are forks of this one, so the function may be defined in a notebook's
-    cell, and uses what is there; what it changes is not seen here. A fork is impossible where CUDA
-    has been used, and on other systems; then the function must be one that can be imported.
+    cell, and uses what is there; what it changes is not seen here. Forks can't use GPUs where this
+    process has used CUDA, and other systems can't fork; then the function must be importable.
 
     Args:
         train: takes no arguments (`functools.partial` gives it some).
@@ -68,7 +70,8 @@ def launch(
     method, reason = _method(kind)
     if method == "spawn":
         _check_importable(train, reason)
-    importlib.import_module("torch._dynamo")  # once here; the first optimizer imports it
+    else:
+        importlib.import_module("torch._dynamo")  # once for all: their optimizers import it
     with shared_files(2) as (files, _):
         mine = f"/proc/{os.getpid()}/"  # where spawned processes find them, too
         store, counts = (file.replace("/proc/self/", mine) for file in files)
@@ -124,9 +127,25 @@ def _method(device: str) -> tuple[Literal["fork", "spawn"], str]:
         return "spawn", "on this system processes can't be forks of this one"
     if device != "cpu" and torch.cuda.is_initialized():
         return "spawn", "CUDA is in use in this process, and so can't be used in forks of it"
+    if device.startswith("cuda") and not _forks_see_gpus():
+        return "spawn", (
+            "this process has asked for CUDA already, if only by torch.cuda.is_available(), so "
+            "forks of it see no GPU"
+        )
     if any(name.startswith("pt_autograd") for name in _threads()):
         return "spawn", "backward() has run here on a machine with a GPU, so it can't in forks"
     return "fork", ""
+
+
+def _forks_see_gpus() -> bool:
+    """Asks a fork, since the driver does not tell whether it is in use."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Python about threads, and of torch about the driver
+        if (process := os.fork()) == 0:
+            with suppress(Exception):
+                os._exit(0 if torch.cuda.is_available() else 1)
+            os._exit(1)
+    return os.waitpid(process, 0)[1] == 0
 
 
 def _threads() -> list[str]:

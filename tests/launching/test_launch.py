@@ -180,12 +180,13 @@ def answer() -> int:
 
 
 def test_where_forks_are_impossible_the_function_is_imported() -> None:
-    """As where CUDA is in use: processes are started anew."""
+    """As on a machine with GPUs, which are in use, or asked for; and on another system."""
     with (
         patch("torch.cuda.device_count", return_value=2),
-        patch("torch.cuda.is_initialized", return_value=True),
-        pytest.raises(grawa.UserError, match=r"CUDA is in use.* put the function into a file"),
+        patch("torch.cuda.is_initialized", side_effect=[True, False]),
     ):
-        grawa.launch(lambda: 1, workers=2)
+        for reason in ("CUDA is in use", "has asked for CUDA already"):
+            with pytest.raises(grawa.UserError, match=rf"{reason}.* put the function into a file"):
+                grawa.launch(lambda: 1, workers=2)
     with patch("sys.platform", "darwin"):
         assert grawa.launch(answer, workers=1) == 41
