@@ -21,7 +21,7 @@ from grawa.modes import evaluating, undisturbed
 from grawa.rounds.clipping import clip_gradients, note_norms
 from grawa.rounds.clock import WallClock
 from grawa.rounds.guard import Guard
-from grawa.rounds.origin import described
+from grawa.rounds.origin import brief, described
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.report import OnRound, warn_of_absences
 from grawa.rounds.schedule import Every, Schedule
@@ -164,8 +164,8 @@ class Averager:
     def __repr__(self) -> str:
         plan = self._engine.plan
         return (
-            f"Averager({plan.strategy}, {plan.schedule}, {self.num_workers} workers, "
-            f"step {self.step}, round {self.round})"
+            f"Averager({brief(plan.strategy)}, {brief(plan.schedule)}, workers={self.num_workers}, "
+            f"step={self.step}, round={self.round})"
         )
 
     @property
@@ -365,7 +365,9 @@ class Averager:
         """What this process must save, beside model and optimizer, to resume bit for bit.
 
         Call it on every process at the same step, and before you save the model, since a round in
-        the background is finished first and changes the parameters.
+        the background is finished first and changes the parameters. It is for a file of each
+        process: torch.distributed.checkpoint would mix the workers, so for it there is
+        `grawa.integrations.DistributedState`.
 
         Returns:
             Plain values and tensors, copied.

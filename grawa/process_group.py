@@ -61,7 +61,10 @@ def launch_name() -> str | None:
 def distributed(
     device: str = "auto", timeout: Duration = DEFAULT_TIMEOUT
 ) -> Generator[torch.device]:
-    """Opens the process group of a script that torchrun started; does nothing otherwise.
+    """Opens the process group of a script that torchrun started.
+
+    It does nothing if no launcher started the script, or if the process group is open already, as
+    under `grawa.launch`.
 
     Processes that `torchrun --max-restarts` starts again find each other. On one machine, gloo and
     NCCL listen on the loopback interface only, unless GLOO_SOCKET_IFNAME names another.
@@ -85,7 +88,7 @@ def distributed(
         with in_place(told):
             yield place
         return
-    if not under_launcher():
+    if not under_launcher() or dist.is_initialized():
         yield place
         return
     open_group("nccl" if place.type == "cuda" else "gloo", longest)

@@ -81,6 +81,10 @@ class Layout:
             workers=workers,
         )
 
+    def __str__(self) -> str:
+        """Such as "4 workers in 2 processes"."""
+        return f"{_many(self.workers, 'worker')} in {_many(self.processes, 'process', 'es')}"
+
     def process_of(self, worker: int) -> int:
         """The process with this part of a worker."""
         return worker // len(self.hosted) * self.parts + self.part
@@ -110,3 +114,7 @@ class Layout:
             "process": f"counts, scores, random state and extra of process {number}",
         }
         return texts.get(kind, "what is the same on all workers")
+
+
+def _many(count: int, word: str, plural: str = "s") -> str:
+    return f"{count} {word}{'' if count == 1 else plural}"

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -51,7 +50,7 @@ class Reading:
     Args:
         engine: with the hosted workers.
         here: the layout of this job.
-        path: of the checkpoint's folder.
+        saved: opens the checkpoint for a job with this layout.
         terms: which checkpoints may be restored.
 
     Attributes:
@@ -64,8 +63,10 @@ class Reading:
     workers: list[dict[str, Any] | None]
     shared: dict[str, Any]
 
-    def __init__(self, engine: Engine, here: Layout, path: Path, terms: Terms) -> None:
-        self._engine, self._here, self._path, self._terms = engine, here, path, terms
+    def __init__(
+        self, engine: Engine, here: Layout, saved: Callable[[Layout], Saved], terms: Terms
+    ) -> None:
+        self._engine, self._here, self._saved, self._terms = engine, here, saved, terms
         self._frozen = engine.replicas.frozen_names()
 
     def run(self) -> str:
@@ -77,7 +78,7 @@ class Reading:
         Raises:
             UserError: if its state does not fit.
         """
-        saved = Saved(self._path, self._here)
+        saved = self._saved(self._here)
         self._terms.belongs(saved.manifest["about"])
         self.was = saved.layout
         self._check_numbers()
@@ -99,7 +100,7 @@ class Reading:
             check_random_state(self._random)
         if (refused := keeper.refusal(self._state, strict=self._terms.strict)) is not None:
             raise UserError(str(refused))
-        return str(saved.manifest["id"])
+        return str(saved.manifest.get("id"))
 
     def put(self) -> None:
         """Restores everything; collective."""
@@ -121,7 +122,7 @@ class Reading:
         was, here = self.was, self._here
         if was == here:
             return ""
-        parts = [f"{_numbers(here)} go on from a checkpoint of {_numbers(was)}"]
+        parts = [f"{here} go on from a checkpoint of {was}"]
         if here.workers > was.workers:
             new = _range(was.workers, here.workers)
             theirs = "their donors'" if self._terms.donors else "a fresh"
@@ -136,17 +137,9 @@ class Reading:
         was, here = self.was, self._here
         if was != here and not self._terms.resize:
             raise ForeignError(
-                f"it was saved by a job with {_numbers(was)}, and this one has {_numbers(here)}: "
+                f"it was saved by a job with {was}, and this one has {here}: "
                 f"start as many as then, or {self._terms.how(here.workers, here.processes)}"
             )
-
-
-def _numbers(layout: Layout) -> str:
-    return f"{_many(layout.workers, 'worker')} in {_many(layout.processes, 'process', 'es')}"
-
-
-def _many(count: int, word: str, plural: str = "s") -> str:
-    return f"{count} {word}{'' if count == 1 else plural}"
 
 
 def _range(first: int, stop: int) -> str:

@@ -4,6 +4,7 @@ import errno
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from grawa.checkpoints.layout import Layout
 from grawa.checkpoints.places import checkpoints, folder_of, newest_sound, number_of
 from grawa.checkpoints.reading import Reading, Terms
+from grawa.checkpoints.saved import Saved, saved_in
 from grawa.errors import UserError
 from grawa.rounds.agreement import Agreement
 from grawa.rounds.engine import Engine
@@ -81,8 +83,9 @@ def restore(engine: Engine, wanted: Wanted, terms: Terms) -> Restored | None:
         problems: list[str] = []
         found = _agreed(agreement, wanted.folder, engine)
         for path in found:
-            reading = Reading(engine, Layout.of(engine, agreement), path, terms)
-            problem = _problem(agreement, reading, path)
+            here, saved = Layout.of(engine, agreement), partial(saved_in, path)
+            reading = Reading(engine, here, saved, terms)
+            problem = _problem(agreement, reading, str(path))
             if problem is None:
                 if wanted.set_aside:
                     agreement.settle(_set_newer_aside(path))
@@ -93,6 +96,33 @@ def restore(engine: Engine, wanted: Wanted, terms: Terms) -> Restored | None:
         if problems:
             raise CheckpointError(f"{problems[0]}. {_NONE_BEFORE}")
         return None
+
+    return engine.together(Purpose.RESTORING, together)
+
+
+def restore_this(
+    engine: Engine, saved: Callable[[Layout], Saved], terms: Terms, where: str
+) -> Reading:
+    """Restores one checkpoint; every process must call it.
+
+    Args:
+        engine: with the hosted workers.
+        saved: opens it for a job with this layout.
+        terms: whether it may be restored.
+        where: it is, for errors.
+
+    Returns:
+        What was saved beside the workers. If a process can't restore it, all raise
+        `CheckpointError`, and this has changed nothing.
+    """
+
+    def together(agreement: Agreement) -> Reading:
+        reading = Reading(engine, Layout.of(engine, agreement), saved, terms)
+        problem = _problem(agreement, reading, where)
+        if problem is not None:
+            raise CheckpointError(problem)
+        reading.put()
+        return reading
 
     return engine.together(Purpose.RESTORING, together)
 
@@ -160,7 +190,7 @@ def _agreed(agreement: Agreement, folder: Path, engine: Engine) -> list[Path]:
     )
 
 
-def _problem(agreement: Agreement, reading: Reading, path: Path) -> str | None:
+def _problem(agreement: Agreement, reading: Reading, where: str) -> str | None:
     """Why a checkpoint can't be used.
 
     Returns:
@@ -180,14 +210,14 @@ def _problem(agreement: Agreement, reading: Reading, path: Path) -> str | None:
         reason = next((text[1:] for text in answers if text.startswith(kind)), None)
         if reason is None:
             continue
-        problem = f"{path} can't be restored: {reason}"
+        problem = f"{where} can't be restored: {reason}"
         if kind == _FOREIGN:
             raise ForeignError(problem)
         return problem
     if len(set(answers)) == 1:
         return None
     return (
-        f"{path} is not the same checkpoint on every process; let all of them see one folder, or "
+        f"{where} is not the same checkpoint on every process; let all of them see one folder, or "
         "copy each one's files to it"
     )
 

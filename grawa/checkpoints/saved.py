@@ -1,68 +1,85 @@
-"""The files of one checkpoint, each read once, and what the job was like that saved it."""
+"""What was saved, each part of it read once, and what the job was like that saved it."""
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from grawa.checkpoints.entries import Entries
 from grawa.checkpoints.layout import Layout
 from grawa.checkpoints.manifest import read_manifest
 from grawa.saving import CheckpointError, ForeignError, read_part
 
 
 class Saved:
-    """A checkpoint on the disk.
+    """A checkpoint, wherever it is.
 
     Args:
-        path: of its folder.
+        manifest: what it is.
         here: the layout of the job that restores it.
+        read: returns the entries of a file by its name; `CheckpointError` if they are damaged.
+        where: it is, for errors.
 
     Attributes:
         manifest: what it is.
         layout: of the job that saved it.
 
     Raises:
-        CheckpointError: if it is damaged, or of another version.
+        CheckpointError: if it is damaged.
+        ForeignError: if its workers consist of more or fewer processes.
     """
 
-    def __init__(self, path: Path, here: Layout) -> None:
-        self.path, self._here = path, here
-        self.manifest = read_manifest(path)
-        layout = here.was(self.manifest)
+    def __init__(
+        self, manifest: Entries, here: Layout, read: Callable[[str], Entries], where: str
+    ) -> None:
+        self.manifest, self._here, self._read = manifest, here, cache(read)
+        layout = here.was(manifest)
         if layout is None:
-            raise CheckpointError(f"{path} is damaged: its numbers of workers can't be")
+            raise CheckpointError(f"{where} is damaged: its numbers of workers can't be")
         if layout.parts != here.parts:
             raise ForeignError(
                 f"each of its workers consists of {layout.parts} processes, and here of "
                 f"{here.parts}: start as many of each worker as then"
             )
         self.layout = layout
-        self.worker = cache(self._worker)
-        self.process = cache(self._process)
-        self.shared = cache(self._shared)
 
     @property
     def is_alike(self) -> bool:
         """Whether the job that restores it has the same workers on the same processes."""
         return self.layout == self._here
 
-    def _worker(self, worker: int) -> dict[str, Any]:
+    def worker(self, worker: int) -> Entries:
         """The model and optimizers of a worker, and its extra."""
-        return self._entries(self.layout.worker_file(worker))
+        return self._read(self.layout.worker_file(worker))
 
-    def _process(self, process: int) -> dict[str, Any]:
+    def process(self, process: int) -> Entries:
         """What belongs to a process."""
-        return self._entries(self.layout.process_file(process))
+        return self._read(self.layout.process_file(process))
 
-    def _shared(self) -> dict[str, Any]:
+    def shared(self) -> Entries:
         """What is the same on all workers."""
-        return self._entries(self.layout.shared_file)
+        return self._read(self.layout.shared_file)
 
-    def _entries(self, name: str) -> dict[str, Any]:
-        path = self.path / name
-        entries = read_part(path)
-        if (entries.pop("id", None), entries.pop("file", None)) != (self.manifest["id"], name):
-            raise CheckpointError(f"{path} does not belong to this checkpoint")
-        return entries
+
+def saved_in(path: Path, here: Layout) -> Saved:
+    """A checkpoint on the disk.
+
+    Args:
+        path: of its folder.
+        here: the layout of the job that restores it.
+
+    Returns:
+        It; `CheckpointError` if it is damaged, or of another version.
+    """
+    manifest = read_manifest(path)
+    return Saved(manifest, here, partial(_entries, path, manifest.get("id")), str(path))
+
+
+def _entries(path: Path, id: object, name: str) -> Entries:
+    entries = read_part(path / name)
+    if (entries.pop("id", None), entries.pop("file", None)) != (id, name):
+        raise CheckpointError(f"{path / name} does not belong to this checkpoint")
+    return entries
 
 
 def dict_in(entries: Any, name: str) -> dict[str, Any]:

@@ -3,28 +3,22 @@
 import json
 import secrets
 import shutil
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from grawa.checkpoints.contents import copied, frozen_state, random_state, worker_state
+from grawa.checkpoints.contents import copied
+from grawa.checkpoints.entries import entries_of
 from grawa.checkpoints.extras import Extras
 from grawa.checkpoints.files import write_tensors, write_text
-from grawa.checkpoints.layout import FORMAT, Layout
+from grawa.checkpoints.layout import Layout
+from grawa.checkpoints.manifest import manifest_of
 from grawa.checkpoints.places import MANIFEST, building, checkpoints, name_of, next_number, tidy
 from grawa.errors import UserError
 from grawa.rounds.agreement import Agreement
 from grawa.rounds.engine import Engine
-from grawa.rounds.origin import described
 from grawa.saving import sync_folder
-from grawa.version import __version__
-
-Files = dict[str, dict[str, Any]]
-"""Name -> entries."""
 
 
 class Writing:
@@ -77,12 +71,10 @@ class Writing:
         Returns:
             They use neither the workers nor messages, and can run in a thread.
         """
-        own, shared = self._own(extras), self._shared(extras)
-        state = own[self._layout.process_file(self._layout.process)]["averager"]
-        shared["strategy"] = [fragment.pop("state") for fragment in state["runner"]["fragments"]]
+        own, shared = entries_of(self._engine, self._layout, extras)
         if copy:
             own, shared = copied(own), copied(shared)
-        about = self._about(extras)
+        about = manifest_of(self._engine, self._layout, self._id, extras)
 
         def write_own() -> None:
             self._place.mkdir(exist_ok=True)
@@ -102,24 +94,6 @@ class Writing:
     def abandon(self) -> None:
         """Removes what was written, because it will never be complete."""
         shutil.rmtree(self._place, ignore_errors=True)
-
-    def _own(self, extras: Extras) -> Files:
-        layout, replicas = self._layout, self._engine.replicas
-        files: Files = {}
-        for k, worker in enumerate(layout.hosted):
-            own = worker_state(replicas.models[k], replicas.optimizers[k], replicas.frozen_names())
-            files[layout.worker_file(worker)] = {**own, "extra": dict(extras.of_worker(k))}
-        files[layout.process_file(layout.process)] = {
-            "averager": self._engine.keeper.state_dict(),
-            "random": random_state(replicas.gradients.device),
-            "extra": dict(extras.process),
-        }
-        return files
-
-    def _shared(self, extras: Extras) -> dict[str, Any]:
-        replicas = self._engine.replicas
-        frozen = frozen_state(replicas.models[0], replicas.frozen_names())
-        return {"frozen": frozen, "extra": dict(extras.shared)}
 
     def _is_first(self) -> bool:
         """Whether no earlier process writes to the same folder, which hosts may not share."""
@@ -146,22 +120,6 @@ class Writing:
         sync_folder(self._folder)
         with suppress(OSError):  # the checkpoint is complete; the next save tries again
             tidy(self._folder, self._keep, self._number)
-
-    def _about(self, extras: Extras) -> dict[str, Any]:
-        engine = self._engine
-        return {
-            "format": FORMAT,
-            "grawa": __version__,
-            "torch": torch.__version__,
-            "id": self._id,
-            "saved": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "round": engine.round,
-            "step": engine.step,
-            **self._layout.counts(),
-            "strategy": described(engine.plan.strategy),
-            "schedule": described(engine.plan.schedule),
-            "about": dict(extras.about),
-        }
 
 
 def failure_of(what: str, error: Exception) -> UserError:

@@ -1,5 +1,7 @@
-"""Connections to trackers and trainers; each needs its package, and nothing else does."""
+"""Connections to trackers, trainers and torch's own checkpoints; each needs its package alone."""
 
+from grawa.integrations.distributed_state import DistributedState
 from grawa.integrations.log_rounds import LogRounds
+from grawa.integrations.progress import Progress
 
-__all__ = ["LogRounds"]
+__all__ = ["DistributedState", "LogRounds", "Progress"]

@@ -14,7 +14,7 @@ from grawa.rounds.clock import Clock
 from grawa.rounds.due import DueRounds
 from grawa.rounds.giving import Giving
 from grawa.rounds.gradients import GradientSharing
-from grawa.rounds.keeping import Keeper
+from grawa.rounds.keeping import NOT_FOR_DCP, Keeper
 from grawa.rounds.meetings import Meetings
 from grawa.rounds.origin import Origin
 from grawa.rounds.plan import RoundPlan
@@ -264,7 +264,7 @@ class Engine:
     def state_dict(self) -> dict[str, Any]:
         """What must be saved so that training resumes bit for bit; ends a round under way."""
         self.finish()
-        return self.keeper.state_dict()
+        return self.keeper.state_dict() | NOT_FOR_DCP
 
     def load_state_dict(self, state: dict[str, Any], *, strict: bool = True) -> None:
         """Restores what `state_dict` returned; every process must call it with its own.

@@ -151,7 +151,13 @@ class Keeper:
         self.progress.load_state_dict(state["progress"])
 
 
-_TOLD = ("format", "grawa", "origin")
+_MIXED = "saved so, workers would be mixed: use grawa", "integrations.DistributedState(averager)"
+
+NOT_FOR_DCP = {_MIXED[0]: {_MIXED[1]: True}, ".".join(_MIXED): True}
+"""Entries at which torch.distributed.checkpoint fails, since it flattens both to one name, which it
+then tells. It would save one worker's values in place of each other's, without a word."""
+
+_TOLD = ("format", "grawa", "origin", *NOT_FOR_DCP)
 """Entries that say what a state is."""
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Any
 
 from grawa.comm.protocol import Transport
@@ -111,6 +111,32 @@ class Origin:
 def described(value: object) -> str:
     """A configuration as text, without the addresses of functions, which differ by process."""
     return re.sub(r" at 0x[0-9a-f]+", "", str(value))
+
+
+def brief(value: object) -> str:
+    """A configuration as text, with those options only that are not the defaults.
+
+    Returns:
+        It, such as "LGRAWA(pull=0.3)".
+
+    >>> from grawa.rounds.schedule import Every
+    >>> brief(Every(8))
+    'Every(sync_every=8)'
+    """
+    if isinstance(value, type) or not is_dataclass(value):
+        plain = value is None or isinstance(value, str | int | float | tuple)
+        text = repr(value) if plain else getattr(value, "__qualname__", "")
+        return text if 0 < len(text) <= _LONGEST else type(value).__qualname__
+    pairs = [(field, getattr(value, field.name)) for field in fields(value)]
+    told = [f"{field.name}={brief(own)}" for field, own in pairs if not _is_default(field, own)]
+    return f"{type(value).__qualname__}({', '.join(told)})"
+
+
+def _is_default(field: Field[Any], value: object) -> bool:
+    usual = field.default
+    if field.default_factory is not MISSING:
+        usual = field.default_factory()
+    return value is usual or (type(value) is type(usual) and value == usual)
 
 
 def listed(differences: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import isfinite
+from math import isfinite, isnan
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +14,11 @@ from grawa.rounds.underway import Outcome, Underway
 _COSTS = ("bytes_sent", "compute_seconds", "wait_seconds", "round_seconds", "exposed_seconds")
 
 
-@dataclass(frozen=True, kw_only=True)
+_MOST_SHOWN = 8
+"""Workers whose numbers are shown one by one."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class RoundReport:
     """One round; the same on every process, except for seconds and bytes, which are its own.
 
@@ -66,6 +70,17 @@ class RoundReport:
     stopping: bool = False
     overlapped_steps: int = 0
 
+    def __repr__(self) -> str:
+        parts = [f"round {self.round}", f"step {self.step}"]
+        for name in ("losses", "weights"):
+            if shown := _shown(getattr(self, name)):
+                parts.append(f"{name} {shown}")
+        if self.consensus_distance is not None:
+            parts.append(f"consensus distance {self.consensus_distance:.3g}")
+        parts.append(f"{self.round_seconds:.3g} s with {self.wait_seconds:.3g} s of waiting")
+        parts += [f"without worker {worker} ({why})" for worker, why in self.left_out.items()]
+        return f"RoundReport({', '.join(parts)})"
+
     @property
     def applied_step(self) -> int:
         """Local steps when its result reached the workers, and it was reported."""
@@ -100,6 +115,15 @@ class RoundReport:
             "left_out": {str(k): why for k, why in self.left_out.items()},
             "absences": {str(k): vars(absence) for k, absence in self.absences.items()},
         }
+
+
+def _shown(rows: Tensor | None) -> str:
+    """A number of each worker, or the range of many; empty if none is known."""
+    means = [] if rows is None else [float(row.mean()) for row in rows]
+    known = [mean for mean in means if not isnan(mean)]
+    if len(means) > _MOST_SHOWN and known:
+        return f"{min(known):.3g} to {max(known):.3g}"
+    return " ".join(f"{mean:.3g}" for mean in means) if known else ""
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,8 @@
 """What is told about a round."""
 
 import json
+import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -108,3 +110,34 @@ def test_a_report_is_plain_json() -> None:
     assert plain["weights"][1] == [0.0] * 4
     assert plain["consensus_distance"] is None
     assert (plain["round"], plain["step"]) == (1, 2)
+
+
+def test_a_report_and_an_averager_are_one_line_to_read() -> None:
+    reports: list[grawa.RoundReport] = []
+    fleet = Fleet(3)
+    strategy = grawa.MGRAWA(pull=0.3, score=grawa.ProbeLoss(batch=batch, loss=probe))
+    averager = grawa.Averager(
+        fleet.models, fleet.optimizers, strategy, sync_every=2, on_round=reports.append
+    )
+    assert repr(averager) == (
+        "Averager(MGRAWA(score=ProbeLoss(batch=batch, loss=probe), pull=0.3), "
+        "Every(sync_every=2), workers=3, step=0, round=0)"
+    )
+    averager.attach()
+    poison(fleet.models[2])
+    fleet.train(DATA.steps(0, 2), averager)
+    assert re.fullmatch(
+        r"RoundReport\(round 1, step 2, losses [\d.]+ [\d.]+ inf, weights 0\.5 0\.5 0, "
+        r"[\d.e-]+ s with [\d.e-]+ s of waiting, without worker 2 \(.* not finite\)\)",
+        repr(reports[0]),
+    )
+    many = replace(reports[0], losses=torch.arange(9.0), weights=None, left_out={})
+    assert "losses 0 to 8, " in repr(many)
+
+
+def batch(index: int) -> torch.Tensor:
+    return torch.ones(1)
+
+
+def probe(model: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    return torch.ones(())

@@ -13,7 +13,7 @@ from typing import Self
 
 from grawa.errors import UserError
 from grawa.lab.chaos.programs import Program, children_of, name_of
-from grawa.lab.train.fork_server import tied_to
+from grawa.launching.shared import tied_to
 
 _TOOLS = ("ip", "unshare", "nsenter", "mount")
 _START_SECONDS = 10.0

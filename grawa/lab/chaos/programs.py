@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from grawa.lab.train.fork_server import tied_to
+from grawa.launching.shared import tied_to
 
 MARK = "GRAWA_CHAOS"
 """The environment variable by whose value all processes of a job are known."""

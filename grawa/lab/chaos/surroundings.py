@@ -10,7 +10,7 @@ from grawa.lab.chaos import clock_hook
 from grawa.lab.chaos.hosts import INTERFACE
 from grawa.lab.chaos.programs import MARK
 from grawa.lab.train import asked
-from grawa.lab.train.start import without_launchers
+from grawa.launching.shared import without_launchers
 
 _HOOK = """\
 # Python runs this file before anything else in a process: see grawa.lab.chaos.clock_hook.

@@ -11,19 +11,20 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from subprocess import Popen
 
 from grawa.lab.train.process_title import room_for, room_for_variables
 from grawa.lab.train.stop import CAUGHT
+from grawa.launching.shared import tied_to
 
 _IMPORT_SECONDS = 600.0
 """How long the imports may take, as from a slow file system, before the start counts as failed."""
 
-_DIE_WITH_PARENT, _SET_ADOPTING, _IS_ADOPTING = 1, 36, 37
-"""PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER and PR_GET_CHILD_SUBREAPER of Linux."""
+_SET_ADOPTING, _IS_ADOPTING = 36, 37
+"""PR_SET_CHILD_SUBREAPER and PR_GET_CHILD_SUBREAPER of Linux."""
 
 
 @dataclass(frozen=True)
@@ -212,23 +213,3 @@ def _adopting() -> Generator[None]:
         yield
     finally:
         libc.prctl(_SET_ADOPTING, before.value)
-
-
-def tied_to(parent: int) -> Callable[[], None]:
-    """Returns what a new process does before anything else: it dies with its parent from then on.
-
-    Args:
-        parent: the process that starts it.
-
-    Returns:
-        The function that it calls.
-    """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-    def begin() -> None:
-        if libc is not None:
-            libc.prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return begin

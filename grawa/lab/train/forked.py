@@ -17,9 +17,10 @@ from dataclasses import dataclass
 
 import torch
 
-from grawa.lab.train.fork_server import Command, tied_to
+from grawa.lab.train.fork_server import Command
 from grawa.lab.train.process_title import show
 from grawa.lab.train.stop import CAUGHT
+from grawa.launching.shared import tied_to
 
 _LOOK_SECONDS = 0.001
 

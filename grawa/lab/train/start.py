@@ -6,7 +6,6 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -14,6 +13,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from grawa.comm.count_file import VARIABLE as COUNTS
 from grawa.lab.train.fork_server import Command, ForkServer, Process, fork_server
 from grawa.lab.train.stop import STOPS, StoppedError
+from grawa.launching.shared import shared_files, threads_each, without_launchers
 from grawa.rendezvous import STORE
 
 _STOPPED = {StoppedError(number, saved=True).exit_code: number for number in STOPS}
@@ -21,12 +21,6 @@ _STOPPED = {StoppedError(number, saved=True).exit_code: number for number in STO
 
 _SHARED = 2
 """Files that all processes share: the store's and the counts'."""
-
-_OF_LAUNCHERS = {
-    *("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK", "ROLE_RANK"),
-    *("TORCHFT_LIGHTHOUSE", "REPLICA_GROUP_ID", "NUM_REPLICA_GROUPS"),
-}
-"""What another launcher may have left in the environment, besides TORCHELASTIC_*."""
 
 
 class Started:
@@ -152,48 +146,15 @@ def starter(
     Yields:
         What starts them.
     """
-    with _files(_SHARED + processes) as (files, descriptors):
+    with shared_files(_SHARED + processes) as (files, descriptors):
         store, counts, *_ = files
         own = {STORE: store, COUNTS: counts, **told}
         with fork_server(command, _environment(processes) | own, descriptors) as server:
             yield Starter(server, files)
 
 
-@contextmanager
-def _files(number: int) -> Generator[tuple[list[str], list[int]]]:
-    """Empty files for this process and those that it starts, which nobody else can open.
-
-    On Linux they are memory, have no name, and are gone with the last process, however it ends.
-
-    Yields:
-        Their paths, and the descriptors that the other processes must inherit.
-    """
-    if not hasattr(os, "memfd_create"):
-        with TemporaryDirectory(prefix="grawa-") as folder:
-            paths = [Path(folder) / str(i) for i in range(number)]
-            for path in paths:
-                path.touch(0o600)
-            yield [str(path) for path in paths], []
-        return
-    descriptors = [os.memfd_create("grawa") for _ in range(number)]
-    try:
-        yield [f"/proc/self/fd/{descriptor}" for descriptor in descriptors], descriptors
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
-
-
-def without_launchers() -> dict[str, str]:
-    """The environment of this process, without what a launcher has set."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name not in _OF_LAUNCHERS and not name.startswith("TORCHELASTIC_")
-    }
-
-
 def _environment(processes: int) -> dict[str, str]:
     """The environment of all processes: as torchrun's, but without an address."""
     ours = without_launchers()
-    ours.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    ours.setdefault("OMP_NUM_THREADS", str(threads_each(processes)))
     return ours | {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
