@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from common import Spread, ratios
-from grawa.lab.report.drawing import line_style
+from grawa.lab.report.colours import numbered
 from grawa.saving.whole import replacing
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#7F7F7F"
@@ -117,7 +117,7 @@ def time_to_loss_picture(
     for row, (task, arrangements) in zip(axes, found.items(), strict=True):
         for axis, (arrangement, methods) in zip(row, arrangements.items(), strict=False):
             for i, (name, runs) in enumerate(methods.items()):
-                styles[name] = _curves(axis, runs, name, line_style(i))
+                styles[name] = _curves(axis, runs, name, numbered(i).line)
             ends = [run["errors"][-1] for run in methods.get(reference, []) if run["errors"]]
             if ends and None not in ends:
                 at_the_end = f"{reference} at its end"

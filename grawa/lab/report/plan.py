@@ -17,7 +17,8 @@ from grawa.lab.planning.predict import (
     predict,
     smallest_tau,
 )
-from grawa.lab.report.pictures import COLOURS, GREY, MARKS, pyplot
+from grawa.lab.report.colours import GREY, Style, method_colour
+from grawa.lab.report.pictures import pyplot
 from grawa.lab.simulate.network import HostNetwork
 from grawa.saving.whole import replacing
 
@@ -179,8 +180,11 @@ def _draw(
     limit = measured.network.num_workers * measured.samples / measured.step_seconds
     for i, (name, method, variant) in enumerate(lines):
         speeds = [predict(measured, method, variant, tau).samples_per_second for tau in TAUS]
-        mark, colour = MARKS[i % len(MARKS)], COLOURS[i % len(COLOURS)]
-        axis.plot(TAUS, speeds, marker=mark, color=colour, label=name, markersize=5)
+        dashes = VARIANTS.index(variant)
+        style = Style(colour=method_colour(method.name), dashes=dashes, mark=i)
+        axis.plot(
+            TAUS, speeds, label=name, markersize=5, **style.line, marker=style.points["marker"]
+        )
     axis.axhline(limit, color=GREY, linestyle="--", linewidth=1, label="no communication")
     axis.set_xscale("log", base=2)
     axis.set_xticks(TAUS, [str(tau) for tau in TAUS])
