@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import signal
 from functools import partial
@@ -125,6 +126,35 @@ def test_a_grid_grows_where_its_best_is_at_the_edge_and_the_limit_is_told(
     told = f"at the edge of all that were tried for {', '.join(still)}: one beyond it might be"
     assert (told in said) == bool(still)
     assert "2 + 1" in (path / "report.html").read_text()
+
+
+@pytest.mark.world
+def test_every_field_of_the_trials_is_documented_and_no_other(whole: tuple[Path, str]) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "trials.md").read_text()
+    _, _, text = page.partition("## trials.jsonl")
+    documented = re.findall(r"^\| `([a-z_.]+)` \|", text, re.M)
+    assert len(documented) == len(set(documented))
+    lines = (whole[0] / "trials.jsonl").read_text().splitlines()
+    written = {field for line in lines for field in fields_of(json.loads(line))}
+    assert set(documented) - WHOLE == written - WHOLE
+
+
+WHOLE = {
+    "weights", "flatness", "flatness.valley", "flatness.models.consensus.trace",
+    "flatness.models.consensus.trace_over_loss",
+}  # fmt: skip
+"""Objects that are null in some lines, or whose fields are documented beside them."""
+
+
+def fields_of(entry: dict[str, Any], place: str = "") -> list[str]:
+    """The names of all fields, those of objects within others with a dot."""
+    found = []
+    for name, value in entry.items():
+        if isinstance(value, dict) and name not in {"config", "sharpness"}:
+            found += fields_of(value, f"{place}{name}.")
+        else:
+            found.append(place + name)
+    return found
 
 
 @pytest.mark.world
