@@ -435,6 +435,15 @@ def test_a_quick_study_can_win(monkeypatch: pytest.MonkeyPatch) -> None:
     assert detectable(1.0, 4, LEVEL / 9) > 4.0
 
 
+def test_make_demo_asks_a_valid_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    makefile = (Path(__file__).parents[3] / "Makefile").read_text().replace("\\\n", " ")
+    (command,) = re.findall(r"\$\(BIN\)/grawa (compare .*)", makefile)
+    asked = studies_of(monkeypatch, *command.split())
+    assert asked.baseline == "local_sgd"
+    assert {arm.name for arm in asked.arms} == {"local_sgd", "norms", "losses"}
+    assert len(asked.populations) >= 12
+
+
 def test_the_same_question_has_the_same_folder(tmp_path: Path) -> None:
     from grawa.lab.cli.studies import default_name
     from tests.lab.experiments.studies import study
