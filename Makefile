@@ -12,7 +12,12 @@ demo: .venv/installed
 	rm -rf $(RUN) $(STUDY)
 	$(BIN)/grawa train digits --strategy lgrawa --workers 4 --out $(RUN)
 	$(BIN)/grawa evaluate $(RUN)
-	$(BIN)/grawa compare digits --quick --faults clean,wrong-labels:3 --out $(STUDY)
+	@echo "Eight workers of different quality, in sixteen random populations: do weights by gradient"
+	@echo "norms or losses on a batch that all share beat equal weights (local_sgd) in the same time?"
+	$(BIN)/grawa compare glyphs --out $(STUDY) --workers 8 --sync-every 16 --steps 160 --points 5 \
+		--strategies local_sgd,norms=mgrawa:score=probe-times-loss:score.from=6:pull=1,losses=inverse_loss:score=probe-loss:pull=1 \
+		--faults mixed:1,mixed:2,mixed:3,mixed:4,mixed:5,mixed:6,mixed:7,mixed:8,mixed:9,mixed:10,mixed:11,mixed:12,mixed:13,mixed:14,mixed:15,mixed:16 --seeds 1 --flatness 0 \
+		--tune 1 --grid 4 --tune-faults mixed:2000,mixed:2001,mixed:2002
 
 test: .venv/installed
 	$(MAKE) --jobs lint imports types docs tests

@@ -31,6 +31,7 @@ from evidence_tables import Read, maps_table, tables_of
 from grawa.errors import UserError
 from grawa.lab.experiments.environment import environment
 from grawa.lab.experiments.study_folder import STUDY_PACKAGES, StudyFolder
+from grawa.lab.experiments.tuning import count
 from grawa.lab.files import write_text
 
 
@@ -122,7 +123,7 @@ def run(name: str, folder: Path) -> Kept:
         found = Kept.of(StudyFolder(folder))
         if not found.asked(words):
             raise UserError(f"{folder} has an older definition of the study {name}: remove it")
-        if found.runs == found.study.count():
+        if found.runs == count(found.study, StudyFolder(folder).found().results):
             return found
     words = (*words, "--out", str(folder))
     print(f"{name}: {shlex.join(words)}", flush=True)

@@ -9,6 +9,7 @@ from typing import Any
 from evidence_kept import Kept
 from evidence_studies import STUDIES, Kind, Maps
 from grawa.lab.experiments.study import Study
+from grawa.lab.experiments.tuning import at_edge
 from grawa.lab.report.drawing import Picture
 from grawa.lab.report.final_pictures import final_picture, knob_picture
 from grawa.lab.report.flat_tables import correlation_table
@@ -17,7 +18,6 @@ from grawa.lab.report.outcomes import Outcome, outcomes_of
 from grawa.lab.report.pooled import Pooled, pooled_of, pooled_picture
 from grawa.lab.report.statistics import Difference
 from grawa.lab.report.study_flatness import flat_picture
-from grawa.lab.report.study_tables import at_edge
 from grawa.lab.report.tables import Unit
 from grawa.lab.report.verdicts import LEVEL
 
@@ -107,11 +107,11 @@ def _chosen(read: Read) -> str:
     """The setting of each method that was chosen by tuning."""
     texts = []
     for arm in read.study.arms:
-        if len(arm.settings) == 1:
+        if len(arm.possible) == 1:
             continue
-        common = set.intersection(*({*_options(setting)} for setting in arm.settings))
+        common = set.intersection(*({*_options(setting)} for setting in arm.possible))
         tests = (result for result in read.kept.tested if result.arm == arm.name)
-        picked = [arm.settings[at] for at in sorted({result.setting for result in tests})]
+        picked = [arm.possible[at] for at in sorted({result.setting for result in tests})]
         own = [" ".join(o for o in _options(setting) if o not in common) for setting in picked]
         texts.append(f"{arm.name} {' or '.join(own)}")
     return f"Chosen: {'; '.join(texts)}." if texts else ""

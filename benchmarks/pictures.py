@@ -1,6 +1,6 @@
 """Pictures of the benchmarks, for the documentation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from common import Spread, ratios
-from grawa.lab.report.drawing import line_style
+from grawa.lab.report.colours import Style, method_colour
 from grawa.saving.whole import replacing
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#7F7F7F"
@@ -114,8 +114,8 @@ def time_to_loss_picture(
     )
     lines: dict[str, Any] = {}
     for axis, (arrangement, methods) in zip(axes[0], arrangements.items(), strict=True):
-        for i, (name, runs) in enumerate(methods.items()):
-            lines[name] = _curves(axis, runs, name, line_style(i))
+        for name, runs in methods.items():
+            lines[name] = _curves(axis, runs, name, _method_line(name, methods))
         ends = [run["errors"][-1] for run in methods.get(reference, []) if run["errors"]]
         if ends and None not in ends:
             axis.axhline(median(ends), color=GREY, linestyle=":", linewidth=1.6, zorder=0)
@@ -130,6 +130,13 @@ def time_to_loss_picture(
     columns = 2 * len(arrangements)
     figure.legend(lines.values(), lines, ncols=columns, loc="outside lower center", frameon=False)
     save(figure, path)
+
+
+def _method_line(name: str, names: Iterable[str]) -> dict[str, Any]:
+    """The line of a method: in its own colour, dashed if others of these names have that."""
+    family = name.partition(",")[0]
+    same = [other for other in names if other.partition(",")[0] == family]
+    return Style(colour=method_colour(family), dashes=same.index(name), mark=0).line
 
 
 def _hosts_text(arrangement: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib import pyplot as plt
 
-from grawa.lab.report.pictures import COLOURS
+from grawa.lab.report.colours import PALETTE
 from pictures import GREY, save
 
 _STYLES = ("-", "--", "-.", ":")
@@ -51,7 +51,7 @@ def _curve(axis: Any, summary: Mapping[str, Any], i: int, title: str) -> None:
     """A line with a band of one standard error."""
     means, errors = summary["mean"], summary["standard_error"]
     rounds = range(1, len(means) + 1)
-    colour, style = COLOURS[i % len(COLOURS)], _STYLES[i // 2 % len(_STYLES)]
+    colour, style = PALETTE[i % len(PALETTE)], _STYLES[i // 2 % len(_STYLES)]
     axis.plot(rounds, means, color=colour, linestyle=style, linewidth=1.6, label=title)
     low = [max(m - e, 0.1 * m) for m, e in zip(means, errors, strict=True)]
     high = [m + e for m, e in zip(means, errors, strict=True)]
@@ -92,7 +92,7 @@ def nonconvex_picture(
     figure, axis = plt.subplots(figsize=(6.4, 4.6))
     for i, (method, title) in enumerate(methods.items()):
         means, errors = found[method]["mean"], found[method]["standard_error"]
-        colour, style = COLOURS[i % len(COLOURS)], _STYLES[i // 2 % len(_STYLES)]
+        colour, style = PALETTE[i % len(PALETTE)], _STYLES[i // 2 % len(_STYLES)]
         axis.errorbar(
             steps, means, errors, color=colour, linestyle=style, marker="o", capsize=3, label=title
         )

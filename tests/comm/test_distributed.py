@@ -96,7 +96,7 @@ WEIGHTS = {
 def over_a_network() -> Generator[None]:
     """As if every process had a machine of its own, and messages were longer than a piece."""
     with (
-        patch("grawa.comm.hosts._machine", dist.get_rank),
+        patch("grawa.comm.hosts.this_machine", dist.get_rank),
         patch("grawa.comm.messages.PIECE_BYTES", 100),
     ):
         yield
@@ -114,7 +114,7 @@ def on_two_hosts() -> Generator[None]:
     half = dist.get_world_size() // 2
     with (
         over_a_network(),
-        patch("grawa.comm.hosts._machine", lambda: int(dist.get_rank() >= half)),
+        patch("grawa.comm.hosts.this_machine", lambda: int(dist.get_rank() >= half)),
     ):
         yield
 
@@ -130,7 +130,7 @@ def mean_on_uneven_hosts(weights: Tensor, spoil: bool, repeat: int) -> dict[str,
     last = dist.get_world_size() - 1
     with (
         over_a_network(),
-        patch("grawa.comm.hosts._machine", lambda: int(dist.get_rank() == last)),
+        patch("grawa.comm.hosts.this_machine", lambda: int(dist.get_rank() == last)),
         patch.object(Mailboxes, "most_bytes", 1000),
     ):
         return mean_here(weights, spoil, repeat)
@@ -328,7 +328,7 @@ def gather_any(dtype: torch.dtype, shared_memory: bool) -> Tensor:
 
 
 def gather_any_on_hosts(dtype: torch.dtype) -> Tensor:
-    with over_a_network(), patch("grawa.comm.hosts._machine", lambda: dist.get_rank() // 3):
+    with over_a_network(), patch("grawa.comm.hosts.this_machine", lambda: dist.get_rank() // 3):
         return gather_any(dtype, True)
 
 

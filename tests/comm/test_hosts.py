@@ -24,7 +24,7 @@ pytestmark = pytest.mark.world
 def arranged(machines: tuple[int, ...] | None, **options: Any) -> tuple[str, str]:
     """How an averager's processes, and a team's, say that they reach each other."""
     ranks = range(dist.get_world_size())
-    with patch("grawa.comm.hosts._machine", lambda: (machines or ranks)[dist.get_rank()]):
+    with patch("grawa.comm.hosts.this_machine", lambda: (machines or ranks)[dist.get_rank()]):
         model = nn.Linear(3, 2)
         optimizer = SGD(model.parameters(), lr=0.1)
         if options.pop("mesh", False):
@@ -109,7 +109,7 @@ def test_ranks_that_disagree_about_the_backend_between_hosts_are_told_so_at_once
 
 
 def released_and_used_again() -> bool:
-    with patch("grawa.comm.hosts._machine", lambda: dist.get_rank() // 2):
+    with patch("grawa.comm.hosts.this_machine", lambda: dist.get_rank() // 2):
         comm = DistributedCommunicator()
         weights = torch.full((4, 1), 0.25, dtype=torch.float64)
         rows = rows_of(range(dist.get_rank(), dist.get_rank() + 1))

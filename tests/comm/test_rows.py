@@ -85,7 +85,10 @@ def found_here(**options: Any) -> dict[str, Found]:
 @contextmanager
 def on_uneven_hosts() -> Generator[None]:
     last = dist.get_world_size() - 1
-    with over_a_network(), patch("grawa.comm.hosts._machine", lambda: int(dist.get_rank() == last)):
+    with (
+        over_a_network(),
+        patch("grawa.comm.hosts.this_machine", lambda: int(dist.get_rank() == last)),
+    ):
         yield
 
 

@@ -13,8 +13,8 @@ from grawa.lab.chaos.watch import Mark, Watch
 
 _LOOK_SECONDS = 0.02
 _UNNOTICED_SECONDS = 10.0
-"""So much later than the timeout a fault that nobody notices is undone, such as labels that the guard
-finds good enough."""
+"""So much later than the timeout a fault that nobody notices is undone, such as labels that the
+guard finds good enough."""
 
 _AFTER_NOTICE_SECONDS = 1.0
 

@@ -31,6 +31,7 @@ def fault_table(outcomes: Sequence[Outcome]) -> Table:
         The table.
     """
     return Table(
+        name="faults",
         title="Faults, one after another",
         columns=_COLUMNS,
         rows=[_row(outcome) for outcome in outcomes],

@@ -7,9 +7,10 @@ import tyro
 
 from grawa.errors import UserError
 from grawa.lab.cli import names
-from grawa.lab.cli.methods import OWN, grid, method
+from grawa.lab.cli.grids import beyond, grid
+from grawa.lab.cli.methods import OWN, method, named
 from grawa.lab.cli.studies import run, study_of
-from grawa.lab.cli.study_config import StudyConfig, at_least, listed
+from grawa.lab.cli.study_config import StudyConfig, listed
 from grawa.lab.experiments.options import names_of_options, option_value
 from grawa.lab.experiments.study import Arm, Axis
 
@@ -27,7 +28,7 @@ class AblateConfig(StudyConfig):
     score=training,rms,probe, ema=0.5,0.85,0.95 (the decay of averaged training norms)."""
 
     strategies: str = "lgrawa"
-    """Methods, separated by commas; each is run with every value."""
+    """Methods, separated by commas, as in `grawa compare`; each is run with every value."""
 
     baseline: str | None = None
     """The value with which each method's other values are compared; by default the first."""
@@ -48,33 +49,36 @@ def ablate_command(asked: Annotated[AblateConfig, tyro.conf.arg(name="")]) -> No
     Raises:
         UserError: if there is no such knob.
     """
-    knob, equals, values = asked.knob.partition("=")
+    knob, equals, written_values = asked.knob.partition("=")
     if not equals:
         raise UserError(f"write a knob as name=value,value, such as prox=0,0.1, got {asked.knob!r}")
     if knob in OWN:
         raise UserError(f"{knob} can't be the knob, because the study sets it itself")
-    settings = at_least(4 if asked.grid is None else asked.grid, 1, "grid")
-    settings = settings if asked.tune else 1
-    tried = listed(values, knob)
+    tried = asked.grid_size(4, tune=asked.tune or 0)
+    values = listed(written_values, knob)
     arms = [
-        arm_at(text, knob, value, asked.lr, settings)
-        for text in listed(asked.strategies, "strategies")
-        for value in tried
+        arm_at(name, text, knob, value, asked.lr, *tried)
+        for name, text in named(listed(asked.strategies, "strategies")).items()
+        for value in values
     ]
-    baseline = tried[0] if asked.baseline is None else asked.baseline
+    baseline = values[0] if asked.baseline is None else asked.baseline
     study = study_of(asked, "ablate", arms, asked.tune or 0, baseline=baseline, knob=knob)
     run(study, asked)
 
 
-def arm_at(text: str, knob: str, value: str, lr: float, settings: int) -> Arm:
+def arm_at(
+    name: str, text: str, knob: str, value: str, lr: float, settings: int, further: int
+) -> Arm:
     """A method with one value of a knob.
 
     Args:
+        name: the method, or its alias.
         text: the method, as on the command line.
         knob: an option of `grawa train`, or of the strategy.
         value: its value.
         lr: the learning rate in the middle of the grid.
         settings: number of settings to try.
+        further: most learning rates to try beyond each edge of these.
 
     Returns:
         The arm.
@@ -86,10 +90,13 @@ def arm_at(text: str, knob: str, value: str, lr: float, settings: int) -> Arm:
     else:
         written = f"{text}:{option}={value}"
     chosen = method(written)
+    inside, outside = grid(chosen, lr, settings), beyond(chosen, lr, settings, further)
     return Arm(
-        name=f"{text} {knob}={value}",
-        method=text,
+        name=f"{name} {knob}={value}",
+        method=name,
+        alias_of="" if name == text else text,
         value=value,
-        settings=tuple({**setting, **changes} for setting in grid(chosen, lr, settings)),
+        settings=tuple({**setting, **changes} for setting in inside),
+        beyond=tuple({**setting, **changes} for setting in outside),
         shares_gradients=names.strategy(chosen.strategy).shares_gradients(10**9),
     )

@@ -5,9 +5,10 @@ from typing import Annotated
 import tyro
 
 from grawa.lab.cli import names
-from grawa.lab.cli.methods import grid, method
+from grawa.lab.cli.grids import beyond, grid
+from grawa.lab.cli.methods import COMPARED, QUICK, method, named
 from grawa.lab.cli.studies import run, study_of
-from grawa.lab.cli.study_config import StudyConfig, at_least, listed
+from grawa.lab.cli.study_config import StudyConfig, listed
 from grawa.lab.experiments.study import Arm
 
 
@@ -15,38 +16,44 @@ def compare_command(asked: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> No
     """Compare methods on a task, tuned with the same effort, on the same seeds, at equal cost.
 
     For each seed, all methods have the same data, order of data and initial weights. Each method is
-    first tuned over the same number of settings, on separate seeds. Runs are executed in parallel,
-    one per core; after an interruption, the same command continues where it stopped. The result is
-    a table, and a page with pictures.
+    first tuned, on separate seeds, over the same number of settings; where the best learning rate
+    is at the edge of those, further ones are tried, for every method by the same rule. Runs are
+    executed in parallel, one per core; after an interruption, the same command continues where it
+    stopped. The result is an answer in a few sentences, a table, and a page with pictures.
 
     Args:
         asked: the study.
     """
     usual = 1 if asked.quick else 2
     tune = usual if asked.tune is None else asked.tune
-    settings = (4 if asked.quick else 12) if asked.grid is None else asked.grid
-    at_least(settings, 1, "grid")
-    methods = listed(asked.strategies, "strategies")
-    arms = [arm_of(text, asked.lr, settings if tune else 1) for text in methods]
-    baseline = methods[0] if asked.baseline is None else asked.baseline
+    tried = asked.grid_size(4 if asked.quick else 12, tune=tune)
+    usual_methods = QUICK if asked.quick else COMPARED
+    texts = usual_methods if asked.strategies is None else listed(asked.strategies, "strategies")
+    methods = named(texts)
+    arms = [arm_of(name, text, asked.lr, *tried) for name, text in methods.items()]
+    baseline = arms[0].name if asked.baseline is None else asked.baseline
     run(study_of(asked, "compare", arms, tune, baseline=baseline), asked)
 
 
-def arm_of(text: str, lr: float, settings: int) -> Arm:
+def arm_of(name: str, text: str, lr: float, settings: int, further: int) -> Arm:
     """A method, as an arm of the comparison.
 
     Args:
+        name: the method, or its alias.
         text: the method, as on the command line.
         lr: the learning rate in the middle of the grid.
         settings: number of settings to try.
+        further: most learning rates to try beyond each edge of these.
 
     Returns:
         The arm.
     """
     chosen = method(text)
     return Arm(
-        name=text,
-        method=text,
+        name=name,
+        method=name,
+        alias_of="" if name == text else text,
         settings=tuple(grid(chosen, lr, settings)),
+        beyond=tuple(beyond(chosen, lr, settings, further)),
         shares_gradients=names.strategy(chosen.strategy).shares_gradients(10**9),
     )

@@ -1,20 +1,13 @@
 """The methods of `grawa compare`: strategies with an optimizer, and the options to tune."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
-from typing import Any
 
 from grawa.errors import UserError
 from grawa.lab import own, written
 from grawa.lab.cli import names
 from grawa.lab.experiments.options import Changes, names_of_options, written_options
-
-_WIDEST = 1.5  # the grid's learning rates are within a factor 2**1.5 of the given one
-_FEWEST_LRS = 4
-"""Least number of learning rates in a grid, before other options are tried: a learning rate that is
-off by a factor of 2.8 costs more than other options gain."""
-
 
 OWN = (
     "task", "strategy", "seed", "fault", "steps", "epochs", "budget", "until_error",
@@ -80,6 +73,9 @@ COMPARED = (
 )
 """The methods that are compared by default."""
 
+QUICK = ("mgrawa", "local_sgd", "diloco", "dp_sgd")
+"""Those that are compared with --quick: so few that the seeds of so short a study suffice."""
+
 
 def method(text: str) -> Method:
     """The method written as `name` or `name:option=value`; options that are given are not tuned.
@@ -143,51 +139,40 @@ def _with_whole_score(parts: Sequence[str]) -> list[str]:
     ]
 
 
-def grid(chosen: Method, lr: float, settings: int) -> list[dict[str, Any]]:
-    """The settings that tuning tries: combinations of two values of each knob and learning rates.
-
-    Every method gets the same number of settings, so a method with fewer knobs gets more learning
-    rates. These are spread evenly, on a logarithmic scale, between 0.35 and 2.8 times `lr`. A knob
-    is tried only if at least four learning rates remain for each of its values.
+def named(texts: Sequence[str]) -> dict[str, str]:
+    """Methods by their names in tables: each is `alias=method`, or the method alone.
 
     Args:
-        chosen: the method.
-        lr: the learning rate in the middle.
-        settings: number of settings; 8, 12 and so on try one knob, 16 and so on two.
+        texts: as on the command line.
 
     Returns:
-        A list of changes to a run's options; the method's defaults at `lr` if `settings` is 1.
+        Alias, or the method again without one -> method.
 
-    >>> [s["lr"] for s in grid(Method(strategy="data_parallel"), 0.1, 3)]
-    [0.0354, 0.1, 0.283]
+    Raises:
+        UserError: if an alias is the name of a method, is given twice, or has other letters.
+
+    >>> named(["best=mgrawa:pull=1", "lgrawa:pull=1"])
+    {'best': 'mgrawa:pull=1', 'lgrawa:pull=1': 'lgrawa:pull=1'}
     """
-    used: dict[str, Sequence[float]] = {}
-    lrs = settings
-    for knob, tried in (*chosen.knobs.items(), *chosen.optimizer_knobs.items()):
-        if lrs % len(tried) == 0 and lrs // len(tried) >= _FEWEST_LRS:
-            used[knob] = tried
-            lrs //= len(tried)
-    found: list[dict[str, Any]] = []
-    for *values, factor in product(*used.values(), _factors(lrs)):
-        of_strategy = dict(zip(used, values, strict=True))
-        of_optimizer = {k: of_strategy.pop(k) for k in chosen.optimizer_knobs if k in of_strategy}
-        setting: dict[str, Any] = {
-            "strategy": _with(chosen.strategy, of_strategy),
-            "lr": float(f"{lr * factor:.3g}"),
-            **chosen.options,
-        }
-        if chosen.optimizer is not None:
-            setting["optimizer"] = _with(chosen.optimizer, of_optimizer)
-        found.append(setting)
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, stands_for = text.partition("=")
+        if not equals or ":" in name:  # an option's equals sign
+            name = stands_for = text
+        else:
+            _check_alias(name, text)
+        if name in found:
+            raise UserError(f"the name {name!r} is given to two methods: choose another one")
+        found[name] = stands_for
     return found
 
 
-def _factors(count: int) -> list[float]:
-    if count == 1:
-        return [1.0]
-    exponents = [_WIDEST * (2 * i / (count - 1) - 1) for i in range(count)]
-    return [float(2.0**exponent) for exponent in exponents]
-
-
-def _with(name: str, options: Mapping[str, float]) -> str:
-    return ":".join([name, *(f"{option}={value}" for option, value in options.items())])
+def _check_alias(alias: str, text: str) -> None:
+    known = {**names.known_strategies(), **METHODS}
+    if not re.fullmatch(r"[\w.+() -]+", alias):
+        raise UserError(
+            "write a method with a name of your own as name=method, such as best=mgrawa:pull=1, "
+            f"got {text!r}"
+        )
+    if own.resolved(alias, known) in known:
+        raise UserError(f"{alias!r} is the name of a method: choose another one in {text!r}")

@@ -1,5 +1,6 @@
 """`grawa report`: makes a page of a run or a study from its folder."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import tyro
@@ -8,23 +9,30 @@ from rich.console import Console
 from grawa.errors import UserError
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.experiments.study_folder import StudyFolder
-from grawa.lab.files import cause_of, check_file, is_file, make_folder
-from grawa.lab.report.page import Page, write_page
+from grawa.lab.files import cause_of, check_file, is_file, make_folder, write_text
+from grawa.lab.report.console import say
+from grawa.lab.report.page import Page, Section, write_page
 from grawa.lab.report.run_page import run_page
 from grawa.lab.report.study_page import study_page
+from grawa.lab.report.table_files import as_csv, as_latex
 
 
 def report_command(
     folders: tyro.conf.Positional[tuple[Path, ...]],
     out: Path | None = None,
     pictures: Path | None = None,
+    figures: Path | None = None,
+    tables: Path | None = None,
 ) -> None:
-    """Make a page of runs and studies: tables, pictures and tested claims in one file.
+    """Make a page of runs and studies: an answer, tables, pictures and tested claims in one file.
 
     Args:
         folders: Folders of runs or studies, finished or interrupted.
         out: One page for all of them; by default each gets report.html in its own folder.
         pictures: A folder in which to write the pictures as PNG files too.
+        figures: A folder in which to write the pictures for a paper: as SVG and PDF files, as wide
+            as a column (3.25 inches).
+        tables: A folder in which to write the tables as CSV files, with all digits, and as LaTeX.
 
     Raises:
         UserError: if a folder is not one of a run or a study, or has no results yet.
@@ -36,22 +44,34 @@ def report_command(
         pages = [page_of(folder) for folder in folders]
     for file in [at / "report.html" for at in folders] if out is None else [out]:
         check_file(file)
-    if pictures is not None:
-        make_folder(pictures)
-    for page in pages:
-        for notice in page.notices:
-            console.print(f"note: {notice}", highlight=False, soft_wrap=True)
+    folders_of = (
+        ("pictures", pictures, _save_pictures),
+        ("figures", figures, _save_figures),
+        ("tables", tables, _save_tables),
+    )
+    wanted = [(what, folder, save) for what, folder, save in folders_of if folder is not None]
+    for _, folder, _ in wanted:
+        make_folder(folder)
+    _say_first(pages, console)
     with console.status("drawing"):
         if out is not None:
-            written = {_written(pages, out): "the page"}
+            written = [(_written(pages, out), "page")]
         else:
             own = zip(folders, pages, strict=True)
-            written = {_written([page], at / "report.html"): "the page" for at, page in own}
-        if pictures is not None:
-            _save_pictures(pages, pictures)
-            written[pictures] = "the pictures"
-    for path, what in written.items():
-        console.print(f"{path}: {what}", highlight=False, soft_wrap=True)
+            written = [(_written([page], at / "report.html"), "page") for at, page in own]
+        for what, folder, save in wanted:
+            _save(pages, folder, what, save)
+            written.append((folder, what))
+    for path, what in written:
+        say(console, f"{path}: the {what}")
+
+
+def _say_first(pages: list[Page], console: Console) -> None:
+    """Prints the answers of studies, and notices; with titles if there are several pages."""
+    for page in pages:
+        titles = [page.title] if len(pages) > 1 and page.first_lines else []
+        for line in (*titles, *page.first_lines):
+            say(console, line)
 
 
 def page_of(folder: Path) -> Page:
@@ -82,12 +102,30 @@ def _written(pages: list[Page], path: Path) -> Path:
         raise UserError(f"can't write {path}: {cause_of(error)}") from None
 
 
-def _save_pictures(pages: list[Page], folder: Path) -> None:
+def _save(
+    pages: list[Page], folder: Path, what: str, save: Callable[[Section, Path, str], object]
+) -> None:
     try:
         for number, page in enumerate(pages):
             prefix = f"{number}-" if len(pages) > 1 else ""
             for section in page.sections:
-                for picture in section.pictures:
-                    picture.save_png(folder / f"{prefix}{picture.name}.png")
+                save(section, folder, prefix)
     except OSError as error:
-        raise UserError(f"can't write pictures to {folder}: {cause_of(error)}") from None
+        raise UserError(f"can't write {what} to {folder}: {cause_of(error)}") from None
+
+
+def _save_pictures(section: Section, folder: Path, prefix: str) -> None:
+    for picture in section.pictures:
+        picture.save_png(folder / f"{prefix}{picture.name}.png")
+
+
+def _save_figures(section: Section, folder: Path, prefix: str) -> None:
+    for picture in section.pictures:
+        picture.save_for_column(folder / f"{prefix}{picture.name}.svg")
+        picture.save_for_column(folder / f"{prefix}{picture.name}.pdf")
+
+
+def _save_tables(section: Section, folder: Path, prefix: str) -> None:
+    for table in section.tables:
+        write_text(folder / f"{prefix}{table.name}.csv", as_csv(table))
+        write_text(folder / f"{prefix}{table.name}.tex", as_latex(table))

@@ -18,6 +18,7 @@ from grawa.lab.experiments.run_study import run_study
 from grawa.lab.experiments.study import Arm, Condition, Study
 from grawa.lab.experiments.study_folder import StudyFolder
 from grawa.lab.experiments.study_toml import as_toml
+from grawa.lab.report.console import say
 from grawa.lab.report.page import tally, write_page
 from grawa.lab.report.progress import StudyProgress
 from grawa.lab.report.study_page import study_page
@@ -57,7 +58,7 @@ def study_of(
     Raises:
         UserError: if an option is invalid.
     """
-    usual_seeds = 4 if asked.quick else 8
+    usual_seeds = 16 if asked.quick else 8
     seeds = at_least(usual_seeds if asked.seeds is None else asked.seeds, 1, "seeds")
     study = Study(
         kind=kind,
@@ -111,7 +112,7 @@ def _check(study: Study) -> None:
     data_of: dict[Hashable, Data] = {}
     for arm in study.arms:
         for where in (*study.conditions, *study.tune_conditions):
-            for setting in arm.settings:
+            for setting in arm.possible:
                 config = changed(study.base, setting, where.options)
                 config.settings()
                 dealt = (config.workers, config.batch_size, config.shards, config.fault)
@@ -136,7 +137,9 @@ def run(study: Study, asked: StudyConfig) -> None:
         show_earlier_trials(folder, console)
         folder.remove_incomplete_lines()
         with StudyProgress(study.count(), console) as progress:
-            run_study(study, folder, prepare, jobs, progress.show, progress.tell)
+            run_study(
+                study, folder, prepare, jobs, progress.show, progress.tell, progress.set_total
+            )
         show(folder, console)
 
 
@@ -151,17 +154,9 @@ def show_earlier_trials(folder: StudyFolder, console: Console) -> None:
     """Prints where an interrupted study continues, and what has changed since."""
     found = folder.found()
     if found.results or found.dropped:
-        console.print(
-            f"{folder.path}: continuing after {len(found.results)} trials",
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(console, f"{folder.path}: continuing after {len(found.results)} trials")
         for what in folder.changed_since():
-            console.print(
-                f"note: {what} differ from those at the start of the study",
-                highlight=False,
-                soft_wrap=True,
-            )
+            say(console, f"note: {what} differ from those at the start of the study")
     if found.dropped:
         console.print(
             f"{found.dropped} lines of trials.jsonl are incomplete; these trials run again",
@@ -169,23 +164,27 @@ def show_earlier_trials(folder: StudyFolder, console: Console) -> None:
             soft_wrap=True,
         )
     for notice in folder.damaged():
-        console.print(f"note: {notice}", highlight=False, soft_wrap=True)
+        say(console, f"note: {notice}")
 
 
 def show(folder: StudyFolder, console: Console) -> None:
     """Prints the tables and tested claims of a study, and writes its page."""
     with console.status("tables"):
         page = study_page(folder)
+    for line in page.first_lines:
+        say(console, line)
     for section in page.sections:
         for table in section.tables:
-            if table.printed:
+            if table.printed and not section.folded:
                 console.print(as_rich(table))
     for heading, verdicts in page.verdicts.items():
-        console.print(f"{heading}: {tally(verdicts)}", highlight=False, soft_wrap=True)
+        if all(verdict.outcome == "no answer" for verdict in verdicts):
+            continue  # the answer says so already
+        say(console, f"{heading}: {tally(verdicts)}")
         for verdict in verdicts:
             if verdict.outcome in {"supported", "contradicted"}:
                 line = f"  {verdict.outcome}: {verdict.claim}. {verdict.why}."
-                console.print(line, highlight=False, soft_wrap=True)
+                say(console, line)
     with console.status("pictures"):
         written = write_page([page], folder.path / "report.html")
-    console.print(f"{written}: all results, with pictures", highlight=False, soft_wrap=True)
+    say(console, f"{written}: all results, with pictures")

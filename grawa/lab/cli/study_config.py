@@ -9,7 +9,7 @@ import tyro
 
 from grawa.errors import UserError
 from grawa.flatness.hessian import has_curvlinops
-from grawa.lab.cli.methods import COMPARED, OWN
+from grawa.lab.cli.methods import OWN
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.flatness import FlatnessConfig
 from grawa.lab.experiments.options import changed, written_options
@@ -18,6 +18,9 @@ from grawa.lab.shapes import shown
 
 _MOST = 10**6
 """Of seeds, settings, points, samples and processes of a study."""
+
+_MOST_GROWN = 20
+"""Of learning rates beyond an edge of a grid."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +34,11 @@ class StudyConfig:
     """The folder or archive with the data, for a task that reads them: cifar10, cifar100,
     imagenet."""
 
-    strategies: str = ",".join(COMPARED)
+    strategies: str | None = None
     """Methods, separated by commas, with options of their own or of `grawa train`:
-    lgrawa:pull=0.3,mgrawa:score=rms,uniform."""
+    lgrawa:pull=0.3,mgrawa:score=rms,uniform. A name for tables and pictures may come first:
+    best=mgrawa:score=probe:pull=1. By default ten methods, or four with --quick: mgrawa,
+    local_sgd, diloco and dp_sgd."""
 
     baseline: str | None = None
     """The method with which the others are compared; by default the first."""
@@ -43,7 +48,7 @@ class StudyConfig:
     at once, joined by +."""
 
     seeds: int | None = None
-    """Number of seeds, from 0; by default 8, or 4 with --quick."""
+    """Number of seeds, from 0; by default 8, or 16 with --quick, which are short."""
 
     axis: Axis = "time"
     """What is equal for all methods that are compared: time (of the modelled clock), rounds
@@ -82,6 +87,10 @@ class StudyConfig:
     learning rates around --lr and, if four of these remain for each, two values of the method's
     main options."""
 
+    grow: int = 3
+    """Where the best learning rate is the smallest or largest of those that were tried, the next
+    one beyond it is tried too: at most so many on each side, for every method. 0: none."""
+
     tune_faults: str | None = None
     """Choose one setting for all conditions, by the mean over these conditions; by default a
     setting is chosen for each condition."""
@@ -98,7 +107,8 @@ class StudyConfig:
     """The conditions under which flatness is measured, to save time; by default all."""
 
     quick: bool = False
-    """A first look: fewer steps, seeds and settings."""
+    """A first look at four methods: fewer steps and settings, and more seeds, so that a clear
+    difference can be told from chance."""
 
     device: str = "cpu"
     """The device for runs: cpu, cuda (the first GPU), or auto for a GPU if there is one."""
@@ -116,6 +126,25 @@ class StudyConfig:
         samples = at_least(usual if self.flatness is None else self.flatness, 0, "flatness")
         eigenvalues = 1 if has_curvlinops() else 0
         return FlatnessConfig(samples=samples, eigenvalues=eigenvalues) if samples else None
+
+    def grid_size(self, usual: int, *, tune: int) -> tuple[int, int]:
+        """How many settings tuning tries.
+
+        Args:
+            usual: number of settings if the command line gives none.
+            tune: number of validation seeds.
+
+        Returns:
+            The number of settings of a method's grid, and of learning rates beyond each edge of it;
+            one setting without tuning.
+
+        Raises:
+            UserError: if a number is out of range.
+        """
+        settings = at_least(usual if self.grid is None else self.grid, 1, "grid")
+        if at_least(self.grow, 0, "grow") > _MOST_GROWN:
+            raise UserError(f"grow must be at most {_MOST_GROWN}, got {self.grow}")
+        return (settings, self.grow) if tune else (1, 0)
 
     def base(self) -> TrainConfig:
         """The options that all runs share.

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import TextColumn
 
 from grawa.errors import UserError
-from grawa.lab.cli.methods import grid, method
+from grawa.lab.cli.grids import grid
+from grawa.lab.cli.methods import method, named
 from grawa.lab.cli.run import check
 from grawa.lab.cli.study_config import at_least, listed, other_options
 from grawa.lab.cli.trials import prepare
@@ -87,7 +88,8 @@ class WellsConfig:
         """
         if not math.isfinite(self.noise):
             raise UserError(f"noise must be finite, got {self.noise}")
-        found = {text: self._config(text) for text in listed(self.strategies, "strategies")}
+        methods = named(listed(self.strategies, "strategies"))
+        found = {name: self._config(text) for name, text in methods.items()}
         for config in found.values():
             check(config)
         return found

@@ -9,7 +9,7 @@ from torch import nn
 from grawa.errors import UserError
 from grawa.lab.shapes import shown
 
-_MOST: Mapping[str, float] = {
+LARGEST: Mapping[str, float] = {
     "workers": 100_000,
     "processes": 100_000,
     "steps": 10**9,
@@ -24,6 +24,7 @@ _MOST: Mapping[str, float] = {
     "jitter": 1e3,
     "stop_within": 1e9,
 }
+"""Option of a run -> its largest value."""
 
 _PROCESS_BYTES = 150e6
 """Of memory that a process with torch has for itself alone, at least: 209 MB were measured."""
@@ -41,7 +42,7 @@ def check_limits(options: Mapping[str, Any]) -> None:
     Raises:
         UserError: naming the first one.
     """
-    for name, most in _MOST.items():
+    for name, most in LARGEST.items():
         if options[name] is not None and options[name] > most:
             raise UserError(f"{name} must be at most {most:,.0f}, got {shown(options[name])}")
 

@@ -27,17 +27,32 @@ class Arm:
 
     Attributes:
         name: in tables.
-        method: its method; the same for several arms that differ in a knob.
+        method: its method, or an alias of it; the same for several arms that differ in a knob.
+        alias_of: the method for which the alias stands; empty without an alias.
         value: the knob's value; empty without a knob.
-        settings: the settings from which tuning chooses; without tuning the first is used.
+        settings: the settings that tuning tries; without tuning the first is used.
+        beyond: settings with learning rates beyond those of `settings`, which tuning tries as far
+            as the best ones are at the edge. Their numbers go on from those of `settings`.
         shares_gradients: whether its workers communicate at every step.
     """
 
     name: str
     method: str
+    alias_of: str = ""
     value: str = ""
     settings: tuple[Changes, ...]
+    beyond: tuple[Changes, ...] = ()
     shares_gradients: bool
+
+    @property
+    def possible(self) -> tuple[Changes, ...]:
+        """All settings that tuning may try, by number."""
+        return self.settings + self.beyond
+
+    @property
+    def written(self) -> str:
+        """Its method as it can be written on the command line, without an alias."""
+        return self.alias_of or self.method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,16 +207,24 @@ class Study:
         first: int = found["sync_every"] * found["evaluate_every"] // config.fragments
         return min(steps, first)
 
-    def tune_trials(self, steps: Mapping[str, int]) -> list[Trial]:
-        """All settings of all arms on the validation seeds.
+    @property
+    def tuned_under(self) -> tuple[Condition, ...]:
+        """The conditions under which settings are tried."""
+        return self.tune_conditions or self.conditions
+
+    def tune_trials(
+        self, steps: Mapping[str, int], settings: Mapping[tuple[str, str], Sequence[int]]
+    ) -> list[Trial]:
+        """Settings of all arms on the validation seeds.
 
         Args:
             steps: arm -> local steps of each worker.
+            settings: (arm, condition) -> numbers of the settings to try there.
 
         Returns:
             The trials, ordered by seed.
         """
-        conditions = self.tune_conditions or self.conditions
+        conditions = self.tuned_under
         return [
             self._trial("tune", arm, i, where, seed, steps[arm.name])
             for seeds in zip(
@@ -210,7 +233,7 @@ class Study:
             )
             for seed, where in zip(seeds, conditions, strict=True)
             for arm in self.arms
-            for i in range(len(arm.settings))
+            for i in settings[arm.name, where.name]
         ]
 
     def test_trials(
@@ -233,16 +256,16 @@ class Study:
         ]
 
     def count(self) -> int:
-        """The total number of trials."""
+        """The number of trials, without those of settings beyond the edges of grids."""
         settings = sum(len(arm.settings) for arm in self.arms)
-        tune = len(self.tune_seeds) * len(self.tune_conditions or self.conditions) * settings
+        tune = len(self.tune_seeds) * len(self.tuned_under) * settings
         test = len(self.seeds) * len(self.conditions) * len(self.arms)
         return len(self.pace_trials()) + tune + test
 
     def _trial(
         self, role: Role, arm: Arm, setting: int, condition: Condition, seed: int, steps: int | None
     ) -> Trial:
-        config = changed(self.base, arm.settings[setting], condition.options, {"seed": seed})
+        config = changed(self.base, arm.possible[setting], condition.options, {"seed": seed})
         points = {"pace": 2, "tune": 0, "test": self.points}[role]
         if steps is None:
             steps = 2 * config.sync_every + (0 if arm.shares_gradients else config.sync_every // 2)

@@ -24,6 +24,9 @@ from grawa.lab.records import Lines, damage_notices, read_lines, read_toml
 SCHEMA = 2
 """Version of the lines in `trials.jsonl`; increased when the meaning of a field changes."""
 
+_OPTIONS = {"arms": "one of --strategies, --lr, --grid and --grow"}
+"""What on the command line makes an entry of `study.toml` that has another name."""
+
 STUDY_PACKAGES = (*PACKAGES, "scipy", "matplotlib")
 
 
@@ -107,7 +110,8 @@ class StudyFolder:
         for name, value in theirs.items():
             if ours[name] != value:
                 raise UserError(
-                    f"{self.path} has another study: {name} differs; choose another --out"
+                    f"{self.path} has another study: {_OPTIONS.get(name, name)} differs; choose "
+                    "another --out"
                 )
 
     def about(self) -> dict[str, Any]:

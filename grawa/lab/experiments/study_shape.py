@@ -33,7 +33,7 @@ _ARM = table(
         "settings": listed(_SETTING, least=1),
         "shares_gradients": flag,
     },
-    {"value": text},
+    {"value": text, "alias_of": text, "beyond": listed(_SETTING)},
 )
 
 
@@ -41,7 +41,9 @@ def _check_options(study: Mapping[str, Any]) -> str | None:
     """Options have their types, names are different, and runs end by steps."""
     base = study["base"]
     changes = [base, *(condition["options"] for condition in _conditions(study))]
-    changes += [setting for arm in study["arms"] for setting in arm["settings"]]
+    changes += [
+        setting for arm in study["arms"] for setting in arm["settings"] + arm.get("beyond", [])
+    ]
     for options in changes:
         complaint = wrong_options(as_options(current_options(options, base)), TrainConfig)
         if complaint:

@@ -76,17 +76,23 @@ def from_toml(table: dict[str, Any], path: Path) -> Study:
 
 def _plain(value: Arm | Condition) -> dict[str, Any]:
     return {
-        name: [dict(s) for s in entry] if name == "settings" else entry
+        name: [dict(s) for s in entry] if name in {"settings", "beyond"} else entry
         for name, entry in vars(value).items()
     }
 
 
 def _arm(entry: Mapping[str, Any], base: Mapping[str, Any]) -> Arm:
+    settings, beyond = (
+        tuple(as_options(current_options(each, base)) for each in entry.get(name, ()))
+        for name in ("settings", "beyond")
+    )
     return Arm(
         name=current_text(entry["name"]),
         method=current_text(entry["method"]),
+        alias_of=current_text(entry.get("alias_of", "")),
         value=entry.get("value", ""),
-        settings=tuple(as_options(current_options(each, base)) for each in entry["settings"]),
+        settings=settings,
+        beyond=beyond,
         shares_gradients=entry["shares_gradients"],
     )
 

@@ -100,7 +100,7 @@ def trial_of(study: Study, schema: int) -> Shape:
     Returns:
         The shape.
     """
-    settings = {arm.name: len(arm.settings) for arm in study.arms}
+    settings = {arm.name: len(arm.possible) for arm in study.arms}
     conditions = {condition.name for condition in (*study.conditions, *study.tune_conditions)}
 
     def check(value: object, name: str) -> str | None:

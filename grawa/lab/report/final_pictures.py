@@ -7,46 +7,49 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from grawa.lab.experiments.study import Study
-from grawa.lab.report.drawing import (
-    Picture,
-    grid_of,
-    legend_below,
-    mark_style,
-    name_rows,
-    panel_size,
-    rows_height,
-    spread_out,
-)
+from grawa.lab.report.colours import GREY, Style, method_colour, styles_of
+from grawa.lab.report.drawing import Picture
+from grawa.lab.report.layout import Layout, legend_below, name_rows, rows_height, spread_out
+from grawa.lab.report.order import by_error, order_text
 from grawa.lab.report.outcomes import Outcome
 from grawa.lab.report.tables import Unit
 
 
 def final_picture(study: Study, outcomes: Sequence[Outcome], unit: Unit) -> Picture:
     """Every arm's error under every condition of these outcomes."""
+    layout = Layout(
+        panels=len(conditions_of(outcomes)),
+        across=2,
+        height=rows_height([arm.name for arm in study.arms], 0.26),
+    )
     return Picture(
         name="final",
         title=f"Error at equal {study.axis}",
-        caption="Mean over the seeds, 95% confidence interval, and each seed as a dot.",
-        draw=partial(_draw_final, study=study, outcomes=outcomes, unit=unit),
-        size=panel_size(
-            len(conditions_of(outcomes)), 2, rows_height([arm.name for arm in study.arms], 0.26)
-        ),
+        caption="Mean over the seeds, 95% confidence interval, and each seed as a dot."
+        + order_text(study, layout.panels),
+        layout=layout,
+        draw=partial(_draw_final, layout=layout, study=study, outcomes=outcomes, unit=unit),
     )
 
 
-def _draw_final(figure: Figure, *, study: Study, outcomes: Sequence[Outcome], unit: Unit) -> None:
-    order = [arm.name for arm in study.arms]
-    panels = grid_of(figure, len(conditions_of(outcomes)), 2, sharey=True)
+def _draw_final(
+    figure: Figure, *, layout: Layout, study: Study, outcomes: Sequence[Outcome], unit: Unit
+) -> None:
+    styles = styles_of(study)
+    rows = list(dict.fromkeys(outcome.arm for outcome in by_error(study, outcomes)))
+    panels = layout.axes(figure, sharey=True)
     for panel, condition in zip(panels, conditions_of(outcomes), strict=True):
         for outcome in (o for o in outcomes if o.condition == condition and o.end):
             assert outcome.end is not None
-            y, style = order.index(outcome.arm), mark_style(order.index(outcome.arm))
-            values = [unit.scale * v for v in outcome.errors.values()]
+            y, style = rows.index(outcome.arm), styles[outcome.arm]
+            values, mean = [unit.scale * v for v in outcome.errors.values()], outcome.end.mean
             half = interval_half(outcome) * unit.scale
-            panel.plot(values, [y + 0.22] * len(values), ".", color=style["color"], alpha=0.5)
-            panel.errorbar(unit.scale * outcome.end.mean, y, xerr=half, capsize=3, **style)
+            panel.plot(values, [y + 0.22] * len(values), ".", color=style.colour, alpha=0.5)
+            panel.errorbar(unit.scale * mean, y, xerr=half, capsize=3, **style.points)
+            if outcome.arm == study.baseline:
+                panel.axvline(unit.scale * mean, linestyle="--", linewidth=1, color=GREY, zorder=0)
         panel.set(title=condition, xlabel=unit.label)
-        name_rows(panel, order)
+        name_rows(panel, rows)
 
 
 def conditions_of(outcomes: Sequence[Outcome]) -> list[str]:
@@ -64,30 +67,38 @@ def interval_half(outcome: Outcome) -> float:
 
 def knob_picture(study: Study, outcomes: Sequence[Outcome], unit: Unit) -> Picture:
     """Every method's error over the values of the study's knob."""
+    layout = Layout(panels=len(conditions_of(outcomes)), across=2, height=3.0)
     return Picture(
         name="knob",
         title=f"Effect of {study.knob}",
-        caption="Mean over the seeds, 95% confidence interval.",
-        draw=partial(_draw_knob, study=study, outcomes=outcomes, unit=unit),
-        size=panel_size(len(conditions_of(outcomes)), 2, 3.0),
+        caption=f"Mean over the seeds, 95% confidence interval. The dashed line is at "
+        f"{study.knob}={study.baseline}, with which each method's other values are compared.",
+        layout=layout,
+        draw=partial(_draw_knob, layout=layout, study=study, outcomes=outcomes, unit=unit),
     )
 
 
-def _draw_knob(figure: Figure, *, study: Study, outcomes: Sequence[Outcome], unit: Unit) -> None:
-    methods = list(dict.fromkeys(arm.method for arm in study.arms))
+def _draw_knob(
+    figure: Figure, *, layout: Layout, study: Study, outcomes: Sequence[Outcome], unit: Unit
+) -> None:
+    methods = {arm.method: arm.written for arm in study.arms}
     values = list(dict.fromkeys(arm.value for arm in study.arms))
     at = _positions(values)
     logarithmic = len(at) > 2 and spread_out(at, 4.0)
-    panels = grid_of(figure, len(conditions_of(outcomes)), 2, sharey=True)
+    panels = layout.axes(figure, sharey=True)
     for panel, condition in zip(panels, conditions_of(outcomes), strict=True):
         own = {o.arm: o for o in outcomes if o.condition == condition and o.end}
-        for number, method in enumerate(methods):
+        for number, (method, written) in enumerate(methods.items()):
             arms = [a for a in study.arms if a.method == method and a.name in own]
             means = [unit.scale * own[a.name].end.mean for a in arms]  # type: ignore[union-attr]
             halves = [unit.scale * interval_half(own[a.name]) for a in arms]
             xs = [at[values.index(a.value)] for a in arms]
             xs = [_beside(x, number, logarithmic, at) for x in xs]
-            panel.errorbar(xs, means, halves, capsize=3, label=method, **mark_style(number))
+            style = Style(colour=method_colour(written), dashes=0, mark=number)
+            panel.errorbar(xs, means, halves, capsize=3, label=method, **style.points)
+        panel.axvline(
+            at[values.index(study.baseline)], linestyle="--", linewidth=1, color=GREY, zorder=0
+        )
         if logarithmic:
             panel.set_xscale("log", base=2)
         panel.set_xticks(at, values)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from grawa.errors import UserError
 from grawa.flatness import kendall
 from grawa.lab.experiments.study import Study
-from grawa.lab.report.flats import Flat, exp_text, interval_text, measures_of
+from grawa.lab.report.flats import Flat, exp_of, exp_text, interval_text, measures_of
 from grawa.lab.report.statistics import mean_of
 from grawa.lab.report.tables import Cell, Table, Unit, with_error
 from grawa.lab.report.verdicts import LEVEL, p_text
@@ -32,10 +32,11 @@ def flat_tables(study: Study, flats: Sequence[Flat], unit: Unit) -> list[Table]:
 
 def _table(study: Study, condition: str, flats: Sequence[Flat], unit: Unit) -> Table:
     measures = list(measures_of(study))
+    gap_text = "{:.2f}".format if unit.in_percent else "{:.4g}".format
     rows = [
         [
             Cell(text=flat.arm),
-            _mean(flat.values["gap"], unit.text),
+            _mean({seed: unit.scale * gap for seed, gap in flat.values["gap"].items()}, gap_text),
             _mean(flat.values["loss"]),
             *(_mean(flat.values[name]) for name in measures),
             *_ratio_cells(flat),
@@ -44,6 +45,7 @@ def _table(study: Study, condition: str, flats: Sequence[Flat], unit: Unit) -> T
     ]
     assert study.flatness is not None
     return Table(
+        name=f"flatness-{study.measured.index(condition)}",
         title=f"{condition}: flatness",
         columns=[
             ("method", False), ("gap" + (" (%)" if unit.in_percent else ""), True), ("loss", True),
@@ -62,19 +64,20 @@ def _mean(values: Mapping[int, float], text: Callable[[float], str] = "{:.3g}".f
     if not values:
         return _NO
     found = mean_of(list(values.values()))
-    return Cell(text=with_error(found, text), value=found.mean)
+    return Cell(text=with_error(found, text), value=found.mean, error=found.error)
 
 
 def _ratio_cells(flat: Flat) -> list[Cell]:
     if flat.ratio is None:
         return [_NO] * 3
-    ratio = Cell(text=exp_text(flat.ratio.mean), value=flat.ratio.mean)
+    clear = flat.corrected < LEVEL
+    mean, low, high = (exp_of(log) for log in flat.ratio[:3])
+    ratio = Cell(text=exp_text(flat.ratio.mean), value=mean, strong=clear)
     if flat.ratio.number < 2:
         return [ratio, _NO, _NO]
-    clear = flat.corrected < LEVEL
     return [
-        Cell(text=ratio.text, value=ratio.value, strong=clear),
-        Cell(text=interval_text(flat.ratio), value=flat.ratio.low),
+        ratio,
+        Cell(text=interval_text(flat.ratio), value=low, high=high),
         Cell(text=p_text(flat.corrected), value=flat.corrected, strong=clear),
     ]
 
@@ -96,6 +99,7 @@ def correlation_table(study: Study, flats: Sequence[Flat]) -> Table:
             ]
             rows.append([Cell(text=name), Cell(text=group), *_correlated(pairs)])
     return Table(
+        name="correlation",
         title="Is flatness correlated with the generalisation gap?",
         columns=[
             ("measure", False), ("runs of", False), ("Kendall's tau", True), ("95% CI", False),
@@ -116,7 +120,7 @@ def _correlated(pairs: Sequence[tuple[float, float]]) -> list[Cell]:
         return [_NO, _NO, _NO, Cell(text=str(len(pairs)), value=len(pairs))]
     return [
         Cell(text=f"{found.tau:+.2f}", value=found.tau),
-        Cell(text=f"{found.low:+.2f} to {found.high:+.2f}", value=found.low),
+        Cell(text=f"{found.low:+.2f} to {found.high:+.2f}", value=found.low, high=found.high),
         Cell(text=p_text(found.p_value), value=found.p_value),
         Cell(text=str(found.runs), value=found.runs),
     ]

@@ -58,6 +58,7 @@ def _slopes(found: Mapping[str, Any]) -> Table:
         numbers = [one["loss"], one["gradient_norm"], *one["sharpness"].values()]
         rows.append([Cell(text=name), *errors, *map(_number, numbers)])
     return Table(
+        name="slopes",
         title=f"Loss around each model, and {unit.label}",
         columns=_columns(columns),
         rows=rows,
@@ -76,6 +77,7 @@ def _curves(found: Mapping[str, Any]) -> Table:
         walk = walks.get(name, [_number(None)] * 2)
         rows.append([Cell(text=name), *map(_estimate, estimates), *walk])
     return Table(
+        name="curvature",
         title="Curvature, and distances from the consensus",
         columns=_columns(["largest eigenvalue", "trace", "trace / loss", "distance", "border"]),
         rows=rows,
@@ -101,7 +103,9 @@ def _columns(numbers: list[str]) -> list[tuple[str, bool]]:
 
 
 def _error(value: float | None, unit: Unit) -> Cell:
-    return Cell(text="-" if value is None else unit.text(value), value=value)
+    if value is None:
+        return Cell(text="-")
+    return Cell(text=unit.text(value), value=unit.scale * value)
 
 
 def _number(value: float | None) -> Cell:
@@ -113,7 +117,9 @@ def _estimate(estimate: Mapping[str, float | None] | None) -> Cell:
     if estimate is None:
         return Cell(text="-")
     cell, error = _number(estimate["value"]), estimate["standard_error"]
-    return Cell(text=f"{cell.text} ± {error:.1g}", value=cell.value) if error else cell
+    if not error:
+        return cell
+    return Cell(text=f"{cell.text} ± {error:.1g}", value=cell.value, error=error)
 
 
 def _valley(found: Mapping[str, Any]) -> str:

@@ -154,9 +154,14 @@ def interval_text(ratio: Difference) -> str:
 
 
 def exp_text(logarithm: float) -> str:
+    """The number with this natural logarithm, as text."""
+    number = exp_of(logarithm)
+    return f"{number:.2f}" if number < _LONG else f"{number:.3g}"
+
+
+def exp_of(logarithm: float) -> float:
     """The number with this natural logarithm; infinite if it is too large for a float."""
     try:
-        number = math.exp(logarithm)
+        return math.exp(logarithm)
     except OverflowError:
-        number = math.inf
-    return f"{number:.2f}" if number < _LONG else f"{number:.3g}"
+        return math.inf

@@ -54,7 +54,7 @@ def draw_heat_maps(
 def _label(set_ticks: Any, labels: Sequence[str], most: int) -> None:
     """Labels the middle of cells, and leaves out labels if there are more than `most`."""
     every = max(1, -(-len(labels) // most))
-    set_ticks([i + 0.5 for i in range(0, len(labels), every)], labels[::every], fontsize=9)
+    set_ticks([i + 0.5 for i in range(0, len(labels), every)], labels[::every], fontsize="small")
 
 
 def _short(name: str) -> str:

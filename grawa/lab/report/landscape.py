@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from grawa.flatness import Estimate, Flatness, Line, Plane
-from grawa.lab.report.pictures import COLOURS, GREY, MARKS, pyplot, save
+from grawa.lab.report.colours import GREY, PALETTE, numbered
+from grawa.lab.report.pictures import pyplot, save
 
 _LEVELS = 14
 
@@ -22,15 +23,16 @@ def line_picture(lines: Mapping[str, Line], path: Path, border: float | None = N
     """
     figure, axis = pyplot().subplots(figsize=(6.4, 4.4))
     for i, (name, line) in enumerate(lines.items()):
-        colour, mark = COLOURS[i % len(COLOURS)], MARKS[i % len(MARKS)]
+        style = numbered(i)
         at = (line.shares * line.distance).numpy()
-        axis.plot(at, line.losses.numpy(), color=colour, linewidth=1.8)
+        axis.plot(at, line.losses.numpy(), linewidth=1.8, **style.line)
         end = np.interp(line.distance, at, line.losses.numpy())
-        axis.plot(line.distance, end, mark, color=colour, markersize=8, label=name)
+        axis.plot(line.distance, end, linestyle="", markersize=8, label=name, **style.points)
     axis.axvline(0.0, color=GREY, linestyle="--", linewidth=1)
     if border is not None:
         axis.axhline(border, color=GREY, linestyle=":", linewidth=1.5, label="border of the valley")
     _label(axis, "distance from the consensus (at 0), toward the worker (L2)", "training loss")
+    axis.set_title("Training loss from the consensus toward each worker", fontsize=12)
     losses = [line.losses for line in lines.values()]
     low, high = min(float(one.min()) for one in losses), max(float(one.max()) for one in losses)
     if 0.0 < 10.0 * low < high:
@@ -108,7 +110,7 @@ def bars_picture(models: Mapping[str, Flatness], path: Path) -> None:
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     names = list(models)
-    colours = [COLOURS[1] if i == 0 else COLOURS[0] for i in range(len(names))]
+    colours = [PALETTE[1] if i == 0 else PALETTE[0] for i in range(len(names))]
     for axis, (title, estimates) in zip(axes.flat, panels.items(), strict=False):
         values = [estimate.value for estimate in estimates]
         errors = [e.standard_error if e.standard_error > 0.0 else np.nan for e in estimates]
@@ -117,6 +119,7 @@ def bars_picture(models: Mapping[str, Flatness], path: Path) -> None:
         axis.locator_params(axis="x", nbins=4)
         axis.spines[["top", "right"]].set_visible(False)
         axis.axvline(0.0, color="black", linewidth=0.8)
+    figure.suptitle("Flatness of the consensus and of each worker", fontsize=12)
     for axis in axes[:, 0]:
         axis.invert_yaxis() if not axis.yaxis_inverted() else None
     figure.tight_layout()

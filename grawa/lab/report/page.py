@@ -41,6 +41,7 @@ class Page:
 
     Attributes:
         title: its heading.
+        answer: sentences that say what came out, before everything else.
         subtitle: a sentence that describes it.
         notices: what a reader must know first, such as missing trials.
         verdicts: heading -> tested claims; those of the first heading are open.
@@ -49,11 +50,17 @@ class Page:
     """
 
     title: str
+    answer: Sequence[str] = ()
     subtitle: str
     notices: Sequence[str] = ()
     verdicts: Mapping[str, Sequence[Verdict]] = field(default_factory=dict)
     sections: Sequence[Section] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def first_lines(self) -> list[str]:
+        """The lines with which a terminal begins: the answer, and the notices."""
+        return [*self.answer, *(f"note: {notice}" for notice in self.notices)]
 
 
 def write_page(pages: Sequence[Page], path: Path) -> Path:

@@ -1,17 +1,10 @@
-"""What pictures share: colours, and how a file is written."""
+"""What pictures of single commands share: pyplot, and how a file is written."""
 
 from pathlib import Path
 from typing import Any
 
 from grawa.errors import UserError
 from grawa.saving.whole import replacing
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, which colour-blind people can distinguish."""
-
-MARKS = "osv^Dx+"
-
-GREY = "#7F7F7F"
 
 
 def pyplot() -> Any:

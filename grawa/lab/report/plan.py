@@ -146,12 +146,12 @@ def _table(
     table.add_column("method", overflow="fold", min_width=_NAME_LETTERS)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
-    for cells, same in alike({method.name: row(method) for method in methods}).items():
+    for cells, same in joined_rows({method.name: row(method) for method in methods}).items():
         table.add_row(", ".join(same), *cells)
     return table
 
 
-def alike(rows: Mapping[str, Sequence[str]]) -> dict[tuple[str, ...], list[str]]:
+def joined_rows(rows: Mapping[str, Sequence[str]]) -> dict[tuple[str, ...], list[str]]:
     """Joins equal rows.
 
     Args:
@@ -160,7 +160,7 @@ def alike(rows: Mapping[str, Sequence[str]]) -> dict[tuple[str, ...], list[str]]
     Returns:
         What is shown -> the names of which it is shown, in the order of the rows.
 
-    >>> alike({"a": ["1", "2"], "b": ["3", "4"], "c": ["1", "2"]})
+    >>> joined_rows({"a": ["1", "2"], "b": ["3", "4"], "c": ["1", "2"]})
     {('1', '2'): ['a', 'c'], ('3', '4'): ['b']}
     """
     groups: dict[tuple[str, ...], list[str]] = {}

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from grawa.lab.planning.predict import Measured, Method, Variant, predict, smallest_tau
 from grawa.lab.report.console import in_words
-from grawa.lab.report.plan import alike, in_percent
+from grawa.lab.report.plan import in_percent, joined_rows
 
 _VARIANTS = {
     "": Variant(),
@@ -83,7 +83,7 @@ def _intervals(measured: Measured, most_lost: float) -> list[str]:
         taus = [smallest_tau(measured, method, v, most_lost) for v in _VARIANTS.values()]
         return () if None in taus else [f"every {tau:,}" if tau != 1 else _EACH for tau in taus]
 
-    groups = alike({m.name: words(m) for m in measured.methods if not m.shares_gradients})
+    groups = joined_rows({m.name: words(m) for m in measured.methods if not m.shares_gradients})
     if not groups:
         return []
     (every, same), *others = groups.items()

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from grawa.lab.planning.predict import VARIANTS, Measured, Method, Variant, predict, smallest_tau
-from grawa.lab.report.drawing import INK, Picture, grid_of, line_style
+from grawa.lab.report.colours import INK, method_colour
+from grawa.lab.report.drawing import Picture, grid_of
 from grawa.lab.report.plan import in_percent, intervals
 
 _DASHES: Mapping[str, Any] = {"same": "-", "bf16": (0, (5, 2)), "int8": (0, (1, 1.5))}
@@ -75,13 +76,13 @@ def _draw_lines(axis: Any, measured: Measured, most_lost: float, lines: _Lines) 
         name: [predict(measured, method, variant, tau).speed for tau in taus]
         for name, (method, variant) in lines.items()
     }
-    for names in sorted(_alike(speeds), key=lambda names: -sum(speeds[names[0]])):
+    for names in sorted(_indistinguishable(speeds), key=lambda names: -sum(speeds[names[0]])):
         label = ", ".join(names) + _range([
             smallest_tau(measured, *lines[name], most_lost) for name in names
         ])
         method, variant = lines[names[0]]
         style = {
-            **line_style(measured.methods.index(method)),
+            "color": method_colour(method.name),
             "linestyle": _DASHES[variant.comm_dtype],
             "marker": "o" if variant.overlap else "",
             "markevery": _FINENESS,
@@ -97,7 +98,7 @@ def _range(taus: Sequence[int | None]) -> str:
     return ": " + " to ".join(f"{tau:,}" for tau in sorted({min(known), max(known)}))
 
 
-def _alike(speeds: Mapping[str, Sequence[float]]) -> list[list[str]]:
+def _indistinguishable(speeds: Mapping[str, Sequence[float]]) -> list[list[str]]:
     """Groups of lines that can't be told apart."""
     groups: list[list[str]] = []
     for name, line in speeds.items():

@@ -8,10 +8,12 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from grawa.lab.experiments.study import Study
-from grawa.lab.report.drawing import INK, Picture, mark_style, name_rows, panel_size, rows_height
+from grawa.lab.report.colours import INK, styles_of
+from grawa.lab.report.drawing import Picture
+from grawa.lab.report.layout import Layout, name_rows, rows_height
 from grawa.lab.report.outcomes import Outcome
 from grawa.lab.report.statistics import Difference, Mean, holm, mean_of, paired_difference
-from grawa.lab.report.tables import Cell, Table, Unit
+from grawa.lab.report.tables import Cell, Table, Unit, change_cell, interval_cell, mean_cell
 from grawa.lab.report.verdicts import LEVEL, Verdict, finding, p_text
 
 FEWEST = 3
@@ -116,13 +118,14 @@ def pooled_table(study: Study, pooled: Sequence[Pooled], unit: Unit) -> Table:
         The table.
     """
     return Table(
+        name="populations",
         title=f"{len(study.populations)} random populations: {unit.label}",
         columns=[
-            ("method", False), ("error ± SE", True), ("failed", True),
+            ("method", False), (f"{unit.label} ± SE", True), ("failed", True),
             (f"minus {study.baseline}", True), ("95% CI", False), ("higher in", True), ("p", True),
             ("p, Holm", True),
         ],
-        rows=[_row(one, unit) for one in pooled],
+        rows=[_row(one, unit) for one in sorted(pooled, key=lambda one: one.end.mean)],
         note="Each population is one observation, the mean over its seeds; standard errors, "
         "intervals and p are over populations.",
         printed=True,
@@ -130,16 +133,16 @@ def pooled_table(study: Study, pooled: Sequence[Pooled], unit: Unit) -> Table:
 
 
 def _row(one: Pooled, unit: Unit) -> list[Cell]:
-    cells = [Cell(text=one.arm), Cell(text=unit.mean(one.end), value=one.end.mean)]
-    cells.append(Cell(text=str(one.failed), value=one.failed))
+    failed = Cell(text=str(one.failed), value=one.failed)
+    cells = [Cell(text=one.arm), mean_cell(one.end, unit), failed]
     apart = one.difference
     if apart is None:
         return [*cells, *[_NO] * 5]
     clear = one.corrected < LEVEL
     return [
         *cells,
-        Cell(text=unit.change(apart), value=apart.mean, strong=clear),
-        Cell(text=unit.interval(apart), value=apart.low),
+        change_cell(apart, unit, strong=clear),
+        interval_cell(apart, unit),
         Cell(text=f"{one.higher} of {apart.number}", value=one.higher / apart.number),
         Cell(text=p_text(apart.p), value=apart.p),
         Cell(text=p_text(one.corrected), value=one.corrected, strong=clear),
@@ -171,29 +174,35 @@ def pooled_verdicts(study: Study, pooled: Sequence[Pooled], unit: Unit) -> dict[
 
 def pooled_picture(study: Study, pooled: Sequence[Pooled], unit: Unit) -> Picture:
     """Each arm's difference to the baseline, for every population."""
-    others = [one for one in pooled if one.difference is not None]
+    others = sorted(
+        (one for one in pooled if one.difference is not None), key=lambda one: one.end.mean
+    )
+    layout = Layout(panels=1, height=rows_height([one.arm for one in others], 0.34))
     return Picture(
         name="populations",
         title=f"Error minus that of {study.baseline}, over random populations",
         caption="Each dot is a population, the mean over its seeds; marks are means over "
         f"populations with 95% confidence intervals. To the right of zero {study.baseline} is "
         "better.",
-        draw=partial(_draw, study=study, others=others, unit=unit),
-        size=panel_size(1, 1, rows_height([one.arm for one in others], 0.34)),
+        layout=layout,
+        draw=partial(_draw, layout=layout, study=study, others=others, unit=unit),
     )
 
 
-def _draw(figure: Figure, *, study: Study, others: Sequence[Pooled], unit: Unit) -> None:
-    panel = figure.subplots()
+def _draw(
+    figure: Figure, *, layout: Layout, study: Study, others: Sequence[Pooled], unit: Unit
+) -> None:
+    (panel,) = layout.axes(figure)
     panel.axvline(0.0, color=INK, linewidth=1.0)
-    order = [arm.name for arm in study.arms]
+    styles = styles_of(study)
     for y, one in enumerate(others):
         assert one.difference is not None
-        style = mark_style(order.index(one.arm))
+        style = styles[one.arm]
         values = [unit.scale * value for value in one.differences.values()]
-        panel.plot(values, [y + 0.2] * len(values), ".", color=style["color"], alpha=0.5)
+        panel.plot(values, [y + 0.2] * len(values), ".", color=style.colour, alpha=0.5)
         mean = unit.scale * one.difference.mean
         half = unit.scale * (one.difference.high - one.difference.low) / 2.0
-        panel.errorbar(mean, y, xerr=half, capsize=3, **style)
+        panel.errorbar(mean, y, xerr=half, capsize=3, **style.points)
     name_rows(panel, [one.arm for one in others])
-    panel.set(xlabel=f"{unit.label}, minus {study.baseline}")
+    # At the right, as beside long names it may be wider than its panel.
+    panel.set_xlabel(f"minus {study.baseline} ({unit.points.strip() or unit.metric})", loc="right")

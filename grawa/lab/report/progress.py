@@ -99,6 +99,11 @@ class StudyProgress:
                 f"{_WORDS[result.role]}: {self._done}/{self._total} trials  {left}", highlight=False
             )
 
+    def set_total(self, total: int) -> None:
+        """Sets the number of trials, of which more become known while a study runs."""
+        self._total = total
+        self._bar.update(self._task, total=total)
+
     def tell(self, line: str) -> None:
         """Prints a line above the bar."""
         say(self._console, line)

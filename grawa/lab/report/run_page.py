@@ -102,6 +102,7 @@ def _totals(events: Sequence[Mapping[str, Any]], finished: Mapping[str, Any] | N
     if finished is not None:
         values = {f"{finished['metric']} of the consensus": metric_text(finished), **values}
     return Table(
+        name="totals",
         title="Totals",
         columns=[("what", False), ("value", True)],
         rows=[[Cell(text=name), Cell(text=value)] for name, value in values.items()],
@@ -131,7 +132,14 @@ def _left_out(rounds: Sequence[Mapping[str, Any]]) -> list[Table]:
         ("worker", True), ("at the end", False), ("since round", True), ("rounds left out", True),
         ("first in", True), ("why, the last time", False),
     ]  # fmt: skip
-    return [Table(title="Workers that were left out of the center", columns=columns, rows=rows)]
+    return [
+        Table(
+            name="left-out",
+            title="Workers that were left out of the center",
+            columns=columns,
+            rows=rows,
+        )
+    ]
 
 
 def _state_now(worker: str, last: Mapping[str, Any]) -> str:

@@ -9,18 +9,15 @@ from matplotlib.figure import Figure
 
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.curve import Curve, Events, curve_of, rounds_curve
-from grawa.lab.report.condition_pictures import AXIS_LABELS
-from grawa.lab.report.drawing import (
-    Picture,
-    grid_of,
-    legend_below,
-    line_style,
-    log_scale,
-    panel_size,
-    spread_out,
-)
+from grawa.lab.report.colours import GREY, INK, method_colour, numbered
+from grawa.lab.report.condition_pictures import AXES, axis_label
+from grawa.lab.report.drawing import Picture
 from grawa.lab.report.heat_maps import HeatMap, draw_heat_maps
+from grawa.lab.report.layout import Layout, legend_below, log_scale, spread_out
 from grawa.lab.report.tables import Unit
+
+_FOUR = Layout(panels=len(AXES), across=2, in_column=2, height=2.4)
+_THREE = Layout(panels=3, across=3, height=2.7)
 
 
 def run_pictures(config: TrainConfig, events: Events, unit: Unit) -> list[Picture]:
@@ -43,26 +40,34 @@ def run_pictures(config: TrainConfig, events: Events, unit: Unit) -> list[Pictur
                 name="error",
                 title=f"{unit.metric[:1].upper()}{unit.metric[1:]} of the consensus",
                 caption="As measured after rounds (--evaluate-every), and at the end.",
-                draw=partial(_draw_four, curve=measured, column="error", label=unit.label,
-                             scale=unit.scale),
-                size=panel_size(4, 2, 2.4),
+                layout=_FOUR,
+                draw=partial(
+                    _draw_four,
+                    curve=measured,
+                    column="error",
+                    label=unit.label,
+                    config=config,
+                    scale=unit.scale,
+                ),
             )
-        )  # fmt: skip
+        )
     by_round = rounds_curve(events, fragments=config.fragments)
     pictures += [
         Picture(
             name="loss",
             title="Training loss",
             caption="Mean over the workers' local steps since the round before.",
-            draw=partial(_draw_four, curve=by_round, column="loss", label="training loss"),
-            size=panel_size(4, 2, 2.4),
+            layout=_FOUR,
+            draw=partial(
+                _draw_four, curve=by_round, column="loss", label="training loss", config=config
+            ),
         ),
         Picture(
             name="workers",
             title="Workers, round by round",
             caption="Each worker's loss, its weight in the center, and the consensus distance.",
+            layout=_THREE,
             draw=partial(_draw_workers, rounds=rounds),
-            size=panel_size(3, 3, 2.7),
         ),
     ]
     return [*pictures, *_layers(rounds, events)]
@@ -75,49 +80,59 @@ def _layers(rounds: Events, events: Events) -> list[Picture]:
         return []
     workers = len(layered[-1]["weights"])
     started = next((e for e in events if e["kind"] == "started"), {})
+    layout = Layout(panels=workers, across=2, height=2.4)
     return [
         Picture(
             name="layers",
             title="Weight of each worker, tensor by tensor, over rounds",
             caption="Times the number of workers: 1 is the equal weight.",
-            draw=partial(_draw_layers, rounds=layered, names=started.get("tensors", ())),
-            size=panel_size(workers, 2, 2.4),
+            layout=layout,
+            draw=partial(
+                _draw_layers, layout=layout, rounds=layered, names=started.get("tensors", ())
+            ),
         )
     ]
 
 
 def _draw_four(
-    figure: Figure, *, curve: Curve, column: str, label: str, scale: float = 1.0
+    figure: Figure,
+    *,
+    curve: Curve,
+    column: str,
+    label: str,
+    config: TrainConfig,
+    scale: float = 1.0,
 ) -> None:
-    panels = grid_of(figure, len(AXIS_LABELS), 2, sharey=True)
-    for panel, (axis, axis_label) in zip(panels, AXIS_LABELS.items(), strict=True):
+    panels = _FOUR.axes(figure, sharey=True)
+    colour, is_modelled = method_colour(config.strategy), config.clock == "virtual"
+    for panel, axis in zip(panels, AXES, strict=True):
         pairs = [
             (x * (1e-6 if axis == "bytes" else 1.0), scale * y)
             for x, y in zip(curve.column(axis), curve.column(column), strict=True)
             if y is not None
         ]
-        panel.plot([x for x, _ in pairs], [y for _, y in pairs], **line_style(0))
+        panel.plot([x for x, _ in pairs], [y for _, y in pairs], color=colour)
         if spread_out([y for _, y in pairs]):
             log_scale(panel, "y")
-        panel.set_xlabel(axis_label)
+        panel.set_xlabel(axis_label(axis, is_modelled=is_modelled))
     for panel in panels[::2]:
         panel.set_ylabel(label)
 
 
 def _draw_workers(figure: Figure, *, rounds: Sequence[Mapping[str, Any]]) -> None:
-    losses, weights, distance = grid_of(figure, 3, 3)
+    losses, weights, distance = _THREE.axes(figure)
     at = [event["round"] for event in rounds]
     workers = max(len(event["losses"]) for event in rounds)
     for i in range(workers):
         own = [_known(e["losses"][i]) if i < len(e["losses"]) else math.nan for e in rounds]
-        losses.plot(at, own, label=f"worker {i}", **line_style(i))
-        weights.plot(at, [_share(e, i) for e in rounds], **line_style(i))
-    distance.plot(at, [_known(e["consensus_distance"]) for e in rounds], **line_style(0))
+        losses.plot(at, own, label=f"worker {i}", **numbered(i).line)
+        weights.plot(at, [_share(e, i) for e in rounds], **numbered(i).line)
+    distance.plot(at, [_known(e["consensus_distance"]) for e in rounds], color=INK)
     equal = [1.0 / len(event["losses"]) for event in rounds]  # a run can be resumed with others
-    weights.plot(at, equal, linestyle=":", linewidth=1, color="#7F7F7F")
+    weights.plot(at, equal, linestyle=":", linewidth=1, color=GREY)
     weights.set_ylim(bottom=0.0)
     for panel, label in (
-        (losses, "training loss"), (weights, "weight"), (distance, "consensus distance"),
+        (losses, "training loss"), (weights, "weight"), (distance, "consensus distance (L2)"),
     ):  # fmt: skip
         panel.set(xlabel="round", ylabel=label)
     legend_below(figure, losses, 6)
@@ -140,7 +155,7 @@ def _share(event: Mapping[str, Any], worker: int) -> float:
 
 
 def _draw_layers(
-    figure: Figure, *, rounds: Sequence[Mapping[str, Any]], names: Sequence[str]
+    figure: Figure, *, layout: Layout, rounds: Sequence[Mapping[str, Any]], names: Sequence[str]
 ) -> None:
     workers, groups = _form(rounds[-1])
     rows = list(names) if len(names) == groups else [f"group {g}" for g in range(groups)]
@@ -156,7 +171,7 @@ def _draw_layers(
         )
         for i in range(workers)
     ]
-    draw_heat_maps(figure, grid_of(figure, workers, 2, sharey=True), maps, "round")
+    draw_heat_maps(figure, layout.axes(figure, sharey=True), maps, "round")
 
 
 def _form(event: Mapping[str, Any]) -> tuple[int, int]:

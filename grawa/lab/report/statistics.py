@@ -28,6 +28,8 @@ class Difference(NamedTuple):
     p: float
     """Two-sided p-value for a true difference of zero; NaN for a single pair."""
     number: int
+    spread: float = math.nan
+    """Standard deviation of the differences; NaN for a single pair."""
 
 
 def mean_of(values: Sequence[float]) -> Mean:
@@ -76,9 +78,9 @@ def paired_difference(
         return Difference(mean, -math.inf, math.inf, math.nan, n)
     half = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * error
     if error <= _NOTHING * abs(mean):
-        return Difference(mean, mean, mean, 1.0 if not mean else 2.0 ** (1 - n), n)
+        return Difference(mean, mean, mean, 1.0 if not mean else 2.0 ** (1 - n), n, 0.0)
     p = 2.0 * float(stats.t.sf(abs(mean) / error, n - 1))
-    return Difference(mean, mean - half, mean + half, p, n)
+    return Difference(mean, mean - half, mean + half, p, n, error * math.sqrt(n))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

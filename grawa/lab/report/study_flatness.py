@@ -1,22 +1,17 @@
 """Whether a study's baseline ends flatter than the others: claims and a picture."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from matplotlib.figure import Figure
 
 from grawa.lab.experiments.study import Study
-from grawa.lab.report.drawing import (
-    Picture,
-    grid_of,
-    log_scale,
-    mark_style,
-    name_rows,
-    panel_size,
-    rows_height,
-)
+from grawa.lab.report.colours import GREY, styles_of
+from grawa.lab.report.drawing import Picture
 from grawa.lab.report.flats import Flat, exp_text, interval_text, measures_of
+from grawa.lab.report.layout import Layout, log_scale, name_rows, rows_height
+from grawa.lab.report.order import order_text, ranked
 from grawa.lab.report.verdicts import Verdict, finding, p_text
 
 
@@ -45,28 +40,50 @@ def flat_verdicts(study: Study, flats: Sequence[Flat]) -> dict[str, list[Verdict
 def flat_picture(study: Study, flats: Sequence[Flat]) -> Picture:
     """The first measure of every arm under every condition."""
     measure = next(iter(measures_of(study)))
+    layout = Layout(
+        panels=len(study.measured),
+        across=2,
+        height=rows_height([arm.name for arm in study.arms], 0.26),
+    )
     return Picture(
         name="flatness",
         title=f"Sharpness at the end: {measure}",
-        caption="Geometric mean over the seeds, and each seed as a dot; flatter is further left.",
-        draw=partial(_draw, study=study, flats=flats, measure=measure),
-        size=panel_size(
-            len(study.measured), 2, rows_height([arm.name for arm in study.arms], 0.26)
-        ),
+        caption="Geometric mean over the seeds, and each seed as a dot; flatter is further left."
+        + order_text(study, layout.panels),
+        layout=layout,
+        draw=partial(_draw, layout=layout, study=study, flats=flats, measure=measure),
     )
 
 
-def _draw(figure: Figure, *, study: Study, flats: Sequence[Flat], measure: str) -> None:
-    order = [arm.name for arm in study.arms]
-    panels = grid_of(figure, len(study.measured), 2, sharey=True)
+def _draw(
+    figure: Figure, *, layout: Layout, study: Study, flats: Sequence[Flat], measure: str
+) -> None:
+    styles, typical = styles_of(study), {}
+    for flat in flats:
+        logs = [math.log(v) for v in flat.values[measure].values() if v > 0.0]
+        if logs:
+            typical[flat.arm, flat.condition] = sum(logs) / len(logs)
+    rows = ranked(study, _by_arm(typical))
+    panels = layout.axes(figure, sharey=True)
     for panel, condition in zip(panels, study.measured, strict=True):
-        for flat in (f for f in flats if f.condition == condition):
-            y, style = order.index(flat.arm), mark_style(order.index(flat.arm))
-            values = [v for v in flat.values[measure].values() if v > 0.0]
-            if values:
-                mean = math.exp(sum(map(math.log, values)) / len(values))
-                panel.plot(values, [y + 0.22] * len(values), ".", color=style["color"], alpha=0.5)
-                panel.plot([mean], [y], linestyle="", **style)
+        for flat in (
+            f for f in flats if (f.arm, condition) in typical and f.condition == condition
+        ):
+            y, style = rows.index(flat.arm), styles[flat.arm]
+            values, mean = flat.values[measure].values(), math.exp(typical[flat.arm, condition])
+            shown = [value for value in values if value > 0.0]
+            panel.plot(shown, [y + 0.22] * len(shown), ".", color=style.colour, alpha=0.5)
+            panel.plot([mean], [y], linestyle="", **style.points)
+            if flat.arm == study.baseline:
+                panel.axvline(mean, linestyle="--", linewidth=1, color=GREY, zorder=0)
         panel.set(title=condition, xlabel=f"{measure} of the consensus")
         log_scale(panel, "x")
-        name_rows(panel, order)
+        name_rows(panel, rows)
+
+
+def _by_arm(typical: Mapping[tuple[str, str], float]) -> dict[str, list[float]]:
+    """The values of each arm under all conditions."""
+    found: dict[str, list[float]] = {}
+    for (arm, _), value in typical.items():
+        found.setdefault(arm, []).append(value)
+    return found

@@ -6,6 +6,8 @@ from grawa.errors import UserError
 from grawa.lab.experiments.environment import read_environment
 from grawa.lab.experiments.study import Study
 from grawa.lab.experiments.study_folder import Found, StudyFolder
+from grawa.lab.experiments.tuning import at_edge, count
+from grawa.lab.report.answer import answer_of
 from grawa.lab.report.condition_pictures import curve_pictures
 from grawa.lab.report.flat_tables import correlation_table, flat_tables
 from grawa.lab.report.flats import Flat, flats_of
@@ -54,6 +56,13 @@ def study_page(folder: StudyFolder) -> Page:
     about, unread = read_environment(folder.path)
     return Page(
         title=f"{study.base.task}: {_what(study)}",
+        answer=answer_of(
+            study,
+            outcomes,
+            pooled,
+            unit,
+            complete=len(found.results) >= count(study, found.results),
+        ),
         subtitle=_subtitle(study),
         notices=_notices(study, found) + folder.damaged() + unread,
         verdicts={
@@ -88,9 +97,10 @@ def _subtitle(study: Study) -> str:
 
 def _notices(study: Study, found: Found) -> list[str]:
     notices = []
-    if len(found.results) < study.count():
+    total = count(study, found.results)
+    if len(found.results) < total:
         notices.append(
-            f"{len(found.results)} of {study.count()} trials are done; the same command continues "
+            f"{len(found.results)} of {total} trials are done; the same command continues "
             "the study."
         )
     if found.dropped:
@@ -102,7 +112,19 @@ def _notices(study: Study, found: Found) -> list[str]:
             f"{len(failed)} runs failed; the first one, {first.key}: {first.failure}. Failed runs "
             "are not in the means, so the means of their methods look better than they are."
         )
-    return notices
+    return notices + _at_edges(study, found)
+
+
+def _at_edges(study: Study, found: Found) -> list[str]:
+    """For which arms a better learning rate may lie beyond those that were tried."""
+    tests = [r for r in found.results if r.role == "test" and study.tune_seeds]
+    arms = dict.fromkeys(r.arm for r in tests if at_edge(study, r))
+    if not arms:
+        return []
+    return [
+        f"The best learning rate is at the edge of all that were tried for {', '.join(arms)}: one "
+        "beyond it might be better. Use another --lr, or a larger --grow."
+    ]
 
 
 def _sections(

@@ -22,12 +22,17 @@ class Cell:
 
     Attributes:
         text: what is shown.
-        value: the number by which it is sorted; cells without one come last.
+        value: the number by which it is sorted, in the unit that is shown; cells without one come
+            last.
+        error: the standard error that is shown beside the value.
+        high: the upper end of the interval that is shown; the value is the lower one.
         strong: whether it is emphasised.
     """
 
     text: str
     value: float | None = None
+    error: float | None = None
+    high: float | None = None
     strong: bool = False
 
 
@@ -36,6 +41,7 @@ class Table:
     """Rows of cells.
 
     Attributes:
+        name: of its files, without a suffix.
         title: above it.
         columns: for each, its heading and whether it has numbers.
         rows: each with as many cells as there are columns.
@@ -43,6 +49,7 @@ class Table:
         printed: whether it is shown in the terminal too.
     """
 
+    name: str
     title: str
     columns: Sequence[tuple[str, bool]]
     rows: Sequence[Sequence[Cell]]
@@ -130,7 +137,7 @@ class Unit:
         >>> Unit("test error").text(0.0417), Unit("excess loss").text(0.01234)
         ('4.17', '0.01234')
         """
-        return f"{value * 100.0:.2f}" if self.in_percent else f"{value:.4g}"
+        return f"{self.scale * value:.2f}" if self.in_percent else f"{value:.4g}"
 
     def mean(self, mean: Mean) -> str:
         """A mean, with its standard error if there is one.
@@ -188,6 +195,22 @@ def _half(difference: Difference) -> float:
 def _signed(value: float, text: Callable[[float], str]) -> str:
     written = text(abs(value))
     return written if not float(written) else f"{'-' if value < 0.0 else '+'}{written}"
+
+
+def mean_cell(mean: Mean, unit: Unit) -> Cell:
+    """A mean and its standard error."""
+    return Cell(text=unit.mean(mean), value=unit.scale * mean.mean, error=unit.scale * mean.error)
+
+
+def change_cell(difference: Difference, unit: Unit, *, strong: bool) -> Cell:
+    """The mean of a difference."""
+    return Cell(text=unit.change(difference), value=unit.scale * difference.mean, strong=strong)
+
+
+def interval_cell(difference: Difference, unit: Unit) -> Cell:
+    """The confidence interval of a difference."""
+    low, high = unit.scale * difference.low, unit.scale * difference.high
+    return Cell(text=unit.interval(difference), value=low, high=high)
 
 
 def amounts_text(axis: str, amounts: Sequence[float]) -> str:

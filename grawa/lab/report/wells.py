@@ -12,9 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from grawa.lab.experiments.wells import Walked
-from grawa.lab.report.drawing import INK, PALETTE, Picture, grid_of, in_style
+from grawa.lab.report.colours import INK, PALETTE
+from grawa.lab.report.drawing import in_style
+from grawa.lab.report.layout import Layout
 from grawa.lab.report.moving import frames, save_gif
 from grawa.lab.tasks.wells import WELLS, landscape
+from grawa.saving.whole import replacing
 
 FRAMES = 81
 """Number of frames in an animation."""
@@ -25,6 +28,7 @@ END_COLOUR = PALETTE[4]
 _ACROSS = 4
 _FRAME_SECONDS, _LAST_SECONDS = 0.1, 3.0
 _GIF_DPI = 88
+_PNG_DPI = 120
 _HALF_WIDTH = 5.4  # of a panel: the start is 4.5 from the middle
 _POINTS = 161
 _NAMED = 5  # workers in the legend, after which colours repeat
@@ -108,7 +112,8 @@ def draw(figure: Figure, runs: Sequence[Walked]) -> list[Panel]:
     Returns:
         The panels, at the start.
     """
-    axes = grid_of(figure, len(runs), _ACROSS, sharex=True, sharey=True)
+    layout = Layout(panels=len(runs), across=_ACROSS)
+    axes = layout.axes(figure, sharex=True, sharey=True)
     panels = [Panel(panel, walked) for panel, walked in zip(axes, runs, strict=True)]
     for i, panel in enumerate(axes):
         panel.set(ylabel="" if i % _ACROSS else "second parameter")
@@ -127,13 +132,11 @@ def draw_paths(runs: Sequence[Walked], path: Path) -> None:
         runs: one of each method.
         path: the file.
     """
-
-    def fill(figure: Figure) -> None:
+    with in_style(path.stem), replacing(path) as temporary:
+        figure = Figure(figsize=size_of(len(runs)), dpi=_PNG_DPI)
         for panel in draw(figure, runs):
             panel.show(panel.steps)
-
-    size = size_of(len(runs))
-    Picture(name=path.stem, title="Paths", caption="", draw=fill, size=size).save_png(path)
+        figure.savefig(temporary, format="png")
 
 
 def draw_animation(

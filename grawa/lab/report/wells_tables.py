@@ -31,6 +31,7 @@ def end_table(runs: Sequence[Walked]) -> Table:
             _number(end.eigenvalue, 2),
         ])
     return Table(
+        name="ends",
         title=f"Where the consensus ended, seed {runs[0].seed}",
         columns=[
             ("method", False),
@@ -63,6 +64,7 @@ def share_table(runs: Sequence[Walked]) -> Table:
         shares = [share_cell(sum(end.kind == kind for end in own), len(own)) for kind in KINDS]
         rows.append([Cell(text=name), *shares, _mean_cell(losses)])
     return Table(
+        name="shares",
         title=f"Where it ended over {len(runs) // len(methods)} seeds, from {runs[0].seed} on",
         columns=[("method", False), *((_WORDS[kind], True) for kind in KINDS), ("loss", True)],
         rows=rows,
@@ -88,14 +90,16 @@ def share_cell(count: int, of: int) -> Cell:
     """
     rate = (count + 1) / (of + 2)
     error = math.sqrt(rate * (1.0 - rate) / (of + 3))
-    return Cell(text=f"{100 * count / of:.0f} ± {100 * error:.0f} %", value=count / of)
+    share = 100 * count / of
+    return Cell(text=f"{share:.0f} ± {100 * error:.0f} %", value=share, error=100 * error)
 
 
 def _mean_cell(losses: Sequence[float]) -> Cell:
     if not losses:
         return Cell(text="diverged")
     mean = mean_of(losses)
-    return Cell(text=f"{mean.mean:.3f} ± {mean.error:.3f}", value=mean.mean)
+    text = f"{mean.mean:.3f} ± {mean.error:.3f}"
+    return Cell(text=text, value=mean.mean, error=mean.error)
 
 
 def _number(value: float, digits: int) -> Cell:

@@ -135,8 +135,8 @@ class Worker:
 
         Args:
             state: what it returned.
-            same_samples: whether the worker's samples are the same as before; otherwise it begins a new
-                pass over the samples that it has now.
+            same_samples: whether the worker's samples are the same as before; otherwise it begins
+                a new pass over the samples that it has now.
         """
         self._batches.load_state_dict(state["batches"], same_samples=same_samples)
         self._noise.set_state(state["noise"])

@@ -1,37 +1,51 @@
 """`grawa compare` and `grawa ablate`, from the command line to the table."""
 
 import json
+import math
 import os
+import re
 import shutil
 import signal
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from grawa.lab.cli.main import main
 from grawa.lab.cli.process import strategy_for
 from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.experiments.study import Study
 from grawa.lab.experiments.study_folder import StudyFolder
 from grawa.lab.experiments.study_toml import as_toml
 from grawa.lab.experiments.trial import Result
+from grawa.lab.experiments.tuning import at_edge
+from grawa.lab.report.outcomes import outcomes_of
+from grawa.lab.report.power import detectable
+from grawa.lab.report.tables import Unit
+from grawa.lab.report.verdicts import LEVEL, verdicts_of
 from grawa.lab.tasks import Data, Digits, Task
 from grawa.lab.train.events import Finished
 from grawa.lab.train.loop import train
 from grawa.lab.train.settings import Settings
 from grawa.lab.train.sharing import load
 from tests.lab.cli.processes import Ended, all_gone, children_of, grawa, started, until
+from tests.lab.experiments.studies import result
 from tests.lab.tasks.archives import binary_files, write_folder
 from tests.world import forks
 
 SMALL = ("digits:train_size=200", "--steps", "16", "--sync-every", "4", "--batch-size", "8")
 STUDY = (
-    "compare", *SMALL, "--strategies", "mgrawa,uniform,dp_sgd", "--seeds", "2", "--tune", "1",
-    "--grid", "2", "--faults", "clean,wrong-labels:3", "--points", "3", "--axis", "time",
+    "compare", *SMALL, "--strategies", "best=mgrawa:power=2,uniform,dp_sgd", "--seeds", "2",
+    "--tune", "1", "--grid", "2", "--grow", "1",
+    "--faults", "clean,wrong-labels:3", "--points", "3", "--axis", "time",
 )  # fmt: skip
-TRIALS = 3 + 3 * 2 * 2 + 3 * 2 * 2  # paces; settings x conditions; seeds x conditions
+# Paces; settings x conditions, one of them beyond the grid, as of two one is always at its edge;
+# seeds x conditions.
+TRIALS = 3 + 3 * (2 + 1) * 2 + 3 * 2 * 2
 
 
 def here(*args: str | Path) -> Ended:
@@ -75,11 +89,80 @@ def test_a_study_ends_in_a_table_verdicts_and_a_page(whole: tuple[Path, str]) ->
 
 
 @pytest.mark.world
+def test_a_study_begins_with_its_answer_in_the_terminal_and_on_the_page(
+    whole: tuple[Path, str],
+) -> None:
+    path, said = whole
+    begin = said.index("Lowest test error (clean): ")
+    assert begin < said.index("clean: test error (%) after")
+    page = (path / "report.html").read_text()
+    assert page.index("Lowest test error (clean): ") < page.index("<h2>")
+    answer = said[begin : said.index("best stands for mgrawa:power=2.")].splitlines()
+    assert [line.partition(" ")[0] for line in answer] == ["Lowest", "Lowest", "Compared", "These"]
+    again = grawa("report", path).out
+    assert again.startswith(said[begin : begin + 40])
+    assert "best stands for mgrawa:power=2." in again
+
+
+@pytest.mark.world
+def test_a_grid_grows_where_its_best_is_at_the_edge_and_the_limit_is_told(
+    whole: tuple[Path, str],
+) -> None:
+    path, said = whole
+    study, found = StudyFolder(path).study(), results(path).values()
+    for arm, condition in product(study.arms, study.conditions):
+        place = (arm.name, condition.name)
+        tuned = {r.setting: r for r in found if r.role == "tune" and (r.arm, r.condition) == place}
+        lrs = [tuned[setting].config["lr"] for setting in sorted(tuned)]
+        assert lrs[:2] == [0.0354, 0.283]
+        low, high = tuned[0].error, tuned[1].error
+        assert low is not None and high is not None
+        assert lrs[2:] == [2.26 if high < low else 0.00442]
+        assert (
+            f"{arm.name} ({condition.name}): the best learning rate is at the edge of those tried; "
+            f"trying {lrs[2]:g} too"
+        ) in said
+    still = dict.fromkeys(r.arm for r in found if r.role == "test" and at_edge(study, r))
+    told = f"at the edge of all that were tried for {', '.join(still)}: one beyond it might be"
+    assert (told in said) == bool(still)
+    assert "2 + 1" in (path / "report.html").read_text()
+
+
+@pytest.mark.world
+def test_every_field_of_the_trials_is_documented_and_no_other(whole: tuple[Path, str]) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "trials.md").read_text()
+    _, _, text = page.partition("## trials.jsonl")
+    documented = re.findall(r"^\| `([a-z_.]+)` \|", text, re.M)
+    assert len(documented) == len(set(documented))
+    lines = (whole[0] / "trials.jsonl").read_text().splitlines()
+    written = {field for line in lines for field in fields_of(json.loads(line))}
+    assert set(documented) - WHOLE == written - WHOLE
+
+
+WHOLE = {
+    "weights", "flatness", "flatness.valley", "flatness.models.consensus.trace",
+    "flatness.models.consensus.trace_over_loss",
+}  # fmt: skip
+"""Objects that are null in some lines, or whose fields are documented beside them."""
+
+
+def fields_of(entry: dict[str, Any], place: str = "") -> list[str]:
+    """The names of all fields, those of objects within others with a dot."""
+    found = []
+    for name, value in entry.items():
+        if isinstance(value, dict) and name not in {"config", "sharpness"}:
+            found += fields_of(value, f"{place}{name}.")
+        else:
+            found.append(place + name)
+    return found
+
+
+@pytest.mark.world
 def test_a_trial_is_the_run_that_grawa_train_makes(whole: tuple[Path, str]) -> None:
     found = next(
         r
         for r in results(whole[0]).values()
-        if (r.role, r.arm, r.condition, r.seed) == ("test", "mgrawa", "wrong-labels:3", 1)
+        if (r.role, r.arm, r.condition, r.seed) == ("test", "best", "wrong-labels:3", 1)
     )
     config = TrainConfig.from_toml(found.config, Path("trials.jsonl"))
     assert (config.fault, config.seed, config.processes) == (("wrong-labels:3",), 1, None)
@@ -95,7 +178,7 @@ def test_a_trial_is_the_run_that_grawa_train_makes(whole: tuple[Path, str]) -> N
 def test_methods_get_as_much_of_the_axis(whole: tuple[Path, str]) -> None:
     tests = [r for r in results(whole[0]).values() if r.role == "test"]
     ends = {r.arm: (r.curve.steps[-1], r.curve.time[-1]) for r in tests}
-    assert ends["mgrawa"][0] == ends["uniform"][0] == 16
+    assert ends["best"][0] == ends["uniform"][0] == 16
     assert 0 < ends["dp_sgd"][0] < 8  # 4 messages of 20 ms and more, beside 50 ms of computing
     times = [time for _, time in ends.values()]
     assert max(times) / min(times) < 1.3
@@ -168,7 +251,7 @@ def test_another_study_is_refused_and_nothing_is_lost(
 @pytest.mark.parametrize(
     ("knob", "strategies"),
     [
-        ("sync_every=2,8", "lgrawa,uniform"),
+        ("sync_every=2,8", "lgrawa,equal=uniform"),
         ("ema=0.5,0.9", "mgrawa"),
         ("norm_source=training,probe", "mgrawa"),
     ],
@@ -178,9 +261,12 @@ def test_an_ablation_has_a_picture_of_its_knob(knob: str, strategies: str, tmp_p
     done = here("ablate", *SMALL, knob, "--strategies", strategies, "--seeds", "2", "--out", path)
     assert (done.code, done.err) == (0, "")
     name, _, values = knob.partition("=")
-    arms = [f"{s} {name}={v}" for s in strategies.split(",") for v in values.split(",")]
+    methods = [each.partition("=")[0] for each in strategies.split(",")]
+    arms = [f"{method} {name}={v}" for method in methods for v in values.split(",")]
     assert {r.arm for r in results(path).values()} == set(arms)
-    assert f"Effect of {name}" in (path / "report.html").read_text()
+    page = (path / "report.html").read_text()
+    assert f"Effect of {name}" in page
+    assert ("equal stands for uniform." in page) == ("equal" in methods)
     first, second = (results(path)[f"test/{arm}/clean/0/0"].config for arm in arms[:2])
     changed = {key for key in first if first[key] != second[key]} - {"evaluate_every"}
     assert changed == {{"ema": "strategy", "norm_source": "score"}.get(name, name)}
@@ -217,6 +303,14 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "unknown option of a method": ((*COMPARE, "--strategies", "lgrawa:pul=1"), "no option 'pul'"),
     "empty method": ((*COMPARE, "--strategies", "lgrawa,"), "separated by commas"),
+    "a name twice": ((*COMPARE, "--strategies", "a=lsgd,a=dppf"), "'a' is given to two methods"),
+    "a method's name": (
+        (*COMPARE, "--strategies", "lsgd=dppf"),
+        "'lsgd' is the name of a method",
+    ),
+    "no method behind a name": ((*COMPARE, "--strategies", "a=b"), "there is no method 'b'"),
+    "grown for ever": ((*COMPARE, "--grow", "21"), "grow must be at most 20, got 21"),
+    "grown backwards": ((*COMPARE, "--grow", "-1"), "grow must be at least 0, got -1"),
     "a method twice": ((*COMPARE, "--strategies", "lsgd,lsgd"), "'lsgd' is given twice"),
     "unknown baseline": ((*COMPARE, "--baseline", "sgd"), "the baseline must be one of mgrawa"),
     "unknown fault": ((*COMPARE, "--faults", "tired:1"), "there is no fault 'tired:1'"),
@@ -292,6 +386,62 @@ def test_no_common_axis_is_one_clear_line(tmp_path: Path) -> None:
         "grawa: methods can't be compared at equal bytes, because mgrawa uses none"
     )
     assert done.err.count("\n") == 1
+
+
+def studies_of(monkeypatch: pytest.MonkeyPatch, *args: str) -> Study:
+    """The study that a command would run."""
+    found: list[Study] = []
+    for command in ("compare", "ablate"):
+        monkeypatch.setattr(
+            f"grawa.lab.cli.{command}.run", lambda study, asked: found.append(study)
+        )
+    with pytest.raises(SystemExit) as stop:
+        main(list(args))
+    assert stop.value.code == 0
+    return found[0]
+
+
+def effect(study: Study, points: float) -> list[Result]:
+    """Made-up results, in which all methods but the baseline are worse by so many standard
+    deviations of the paired differences."""
+    random = np.random.default_rng(0)
+    return [
+        result(arm.name, [0.9, error], seed=seed)
+        for arm in study.arms
+        for seed, error in zip(
+            study.seeds,
+            0.05
+            + 0.01 * _standardised(random.standard_normal(len(study.seeds)))
+            + 0.01 * points * (arm.name != study.baseline),
+            strict=True,
+        )
+    ]
+
+
+def _standardised(values: Any) -> Any:
+    return (values - values.mean()) / values.std(ddof=1) / math.sqrt(2.0)
+
+
+def test_a_quick_study_can_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = studies_of(monkeypatch, "compare", "digits", "--quick")
+    tests = len(asked.arms) - 1
+    assert detectable(1.0, len(asked.seeds), LEVEL / tests) < 1.0
+    outcomes = outcomes_of(asked, effect(asked, 2.0))
+    verdicts, _ = verdicts_of(asked, outcomes, Unit("test error")).values()
+    assert [verdict.outcome for verdict in verdicts] == ["supported"] * tests
+    # As many runs as ten methods with four seeds, in which a difference had to be over four times
+    # large as its standard deviation.
+    assert asked.count() <= 10 + 10 * 4 + 10 * 4
+    assert detectable(1.0, 4, LEVEL / 9) > 4.0
+
+
+def test_make_demo_asks_a_valid_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    makefile = (Path(__file__).parents[3] / "Makefile").read_text().replace("\\\n", " ")
+    (command,) = re.findall(r"\$\(BIN\)/grawa (compare .*)", makefile)
+    asked = studies_of(monkeypatch, *command.split())
+    assert asked.baseline == "local_sgd"
+    assert {arm.name for arm in asked.arms} == {"local_sgd", "norms", "losses"}
+    assert len(asked.populations) >= 12
 
 
 def test_the_same_question_has_the_same_folder(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """The methods of a comparison, as they are written and tuned."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from grawa.errors import UserError
-from grawa.lab.cli.methods import METHODS, grid, method
+from grawa.lab.cli.grids import beyond, grid
+from grawa.lab.cli.methods import METHODS, method, named
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -73,3 +75,50 @@ def test_what_is_said_is_not_tuned() -> None:
 def test_what_a_method_has_not_is_refused(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         method(text)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("settings", [2, 4, 12, 16])
+def test_every_grid_may_grow_by_as_many_learning_rates_on_each_side(
+    name: str, settings: int
+) -> None:
+    inside, outside = (
+        grid(method(name), 0.1, settings),
+        beyond(method(name), 0.1, settings, 3),
+    )
+    lrs = sorted({s["lr"] for s in (*inside, *outside)})
+    assert len(lrs) == len({s["lr"] for s in inside}) + 2 * 3
+    steps = [after / before for before, after in pairwise(lrs)]
+    assert steps == pytest.approx([steps[0]] * len(steps), rel=0.02)  # rates have three digits
+    others = [{**setting, "lr": 0.0} for setting in inside]
+    assert all({**setting, "lr": 0.0} in others for setting in outside)
+
+
+def test_a_single_setting_does_not_grow_nor_a_grid_to_what_no_run_may_have() -> None:
+    assert beyond(method("mgrawa"), 0.1, 1, 3) == []
+    lrs = [setting["lr"] for setting in beyond(method("local_sgd"), 1e5, 2, 2)]
+    assert lrs == [4420.0, 552.0]  # eight times 283,000 is above the limit
+
+
+def test_a_method_may_have_a_name_of_its_own() -> None:
+    found = named(["best=mgrawa:score=probe:pull=1", "local_sgd", "mine.py:Median:power=2"])
+    assert found == {
+        "best": "mgrawa:score=probe:pull=1",
+        "local_sgd": "local_sgd",
+        "mine.py:Median:power=2": "mine.py:Median:power=2",
+    }
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["lgrawa=mgrawa:pull=1"], "'lgrawa' is the name of a method"),
+        (["LocalSGD=mgrawa"], "'LocalSGD' is the name of a method"),
+        (["a=mgrawa", "a=lgrawa"], "the name 'a' is given to two methods"),
+        (["a/b=mgrawa"], "as name=method"),
+        (["=mgrawa"], "as name=method"),
+    ],
+)
+def test_a_name_that_would_mislead_is_refused(texts: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        named(texts)

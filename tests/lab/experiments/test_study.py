@@ -9,12 +9,13 @@ import tomli_w
 
 from grawa.errors import UserError
 from grawa.lab.experiments.flatness import FlatnessConfig
-from grawa.lab.experiments.run_study import best_settings, mean_errors
 from grawa.lab.experiments.study import Condition
 from grawa.lab.experiments.study_toml import as_toml, from_toml
+from grawa.lab.experiments.tuning import best_settings, due_settings, mean_errors
 from tests.lab.experiments.studies import arm, result, study
 
 TUNED = study(arms=(arm("mgrawa", settings=3), arm("uniform", settings=3)), tune_seeds=(1000, 1001))
+GRIDS = due_settings(TUNED, [])
 STEPS = {"mgrawa": 96, "uniform": 64}
 CHOSEN = {(a, c): 0 for a in ("mgrawa", "uniform") for c in ("clean", "lr-x6:3")}
 
@@ -29,7 +30,7 @@ def test_flatness_is_measured_of_what_is_compared_alone() -> None:
     text = tomli_w.dumps(as_toml(asked))
     assert from_toml(tomllib.loads(text), Path("study.toml")) == asked
     assert {trial.flatness for trial in asked.test_trials(STEPS, CHOSEN)} == {asked.flatness}
-    others = asked.tune_trials(STEPS) + study(axis="time").pace_trials()
+    others = asked.tune_trials(STEPS, due_settings(asked, [])) + study(axis="time").pace_trials()
     assert {trial.flatness for trial in others} == {None}
 
 
@@ -51,13 +52,13 @@ def test_a_broken_file_is_refused(change: dict[str, Any], message: str) -> None:
 
 
 def test_tuning_and_tests_have_no_seed_in_common() -> None:
-    tune = {trial.config.seed for trial in TUNED.tune_trials(STEPS)}
+    tune = {trial.config.seed for trial in TUNED.tune_trials(STEPS, GRIDS)}
     test = {trial.config.seed for trial in TUNED.test_trials(STEPS, CHOSEN)}
     assert (tune, test) == ({1000, 1001}, {0, 1})
 
 
 def test_every_method_is_tried_as_often() -> None:
-    trials = TUNED.tune_trials(STEPS)
+    trials = TUNED.tune_trials(STEPS, GRIDS)
     for name in ("mgrawa", "uniform"):
         assert len([t for t in trials if t.arm == name]) == 2 * 2 * 3  # seeds, conditions, settings
     assert len({trial.key for trial in trials}) == len(trials)
@@ -67,7 +68,8 @@ def test_the_number_of_trials_is_known_before() -> None:
     by_time = study(
         axis="time", tune_seeds=(1000,), arms=(arm("mgrawa", settings=2), arm("uniform"))
     )
-    trials = by_time.pace_trials() + by_time.tune_trials(STEPS) + by_time.test_trials(STEPS, CHOSEN)
+    tune = by_time.tune_trials(STEPS, due_settings(by_time, []))
+    trials = by_time.pace_trials() + tune + by_time.test_trials(STEPS, CHOSEN)
     assert by_time.count() == len(trials) == 2 + 1 * 2 * 3 + 2 * 2 * 2
 
 

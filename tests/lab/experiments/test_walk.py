@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from grawa.lab.cli.methods import grid, method
+from grawa.lab.cli.grids import grid
+from grawa.lab.cli.methods import method
 from grawa.lab.cli.trials import prepare
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.options import changed

@@ -13,7 +13,7 @@ import pytest
 
 from grawa.lab.cli.main import main
 from grawa.lab.experiments.study_folder import StudyFolder
-from grawa.lab.report.drawing import INK
+from grawa.lab.report.colours import INK
 from grawa.lab.report.flatness import flatness_tables
 from tests.lab.experiments.studies import result, study
 
@@ -210,16 +210,39 @@ def test_a_way_without_a_border_is_endless() -> None:
     assert walks == [["-", "-"], ["1.5", "3.5"], ["2.5", "inf"]]
 
 
-def test_pictures_are_files_too_where_that_is_asked(made: Path, run: Path, tmp_path: Path) -> None:
-    out = tmp_path / "both.html"
-    assert report(made, run, "--out", out, "--pictures", tmp_path / "png") == 0
+def test_pictures_and_tables_are_files_too_where_that_is_asked(
+    made: Path, run: Path, tmp_path: Path
+) -> None:
+    out, png, csv = tmp_path / "both.html", tmp_path / "png", tmp_path / "csv"
+    assert report(made, run, "--out", out, "--pictures", png, "--tables", csv) == 0
     assert out.read_text().count("<h1>") == 2
-    found = {path.name: path.read_bytes()[:4] for path in (tmp_path / "png").iterdir()}
+    found = {path.name: path.read_bytes()[:4] for path in png.iterdir()}
     assert {"0-final.png", "0-curves-0.png", "1-loss.png", "1-workers.png"} <= found.keys()
     assert set(found.values()) == {b"\x89PNG"}
+    tables = {path.name for path in csv.iterdir()}
+    names = ("0-errors-0", "0-errors-1", "0-costs", "0-settings", "1-totals")
+    assert {f"{name}.{form}" for name in names for form in ("csv", "tex")} <= tables
+
+
+def test_figures_are_as_wide_as_a_column_and_may_be_in_the_same_folder(
+    run: Path, tmp_path: Path, capsys: Any
+) -> None:
+    folders = [f"--{what}={tmp_path}" for what in ("pictures", "figures", "tables")]
+    assert report(run, *folders) == 0
+    said = capsys.readouterr().out
+    assert all(f"{tmp_path}: the {what}" in said for what in ("pictures", "figures", "tables"))
+    names = {path.name for path in tmp_path.iterdir()}
+    pictures = {path.stem for path in tmp_path.glob("*.png")}
+    assert {f"{name}.{form}" for name in pictures for form in ("png", "svg", "pdf")} <= names
+    widths = {"svg": rb'<svg.*? width="([\d.]+)pt"', "pdf": rb"/MediaBox \[ 0 0 ([\d.]+)"}
+    for form, width in widths.items():
+        for path in tmp_path.glob(f"*.{form}"):
+            assert re.findall(width, path.read_bytes()) == [b"234"]  # points, of 1/72 inch
 
 
 NOTHING = '{"schema": 1, "kind": "started", "step": 0}\n'
+
+
 WRONG = {
     "no folder": ({}, "is not a run or study: it has neither config.toml nor study.toml"),
     "no events": ({"config.toml": 'task = "digits"\n'}, "has no events.jsonl, the record of"),

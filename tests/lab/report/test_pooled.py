@@ -9,6 +9,7 @@ import pytest
 from grawa.lab.experiments.options import condition
 from grawa.lab.experiments.study import Condition, Study
 from grawa.lab.experiments.trial import Result
+from grawa.lab.experiments.tuning import due_settings
 from grawa.lab.report.outcomes import outcomes_of
 from grawa.lab.report.pooled import (
     pooled_of,
@@ -53,7 +54,7 @@ def test_populations_have_seeds_of_their_own() -> None:
 
 def test_settings_are_chosen_on_seeds_of_their_own_too() -> None:
     tuned = replace(asked(), tune_seeds=(1000,))
-    trials = tuned.tune_trials({"mgrawa": 96, "uniform": 96})
+    trials = tuned.tune_trials({"mgrawa": 96, "uniform": 96}, due_settings(tuned, []))
     for name, seed in zip(NAMES, (1000, 1000, 1001, 1002), strict=True):
         assert {t.seed for t in trials if t.condition == name} == {seed}
     assert len(trials) + len(tuned.arms) * 8 == tuned.count()
