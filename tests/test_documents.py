@@ -126,7 +126,7 @@ def ran(words: tuple[str, ...]) -> Ended:
     """Runs a command of `grawa`, after the runs that it names were made."""
     forks()
     if words[1] != "train" or "runs/X/config.toml" in words:
-        for named in {"RUN", "RUN_OR_STUDY", "runs/X/config.toml", "runs/a"} & {*words}:
+        for named in {"RUN", "RUN_OR_STUDY", "STUDY", "runs/X/config.toml", "runs/a"} & {*words}:
             make_run(Path(named.removesuffix("/config.toml")), broken_off=words[1] == "resume")
     return grawa(*small(words))
 

@@ -10,7 +10,8 @@ from matplotlib.ticker import PercentFormatter
 
 from grawa.lab.planning.predict import VARIANTS, Measured, Method, Variant, predict, smallest_tau
 from grawa.lab.report.colours import INK, method_colour
-from grawa.lab.report.drawing import Picture, grid_of
+from grawa.lab.report.drawing import Picture
+from grawa.lab.report.layout import Layout
 from grawa.lab.report.plan import in_percent, intervals
 
 _DASHES: Mapping[str, Any] = {"same": "-", "bf16": (0, (5, 2)), "int8": (0, (1, 1.5))}
@@ -47,19 +48,25 @@ def plan_picture(measured: Measured, most_lost: float) -> Picture:
     if first is not None:
         title = fill(f"Predicted speed of {first.name} with overlap and fewer bits", 55)
         panels[title] = {v.name.replace(", ", " + "): (first, v) for v in VARIANTS}
+    layout = Layout(panels=len(panels), height=4.3)
     return Picture(
         name="plan",
         title="Share of full speed",
         caption="Predicted. Full speed is that without communication.",
-        draw=partial(_draw, measured=measured, most_lost=most_lost, panels=panels),
-        size=(6.2, 4.3 * len(panels)),
+        layout=layout,
+        draw=partial(_draw, layout=layout, measured=measured, most_lost=most_lost, panels=panels),
     )
 
 
 def _draw(
-    figure: Figure, *, measured: Measured, most_lost: float, panels: Mapping[str, _Lines]
+    figure: Figure,
+    *,
+    layout: Layout,
+    measured: Measured,
+    most_lost: float,
+    panels: Mapping[str, _Lines],
 ) -> None:
-    for axis, title in zip(grid_of(figure, len(panels), 1), panels, strict=True):
+    for axis, title in zip(layout.axes(figure), panels, strict=True):
         _draw_lines(axis, measured, most_lost, panels[title])
         _draw_frame(axis, intervals(measured, most_lost), most_lost)
         axis.set_title(title)

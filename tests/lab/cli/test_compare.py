@@ -130,7 +130,7 @@ def test_a_grid_grows_where_its_best_is_at_the_edge_and_the_limit_is_told(
 
 @pytest.mark.world
 def test_every_field_of_the_trials_is_documented_and_no_other(whole: tuple[Path, str]) -> None:
-    page = (Path(__file__).parents[3] / "docs" / "trials.md").read_text()
+    page = (Path(__file__).parents[3] / "docs/lab/trials.md").read_text()
     _, _, text = page.partition("## trials.jsonl")
     documented = re.findall(r"^\| `([a-z_.]+)` \|", text, re.M)
     assert len(documented) == len(set(documented))

@@ -4,12 +4,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from matplotlib import colors
 from matplotlib.figure import Figure
 from rich.console import Console
 
 from grawa.lab.planning.predict import Measured, Method, Variant, predict, smallest_tau
-from grawa.lab.report.drawing import PALETTE
+from grawa.lab.report.colours import method_colour
 from grawa.lab.report.plan import intervals, plan_lines, plan_tables
 from grawa.lab.report.plan_answer import plan_answer, plan_notes
 from grawa.lab.report.plan_json import plan_json
@@ -164,11 +163,10 @@ def test_the_picture_shows_shares_of_full_speed_fastest_first() -> None:
     taus, shares = fastest.get_data()
     expected = [predict(measured, MGRAWA, Variant(), tau).speed for tau in taus]
     assert list(shares) == pytest.approx(expected)
-    # The colour is that of the method's place, also where it has overlap or fewer bits.
-    assert [line.get_color() for line in (leader, fastest)] == list(PALETTE[:2])
-    assert {colors.to_hex(line.get_color()) for line in variants.get_lines()[:-2]} == {
-        PALETTE[0].lower()
-    }
+    # The colour is the method's, also where it has overlap or fewer bits.
+    assert fastest.get_color() == method_colour("mgrawa")
+    assert leader.get_color() == method_colour("lsgd")
+    assert {line.get_color() for line in variants.get_lines()[:-2]} == {method_colour("lsgd")}
     assert methods.get_ylim() == (0.0, 1.05)
 
 
