@@ -81,7 +81,9 @@ def small(words: tuple[str, ...]) -> list[str]:
     """The command of `grawa` at a small size."""
     _, command, *rest = words
     # Workers run in processes that have another current folder.
-    rest = [re.sub(r"[\w/]+\.py(?=:)", lambda found: str(Path(found[0]).resolve()), w) for w in rest]
+    rest = [
+        re.sub(r"[\w/]+\.py(?=:)", lambda found: str(Path(found[0]).resolve()), w) for w in rest
+    ]
     own = [*SMALLER.get(command, ())]
     if command == "ablate":
         own = own[:2] + own[4:]  # it varies sync_every
