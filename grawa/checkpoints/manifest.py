@@ -8,7 +8,7 @@ from grawa.checkpoints.files import read_text
 from grawa.checkpoints.layout import FORMAT
 from grawa.checkpoints.places import MANIFEST, checkpoints
 from grawa.errors import UserError
-from grawa.saving import CheckpointError, ForeignError
+from grawa.saving.part import CheckpointError, ForeignError
 from grawa.version import __version__
 
 

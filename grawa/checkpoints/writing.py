@@ -20,7 +20,7 @@ from grawa.errors import UserError
 from grawa.rounds.agreement import Agreement
 from grawa.rounds.engine import Engine
 from grawa.rounds.origin import described
-from grawa.saving import sync_folder
+from grawa.saving.whole import sync_folder
 from grawa.version import __version__
 
 Files = dict[str, dict[str, Any]]

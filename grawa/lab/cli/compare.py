@@ -1,9 +1,5 @@
 """`grawa compare`: methods against each other, on the same seeds and under the same conditions."""
 
-from typing import Annotated
-
-import tyro
-
 from grawa.lab.cli import names
 from grawa.lab.cli.methods import grid, method
 from grawa.lab.cli.studies import run, study_of
@@ -11,13 +7,8 @@ from grawa.lab.cli.study_config import StudyConfig, at_least, listed
 from grawa.lab.experiments.study import Arm
 
 
-def compare_command(asked: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
-    """Compare methods on a task, tuned with the same effort, on the same seeds, at equal cost.
-
-    For each seed, all methods have the same data, order of data and initial weights. Each method is
-    first tuned over the same number of settings, on separate seeds. Runs are executed in parallel,
-    one per core; after an interruption, the same command continues where it stopped. The result is
-    a table, and a page with pictures.
+def compare_command(asked: StudyConfig) -> None:
+    """Runs `grawa compare`.
 
     Args:
         asked: the study.

@@ -10,7 +10,7 @@ from grawa.checkpoints.places import round_of
 from grawa.errors import UserError
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.report.console import say
-from grawa.lab.train.launch import WorkerFailedError
+from grawa.lab.train.failed import WorkerFailedError
 from grawa.lab.train.stop import StoppedError
 from grawa.process_group import is_first_process
 

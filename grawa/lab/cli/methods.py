@@ -8,20 +8,13 @@ from typing import Any
 from grawa.errors import UserError
 from grawa.lab import own, written
 from grawa.lab.cli import names
+from grawa.lab.cli.study_config import OWN
 from grawa.lab.experiments.options import Changes, names_of_options, written_options
 
 _WIDEST = 1.5  # the grid's learning rates are within a factor 2**1.5 of the given one
 _FEWEST_LRS = 4
 """Least number of learning rates in a grid, before other options are tried: a learning rate that is
 off by a factor of 2.8 costs more than other options gain."""
-
-
-OWN = (
-    "task", "strategy", "seed", "fault", "steps", "epochs", "budget", "until_error",
-    "evaluate_every", "processes", "clock", "device", "checkpoint_every", "tensorboard",
-    "elastic", "min_workers", "grace", "address",
-)  # fmt: skip
-"""Options of a run that a study sets itself, or for which a study has no use."""
 
 _SHARED = ("workers", "batch_size", "lr", "step_time", "link", "topology", "shards")
 """Options that are the same for all methods of a study, or that are tuned."""
@@ -73,12 +66,6 @@ METHODS: dict[str, Method] = {
     ),
 }
 """Each strategy under its own name, and pairs of a strategy and an optimizer."""
-
-COMPARED = (
-    *("mgrawa", "lgrawa", "uniform", "easgd", "lsgd", "local_sgd", "diloco", "dppf"),
-    *("dp_sgd", "dp_sam"),
-)
-"""The methods that are compared by default."""
 
 
 def method(text: str) -> Method:

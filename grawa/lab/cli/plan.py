@@ -13,7 +13,6 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-import tyro
 from rich.console import Console
 from torch.nn import Module
 from torch.optim import Optimizer
@@ -47,7 +46,7 @@ Value = TypeVar("Value")
 
 
 def plan_command(
-    what: tyro.conf.Positional[str],
+    what: str,
     strategies: tuple[str, ...] = STRATEGIES,
     workers: int | None = None,
     link: str | None = None,
@@ -66,6 +65,9 @@ def plan_command(
     The time of a local step and of each method's round is measured on this machine; the time of
     messages is computed from the links. Under torchrun, without --link, the links are measured too:
     that between hosts, and that between the processes of a host.
+
+    Example:
+        grawa plan digits --workers 8 --link 100mbit:20ms
 
     Args:
         what: A task, such as digits; or module:function for a function of your own that returns

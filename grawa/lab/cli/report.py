@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 
 from grawa.errors import UserError
@@ -15,7 +14,7 @@ from grawa.lab.report.study_page import study_page
 
 
 def report_command(
-    folders: tyro.conf.Positional[tuple[Path, ...]],
+    folders: tuple[Path, ...],
     out: Path | None = None,
     pictures: Path | None = None,
 ) -> None:

@@ -6,10 +6,8 @@ from collections.abc import Hashable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import tyro
 from rich.console import Console
 
 from grawa.checkpoints.places import round_of
@@ -38,18 +36,13 @@ from grawa.process_group import (
 )
 
 
-def train_command(
-    config: Annotated[TrainConfig, tyro.conf.arg(name="")],
-    from_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None,
-    out: Path | None = None,
-) -> None:
-    """Train a task on several workers.
+def train_command(config: TrainConfig, from_file: Path | None, out: Path | None) -> None:
+    """Runs `grawa train`.
 
     Args:
-        config: the run.
-        from_file: A file with the format of a run's config.toml, such as those in recipes/, for
-            options that are not given on the command line; TASK may then be left out.
-        out: The run's folder, which must not exist yet; by default a new one in runs/.
+        config: the run, with the options in the file.
+        from_file: the file with options that the command line does not give.
+        out: the run's folder, which must not exist yet; by default a new one in runs/.
     """
     check(config)
     if not (is_first_process() or config.elastic):
@@ -64,24 +57,20 @@ def train_command(
 
 
 def resume_command(
-    run: tyro.conf.Positional[Path],
-    from_checkpoint: Annotated[str | None, tyro.conf.arg(name="from")] = None,
-    workers: int | None = None,
-    processes: int | None = None,
-    donors: bool = False,
+    run: Path,
+    from_checkpoint: str | None,
+    workers: int | None,
+    processes: int | None,
+    donors: bool,
 ) -> None:
-    """Continue a run from its last checkpoint, as if it had not been interrupted.
-
-    With other numbers of workers or processes, workers that were there go on as they were, except
-    that samples are dealt anew to another number of workers; new ones start at the center.
+    """Runs `grawa resume`.
 
     Args:
-        run: The run's folder.
-        from_checkpoint: Another checkpoint than the last one, such as save-000002-round-00000020.
-        workers: Another number of workers than until now.
-        processes: Another number of processes.
-        donors: Give new workers the optimizer state of those that were there, in turn; by default
-            it is fresh.
+        run: the run's folder.
+        from_checkpoint: another checkpoint than the last one.
+        workers: another number of workers than until now.
+        processes: another number of processes.
+        donors: whether new workers get the optimizer state of those that were there, in turn.
 
     Raises:
         UserError: if the run has finished, or goes on.

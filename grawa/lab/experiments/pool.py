@@ -18,7 +18,7 @@ import torch
 
 from grawa.lab.experiments.study import Trial
 from grawa.lab.experiments.trial import Prepare, Result, run_trial
-from grawa.lab.train.launch import WorkerFailedError
+from grawa.lab.train.failed import WorkerFailedError
 
 _LOOK_SECONDS = 0.3
 """Seconds between a process's checks whether it should end, and of the pool's on its processes."""

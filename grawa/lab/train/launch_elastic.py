@@ -7,10 +7,10 @@ from datetime import timedelta
 from grawa.comm.elastic import Elastic
 from grawa.comm.lighthouse import lighthouse
 from grawa.errors import CommunicationError, UserError
+from grawa.lab.train.failed import WorkerFailedError
 from grawa.lab.train.fork_server import Command
 from grawa.lab.train.launch import (
     LOOK_SECONDS,
-    WorkerFailedError,
     await_same_signal,
     cause_of,
     error_of,

@@ -7,12 +7,8 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from grawa.errors import UserError
 from grawa.lab.own import meant
+from grawa.lab.train.forms import OPTIMIZERS_HELP
 from grawa.optim import SAM
-
-OPTIMIZERS_HELP = (
-    "sgd (Nesterov momentum 0.9, weight decay 1e-4), adamw (torch's defaults) or sam (rho 0.05, on "
-    "sgd), with options: sgd:momentum=0:weight_decay=0, sam:rho=0.1:base=adamw"
-)
 
 _BASES = {"sgd": ("momentum", "weight_decay"), "adamw": ("weight_decay",)}
 """Optimizer -> its options."""

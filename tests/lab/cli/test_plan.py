@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import pytest
 
-from grawa.lab.cli import main
+from grawa.lab.cli.main import main
 from grawa.lab.planning.measure import measure
 from grawa.lab.simulate.network import Link
 from tests.lab.cli.processes import Ended, grawa
