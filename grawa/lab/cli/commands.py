@@ -1,6 +1,7 @@
 """All commands: what each can be asked, and its help; what it does is imported when it runs."""
 
 import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from importlib import import_module
@@ -15,17 +16,20 @@ from grawa.lab.cli.study_config import AblateConfig, StudyConfig
 from grawa.lab.cli.wells_config import WellsConfig
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.flatness_config import FlatnessConfig
+from grawa.lab.report.console import say
+from grawa.lab.train.stop import StoppedError
 
 Declared = TypeVar("Declared", bound=Callable[..., None])
 
 
-def runs(place: str, says: str = "") -> Callable[[Declared], Declared]:
+def runs(place: str, says: str = "", after: str = "") -> Callable[[Declared], Declared]:
     """Makes a function that only declares a command call the one that does the work.
 
     Args:
         place: where that is, as "module:function"; it is imported when the command runs.
         says: what is printed at once, since the import of torch takes seconds; with the command's
             arguments in braces.
+        after: what Ctrl-C leaves, in the same way, where the command itself does not tell it.
 
     Returns:
         The decorator.
@@ -36,18 +40,22 @@ def runs(place: str, says: str = "") -> Callable[[Declared], Declared]:
         def call(**asked: Any) -> None:
             console, (module, _, name) = Console(markup=False), place.partition(":")
             if says and os.environ.get("RANK", "0") == "0":
-                console.print(says.format(**asked), highlight=False, soft_wrap=True)
+                say(console, says.format(**asked))
             with console.status("importing torch"):
                 run = getattr(import_module(f"grawa.lab.cli.{module}"), name)
             raise_interrupts()
-            run(**asked)
+            try:
+                run(**asked)
+            except KeyboardInterrupt:
+                text = f"interrupted; {after.format(**asked)}" if after else "interrupted"
+                raise StoppedError(signal.SIGINT, saved=False, text=text) from None
 
         return call  # type: ignore[return-value]
 
     return decorate
 
 
-@runs("run:train_command", "starting {config.workers} workers...")
+@runs("run:train_command", "starting {config.workers} workers...", "nothing was begun")
 def train(
     config: TrainConfig,
     from_file: Annotated[Path | None, "--config", "FILE"] = None,
@@ -70,7 +78,7 @@ def train(
     """
 
 
-@runs("run:resume_command", "continuing {run}...")
+@runs("run:resume_command", "continuing {run}...", "`grawa resume {run}` continues")
 def resume(
     run: Annotated[Path, "RUN"],
     from_checkpoint: Annotated[str | None, "--from", "CHECKPOINT"] = None,
@@ -108,7 +116,11 @@ def evaluate(run: Annotated[Path, "RUN"]) -> None:
     """
 
 
-@runs("compare:compare_command", "comparing methods on {asked.task}...")
+@runs(
+    "compare:compare_command",
+    "comparing methods on {asked.task}...",
+    "the same command continues where it stopped",
+)
 def compare(asked: StudyConfig) -> None:
     """Compare methods on a task, tuned with the same effort, on the same seeds, at equal cost.
 
@@ -125,7 +137,11 @@ def compare(asked: StudyConfig) -> None:
     """
 
 
-@runs("ablate:ablate_command", "comparing values of {asked.knob} on {asked.task}...")
+@runs(
+    "ablate:ablate_command",
+    "comparing values of {asked.knob} on {asked.task}...",
+    "the same command continues where it stopped",
+)
 def ablate(asked: AblateConfig) -> None:
     """Measure the effect of one option: the same task, seeds and steps, with several values of it.
 
@@ -155,7 +171,7 @@ def report(
     """
 
 
-@runs("flatness:flatness_command")
+@runs("flatness:flatness_command", after="nothing was written")
 def flatness(
     run: Annotated[Path, "RUN"],
     config: FlatnessConfig,
@@ -179,7 +195,7 @@ def flatness(
     """
 
 
-@runs("wells:wells_command")
+@runs("wells:wells_command", after="nothing was written")
 def wells(asked: WellsConfig) -> None:
     """Watch methods on a two-dimensional loss with flat and sharp minima.
 
@@ -196,7 +212,11 @@ def wells(asked: WellsConfig) -> None:
     """
 
 
-@runs("chaos:chaos_command", "trying {asked.what} under faults...")
+@runs(
+    "chaos:chaos_command",
+    "trying {asked.what} under faults...",
+    "its folder keeps the logs, and can't be continued: the next command needs another --out",
+)
 def chaos(asked: ChaosConfig) -> None:
     """Try how a job stands what happens on clusters: kills, stops, cuts, full disks, bad workers.
 
@@ -265,5 +285,6 @@ def named(name: str) -> Callable[..., None] | None:
     if name == "plan":  # it declares its options in the module that does the work
         with Console(markup=False).status("importing torch"):
             found: Callable[..., None] = import_module("grawa.lab.cli.plan").plan_command
+        raise_interrupts()
         return found
     return {each.__name__: each for several in COMMANDS.values() for each in several}.get(name)

@@ -4,6 +4,9 @@ import os
 import signal
 from types import FrameType
 
+_CLEAN = b"\r\x1b[K\x1b[?25h"
+"""Removes a line that moves in a terminal, and shows the cursor, which was hidden for it."""
+
 _CODE = 128 + signal.SIGINT
 """What a shell reports of a process that Ctrl-C has ended."""
 
@@ -21,5 +24,7 @@ def raise_interrupts() -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
+    if os.isatty(1):
+        os.write(1, _CLEAN)
     os.write(2, b"grawa: interrupted; nothing was begun\n")
     os._exit(_CODE)

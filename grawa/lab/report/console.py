@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from grawa.rounds.report import RoundReport
+if TYPE_CHECKING:
+    from grawa.rounds.report import RoundReport
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _LINES = 10  # of progress, if the output is not a terminal
@@ -50,7 +51,7 @@ class RoundProgress:
     ) -> None:
         self._progress.stop()
 
-    def show(self, report: RoundReport) -> None:
+    def show(self, report: "RoundReport") -> None:
         """Shows a round."""
         self._bytes += report.bytes_sent
         line = describe_round(report, self._bytes)
@@ -62,7 +63,7 @@ class RoundProgress:
             self._console.print(f"{self._unit} {done:.0f}/{self._end:.0f}  {line}")
             self._shown = done
 
-    def _show_left_out(self, report: RoundReport) -> None:
+    def _show_left_out(self, report: "RoundReport") -> None:
         """Prints when a worker is first left out, and when it takes part again."""
         for worker, why in report.left_out.items():
             if worker not in self._left_out:
@@ -80,7 +81,7 @@ def say(console: Console, text: str) -> None:
     console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
-def describe_round(report: RoundReport, bytes_sent: int) -> str:
+def describe_round(report: "RoundReport", bytes_sent: int) -> str:
     """A round in one line: number, loss, each worker's weight, distance, bytes."""
     parts = [f"round {report.round}", f"loss {float(report.losses.nanmean()):.3f}"]
     if report.weights is not None:

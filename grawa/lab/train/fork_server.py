@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from subprocess import Popen
 
@@ -97,6 +97,7 @@ class ForkServer:
         self._descriptors = descriptors
         self._server: Popen[bytes] | None = None
         self._socket: socket.socket | None = None
+        self._is_owed = False  # an answer
 
     def start(self, variables: Mapping[str, str]) -> Process:
         """Starts a process, in which SIGINT is blocked.
@@ -126,8 +127,10 @@ class ForkServer:
             self._begin()
         assert self._socket is not None
         try:
+            self._is_owed = True
             self._socket.sendall(request.encode())
             answer = self._socket.recv(4096).decode()
+            self._is_owed = False
         except TimeoutError:
             return f"the imports took longer than {_IMPORT_SECONDS:.0f} s"
         except ConnectionError:
@@ -173,12 +176,19 @@ class ForkServer:
         )
 
     def close(self) -> None:
-        """Ends the process that has done the imports; those that it has forked go on."""
-        if self._socket is not None:
-            self._socket.close()
+        """Ends the process that has done the imports; those that it has forked go on.
+
+        One that it was forking when this process stopped listening, as for Ctrl-C, is ended.
+        """
         if self._server is not None:
             self._server.kill()
             self._server.wait()
+        if self._socket is not None:
+            with self._socket, suppress(OSError):
+                if self._is_owed and (pid := self._socket.recv(4096).decode()).isdigit():
+                    unknown = Child(int(pid))
+                    unknown.kill()
+                    unknown.wait()
 
 
 @contextmanager

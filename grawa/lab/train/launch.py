@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from os import getppid
 from typing import TypeVar
@@ -80,7 +80,9 @@ def launch(
 
 def _attempt(several: Starter, restarts: int, signals: StopSignals, within: float) -> None:
     """Runs the processes once."""
-    with several.started(restarts) as group:
+    with ExitStack() as stack:
+        with signals.interrupting():
+            group = stack.enter_context(several.started(restarts))
         failures = _failures(group, signals, within)
         stopped, has_ended = group.stopped(), group.has_ended()
     if stopped is not None:

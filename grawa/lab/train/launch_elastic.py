@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import timedelta
 
 from grawa.comm.elastic import Elastic
@@ -52,7 +53,9 @@ def launch_elastic(
     signals = StopSignals()
     with signals.caught(CAUGHT), lighthouse(elastic) as at, saying_what_did_not_start(workers):
         told = {"TORCHFT_LIGHTHOUSE": at}
-        with starter(command, workers, told) as several, several.started() as group:
+        with starter(command, workers, told) as several, ExitStack() as stack:
+            with signals.interrupting():
+                group = stack.enter_context(several.started())
             watch = _Watch(group, elastic, signals, tell, max_restarts, stop_within)
             while not (signals.at_once or watch.is_over()):
                 watch.look()
