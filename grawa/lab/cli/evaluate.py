@@ -20,11 +20,11 @@ def evaluate_command(run: Path) -> None:
     Args:
         run: the run's folder.
     """
-    task, error = measured_again(run)
+    console = Console(markup=False)
+    with console.status("measuring"):
+        task, error = measured_again(run)
     measured = {"metric": task.metric, "error": error}
-    Console(markup=False).print(
-        f"{task.metric} of {run}/model.safetensors: {metric_text(measured)}"
-    )
+    console.print(f"{task.metric} of {run}/model.safetensors: {metric_text(measured)}")
 
 
 def measured_again(run: Path) -> tuple[Task, float]:

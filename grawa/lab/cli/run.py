@@ -152,7 +152,7 @@ def _run(config: TrainConfig, path: Path, start: Start = NEWEST) -> None:
     if is_first_process():
         console = Console()
         finished = RunFolder(path).events()[-1]
-        console.print(summary(finished))
+        console.print(summary(finished, is_modelled=config.clock == "virtual"))
         for doubt in finished["doubts"]:
             say(console, f"warning: {doubt}")
         say(console, f"{path}: the run's folder; `grawa evaluate {path}` measures its model")
