@@ -64,7 +64,9 @@ def check_asked(asked: ChaosConfig) -> None:
         raise UserError(f"noise must not be negative, got {asked.noise}")
     for kind in listed(asked.kinds, "kinds"):
         if kind not in KINDS:
-            raise UserError(f"there is no kind of fault {kind!r}; there are {', '.join(KINDS)}")
+            close = own.meant(kind, KINDS)
+            known = ", ".join(KINDS)
+            raise UserError(f"there is no kind of fault {kind!r}{close}; there are {known}")
     if is_own(asked):
         function(asked.what)
         usual = {field.name: field.default for field in fields(asked)}

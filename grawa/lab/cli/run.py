@@ -29,6 +29,7 @@ from grawa.lab.train.launch import launch
 from grawa.lab.train.launch_elastic import launch_elastic
 from grawa.lab.train.sharing import deal, load
 from grawa.lab.train.stackable import trained_names
+from grawa.lab.units import too_large
 from grawa.process_group import (
     is_first_process,
     pick_device,
@@ -122,10 +123,7 @@ def check(config: TrainConfig, known: dict[Hashable, Data] | None = None) -> Non
     task, strategy = names.task(config.task, config.data), names.strategy(config.strategy)
     target = settings.until_error
     if target is not None and target >= 1.0 and task.metric.endswith("error"):
-        raise UserError(
-            f"until_error {config.until_error} is {target:.0%} of the {task.metric}: write a "
-            f"percentage, such as {target:g}%, or a fraction, such as {target / 100.0:g}"
-        )
+        raise UserError(too_large("until_error", str(config.until_error), target))
     scores.check(config, strategy)
     if config.tensorboard:
         require_tensorboard()

@@ -8,12 +8,14 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
 from grawa.errors import UserError
+from grawa.lab.own import meant
 from grawa.lab.shapes import is_number, is_text, shown
+from grawa.lab.units import number
 
 _READERS: tuple[Callable[[str], object], ...] = (
     {"None": None}.__getitem__,
     {"true": True, "false": False}.__getitem__,
-    float,
+    number,
     int,
     str,
     Path,
@@ -70,7 +72,8 @@ def read_value(text: str, hint: Any, what: str) -> Any:
             continue
         if _has_type(value, hint):
             return value
-    raise UserError(f"{what} must be {_described(hint)}, got {shown(text)}")
+    close = meant(text, [value for value in get_args(hint) if isinstance(value, str)])
+    raise UserError(f"{what} must be {_described(hint)}, got {shown(text)}{close}")
 
 
 def _has_type(value: object, hint: Any) -> bool:

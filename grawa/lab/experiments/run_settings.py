@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import fields
 from datetime import timedelta
+from functools import partial
 
 from grawa.durations import seconds
 from grawa.errors import UserError
@@ -63,7 +64,7 @@ def settings_of(config: TrainConfig) -> Settings:
         timeout=timedelta(seconds=config.timeout),
         elastic=elastic_of(vars(config), usual),
         stack_workers=config.stack_workers,
-        swa=_given(config.swa, share, "swa"),
+        swa=_given(config.swa, partial(share, most=1.0), "swa"),
     )
     complaint = wrong_options(vars(config), type(config))  # last, as others say more
     if complaint:

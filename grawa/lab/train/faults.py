@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from grawa.errors import UserError
+from grawa.lab.own import meant
 from grawa.lab.train.asked import Asked
 from grawa.lab.train.forms import FAULTS_HELP
 from grawa.lab.train.noise import add_gradient_noise_, noisy
+from grawa.lab.units import number
 from grawa.seeding import generator
 
 _PLAIN = ("wrong-labels", "batch-of-one", "nan", "dead")
@@ -23,7 +25,7 @@ _MOST = 1e6
 """The largest amount, far beyond what any training survives."""
 
 _FORM = re.compile(
-    r"(?P<kind>[a-z-]+?)(?P<equals>=)?(?P<amount>[0-9.]{1,400})?:"
+    r"(?P<kind>[a-z-]+?)(?P<equals>=)?(?P<amount>[0-9.]{1,400}%?)?:"
     r"(?P<worker>[0-9]{1,9})(?:@(?:(?P<step>[0-9]{1,12})|(?P<asked>asked)))?"
 )
 
@@ -92,9 +94,10 @@ class Fault:
             or (found["equals"] is not None) != (kind in _VALUE)
             or not _fits_moment(kind, found["step"], found["asked"])
         ):
-            raise UserError(f"there is no fault {text!r}; there are {FAULTS_HELP}")
+            close = meant(re.split(r"[0-9=:]", text)[0], (*_PLAIN, *_FACTOR, *_VALUE))
+            raise UserError(f"there is no fault {text!r}{close}; there are {FAULTS_HELP}")
         try:
-            amount = float(found["amount"] or 1.0)
+            amount = number(found["amount"] or "1")
         except ValueError:
             raise UserError(f"the amount of {text!r} is not a number") from None
         step = int(found["step"]) if found["step"] else None

@@ -1,8 +1,9 @@
 """How optimizers and faults are written on the command line."""
 
 OPTIMIZERS_HELP = (
-    "sgd (Nesterov momentum 0.9, weight decay 1e-4), adamw (torch's defaults) or sam (rho 0.05, on "
-    "sgd), with options: sgd:momentum=0:weight_decay=0, sam:rho=0.1:base=adamw"
+    "sgd (Nesterov momentum 0.9, weight decay 1e-4), adamw (torch's defaults), adam (adamw without "
+    "weight decay) or sam (rho 0.05, on sgd), with options: sgd:momentum=0:weight_decay=0, "
+    "sam:rho=0.1:base=adamw"
 )
 
 FAULTS_HELP = (

@@ -357,7 +357,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "500 percent": (
         ("train", "digits", "--until-error", "5", "--evaluate-every", "1"),
-        "until_error 5 is 500% of the test error: write a percentage, such as 5%",
+        "until_error 5 is 500%: write a percentage, such as 5%, or a fraction, such as 0.05",
     ),
     "no such GPU": (("train", "digits", "--device", "cuda:7"), "has no usable GPU"),
     "no task": (("train",), "TASK is missing; see `grawa train --help`"),
@@ -429,7 +429,10 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "no steps": (("train", "digits", "--steps", "-1"), "steps must be at least 1, got -1"),
     "no sync": (("train", "digits", "--sync-every", "0"), "sync_every must be a whole number"),
     "no batch": (("train", "digits", "--batch-size", "0"), "batch_size must be at least 1"),
-    "average": (("train", "digits", "--swa", "2"), "swa must lie in (0, 1], got 2.0"),
+    "average": (
+        ("train", "digits", "--swa", "25"),
+        "swa 25 is 2500%: write a percentage, such as 25%, or a fraction, such as 0.25",
+    ),
     "no rate": (("train", "digits", "--lr", "0"), "lr must be positive, got 0.0"),
     "rate is nan": (("train", "digits", "--lr", "nan"), "lr must be positive, got nan"),
     "timeout": (("train", "digits", "--timeout", "0"), "timeout must be positive"),
