@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -32,6 +33,7 @@ from grawa.lab.cli.chaos_config import ChaosConfig
 from grawa.lab.cli.evaluate import measured_again
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.environment import environment
+from grawa.lab.experiments.overwriting import overwriting
 from grawa.lab.files import is_there, make_folder, write_text
 from grawa.lab.report.console import say
 from grawa.lab.report.tables import as_rich
@@ -75,9 +77,10 @@ def _new_folder(asked: ChaosConfig) -> Path:
     if out is None:
         words = "".join(c if c.isalnum() or c in "-._" else "-" for c in asked.what)[:100]
         out = Path("runs") / f"chaos-{words}-seed{asked.seed}-{datetime.now():%Y%m%d-%H%M%S}"
-    if is_there(out):
-        raise UserError(f"{out} exists already, and nothing is overwritten: choose another --out")
-    return make_folder(out)
+    with overwriting(out) if asked.overwrite else nullcontext():
+        if is_there(out):
+            raise UserError(f"{out} exists already: choose another --out, or give --overwrite")
+        return make_folder(out)
 
 
 def _session(asked: ChaosConfig, here: Possible, config: TrainConfig | None, out: Path) -> Session:

@@ -88,3 +88,6 @@ class ChaosConfig:
     out: Annotated[Path | None, "FOLDER"] = None
     """The folder for both runs, all logs and results.json, which must not exist yet; by default a
     new one in runs/."""
+
+    overwrite: bool = False
+    """Replace a finished `grawa chaos` in that folder."""

@@ -60,6 +60,7 @@ def train(
     config: TrainConfig,
     from_file: Annotated[Path | None, "--config", "FILE"] = None,
     out: Annotated[Path | None, "FOLDER"] = None,
+    overwrite: bool = False,
 ) -> None:
     """Train a task on several workers.
 
@@ -75,6 +76,7 @@ def train(
         from_file: A file with the format of a run's config.toml, such as those in recipes/, for
             options that are not given on the command line; TASK may then be left out.
         out: The run's folder, which must not exist yet; by default a new one in runs/.
+        overwrite: Replace a finished run in that folder; it comes back if this one can't begin.
     """
 
 

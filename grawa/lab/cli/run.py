@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Hashable
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from grawa.errors import UserError
 from grawa.integrations.tensorboard import require_tensorboard
 from grawa.lab.cli import names, scores
 from grawa.lab.cli.going_on import say_restart, saying_how_to_go_on
-from grawa.lab.cli.new_folder import new_folder
+from grawa.lab.cli.new_folder import new_folder, room_for
 from grawa.lab.cli.process import run_process
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.limits import check_memory
@@ -37,24 +38,28 @@ from grawa.process_group import (
 )
 
 
-def train_command(config: TrainConfig, from_file: Path | None, out: Path | None) -> None:
+def train_command(
+    config: TrainConfig, from_file: Path | None, out: Path | None, overwrite: bool
+) -> None:
     """Runs `grawa train`.
 
     Args:
         config: the run, with the options in the file.
         from_file: the file with options that the command line does not give.
-        out: the run's folder, which must not exist yet; by default a new one in runs/.
+        out: the run's folder; by default a new one in runs/.
+        overwrite: whether it may be that of a finished run, which is replaced.
     """
     check(config)
     if not (is_first_process() or config.elastic):
         _run(config, Path())
         return
-    folder = new_folder(config, out)
-    try:
-        _run(config, folder.path)
-    finally:
-        if not (config.elastic and under_launcher()):  # else others may use it
-            folder.remove_if_unused()
+    with room_for(config, out) if overwrite else nullcontext():
+        folder = new_folder(config, out)
+        try:
+            _run(config, folder.path)
+        finally:
+            if not (config.elastic and under_launcher()):  # else others may use it
+                folder.remove_if_unused()
 
 
 def resume_command(

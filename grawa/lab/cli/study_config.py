@@ -128,6 +128,9 @@ class StudyConfig:
     """The study's folder; by default one in runs/ whose name depends on all options. If it contains
     this study already, the study continues where it stopped."""
 
+    overwrite: bool = False
+    """Replace a finished study in that folder, also by the same one, which runs again."""
+
     def flatness_config(self) -> FlatnessConfig | None:
         """How the flatness of runs is measured; `None` if it is not."""
         from grawa.flatness.hessian import has_curvlinops  # with torch

@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import count
 from os import getppid
 from typing import TypeVar
@@ -66,7 +66,7 @@ def launch(
     with (
         signals.caught(CAUGHT),
         saying_what_did_not_start(processes),
-        starter(command, processes) as several,
+        starter(command, processes, check=signals.check) as several,
     ):
         for restart in count(1):
             try:
@@ -80,9 +80,7 @@ def launch(
 
 def _attempt(several: Starter, restarts: int, signals: StopSignals, within: float) -> None:
     """Runs the processes once."""
-    with ExitStack() as stack:
-        with signals.interrupting():
-            group = stack.enter_context(several.started(restarts))
+    with several.started(restarts) as group:
         failures = _failures(group, signals, within)
         stopped, has_ended = group.stopped(), group.has_ended()
     if stopped is not None:

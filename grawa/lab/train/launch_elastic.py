@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from datetime import timedelta
 
 from grawa.comm.elastic import Elastic
@@ -53,9 +52,10 @@ def launch_elastic(
     signals = StopSignals()
     with signals.caught(CAUGHT), lighthouse(elastic) as at, saying_what_did_not_start(workers):
         told = {"TORCHFT_LIGHTHOUSE": at}
-        with starter(command, workers, told) as several, ExitStack() as stack:
-            with signals.interrupting():
-                group = stack.enter_context(several.started())
+        with (
+            starter(command, workers, told, signals.check) as several,
+            several.started() as group,
+        ):
             watch = _Watch(group, elastic, signals, tell, max_restarts, stop_within)
             while not (signals.at_once or watch.is_over()):
                 watch.look()

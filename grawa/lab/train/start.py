@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +140,10 @@ class Starter:
 
 @contextmanager
 def starter(
-    command: Command, processes: int, told: Mapping[str, str] = MappingProxyType({})
+    command: Command,
+    processes: int,
+    told: Mapping[str, str] = MappingProxyType({}),
+    check: Callable[[], None] = lambda: None,
 ) -> Generator[Starter]:
     """Prepares to start processes.
 
@@ -148,6 +151,7 @@ def starter(
         command: what they do.
         processes: number of processes.
         told: more environment variables.
+        check: called while their imports are waited for; what it raises ends that.
 
     Yields:
         What starts them.
@@ -155,7 +159,7 @@ def starter(
     with _files(_SHARED + processes) as (files, descriptors):
         store, counts, *_ = files
         own = {STORE: store, COUNTS: counts, **told}
-        with fork_server(command, _environment(processes) | own, descriptors) as server:
+        with fork_server(command, _environment(processes) | own, descriptors, check) as server:
             yield Starter(server, files)
 
 

@@ -58,7 +58,6 @@ class StopSignals:
         self.first: signal.Signals | None = None
         self.at_once = False
         self._since = 0.0
-        self._interrupts = False
 
     @contextmanager
     def caught(
@@ -80,8 +79,6 @@ class StopSignals:
             if is_request and self.first is None:
                 self.first, self._since = signal.Signals(number), time.monotonic()
                 on_first()
-                if self._interrupts:
-                    raise StoppedError(self.first, saved=False)
             elif not is_request or time.monotonic() - self._since > SAME_SIGNAL_SECONDS:
                 self.first = self.first or signal.Signals(number)
                 self.at_once = True
@@ -90,20 +87,14 @@ class StopSignals:
         with handled(numbers, come):
             yield
 
-    @contextmanager
-    def interrupting(self) -> Generator[None]:
-        """Raises at once what a signal asks for: nothing that the block does has to be saved.
+    def check(self) -> None:
+        """For work of which nothing has to be saved, between its parts.
 
         Raises:
-            StoppedError: in the middle of the block, if a request to stop comes.
+            StoppedError: if a request to stop has come.
         """
         if self.first is not None:
             raise StoppedError(self.first, saved=False)
-        self._interrupts = True
-        try:
-            yield
-        finally:
-            self._interrupts = False
 
 
 @contextmanager

@@ -523,6 +523,19 @@ def test_an_existing_run_is_left_untouched(command: Any, run: Path) -> None:
     assert everything(run) == before
 
 
+def test_a_finished_run_is_replaced_if_that_is_asked_for(command: Any, run: Path) -> None:
+    before, again = everything(run), ("train", "digits", *FAST, "--seed", "1", "--overwrite")
+    done = command(*again, "--out", run, "--strategy", "lsgd:team_size=3", "--steps", "16")
+    assert done.code == 2  # and it is kept
+    assert {**everything(run), ".lock": b""} == {**before, ".lock": b""}
+    assert command(*again, "--out", run).code == 0
+    assert RunFolder(run).config().seed == 1
+    assert [path.name for path in run.parent.iterdir()] == ["run"]
+    done = command(*again)
+    assert done.code == 2
+    assert_one_line(done.err, "--overwrite needs --out")
+
+
 def test_a_finished_run_is_not_resumed(command: Any, run: Path) -> None:
     before = everything(run)
     done = command("resume", run)
