@@ -1,73 +1,30 @@
-"""Train deep networks on several workers that rarely communicate; see README.md."""
+"""Train deep networks on several workers that rarely communicate; see README.md.
 
-from grawa import integrations
-from grawa.averager import Averager
-from grawa.comm.elastic import Elastic
-from grawa.comm.lighthouse import lighthouse
-from grawa.errors import CommunicationError, DivergedError, UserError
-from grawa.launching.launch import launch
-from grawa.optim import SAM
-from grawa.process_group import distributed
-from grawa.rounds.guard import Guard
-from grawa.rounds.report import RoundReport
-from grawa.rounds.schedule import Every, Quadratic, SharedCount, Warmup
-from grawa.scores import GradientNorms, ProbeLoss, ProbeNorms, TrainingLoss
-from grawa.scores.groups import by_block, by_model, by_tensor
-from grawa.strategies import (
-    DPPF,
-    EASGD,
-    GRAWA,
-    LGRAWA,
-    LSGD,
-    MGRAWA,
-    DataParallel,
-    DiLoCo,
-    LocalSGD,
-    OuterSteps,
-    SlowMo,
-)
-from grawa.strategies.center import OuterNesterov
-from grawa.strategies.protocol import Strategy
-from grawa.version import __version__
-from grawa.workers.batchnorm import recalibrate_batchnorm
+The names are those of `grawa.public`, which is imported when the first of them is used: so
+`grawa --help`, and a mistake on the command line, need not wait for torch.
+"""
 
-__all__ = [
-    "DPPF",
-    "EASGD",
-    "GRAWA",
-    "LGRAWA",
-    "LSGD",
-    "MGRAWA",
-    "SAM",
-    "Averager",
-    "CommunicationError",
-    "DataParallel",
-    "DiLoCo",
-    "DivergedError",
-    "Elastic",
-    "Every",
-    "GradientNorms",
-    "Guard",
-    "LocalSGD",
-    "OuterNesterov",
-    "OuterSteps",
-    "ProbeLoss",
-    "ProbeNorms",
-    "Quadratic",
-    "RoundReport",
-    "SharedCount",
-    "SlowMo",
-    "Strategy",
-    "TrainingLoss",
-    "UserError",
-    "Warmup",
-    "__version__",
-    "by_block",
-    "by_model",
-    "by_tensor",
-    "distributed",
-    "integrations",
-    "launch",
-    "lighthouse",
-    "recalibrate_batchnorm",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from grawa.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from grawa.public import *  # ruff: ignore[undefined-local-with-import-star]
+else:  # a type checker that saw this would take any name for one of the module
+
+    def __getattr__(name: str) -> object:
+        if name == "__all__" or not name.startswith("__"):
+            _load()
+            if name in globals():
+                return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        _load()
+        return list(globals())
+
+    def _load() -> None:
+        """Makes all public names this module's own."""
+        public = import_module("grawa.public")
+        globals().update({name: getattr(public, name) for name in ("__all__", *public.__all__)})

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import NoReturn
 
+from grawa.lab.cli.early import end_at_interrupts
+
 _NEEDED = (
-    "jinja2", "matplotlib", "numpy", "PIL", "rich", "safetensors", "scipy", "sklearn", "tomli_w",
-    "typeguard", "tyro",
+    "docstring_parser", "jinja2", "matplotlib", "numpy", "PIL", "rich", "safetensors", "scipy",
+    "sklearn", "tomli_w", "typeguard",
 )  # fmt: skip
 """Packages that `pip install 'grawa[lab]'` installs."""
 
@@ -18,6 +20,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     Args:
         args: the command line; by default the process's own.
     """
+    end_at_interrupts()
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         print(
@@ -26,7 +29,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
             file=sys.stderr,
         )
         sys.exit(2)
-    from grawa.lab.cli import main as run  # after the check, since it imports these packages
+    from grawa.lab.cli.main import main as run  # after the check, since it imports these packages
 
     run(args)
 

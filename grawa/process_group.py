@@ -131,7 +131,7 @@ def pick_device(name: str) -> torch.device:
     """The device of this process.
 
     Args:
-        name: "auto" for a GPU if there is one, or a device's name; "gpu" is "cuda".
+        name: "auto" for a GPU if there is one, or a device's name in any case; "gpu" is "cuda".
 
     Returns:
         The device; a GPU is made the current one.
@@ -139,6 +139,7 @@ def pick_device(name: str) -> torch.device:
     Raises:
         UserError: if there is no such device.
     """
+    name = name.lower()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     name = "cuda" if name == "gpu" else name

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from grawa.errors import UserError
-from grawa.saving import CheckpointError, check, replacing, seal, write_part
+from grawa.saving.part import CheckpointError, check, seal, write_part
+from grawa.saving.whole import replacing
 
 _MOST_BYTES = 2**20
 """Of a text; ours are far smaller."""

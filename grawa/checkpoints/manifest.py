@@ -14,7 +14,7 @@ from grawa.checkpoints.places import MANIFEST, checkpoints
 from grawa.errors import UserError
 from grawa.rounds.engine import Engine
 from grawa.rounds.origin import described
-from grawa.saving import CheckpointError, ForeignError
+from grawa.saving.part import CheckpointError, ForeignError
 from grawa.version import __version__
 
 

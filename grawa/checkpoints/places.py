@@ -6,7 +6,7 @@ from pathlib import Path
 
 from grawa.errors import UserError
 from grawa.rounds.engine import Engine
-from grawa.saving import CheckpointError, check
+from grawa.saving.part import CheckpointError, check
 
 MANIFEST = "manifest.json"
 """The name of the file that says in words what a checkpoint holds."""

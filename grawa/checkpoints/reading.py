@@ -21,7 +21,7 @@ from grawa.checkpoints.saved import Saved, dict_in
 from grawa.checkpoints.sources import Sources
 from grawa.errors import UserError
 from grawa.rounds.engine import Engine
-from grawa.saving import ForeignError
+from grawa.saving.part import ForeignError
 
 
 @dataclass(frozen=True, kw_only=True)

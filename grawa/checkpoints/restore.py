@@ -17,7 +17,7 @@ from grawa.errors import UserError
 from grawa.rounds.agreement import Agreement
 from grawa.rounds.engine import Engine
 from grawa.rounds.purposes import Purpose
-from grawa.saving import CheckpointError, ForeignError
+from grawa.saving.part import CheckpointError, ForeignError
 
 _MOST = 100
 """Of the newest checkpoints, those that processes tell each other of."""

@@ -8,7 +8,7 @@ from typing import Any
 from grawa.checkpoints.entries import Entries
 from grawa.checkpoints.layout import Layout
 from grawa.checkpoints.manifest import read_manifest
-from grawa.saving import CheckpointError, ForeignError, read_part
+from grawa.saving.part import CheckpointError, ForeignError, read_part
 
 
 class Saved:

@@ -9,7 +9,7 @@ from grawa.checkpoints.layout import Layout
 from grawa.checkpoints.regroup import Place, Regrouping
 from grawa.checkpoints.saved import Saved, dict_in
 from grawa.rounds.engine import Engine
-from grawa.saving import CheckpointError
+from grawa.saving.part import CheckpointError
 
 
 class Sources:

@@ -18,7 +18,7 @@ from grawa.checkpoints.places import MANIFEST, building, checkpoints, name_of, n
 from grawa.errors import UserError
 from grawa.rounds.agreement import Agreement
 from grawa.rounds.engine import Engine
-from grawa.saving import sync_folder
+from grawa.saving.whole import sync_folder
 
 
 class Writing:

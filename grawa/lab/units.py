@@ -1,5 +1,6 @@
-"""Fractions and large counts on the command line."""
+"""Fractions and large counts on the command line: 25% and 0.25 are the same everywhere."""
 
+import math
 import re
 
 from grawa.errors import UserError
@@ -9,28 +10,43 @@ _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9}
 _MOST = 1e15
 
 
-def share(text: str, what: str) -> float:
+def number(text: str) -> float:
+    """A number, or a percentage.
+
+    Returns:
+        The number; a `ValueError` is raised if it is none.
+
+    >>> number("25%"), number("0.25")
+    (0.25, 0.25)
+    """
+    return float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
+
+
+def share(text: str, what: str, most: float = math.inf) -> float:
     """A fraction such as 5% or 0.05.
 
     Args:
         text: a number, or a percentage.
         what: whose value it is, for the message.
+        most: that it can be.
 
     Returns:
         The fraction, positive.
 
     Raises:
-        UserError: if it is not a positive number.
+        UserError: if it is not a positive number, or more than `most`.
 
     >>> share("5%", "--until-error")
     0.05
     """
     try:
-        value = float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
+        value = number(text)
     except ValueError:
         value = -1.0
-    if not 0.0 < value < float("inf"):
+    if not 0.0 < value < math.inf:
         raise UserError(f"{what} must be a positive number or percentage, such as 5%, got {text!r}")
+    if value > most:
+        raise UserError(too_large(what, text, value))
     return value
 
 
@@ -58,3 +74,24 @@ def count(text: str, what: str) -> int:
             f"got {text[:60]!r}"
         )
     return round(value)
+
+
+def too_large(what: str, text: str, value: float) -> str:
+    """What is wrong with a percentage that was written without its sign.
+
+    Args:
+        what: whose value it is.
+        text: as it was written.
+        value: what that means.
+
+    Returns:
+        The message.
+
+    >>> too_large("swa", "25", 25.0)
+    'swa 25 is 2500%: write a percentage, such as 25%, or a fraction, such as 0.25'
+    """
+    percent = value if value <= 100.0 else 25.0
+    return (
+        f"{what} {text} is {value:.0%}: write a percentage, such as {percent:g}%, or a fraction, "
+        f"such as {percent / 100.0:g}"
+    )

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 from grawa.errors import UserError
 from grawa.lab import own
 from grawa.lab.shapes import is_text, shown
+from grawa.lab.units import number
 
 _PLAIN = (bool, int, float, str, Path)
 """Types of options that are written as one value."""
@@ -87,7 +88,9 @@ def with_option(made: Made, path: list[str], value: str, where: str) -> Made:
         if _is_settable(made, field.name)
     }
     if path[0] not in names:
-        raise UserError(f"{where} has no option {path[0]!r}; it has {', '.join(names) or 'none'}")
+        close = own.meant(path[0], names)
+        has = ", ".join(names) or "none"
+        raise UserError(f"{where} has no option {path[0]!r}{close}; it has {has}")
     name = names[path[0]]
     kind = _kind(made, name)
     if is_dataclass(kind):
@@ -132,6 +135,8 @@ def _parse(value: str, kind: Any, key: str, where: str) -> Any:
     try:
         if not value or not is_text(value):
             raise ValueError("an option has a value that can be written")
+        if kind is float:
+            return number(value)
         return {"true": True, "false": False}[value] if kind is bool else kind(value)
     except (KeyError, ValueError):
         raise UserError(f"{key} of {where} must be a {kind.__name__}, got {shown(value)}") from None

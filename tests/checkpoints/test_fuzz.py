@@ -17,7 +17,7 @@ from torch import Tensor
 
 import grawa
 from grawa.checkpoints.files import write_text
-from grawa.saving import read_part, write_part
+from grawa.saving.part import read_part, write_part
 from tests.checkpoints.test_save_and_restore import STOP, Loop
 from tests.damage import WRONG_VALUES
 from tests.fuzzing import few

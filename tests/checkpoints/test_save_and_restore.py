@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 import grawa
-from grawa.saving import seal
+from grawa.saving.part import seal
 from tests.helpers import INPUTS, STRATEGIES, Fleet, batches, mlp
 from tests.world import on_ranks
 

@@ -16,7 +16,8 @@ from torch.nn.functional import mse_loss
 import grawa
 from grawa.lab.cli.trials import prepare
 from grawa.lab.experiments.config import TrainConfig
-from grawa.lab.experiments.flatness import CONSENSUS, FlatnessConfig
+from grawa.lab.experiments.flatness import CONSENSUS
+from grawa.lab.experiments.flatness_config import FlatnessConfig
 from grawa.lab.experiments.trial import Result, run_trial
 from grawa.lab.tasks import Digits, Task
 from grawa.lab.train.sharing import load

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import pytest
 import torch
 
-from grawa.saving import CheckpointError, read_part, write_part
+from grawa.saving.part import CheckpointError, read_part, write_part
 
 
 def state(number: int, process: int = 0) -> dict[str, Any]:

@@ -7,8 +7,9 @@ its command line.
 import sys
 
 from grawa.errors import UserError
+from grawa.lab.train.failed import WorkerFailedError
 from grawa.lab.train.fork_server import Command
-from grawa.lab.train.launch import WorkerFailedError, launch
+from grawa.lab.train.launch import launch
 from grawa.lab.train.stop import StoppedError
 
 

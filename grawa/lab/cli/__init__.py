@@ -1,5 +1,1 @@
-"""The command `grawa`."""
-
-from grawa.lab.cli.main import main
-
-__all__ = ["main"]
+"""The command `grawa`; `grawa.lab.cli.main` is where it begins."""

@@ -1,47 +1,22 @@
 """`grawa ablate`: the effect of one option."""
 
-from dataclasses import dataclass
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from grawa.errors import UserError
 from grawa.lab.cli import names
 from grawa.lab.cli.grids import beyond, grid
-from grawa.lab.cli.methods import OWN, method, named
+from grawa.lab.cli.methods import method, named
 from grawa.lab.cli.studies import run, study_of
-from grawa.lab.cli.study_config import StudyConfig, listed
+from grawa.lab.cli.study_config import OWN, AblateConfig, listed
 from grawa.lab.experiments.options import names_of_options, option_value
-from grawa.lab.experiments.study import Arm, Axis
+from grawa.lab.experiments.study import Arm
 
 _ALIASES = {"decay": "score.decay", "ema": "score.decay", "norm_source": "score"}
 """Other names of knobs."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class AblateConfig(StudyConfig):
-    """The options of `grawa ablate`, in addition to those that it shares with `grawa compare`."""
-
-    knob: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="KNOB=VALUE,VALUE")]
-    """The option that is varied, and its values: one of `grawa train`, or one of the strategy:
-    workers=4,8,16, sync_every=1,4,16,64, pull=0.1,0.5,1, prox=0,0.01,0.1,
-    score=training,rms,probe, ema=0.5,0.85,0.95 (the decay of averaged training norms)."""
-
-    strategies: str = "lgrawa"
-    """Methods, separated by commas, as in `grawa compare`; each is run with every value."""
-
-    baseline: str | None = None
-    """The value with which each method's other values are compared; by default the first."""
-
-    axis: Axis = "steps"
-    """What is equal for all values that are compared: time, rounds, bytes or steps."""
-
-    tune: int | None = None
-    """Number of validation seeds (from 1000) on which settings are chosen; by default 0: none."""
-
-
-def ablate_command(asked: Annotated[AblateConfig, tyro.conf.arg(name="")]) -> None:
-    """Measure the effect of one option: the same task, seeds and steps, with several values of it.
+def ablate_command(asked: AblateConfig) -> None:
+    """Runs `grawa ablate`.
 
     Args:
         asked: the study.

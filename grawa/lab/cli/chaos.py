@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tomli_w
 import torch
-import tyro
 from rich.console import Console
 
 from grawa.errors import UserError
@@ -22,44 +22,44 @@ from grawa.lab.chaos.subject import FunctionSubject, Subject, TaskSubject
 from grawa.lab.chaos.table import ending_lines, fault_table, line_of
 from grawa.lab.chaos.verdict import Findings, Result, broken
 from grawa.lab.cli import names
-from grawa.lab.cli.chaos_config import ChaosConfig, Possible
+from grawa.lab.cli.chaos_checks import (
+    Possible,
+    check_asked,
+    checked_train_config,
+    is_own,
+    possible,
+)
+from grawa.lab.cli.chaos_config import ChaosConfig
 from grawa.lab.cli.evaluate import measured_again
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.environment import environment
+from grawa.lab.experiments.overwriting import overwriting
 from grawa.lab.files import is_there, make_folder, write_text
 from grawa.lab.report.console import say
 from grawa.lab.report.tables import as_rich
-from grawa.lab.train.launch import WorkerFailedError
+from grawa.lab.train.failed import WorkerFailedError
 from grawa.lab.train.sharing import load
 
 SCHEMA = 1
 """Version of `results.json`; increased when the meaning of a field changes."""
 
 
-def chaos_command(asked: Annotated[ChaosConfig, tyro.conf.arg(name="")]) -> None:
-    """Try how a job stands what happens on clusters: kills, stops, cuts, full disks, bad workers.
-
-    Starts a real job, on hosts made of namespaces of this machine (as root, or where users may make
-    namespaces). It is run once undisturbed, then under faults that come one after another, at
-    random moments, when the job has recovered from the one before. Where the job ends, it is
-    continued with `grawa resume`, as a scheduler would. A table says for each fault how soon it was
-    noticed, how soon the job made rounds again, and what was lost. Ends with exit code 1 if
-    something is not as it must be: a hang, an orphan, a leftover, a record or model that is wrong.
+def chaos_command(asked: ChaosConfig) -> None:
+    """Runs `grawa chaos`.
 
     Args:
         asked: the options.
     """
-    asked.check()
-    console = Console(markup=False)
-    possible = asked.possible()
-    config = None if asked.is_own else asked.checked_train_config(possible.kinds)
+    check_asked(asked)
+    console, here = Console(markup=False), possible(asked)
+    config = None if is_own(asked) else checked_train_config(asked, here.kinds)
     out = _new_folder(asked)
-    for kind, why in possible.left_out.items():
+    for kind, why in here.left_out.items():
         say(console, f"left out: {kind} ({why})")
-    if possible.hosts < asked.hosts:
+    if here.hosts < asked.hosts:
         say(console, f"all {asked.workers} workers run on this machine as one host")
-    faults = plan(possible.kinds, asked.faults, asked.workers, possible.hosts, asked.seed)
-    session = _session(asked, possible, config, out)
+    faults = plan(here.kinds, asked.faults, asked.workers, here.hosts, asked.seed)
+    session = _session(asked, here, config, out)
     with console.status("the undisturbed run"):
         undisturbed = _undisturbed(session)
     say(console, f"the undisturbed run: {len(undisturbed.rounds)} rounds")
@@ -69,7 +69,7 @@ def chaos_command(asked: Annotated[ChaosConfig, tyro.conf.arg(name="")]) -> None
 
     with console.status("the run under faults"):
         findings = session.disturbed(undisturbed, faults, tell)
-    _finish(console, asked, possible, config, faults, findings, out)
+    _finish(console, asked, here, config, faults, findings, out)
 
 
 def _new_folder(asked: ChaosConfig) -> Path:
@@ -77,20 +77,19 @@ def _new_folder(asked: ChaosConfig) -> Path:
     if out is None:
         words = "".join(c if c.isalnum() or c in "-._" else "-" for c in asked.what)[:100]
         out = Path("runs") / f"chaos-{words}-seed{asked.seed}-{datetime.now():%Y%m%d-%H%M%S}"
-    if is_there(out):
-        raise UserError(f"{out} exists already, and nothing is overwritten: choose another --out")
-    return make_folder(out)
+    with overwriting(out) if asked.overwrite else nullcontext():
+        if is_there(out):
+            raise UserError(f"{out} exists already: choose another --out, or give --overwrite")
+        return make_folder(out)
 
 
-def _session(
-    asked: ChaosConfig, possible: Possible, config: TrainConfig | None, out: Path
-) -> Session:
-    size = Size(hosts=possible.hosts, workers=asked.workers)
+def _session(asked: ChaosConfig, here: Possible, config: TrainConfig | None, out: Path) -> Session:
+    size = Size(hosts=here.hosts, workers=asked.workers)
     return Session(
         subject=_own(asked, size) if config is None else _task(config, size, out),
         workers=asked.workers,
-        hosts=possible.hosts,
-        namespaces=possible.namespaces,
+        hosts=here.hosts,
+        namespaces=here.namespaces,
         timeout=asked.timeout,
         within=asked.within,
         noise=asked.noise,
@@ -130,7 +129,7 @@ def _undisturbed(session: Session) -> Result:
 def _finish(
     console: Console,
     asked: ChaosConfig,
-    possible: Possible,
+    here: Possible,
     config: TrainConfig | None,
     faults: Sequence[Planned],
     findings: Findings,
@@ -143,8 +142,8 @@ def _finish(
         "environment": environment(),
         "asked": _plain(asdict(asked)),
         "config": None if config is None else config.as_toml(),
-        "hosts": possible.hosts,
-        "left_out": possible.left_out,
+        "hosts": here.hosts,
+        "left_out": here.left_out,
         "planned": [asdict(fault) for fault in faults],
         **_plain(asdict(findings)),
         "broken": wrong,

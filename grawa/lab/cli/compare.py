@@ -1,25 +1,15 @@
 """`grawa compare`: methods against each other, on the same seeds and under the same conditions."""
 
-from typing import Annotated
-
-import tyro
-
 from grawa.lab.cli import names
 from grawa.lab.cli.grids import beyond, grid
-from grawa.lab.cli.methods import COMPARED, QUICK, method, named
+from grawa.lab.cli.methods import method, named
 from grawa.lab.cli.studies import run, study_of
-from grawa.lab.cli.study_config import StudyConfig, listed
+from grawa.lab.cli.study_config import COMPARED, QUICK, StudyConfig, listed
 from grawa.lab.experiments.study import Arm
 
 
-def compare_command(asked: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
-    """Compare methods on a task, tuned with the same effort, on the same seeds, at equal cost.
-
-    For each seed, all methods have the same data, order of data and initial weights. Each method is
-    first tuned, on separate seeds, over the same number of settings; where the best learning rate
-    is at the edge of those, further ones are tried, for every method by the same rule. Runs are
-    executed in parallel, one per core; after an interruption, the same command continues where it
-    stopped. The result is an answer in a few sentences, a table, and a page with pictures.
+def compare_command(asked: StudyConfig) -> None:
+    """Runs `grawa compare`.
 
     Args:
         asked: the study.

@@ -1,10 +1,8 @@
 """`--config FILE`: options from a file, which the command line's options override."""
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
@@ -35,22 +33,3 @@ def config_from(args: Sequence[str]) -> TrainConfig | None:
         raise UserError(f"{_OPTION} takes one file, got {', '.join(named)}")
     path = Path(named[0])
     return TrainConfig.from_toml(read_toml(path), path)
-
-
-def with_defaults(command: Callable[..., Any], defaults: TrainConfig) -> Callable[..., Any]:
-    """Gives the parameter `config` of a command new defaults.
-
-    Args:
-        command: changed in place.
-        defaults: the new defaults.
-
-    Returns:
-        The same command.
-    """
-    signature = inspect.signature(command)
-    parameters = [
-        parameter.replace(default=defaults) if parameter.name == "config" else parameter
-        for parameter in signature.parameters.values()
-    ]
-    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return command

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-import tyro
 from rich.console import Console
 
 from grawa.lab.cli import names
@@ -15,17 +14,17 @@ from grawa.lab.train.sharing import load
 from grawa.modes import evaluating
 
 
-def evaluate_command(run: tyro.conf.Positional[Path]) -> None:
-    """Measure a run's saved model on the run's test data.
+def evaluate_command(run: Path) -> None:
+    """Runs `grawa evaluate`.
 
     Args:
-        run: The run's folder.
+        run: the run's folder.
     """
-    task, error = measured_again(run)
+    console = Console(markup=False)
+    with console.status("measuring"):
+        task, error = measured_again(run)
     measured = {"metric": task.metric, "error": error}
-    Console(markup=False).print(
-        f"{task.metric} of {run}/model.safetensors: {metric_text(measured)}"
-    )
+    console.print(f"{task.metric} of {run}/model.safetensors: {metric_text(measured)}")
 
 
 def measured_again(run: Path) -> tuple[Task, float]:

@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-import tyro
 from rich.console import Console
 from torch import Tensor
 
@@ -20,11 +19,11 @@ from grawa.lab.experiments.environment import PACKAGES, environment
 from grawa.lab.experiments.flatness import (
     CONSENSUS,
     FLATNESS_SCHEMA,
-    FlatnessConfig,
     Subject,
     measure_run,
     parts,
 )
+from grawa.lab.experiments.flatness_config import FlatnessConfig
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.files import check_file, write_text
 from grawa.lab.report.flatness import flatness_tables
@@ -38,23 +37,14 @@ _LINE_POINTS = 41
 _PLANE_POINTS = 25  # on each side
 
 
-def flatness_command(
-    run: tyro.conf.Positional[Path],
-    config: tyro.conf.OmitArgPrefixes[FlatnessConfig],
-    pictures: bool = False,
-    device: str = "auto",
-) -> None:
-    """Measure how flat the training loss is around a run's consensus, and around its workers.
-
-    Workers are measured if the run was made with --keep-workers. Everything is computed in
-    float64 and eval mode, with BatchNorm's statistics computed anew from the samples. Writes
-    flatness.json in the run's folder.
+def flatness_command(run: Path, config: FlatnessConfig, pictures: bool, device: str) -> None:
+    """Runs `grawa flatness`.
 
     Args:
-        run: The run's folder.
+        run: the run's folder.
         config: what to measure.
-        pictures: Also write flatness.png and, if workers were kept, line.png and plane.png.
-        device: cpu, cuda, or auto for a GPU if there is one.
+        pictures: whether pictures are drawn, too.
+        device: where the loss is computed.
     """
     config.check()
     if config.eigenvalues:

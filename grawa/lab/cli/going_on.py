@@ -1,5 +1,6 @@
 """What the user is told about a run that ends early: what is safe, and how it goes on."""
 
+import signal
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from grawa.checkpoints.places import round_of
 from grawa.errors import UserError
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.report.console import say
-from grawa.lab.train.launch import WorkerFailedError
+from grawa.lab.train.failed import WorkerFailedError
 from grawa.lab.train.stop import StoppedError
 from grawa.process_group import is_first_process
 
@@ -38,22 +39,23 @@ def saying_how_to_go_on(path: Path) -> Generator[None]:
         if not is_first_process() or not RunFolder(path).saved():
             raise
         raise WorkerFailedError(f"{error}; `grawa resume {path}` continues") from None
-    except StoppedError as stop:
+    except (StoppedError, KeyboardInterrupt) as end:
+        stop = end if isinstance(end, StoppedError) else StoppedError(signal.SIGINT, saved=False)
         text = _after_stop(path, stop) if is_first_process() else ""
         raise StoppedError(stop.number, saved=stop.saved, text=text) from None
 
 
 def _after_stop(path: Path, stop: StoppedError) -> str:
-    saved = RunFolder(path).saved()
+    folder, name = RunFolder(path), stop.number.name
+    saved = folder.saved()
+    if not folder.events():
+        return f"ended by {name} before the run began: nothing was written"
     if not saved:
-        return f"ended by {stop.number.name}; there is no checkpoint"
+        return f"ended by {name} before the first checkpoint: `grawa resume {path}` begins anew"
     last, continues = round_of(saved[-1]), f"`grawa resume {path}` continues"
     if stop.saved:
-        return (
-            f"stopped by {stop.number.name} after round {last}; its checkpoint is saved: "
-            f"{continues}"
-        )
-    return f"ended by {stop.number.name}; the last checkpoint is that of round {last}: {continues}"
+        return f"stopped by {name} after round {last}; its checkpoint is saved: {continues}"
+    return f"ended by {name}; the last checkpoint is that of round {last}: {continues}"
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from grawa.lab.cli.journal import Journal
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.event_lines import read_events, whole_event
 from grawa.lab.experiments.run_folder import RunFolder
-from grawa.lab.report.console import RoundProgress, say
+from grawa.lab.report.console import say
+from grawa.lab.report.round_progress import RoundProgress
 from grawa.lab.tasks import Task
 from grawa.lab.train.doubts import last_sound_round
 from grawa.lab.train.events import Evaluated, Event, Finished, Joined, Started, Trained
@@ -56,8 +57,9 @@ def keep(
     _begin(started, config, folder, journal, console)
     with ExitStack() as stack:
         stack.callback(journal.close)
-        budget = config.settings().budget
-        progress = stack.enter_context(RoundProgress(started.steps, budget, console))
+        budget, is_modelled = config.settings().budget, config.clock == "virtual"
+        shown = RoundProgress(started.steps, budget, is_modelled, console)
+        progress = stack.enter_context(shown)
         board = TensorBoardRounds(folder.path / "tensorboard") if config.tensorboard else None
         if board is not None:
             stack.callback(board.close)

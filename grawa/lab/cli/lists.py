@@ -12,14 +12,14 @@ from grawa.lab.experiments.score import LOSSES, NORMS
 
 
 def strategies_command() -> None:
-    """List the averaging strategies, with defaults and sources."""
+    """Runs `grawa strategies`."""
     _show("strategy", names.known_strategies())
     print(f"Scores that are norms, for --score: {', '.join(NORMS)}")
     print(f"Scores that are losses: {', '.join(LOSSES)}")
 
 
 def tasks_command() -> None:
-    """List the tasks, with defaults and sources."""
+    """Runs `grawa tasks`."""
     _show("task", names.known_tasks())
 
 

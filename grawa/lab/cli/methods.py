@@ -7,14 +7,8 @@ from dataclasses import dataclass, field, replace
 from grawa.errors import UserError
 from grawa.lab import own, written
 from grawa.lab.cli import names
+from grawa.lab.cli.study_config import OWN
 from grawa.lab.experiments.options import Changes, names_of_options, written_options
-
-OWN = (
-    "task", "strategy", "seed", "fault", "steps", "epochs", "budget", "until_error",
-    "evaluate_every", "processes", "clock", "device", "checkpoint_every", "tensorboard",
-    "elastic", "min_workers", "grace", "address",
-)  # fmt: skip
-"""Options of a run that a study sets itself, or for which a study has no use."""
 
 _SHARED = ("workers", "batch_size", "lr", "step_time", "link", "topology", "shards")
 """Options that are the same for all methods of a study, or that are tuned."""
@@ -66,15 +60,6 @@ METHODS: dict[str, Method] = {
     ),
 }
 """Each strategy under its own name, and pairs of a strategy and an optimizer."""
-
-COMPARED = (
-    *("mgrawa", "lgrawa", "uniform", "easgd", "lsgd", "local_sgd", "diloco", "dppf"),
-    *("dp_sgd", "dp_sam"),
-)
-"""The methods that are compared by default."""
-
-QUICK = ("mgrawa", "local_sgd", "diloco", "dp_sgd")
-"""Those that are compared with --quick: so few that the seeds of so short a study suffice."""
 
 
 def method(text: str) -> Method:

@@ -1,11 +1,13 @@
 """Where a new run writes its files."""
 
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from pathlib import Path
 
 from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.identity import identity
+from grawa.lab.experiments.overwriting import overwriting
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.files import is_file
 from grawa.process_group import launch_name, may_restart, restart_count, under_launcher
@@ -48,6 +50,27 @@ def new_folder(config: TrainConfig, out: Path | None) -> RunFolder:
         if found is None:
             raise
         return found
+
+
+def room_for(config: TrainConfig, out: Path | None) -> AbstractContextManager[None]:
+    """Makes room for a new run where a finished one is, for `--overwrite`.
+
+    Args:
+        config: the run.
+        out: the folder that was asked for.
+
+    Returns:
+        What has to be entered while the run is made; see `overwriting`.
+
+    Raises:
+        UserError: if no folder was asked for, or several processes would replace it in turn.
+    """
+    if out is None:
+        raise UserError("--overwrite needs --out: without it, each run has a new folder")
+    if config.elastic and under_launcher():
+        raise UserError("elastic workers are started one by one: --overwrite can't be used there")
+    is_ours = _found(config, out, launch_name()) is not None
+    return nullcontext() if is_ours else overwriting(out)
 
 
 def _found(config: TrainConfig, out: Path, launch: str | None) -> RunFolder | None:

@@ -6,11 +6,13 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
+from grawa.lab.report.letters import ERRORS, know_letters
+
 
 class ForgivingStream:
     """A text stream that drops what can't be written, instead of raising.
 
-    Characters that its encoding lacks are replaced.
+    Letters that its encoding lacks are replaced by ASCII that looks alike.
 
     Args:
         stream: where to write.
@@ -21,7 +23,8 @@ class ForgivingStream:
         self.error: OSError | None = None
         """Why output was lost, if it was."""
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+            know_letters()
+            stream.reconfigure(errors=ERRORS)
 
     def write(self, text: str) -> int:
         """Writes text.

@@ -6,10 +6,9 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from inspect import signature
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
 import torch
-import tyro
 from rich.console import Console
 from torch.nn import Module
 from torch.optim import Optimizer
@@ -18,6 +17,7 @@ from grawa.errors import UserError
 from grawa.lab import own
 from grawa.lab.cli import names
 from grawa.lab.cli.plan_config import PlanConfig
+from grawa.lab.cli.plan_network import check, network_asked
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.files import check_file, write_text
 from grawa.lab.planning.costs import given
@@ -40,15 +40,8 @@ _BATCH_SIZE = 16
 Value = TypeVar("Value")
 
 
-def plan_command(asked: Annotated[PlanConfig, tyro.conf.arg(name="")]) -> None:
-    """Predict how often workers can synchronise over a network, and how fast they train then.
-
-    For a task, a local step and each method's round are timed on this machine, and how long
-    messages take is computed from the link. Under torchrun, without --link, the links are measured
-    too: that between hosts, and that between the processes of a host. Without a task, the model is
-    given in numbers, and the answer comes at once.
-
-    An example: grawa plan --parameters 124M --step-time 300ms --link 1gbit:1ms
+def plan_command(asked: PlanConfig) -> None:
+    """Runs `grawa plan`.
 
     Args:
         asked: the options.
@@ -107,9 +100,9 @@ def _on_all(make: Callable[[], Value]) -> Value:
 def _prepare(asked: PlanConfig, device: torch.device) -> Callable[[Progress], Measured]:
     """Checks the options; returns what then measures, collectively."""
     check_same(asked.shared, "the options")  # else one might wait where another goes on
-    asked.check()
+    check(asked)
     made = {name: names.strategy(name) for name in asked.strategies}
-    network = asked.network.network()
+    network = network_asked(asked.network)
     if asked.what is not None:
         return partial(measure, _subject(asked.what, asked, device), made, network)
     numbers = asked.model.numbers()

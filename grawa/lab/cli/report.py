@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 
 from grawa.errors import UserError
@@ -18,7 +17,7 @@ from grawa.lab.report.table_files import as_csv, as_latex
 
 
 def report_command(
-    folders: tyro.conf.Positional[tuple[Path, ...]],
+    folders: tuple[Path, ...],
     out: Path | None = None,
     pictures: Path | None = None,
     figures: Path | None = None,

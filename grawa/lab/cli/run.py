@@ -3,13 +3,12 @@
 import json
 import sys
 from collections.abc import Hashable
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import tyro
 from rich.console import Console
 
 from grawa.checkpoints.places import round_of
@@ -17,7 +16,7 @@ from grawa.errors import UserError
 from grawa.integrations.tensorboard import require_tensorboard
 from grawa.lab.cli import names, scores
 from grawa.lab.cli.going_on import say_restart, saying_how_to_go_on
-from grawa.lab.cli.new_folder import new_folder
+from grawa.lab.cli.new_folder import new_folder, room_for
 from grawa.lab.cli.process import run_process
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.limits import check_memory
@@ -31,6 +30,7 @@ from grawa.lab.train.launch import launch
 from grawa.lab.train.launch_elastic import launch_elastic
 from grawa.lab.train.sharing import deal, load
 from grawa.lab.train.stackable import trained_names
+from grawa.lab.units import too_large
 from grawa.process_group import (
     is_first_process,
     pick_device,
@@ -39,49 +39,44 @@ from grawa.process_group import (
 
 
 def train_command(
-    config: Annotated[TrainConfig, tyro.conf.arg(name="")],
-    from_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None,
-    out: Path | None = None,
+    config: TrainConfig, from_file: Path | None, out: Path | None, overwrite: bool
 ) -> None:
-    """Train a task on several workers.
+    """Runs `grawa train`.
 
     Args:
-        config: the run.
-        from_file: A file with the format of a run's config.toml, such as those in recipes/, for
-            options that are not given on the command line; TASK may then be left out.
-        out: The run's folder, which must not exist yet; by default a new one in runs/.
+        config: the run, with the options in the file.
+        from_file: the file with options that the command line does not give.
+        out: the run's folder; by default a new one in runs/.
+        overwrite: whether it may be that of a finished run, which is replaced.
     """
     check(config)
     if not (is_first_process() or config.elastic):
         _run(config, Path())
         return
-    folder = new_folder(config, out)
-    try:
-        _run(config, folder.path)
-    finally:
-        if not (config.elastic and under_launcher()):  # else others may use it
-            folder.remove_if_unused()
+    with room_for(config, out) if overwrite else nullcontext():
+        folder = new_folder(config, out)
+        try:
+            _run(config, folder.path)
+        finally:
+            if not (config.elastic and under_launcher()):  # else others may use it
+                folder.remove_if_unused()
 
 
 def resume_command(
-    run: tyro.conf.Positional[Path],
-    from_checkpoint: Annotated[str | None, tyro.conf.arg(name="from")] = None,
-    workers: int | None = None,
-    processes: int | None = None,
-    donors: bool = False,
+    run: Path,
+    from_checkpoint: str | None,
+    workers: int | None,
+    processes: int | None,
+    donors: bool,
 ) -> None:
-    """Continue a run from its last checkpoint, as if it had not been interrupted.
-
-    With other numbers of workers or processes, workers that were there go on as they were, except
-    that samples are dealt anew to another number of workers; new ones start at the center.
+    """Runs `grawa resume`.
 
     Args:
-        run: The run's folder.
-        from_checkpoint: Another checkpoint than the last one, such as save-000002-round-00000020.
-        workers: Another number of workers than until now.
-        processes: Another number of processes.
-        donors: Give new workers the optimizer state of those that were there, in turn; by default
-            it is fresh.
+        run: the run's folder.
+        from_checkpoint: another checkpoint than the last one.
+        workers: another number of workers than until now.
+        processes: another number of processes.
+        donors: whether new workers get the optimizer state of those that were there, in turn.
 
     Raises:
         UserError: if the run has finished, or goes on.
@@ -133,10 +128,7 @@ def check(config: TrainConfig, known: dict[Hashable, Data] | None = None) -> Non
     task, strategy = names.task(config.task, config.data), names.strategy(config.strategy)
     target = settings.until_error
     if target is not None and target >= 1.0 and task.metric.endswith("error"):
-        raise UserError(
-            f"until_error {config.until_error} is {target:.0%} of the {task.metric}: write a "
-            f"percentage, such as {target:g}%, or a fraction, such as {target / 100.0:g}"
-        )
+        raise UserError(too_large("until_error", str(config.until_error), target))
     scores.check(config, strategy)
     if config.tensorboard:
         require_tensorboard()
@@ -163,7 +155,7 @@ def _run(config: TrainConfig, path: Path, start: Start = NEWEST) -> None:
     if is_first_process():
         console = Console()
         finished = RunFolder(path).events()[-1]
-        console.print(summary(finished))
+        console.print(summary(finished, is_modelled=config.clock == "virtual"))
         for doubt in finished["doubts"]:
             say(console, f"warning: {doubt}")
         say(console, f"{path}: the run's folder; `grawa evaluate {path}` measures its model")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Hashable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from grawa.lab.cli.run import check
 from grawa.lab.cli.study_config import StudyConfig, at_least, listed
 from grawa.lab.cli.trials import prepare
 from grawa.lab.experiments.options import changed, condition
+from grawa.lab.experiments.overwriting import overwriting
 from grawa.lab.experiments.run_study import run_study
 from grawa.lab.experiments.study import Arm, Condition, Study
 from grawa.lab.experiments.study_folder import StudyFolder
@@ -132,7 +134,9 @@ def run(study: Study, asked: StudyConfig) -> None:
     usual = (os.cpu_count() or 1) if pick_device(asked.device).type == "cpu" else 1
     jobs = at_least(usual if asked.jobs is None else asked.jobs, 1, "jobs")
     path = asked.out or Path("runs") / default_name(study)
-    folder, console = StudyFolder.begin(path, study), Console(markup=False)
+    with overwriting(path) if asked.overwrite else nullcontext():
+        folder = StudyFolder.begin(path, study)
+    console = Console(markup=False)
     with folder.locked():
         show_earlier_trials(folder, console)
         folder.remove_incomplete_lines()

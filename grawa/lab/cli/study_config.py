@@ -1,20 +1,32 @@
 """The options of `grawa compare` and `grawa ablate`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Annotated, Any, ClassVar
 
 from grawa.errors import UserError
-from grawa.flatness.hessian import has_curvlinops
-from grawa.lab.cli.methods import OWN
 from grawa.lab.experiments.config import TrainConfig
-from grawa.lab.experiments.flatness import FlatnessConfig
+from grawa.lab.experiments.flatness_config import FlatnessConfig
 from grawa.lab.experiments.options import changed, written_options
 from grawa.lab.experiments.study import Axis
 from grawa.lab.shapes import shown
+
+COMPARED = (
+    *("mgrawa", "lgrawa", "uniform", "easgd", "lsgd", "local_sgd", "diloco", "dppf"),
+    *("dp_sgd", "dp_sam"),
+)
+"""The methods that are compared by default."""
+
+QUICK = ("mgrawa", "local_sgd", "diloco", "dp_sgd")
+"""Those that are compared with --quick: so few that the seeds of so short a study suffice."""
+
+OWN = (
+    "task", "strategy", "seed", "fault", "steps", "epochs", "budget", "until_error",
+    "evaluate_every", "processes", "clock", "device", "checkpoint_every", "tensorboard",
+    "elastic", "min_workers", "grace", "address",
+)  # fmt: skip
+"""Options of a run that a study sets itself, or for which a study has no use."""
 
 _MOST = 10**6
 """Of seeds, settings, points, samples and processes of a study."""
@@ -27,14 +39,23 @@ _MOST_GROWN = 20
 class StudyConfig:
     """The options that both commands share."""
 
-    task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
+    HEADINGS: ClassVar[Mapping[str, str]] = {
+        "task": "what is compared",
+        "seeds": "how much is trained",
+        "workers": "each run",
+        "tune": "tuning and measuring",
+        "quick": "how it is run",
+    }
+    """The first option of each part of the help -> the heading of that part."""
+
+    task: str
     """The task, as in `grawa train`."""
 
-    data: str | None = None
+    data: Annotated[str | None, "PATH"] = None
     """The folder or archive with the data, for a task that reads them: cifar10, cifar100,
     imagenet."""
 
-    strategies: str | None = None
+    strategies: Annotated[str | None, "METHOD,METHOD"] = None
     """Methods, separated by commas, with options of their own or of `grawa train`:
     lgrawa:pull=0.3,mgrawa:score=rms,uniform. A name for tables and pictures may come first:
     best=mgrawa:score=probe:pull=1. By default ten methods, or four with --quick: mgrawa,
@@ -76,7 +97,7 @@ class StudyConfig:
     link: str = "100mbit:20ms"
     """Bandwidth and latency between workers on the modelled clock."""
 
-    options: tuple[str, ...] = ()
+    options: Annotated[tuple[str, ...], "NAME=VALUE..."] = ()
     """Any other options of `grawa train`, for all runs: optimizer=adamw comm_dtype=int8."""
 
     tune: int | None = None
@@ -116,12 +137,17 @@ class StudyConfig:
     jobs: int | None = None
     """Runs at a time; by default the number of cores, and one on a GPU."""
 
-    out: Path | None = None
+    out: Annotated[Path | None, "FOLDER"] = None
     """The study's folder; by default one in runs/ whose name depends on all options. If it contains
     this study already, the study continues where it stopped."""
 
+    overwrite: bool = False
+    """Replace a finished study in that folder, also by the same one, which runs again."""
+
     def flatness_config(self) -> FlatnessConfig | None:
         """How the flatness of runs is measured; `None` if it is not."""
+        from grawa.flatness.hessian import has_curvlinops  # with torch
+
         usual = 0 if self.quick else 256
         samples = at_least(usual if self.flatness is None else self.flatness, 0, "flatness")
         eigenvalues = 1 if has_curvlinops() else 0
@@ -168,6 +194,31 @@ class StudyConfig:
             stack_workers="off",  # a choice by timing could differ between the study's runs
         )
         return changed(config, options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateConfig(StudyConfig):
+    """The options of `grawa ablate`, in addition to those that it shares with `grawa compare`."""
+
+    HEADINGS: ClassVar[Mapping[str, str]] = {**StudyConfig.HEADINGS, "knob": "what is varied"}
+    """As in `StudyConfig`."""
+
+    knob: Annotated[str, "KNOB=VALUE,VALUE"]
+    """The option that is varied, and its values: one of `grawa train`, or one of the strategy:
+    workers=4,8,16, sync_every=1,4,16,64, pull=0.1,0.5,1, prox=0,0.01,0.1,
+    score=training,rms,probe, ema=0.5,0.85,0.95 (the decay of averaged training norms)."""
+
+    strategies: Annotated[str, "METHOD,METHOD"] = "lgrawa"
+    """Methods, separated by commas, as in `grawa compare`; each is run with every value."""
+
+    baseline: str | None = None
+    """The value with which each method's other values are compared; by default the first."""
+
+    axis: Axis = "steps"
+    """What is equal for all values that are compared: time, rounds, bytes or steps."""
+
+    tune: int | None = None
+    """Number of validation seeds (from 1000) on which settings are chosen; by default 0: none."""
 
 
 def other_options(texts: Sequence[str], asked: object, command: str) -> dict[str, Any]:

@@ -1,52 +1,69 @@
-"""The options of a training run, on the command line and in `config.toml`."""
+"""The options of a training run, on the command line and in `config.toml`.
 
-from collections.abc import Callable
+Torch is not imported here, so that help and mistakes on the command line need not wait for it.
+"""
+
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-import tyro
-
-from grawa.durations import seconds
 from grawa.errors import UserError
-from grawa.lab.experiments.coming_and_going import elastic_of
-from grawa.lab.experiments.limits import check_limits
-from grawa.lab.experiments.modelled import modelled_time
 from grawa.lab.experiments.older import current_options
 from grawa.lab.experiments.option_types import wrong_options
-from grawa.lab.experiments.schedules import schedule_of
 from grawa.lab.shapes import shown
-from grawa.lab.train.faults import FAULTS_HELP, Fault
+from grawa.lab.train.forms import FAULTS_HELP, OPTIMIZERS_HELP
 from grawa.lab.train.interval import Interval
-from grawa.lab.train.optimizers import OPTIMIZERS_HELP
-from grawa.lab.train.population import faults_of
-from grawa.lab.train.settings import Settings
 from grawa.lab.train.stop import STOP_WITHIN_SECONDS
-from grawa.lab.units import share
-from grawa.rounds.guard import Guard
 
-_LONGEST_TIMEOUT = 1e9  # seconds, some thirty years
+if TYPE_CHECKING:
+    from grawa.lab.train.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Train a task on several workers.
+    """The options of a training run.
 
-    By default each worker is a process of its own on this machine; under torchrun, torchrun's
-    processes are used. The run writes a folder with its configuration, its events and
-    `model.safetensors`; `grawa evaluate RUN` measures that model.
+    Attributes:
+        HEADINGS: the first option of each part of the help -> the heading of that part.
     """
 
-    task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
-    """The task, with options: digits, digits:train_size=400. `grawa tasks` lists them."""
+    HEADINGS: ClassVar[Mapping[str, str]] = {
+        "task": "what is trained",
+        "workers": "workers",
+        "steps": "how long",
+        "strategy": "averaging",
+        "guard": "workers that go wrong",
+        "checkpoint_every": "checkpoints, stops and restarts",
+        "elastic": "workers that come and go",
+        "clock": "a modelled cluster",
+        "swa": "results",
+    }
 
-    data: str | None = None
+    task: str
+    """The task, with options: digits, digits:train_size=400. `grawa tasks` lists them. file.py:name
+    or module:name is a task of your own."""
+
+    data: Annotated[str | None, "PATH"] = None
     """The folder or archive with the data, for a task that reads them: cifar10, cifar100,
-    imagenet. The same as the task's option data=DIR."""
+    imagenet. The same as the task's option data=PATH."""
 
-    strategy: str = "lgrawa"
-    """The averaging method, with options: lgrawa:pull=0.3:prox=0. `grawa strategies` lists them."""
+    optimizer: Annotated[str, "OPTIMIZER", f"Each worker's optimizer: {OPTIMIZERS_HELP}."] = "sgd"
+
+    lr: float = 0.1
+    """Initial learning rate."""
+
+    lr_schedule: Literal["constant", "cosine"] = "cosine"
+    """How the learning rate changes: constant, or cosine down to zero at the end."""
+
+    batch_size: int = 16
+    """Samples per worker and step."""
+
+    dtype: Literal["float32", "float64"] = "float32"
+    """The dtype of parameters and data."""
+
+    seed: int = 0
+    """The seed of everything random."""
 
     workers: int = 4
     """Number of workers."""
@@ -54,21 +71,39 @@ class TrainConfig:
     processes: int | None = None
     """Number of processes, which host equally many workers; by default one for each worker."""
 
+    device: str = "auto"
+    """cpu, cuda, or auto for a GPU if there is one."""
+
+    shards: str = "iid"
+    """How samples are distributed over the workers: iid, or dirichlet:A (with a small A each worker
+    sees few labels)."""
+
+    stack_workers: Literal["auto", "on", "off"] = "auto"
+    """Whether the workers of a process make their local steps in one batched pass: the same
+    results up to rounding, and faster for many small models in one process. auto: if the model
+    allows it and, in a run that is long enough, a timed trial at the start shows that it is clearly
+    faster; the run's folder records the choice, so that resuming and repeating the run keep it. The
+    option without a value means on."""
+
     steps: int | None = None
     """Local steps of each worker; 960 if neither --epochs nor --budget is given."""
 
     epochs: float | None = None
     """Passes over the smallest worker's samples, in place of --steps."""
 
-    budget: str | None = None
+    budget: Annotated[str | None, "TIME"] = None
     """Training time, such as 90s or 2h: training ends at the nearest round, and the learning rate
     falls with the elapsed time."""
 
-    until_error: str | None = None
+    until_error: Annotated[str | None, "PERCENT"] = None
     """Training ends when the consensus's error is at most this, such as 5%."""
 
     evaluate_every: int | None = None
     """Rounds between measurements of the consensus; by default 1 with --until-error, else none."""
+
+    strategy: str = "lgrawa"
+    """The averaging method, with options: lgrawa:pull=0.3:prox=0. `grawa strategies` lists them.
+    file.py:name or module:name is a strategy of your own."""
 
     sync_every: int = 32
     """Local steps between rounds."""
@@ -77,6 +112,16 @@ class TrainConfig:
     """When rounds are due: every; shared-count (all workers' steps are counted together, so that a
     fast worker makes more of them); warmup:STEPS (a round after each of the first steps); quadratic
     or quadratic:GROWTH (rarer as the learning rate falls)."""
+
+    score: str | None = None
+    """What workers report before a round, with options; by default the strategy's own score.
+    Gradient norms: training (averaged over the training batches since the last round), rms (their
+    running root mean square), probe (on a batch that all workers share, for workers with different
+    data). Losses: loss (of the last few steps), probe-loss (on the shared batch). Norms times a
+    loss, which is experimental: norm-times-loss, probe-times-probe-loss and so on. size=256 sets
+    the number of samples in a shared batch. With from=6, all workers count equally before round 6,
+    since norms mislead while losses are near chance. Examples: probe:size=256:from=6,
+    rms:decay=0.95, loss:window=8."""
 
     overlap_steps: int = 0
     """Local steps for which a round may run in the background."""
@@ -91,28 +136,8 @@ class TrainConfig:
     comm_dtype: Literal["same", "bf16", "int8"] = "same"
     """The dtype in which parameters are sent between workers."""
 
-    batch_size: int = 16
-    """Samples per worker and step."""
-
-    lr: float = 0.1
-    """Initial learning rate."""
-
-    lr_schedule: Literal["constant", "cosine"] = "cosine"
-    """How the learning rate changes: constant, or cosine down to zero at the end."""
-
-    optimizer: Annotated[
-        str, tyro.conf.arg(metavar="OPTIMIZER", help=f"Each worker's optimizer: {OPTIMIZERS_HELP}.")
-    ] = "sgd"
-
-    score: str | None = None
-    """What workers report before a round, with options; by default the strategy's own score.
-    Gradient norms: training (averaged over the training batches since the last round), rms (their
-    running root mean square), probe (on a batch that all workers share, for workers with different
-    data). Losses: loss (of the last few steps), probe-loss (on the shared batch). Norms times a
-    loss, which is experimental: norm-times-loss, probe-times-probe-loss and so on. size=256 sets
-    the number of samples in a shared batch. With from=6, all workers count equally before round 6,
-    since norms mislead while losses are near chance. Examples: probe:size=256:from=6,
-    rms:decay=0.95, loss:window=8."""
+    buffers: Literal["average", "local"] = "average"
+    """Whether BatchNorm statistics and other buffers are averaged at rounds, or stay local."""
 
     guard: bool = True
     """Whether workers that go wrong are kept out of the center."""
@@ -121,37 +146,16 @@ class TrainConfig:
     """A worker that the guard has left out of this many rounds in a row is reported."""
 
     drop: bool = False
-    """Whether that worker is then left out for good."""
-
-    buffers: Literal["average", "local"] = "average"
-    """Whether BatchNorm statistics and other buffers are averaged at rounds, or stay local."""
-
-    shards: str = "iid"
-    """How samples are distributed over the workers: iid, or dirichlet:A (with a small A each worker
-    sees few labels)."""
+    """Leave out such a worker for good."""
 
     fault: Annotated[
-        tyro.conf.UseAppendAction[tuple[str, ...]],
-        tyro.conf.arg(
-            metavar="FAULT",
-            help="A fault, or a difference between workers, made on purpose; may be repeated: "
-            f"{FAULTS_HELP}.",
-        ),
+        tuple[str, ...],
+        "FAULT",
+        "A fault, or a difference between workers, made on purpose; may be repeated: "
+        f"{FAULTS_HELP}.",
     ] = ()
 
-    dtype: Literal["float32", "float64"] = "float32"
-    """Dtype of parameters and data."""
-
-    device: str = "auto"
-    """cpu, cuda, or auto for a GPU if there is one."""
-
-    seed: int = 0
-    """Seed of everything random."""
-
-    timeout: float = 600.0
-    """Seconds that a message may wait for the other workers before the run fails."""
-
-    checkpoint_every: int | str = "10s"
+    checkpoint_every: Annotated[int | str, "ROUNDS|TIME"] = "10s"
     """How often a checkpoint is saved, from which a killed run continues: after so many rounds,
     such as 20, or at the first round after so much time, such as 10s (less often, if writing would
     take more than 5% of the time); 0 for never, unless the run is told to stop."""
@@ -159,12 +163,21 @@ class TrainConfig:
     keep_checkpoints: int = 3
     """How many checkpoints are kept."""
 
+    stop_within: Annotated[float, "SECONDS"] = STOP_WITHIN_SECONDS
+    """Seconds in which a run that gets SIGTERM, SIGINT (Ctrl-C) or SIGHUP stops: it saves a
+    checkpoint at its next round, from which `grawa resume` continues. After that time, or at
+    another signal, it is ended, and what was done since the last checkpoint is lost. Under torchrun
+    or SLURM's srun, these decide when it is ended, 30 s later by default."""
+
+    timeout: Annotated[float, "SECONDS"] = 600.0
+    """Seconds that a message may wait for the other workers before the run fails."""
+
     max_restarts: int = 3
     """How often the run is started again from its last checkpoint, after a process has died. Under
     torchrun, its own --max-restarts counts."""
 
     elastic: bool = False
-    """Whether workers may die and come back while the others go on; needs the extra [elastic]. A
+    """Let workers die and come back while the others go on; needs the extra [elastic]. A
     worker that dies is started again alone, as often as --max-restarts says, and gets the center
     from the others. Each saves checkpoints of its own, and those who are there write the run's
     folder. Under another launcher give every worker TORCHFT_LIGHTHOUSE, RANK and WORLD_SIZE."""
@@ -173,40 +186,18 @@ class TrainConfig:
     """Elastic: with fewer workers the others wait, for ten times --timeout (5 minutes at most), and
     then end with a checkpoint; by default half of them."""
 
-    grace: str | None = None
+    grace: Annotated[str | None, "TIME"] = None
     """Elastic: how long a round waits for a worker that is alive but slow, such as 2s; by default
     as long as it lives."""
 
     address: str = "127.0.0.1"
     """Elastic, across machines: the address of this one, at which workers of others reach it."""
-    stop_within: float = STOP_WITHIN_SECONDS
-    """Seconds in which a run that gets SIGTERM, SIGINT (Ctrl-C) or SIGHUP stops: it saves a
-    checkpoint at its next round, from which `grawa resume` continues. After that time, or at
-    another signal, it is ended, and what was done since the last checkpoint is lost. Under torchrun
-    or SLURM's srun, these decide when it is ended, 30 s later by default."""
-
-    stack_workers: Literal["auto", "on", "off"] = "auto"
-    """Whether the workers of a process make their local steps in one batched pass: the same
-    results up to rounding, and faster for many small models in one process. auto: if the model
-    allows it and, in a run that is long enough, a timed trial at the start shows that it is clearly
-    faster; the run's folder records the choice, so that resuming and repeating the run keep it. The
-    option without a value means on."""
-
-    swa: str | None = None
-    """Save the average of the consensus over the last part of the run, such as 25% (stochastic
-    weight averaging): the consensus is averaged after each round, with its own BatchNorm
-    statistics."""
-
-    keep_workers: bool = False
-    """Also save each worker's parameters after the last round in the run's folder, as
-    workers/worker-0.safetensors and so on; `grawa flatness` measures them. With several machines
-    all must be able to write to the folder."""
 
     clock: Literal["wall", "virtual"] = "wall"
     """wall: time is measured; virtual: time is computed from --step-time and from the messages of
     rounds over --link, and all workers are in one process."""
 
-    step_time: str = "50ms"
+    step_time: Annotated[str, "TIME"] = "50ms"
     """Virtual clock: the duration of a local step; twice that with SAM, which makes two passes. A
     probe takes the same time per sample, and a third of that for losses only."""
 
@@ -228,86 +219,32 @@ class TrainConfig:
     """Virtual clock: hosts x workers on each, such as 2x4; --link and --topology are then those
     between hosts, which exchange a mean of their workers."""
 
-    inner_link: str | None = None
+    inner_link: Annotated[str | None, "LINK"] = None
     """Virtual clock: bandwidth and latency between the workers of a host, such as 50gbit:5us; by
     default messages take no time there."""
+
+    swa: Annotated[str | None, "PERCENT"] = None
+    """Save the average of the consensus over the last part of the run, such as 25% (stochastic
+    weight averaging): the consensus is averaged after each round, with its own BatchNorm
+    statistics."""
+
+    keep_workers: bool = False
+    """Also save each worker's parameters after the last round in the run's folder, as
+    workers/worker-0.safetensors and so on; `grawa flatness` measures them. With several machines
+    all must be able to write to the folder."""
 
     tensorboard: bool = False
     """Also write TensorBoard files to the run's folder; needs the extra [tensorboard]."""
 
-    def settings(self) -> Settings:
-        """The settings of the training loop.
+    def settings(self) -> "Settings":
+        """The settings of the training loop; a `UserError` if a value is out of range."""
+        from grawa.lab.experiments.run_settings import settings_of  # with torch
 
-        Returns:
-            The settings.
-
-        Raises:
-            UserError: if a value is out of range.
-        """
-        check_limits(vars(self))
-        if not 0.0 < self.timeout < _LONGEST_TIMEOUT:
-            raise UserError(f"timeout must be positive and finite, got {self.timeout}")
-        faults = self._faults()
-        made = Settings(
-            workers=self.workers,
-            steps=960 if (self.steps, self.epochs, self.budget) == (None,) * 3 else self.steps,
-            epochs=self.epochs,
-            budget=_given(self.budget, seconds, "budget"),
-            until_error=_given(self.until_error, share, "until_error"),
-            evaluate_every=self._evaluate_every(),
-            schedule=schedule_of(self.schedule, self.sync_every, self.lr),
-            overlap_steps=self.overlap_steps,
-            alpha=self.alpha,
-            fragments=self.fragments,
-            comm_dtype=None if self.comm_dtype == "same" else self.comm_dtype,
-            modelled=modelled_time(vars(self), self._defaults(), faults),
-            batch_size=self.batch_size,
-            lr=self.lr,
-            lr_schedule=self.lr_schedule,
-            optimizer=self.optimizer,
-            guard=Guard(report_after=self.report_after, drop=self.drop) if self.guard else None,
-            buffers=self.buffers,
-            shards=self.shards,
-            faults=faults,
-            dtype=self.dtype,
-            seed=self.seed,
-            timeout=timedelta(seconds=self.timeout),
-            elastic=elastic_of(vars(self), self._defaults()),
-            stack_workers=self.stack_workers,
-            swa=_given(self.swa, share, "swa"),
-        )
-        complaint = wrong_options(vars(self), type(self))  # last, as others say more
-        if complaint:
-            raise UserError(complaint)
-        return made
-
-    def _defaults(self) -> dict[str, Any]:
-        return {field.name: field.default for field in fields(self)}
+        return settings_of(self)
 
     def checkpoint_interval(self) -> Interval:
         """How often a checkpoint is saved; a `UserError` if it is not an interval."""
         return Interval.parse(self.checkpoint_every, "checkpoint_every")
-
-    def _evaluate_every(self) -> int:
-        if self.evaluate_every is None:
-            return int(self.until_error is not None)
-        return self.evaluate_every
-
-    def _faults(self) -> tuple[Fault, ...]:
-        """All workers' faults; populations include speeds if the options don't set them."""
-        timed = self.clock == "virtual" and self.speeds is None
-        faults = [
-            fault for text in self.fault for fault in faults_of(text, self.workers, timed=timed)
-        ]
-        for fault in faults:
-            if fault.kind == "speed" and not timed:
-                reason = (
-                    "needs --clock virtual"
-                    if self.clock == "wall"
-                    else "and --speeds both set a speed: give one"
-                )
-                raise UserError(f"fault {fault} {reason}")
-        return tuple(faults)
 
     def num_processes(self) -> int:
         """Number of processes to start; by default one with a virtual clock, else one per worker.
@@ -350,7 +287,3 @@ class TrainConfig:
         if complaint:
             raise UserError(f"{path}: {complaint}")
         return cls(**lists)  # type: ignore[arg-type]
-
-
-def _given(text: str | None, read: Callable[[str, str], float], what: str) -> float | None:
-    return None if text is None else read(text, what)

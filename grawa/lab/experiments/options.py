@@ -6,18 +6,11 @@ from typing import Any, get_type_hints
 
 from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
-from grawa.lab.experiments.option_types import has_type
+from grawa.lab.experiments.option_types import read_value
+from grawa.lab.own import meant
 
 Changes = Mapping[str, Any]
 """Option of `TrainConfig` -> value."""
-
-_READERS = (
-    {"true": True, "false": False}.__getitem__,
-    float,
-    int,
-    str,
-    {"true": "on", "false": "off"}.__getitem__,  # of an option that was a flag in earlier versions
-)
 
 
 def names_of_options() -> list[str]:
@@ -41,19 +34,11 @@ def option_value(name: str, text: str) -> Any:
     >>> option_value("lr", "0.5"), option_value("workers", "8"), option_value("guard", "false")
     (0.5, 8, False)
     """
-    hints = get_type_hints(TrainConfig)
-    if name not in hints:
-        raise UserError(
-            f"`grawa train` has no option {name!r}; it has {', '.join(names_of_options())}"
-        )
-    for read in _READERS:
-        try:
-            value = read(text)
-        except (KeyError, ValueError):
-            continue
-        if has_type(value, hints[name]):
-            return value
-    raise UserError(f"{name} can't be {text!r}; see `grawa train --help`")
+    known = names_of_options()
+    if name not in known:
+        close = meant(name, known)
+        raise UserError(f"`grawa train` has no option {name!r}{close}; it has {', '.join(known)}")
+    return read_value(text, get_type_hints(TrainConfig)[name], name)
 
 
 def changed(config: TrainConfig, *changes: Changes) -> TrainConfig:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from ctypes import c_bool, c_uint64
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.sharedctypes import RawValue
 from types import TracebackType
@@ -18,7 +18,7 @@ import torch
 
 from grawa.lab.experiments.study import Trial
 from grawa.lab.experiments.trial import Prepare, Result, run_trial
-from grawa.lab.train.launch import WorkerFailedError
+from grawa.lab.train.failed import WorkerFailedError
 
 _LOOK_SECONDS = 0.3
 """Seconds between a process's checks whether it should end, and of the pool's on its processes."""
@@ -200,6 +200,7 @@ def _interrupted_later() -> Generator[None]:
     """
     received: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+    resource_tracker.ensure_running()  # its start lets Ctrl-C through
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield

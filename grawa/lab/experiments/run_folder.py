@@ -232,4 +232,7 @@ class RunFolder:
 
 
 def _exists(path: Path) -> str:
-    return f"{path} exists already, and nothing is overwritten: choose another --out, or remove it"
+    return (
+        f"{path} exists already, and nothing is overwritten: choose another --out, or give "
+        "--overwrite to replace a finished run"
+    )

@@ -6,7 +6,7 @@ from typing import Literal
 
 from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
-from grawa.lab.experiments.flatness import FlatnessConfig
+from grawa.lab.experiments.flatness_config import FlatnessConfig
 from grawa.lab.experiments.options import Changes, changed
 
 Axis = Literal["time", "rounds", "bytes", "steps"]

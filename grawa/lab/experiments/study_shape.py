@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from grawa.lab.experiments.config import TrainConfig
-from grawa.lab.experiments.flatness import FlatnessConfig
+from grawa.lab.experiments.flatness_config import FlatnessConfig
 from grawa.lab.experiments.older import current_options
 from grawa.lab.experiments.option_types import wrong_options
 from grawa.lab.experiments.study import Axis

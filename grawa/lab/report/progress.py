@@ -7,14 +7,9 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
 
 from grawa.lab.experiments.trial import Result
 from grawa.lab.report.console import say
@@ -24,6 +19,38 @@ _LINES = 10  # of progress, if the output is not a terminal
 _WORDS = {"pace": "measuring the cost of a step", "tune": "tuning", "test": "comparing"}
 
 
+_WIDE = 80
+"""Columns of a terminal from which on bars are long."""
+
+
+class TimeLeftColumn(TimeRemainingColumn):
+    """The time left, called so."""
+
+    def render(self, task: Task) -> Text:
+        """The time, as hours, minutes and seconds."""
+        return Text.assemble(super().render(task), " left")
+
+
+def moving_bar(console: Console, *columns: ProgressColumn) -> Progress:
+    """A progress bar, shown only in a terminal; the last column, its text, is cut if need be.
+
+    Args:
+        console: where to show it.
+        columns: after the bar, which are never cut.
+
+    Returns:
+        The bar, without a task.
+    """
+    text = TextColumn(
+        "{task.description}",
+        markup=False,
+        table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+    )
+    bar = BarColumn(bar_width=16 if console.width >= _WIDE else 6)
+    disable = not console.is_terminal
+    return Progress(bar, *columns, text, console=console, expand=True, disable=disable)
+
+
 @contextmanager
 def counting(total: int, begin: str, *columns: ProgressColumn) -> Generator[Callable[[str], None]]:
     """A progress bar for work in parts, shown only in a terminal.
@@ -31,15 +58,12 @@ def counting(total: int, begin: str, *columns: ProgressColumn) -> Generator[Call
     Args:
         total: number of parts.
         begin: text shown before the first part.
-        columns: columns of rich, between the bar and the times.
+        columns: columns of rich, between the bar and the time.
 
     Yields:
         A function to call for each part, with its name.
     """
-    console = Console(markup=False)
-    shown = (TextColumn("{task.description}"), BarColumn(bar_width=24), *columns)
-    times = (TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*shown, *times, console=console, disable=not console.is_terminal) as progress:
+    with moving_bar(Console(markup=False), *columns, TimeLeftColumn()) as progress:
         task = progress.add_task(begin, total=total)
         yield lambda part: progress.update(task, advance=1, description=part)
 
@@ -56,13 +80,8 @@ class StudyProgress:
         self._total, self._console = total, console
         self._done, self._run = 0, 0
         self._first = 0.0
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} trials  {task.fields[left]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        count = "{task.completed:.0f}/{task.total:.0f} trials  {task.fields[left]}"
+        self._bar = moving_bar(console, TextColumn(count))
         self._task = self._bar.add_task("starting", total=total, left="")
 
     def __enter__(self) -> Self:

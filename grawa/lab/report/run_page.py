@@ -49,7 +49,7 @@ def run_page(folder: RunFolder) -> Page:
             Section(title="Training", pictures=run_pictures(config, events, unit)),
             Section(
                 title="In numbers",
-                tables=[_totals(events, finished), *_left_out(rounds), *flatness],
+                tables=[_totals(config, events, finished), *_left_out(rounds), *flatness],
             ),
         ],
         facts={**facts_of(about), "options": _options(config)},
@@ -85,19 +85,23 @@ def _options(config: TrainConfig) -> str:
     return ", ".join(f"{name} {value}" for name, value in config.as_toml().items() if value != ())
 
 
-def _totals(events: Sequence[Mapping[str, Any]], finished: Mapping[str, Any] | None) -> Table:
+def _totals(
+    config: TrainConfig, events: Sequence[Mapping[str, Any]], finished: Mapping[str, Any] | None
+) -> Table:
     rounds = [event for event in events if event["kind"] == "round"]
     starts = [event for event in events if event["kind"] == "started"]
     started: Mapping[str, Any] = starts[-1] if starts else {}
     last = finished or rounds[-1]
+    blocked = sum(event["exposed_seconds"] for event in rounds)
+    time = "modelled time" if config.clock == "virtual" else "time"
     values = {
         "parameters": f"{started.get('parameters', 0):,}",
         "processes": str(started.get("processes", "-")),
         "local steps per worker": f"{last['step']:,}",
         "rounds": f"{last['round']:,}",
         "sent by a worker": amount_text("bytes", sum(e["bytes_sent"] for e in rounds)),
-        "total time": amount_text("time", last["elapsed"]),
-        "local steps blocked": amount_text("time", sum(e["exposed_seconds"] for e in rounds)),
+        f"{time} in total": amount_text("time", last["elapsed"]),
+        f"{time} in which local steps were blocked": amount_text("time", blocked),
     }
     if finished is not None:
         values = {f"{finished['metric']} of the consensus": metric_text(finished), **values}

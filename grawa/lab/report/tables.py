@@ -10,6 +10,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from grawa.lab.report.console import bytes_text
+from grawa.lab.report.letters import spelled
 from grawa.lab.report.statistics import Difference, Mean
 
 _SHORT = 8
@@ -60,9 +61,9 @@ class Table:
 def as_rich(table: Table) -> RichTable:
     """The table for a terminal."""
     shown = RichTable(
-        title=Text(table.title),
+        title=Text(spelled(table.title)),
         title_justify="left",
-        caption=Text(table.note) if table.note else None,
+        caption=Text(spelled(table.note)) if table.note else None,
         caption_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -70,9 +71,11 @@ def as_rich(table: Table) -> RichTable:
     )
     for place, (heading, numeric) in enumerate(table.columns):
         text = _wrapped(heading, [row[place].text for row in table.rows]) if numeric else heading
-        shown.add_column(Text(text), justify="right" if numeric else "left", overflow="fold")
+        shown.add_column(
+            Text(spelled(text)), justify="right" if numeric else "left", overflow="fold"
+        )
     for row in table.rows:
-        shown.add_row(*(Text(cell.text, style="bold" if cell.strong else "") for cell in row))
+        shown.add_row(*(Text(spelled(cell.text), "bold" if cell.strong else "") for cell in row))
     return shown
 
 
@@ -214,17 +217,19 @@ def interval_cell(difference: Difference, unit: Unit) -> Cell:
 
 
 def amounts_text(axis: str, amounts: Sequence[float]) -> str:
-    """The range of some amounts on an axis, without NaNs.
+    """The range of some amounts on the axis of a study, whose clock is modelled; without NaNs.
 
     Returns:
         The least and the largest, or one amount if both have the same text; "" without amounts.
 
     >>> amounts_text("time", [8.2483, 8.2512]), amounts_text("time", [8.39, 8.25])
-    ('8.25 s', '8.25 s to 8.39 s')
+    ('8.25 modelled seconds', '8.25 to 8.39 modelled seconds')
     """
     known = sorted(amount for amount in amounts if not math.isnan(amount))
-    ends = [amount_text(axis, amount) for amount in (known[:1] + known[-1:])]
-    return " to ".join(dict.fromkeys(ends))
+    ends = dict.fromkeys(amount_text(axis, amount) for amount in (known[:1] + known[-1:]))
+    if axis == "time" and ends:
+        return " to ".join(end.removesuffix(" s") for end in ends) + " modelled seconds"
+    return " to ".join(ends)
 
 
 def amount_text(axis: str, amount: float) -> str:

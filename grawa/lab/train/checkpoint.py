@@ -21,7 +21,7 @@ from grawa.lab.train.stop import StoppedError
 from grawa.rounds.attendance import Absence
 from grawa.rounds.engine import Engine
 from grawa.rounds.report import RoundReport
-from grawa.saving import CheckpointError, ForeignError
+from grawa.saving.part import CheckpointError, ForeignError
 
 SCHEMA = 4
 """Version of what a run's checkpoints hold; raised when an entry changes its meaning."""

@@ -9,8 +9,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from grawa.errors import UserError
+from grawa.lab.own import meant
 from grawa.lab.train.asked import Asked
+from grawa.lab.train.forms import FAULTS_HELP
 from grawa.lab.train.noise import add_gradient_noise_, noisy
+from grawa.lab.units import number
 from grawa.seeding import generator
 
 _PLAIN = ("wrong-labels", "batch-of-one", "nan", "dead")
@@ -22,22 +25,8 @@ _MOST = 1e6
 """The largest amount, far beyond what any training survives."""
 
 _FORM = re.compile(
-    r"(?P<kind>[a-z-]+?)(?P<equals>=)?(?P<amount>[0-9.]{1,400})?:"
+    r"(?P<kind>[a-z-]+?)(?P<equals>=)?(?P<amount>[0-9.]{1,400}%?)?:"
     r"(?P<worker>[0-9]{1,9})(?:@(?:(?P<step>[0-9]{1,12})|(?P<asked>asked)))?"
-)
-
-FAULTS_HELP = (
-    "wrong-labels:W (all labels of worker W are wrong), noisy-labels=P:W (each is wrong with "
-    "probability P), input-noise=S:W (noise on every batch, S times the inputs' standard "
-    "deviation; tokens are replaced with probability S), gradient-noise=S:W (noise with S times "
-    "the gradient's norm), batch=B:W (B samples per step), batch-xF:W (F times as many samples), "
-    "batch-of-one:W, lr-xF:W (learning rate times F), speed=S:W (virtual clock), and, before "
-    "local step S: nan:W@S (parameters become NaN), scale-xF:W@S (parameters times F), dead:W@S "
-    "(parameters become zero); nan:W@asked and wrong-labels:W@asked, when `grawa chaos` asks for "
-    "it; and for all workers: mixed:SEED (a random population: each worker "
-    "has its own batch size, label noise, gradient or input noise and, with --clock virtual, "
-    "speed), graded-labels (label noise rises linearly from 0 to 0.6), graded-batch (batch sizes "
-    "rise linearly from 4 to 32)"
 )
 
 
@@ -105,9 +94,10 @@ class Fault:
             or (found["equals"] is not None) != (kind in _VALUE)
             or not _fits_moment(kind, found["step"], found["asked"])
         ):
-            raise UserError(f"there is no fault {text!r}; there are {FAULTS_HELP}")
+            close = meant(re.split(r"[0-9=:]", text)[0], (*_PLAIN, *_FACTOR, *_VALUE))
+            raise UserError(f"there is no fault {text!r}{close}; there are {FAULTS_HELP}")
         try:
-            amount = float(found["amount"] or 1.0)
+            amount = number(found["amount"] or "1")
         except ValueError:
             raise UserError(f"the amount of {text!r} is not a number") from None
         step = int(found["step"]) if found["step"] else None

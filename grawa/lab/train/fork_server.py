@@ -11,9 +11,11 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from select import select
 from subprocess import Popen
 
 from grawa.lab.train.process_title import room_for, room_for_variables
@@ -22,6 +24,12 @@ from grawa.launching.shared import tied_to
 
 _IMPORT_SECONDS = 600.0
 """How long the imports may take, as from a slow file system, before the start counts as failed."""
+
+_LOOK_SECONDS = 0.1
+"""Between two looks whether the start was called off."""
+
+_LAST_SECONDS = 1.0
+"""How long an answer may take that is owed at the end."""
 
 _SET_ADOPTING, _IS_ADOPTING = 36, 37
 """PR_SET_CHILD_SUBREAPER and PR_GET_CHILD_SUBREAPER of Linux."""
@@ -89,15 +97,21 @@ class ForkServer:
         command: what they do.
         environment: theirs.
         descriptors: files that they inherit.
+        check: called while the imports are waited for; what it raises ends that.
     """
 
     def __init__(
-        self, command: Command, environment: Mapping[str, str], descriptors: Sequence[int]
+        self,
+        command: Command,
+        environment: Mapping[str, str],
+        descriptors: Sequence[int],
+        check: Callable[[], None],
     ) -> None:
         self._command, self._environment = command, environment
-        self._descriptors = descriptors
+        self._descriptors, self._check = descriptors, check
         self._server: Popen[bytes] | None = None
         self._socket: socket.socket | None = None
+        self._is_owed = False  # an answer
 
     def start(self, variables: Mapping[str, str]) -> Process:
         """Starts a process, in which SIGINT is blocked.
@@ -127,8 +141,10 @@ class ForkServer:
             self._begin()
         assert self._socket is not None
         try:
+            self._is_owed = True
             self._socket.sendall(request.encode())
-            answer = self._socket.recv(4096).decode()
+            answer = self._answer(self._socket)
+            self._is_owed = False
         except TimeoutError:
             return f"the imports took longer than {_IMPORT_SECONDS:.0f} s"
         except ConnectionError:
@@ -137,11 +153,19 @@ class ForkServer:
             self.close()
         return answer
 
+    def _answer(self, from_server: socket.socket) -> str:
+        """The answer, when it has come; a `TimeoutError` if that takes too long."""
+        deadline = time.monotonic() + _IMPORT_SECONDS
+        while not select([from_server], [], [], _LOOK_SECONDS)[0]:
+            self._check()
+            if time.monotonic() > deadline:
+                raise TimeoutError
+        return from_server.recv(4096).decode()
+
     def _begin(self) -> None:
         """Starts the process that does the imports."""
         self.close()
         self._socket, theirs = socket.socketpair()
-        self._socket.settimeout(_IMPORT_SECONDS)
         with theirs:
             descriptor = theirs.fileno()
             room = room_for([self._command.module, *self._command.arguments])
@@ -174,24 +198,35 @@ class ForkServer:
         )
 
     def close(self) -> None:
-        """Ends the process that has done the imports; those that it has forked go on."""
-        if self._socket is not None:
-            self._socket.close()
+        """Ends the process that has done the imports; those that it has forked go on.
+
+        One that it was forking when this process stopped listening, as for Ctrl-C, is ended.
+        """
         if self._server is not None:
             self._server.kill()
             self._server.wait()
+        if self._socket is not None:
+            with self._socket, suppress(OSError):
+                self._socket.settimeout(_LAST_SECONDS)
+                if self._is_owed and (pid := self._socket.recv(4096).decode()).isdigit():
+                    unknown = Child(int(pid))
+                    unknown.kill()
+                    unknown.wait()
 
 
 @contextmanager
 def fork_server(
-    command: Command, environment: Mapping[str, str], descriptors: Sequence[int]
+    command: Command,
+    environment: Mapping[str, str],
+    descriptors: Sequence[int],
+    check: Callable[[], None] = lambda: None,
 ) -> Generator[ForkServer]:
     """Provides a `ForkServer` for a block; the arguments are those of the class.
 
     Yields:
         It.
     """
-    server = ForkServer(command, environment, descriptors)
+    server = ForkServer(command, environment, descriptors, check)
     try:
         with _adopting():
             yield server

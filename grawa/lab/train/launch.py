@@ -11,6 +11,7 @@ from typing import TypeVar
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from grawa.errors import CommunicationError, DivergedError, UserError
+from grawa.lab.train.failed import WorkerFailedError
 from grawa.lab.train.fork_server import Command
 from grawa.lab.train.start import Started, Starter, starter
 from grawa.lab.train.stop import (
@@ -26,19 +27,6 @@ Event = TypeVar("Event")
 
 LOOK_SECONDS = 0.05
 """Between two looks at the processes."""
-
-
-class WorkerFailedError(RuntimeError):
-    """A process of the run failed, and all others were ended.
-
-    Args:
-        text: which one, and why.
-        comes_again: whether it would fail in the same way if it were started again.
-    """
-
-    def __init__(self, text: str, *, comes_again: bool = False) -> None:
-        super().__init__(text)
-        self.comes_again = comes_again
 
 
 def launch(
@@ -78,7 +66,7 @@ def launch(
     with (
         signals.caught(CAUGHT),
         saying_what_did_not_start(processes),
-        starter(command, processes) as several,
+        starter(command, processes, check=signals.check) as several,
     ):
         for restart in count(1):
             try:

@@ -7,10 +7,10 @@ from datetime import timedelta
 from grawa.comm.elastic import Elastic
 from grawa.comm.lighthouse import lighthouse
 from grawa.errors import CommunicationError, UserError
+from grawa.lab.train.failed import WorkerFailedError
 from grawa.lab.train.fork_server import Command
 from grawa.lab.train.launch import (
     LOOK_SECONDS,
-    WorkerFailedError,
     await_same_signal,
     cause_of,
     error_of,
@@ -52,7 +52,10 @@ def launch_elastic(
     signals = StopSignals()
     with signals.caught(CAUGHT), lighthouse(elastic) as at, saying_what_did_not_start(workers):
         told = {"TORCHFT_LIGHTHOUSE": at}
-        with starter(command, workers, told) as several, several.started() as group:
+        with (
+            starter(command, workers, told, signals.check) as several,
+            several.started() as group,
+        ):
             watch = _Watch(group, elastic, signals, tell, max_restarts, stop_within)
             while not (signals.at_once or watch.is_over()):
                 watch.look()

@@ -1,21 +1,22 @@
 """The optimizers of a training run, parsed from the command line."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from grawa.errors import UserError
-from grawa.lab.own import meant
+from grawa.lab.own import meant, resolved
+from grawa.lab.train.forms import OPTIMIZERS_HELP
 from grawa.optim import SAM
 
-OPTIMIZERS_HELP = (
-    "sgd (Nesterov momentum 0.9, weight decay 1e-4), adamw (torch's defaults) or sam (rho 0.05, on "
-    "sgd), with options: sgd:momentum=0:weight_decay=0, sam:rho=0.1:base=adamw"
-)
-
-_BASES = {"sgd": ("momentum", "weight_decay"), "adamw": ("weight_decay",)}
-"""Optimizer -> its options."""
+_BASES: Mapping[str, tuple[str, ...]] = {
+    "sgd": ("momentum", "weight_decay"),
+    "adamw": ("weight_decay",),
+    "adam": (),
+}
+"""Optimizer -> its options; Adam is AdamW without weight decay."""
 
 _MOST = 1e6
 """Of weight decay and SAM's radius: with more, nothing is left of the parameters."""
@@ -57,20 +58,25 @@ class OptimizerChoice:
         >>> OptimizerChoice.parse("sam:rho=0.1")
         OptimizerChoice(base='sgd', rho=0.1, momentum=0.9, weight_decay=None)
         """
-        name, *options = text.split(":")
+        written, *options = text.split(":")
+        name = resolved(written, {*_BASES, "sam"})
         if name not in {*_BASES, "sam"}:
             close = meant(name, {*_BASES, "sam"})
             raise UserError(f"there is no optimizer {name!r}{close}; there are {OPTIMIZERS_HELP}")
         given = dict(option.partition("=")[::2] for option in options)
         base = given.pop("base", "sgd") if name == "sam" else name
         if base not in _BASES:
-            raise UserError(f"base of optimizer {name} must be sgd or adamw, got {base!r}")
+            known = ", ".join(_BASES)
+            raise UserError(f"base of optimizer {name} must be one of {known}, got {base!r}")
         allowed = (*_BASES[base], *(("rho",) if name == "sam" else ()))
         for key in given:
             if key not in allowed:
-                has = ", ".join((*allowed, *(("base",) if name == "sam" else ())))
-                raise UserError(f"optimizer {text!r} has no option {key!r}; it has {has}")
+                has = ", ".join((*allowed, *(("base",) if name == "sam" else ()))) or "none"
+                close = meant(key, allowed)
+                raise UserError(f"optimizer {text!r} has no option {key!r}{close}; it has {has}")
         numbers = {key: _number(key, value) for key, value in given.items()}
+        if base == "adam":
+            base, numbers["weight_decay"] = "adamw", 0.0
         return cls(base=base, **({"rho": 0.05} if name == "sam" else {}) | numbers)
 
     def make(self, model: nn.Module, lr: float) -> Optimizer:

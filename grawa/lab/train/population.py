@@ -20,7 +20,7 @@ def faults_of(text: str, workers: int, *, timed: bool) -> tuple[Fault, ...]:
     """Parses a fault or a population as written on the command line.
 
     Args:
-        text: as in `grawa.lab.train.faults.FAULTS_HELP`.
+        text: as in `grawa.lab.train.forms.FAULTS_HELP`.
         workers: N.
         timed: whether the workers of a random population have different speeds.
 

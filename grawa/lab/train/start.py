@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +134,10 @@ class Starter:
 
 @contextmanager
 def starter(
-    command: Command, processes: int, told: Mapping[str, str] = MappingProxyType({})
+    command: Command,
+    processes: int,
+    told: Mapping[str, str] = MappingProxyType({}),
+    check: Callable[[], None] = lambda: None,
 ) -> Generator[Starter]:
     """Prepares to start processes.
 
@@ -142,6 +145,7 @@ def starter(
         command: what they do.
         processes: number of processes.
         told: more environment variables.
+        check: called while their imports are waited for; what it raises ends that.
 
     Yields:
         What starts them.
@@ -149,7 +153,7 @@ def starter(
     with shared_files(_SHARED + processes) as (files, descriptors):
         store, counts, *_ = files
         own = {STORE: store, COUNTS: counts, **told}
-        with fork_server(command, _environment(processes) | own, descriptors) as server:
+        with fork_server(command, _environment(processes) | own, descriptors, check) as server:
             yield Starter(server, files)
 
 

@@ -87,6 +87,15 @@ class StopSignals:
         with handled(numbers, come):
             yield
 
+    def check(self) -> None:
+        """For work of which nothing has to be saved, between its parts.
+
+        Raises:
+            StoppedError: if a request to stop has come.
+        """
+        if self.first is not None:
+            raise StoppedError(self.first, saved=False)
+
 
 @contextmanager
 def handled(

@@ -342,7 +342,10 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "knob without values": ((*ABLATE, "pull"), "write a knob as name=value,value"),
     "unknown knob": ((*ABLATE, "push=1,2"), "has no option 'push'"),
     "value out of range": ((*ABLATE, "pull=0.5,2"), "pull must lie in [0, 1], got 2.0"),
-    "value of another type": ((*ABLATE, "workers=4,many"), "workers can't be 'many'"),
+    "value of another type": (
+        (*ABLATE, "workers=4,many"),
+        "workers must be a whole number, got 'many'",
+    ),
     "a value twice": ((*ABLATE, "workers=4,4"), "is given twice"),
     "not a knob": ((*ABLATE, "seed=1,2"), "seed can't be the knob"),
 }

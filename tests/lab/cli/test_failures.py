@@ -3,9 +3,11 @@
 import os
 import signal
 import socket
+import sys
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import pytest
 
@@ -14,7 +16,7 @@ from grawa.errors import CommunicationError, UserError
 from grawa.lab.cli.process import run_process
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.run_folder import RunFolder
-from tests.lab.cli.processes import all_gone, grawa, started, training, until
+from tests.lab.cli.processes import all_gone, environment, grawa, started, training, until
 from tests.world import launched
 
 pytestmark = pytest.mark.world
@@ -127,6 +129,31 @@ def test_an_interrupt_stops_all(to: str, tmp_path: Path) -> None:
         assert (code, "Traceback" in output) == (130, False), output
         assert "stopped by SIGINT after round" in only_line(output)
         all_gone(list(workers.values()))
+
+
+def test_an_interrupt_during_the_imports_is_one_line(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "grawa", "train", "quadratic"]
+    with Popen(
+        words, env=environment(), cwd=tmp_path, stdout=PIPE, stderr=PIPE, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"starting 4 workers...\n"
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate()
+    assert (process.returncode, errors) == (130, b"grawa: interrupted; nothing was begun\n")
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_interrupt_while_the_workers_are_being_started_ends_at_once(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = ("--workers", "2", "--out", out)
+    with started(tmp_path / "output", "train", "quadratic", *options) as command:
+        until(out.exists, "the folder")
+        os.killpg(command.pid, signal.SIGINT)
+        code, output = command.wait()
+    assert (code, "Traceback" in output) == (130, False), output
+    assert only_line(output) == ("grawa: ended by SIGINT before the run began: nothing was written")
+    assert not out.exists()
 
 
 def test_if_no_round_comes_in_time_all_end_and_the_last_checkpoint_is_named(

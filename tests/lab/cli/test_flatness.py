@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from grawa.flatness.hessian import has_curvlinops
-from grawa.lab.cli import main
+from grawa.lab.cli.main import main
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.tasks import Digits
 from tests.lab.cli.processes import grawa

@@ -1,17 +1,20 @@
 """Output that can't be written, or has no letters for it, ends no training."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from io import TextIOWrapper
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import IO
 
 import pytest
+from rich.console import Console
 
 from grawa.lab.cli.main import main
 from grawa.lab.cli.output import forgiving_output
+from grawa.lab.report.tables import Cell, Table, as_rich
 
 FULL = Path("/dev/full")
 
@@ -61,8 +64,36 @@ def test_an_ascii_terminal_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "output"
     with path.open("wb") as file, (tmp_path / "errors").open("w") as err:
-        assert ended(TextIOWrapper(file, encoding="ascii"), err, *TRAIN) == 0
-    assert "step 64/64" in path.read_text(encoding="ascii")
+        out = TextIOWrapper(file, encoding="ascii")
+        assert ended(out, err, *TRAIN[:3], "2", *TRAIN[4:], "--processes", "1") == 0
+    text = path.read_text(encoding="ascii")
+    assert re.search(r"step 64/64  round 2 .* weights [_.=+*%#-]{2} ", text)
+    assert "?" not in text
+
+
+def in_ascii(show: Callable[[], None]) -> str:
+    """What arrives in an ASCII terminal."""
+    out = TextIOWrapper(BytesIO(), encoding="ascii")
+    with redirect_stdout(out), forgiving_output():
+        show()
+    out.seek(0)
+    return out.read()
+
+
+def test_a_table_keeps_its_columns_in_an_ascii_terminal() -> None:
+    table = Table(
+        title="±", columns=[("method", False), ("error ± SE", True)],
+        rows=[[Cell(text="a"), Cell(text="1.00 ± 0.10")], [Cell(text="b"), Cell(text="-")]],
+    )  # fmt: skip
+    shown = in_ascii(lambda: Console(width=60).print(as_rich(table)))
+    title, *lines = shown.rstrip("\n").split("\n")
+    assert title.strip() == "+/-"
+    assert "1.00 +/- 0.10" in lines[3]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_letters_that_nothing_looks_like_are_marked() -> None:
+    assert in_ascii(lambda: print("rêve \ud800 ⠋…")) == "r?ve ? \\~\n"
 
 
 def test_after_a_loss_nothing_is_raised_and_streams_are_put_back() -> None:

@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import pytest
 
-from grawa.lab.cli import main
+from grawa.lab.cli.main import main
 from grawa.lab.planning.links import measure_network
 from grawa.lab.planning.measure import measure
 from grawa.lab.simulate.network import Link

@@ -112,5 +112,5 @@ def test_the_runs_of_a_study_choose_nothing() -> None:
 def test_help_says_what_it_takes(command: Any) -> None:
     done = command("train", "--help")
     assert done.code == 0
-    assert "--stack-workers {auto,on,off}" in done.out
+    assert "--stack-workers auto|on|off" in done.out
     assert TrainConfig(task="digits").stack_workers == "auto"

@@ -30,11 +30,12 @@ def test_values_have_their_options_type(name: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("workers=many", "workers can't be 'many'"),
-        ("workers=2.5", "workers can't be '2.5'"),
-        ("lr_schedule=best", "lr_schedule can't be 'best'"),
-        ("guard=1", "guard can't be '1'"),
-        ("momentum=0.9", "has no option 'momentum'; it has task, data, strategy"),
+        ("workers=many", "workers must be a whole number, got 'many'"),
+        ("workers=2.5", "workers must be a whole number, got '2.5'"),
+        ("lr_schedule=best", "lr_schedule must be one of constant, cosine, got 'best'"),
+        ("guard=1", "guard must be true or false, got '1'"),
+        ("momentum=0.9", "has no option 'momentum'; it has task, data, optimizer"),
+        ("batch_sise=3", r"'batch_sise' \(did you mean batch_size\?\); it has"),
         ("workers", "write options as name=value"),
     ],
 )

@@ -15,7 +15,7 @@ from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.pool import TrialPool
 from grawa.lab.experiments.study import Trial
 from grawa.lab.experiments.trial import Prepared
-from grawa.lab.train.launch import WorkerFailedError
+from grawa.lab.train.failed import WorkerFailedError
 from tests.world import forks
 
 pytestmark = pytest.mark.world

@@ -8,7 +8,7 @@ import pytest
 import tomli_w
 
 from grawa.errors import UserError
-from grawa.lab.experiments.flatness import FlatnessConfig
+from grawa.lab.experiments.flatness_config import FlatnessConfig
 from grawa.lab.experiments.study import Condition
 from grawa.lab.experiments.study_toml import as_toml, from_toml
 from grawa.lab.experiments.tuning import best_settings, due_settings, mean_errors

@@ -8,7 +8,8 @@ import pytest
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from grawa.lab.cli.methods import COMPARED, METHODS
+from grawa.lab.cli.methods import METHODS
+from grawa.lab.cli.study_config import COMPARED
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.report.colours import INK, method_colour, styles_of
 from grawa.lab.report.condition_pictures import curve_pictures

@@ -61,9 +61,12 @@ def test_each_is_judged_by_its_own_end() -> None:
     # On the way, up to 30 s, both have half the time between 0.9 and 0.5.
     assert other.averages == {0: pytest.approx((0.7 + 0.35) / 2)}
     table = condition_table(asked, asked.conditions[0], [base, other], Unit("test error"))
-    assert table.title == "clean: test error (%) after 30 s to 31 s"
+    assert table.title == "clean: test error (%) after 30 to 31 modelled seconds"
     ends, _ = verdicts_of(asked, [base, other], Unit("test error")).values()
-    assert ends[0].claim == "mgrawa ends at a lower error than uniform, clean, after 30 s to 31 s"
+    assert (
+        ends[0].claim
+        == "mgrawa ends at a lower error than uniform, clean, after 30 to 31 modelled seconds"
+    )
 
 
 def test_differences_are_paired_by_seed() -> None:

@@ -276,7 +276,7 @@ def test_a_study_without_results_and_no_folder_at_all_are_refused(
     assert report(tmp_path / "study") == 2
     assert "no trial of the comparison has finished" in capsys.readouterr().err
     assert report() == 2
-    assert "name at least one folder" in capsys.readouterr().err
+    assert "FOLDER is missing" in capsys.readouterr().err
 
 
 def test_a_page_that_can_not_be_written_is_one_clear_line(

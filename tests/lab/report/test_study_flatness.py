@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from grawa.lab.experiments.flatness import FlatnessConfig
+from grawa.lab.experiments.flatness_config import FlatnessConfig
 from grawa.lab.experiments.study import Condition, Study
 from grawa.lab.experiments.trial import Result
 from grawa.lab.report.flat_tables import correlation_table, flat_tables

@@ -21,7 +21,7 @@ from grawa.lab.train.checkpoint import Start
 from grawa.lab.train.events import Event, Started
 from grawa.lab.train.interval import Interval
 from grawa.lab.train.loop import train
-from grawa.saving import CheckpointError, read_part, write_part
+from grawa.saving.part import CheckpointError, read_part, write_part
 from tests.lab.train.runs import (
     StrategyFor,
     always,

@@ -31,6 +31,7 @@ GOOD = {
     "wrong-labels:0@asked": Fault(kind="wrong-labels", worker=0, asked=True),
     "dead:2@1": Fault(kind="dead", worker=2, step=1),
     "noisy-labels=0.4:2": Fault(kind="noisy-labels", worker=2, amount=0.4),
+    "noisy-labels=40%:2": Fault(kind="noisy-labels", worker=2, amount=0.4),
     "input-noise=0.25:0": Fault(kind="input-noise", worker=0, amount=0.25),
     "gradient-noise=2:1": Fault(kind="gradient-noise", worker=1, amount=2.0),
     "batch=12:1": Fault(kind="batch", worker=1, amount=12.0),

@@ -12,9 +12,10 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from grawa.comm.count_file import CountFile
 from grawa.errors import UserError
+from grawa.lab.train.failed import WorkerFailedError
 from grawa.lab.train.fork_server import Command
 from grawa.lab.train.forked import serve
-from grawa.lab.train.launch import WorkerFailedError, _first_cause, launch
+from grawa.lab.train.launch import _first_cause, launch
 from grawa.lab.train.start import starter
 from grawa.lab.train.stop import STOPS, StoppedError
 from tests.lab.cli.processes import all_gone, children_of, is_alive, until

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from grawa import Elastic, UserError
+from grawa.lab.train.failed import WorkerFailedError
 from grawa.lab.train.fork_server import Command
-from grawa.lab.train.launch import WorkerFailedError
 from grawa.lab.train.launch_elastic import launch_elastic
 from grawa.lab.train.stop import StoppedError
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from grawa.lab.cli.trials import prepare
 from grawa.lab.experiments.config import TrainConfig
-from grawa.lab.experiments.flatness import FlatnessConfig
+from grawa.lab.experiments.flatness_config import FlatnessConfig
 from grawa.lab.experiments.trial import run_trial
 from grawa.lab.tasks import Data, Task
 from grawa.lab.train import run, sharing

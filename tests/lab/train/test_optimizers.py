@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.optim import SGD, AdamW
+from torch.optim import SGD, Adam, AdamW
 
 import grawa
 from grawa.errors import UserError
@@ -12,7 +12,7 @@ from grawa.lab.tasks import Digits
 from grawa.lab.train.optimizers import OptimizerChoice
 from grawa.lab.train.run import Run
 from grawa.lab.train.worker import Worker
-from tests.helpers import flat, mlp
+from tests.helpers import INPUTS, flat, mlp
 from tests.lab.train.runs import always, end, events, same_model, settings
 
 GOOD = {
@@ -20,7 +20,9 @@ GOOD = {
     "sgd:momentum=0:weight_decay=0": OptimizerChoice(momentum=0.0, weight_decay=0.0),
     "adamw": OptimizerChoice(base="adamw"),
     "adamw:weight_decay=0.1": OptimizerChoice(base="adamw", weight_decay=0.1),
+    "adam": OptimizerChoice(base="adamw", weight_decay=0.0),
     "sam": OptimizerChoice(rho=0.05),
+    "SAM:base=adam": OptimizerChoice(base="adamw", rho=0.05, weight_decay=0.0),
     "sam:rho=0": OptimizerChoice(rho=0.0),
     "sam:rho=0.1:momentum=0.5": OptimizerChoice(rho=0.1, momentum=0.5),
     "sam:weight_decay=0.1:base=adamw": OptimizerChoice(base="adamw", rho=0.05, weight_decay=0.1),
@@ -28,13 +30,15 @@ GOOD = {
 
 BAD = {
     "": "there is no optimizer ''; there are sgd",
-    "SAM": "there is no optimizer 'SAM'",
+    "admw": r"there is no optimizer 'admw' \(did you mean adamw\?\); there are",
+    "adam:weight_decay=0.1": "has no option 'weight_decay'; it has none",
+    "sgd:momentm=0": r"has no option 'momentm' \(did you mean momentum\?\); it has momentum",
     "sgd:rho=0.1": "has no option 'rho'; it has momentum, weight_decay",
     "sgd:base=adamw": "has no option 'base'",
     "adamw:momentum=0.9": "has no option 'momentum'; it has weight_decay",
     "sam:base=adamw:momentum=0": "has no option 'momentum'; it has weight_decay, rho, base",
-    "sam:base=sam": "base of optimizer sam must be sgd or adamw, got 'sam'",
-    "sam:base": "base of optimizer sam must be sgd or adamw, got ''",
+    "sam:base=sam": "base of optimizer sam must be one of sgd, adamw, adam, got 'sam'",
+    "sam:base": "base of optimizer sam must be one of sgd, adamw, adam, got ''",
     "sam:rho": "rho of the optimizer must be a number, not negative, got ''",
     "sam:rho=-1": "rho of the optimizer must be a number, not negative, got '-1'",
     "sam:rho=inf": "rho",
@@ -66,6 +70,14 @@ def test_each_is_made_as_it_is_described() -> None:
     assert (
         adamw.param_groups[0]["weight_decay"] == AdamW(mlp().parameters()).defaults["weight_decay"]
     )
+    ours, theirs = mlp(), mlp()
+    for model, optimizer in (
+        (ours, OptimizerChoice.parse("adam").make(ours, 0.1)),
+        (theirs, Adam(theirs.parameters(), lr=0.1)),
+    ):
+        model(torch.ones(2, INPUTS, dtype=torch.float64)).sum().backward()
+        optimizer.step()
+    assert torch.equal(flat(ours), flat(theirs))
     assert OptimizerChoice(momentum=0.0).make(mlp(), 0.1).param_groups[0]["nesterov"] is False
     sam = OptimizerChoice(rho=0.3, base="adamw").make(mlp(), 0.1)
     assert isinstance(sam, grawa.SAM)

@@ -1,0 +1,71 @@
+"""All names that `grawa` offers; see README.md."""
+
+import grawa.integrations as integrations
+from grawa.averager import Averager
+from grawa.comm.elastic import Elastic
+from grawa.comm.lighthouse import lighthouse
+from grawa.errors import CommunicationError, DivergedError, UserError
+from grawa.optim import SAM
+from grawa.process_group import distributed
+from grawa.rounds.guard import Guard
+from grawa.rounds.report import RoundReport
+from grawa.rounds.schedule import Every, Quadratic, SharedCount, Warmup
+from grawa.scores import GradientNorms, ProbeLoss, ProbeNorms, TrainingLoss
+from grawa.scores.groups import by_block, by_model, by_tensor
+from grawa.strategies import (
+    DPPF,
+    EASGD,
+    GRAWA,
+    LGRAWA,
+    LSGD,
+    MGRAWA,
+    DataParallel,
+    DiLoCo,
+    LocalSGD,
+    OuterSteps,
+    SlowMo,
+)
+from grawa.strategies.center import OuterNesterov
+from grawa.strategies.protocol import Strategy
+from grawa.version import __version__
+from grawa.workers.batchnorm import recalibrate_batchnorm
+
+__all__ = [
+    "DPPF",
+    "EASGD",
+    "GRAWA",
+    "LGRAWA",
+    "LSGD",
+    "MGRAWA",
+    "SAM",
+    "Averager",
+    "CommunicationError",
+    "DataParallel",
+    "DiLoCo",
+    "DivergedError",
+    "Elastic",
+    "Every",
+    "GradientNorms",
+    "Guard",
+    "LocalSGD",
+    "OuterNesterov",
+    "OuterSteps",
+    "ProbeLoss",
+    "ProbeNorms",
+    "Quadratic",
+    "RoundReport",
+    "SharedCount",
+    "SlowMo",
+    "Strategy",
+    "TrainingLoss",
+    "UserError",
+    "Warmup",
+    "__version__",
+    "by_block",
+    "by_model",
+    "by_tensor",
+    "distributed",
+    "integrations",
+    "lighthouse",
+    "recalibrate_batchnorm",
+]
