@@ -20,7 +20,7 @@ from tests.lab.cli.processes import Ended, environment
 
 NAMES = [command.__name__ for several in COMMANDS.values() for command in several]
 LINES = [[], ["--help"], ["--version"], ["trian"], ["train", "digits", "--lrr", "3"]]
-LINES += [[name, "--help"] for name in NAMES if name != "plan"]
+LINES += [[name, "--help"] for name in NAMES]
 
 IMPORTED = f"""
 import contextlib, io, sys
