@@ -171,21 +171,25 @@ def _launch(config: TrainConfig, path: Path, start: Start) -> None:
         "torch._dynamo",
         *names.task(config.task, config.data).imports,
     ]
+    console = Console()
     if elastic is None:
-        launch(
-            Command("grawa.lab.cli.worker", arguments, imports),
-            config.num_processes(),
-            max_restarts=most,
-            on_restart=partial(say_restart, path, most=most),
-            stop_within=config.stop_within,
-        )
+        with console.status("starting processes") as status:
+            launch(
+                Command("grawa.lab.cli.worker", arguments, imports),
+                config.num_processes(),
+                max_restarts=most,
+                on_start=status.stop,
+                on_restart=partial(say_restart, path, most=most),
+                stop_within=config.stop_within,
+            )
         return
-    with locked(path):  # workers lock only their parts of the folder
-        launch_elastic(
+    with locked(path), console.status("starting processes") as status:
+        launch_elastic(  # workers lock only their parts of the folder
             Command("grawa.lab.cli.worker", arguments, [*imports, "torchft"]),
             config.num_processes(),
             elastic,
             max_restarts=most,
-            tell=partial(say, Console()),
+            tell=partial(say, console),
+            on_start=status.stop,
             stop_within=config.stop_within,
         )

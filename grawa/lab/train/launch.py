@@ -34,6 +34,7 @@ def launch(
     processes: int,
     *,
     max_restarts: int = 0,
+    on_start: Callable[[], None] = lambda: None,
     on_restart: Callable[[WorkerFailedError, int], None] = lambda error, restart: None,
     stop_within: float = STOP_WITHIN_SECONDS,
 ) -> None:
@@ -55,6 +56,7 @@ def launch(
         processes: number of processes.
         max_restarts: how often all are started again after one was killed or failed by an error
             that need not come again; `grawa.process_group.restart_count` tells them.
+        on_start: called when all processes have been started; until then they are silent.
         on_restart: called with the error and the number of the restart, from 1, before each; what
             it raises ends the run.
         stop_within: seconds until processes that were asked to stop are ended.
@@ -70,7 +72,7 @@ def launch(
     ):
         for restart in count(1):
             try:
-                _attempt(several, restart - 1, signals, stop_within)
+                _attempt(several, restart - 1, signals, on_start, stop_within)
                 return
             except WorkerFailedError as error:
                 if signals.first or error.comes_again or restart > max_restarts:
@@ -78,9 +80,16 @@ def launch(
                 on_restart(error, restart)
 
 
-def _attempt(several: Starter, restarts: int, signals: StopSignals, within: float) -> None:
+def _attempt(
+    several: Starter,
+    restarts: int,
+    signals: StopSignals,
+    on_start: Callable[[], None],
+    within: float,
+) -> None:
     """Runs the processes once."""
     with several.started(restarts) as group:
+        on_start()
         failures = _failures(group, signals, within)
         stopped, has_ended = group.stopped(), group.has_ended()
     if stopped is not None:

@@ -30,6 +30,7 @@ def launch_elastic(
     *,
     max_restarts: int,
     tell: Callable[[str], None],
+    on_start: Callable[[], None] = lambda: None,
     stop_within: float = STOP_WITHIN_SECONDS,
 ) -> None:
     """Runs elastic workers, each in a process of this machine, and the lighthouse in this one.
@@ -44,6 +45,7 @@ def launch_elastic(
         elastic: who may come and go.
         max_restarts: how often a worker is started again.
         tell: called with a sentence when a worker has died or left.
+        on_start: called when all workers have been started; until then they are silent.
         stop_within: seconds until workers that were asked to stop are ended.
 
     If too few workers are left, it raises a `WorkerFailedError` that names them; and it raises the
@@ -56,6 +58,7 @@ def launch_elastic(
             starter(command, workers, told, signals.check) as several,
             several.started() as group,
         ):
+            on_start()
             watch = _Watch(group, elastic, signals, tell, max_restarts, stop_within)
             while not (signals.at_once or watch.is_over()):
                 watch.look()
