@@ -14,7 +14,7 @@ from torch import Tensor
 
 from grawa.checkpoints.contents import copied
 from grawa.checkpoints.entries import Entries
-from grawa.saving import CheckpointError
+from grawa.saving.part import CheckpointError
 
 Tree = dict[str, Any]
 """A nested dict of tensors and of what is packed."""

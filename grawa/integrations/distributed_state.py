@@ -20,7 +20,7 @@ from grawa.errors import UserError
 from grawa.modes import undisturbed
 from grawa.rounds.agreement import Agreement
 from grawa.rounds.purposes import Purpose
-from grawa.saving import CheckpointError
+from grawa.saving.part import CheckpointError
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.storage import StorageReader
