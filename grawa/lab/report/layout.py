@@ -76,16 +76,18 @@ def name_rows(panel: Any, names: Sequence[str]) -> None:
 
 
 def in_lines(name: str) -> str:
-    """A method's name, broken into lines at colons.
+    """A method's name, broken into lines at colons and slashes, or within very long words.
 
     Returns:
         The lines.
 
     >>> in_lines("mgrawa:norms=probe:outer.lr=1:outer.momentum=0.5").splitlines()
     ['mgrawa:norms=probe:outer.lr=1:', 'outer.momentum=0.5']
+    >>> in_lines("experiments/of/this/month/robust.py:Median").splitlines()
+    ['experiments/of/this/month/', 'robust.py:Median']
     """
     lines = [""]
-    for part in re.findall(r"[^:]+:?", name):
+    for part in re.findall(rf"[^:/]{{1,{_NAME_LETTERS}}}[:/]?|[:/]", name):
         if lines[-1] and len(lines[-1] + part) > _NAME_LETTERS:
             lines.append("")
         lines[-1] += part
@@ -107,14 +109,16 @@ def legend_below(figure: Figure, axis: Any, columns: int = 4) -> None:
         axis: a panel with all entries of the legend.
         columns: at most; fewer if names are too long.
     """
-    handles, labels = axis.get_legend_handles_labels()
-    if len(labels) < 2:
+    handles, names = axis.get_legend_handles_labels()
+    if len(names) < 2:
         return
+    labels = [in_lines(name) if len(name) > 2 * _NAME_LETTERS else name for name in names]
     size = float(mpl.rcParams["legend.fontsize"])
-    widest = max(_width(label, size) for label in labels) + _HANDLE * size
+    lines = [line for label in labels for line in label.split("\n")]
+    widest = max(_width(line, size) for line in lines) + _HANDLE * size
     fitting = max(1, min(columns, int(figure.get_figwidth() * _POINTS_PER_INCH / widest)))
     rows, usual = (math.ceil(len(labels) / count) for count in (fitting, columns))
-    more = (rows - usual) * _LEADING * size / _POINTS_PER_INCH
+    more = (rows - usual + len(lines) - len(labels)) * _LEADING * size / _POINTS_PER_INCH
     figure.set_figheight(figure.get_figheight() + more)
     figure.legend(handles, labels, loc="outside lower center", ncols=fitting)
 
