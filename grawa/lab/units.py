@@ -77,7 +77,7 @@ def count(text: str, what: str) -> int:
 
 
 def too_large(what: str, text: str, value: float) -> str:
-    """What is wrong with a percentage that was written without its sign.
+    """What is wrong with a fraction that is too large, maybe a percentage without its sign.
 
     Args:
         what: whose value it is.
@@ -89,9 +89,12 @@ def too_large(what: str, text: str, value: float) -> str:
 
     >>> too_large("swa", "25", 25.0)
     'swa 25 is 2500%: write a percentage, such as 25%, or a fraction, such as 0.25'
+    >>> too_large("swa", "150%", 1.5)
+    'swa 150% is too large: write a percentage, such as 25%, or a fraction, such as 0.25'
     """
-    percent = value if value <= 100.0 else 25.0
+    is_percentage = text.endswith("%")
+    percent = 25.0 if is_percentage or value > 100.0 else value
     return (
-        f"{what} {text} is {value:.0%}: write a percentage, such as {percent:g}%, or a fraction, "
-        f"such as {percent / 100.0:g}"
+        f"{what} {text} is {'too large' if is_percentage else f'{value:.0%}'}: write a percentage, "
+        f"such as {percent:g}%, or a fraction, such as {percent / 100.0:g}"
     )

@@ -74,7 +74,7 @@ def in_world(session: Session) -> Result:
 
 @pytest.mark.world
 def test_a_job_on_one_host_survives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("grawa.lab.cli.chaos_config.why_no_hosts", lambda: "not today")
+    monkeypatch.setattr("grawa.lab.cli.chaos_checks.why_no_hosts", lambda: "not today")
     monkeypatch.setattr(Session, "undisturbed", in_world)
     out = tmp_path / "out"
     ended = grawa("chaos", "digits", *SMALL, "--kinds", "kill,host", "--out", out)
@@ -92,7 +92,7 @@ def test_a_job_on_one_host_survives(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.world
 def test_elastic_workers_survive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("grawa.lab.cli.chaos_config.why_no_hosts", lambda: "not today")
+    monkeypatch.setattr("grawa.lab.cli.chaos_checks.why_no_hosts", lambda: "not today")
     out = tmp_path / "out"
     elastic = ("--elastic", "--min-workers", "2", "--kinds", "kill,launcher")
     ended = grawa("chaos", "digits", *SMALL, *elastic, "--out", out)

@@ -225,7 +225,8 @@ def test_an_interrupted_study_ends_at_once_with_its_processes(to: str, tmp_path:
         (os.kill if to == "the command" else os.killpg)(running.pid, signal.SIGINT)
         code, output = running.wait()
     assert code == 130
-    assert output.splitlines()[-1] == "grawa: interrupted"
+    last = output.splitlines()[-1]
+    assert last == "grawa: interrupted; the same command continues where it stopped"
     assert "Traceback" not in output
     all_gone(sorted(processes))
 
@@ -233,6 +234,25 @@ def test_an_interrupted_study_ends_at_once_with_its_processes(to: str, tmp_path:
 def trials_of(pid: int) -> set[int]:
     """The processes of a study's trials, which one of its processes has forked."""
     return {trial for child in children_of(pid) for trial in children_of(child)}
+
+
+@pytest.mark.world
+def test_a_finished_study_is_run_anew_if_that_is_asked_for(
+    whole: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "study"
+    shutil.copytree(whole[0], path)
+    ran: list[int] = []
+
+    def run(_: object, folder: StudyFolder, *__: object) -> None:
+        ran.append(len(folder.found().results))
+
+    monkeypatch.setattr("grawa.lab.cli.studies.run_study", run)
+    assert grawa(*STUDY, "--out", path).code == 0  # all results are there
+    assert grawa(*STUDY, "--out", path, "--overwrite", "--lr", "0.2").code == 2  # none yet
+    assert ran == [TRIALS, 0]
+    assert StudyFolder(path).study().base.lr == pytest.approx(0.2)
+    assert os.listdir(tmp_path) == ["study"]
 
 
 @pytest.mark.world

@@ -181,7 +181,7 @@ def test_what_is_measured_follows_from_what_ends_the_run() -> None:
         ({"hosts": "2x2", "clock": "virtual"}, "give --link too"),
         ({"inner_link": "1gbit", "link": "1gbit", "clock": "virtual"}, "give --hosts too"),
         ({"budget": "0s"}, "budget must be positive"),
-        ({"swa": "150%"}, r"swa must lie in \(0, 1\], got 1\.5"),
+        ({"swa": "150%"}, "swa 150% is too large: write a percentage"),
         ({"swa": "0"}, "swa must be a positive number or percentage"),
         ({"budget": "soon"}, "budget must be a time with a unit"),
         ({"until_error": "-5%"}, "until_error must be a positive number or percentage"),
