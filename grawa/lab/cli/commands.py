@@ -81,7 +81,7 @@ def train(
     """
 
 
-@runs("run:resume_command", "continuing {run}...", "`grawa resume {run}` continues")
+@runs("run:resume_command", "continuing the run...", "`grawa resume {run}` continues")
 def resume(
     run: Annotated[Path, "RUN"],
     from_checkpoint: Annotated[str | None, "--from", "CHECKPOINT"] = None,
@@ -121,7 +121,7 @@ def evaluate(run: Annotated[Path, "RUN"]) -> None:
 
 @runs(
     "compare:compare_command",
-    "comparing methods on {asked.task}...",
+    "comparing methods...",
     "the same command continues where it stopped",
 )
 def compare(asked: StudyConfig) -> None:
@@ -143,7 +143,7 @@ def compare(asked: StudyConfig) -> None:
 
 @runs(
     "ablate:ablate_command",
-    "comparing values of {asked.knob} on {asked.task}...",
+    "comparing values...",
     "the same command continues where it stopped",
 )
 def ablate(asked: AblateConfig) -> None:
@@ -240,7 +240,7 @@ def wells(asked: WellsConfig) -> None:
 
 @runs(
     "chaos:chaos_command",
-    "trying {asked.what} under faults...",
+    "trying a job under faults...",
     "its folder keeps the logs, and can't be continued: the next command needs another --out",
 )
 def chaos(asked: ChaosConfig) -> None:

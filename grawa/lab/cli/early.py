@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import suppress
 from types import FrameType
 
 _CLEAN = b"\r\x1b[K\x1b[?25h"
@@ -24,7 +25,8 @@ def raise_interrupts() -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    if os.isatty(1):
-        os.write(1, _CLEAN)
-    os.write(2, b"grawa: interrupted; nothing was begun\n")
+    with suppress(OSError):
+        if os.isatty(1):
+            os.write(1, _CLEAN)
+        os.write(2, b"grawa: interrupted; nothing was begun\n")
     os._exit(_CODE)

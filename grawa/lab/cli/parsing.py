@@ -204,7 +204,7 @@ def _help(argument: Argument) -> str:
     """What the help says of an argument, with its default if the text does not tell it."""
     default, text = argument.default, argument.help
     untold = [MISSING, None, False, ()]
-    if not any(default is each for each in untold) and "default" not in text:
+    if not any(default is each for each in untold) and "by default" not in text:
         text += f" (default: {_shown(argument)})"
     return text.replace("%", "%%")
 

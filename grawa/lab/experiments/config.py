@@ -167,7 +167,7 @@ class TrainConfig:
     """Seconds in which a run that gets SIGTERM, SIGINT (Ctrl-C) or SIGHUP stops: it saves a
     checkpoint at its next round, from which `grawa resume` continues. After that time, or at
     another signal, it is ended, and what was done since the last checkpoint is lost. Under torchrun
-    or SLURM's srun, these decide when it is ended, 30 s later by default."""
+    or SLURM's srun, these decide when it is ended, usually 30 s later."""
 
     timeout: Annotated[float, "SECONDS"] = 600.0
     """Seconds that a message may wait for the other workers before the run fails."""
