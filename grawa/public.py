@@ -5,6 +5,7 @@ from grawa.averager import Averager
 from grawa.comm.elastic import Elastic
 from grawa.comm.lighthouse import lighthouse
 from grawa.errors import CommunicationError, DivergedError, UserError
+from grawa.launching.launch import launch
 from grawa.optim import SAM
 from grawa.process_group import distributed
 from grawa.rounds.guard import Guard
@@ -66,6 +67,7 @@ __all__ = [
     "by_tensor",
     "distributed",
     "integrations",
+    "launch",
     "lighthouse",
     "recalibrate_batchnorm",
 ]

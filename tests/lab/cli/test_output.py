@@ -82,7 +82,7 @@ def in_ascii(show: Callable[[], None]) -> str:
 
 def test_a_table_keeps_its_columns_in_an_ascii_terminal() -> None:
     table = Table(
-        title="±", columns=[("method", False), ("error ± SE", True)],
+        name="errors", title="±", columns=[("method", False), ("error ± SE", True)],
         rows=[[Cell(text="a"), Cell(text="1.00 ± 0.10")], [Cell(text="b"), Cell(text="-")]],
     )  # fmt: skip
     shown = in_ascii(lambda: Console(width=60).print(as_rich(table)))
