@@ -37,7 +37,7 @@ def shown() -> Iterator[Shown]:
     for page in PAGES:
         for _, text in blocks(page, "bash"):
             for line in text.replace("\\\n", " ").splitlines():
-                words = shlex.split(line, comments=True)
+                words = shlex.split(line.partition(" > ")[0], comments=True)
                 while words and re.match(r"[A-Z_]+=", words[0]):
                     words.pop(0)
                 if words:
