@@ -140,12 +140,13 @@ def resolved(name: str, known: Iterable[str]) -> str:
     return plain.get(_ALIASES.get(written, written), name) if name not in plain.values() else name
 
 
-def meant(name: str, known: Iterable[str]) -> str:
+def meant(name: str, known: Iterable[str], prefix: str = "") -> str:
     """A question for a name that is nearly a known one.
 
     Args:
         name: as it was written.
         known: names.
+        prefix: with which all of them are written, such as "--", which is no likeness.
 
     Returns:
         " (did you mean ...?)", or nothing.
@@ -153,5 +154,5 @@ def meant(name: str, known: Iterable[str]) -> str:
     >>> meant("lgrwa", ["mgrawa", "lgrawa"])
     ' (did you mean lgrawa?)'
     """
-    close = get_close_matches(name.lower(), list(known), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    close = get_close_matches(name.removeprefix(prefix).lower(), list(known), n=1)
+    return f" (did you mean {prefix}{close[0]}?)" if close else ""

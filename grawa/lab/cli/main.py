@@ -59,6 +59,8 @@ def _run(words: Sequence[str]) -> tuple[int, str]:
 def _parse(args: Sequence[str]) -> Callable[[], None]:
     """What a command line asks for, ready to be done."""
     words = with_stack_workers(args) or ["--help"]
+    if words[0] == "help":
+        words = [*words[1:2], "--help"]
     name = words[0]
     if name in ("-h", "--help"):
         return overview(COMMANDS).print_help

@@ -144,8 +144,8 @@ def _unknown(rest: Sequence[str], arguments: Sequence[Argument]) -> str:
     option = next((word for word in rest if word.startswith("-")), "").partition("=")[0]
     if not option:
         return f"there is one argument too many: {rest[0]!r}"
-    known = [argument.shown for argument in arguments if not argument.is_positional]
-    return f"there is no option {option}{meant(option, known)}"
+    known = [argument.name for argument in arguments if not argument.is_positional]
+    return f"there is no option {option}{meant(option, known, '--')}"
 
 
 def _value(parser: Parser, argument: Argument, given: Mapping[str, Any]) -> object:

@@ -63,7 +63,7 @@ def test_help_fits_the_terminal(
     assert "None" not in text
 
 
-@pytest.mark.parametrize("args", [(), ("--help",), ("-h",)])
+@pytest.mark.parametrize("args", [(), ("--help",), ("-h",), ("help",)])
 def test_the_help_of_all_commands_names_each(
     args: tuple[str, ...], command: Callable[..., Ended]
 ) -> None:
@@ -71,6 +71,10 @@ def test_the_help_of_all_commands_names_each(
     assert (done.code, done.err) == (0, "")
     for name in NAMES:
         assert f"\n  {name} " in done.out
+
+
+def test_help_of_one_command_is_found_in_both_ways(command: Callable[..., Ended]) -> None:
+    assert command("help", "train") == command("train", "--help")
 
 
 def test_the_version_is_one_line(command: Callable[..., Ended]) -> None:
