@@ -11,9 +11,9 @@ from grawa.lab.chaos.plan import KINDS
 from grawa.lab.cli import names
 from grawa.lab.cli.chaos_config import ChaosConfig
 from grawa.lab.cli.run import check
-from grawa.lab.cli.study_config import at_least, listed
+from grawa.lab.cli.study_config import at_least, listed, other_options
 from grawa.lab.experiments.config import TrainConfig
-from grawa.lab.experiments.options import changed, written_options
+from grawa.lab.experiments.options import changed
 from grawa.lab.train.interval import Interval
 
 _ROUNDS_PER_FAULT = 40
@@ -116,15 +116,10 @@ def train_config(asked: ChaosConfig, kinds: Sequence[str]) -> TrainConfig:
         kinds: of the faults that will be made.
 
     Returns:
-        The options; with the faults for which workers can be asked.
-
-    Raises:
-        UserError: if one is invalid, or set by this command itasked.
+        The options; with the faults for which workers can be asked. A `UserError` is raised if one
+        is invalid, or set by this command itself.
     """
-    options = written_options(asked.options)
-    kept = [name for name in options if name in _KEPT or hasattr(asked, name)]
-    if kept:
-        raise UserError(f"{kept[0]} can't be given in --options: `grawa chaos` sets it itasked")
+    options = other_options(asked.options, asked, "`grawa chaos`", _KEPT)
     faults = {"nan": "nan", "labels": "wrong-labels"}
     named = [faults[kind] for kind in kinds if kind in faults]
     ends = {"steps", "epochs", "budget"} & {*options}

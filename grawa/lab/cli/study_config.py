@@ -1,6 +1,6 @@
 """The options of `grawa compare` and `grawa ablate`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -221,13 +221,16 @@ class AblateConfig(StudyConfig):
     """Number of validation seeds (from 1000) on which settings are chosen; by default 0: none."""
 
 
-def other_options(texts: Sequence[str], asked: object, command: str) -> dict[str, Any]:
+def other_options(
+    texts: Sequence[str], asked: object, command: str, own: Collection[str] = OWN
+) -> dict[str, Any]:
     """Parses --options, and refuses those that the command sets itself.
 
     Args:
         texts: each name=value.
         asked: the command's own options, as attributes.
         command: the command's name, for the message.
+        own: what it sets besides its own options.
 
     Returns:
         The changes to a run's options.
@@ -236,9 +239,9 @@ def other_options(texts: Sequence[str], asked: object, command: str) -> dict[str
         UserError: if an option is set by the command.
     """
     options = written_options(texts)
-    own = [name for name in options if name in OWN or hasattr(asked, name)]
-    if own:
-        raise UserError(f"{own[0]} can't be given in --options, because {command} sets it itself")
+    kept = [name for name in options if name in own or hasattr(asked, name)]
+    if kept:
+        raise UserError(f"{kept[0]} can't be given in --options, because {command} sets it itself")
     return options
 
 

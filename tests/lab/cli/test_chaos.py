@@ -29,7 +29,10 @@ from tests.lab.cli.processes import Ended, all_gone, grawa, started, until
         (["digits", "--within", "nan"], "within must be positive"),
         (["digits", "--noise", "-1"], "noise must not be negative"),
         (["digits", "--strategy", "none"], "there is no strategy 'none'"),
-        (["digits", "--options", "workers=3"], "workers can't be given in --options"),
+        (
+            ["digits", "--options", "workers=3"],
+            "workers can't be given in --options, because `grawa chaos` sets it itself",
+        ),
         (["digits", "--options", "seed=3"], "seed can't be given in --options"),
         (["digits", "--options", "lr=-1"], "lr must be positive"),
         (["digits", "--checkpoint-every", "0", "--kinds", "checkpoint"], "no checkpoints are"),
