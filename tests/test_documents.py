@@ -11,6 +11,9 @@ from typing import NamedTuple
 import pytest
 from torch.distributed.run import get_args_parser
 
+from grawa.lab.cli.commands import named
+from grawa.lab.cli.config_file import config_from
+from grawa.lab.cli.parsing import parsed
 from tests.lab.cli.processes import Ended, grawa
 from tests.lab.cli.test_commands import unfinished
 from tests.world import forks
@@ -118,20 +121,31 @@ def test_commands_run(found: Shown) -> None:
     if words[0] == "grawa":
         text = " ".join(words)
         by = next((test for begin, test in ELSEWHERE.items() if text.startswith(begin)), None)
-        ended = ran(words) if by is None else grawa(*words[1:], "--help")
-        assert ended.code == 0, ended.err
+        if by is None:
+            ended = ran(words)
+            assert ended.code == 0, ended.err
+        else:
+            understood(words)
     elif words[0] == "torchrun":
         get_args_parser().parse_args(list(words[1:]))
     else:
         assert words[0] in NOT_RUN or " ".join(words[:2]) in ELSEWHERE
 
 
+def understood(words: tuple[str, ...]) -> None:
+    """Parses a command of `grawa`, which raises an error if it has no such options."""
+    _, name, *rest = words
+    command, config = named(name), config_from([name, *rest])
+    assert command is not None
+    parsed(f"grawa {name}", command, rest, {} if config is None else {"config": config})
+
+
 def ran(words: tuple[str, ...]) -> Ended:
     """Runs a command of `grawa`, after the runs that it names were made."""
     forks()
     if words[1] != "train" or "runs/X/config.toml" in words:
-        for named in {"RUN", "RUN_OR_STUDY", "STUDY", "runs/X/config.toml", "runs/a"} & {*words}:
-            make_run(Path(named.removesuffix("/config.toml")), broken_off=words[1] == "resume")
+        for path in {"RUN", "RUN_OR_STUDY", "STUDY", "runs/X/config.toml", "runs/a"} & {*words}:
+            make_run(Path(path.removesuffix("/config.toml")), broken_off=words[1] == "resume")
     return grawa(*small(words))
 
 
