@@ -302,6 +302,12 @@ COMMANDS: Mapping[str, Sequence[Callable[..., None]]] = {
 """Heading in the help -> commands."""
 
 
+ALL: Mapping[str, Callable[..., None]] = {
+    command.__name__: command for several in COMMANDS.values() for command in several
+}
+"""Name -> command."""
+
+
 def named(name: str) -> Callable[..., None] | None:
     """The command with this name, if there is one."""
-    return {each.__name__: each for several in COMMANDS.values() for each in several}.get(name)
+    return ALL.get(name)

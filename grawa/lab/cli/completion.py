@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from grawa.lab.cli import names
 from grawa.lab.cli.arguments import Argument, arguments_of
-from grawa.lab.cli.commands import COMMANDS, named
+from grawa.lab.cli.commands import ALL
 from grawa.lab.cli.methods import METHODS
 from grawa.lab.cli.parsing import summary_of
 
@@ -27,11 +27,9 @@ def completion_command(shell: str) -> None:
         shell: bash, zsh or fish.
     """
     lines = []
-    for command in (each for several in COMMANDS.values() for each in several):
-        declared = named(command.__name__)
-        assert declared is not None, "it is one of the commands"
-        arguments = [each for argument in arguments_of(declared) for each in _completed(argument)]
-        lines.append(Line(command.__name__, _plain(summary_of(command)), arguments))
+    for name, command in ALL.items():
+        arguments = [each for argument in arguments_of(command) for each in _completed(argument)]
+        lines.append(Line(name, _plain(summary_of(command)), arguments))
     scripts: Mapping[str, Callable[[Sequence[Line]], Iterator[str]]]
     scripts = {"bash": _bash, "zsh": _zsh, "fish": _fish}
     print("\n".join(scripts[shell](lines)))

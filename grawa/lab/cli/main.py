@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from grawa.errors import CommunicationError, DivergedError, UserError
 from grawa.lab import own
-from grawa.lab.cli.commands import COMMANDS, named
+from grawa.lab.cli.commands import ALL, COMMANDS, named
 from grawa.lab.cli.config_file import config_from
 from grawa.lab.cli.optional_value import with_stack_workers
 from grawa.lab.cli.output import forgiving_output
@@ -68,9 +68,8 @@ def _parse(args: Sequence[str]) -> Callable[[], None]:
         return partial(print, f"grawa {__version__}")
     command = named(name)
     if command is None:
-        known = [each.__name__ for several in COMMANDS.values() for each in several]
-        close = own.meant(name, known)
-        raise UserError(f"there is no command {name!r}{close}; there are {', '.join(known)}")
+        close = own.meant(name, ALL)
+        raise UserError(f"there is no command {name!r}{close}; there are {', '.join(ALL)}")
     config = config_from(words)
     try:
         return parsed(

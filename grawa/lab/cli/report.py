@@ -23,15 +23,14 @@ def report_command(
     figures: Path | None = None,
     tables: Path | None = None,
 ) -> None:
-    """Make a page of runs and studies: an answer, tables, pictures and tested claims in one file.
+    """Runs `grawa report`.
 
     Args:
-        folders: Folders of runs or studies, finished or interrupted.
-        out: One page for all of them; by default each gets report.html in its own folder.
-        pictures: A folder in which to write the pictures as PNG files too.
-        figures: A folder in which to write the pictures for a paper: as SVG and PDF files, as wide
-            as a column (3.25 inches).
-        tables: A folder in which to write the tables as CSV files, with all digits, and as LaTeX.
+        folders: of runs or studies, finished or interrupted.
+        out: one page for all of them; by default each gets report.html in its own folder.
+        pictures: a folder for the pictures as PNG files.
+        figures: a folder for the pictures as SVG and PDF files.
+        tables: a folder for the tables as CSV and LaTeX files.
 
     Raises:
         UserError: if a folder is not one of a run or a study, or has no results yet.
