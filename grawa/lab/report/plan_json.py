@@ -1,6 +1,6 @@
 """All numbers of `grawa plan`, for programs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from grawa.lab.planning.predict import VARIANTS, Measured, Method, Variant, predict, smallest_tau
@@ -13,6 +13,7 @@ def plan_json(measured: Measured, most_lost: float) -> dict[str, Any]:
     """All measurements and predictions, as plain values."""
     network = measured.network
     inner = network.inner if isinstance(network, HostNetwork) else None
+    taus = intervals(measured, most_lost)
     return {
         "answer": plan_answer(measured, most_lost),
         "measured": {
@@ -35,18 +36,24 @@ def plan_json(measured: Measured, most_lost: float) -> dict[str, Any]:
         "methods": [
             {
                 **vars(method),
-                "variants": {v.name: _variant(measured, method, v, most_lost) for v in VARIANTS},
+                "variants": {
+                    v.name: {
+                        "smallest": smallest_tau(measured, method, v, most_lost),
+                        "by_sync_every": _by_tau(measured, method, v, taus),
+                    }
+                    for v in VARIANTS
+                },
             }
             for method in measured.methods
         ],
     }
 
 
-def _variant(
-    measured: Measured, method: Method, variant: Variant, most_lost: float
+def _by_tau(
+    measured: Measured, method: Method, variant: Variant, taus: Sequence[int]
 ) -> Mapping[str, Any]:
     full, by_tau = measured.full_speed, {}
-    for tau in intervals(measured, most_lost):
+    for tau in taus:
         found = predict(measured, method, variant, tau)
         by_tau[str(tau)] = {"samples_per_second": full and full * found.speed, **vars(found)}
-    return {"smallest": smallest_tau(measured, method, variant, most_lost), "by_sync_every": by_tau}
+    return by_tau

@@ -66,17 +66,17 @@ def _draw(
     most_lost: float,
     panels: Mapping[str, _Lines],
 ) -> None:
+    ticks = intervals(measured, most_lost)
     for axis, title in zip(layout.axes(figure), panels, strict=True):
-        _draw_lines(axis, measured, most_lost, panels[title])
-        _draw_frame(axis, intervals(measured, most_lost), most_lost)
+        _draw_lines(axis, measured, most_lost, panels[title], ticks[-1])
+        _draw_frame(axis, ticks, most_lost)
         axis.set_title(title)
         reached = f"smallest sync_every that reaches {in_percent(1.0 - most_lost)}"
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=10, title=reached)
 
 
-def _draw_lines(axis: Any, measured: Measured, most_lost: float, lines: _Lines) -> None:
+def _draw_lines(axis: Any, measured: Measured, most_lost: float, lines: _Lines, last: int) -> None:
     """Draws lines, of which those that look the same are one, the fastest first in the legend."""
-    last = intervals(measured, most_lost)[-1]
     fine = range(_FINENESS * (last.bit_length() - 1) + 1)
     taus = [round(2 ** (i / _FINENESS)) for i in fine]
     speeds = {
