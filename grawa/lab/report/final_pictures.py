@@ -7,9 +7,17 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from grawa.lab.experiments.study import Study
-from grawa.lab.report.colours import GREY, Style, method_colour, styles_of
+from grawa.lab.report.colours import Style, method_colour, styles_of
 from grawa.lab.report.drawing import Picture
-from grawa.lab.report.layout import Layout, legend_below, name_rows, rows_height, spread_out
+from grawa.lab.report.layout import (
+    Layout,
+    dots,
+    legend_below,
+    name_rows,
+    reference_line,
+    spread_out,
+    with_rows,
+)
 from grawa.lab.report.order import by_error, order_text
 from grawa.lab.report.outcomes import Outcome
 from grawa.lab.report.tables import Unit
@@ -17,11 +25,7 @@ from grawa.lab.report.tables import Unit
 
 def final_picture(study: Study, outcomes: Sequence[Outcome], unit: Unit) -> Picture:
     """Every arm's error under every condition of these outcomes."""
-    layout = Layout(
-        panels=len(conditions_of(outcomes)),
-        across=2,
-        height=rows_height([arm.name for arm in study.arms], 0.26),
-    )
+    layout = with_rows(len(conditions_of(outcomes)), [arm.name for arm in study.arms])
     return Picture(
         name="final",
         title=f"Error at equal {study.axis}",
@@ -44,10 +48,10 @@ def _draw_final(
             y, style = rows.index(outcome.arm), styles[outcome.arm]
             values, mean = [unit.scale * v for v in outcome.errors.values()], outcome.end.mean
             half = interval_half(outcome) * unit.scale
-            panel.plot(values, [y + 0.22] * len(values), ".", color=style.colour, alpha=0.5)
+            dots(panel, values, y + 0.22, style.colour)
             panel.errorbar(unit.scale * mean, y, xerr=half, capsize=3, **style.points)
             if outcome.arm == study.baseline:
-                panel.axvline(unit.scale * mean, linestyle="--", linewidth=1, color=GREY, zorder=0)
+                reference_line(panel, unit.scale * mean)
         panel.set(title=condition, xlabel=unit.label)
         name_rows(panel, rows)
 
@@ -96,9 +100,7 @@ def _draw_knob(
             xs = [_beside(x, number, logarithmic, at) for x in xs]
             style = Style(colour=method_colour(written), dashes=0, mark=number)
             panel.errorbar(xs, means, halves, capsize=3, label=method, **style.points)
-        panel.axvline(
-            at[values.index(study.baseline)], linestyle="--", linewidth=1, color=GREY, zorder=0
-        )
+        reference_line(panel, at[values.index(study.baseline)])
         if logarithmic:
             panel.set_xscale("log", base=2)
         panel.set_xticks(at, values)

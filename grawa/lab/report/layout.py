@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from grawa.lab.report.colours import GREY
+
 PAGE_WIDTH = 8.0
 """Of a picture in a page, in inches."""
 
@@ -69,10 +71,25 @@ def rows_height(names: Sequence[str], each: float) -> float:
     return max(each, _NAME_LINE * lines) * len(names) + 1.2
 
 
+def with_rows(panels: int, names: Sequence[str]) -> Layout:
+    """Panels side by side with a row for every name."""
+    return Layout(panels=panels, across=2, height=rows_height(names, 0.26))
+
+
 def name_rows(panel: Any, names: Sequence[str]) -> None:
     """Makes a row for each name, from the top, with the name beside the axis."""
     panel.set_yticks(range(len(names)), [in_lines(name) for name in names])
     panel.set_ylim(len(names) - 0.5, -0.5)
+
+
+def dots(panel: Any, values: Sequence[float], y: float, colour: str) -> None:
+    """Draws the single values behind a mean, as dots at one height."""
+    panel.plot(values, [y] * len(values), ".", color=colour, alpha=0.5)
+
+
+def reference_line(panel: Any, at: float) -> None:
+    """Draws the vertical line with which others are compared, behind everything else."""
+    panel.axvline(at, linestyle="--", linewidth=1, color=GREY, zorder=0)
 
 
 def in_lines(name: str) -> str:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from grawa.lab.experiments.study import Study
 from grawa.lab.report.colours import INK, styles_of
 from grawa.lab.report.drawing import Picture
-from grawa.lab.report.layout import Layout, name_rows, rows_height
+from grawa.lab.report.layout import Layout, dots, name_rows, rows_height
 from grawa.lab.report.outcomes import Outcome
 from grawa.lab.report.statistics import Difference, Mean, holm, mean_of, paired_difference
 from grawa.lab.report.tables import Cell, Table, Unit, change_cell, interval_cell, mean_cell
@@ -199,7 +199,7 @@ def _draw(
         assert one.difference is not None
         style = styles[one.arm]
         values = [unit.scale * value for value in one.differences.values()]
-        panel.plot(values, [y + 0.2] * len(values), ".", color=style.colour, alpha=0.5)
+        dots(panel, values, y + 0.2, style.colour)
         mean = unit.scale * one.difference.mean
         half = unit.scale * (one.difference.high - one.difference.low) / 2.0
         panel.errorbar(mean, y, xerr=half, capsize=3, **style.points)

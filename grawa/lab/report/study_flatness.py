@@ -7,10 +7,17 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from grawa.lab.experiments.study import Study
-from grawa.lab.report.colours import GREY, styles_of
+from grawa.lab.report.colours import styles_of
 from grawa.lab.report.drawing import Picture
 from grawa.lab.report.flats import Flat, exp_text, interval_text, measures_of
-from grawa.lab.report.layout import Layout, log_scale, name_rows, rows_height
+from grawa.lab.report.layout import (
+    Layout,
+    dots,
+    log_scale,
+    name_rows,
+    reference_line,
+    with_rows,
+)
 from grawa.lab.report.order import order_text, ranked
 from grawa.lab.report.verdicts import Verdict, finding, p_text
 
@@ -40,11 +47,7 @@ def flat_verdicts(study: Study, flats: Sequence[Flat]) -> dict[str, list[Verdict
 def flat_picture(study: Study, flats: Sequence[Flat]) -> Picture:
     """The first measure of every arm under every condition."""
     measure = next(iter(measures_of(study)))
-    layout = Layout(
-        panels=len(study.measured),
-        across=2,
-        height=rows_height([arm.name for arm in study.arms], 0.26),
-    )
+    layout = with_rows(len(study.measured), [arm.name for arm in study.arms])
     return Picture(
         name="flatness",
         title=f"Sharpness at the end: {measure}",
@@ -72,10 +75,10 @@ def _draw(
             y, style = rows.index(flat.arm), styles[flat.arm]
             values, mean = flat.values[measure].values(), math.exp(typical[flat.arm, condition])
             shown = [value for value in values if value > 0.0]
-            panel.plot(shown, [y + 0.22] * len(shown), ".", color=style.colour, alpha=0.5)
+            dots(panel, shown, y + 0.22, style.colour)
             panel.plot([mean], [y], linestyle="", **style.points)
             if flat.arm == study.baseline:
-                panel.axvline(mean, linestyle="--", linewidth=1, color=GREY, zorder=0)
+                reference_line(panel, mean)
         panel.set(title=condition, xlabel=f"{measure} of the consensus")
         log_scale(panel, "x")
         name_rows(panel, rows)
