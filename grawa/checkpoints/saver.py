@@ -8,6 +8,7 @@ from threading import Thread
 from grawa.checkpoints.extras import Extras
 from grawa.checkpoints.places import folder_of
 from grawa.checkpoints.writing import Writing, failure_of
+from grawa.counts import check_count
 from grawa.errors import UserError
 from grawa.rounds.agreement import Agreement
 from grawa.rounds.engine import Engine
@@ -44,13 +45,10 @@ class Saver:
                 follow, and this copies everything first.
 
         Returns:
-            The checkpoint's folder, when it is complete.
-
-        Raises:
-            UserError: on every process, if one can't write this one, or the one before.
+            The checkpoint's folder, when it is complete. If a process can't write this one, or the
+            one before, every process raises `UserError`.
         """
-        if not isinstance(keep, int) or keep < 1:
-            raise UserError(f"keep must be a whole number, at least 1, got {keep}")
+        check_count("keep", keep)
 
         def together(agreement: Agreement) -> Path:
             self._settle(agreement, wait=True)

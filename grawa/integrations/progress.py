@@ -7,7 +7,7 @@ from datetime import timedelta
 from math import inf
 from typing import TextIO
 
-from grawa.errors import UserError
+from grawa.counts import check_count
 from grawa.launching.output import Form, show
 from grawa.process_group import is_first_process
 from grawa.rounds.report import RoundReport
@@ -26,19 +26,16 @@ class Progress:
     `grawa.launch`; elsewhere a line is printed every 10 s at most.
 
     Args:
-        total_steps: optimizer steps of a worker, from the first to the last.
+        total_steps: optimizer steps of a worker, from the first to the last; `UserError` if there
+            are none.
         file: where it is shown, such as `sys.stderr`; standard output by default.
-
-    Raises:
-        UserError: if there are no steps.
 
     >>> Progress(total_steps=100)
     Progress(total_steps=100)
     """
 
     def __init__(self, total_steps: int, *, file: TextIO | None = None) -> None:
-        if not isinstance(total_steps, int) or total_steps < 1:
-            raise UserError(f"total_steps must be a whole number, at least 1, got {total_steps!r}")
+        check_count("total_steps", total_steps)
         self._total, self._file = total_steps, file
         self._first: tuple[int, float] | None = None
         self._shown_at = -inf

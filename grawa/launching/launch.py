@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from grawa.comm.count_file import VARIABLE as COUNTS
 from grawa.comm.distributed import DEFAULT_TIMEOUT
+from grawa.counts import check_count
 from grawa.durations import Duration, positive
 from grawa.errors import UserError
 from grawa.launching.group import Group
@@ -100,8 +101,7 @@ def launch(
 def _check(train: object, workers: object) -> None:
     if not callable(train):
         raise UserError(f"launch takes a function without arguments, got {train!r}")
-    if not isinstance(workers, int) or workers < 1:
-        raise UserError(f"workers must be a whole number, at least 1, got {workers!r}")
+    check_count("workers", workers)
     if under_launcher() or dist.is_initialized():
         raise UserError(
             "this process is one of several already, started by torchrun or launch: call the "

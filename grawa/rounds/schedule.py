@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from grawa.counts import check_count
 from grawa.errors import UserError
 
 LONGEST = 10**9
@@ -24,8 +25,7 @@ class Schedule(ABC):
     sync_every: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.sync_every, int) or self.sync_every < 1:
-            raise UserError(f"sync_every must be a whole number, at least 1, got {self.sync_every}")
+        check_count("sync_every", self.sync_every)
 
     @abstractmethod
     def interval(self, step: int, lr: float | None) -> int:
