@@ -1,7 +1,7 @@
 """Accelerate: a drop-in for its `LocalSGD`; needs accelerate 1.0 or later."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from grawa.averager import Averager
 from grawa.errors import UserError
-from grawa.integrations.checks import check_processes, restore_workers
+from grawa.integrations.checks import check_processes, restore_workers, unsynced
 from grawa.strategies.protocol import Strategy
 from grawa.workers.unwrapped import inner_model
 
@@ -66,7 +66,7 @@ class GrawaSGD:
         accelerator.register_for_checkpointing(self)  # is loaded last
 
     def __enter__(self) -> Self:
-        self._block.enter_context(getattr(self._model, "no_sync", nullcontext)())
+        self._block.enter_context(unsynced(self._model))
         self._block.enter_context(self.averager)
         return self
 

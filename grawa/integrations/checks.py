@@ -1,9 +1,11 @@
-"""What trainers leave unsaid: whether they know of all processes, and whose states a file has."""
+"""What the integrations share: checks of a trainer, no averaging by DDP, and workers' states."""
 
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch.distributed as dist
+from torch import nn
 
 from grawa.averager import Averager
 from grawa.errors import UserError
@@ -25,6 +27,12 @@ def check_processes(known: int, advice: str) -> None:
             f"there are {there} processes, and the trainer knows of {known}, so they would all "
             f"train on the same data: {advice}"
         )
+
+
+def unsynced(model: nn.Module) -> AbstractContextManager[None]:
+    """A block in which DDP, if the model is wrapped in it, averages no gradients."""
+    block: AbstractContextManager[None] = getattr(model, "no_sync", nullcontext)()
+    return block
 
 
 def restore_workers(averager: Averager, folder: Path) -> None:

@@ -11,7 +11,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
 from grawa.averager import Averager
-from grawa.integrations.checks import check_processes, restore_workers
+from grawa.integrations.checks import check_processes, restore_workers, unsynced
 from grawa.strategies.protocol import Strategy
 
 _FOLDER = "grawa"
@@ -94,7 +94,7 @@ class GrawaTrainer(Trainer):
         Returns:
             The loss.
         """
-        with getattr(model, "no_sync", nullcontext)():
+        with unsynced(model):
             loss = super().training_step(model, *args, **options)
         self._loss = self._loss + loss
         return loss

@@ -2,13 +2,14 @@
 
 import importlib
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from torch.utils.data import DataLoader
 
 import grawa
@@ -134,12 +135,21 @@ def test_another_strategy_of_lightning_is_refused(tmp_path: Path) -> None:
     assert all("GrawaCallback needs" in str(error) for error in found)
 
 
-def fabric_loop() -> tuple[State, Batches]:
-    """Three lines in a loop of Fabric's."""
+@contextmanager
+def fabric_on_two() -> Generator[Any]:
+    """A `Fabric` with DDP, in one of two processes."""
     lightning: Any = importlib.import_module("lightning.fabric")
     fabric = lightning.Fabric(accelerator="cpu", devices=2, strategy="ddp")
     fabric.launch()
     try:
+        yield fabric
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def fabric_loop() -> tuple[State, Batches]:
+    """Three lines in a loop of Fabric's."""
+    with fabric_on_two() as fabric:
         bare = Recording()
         model, optimizer = fabric.setup(bare, adamw(bare))
         loader = fabric.setup_dataloaders(DataLoader(Samples(24), batch_size=4))
@@ -153,8 +163,6 @@ def fabric_loop() -> tuple[State, Batches]:
                     optimizer.step()
                     optimizer.zero_grad()
         return averager.consensus(), bare.seen
-    finally:
-        torch.distributed.destroy_process_group()
 
 
 def test_fabric_trains_as_a_plain_loop_does() -> None:
@@ -166,14 +174,7 @@ def test_a_model_of_fabric_with_ddp_is_refused() -> None:
     assert all("DistributedDataParallel" in str(error) for error in found)
 
 
-def _fabric_without_no_sync() -> nn.Module:
-    lightning: Any = importlib.import_module("lightning.fabric")
-    fabric = lightning.Fabric(accelerator="cpu", devices=2, strategy="ddp")
-    fabric.launch()
-    try:
+def _fabric_without_no_sync() -> None:
+    with fabric_on_two() as fabric:
         bare = Recording()
-        model, optimizer = fabric.setup(bare, adamw(bare))
-        grawa.Averager(model, optimizer, grawa.LGRAWA())
-        return bare
-    finally:
-        torch.distributed.destroy_process_group()
+        grawa.Averager(*fabric.setup(bare, adamw(bare)), grawa.LGRAWA())
