@@ -36,7 +36,7 @@ docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 tests: .venv/installed
-	$(BIN)/pytest --numprocesses=2 --dist=loadscope --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses=3 --dist=loadscope --no-loadscope-reorder
 
 fuzz: .venv/installed
 	GRAWA_FUZZ=1000 $(BIN)/pytest tests/lab/cli/test_hostile.py tests/checkpoints/test_fuzz.py

@@ -97,7 +97,7 @@ def test_a_job_on_one_host_survives(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_elastic_workers_survive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("grawa.lab.cli.chaos_checks.why_no_hosts", lambda: "not today")
     out = tmp_path / "out"
-    elastic = ("--elastic", "--min-workers", "2", "--kinds", "kill,launcher")
+    elastic = ("--elastic", "--min-workers", "2", "--steps", "2560", "--kinds", "kill,launcher")
     ended = grawa("chaos", "digits", *SMALL, *elastic, "--out", out)
     assert ended.code == 0, ended.err
     assert "left out: launcher (elastic workers have no launcher)" in ended.out
