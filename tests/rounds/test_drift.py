@@ -111,10 +111,10 @@ def test_a_small_prox_takes_four_pulls_a_round(prox: float, sync_every: int, tim
 def test_workers_that_step_by_themselves_are_pulled_by_themselves() -> None:
     strategy = grawa.LocalSGD(prox=0.01)
     params = Rows([("x", torch.tensor([[1.0], [3.0]], dtype=torch.float64))])
-    drift = Drift(strategy, 2)
+    drift = Drift(strategy, range(2))
     drift.bind(params, {"center": Leaves.copy_of({"x": torch.zeros(1, 1, dtype=torch.float64)})})
-    due = [drift.add(slice(0, 1), share=0.01) for _ in range(3)]
-    due.append(drift.add(slice(1, 2), share=0.01))
+    due = [drift.add(slice(0, 1), 0.01, [step, 0]) for step in (1, 2, 3)]
+    due.append(drift.add(slice(1, 2), 0.01, [3, 1]))
     assert not any(due) and drift.is_due()
     drift.make()
     assert not drift.is_due()
