@@ -6,11 +6,14 @@ from grawa.math.leaves import Leaves
 
 
 def pseudo_gradient_(mean: Leaves, began: Leaves) -> Leaves:
-    """Overwrites the workers' mean with d = began - mean, which is returned.
+    """Overwrites the workers' mean with d = began - mean.
 
     Args:
         mean: of the workers.
         began: the center from which they started.
+
+    Returns:
+        d, in the memory of `mean`.
 
     >>> x, c = (Leaves.copy_of({"x": torch.tensor([[v]])}) for v in (0.5, 1.0))
     >>> pseudo_gradient_(x, c)["x"]

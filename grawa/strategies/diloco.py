@@ -33,7 +33,7 @@ class DiLoCo(Strategy):
         object.__setattr__(self, "outer", outer_of(self.outer))
 
     def init(self, params: Stack) -> State:
-        """The common initial parameters are the first center; the outer optimizer's state is zero."""
+        """The common initial parameters are the first center, the outer state is zero."""
         return first_center(params, self.outer)
 
     def sync(

@@ -69,6 +69,11 @@ class OuterOptimizer:
             if make.args:
                 raise UserError(f"give an outer optimizer's options by name, got {make.args}")
             make, given = make.func, {**make.keywords, **given}
+        if not callable(make):
+            raise UserError(
+                "outer must be an optimizer such as grawa.OuterNesterov(), or make one of torch's, "
+                f"such as functools.partial(torch.optim.AdamW, lr=0.1), got {make!r}"
+            )
         object.__setattr__(self, "make", make)
         object.__setattr__(self, "options", tuple(sorted(given.items())))
         if self.restart_every is not None:
@@ -87,10 +92,8 @@ class OuterOptimizer:
             center: that it will move, in at least 32 bits.
 
         Returns:
-            One entry for each of its own, "outer.exp_avg" and so on.
-
-        Raises:
-            UserError: if it can't be an outer optimizer of these parameters.
+            One entry for each of its own, "outer.exp_avg" and so on; a `UserError` if it can't be
+            an outer optimizer of these parameters.
         """
         tried = center.zeros_like()  # a step without gradient shows what it keeps
         optimizer = self._optimizer(tried)
@@ -130,9 +133,12 @@ class OuterOptimizer:
 
     def _optimizer(self, center: Leaves) -> Optimizer:
         try:
-            return self.make(list(center.values()), **dict(self.options))
+            made = self.make(list(center.values()), **dict(self.options))
         except Exception as error:  # a user's own may raise anything
             raise self._refusal(str(error)) from error
+        if not isinstance(made, Optimizer):
+            raise self._refusal(f"it must make an optimizer, and made a {type(made).__name__}")
+        return made
 
     def _step(self, optimizer: Optimizer, center: Leaves, gradient: Leaves) -> None:
         for name, parameter in center.items():

@@ -42,7 +42,7 @@ class OuterSteps(Strategy):
         object.__setattr__(self, "outer", outer_of(self.outer))
 
     def init(self, params: Stack) -> State:
-        """The initial parameters are the first center; the outer optimizer's state is zero."""
+        """The initial parameters are the first center, the outer state is zero."""
         return first_center(params, self.outer)
 
     def sync(

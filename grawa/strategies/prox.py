@@ -47,13 +47,16 @@ class Proximal(Strategy):
             raise UserError(f"prox_probability must lie in (0, 1], got {self.prox_probability}")
 
     def prox_at(self, worker: int, step: int) -> float:
-        """The `prox` of one local step of a worker: zero where no pull is drawn.
+        """The `prox` of one local step of a worker.
 
         Args:
             worker: its number among all.
             step: how many local steps it has made with this one.
+
+        Returns:
+            `prox` / `prox_probability`, or zero where no pull is drawn.
         """
-        if self.prox_probability == 1.0:
+        if self.prox_probability >= 1.0:
             return self.prox
         drawn = derive_seed(self.prox_seed or 0, "prox", worker, step) / 2.0**63
         return self.prox / self.prox_probability if drawn < self.prox_probability else 0.0

@@ -98,13 +98,18 @@ def method(text: str) -> Method:
     given = {part.partition("=")[0] for part in of_method}
     changes = written_options(of_run)
     optimizer = changes.pop("optimizer", found.optimizer)
+    chosen = ("outer.",) if "outer" in given else ()  # another one has other options to tune
     made = replace(
         found,
         strategy=":".join([found.strategy, *of_method]),
         optimizer=optimizer,
         optimizer_knobs=found.optimizer_knobs if optimizer == found.optimizer else {},
         options=changes,
-        knobs={knob: values for knob, values in found.knobs.items() if knob not in given},
+        knobs={
+            knob: values
+            for knob, values in found.knobs.items()
+            if knob not in given and not knob.startswith(chosen)
+        },
     )
     names.strategy(made.strategy)
     return made
