@@ -147,13 +147,17 @@ def parse(value: str, kind: Any, key: str, where: str) -> Any:
         UserError: if the text does not say one.
     """
     try:
-        if not value or not is_text(value):
-            raise ValueError("an option has a value that can be written")
-        if kind is float:
-            return number(value)
-        return {"true": True, "false": False}[value] if kind is bool else kind(value)
+        return _parsed(value, kind)
     except (KeyError, ValueError):
         raise UserError(f"{key} of {where} must be a {kind.__name__}, got {shown(value)}") from None
+
+
+def _parsed(value: str, kind: Any) -> Any:
+    if not value or not is_text(value):
+        raise ValueError("an option has a value that can be written")
+    if kind is float:
+        return number(value)
+    return {"true": True, "false": False}[value] if kind is bool else kind(value)
 
 
 def describe(made: object) -> tuple[str, str, str]:

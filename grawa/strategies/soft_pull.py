@@ -7,7 +7,7 @@ from torch import Tensor
 
 from grawa.math.leaves import Leaves, Stack
 from grawa.math.motion import pull_
-from grawa.strategies.center import Outer, OuterNesterov, first_center, next_center, outer_of
+from grawa.strategies.center import Outer, first_center, next_center, outer_of
 from grawa.strategies.checks import check_fraction
 from grawa.strategies.protocol import Communicator, State
 from grawa.strategies.prox import Proximal
@@ -32,7 +32,7 @@ class SoftPull(Proximal):
 
     pull: float = 0.5
     prox: float = 0.01
-    outer: OuterNesterov | Outer | None = None
+    outer: Outer | None = None
 
     def __post_init__(self) -> None:
         Proximal.__post_init__(self)
