@@ -18,7 +18,7 @@ from typing import Any
 
 from matplotlib import pyplot as plt
 
-from command import Benchmark, Results
+from command import Benchmark, Results, check_same_options
 from common import show
 from grawa.lab.cli import names
 from grawa.lab.cli.process import strategy_for
@@ -53,7 +53,7 @@ class Config:
     momenta: tuple[float, ...] = (0.0, 0.3, 0.6, 0.8, 0.9)
     """Of the outer optimizer."""
     lrs: tuple[float, ...] = (0.7, 1.0)
-    """Its learning rates."""
+    """Its learning rates; on text the first one only, since that takes long."""
     restart_every: tuple[int, ...] = (3,)
     """After how many rounds the largest momentum is restarted as well, with each learning rate."""
     steps: int = 512
@@ -98,26 +98,26 @@ class Job:
         )
 
 
-def outers(config: Config) -> list[str]:
-    """The outer optimizers: learning rate, momentum and, if there is one, interval of restarts."""
-    plain = [f"{lr:g} / {m:g}" for lr, m in product(config.lrs, config.momenta)]
-    most = max(config.momenta)
-    pairs = product(config.lrs, config.restart_every)
-    return list(
-        dict.fromkeys([_LOCAL_SGD, *plain, *(f"{lr:g} / {most:g} / {k}" for lr, k in pairs)])
-    )
+def outers(config: Config, task: str) -> list[str]:
+    """A task's outer optimizers: learning rate, momentum and, if there is one, restarts."""
+    lrs = config.lrs[:1] if task == "text" else config.lrs
+    plain = [f"{lr:g} / {m:g}" for lr, m in product(lrs, config.momenta)]
+    pairs = product(lrs, config.restart_every)
+    restarted = [f"{lr:g} / {max(config.momenta):g} / {k}" for lr, k in pairs]
+    return list(dict.fromkeys([_LOCAL_SGD, *plain, *restarted]))
 
 
 def jobs(config: Config) -> list[Job]:
     """All runs."""
     found = []
-    for task, every in product(config.tasks, config.sync_every):
+    for task in config.tasks:
         steps = config.steps * (2 if task == "digits" else 1)
-        if steps >= 4 * every:
-            found += [
-                Job(task=task, every=every, outer=outer, seed=seed, steps=steps)
-                for seed, outer in product(range(config.seeds), outers(config))
-            ]
+        several = (range(config.seeds), config.sync_every, outers(config, task))
+        found += [
+            Job(task=task, every=every, outer=outer, seed=seed, steps=steps)
+            for seed, every, outer in product(*several)
+            if steps >= 4 * every
+        ]
     return found
 
 
@@ -131,15 +131,26 @@ def error_of(job: Job) -> float:
 
 
 def measure(config: Config, samples: Samples) -> None:
-    """Trains with every outer optimizer, interval and seed."""
-    for job, error in one_by_one(error_of, jobs(config), config.jobs, "training"):
+    """Trains with every outer optimizer, interval and seed of which there is no sample yet."""
+    _, found, _ = samples.read()
+    known = [(s["task"], s["every"], s["outer"], s["seed"]) for s in found]
+    missing = [j for j in jobs(config) if (j.task, j.every, j.outer, j.seed) not in known]
+    for job, error in one_by_one(error_of, missing, config.jobs, "training"):
         samples.add(task=job.task, every=job.every, outer=job.outer, seed=job.seed, error=error)
+
+
+def resume(
+    config: Config, earlier: Config, samples: Sequence[Sample]
+) -> tuple[Config, Sequence[Sample]]:
+    """Keeps the samples of a run with the same options."""
+    check_same_options(config, earlier, but="jobs")
+    return config, samples
 
 
 def merge(_: Config, samples: Sequence[Sample]) -> Results:
     """Task -> interval -> outer optimizer -> errors, ordered by seed."""
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for s in samples:
+    for s in sorted(samples, key=lambda s: s["seed"]):
         own = found.setdefault(s["task"], {}).setdefault(str(s["every"]), {})
         own.setdefault(s["outer"], []).append(s["error"])
     return {"errors": found}
@@ -148,18 +159,20 @@ def merge(_: Config, samples: Sequence[Sample]) -> Results:
 def tables(config: Config, results: Results) -> None:
     """Prints errors, and their differences from LocalSGD's."""
     for task, intervals in results["errors"].items():
-        listed = [
-            outer for outer in outers(config) if all(outer in own for own in intervals.values())
-        ]
         unit = "test error, %" if task == "digits" else "bits per byte"
         show(
             f"{task}: {unit}, and minus LocalSGD's, paired, {config.seeds} seeds",
             ["outer lr / momentum / restart", *(f"every {every}" for every in intervals)],
-            [[outer, *(_cell(own, outer) for own in intervals.values())] for outer in listed],
+            [
+                [outer, *(_cell(own, outer) for own in intervals.values())]
+                for outer in outers(config, task)
+            ],
         )
 
 
 def _cell(own: Mapping[str, Sequence[float]], outer: str) -> str:
+    if not own.get(outer):  # the run was interrupted
+        return ""
     mean = statistics.mean(own[outer])
     if outer == _LOCAL_SGD:
         return f"{mean:.2f}"
@@ -177,25 +190,22 @@ def _paired(own: Mapping[str, Sequence[float]], outer: str) -> tuple[float, floa
 
 def picture(config: Config, results: Results, folder: Path) -> None:
     """Differences from LocalSGD over the momentum, a line for each interval."""
-    errors = results["errors"]
-    rows, columns = len(errors), len(config.lrs)
-    size = (4.6 * columns, 3.6 * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, sharey="row", squeeze=False)
-    for row, (task, intervals) in zip(axes, errors.items(), strict=True):
-        for axis, lr in zip(row, config.lrs, strict=True):
-            for i, (every, own) in enumerate(intervals.items()):
-                points = [_paired(own, f"{lr:g} / {momentum:g}") for momentum in config.momenta]
-                means, spreads = zip(*points, strict=True)
-                axis.errorbar(
-                    config.momenta, means, spreads, marker="o", capsize=2,
-                    color=PALETTE[i % len(PALETTE)], label=f"a round every {every} steps",
-                )  # fmt: skip
-            axis.axhline(0.0, color=GREY, linestyle="--", linewidth=1)
-            axis.set(title=f"{task}, outer lr {lr:g}", xlabel="outer momentum")
-            axis.spines[["top", "right"]].set_visible(False)
+    errors, lr = results["errors"], config.lrs[0]
+    figure, axes = plt.subplots(1, len(errors), figsize=(5 * len(errors), 3.8), squeeze=False)
+    for axis, (task, intervals) in zip(axes.flat, errors.items(), strict=True):
+        for i, (every, own) in enumerate(intervals.items()):
+            points = [_paired(own, f"{lr:g} / {momentum:g}") for momentum in config.momenta]
+            means, spreads = zip(*points, strict=True)
+            colour, label = PALETTE[i % len(PALETTE)], f"a round every {every} steps"
+            axis.errorbar(
+                config.momenta, means, spreads, marker="o", capsize=2, color=colour, label=label
+            )
+        axis.axhline(0.0, color=GREY, linestyle="--", linewidth=1)
         unit = "error, points" if task == "digits" else "bits per byte"
-        row[0].set_ylabel(f"{unit}, minus LocalSGD's")
+        axis.set(title=task, xlabel="outer momentum", ylabel=f"{unit}, minus LocalSGD's")
+        axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].legend(frameon=False)
+    figure.suptitle(f"DiLoCo with outer learning rate {lr:g}")
     figure.tight_layout()
     save(figure, folder / "outer_momentum.png")
 
@@ -210,6 +220,7 @@ BENCHMARK = Benchmark(
     merge=merge,
     show=tables,
     draw=picture,
+    resume=resume,
 )
 main = BENCHMARK.run
 

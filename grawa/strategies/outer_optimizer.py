@@ -1,6 +1,6 @@
 """An outer optimizer that is one of torch's, or any other that keeps its state per parameter."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,8 +21,8 @@ Make = Callable[..., Optimizer]
 _PREFIX = "outer."
 """Of the optimizer's entries among those of the strategy's state."""
 
-_NUMBERS = {int: ":int", float: ":float"}
-"""Ends of the names of entries that the optimizer keeps as numbers in place of tensors."""
+_NUMBERS: Mapping[type, str] = {int: "int", float: "float"}
+"""What names of entries end with, after a colon, that the optimizer keeps as numbers."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,9 @@ class OuterOptimizer:
     restart_every: int | None = None
 
     def __post_init__(self) -> None:
-        make, given = self.make, dict(self.options)
-        while isinstance(make, partial):
+        make: Any = self.make
+        given = dict(self.options)
+        if isinstance(make, partial):  # which is flat, however many there are in each other
             if make.args:
                 raise UserError(f"give an outer optimizer's options by name, got {make.args}")
             make, given = make.func, {**make.keywords, **given}
@@ -124,7 +125,7 @@ class OuterOptimizer:
         optimizer = self._optimizer(center)
         kept = {k.removeprefix(_PREFIX): v for k, v in state.items() if k.startswith(_PREFIX)}
         if not is_restarted(round, self.restart_every):
-            _put_state(optimizer, center, kept)
+            _put_state(optimizer, center, kept, self._on_cpu(center.flats[0].device))
         self._step(optimizer, center, gradient.as_wide_as(center))
         for name, parameter in center.items():
             for key, value in self._tensors(optimizer.state[parameter]):
@@ -151,6 +152,16 @@ class OuterOptimizer:
             for parameter in center.values():
                 parameter.grad = None
 
+    def _on_cpu(self, device: torch.device) -> set[str]:
+        """Which entries it keeps on the CPU, as torch's do with numbers of steps, elsewhere."""
+        if device.type == "cpu":
+            return set()
+        tried = Leaves.copy_of({"x": torch.zeros(1, 2, 2, device=device)})
+        optimizer = self._optimizer(tried)
+        self._step(optimizer, tried, tried.zeros_like())
+        entries = self._tensors(optimizer.state[tried["x"]])
+        return {key for key, value in entries if value.device.type == "cpu"}
+
     def _tensors(self, entries: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
         """What an optimizer keeps for a parameter, as tensors; numbers are marked in the name.
 
@@ -161,7 +172,7 @@ class OuterOptimizer:
             if isinstance(value, Tensor):
                 yield key, value
             elif type(value) in _NUMBERS:
-                yield key + _NUMBERS[type(value)], torch.tensor(value, dtype=torch.float64)
+                yield f"{key}:{_NUMBERS[type(value)]}", torch.tensor(value, dtype=torch.float64)
             elif value is not None:
                 raise self._refusal(
                     f"it keeps {key!r}, a {type(value).__name__}, which is neither a tensor nor a "
@@ -177,23 +188,26 @@ def is_restarted(round: int, restart_every: int | None) -> bool:
     return round == 0 if restart_every is None else round % restart_every == 0
 
 
-def _put_state(optimizer: Optimizer, center: Leaves, kept: Mapping[str, Leaves]) -> None:
-    """Gives an optimizer its state of the last round: tensors as they are, and numbers.
+def _put_state(
+    optimizer: Optimizer, center: Leaves, kept: Mapping[str, Leaves], on_cpu: Collection[str]
+) -> None:
+    """Gives an optimizer its state of the last round, as it keeps it itself.
 
-    As in torch, numbers of steps are on the CPU, unless the optimizer is capturable or fused.
+    Args:
+        optimizer: of the center's tensors.
+        center: that it moves.
+        kept: its entries, on the center's device.
+        on_cpu: those that it keeps on the CPU.
     """
-    group = optimizer.param_groups[0]
-    on_device = group.get("capturable") or group.get("fused")
     optimizer.state.clear()
     for key, leaves in kept.items():
         name, _, kind = key.partition(":")
-        scalars = all(leaf.dim() == 0 for leaf in leaves.values())
-        if scalars and not (on_device and not kind):
+        number = {"int": int, "float": float}.get(kind)
+        if key in on_cpu:
             leaves = Leaves([flat.cpu() for flat in leaves.flats], leaves.places)
         for parameter, value in leaves.items():
-            convert = {"int": lambda x: int(x), "float": lambda x: float(x)}.get(kind)
             state = optimizer.state[center[parameter]]
-            state[name] = value if convert is None else convert(value)
+            state[name] = value if number is None else number(value.item())
 
 
 def _options_of(optimizer: Optimizer) -> list[dict[str, Any]]:

@@ -46,6 +46,11 @@ class Proximal(Strategy):
         if not 0.0 < self.prox_probability <= 1.0:
             raise UserError(f"prox_probability must lie in (0, 1], got {self.prox_probability}")
 
+    @property
+    def draws(self) -> bool:
+        """Whether it is drawn after which local steps there is a pull."""
+        return self.prox_probability < 1.0
+
     def prox_at(self, worker: int, step: int) -> float:
         """The `prox` of one local step of a worker.
 
@@ -56,7 +61,7 @@ class Proximal(Strategy):
         Returns:
             `prox` / `prox_probability`, or zero where no pull is drawn.
         """
-        if self.prox_probability >= 1.0:
+        if not self.draws:
             return self.prox
         drawn = derive_seed(self.prox_seed or 0, "prox", worker, step) / 2.0**63
         return self.prox / self.prox_probability if drawn < self.prox_probability else 0.0

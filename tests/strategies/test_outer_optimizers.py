@@ -38,7 +38,7 @@ class OfNumbers(Optimizer):
         super().__init__(params, {"lr": lr})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
             for p in group["params"]:
                 state = self.state[p]
@@ -54,14 +54,14 @@ class OfAll(Optimizer):
     def __init__(self, params: Any) -> None:
         super().__init__(params, {"k": 0})
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         self.param_groups[0]["k"] += 1
 
 
 class OfText(OfAll):
     """Keeps what is no number."""
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         for p in self.param_groups[0]["params"]:
             self.state[p]["phase"] = "warm-up"
 
@@ -215,7 +215,7 @@ def test_another_one_is_told_when_a_state_is_loaded() -> None:
     [
         (LBFGS, r"LBFGS can't be the outer optimizer: its step\(\) without a closure fails"),
         (SparseAdam, "SparseAdam can't be the outer optimizer"),
-        (partial(AdamW, rl=0.1), "AdamW can't be the outer optimizer: .*rl"),
+        (partial(AdamW, rl=0.1), "AdamW can't be the outer optimizer: .*rl"),  # type: ignore[call-arg]
         (partial(AdamW, lr=-1.0), "AdamW can't be the outer optimizer: Invalid learning rate"),
         (OfAll, "keeps a state that belongs to no parameter"),
         (OfText, "keeps 'phase', a str"),

@@ -129,8 +129,7 @@ def _host(
 def strategy_for(config: TrainConfig, task: Task, data: Data) -> Strategy:
     """The configured strategy, with its seed and score."""
     strategy = names.strategy(config.strategy)
-    draws = isinstance(strategy, Proximal) and strategy.prox_probability < 1.0
-    if draws and strategy.prox_seed is None:
+    if isinstance(strategy, Proximal) and strategy.draws and strategy.prox_seed is None:
         strategy = replace(strategy, prox_seed=config.seed)
     if isinstance(strategy, RandomWeights) and strategy.seed is None:
         return replace(strategy, seed=config.seed)
