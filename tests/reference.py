@@ -56,7 +56,7 @@ def lgrawa(pull: float = 0.5) -> Round:
     return round_
 
 
-def with_outer_nesterov(inner: Round, pull: float, lr: float = 0.7, momentum: float = 0.9) -> Round:
+def with_outer_nesterov(inner: Round, pull: float, lr: float = 0.7, momentum: float = 0.3) -> Round:
     velocity: Tensor | float = 0.0
 
     def round_(x: Tensor, c: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:

@@ -27,12 +27,15 @@ class OuterNesterov:
         restart_every: the momentum starts again from zero after so many rounds; `None` for never.
 
     Source: Douillard et al. (2023), "DiLoCo: Distributed Low-Communication Training of Language
-    Models", section 3, whose best values are the defaults; Topollai et al. (2026), "Outer-Momentum
-    Restarting in High-Dimensional Two-Phase Optimization" (arXiv 2605.28585), for `restart_every`.
+    Models", section 3; Topollai et al. (2026), "Outer-Momentum Restarting in High-Dimensional
+    Two-Phase Optimization" (arXiv 2605.28585), for `restart_every`, from its abstract.
+    Deviation: the paper's momentum is 0.9, with 500 local steps between rounds and hundreds of
+    rounds. With 4 to 256 steps and up to 256 rounds it was worse than none (`docs/decisions.md`),
+    so the default is less; a restart after every third round makes up for most of the difference.
     """
 
     lr: float = 0.7
-    momentum: float = 0.9
+    momentum: float = 0.3
     restart_every: int | None = None
 
     def __post_init__(self) -> None:

@@ -119,7 +119,7 @@ def cases() -> dict[str, Case]:
         ),
         "diloco with outer SGD": Case(
             grawa.DiLoCo(outer=partial(SGD, lr=0.7, momentum=0.9, nesterov=True)),
-            Method(reference.with_outer_nesterov(reference.local_sgd(), pull=1.0)),
+            Method(reference.with_outer_nesterov(reference.local_sgd(), 1.0, 0.7, 0.9)),
         ),
         "diloco with outer AdamW": Case(
             grawa.DiLoCo(outer=partial(AdamW, lr=0.05, weight_decay=0.1, eps=1e-3)),

@@ -45,11 +45,11 @@ METHODS: dict[str, Method] = {
     "lsgd": Method(strategy="lsgd", knobs={"pull": (0.1, 0.5), "prox": (0.0, 0.1)}),
     "local_sgd": Method(strategy="local_sgd", knobs={"pull": (1.0, 0.75)}),
     "diloco": Method(
-        strategy="diloco", knobs={"outer.lr": (0.7, 1.0), "outer.momentum": (0.9, 0.5)}
+        strategy="diloco", knobs={"outer.lr": (0.7, 1.0), "outer.momentum": (0.3, 0.9)}
     ),
     "slowmo": Method(strategy="slowmo", knobs={"slow_lr": (1.0, 0.7), "momentum": (0.7, 0.4)}),
     "outer_steps": Method(
-        strategy="outer_steps", knobs={"outer.lr": (0.7, 1.0), "outer.momentum": (0.9, 0.5)}
+        strategy="outer_steps", knobs={"outer.lr": (0.7, 1.0), "outer.momentum": (0.3, 0.9)}
     ),
     "dppf": Method(strategy="dppf", knobs={"pull": (0.1, 0.5), "push": (0.03, 0.1)}),
     "random": Method(strategy="random", knobs=_PULL),
