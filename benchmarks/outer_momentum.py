@@ -4,8 +4,8 @@ Four workers, all in one process, learn `digits` (SGD with momentum) and `text` 
 Each outer learning rate and momentum is run with each interval and the same seeds, so with the same
 data, order and initial weights; an outer learning rate of 1 without momentum is LocalSGD, to which
 the others are compared by seed. The number of local steps is the same for all, and so is the inner
-learning rate, which suits LocalSGD. With an outer learning rate of 1 - momentum, the center moves as
-far as LocalSGD's in the long run.
+learning rate, which suits LocalSGD. With an outer learning rate of 1 - momentum, tried on digits
+alone, the center moves as far as LocalSGD's in the long run.
 """
 
 import os
@@ -17,16 +17,17 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from command import Benchmark, Results, check_same_options
 from common import show
 from grawa.lab.cli import names
 from grawa.lab.cli.process import strategy_for
 from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.report.colours import numbered
 from grawa.lab.train.events import Finished
 from grawa.lab.train.loop import train
-from pictures import GREY, PALETTE, save
+from pictures import legend_of_all, level_line, write_page
 from processes import one_by_one
 from samples import Sample, Samples
 
@@ -105,7 +106,7 @@ def outers(config: Config, task: str) -> list[str]:
     plain = [f"{lr:g} / {m:g}" for lr, m in product(lrs, config.momenta)]
     pairs = product(lrs, config.restart_every)
     restarted = [f"{lr:g} / {max(config.momenta):g} / {k}" for lr, k in pairs]
-    as_far = [f"{1 - m:g} / {m:g}" for m in config.momenta]
+    as_far = [] if task == "text" else [f"{1 - m:g} / {m:g}" for m in config.momenta]
     return list(dict.fromkeys([_LOCAL_SGD, *plain, *restarted, *as_far]))
 
 
@@ -193,23 +194,22 @@ def _paired(own: Mapping[str, Sequence[float]], outer: str) -> tuple[float, floa
 def picture(config: Config, results: Results, folder: Path) -> None:
     """Differences from LocalSGD over the momentum, a line for each interval."""
     errors, lr = results["errors"], config.lrs[0]
-    figure, axes = plt.subplots(1, len(errors), figsize=(5 * len(errors), 3.8), squeeze=False)
-    for axis, (task, intervals) in zip(axes.flat, errors.items(), strict=True):
-        for i, (every, own) in enumerate(intervals.items()):
-            points = [_paired(own, f"{lr:g} / {momentum:g}") for momentum in config.momenta]
-            means, spreads = zip(*points, strict=True)
-            colour, label = PALETTE[i % len(PALETTE)], f"a round every {every} steps"
-            axis.errorbar(
-                config.momenta, means, spreads, marker="o", capsize=2, color=colour, label=label
-            )
-        axis.axhline(0.0, color=GREY, linestyle="--", linewidth=1)
-        unit = "error, points" if task == "digits" else "bits per byte"
-        axis.set(title=task, xlabel="outer momentum", ylabel=f"{unit}, minus LocalSGD's")
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].legend(frameon=False)
-    figure.suptitle(f"DiLoCo with outer learning rate {lr:g}")
-    figure.tight_layout()
-    save(figure, folder / "outer_momentum.png")
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots(1, len(errors), squeeze=False)[0]
+        for axis, (task, intervals) in zip(axes, errors.items(), strict=True):
+            for i, (every, own) in enumerate(intervals.items()):
+                points = [_paired(own, f"{lr:g} / {momentum:g}") for momentum in config.momenta]
+                means, spreads = zip(*points, strict=True)
+                line, label = numbered(i).line, f"a round every {every} steps"
+                axis.errorbar(config.momenta, means, spreads, capsize=3, label=label, **line)
+            unit = "error, points" if task == "digits" else "bits per byte"
+            axis.set(title=task, xlabel="outer momentum", ylabel=f"{unit}, minus LocalSGD's")
+            level_line(axis, 0.0, "LocalSGD")
+        legend_of_all(figure, axes, 3)
+
+    title = f"What momentum of the outer steps costs, outer learning rate {lr:g}"
+    write_page(folder / "outer_momentum.png", title, 4.4, draw)
 
 
 BENCHMARK = Benchmark(

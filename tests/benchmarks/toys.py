@@ -23,7 +23,17 @@ from samples import Sample, Samples
 
 NAMES = (
     *("exchange", "gpu", "guard", "hosts", "local_step", "medians", "network", "norm_window"),
-    *("paired", "scale", "stacking", "stragglers", "sync", "theory", "time_to_loss"),
+    *(
+        "one_worker",
+        "outer_momentum",
+        "paired",
+        "scale",
+        "stacking",
+        "stragglers",
+        "sync",
+        "theory",
+        "time_to_loss",
+    ),
 )
 
 
