@@ -99,7 +99,10 @@ class OuterOptimizer:
         tried = center.zeros_like()  # a step without gradient shows what it keeps
         optimizer = self._optimizer(tried)
         before = _options_of(optimizer)
-        self._step(optimizer, tried, tried.zeros_like())
+        try:
+            _step(optimizer, tried, tried.zeros_like())
+        except Exception as error:
+            raise self._refusal(f"its step() without a closure fails: {error}") from error
         if _options_of(optimizer) != before or set(optimizer.state) - set(tried.values()):
             raise self._refusal(
                 "it keeps a state that belongs to no parameter, which would be lost between rounds"
@@ -126,9 +129,11 @@ class OuterOptimizer:
         kept = {k.removeprefix(_PREFIX): v for k, v in state.items() if k.startswith(_PREFIX)}
         if not is_restarted(round, self.restart_every):
             _put_state(optimizer, center, kept, self._on_cpu(center.flats[0].device))
-        self._step(optimizer, center, gradient.as_wide_as(center))
+        _step(optimizer, center, gradient.as_wide_as(center))
         for name, parameter in center.items():
             for key, value in self._tensors(optimizer.state[parameter]):
+                if key not in kept:
+                    raise self._refusal(f"it keeps {key!r} from a later step on only")
                 if value.data_ptr() != kept[key][name].data_ptr():
                     kept[key][name].copy_(value)
 
@@ -141,24 +146,13 @@ class OuterOptimizer:
             raise self._refusal(f"it must make an optimizer, and made a {type(made).__name__}")
         return made
 
-    def _step(self, optimizer: Optimizer, center: Leaves, gradient: Leaves) -> None:
-        for name, parameter in center.items():
-            parameter.grad = gradient[name]
-        try:
-            optimizer.step()
-        except Exception as error:
-            raise self._refusal(f"its step() without a closure fails: {error}") from error
-        finally:
-            for parameter in center.values():
-                parameter.grad = None
-
     def _on_cpu(self, device: torch.device) -> set[str]:
         """Which entries it keeps on the CPU, as torch's do with numbers of steps, elsewhere."""
         if device.type == "cpu":
             return set()
         tried = Leaves.copy_of({"x": torch.zeros(1, 2, 2, device=device)})
         optimizer = self._optimizer(tried)
-        self._step(optimizer, tried, tried.zeros_like())
+        _step(optimizer, tried, tried.zeros_like())
         entries = self._tensors(optimizer.state[tried["x"]])
         return {key for key, value in entries if value.device.type == "cpu"}
 
@@ -169,14 +163,15 @@ class OuterOptimizer:
             Name and tensor of each entry.
         """
         for key, value in entries.items():
-            if isinstance(value, Tensor):
+            if isinstance(value, Tensor) and value.is_floating_point():
                 yield key, value
             elif type(value) in _NUMBERS:
                 yield f"{key}:{_NUMBERS[type(value)]}", torch.tensor(value, dtype=torch.float64)
             elif value is not None:
+                what = value.dtype if isinstance(value, Tensor) else type(value).__name__
                 raise self._refusal(
-                    f"it keeps {key!r}, a {type(value).__name__}, which is neither a tensor nor a "
-                    "number"
+                    f"it keeps {key!r} as {what}, which is neither a number nor a floating-point "
+                    "tensor"
                 )
 
     def _refusal(self, why: str) -> UserError:
@@ -186,6 +181,14 @@ class OuterOptimizer:
 def is_restarted(round: int, restart_every: int | None) -> bool:
     """Whether an outer optimizer begins anew at this round, the number of earlier ones."""
     return round == 0 if restart_every is None else round % restart_every == 0
+
+
+def _step(optimizer: Optimizer, center: Leaves, gradient: Leaves) -> None:
+    for name, parameter in center.items():
+        parameter.grad = gradient[name]
+    optimizer.step()
+    for parameter in center.values():
+        parameter.grad = None
 
 
 def _put_state(

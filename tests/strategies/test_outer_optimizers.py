@@ -66,6 +66,22 @@ class OfText(OfAll):
             self.state[p]["phase"] = "warm-up"
 
 
+class OfWhole(OfAll):
+    """Counts its steps in whole tensors."""
+
+    def step(self, closure: Any = None) -> Any:
+        for p in self.param_groups[0]["params"]:
+            self.state[p]["step"] = torch.tensor(1)
+
+
+class OfLater(OfAll):
+    """Keeps more from its second step on."""
+
+    def step(self, closure: Any = None) -> Any:
+        for p in self.param_groups[0]["params"]:
+            self.state[p]["late" if self.state[p] else "first"] = torch.zeros(())
+
+
 OUTER: dict[str, Callable[..., Optimizer]] = {
     "sgd": SYNC_SGD,
     "adamw": partial(AdamW, lr=0.1, weight_decay=0.1),
@@ -218,11 +234,22 @@ def test_another_one_is_told_when_a_state_is_loaded() -> None:
         (partial(AdamW, rl=0.1), "AdamW can't be the outer optimizer: .*rl"),  # type: ignore[call-arg]
         (partial(AdamW, lr=-1.0), "AdamW can't be the outer optimizer: Invalid learning rate"),
         (OfAll, "keeps a state that belongs to no parameter"),
-        (OfText, "keeps 'phase', a str"),
+        (OfText, "keeps 'phase' as str, which is neither"),
+        (OfWhole, r"keeps 'step' as torch\.int64, which is neither"),
         (lambda params: None, "can't be the outer optimizer: .*must make an optimizer"),
         (0.7, "outer must be"),
     ],
-    ids=["closure", "sparse", "option", "value", "of all", "of text", "none", "a number"],
+    ids=[
+        "closure",
+        "sparse",
+        "option",
+        "value",
+        "of all",
+        "of text",
+        "of whole",
+        "none",
+        "a number",
+    ],
 )
 def test_what_can_not_be_an_outer_optimizer_is_refused_at_once(outer: Any, message: str) -> None:
     with pytest.raises(grawa.UserError, match=message):
@@ -233,6 +260,27 @@ def test_an_optimizer_that_does_not_fit_the_model_is_refused() -> None:
     fleet = Fleet(2)
     with pytest.raises(grawa.UserError, match=r"Muon can't be the outer optimizer: .*2D"):
         grawa.Averager(fleet.models, fleet.optimizers, grawa.DiLoCo(outer=Muon))
+
+
+def test_an_optimizer_that_keeps_more_later_is_refused_then() -> None:
+    strategy, params = grawa.DiLoCo(outer=OfLater), {"x": torch.ones(2, 3)}
+    state = strategy.init(params)
+    strategy.sync(params, None, state, everyone(2), 0)
+    with pytest.raises(grawa.UserError, match="keeps 'late' from a later step on only"):
+        strategy.sync(params, None, state, everyone(2), 1)
+
+
+def test_what_a_worker_that_joins_is_given_is_the_state_to_the_bit() -> None:
+    fleet, strategy = Fleet(1), grawa.OuterSteps(outer=partial(NAdam, lr=0.1))
+    averager = grawa.Averager(fleet.models, fleet.optimizers, strategy, sync_every=2)
+    with averager:
+        fleet.train(DATA.workers([0]), averager)
+    (part,) = averager._engine._runner.fragments
+    given = part.state_of(0)
+    for key, leaves in part._state.items():
+        for name, leaf in leaves.items():
+            assert torch.equal(given[key][name], leaf)
+    assert {int(steps) for steps in given["outer.step"].values()} == {averager.round}
 
 
 @pytest.mark.parametrize("every", [0, -1, 1.5])
