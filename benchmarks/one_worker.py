@@ -1,8 +1,9 @@
 """Measures whether outer steps help a single worker, with AdamW and with Muon inside.
 
 One worker learns `text` with a transformer of 46 thousand parameters. It trains with its optimizer
-alone, and with `grawa.OuterSteps` around it (SNOO; with Muon inside, MuLoCo on one worker). Muon moves the matrices of the blocks, and AdamW all else. The
-learning rate of each is chosen alike, on seeds of their own, and falls to zero with a cosine.
+alone, and with `grawa.OuterSteps` around it (SNOO; with Muon inside, MuLoCo on one worker). Muon
+moves the matrices of the blocks, and AdamW all else. The learning rate of each is chosen alike, on
+a seed of its own, and falls to zero with a cosine.
 """
 
 import math
@@ -183,7 +184,7 @@ def _minus(own: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> st
 BENCHMARK = Benchmark(
     name="one_worker",
     text=__doc__,
-    takes="10 minutes of one core",
+    takes="5 minutes of two cores",
     config=Config(),
     toy=TOY,
     measure=measure,

@@ -215,7 +215,7 @@ def picture(config: Config, results: Results, folder: Path) -> None:
 BENCHMARK = Benchmark(
     name="outer_momentum",
     text=__doc__,
-    takes="20 minutes of one core",
+    takes="10 minutes of two cores",
     config=Config(),
     toy=TOY,
     measure=measure,
