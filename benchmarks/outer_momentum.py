@@ -164,7 +164,7 @@ def tables(config: Config, results: Results) -> None:
     for task, intervals in results["errors"].items():
         unit = "test error, %" if task == "digits" else "bits per byte"
         show(
-            f"{task}: {unit}, and minus LocalSGD's, paired, {config.seeds} seeds",
+            f"{task}: {unit} of LocalSGD, and the others' minus it, paired, {config.seeds} seeds",
             ["outer lr / momentum / restart", *(f"every {every}" for every in intervals)],
             [
                 [outer, *(_cell(own, outer) for own in intervals.values())]
@@ -176,11 +176,9 @@ def tables(config: Config, results: Results) -> None:
 def _cell(own: Mapping[str, Sequence[float]], outer: str) -> str:
     if not own.get(outer):  # the run was interrupted
         return ""
-    mean = statistics.mean(own[outer])
     if outer == _LOCAL_SGD:
-        return f"{mean:.2f}"
-    difference, error = _paired(own, outer)
-    return f"{mean:.2f} ({difference:+.2f} ± {error:.2f})"
+        return f"{statistics.mean(own[outer]):.2f}"
+    return "{:+.2f} ± {:.2f}".format(*_paired(own, outer))
 
 
 def _paired(own: Mapping[str, Sequence[float]], outer: str) -> tuple[float, float]:

@@ -29,9 +29,9 @@ class OuterNesterov:
     Source: Douillard et al. (2023), "DiLoCo: Distributed Low-Communication Training of Language
     Models", section 3; Topollai et al. (2026), "Outer-Momentum Restarting in High-Dimensional
     Two-Phase Optimization" (arXiv 2605.28585), for `restart_every`, from its abstract.
-    Deviation: the paper's momentum is 0.9, with 500 local steps between rounds and hundreds of
-    rounds. With 4 to 256 steps and up to 256 rounds it was worse than none (`docs/decisions.md`),
-    so the default is less; a restart after every third round makes up for most of the difference.
+    Deviation: the paper's momentum is 0.9, with 500 local steps between rounds. With 4 to 256 steps
+    it lost to LocalSGD on both tasks tried, and 0.3 was level (`benchmarks/outer_momentum.py`). A
+    restart after every third round made up for part of what 0.9 lost.
     """
 
     lr: float = 0.7
