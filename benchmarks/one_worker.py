@@ -20,7 +20,7 @@ from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 
 import grawa
-from command import Benchmark, Results
+from command import Benchmark, Results, check_same_options
 from common import show
 from grawa.lab.tasks.text import Text
 from grawa.seeding import generator
@@ -38,8 +38,8 @@ OUTER: Mapping[str, grawa.OuterNesterov | None] = {
 """Outer steps, with a learning rate of 0.7."""
 
 LRS: Mapping[str, Sequence[float]] = {
-    "AdamW": (0.002, 0.004, 0.008),
-    "Muon": (0.01, 0.02, 0.04),
+    "AdamW": (0.0005, 0.001, 0.002, 0.004),
+    "Muon": (0.01, 0.02, 0.04, 0.08),
 }
 """Learning rates that are tried."""
 
@@ -126,16 +126,35 @@ def measure(config: Config, samples: Samples) -> None:
         for lr, seed in product(LRS[name], range(config.tuning_seeds))
     ]
     tried: dict[tuple[str, str], dict[float, list[float]]] = {}
-    for job, bits in one_by_one(bits_of, tuning, config.jobs, "tuning"):
+    for job, bits in _all_bits("tune", tuning, config, samples):
         tried.setdefault((job.optimizer, job.outer), {}).setdefault(job.lr, []).append(bits)
-        _add(samples, job, bits, what="tune")
     jobs = [
         Job(optimizer=name, outer=outer, lr=best(tried[name, outer]), seed=seed, asked=config)
         for seed in range(config.seeds)
         for name, outer in variants
     ]
-    for job, bits in one_by_one(bits_of, jobs, config.jobs, "training"):
-        _add(samples, job, bits, what="run")
+    _all_bits("run", jobs, config, samples)
+
+
+def _all_bits(
+    what: str, jobs: Sequence[Job], config: Config, samples: Samples
+) -> list[tuple[Job, float]]:
+    """Trains what there is no sample of yet, and returns all jobs with their bits per byte."""
+    known = {_key(s): s["bits"] for s in samples.read()[1]}
+    missing = [job for job in jobs if _key(_told(what, job)) not in known]
+    for job, bits in one_by_one(bits_of, missing, config.jobs, what):
+        samples.add(**_told(what, job), bits=bits)
+        known[_key(_told(what, job))] = bits
+    return [(job, known[_key(_told(what, job))]) for job in jobs]
+
+
+def _told(what: str, job: Job) -> Sample:
+    one = job.optimizer, job.outer, job.lr, job.seed
+    return {"what": what, **dict(zip(("optimizer", "outer", "lr", "seed"), one, strict=True))}
+
+
+def _key(sample: Sample) -> tuple[object, ...]:
+    return tuple(sample[name] for name in ("what", "optimizer", "outer", "lr", "seed"))
 
 
 def best(tried: Mapping[float, Sequence[float]]) -> float:
@@ -143,37 +162,54 @@ def best(tried: Mapping[float, Sequence[float]]) -> float:
     return min(tried, key=lambda lr: statistics.mean(tried[lr]))
 
 
-def _add(samples: Samples, job: Job, bits: float, what: str) -> None:
-    samples.add(
-        what=what, optimizer=job.optimizer, outer=job.outer, lr=job.lr, seed=job.seed, bits=bits
-    )
+def resume(
+    config: Config, earlier: Config, samples: Sequence[Sample]
+) -> tuple[Config, Sequence[Sample]]:
+    """Keeps the samples of a run with the same options."""
+    check_same_options(config, earlier, but="jobs")
+    return config, samples
 
 
 def merge(_: Config, samples: Sequence[Sample]) -> Results:
-    """Optimizer -> outer steps -> learning rate, and bits per byte ordered by seed."""
+    """Bits per byte: optimizer -> outer steps -> by learning rate, and by seed at the best."""
+    tuned: dict[str, dict[str, dict[str, list[float]]]] = {}
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for s in samples:
-        if s["what"] == "run":
-            own = found.setdefault(s["optimizer"], {}).setdefault(s["outer"], {"lr": s["lr"]})
-            own.setdefault("bits", []).append(s["bits"])
-    return {"found": found}
+        if s["what"] == "tune":
+            own = tuned.setdefault(s["optimizer"], {}).setdefault(s["outer"], {})
+            own.setdefault(f"{s['lr']:g}", []).append(s["bits"])
+        else:
+            one = found.setdefault(s["optimizer"], {}).setdefault(s["outer"], {"lr": s["lr"]})
+            one.setdefault("bits", []).append(s["bits"])
+    return {"tuned": tuned, "found": found}
 
 
 def table(config: Config, results: Results) -> None:
     """Prints bits per byte, and their differences from the optimizer alone."""
+    for optimizer, tuned in results["tuned"].items():
+        rates = [f"{lr:g}" for lr in LRS[optimizer]]
+        show(
+            f"{optimizer}, one worker: bits per byte by learning rate, {config.tuning_seeds} seeds",
+            ["outer steps", *rates],
+            [[name, *(_mean(own.get(rate, ())) for rate in rates)] for name, own in tuned.items()],
+        )
     for optimizer, found in results["found"].items():
         show(
-            f"{optimizer}, one worker: bits per byte, {config.seeds} seeds",
+            f"{optimizer}, one worker: bits per byte at the best, {config.seeds} seeds",
             ["outer steps", "learning rate", "bits per byte", "minus without, paired"],
             [
-                [name, f"{own['lr']:g}", f"{statistics.mean(own['bits']):.3f}", _minus(own, found)]
+                [name, f"{own['lr']:g}", _mean(own["bits"]), _minus(own, found)]
                 for name, own in found.items()
             ],
         )
 
 
+def _mean(bits: Sequence[float]) -> str:
+    return f"{statistics.mean(bits):.3f}" if bits else ""
+
+
 def _minus(own: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> str:
-    alone = found["none"]
+    alone = found["none"]  # which comes first with every seed
     if own is alone:
         return ""
     differences = [a - b for a, b in zip(own["bits"], alone["bits"], strict=False)]
@@ -190,6 +226,7 @@ BENCHMARK = Benchmark(
     measure=measure,
     merge=merge,
     show=table,
+    resume=resume,
 )
 main = BENCHMARK.run
 
