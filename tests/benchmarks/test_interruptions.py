@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import local_step
 import stragglers
 from common import read_json
 from grawa.errors import UserError
-from processes import one_by_one, together
+from processes import as_they_end, one_by_one, together
 from samples import Samples
 
 
@@ -216,3 +217,18 @@ def _square(number: int) -> int:
 def test_jobs_come_back_in_their_order(at_a_time: int) -> None:
     found = list(one_by_one(_square, [3, 1, 2], at_a_time, "squaring"))
     assert found == [(3, 9), (1, 1), (2, 4)]
+
+
+@pytest.mark.parametrize("at_a_time", [1, pytest.param(2, marks=pytest.mark.world)])
+def test_jobs_are_taken_when_they_can_begin(at_a_time: int) -> None:
+    taken: list[int] = []
+
+    def jobs() -> Iterator[int]:
+        for job in range(-6, 0):
+            taken.append(job)
+            yield job
+
+    found = as_they_end(_square, jobs(), at_a_time)
+    first = next(iter(found))
+    assert len(taken) <= at_a_time
+    assert sorted([first, *found]) == [(job, job**2) for job in range(-6, 0)]

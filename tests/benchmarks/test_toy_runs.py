@@ -164,6 +164,21 @@ def test_time_to_loss_is_resumed_with_the_same_options_only() -> None:
         time_to_loss.resume(config, replace(config, seeds=2), [])
 
 
+def test_language_model_tunes_and_compares_every_method() -> None:
+    run = toy("language_model")
+    config, found = run.module.TOY, run.results()
+    assert len(run.lines()) == len(config.methods) * (
+        len(config.rates) * config.tune + config.seeds
+    )
+    assert rows(run.printed) == {row["name"] for row in found["rows"]} == {"local_sgd", "probe"}
+    base, other = found["rows"]
+    assert base["difference"] is None
+    ends = [[sample["final"] for sample in row["runs"]] for row in (base, other)]
+    assert other["difference"] == pytest.approx(sum(ends[1]) / 2 - sum(ends[0]) / 2)
+    assert all(len(sample["weights"]) == 2 for sample in other["runs"])
+    assert [s["kinds"] for s in base["runs"]] == [s["kinds"] for s in other["runs"]]
+
+
 def test_local_step_has_a_turn_of_every_variant() -> None:
     run = toy("local_step")
     toy_size = local_step.TOY
