@@ -122,15 +122,16 @@ def measure(config: Config, samples: Samples) -> bool:
 
 
 def _check_comparable(config: Config, samples: Samples) -> None:
-    """Refuses to add to samples of another text, or of a GPU's to a CPU's, which has no bf16."""
-    own = text_of(config).about["digest"], config.found_device().type == "cpu"
+    """Refuses to add to samples of another text or precision."""
+    own = {"text": text_of(config).about["digest"], "bf16": config.in_bf16()}
     for sample in samples.read()[1]:
-        if (sample["text"]["digest"], sample["device"] == "cpu") != own:
-            raise UserError(
-                f"the samples are of the text {sample['text']['digest']} and {sample['device']}, "
-                f"and here are the text {own[0]} and {config.found_device()}: leave out --resume, "
-                "or choose another folder (--out)"
-            )
+        other = {"text": sample["text"]["digest"], "bf16": sample["bf16"]}
+        for name in own:
+            if own[name] != other[name]:
+                raise UserError(
+                    f"the samples were made with {name} {other[name]}, and here it is {own[name]}: "
+                    "leave out --resume, or choose another folder (--out)"
+                )
 
 
 def _make(config: Config, jobs: Sequence[Job], later: int, samples: Samples, pace: _Pace) -> bool:

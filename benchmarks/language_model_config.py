@@ -45,7 +45,7 @@ SIZES: Mapping[str, Size] = {
         depth=6,
         heads=4,
         context=128,
-        lr=2e-3,
+        lr=1e-3,
         batch=4,
         steps=320,
         train_bytes=20_000_000,
@@ -71,7 +71,7 @@ SIZES: Mapping[str, Size] = {
         lr=6e-4,
         batch=16,
         steps=640,
-        train_bytes=300_000_000,
+        train_bytes=150_000_000,
         test_bytes=1_000_000,
     ),
 }
@@ -123,6 +123,9 @@ class Config:
     """Measurements of the consensus during a run, at equal distances; the last is at the end."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where: cpu, cuda, or auto for a GPU if there is one."""
+    bf16: Literal["auto", "on", "off"] = "auto"
+    """Whether training computes in bf16 under autocast; auto does so on a GPU, and on pays on a CPU
+    with instructions for it (AMX). Parameters and measurements are float32."""
     stack: Literal["auto", "on", "off"] = "auto"
     """Whether the workers' gradients are computed in one batched pass; auto does so on a GPU for
     models of at most 20 million parameters."""
@@ -146,6 +149,10 @@ class Config:
         """Where runs are made."""
         found = "cuda" if torch.cuda.is_available() else "cpu"
         return torch.device(found if self.device == "auto" else self.device)
+
+    def in_bf16(self) -> bool:
+        """Whether training computes in bf16."""
+        return self.bf16 == "on" or (self.bf16 == "auto" and self.found_device().type == "cuda")
 
     def at_a_time(self) -> int:
         """Number of runs at a time."""

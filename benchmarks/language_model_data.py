@@ -24,7 +24,7 @@ PROBE_BYTES = 200_000
 _SPREAD = 16
 """Of so many windows of the files for validation one is used, so that there are many files."""
 
-_FROM_A_FILE = 100_000
+_FROM_A_FILE = 20_000
 """Bytes that are read of each file, so that no file dominates."""
 
 _LEFT_OUT = frozenset({"site-packages", "dist-packages", "__pycache__"})
@@ -90,13 +90,15 @@ def corpus(asked: Asked) -> Corpus:
     Raises:
         UserError: if there is not enough of it on this machine.
     """
-    python = texts(_files(PYTHON))
+    files = _files()
+    python = texts(path for path in files if path.suffix in PYTHON)
+    other = texts(path for path in files if path.suffix in OTHER)
     of_probe = min(PROBE_BYTES, asked.train_bytes)
     test, probe, train = (
         _up_to(python, limit) for limit in (_SPREAD * asked.test_bytes, of_probe, asked.train_bytes)
     )
     parts = {"train": train, "probe": probe, "test": test}
-    parts["other"] = _up_to(texts(_files(OTHER)), asked.train_bytes // 4)
+    parts["other"] = _up_to(other, asked.train_bytes // 4)
     encode, lengths = _bytes() if not asked.bpe else _byte_pairs(train, asked.bpe)
     symbols = {name: encode(found) for name, found in parts.items()}
     for name, found in symbols.items():
@@ -119,14 +121,14 @@ def corpus(asked: Asked) -> Corpus:
     )
 
 
-def _files(suffixes: tuple[str, ...]) -> list[Path]:
+def _files() -> list[Path]:
     """Files of the standard library and of installed packages, in the order of hashed names."""
     paths = sysconfig.get_paths()
     found: dict[bytes, Path] = {}
     for top in dict.fromkeys(paths[name] for name in ("stdlib", "purelib", "platlib")):
         for folder, inner, names in os.walk(top):
             inner[:] = set(inner) - _LEFT_OUT
-            for path in (Path(folder, name) for name in names if name.endswith(suffixes)):
+            for path in (Path(folder, name) for name in names if name.endswith(PYTHON + OTHER)):
                 own = path.relative_to(top).as_posix()
                 found[hashlib.sha256(os.fsencode(own)).digest()] = path
     return [found[key] for key in sorted(found)]
@@ -136,7 +138,7 @@ def texts(files: Iterable[Path]) -> Iterator[bytes]:
     """The beginnings of files that are UTF-8 and can be read; of equal ones only the first.
 
     Yields:
-        At most 100,000 bytes of each, which end with a line.
+        At most 20,000 bytes of each, which end with a line.
     """
     seen: set[bytes] = set()
     for path in files:

@@ -111,7 +111,7 @@ def run(config: Config, job: Job) -> dict[str, Any]:
     """
     began = time.perf_counter()
     size, device, text = config.resolved(), config.found_device(), text_of(config)
-    task = task_of(size, text, device)
+    task = task_of(size, text, device, bf16=config.in_bf16())
     kinds = population(job.quality, config.workers, job.seed)
     own = streams(
         text,
@@ -142,6 +142,7 @@ def run(config: Config, job: Job) -> dict[str, Any]:
         "bytes_sent": rounds.bytes_sent,
         "training_seconds": round(curve.seconds, 3),
         "seconds": round(time.perf_counter() - began, 3),
+        "bf16": config.in_bf16(),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "text": text.about,
     }

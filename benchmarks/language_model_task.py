@@ -27,13 +27,14 @@ _MEASURED_SYMBOLS = 8_192
 """Symbols that are measured at once."""
 
 
-def task_of(size: Size, text: Corpus, device: torch.device) -> Task:
-    """The model, its loss, and bits per byte; on a GPU the loss is computed in bf16.
+def task_of(size: Size, text: Corpus, device: torch.device, *, bf16: bool) -> Task:
+    """The model, its loss, and bits per byte.
 
     Args:
         size: of the model.
         text: what it learns; the task's "training data" are what shared batches are drawn from.
         device: of the data.
+        bf16: whether losses and their gradients are computed so; bits per byte never are.
 
     Returns:
         The task.
@@ -44,7 +45,7 @@ def task_of(size: Size, text: Corpus, device: torch.device) -> Task:
         return cross_entropy(logits, targets.flatten().long())
 
     def loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             return nats(model, inputs, targets)
 
     def bits(model: nn.Module, inputs: Tensor, targets: Tensor) -> float:

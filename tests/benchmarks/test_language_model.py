@@ -21,7 +21,6 @@ from language_model_steps import one_by_one, stacked
 from language_model_task import method_options, optimizers_of, task_of
 from language_model_workers import KINDS, population, streams
 from samples import Samples
-from tests.benchmarks.toys import said, toy
 
 CPU = torch.device("cpu")
 
@@ -52,9 +51,9 @@ def test_equal_files_and_files_that_are_no_text_are_left_out(tmp_path: Path) -> 
 
 
 def test_a_file_is_read_up_to_the_end_of_a_line(tmp_path: Path) -> None:
-    (tmp_path / "long.py").write_text("é = 1\n" * 30_000, encoding="utf-8")
+    (tmp_path / "long.py").write_text("é = 1\n" * 3_000, encoding="utf-8")
     (text,) = texts([tmp_path / "long.py"])
-    assert 99_000 < len(text) <= 100_000
+    assert 19_990 < len(text) <= 20_000
     assert text.endswith(b"= 1\n")
 
 
@@ -95,7 +94,7 @@ def test_guessing_costs_the_entropy_of_a_symbol_in_bits_per_byte(bpe: int) -> No
     if bpe:
         pytest.importorskip("tokenizers")
     text = _read(bpe=bpe)
-    task = task_of(TOY.resolved(), text, CPU)
+    task = task_of(TOY.resolved(), text, CPU, bf16=False)
     model = task.model(0)
     for parameter in model.parameters():
         parameter.data.zero_()
@@ -146,7 +145,7 @@ def test_targets_are_the_next_symbols_and_batches_depend_on_the_seed_alone() -> 
 
 
 def test_gradients_in_one_pass_are_those_of_each_worker_also_with_a_small_batch() -> None:
-    task = task_of(TOY.resolved(), text_of(TOY), CPU)
+    task = task_of(TOY.resolved(), text_of(TOY), CPU, bf16=False)
     batches = [stream.batch(0) for stream in _streams(["clean", "small"])]
     models = [task.model(seed).double() for seed in range(2)]
     expected = one_by_one(task, models)(batches)
@@ -157,7 +156,7 @@ def test_gradients_in_one_pass_are_those_of_each_worker_also_with_a_small_batch(
 
 
 def test_muon_has_the_matrices_of_the_blocks_and_adamw_all_else() -> None:
-    model = task_of(TOY.resolved(), text_of(TOY), CPU).model(0)
+    model = task_of(TOY.resolved(), text_of(TOY), CPU, bf16=False).model(0)
     muon, adamw = optimizers_of(model, "muon", 1e-3)
     names = {p: name for name, p in model.named_parameters()}
     inner = {names[p] for group in muon.param_groups for p in group["params"]}
@@ -270,23 +269,13 @@ def test_what_is_resumed_may_grow_and_may_not_change() -> None:
         language_model.resume(replace(TOY, steps=4), TOY, [])
 
 
-def test_a_resumed_run_ends_as_one_that_was_not_interrupted(tmp_path: Path) -> None:
-    whole = toy("language_model")
-    lines = whole.samples.path.read_text(encoding="utf-8").splitlines(keepends=True)
-    (tmp_path / "language_model.jsonl").write_text("".join(lines[:-3]) + lines[-3][:50])
-    printed = said(language_model, "--toy", "--resume", "--out", str(tmp_path))
-    assert printed.count("; 0 left, ") == 1
-    again = Samples(tmp_path / "language_model.jsonl").read()[1]
-    assert [sample["bits"] for sample in again] == [line["bits"] for line in whole.lines()]
-
-
 def test_samples_of_another_text_are_refused(tmp_path: Path) -> None:
     samples = Samples(tmp_path / "language_model.jsonl")
     (job, *_) = language_model.tuning(TOY)
-    about = {"text": {"digest": "another"}, "device": "cpu"}
+    about = {"text": {"digest": "another"}, "bf16": False}
     with samples.begin({}):
         samples.add(**{**_sample(TOY, job, 3.0), **about})
-        with pytest.raises(UserError, match="of the text another"):
+        with pytest.raises(UserError, match="made with text another"):
             language_model.measure(TOY, samples)
 
 
