@@ -12,12 +12,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
+from statistics import fmean
 from typing import Any
+
+import torch
 
 from command import Benchmark, Results, check_same_options
 from grawa.errors import UserError
 from grawa.lab.cli import methods
 from language_model_config import SIZES, TOY, Config
+from language_model_data import LARGEST_BPE, SMALLEST_BPE
 from language_model_results import choose, names_of, rows_of
 from language_model_run import Job, run, text_of
 from language_model_tables import tables
@@ -29,8 +33,8 @@ from samples import Sample, Samples
 FIRST_TUNED = 1_000
 """The seed of the first run for tuning."""
 
-_GROWS = ("methods", "quality", "sync_every", "rates")
-_MAY_DIFFER = (*_GROWS, "seeds", "tune", "baseline", "device", "stack", "jobs", "minutes")
+_GROWS = ("methods", "quality", "sync_every")
+_MAY_DIFFER = (*_GROWS, "seeds", "baseline", "device", "bf16", "stack", "jobs", "minutes")
 """Options in which a run that is resumed may differ."""
 
 
@@ -38,10 +42,26 @@ def check(config: Config) -> None:
     """Raises `UserError` if options are invalid."""
     if config.size not in SIZES:
         raise UserError(f"--size must be one of {', '.join(SIZES)}, got {config.size}")
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("there is no GPU that torch can use: leave out --device, or set it to cpu")
+    _check_numbers(config)
+    for quality in config.quality:
+        population(quality, config.workers, 0)
+    for method in names_of(config):
+        method_options(method, workers=config.workers, steps=1, sync_every=1, seed=0)
+
+
+def _check_numbers(config: Config) -> None:
     size = config.resolved()
-    for name in ("workers", "points"):
-        if getattr(config, name) < 1:
-            raise UserError(f"--{name} must be at least 1, got {getattr(config, name)}")
+    least = {"workers": 1, "points": 1, "seeds": 0, "tune": 0, "steps": 1, "batch": 1, "jobs": 1}
+    for name, value in least.items():
+        given = getattr(config, name)
+        if given is not None and given < value:
+            raise UserError(f"--{name} must be at least {value}, got {given}")
+    if size.bpe and not SMALLEST_BPE <= size.bpe <= LARGEST_BPE:
+        raise UserError(
+            f"--bpe must be 0, or lie between {SMALLEST_BPE} and {LARGEST_BPE}, got {size.bpe}"
+        )
     if size.steps % config.points:
         raise UserError(f"--points must divide the {size.steps} steps, got {config.points}")
     if not all(0 < every <= size.steps for every in config.sync_every):
@@ -50,10 +70,6 @@ def check(config: Config) -> None:
         raise UserError("--rates must lie between 0 and 1")
     if config.seeds > FIRST_TUNED:
         raise UserError(f"--seeds must be at most {FIRST_TUNED}, got {config.seeds}")
-    for quality in config.quality:
-        population(quality, config.workers, 0)
-    for method in names_of(config):
-        method_options(method, workers=config.workers, steps=size.steps, sync_every=1, seed=0)
 
 
 def tuning(config: Config) -> list[Job]:
@@ -82,23 +98,23 @@ class _Pace:
     """Tells how long runs take, and whether there is time for another one."""
 
     minutes: float | None
-    longest: float = 0.0
-    """Seconds of a run."""
+    seconds: list[float]
+    """Of each run on this device so far."""
     began: float = field(default_factory=time.perf_counter)
 
     def in_time(self, jobs: Sequence[Job]) -> Iterator[Job]:
-        """The jobs, until there is no time for one more."""
+        """The jobs, until there is no time for one more as long as the longest so far."""
         for job in jobs:
-            left = 60.0 * (self.minutes or 0.0) - (time.perf_counter() - self.began)
-            if self.minutes is not None and left < self.longest:
+            ends = time.perf_counter() - self.began + max(self.seconds, default=0.0)
+            if self.minutes is not None and ends > 60.0 * self.minutes:
                 return
             yield job
 
     def tell(self, sample: Sample, left: int, at_a_time: int) -> None:
         """Prints what a run found, and how long the others take."""
-        self.longest = max(self.longest, sample["seconds"])
+        self.seconds.append(sample["seconds"])
         end = "diverged" if sample["final"] is None else f"{sample['final']:.4f} bits per byte"
-        minutes = left * self.longest / at_a_time / 60.0
+        minutes = left * fmean(self.seconds) / at_a_time / 60.0
         print(
             f"{sample['what']} {sample['quality']}, every {sample['sync_every']}, seed "
             f"{sample['seed']}, {sample['method']} at {sample['lr']:g}: {end}, "
@@ -113,7 +129,8 @@ def measure(config: Config, samples: Samples) -> bool:
     Returns:
         Whether all were made in time.
     """
-    pace = _Pace(config.minutes)
+    device = config.device_name()
+    pace = _Pace(config.minutes, [s["seconds"] for s in samples.read()[1] if s["device"] == device])
     _check_comparable(config, samples)
     later = config.seeds * len(list(product(config.quality, config.sync_every, names_of(config))))
     if not _make(config, tuning(config), later, samples, pace):
@@ -159,15 +176,14 @@ def merge(config: Config, samples: Sequence[Sample]) -> Results:
 def resume(
     config: Config, earlier: Config, samples: Sequence[Sample]
 ) -> tuple[Config, Sequence[Sample]]:
-    """Adds methods, qualities, intervals, rates and seeds to those of an earlier run."""
+    """Adds methods, qualities, intervals and seeds to those of an earlier run."""
     check_same_options(config, earlier, but=_MAY_DIFFER)
     both: dict[str, Any] = {
         name: tuple(dict.fromkeys((*getattr(earlier, name), *getattr(config, name))))
         for name in _GROWS
     }
-    both |= {name: max(getattr(earlier, name), getattr(config, name)) for name in ("seeds", "tune")}
-    methods.named(both["methods"])
-    return replace(config, **both), samples
+    methods.named(both["methods"])  # raises an error if a name then stands for two
+    return replace(config, **both, seeds=max(earlier.seeds, config.seeds)), samples
 
 
 BENCHMARK = Benchmark(

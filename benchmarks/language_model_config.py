@@ -46,7 +46,7 @@ SIZES: Mapping[str, Size] = {
         heads=4,
         context=128,
         lr=1e-3,
-        batch=4,
+        batch=8,
         steps=320,
         train_bytes=20_000_000,
         test_bytes=32_000,
@@ -149,6 +149,11 @@ class Config:
         """Where runs are made."""
         found = "cuda" if torch.cuda.is_available() else "cpu"
         return torch.device(found if self.device == "auto" else self.device)
+
+    def device_name(self) -> str:
+        """The device's name: a GPU's own, or cpu."""
+        kind = self.found_device().type
+        return torch.cuda.get_device_name() if kind == "cuda" else kind
 
     def in_bf16(self) -> bool:
         """Whether training computes in bf16."""

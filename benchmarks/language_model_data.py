@@ -29,6 +29,9 @@ _FROM_A_FILE = 20_000
 
 _LEFT_OUT = frozenset({"site-packages", "dist-packages", "__pycache__"})
 
+SMALLEST_BPE, LARGEST_BPE = 257, 2**15 - 1
+"""Numbers of symbols of a byte-pair encoding: more than bytes, and 16 bits for each."""
+
 _MOST_FOR_BPE = 20_000_000
 """Bytes of training text from which a byte-pair encoding is made."""
 

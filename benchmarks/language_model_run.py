@@ -143,7 +143,7 @@ def run(config: Config, job: Job) -> dict[str, Any]:
         "training_seconds": round(curve.seconds, 3),
         "seconds": round(time.perf_counter() - began, 3),
         "bf16": config.in_bf16(),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
+        "device": config.device_name(),
         "text": text.about,
     }
 

@@ -69,14 +69,13 @@ def _ends(config: Config, where: Where, rows: Sequence[Row]) -> None:
 def _end(row: Row) -> list[str]:
     mean, apart = row.mean, row.difference
     diverged = len(row.runs) - len(row.ends)
-    several = apart is not None and apart.number > 1
     return [
         row.name,
         f"{row.lr:g}",
         "-" if mean is None else _UNIT.mean(mean),
         f"{len(row.ends)}" + (f", {diverged} diverged" if diverged else ""),
         "-" if apart is None else _UNIT.change(apart),
-        _UNIT.interval(apart) if several else "-",
+        "-" if apart is None or apart.number < 2 else _UNIT.interval(apart),
         p_text(row.corrected),
         f"{sum(run['seconds'] for run in row.runs) / len(row.runs):.0f}",
     ]
@@ -87,12 +86,15 @@ def _weights(where: Where, rows: Sequence[Row]) -> None:
     cells = []
     for row in rows:
         found = weights_by_kind(row)
+        if all(math.isnan(weight) and not out for weight, out in found.values()):
+            continue  # it has no weights
         cells.append([
             row.name,
             *(_weight(*found[kind]) if kind in found else "-" for kind in seen),
         ])
     show(_title("Mean weight, in parts of an equal one", where), ["method", *seen], cells)
-    print("In brackets: share of the rounds in which the guard left the worker out, if any.")
+    if cells:
+        print("In brackets: share of the rounds in which the guard left the worker out, if any.")
 
 
 def _weight(weight: float, out: float) -> str:

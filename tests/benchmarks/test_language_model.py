@@ -19,7 +19,7 @@ from language_model_results import choose, rows_of, weights_by_kind
 from language_model_run import Job, run, text_of
 from language_model_steps import one_by_one, stacked
 from language_model_task import method_options, optimizers_of, task_of
-from language_model_workers import KINDS, population, streams
+from language_model_workers import KINDS, Stream, population, streams
 from samples import Samples
 
 CPU = torch.device("cpu")
@@ -119,9 +119,8 @@ def test_qualities_can_be_named_one_by_one() -> None:
         population("mixed", 1, 0)
 
 
-def _streams(kinds: Sequence[str], seed: int = 0) -> list[Any]:
-    shape = {"steps": 400, "batch": 4, "context": 8, "device": CPU}
-    return list(streams(text_of(TOY), kinds, seed=seed, **shape))
+def _streams(kinds: Sequence[str], seed: int = 0) -> list[Stream]:
+    return streams(text_of(TOY), kinds, seed=seed, steps=400, batch=4, context=8, device=CPU)
 
 
 def test_workers_read_what_they_are_named_after() -> None:
@@ -239,14 +238,17 @@ def test_weights_are_told_in_parts_of_an_equal_one() -> None:
     }
     (row,) = rows_of(config, [{**_sample(config, job, 3.0), **more}])
     found = weights_by_kind(row)
-    assert found["random"] == (pytest.approx(0.4), pytest.approx(2 / 3))
-    assert found["clean"] == (pytest.approx(1.2), 0.0)
+    assert found["random"] == pytest.approx((0.4, 2 / 3))
+    assert found["clean"] == pytest.approx((1.2, 0.0))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"size": "7B"}, "--size must be one of"),
+        ({"workers": 0}, "--workers must be at least 1"),
+        ({"jobs": 0}, "--jobs must be at least 1"),
+        ({"bpe": 40_000}, "--bpe must be 0, or lie between 257 and"),
         ({"points": 3}, "--points must divide the 8 steps"),
         ({"sync_every": (9,)}, "--sync-every"),
         ({"rates": (2.0,)}, "--rates"),
