@@ -85,11 +85,14 @@ class Config:
     size: str = "1.3M"
     """Parameters of the model: 1.3M or 10.9M (bytes), 124M (byte-pair encoding), or toy."""
     methods: tuple[str, ...] = (
-        *("local_sgd", "diloco", "mgrawa", "mgrawa:score=probe", "lgrawa:score=probe"),
-        "inverse_loss:score=probe-loss",
+        *("local_sgd", "diloco", "training=mgrawa:pull=1"),
+        "probe=mgrawa:score=probe:score.size=16:pull=1",
+        "layers=lgrawa:score=probe:score.size=16:pull=1",
+        "losses=inverse_loss:score=probe-loss:score.size=16:pull=1",
     )
     """Methods with options, as for `grawa compare`; a name for tables may come first, as in
-    best=mgrawa:pull=1."""
+    best=mgrawa:pull=1. By default LocalSGD, DiLoCo, and four kinds of weights: by norms of training
+    gradients, by norms on a shared batch, the same for each tensor, and by losses on it."""
     baseline: str = "local_sgd"
     """The method that others are compared with, by its name in tables."""
     quality: tuple[str, ...] = ("clean", "mixed")
