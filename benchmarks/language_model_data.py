@@ -177,7 +177,9 @@ def _bytes() -> tuple[Encode, Tensor]:
     """Bytes as symbols, and the length of each."""
 
     def encode(found: Sequence[bytes]) -> Tensor:
-        return torch.tensor(bytearray(b"".join(found)), dtype=torch.uint8)
+        text = bytearray(b"".join(found))
+        empty = torch.zeros(0, dtype=torch.uint8)
+        return torch.frombuffer(text, dtype=torch.uint8) if text else empty
 
     return encode, torch.ones(256)
 

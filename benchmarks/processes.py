@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from multiprocessing.context import ForkServerContext
 from typing import TypeVar
 
@@ -99,6 +99,7 @@ def as_they_end(
             yield from ((job, work(job)) for job in jobs)
         return
     rest, running = iter(jobs), dict[Future[Found], Job]()
+    before = set(active_children())
     pool = ProcessPoolExecutor(at_a_time, fresh_processes(), begin)
     try:
         while True:
@@ -110,6 +111,9 @@ def as_they_end(
                 yield running.pop(ended), ended.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+        if running:  # an error, or Ctrl-C: nobody wants their results
+            for child in set(active_children()) - before:
+                child.kill()
 
 
 @contextmanager
