@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from grawa.lab.files import write_text
+from grawa.lab.report.letters import spelled
 
 Value = TypeVar("Value")
 
@@ -69,12 +70,12 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     """Prints a table unless it is empty; only its first column, which has no numbers, is folded."""
     if not rows:
         return
-    table = Table(title=title, title_justify="left")
+    table = Table(title=spelled(title), title_justify="left")
     for i, column in enumerate(columns):
         justify: Literal["left", "right"] = "right" if i else "left"
-        table.add_column(column, justify=justify, no_wrap=i > 0, overflow="fold")
+        table.add_column(spelled(column), justify=justify, no_wrap=i > 0, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(spelled, row))
     Console(width=110).print(table)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 import grawa
 from grawa.errors import UserError
@@ -76,7 +76,7 @@ def optimizers_of(model: nn.Module, kind: str, lr: float) -> list[Optimizer]:
         is_inner = name.startswith("blocks.") and parameter.dim() == 2
         (inner if is_inner else rest).append(parameter)
     # Its steps then have the length of AdamW's, so that one learning rate fits both.
-    muon = Muon(inner, lr=lr, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    muon = torch.optim.Muon(inner, lr=lr, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     return [muon, adamw(rest)]
 
 
