@@ -159,6 +159,8 @@ def _make(config: Config, jobs: Sequence[Job], later: int, samples: Samples, pac
         samples.add(**sample)
         made += 1
         pace.tell(sample, len(left) - made + later, several)
+    if made < len(left):
+        print("there is no time for another run; --resume makes the rest")
     return made == len(left)
 
 
@@ -189,7 +191,7 @@ def resume(
 BENCHMARK = Benchmark(
     name="language_model",
     text=__doc__,
-    takes="about two hours of two cores, or minutes of a GPU",
+    takes="an hour and a half of two cores",
     config=Config(),
     toy=TOY,
     measure=measure,

@@ -168,8 +168,11 @@ def test_samples_of_another_text_are_refused(tmp_path: Path) -> None:
             language_model.measure(TOY, samples)
 
 
-def test_no_run_begins_that_would_not_end_in_time(tmp_path: Path) -> None:
+def test_no_run_begins_that_would_not_end_in_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     samples = Samples(tmp_path / "language_model.jsonl")
     with samples.begin({}):
         assert language_model.measure(replace(TOY, minutes=0.0), samples) is False
     assert samples.read()[1:] == ([], False)
+    assert "--resume makes the rest" in capsys.readouterr().out
