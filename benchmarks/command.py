@@ -36,6 +36,8 @@ class Files:
     Pictures are drawn there too, but by default in docs/pictures."""
     tabulate: Path | None = None
     """Measure nothing: make tables and results from this file of samples."""
+    redraw: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Measure nothing: draw the pictures anew from the results in the folder."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
     """Keep the samples that are there, and measure what is missing; not every benchmark can."""
 
@@ -59,7 +61,7 @@ class Benchmark(Generic[Config]):
         measure: measures, and adds samples; returns `False` if it has stopped before the end.
         merge: makes results from the samples, which may be incomplete.
         show: prints the results.
-        draw: draws pictures of complete results in a folder.
+        draw: draws pictures of complete results in a folder; `None` if there are none.
         check: raises `UserError` if options are invalid, or it can't be measured on this machine.
         join: merges the results of an earlier run with those of this one.
         resume: from the options, those of an earlier run, and its samples: the options of both
@@ -75,7 +77,7 @@ class Benchmark(Generic[Config]):
     measure: Callable[[Config, Samples], object]
     merge: Callable[[Config, Sequence[Sample]], Results]
     show: Callable[[Config, Results], object]
-    draw: Callable[[Config, Results, Path], object] = lambda *_: None
+    draw: Callable[[Config, Results, Path], object] | None = None
     check: Callable[[Config], object] = lambda _: None
     join: Callable[[Results, Results], Results] = field(default=lambda _, found: found)
     resume: Callable[[Config, Config, Sequence[Sample]], tuple[Config, Sequence[Sample]]] | None = (
@@ -122,7 +124,9 @@ class Benchmark(Generic[Config]):
         # As Ctrl-C, so that processes end, hosts are removed and samples are tabulated.
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            if files.tabulate is not None:
+            if files.redraw:
+                self._redraw(files)
+            elif files.tabulate is not None:
                 self._tabulate(Samples(files.tabulate), files.folder)
             else:
                 self._measure(config, files.folder, self._revise(config, resume=files.resume))
@@ -178,11 +182,31 @@ class Benchmark(Generic[Config]):
             results = self.join(read_json(path), results)
         write_results(path, {"config": asked["config"], **results}, asked["environment"])
         self.show(config, results)
-        if whole:
-            self.draw(config, results, PICTURES if folder == RESULTS else folder)
+        if whole and self.draw is not None:
+            self.draw(config, results, _pictures(folder))
         if config == self.toy:
             print("this was toy size: the figures mean nothing")
         print(f"the results are in {path}, the samples in {samples.path}")
+
+    def _redraw(self, files: Files) -> None:
+        """Draws the pictures anew from the stored results, whose options may be of an older kind.
+
+        Raises:
+            UserError: if there is nothing to draw, or another option asks for something else.
+        """
+        if files.tabulate is not None or files.resume:
+            raise UserError("--redraw reads results, no samples: leave out --tabulate and --resume")
+        if self.draw is None:
+            raise UserError("it has no pictures: leave out --redraw")
+        path = files.folder / f"{self.name}.json"
+        results = read_json(path)
+        if not results:
+            raise UserError(f"there are no results in {path}: run it without --redraw")
+        known = {each.name for each in fields(self.config)}
+        plain = {k: v for k, v in results.get("config", {}).items() if k in known}
+        folder = _pictures(files.folder)
+        self.draw(self._config(plain), results, folder)
+        print(f"the pictures of {path} are in {folder}")
 
     def _config(self, plain: Mapping[str, Any]) -> Config:
         unknown = set(plain) - {each.name for each in fields(self.config)}
@@ -192,6 +216,11 @@ class Benchmark(Generic[Config]):
             )
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
         return replace(self.config, **values)
+
+
+def _pictures(folder: Path) -> Path:
+    """The folder for the pictures of results in a folder."""
+    return PICTURES if folder == RESULTS else folder
 
 
 def _asked(config: "DataclassInstance") -> dict[str, Any]:

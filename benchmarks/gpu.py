@@ -24,7 +24,7 @@ from gpu_rounds import rounds
 from gpu_steps import steps
 from gpu_tables import tables
 from grawa.errors import UserError
-from pictures import gpu_picture
+from row_pictures import gpu_picture
 from samples import Sample, Samples
 
 Items = Mapping[str, Callable[[], dict[str, Any]]]

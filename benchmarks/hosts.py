@@ -18,7 +18,7 @@ from grawa.lab.simulate.network import parse_hosts
 from hosts_worker import OURS, Task, work
 from methods import BASELINE
 from namespaces import BITS, check_machine, hosts, run_on, shape
-from pictures import hosts_picture
+from row_pictures import hosts_picture
 from samples import Sample, Samples
 
 MOST_MODELS = 1.05

@@ -5,7 +5,7 @@ killed with -9 and started again at once: alone, with elastic workers of grawa a
 with all others from the last checkpoint ("restart"), as `grawa train` and `torchrun --max-restarts`
 do. Measured are how long rounds stood still, how soon the worker that was started again took part,
 since the kill ("back") and since its program had begun ("joined"), the local steps that survivors
-made in vain, and the error at the end, beside that of an undisturbed job.
+wasted, and the error at the end, beside that of an undisturbed job.
 """
 
 import itertools
@@ -236,7 +236,7 @@ def merge(config: Config, samples: Sequence[Sample]) -> Results:
 def display(config: Config, results: Results) -> None:
     """Prints a row for each engine."""
     rows = [_row(engine, found) for engine, found in results["found"].items()]
-    names = ["", "stalled, s", "at most", "back, s", "at most", "joined, at most", "in vain"]
+    names = ["", "stalled, s", "at most", "back, s", "at most", "joined, at most", "wasted"]
     ends = ["error, %", "undisturbed"]
     show("Kills of one of four workers", [*names, *ends], rows)
 

@@ -20,7 +20,7 @@ from namespaces import BITS, check_machine, hosts, run_on, shape
 from network_methods import METHODS
 from network_tables import WAITING, is_judged, tables
 from network_worker import Task, work
-from pictures import network_picture
+from row_pictures import network_picture
 from samples import Sample, Samples
 
 
@@ -91,7 +91,10 @@ def join(earlier: Results, found: Results) -> Results:
 
 def draw(_: Config, results: Results, folder: Path) -> None:
     """Draws samples per second."""
-    found = {rate: measured["found"] for rate, measured in results["rates"].items()}
+    found = {
+        kind.replace(WAITING, ", processors free"): measured["found"]
+        for kind, measured in results["rates"].items()
+    }
     network_picture(found, folder / "network.png")
 
 

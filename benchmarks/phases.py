@@ -4,7 +4,7 @@ In every trial one worker dies by SIGKILL, before or after a random call of the 
 phase consists of. A job is either started again as a whole from its last checkpoint ("restart"),
 when its survivors have noticed; it must end with the bits of an undisturbed one. Or its workers
 come and go ("elastic"): the dead one is started again at once, and the others must go on within the
-timeout and 5 s, and make no local step in vain. In the phase "joining" a worker has died before and
+timeout and 5 s, and waste no local step. In the phase "joining" a worker has died before and
 is given the state, when it or one of those that give it dies.
 """
 
@@ -293,7 +293,7 @@ def display(config: Config, results: Results) -> None:
         ]
         for phase, trials in found.get("elastic", {}).items()
     ]
-    names = ["phase", "kills", "ended", "stalled, s", "at most", "over limit", "steps in vain"]
+    names = ["phase", "kills", "ended", "stalled, s", "at most", "over limit", "steps wasted"]
     show("Workers that come and go", names, rows)
 
 

@@ -130,11 +130,13 @@ def tables(config: Config, results: Results) -> None:
     judge(medians)
 
 
-def draw(_: Config, results: Results, folder: Path) -> None:
+def draw(config: Config, results: Results, folder: Path) -> None:
     """Draws the content of the tables."""
-    medians = medians_of(results["samples"])
+    # Older samples don't have the option `sync_every`, which makes no difference here.
+    medians = medians_of([{"sync_every": config.sync_every, **job} for job in results["samples"]])
     path = folder / "scale.png"
-    scale_picture(series(medians), memory(medians), _predictions(results), path)
+    predictions = _predictions(results)
+    scale_picture(series(medians), memory(medians), predictions, 1e3 * config.step, path)
 
 
 def _predictions(results: Results) -> Predictions:

@@ -130,7 +130,7 @@ def table(config: Config, results: Results) -> None:
 def draw(config: Config, results: Results, folder: Path) -> None:
     """Draws the content of the table."""
     shown = panels(config, results["real"], results["virtual"])
-    stragglers_picture(list(config.speeds), shown, folder / "stragglers.png")
+    stragglers_picture(config.speeds, config.budget, shown, folder / "stragglers.png")
 
 
 def panels(

@@ -14,8 +14,8 @@ from pathlib import Path
 from command import Benchmark, Results
 from common import Spread, columns, ratios, show, verdict
 from methods import BASELINE, BROKEN_DOWN, METHODS, is_installed
-from pictures import sync_picture
 from processes import together
+from row_pictures import sync_picture
 from samples import Sample, Samples
 from sync_worker import Task, work
 
@@ -89,9 +89,9 @@ def tables(config: Config, found: Results) -> None:
     _judge(config, found)
 
 
-def draw(_: Config, found: Results, folder: Path) -> None:
+def draw(config: Config, found: Results, folder: Path) -> None:
     """Draws the ratios."""
-    sync_picture(spreads(found["seconds"]), folder / "sync.png")
+    sync_picture(spreads(found["seconds"]), config.processes, folder / "sync.png")
 
 
 def spreads(seconds: Mapping[str, Sequence[float]]) -> dict[str, Spread]:

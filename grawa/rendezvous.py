@@ -16,8 +16,8 @@ from torch._C._distributed_c10d import FileStore, HashStore, Store, TCPStore
 from torch.distributed.rendezvous import rendezvous
 
 from grawa.comm.attempt import of_attempt
+from grawa.comm.interfaces import face_other_machines, stay_on_this_machine
 from grawa.comm.listeners import closed_afterwards
-from grawa.comm.loopback import stay_on_this_machine
 from grawa.comm.pool import check_greetings
 from grawa.errors import CommunicationError, UserError
 
@@ -25,6 +25,8 @@ STORE = "GRAWA_STORE"
 """The environment variable by which `grawa train` names the file of its processes' store."""
 
 _ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
+
+_INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 _STORE_SECONDS = 15.0
 """How long a process tries to reach a store that must be there already: that of torchrun's agent,
@@ -87,6 +89,8 @@ def open_group(backend: str, timeout: timedelta) -> None:
     rank, size = found
     if STORE in os.environ or size in (1, number("LOCAL_WORLD_SIZE")):
         stay_on_this_machine()
+    else:
+        face_other_machines(os.environ.get("MASTER_ADDR", ""))
     try:
         store = _store(rank, size, timeout)
         # The first optimizer imports it. If that happens while a group is open, the group never
@@ -104,12 +108,21 @@ def open_group(backend: str, timeout: timedelta) -> None:
 
 
 def _where() -> str:
-    """Where a launcher said that the others are, for an error's message."""
+    """Where a launcher said that the others are, and what to try, for an error's message."""
     if STORE in os.environ:
         return ""
-    said = (f"{name}={os.environ.get(name)}" for name in _ADDRESS)
+    names = (*_ADDRESS, *_INTERFACES)
+    said = (f"{name}={os.environ[name]}" for name in names if name in os.environ)
+    return f" ({', '.join(said)}); {_advice()}"
+
+
+def _advice() -> str:
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return "unset RANK and WORLD_SIZE if no launcher set them for this process"
     return (
-        f" ({', '.join(said)}; unset RANK and WORLD_SIZE if no launcher set them for this process)"
+        "each process must reach all others at any port: set GLOO_SOCKET_IFNAME, on GPUs "
+        "NCCL_SOCKET_IFNAME too, to the network interface that leads to the other machines "
+        "(`ip addr` lists them)"
     )
 
 

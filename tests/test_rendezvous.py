@@ -2,9 +2,11 @@
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,15 +15,18 @@ from torch._C._distributed_c10d import HashStore
 
 import grawa
 from grawa.comm.attempt import of_attempt
-from grawa.comm.loopback import loopback_interface
+from grawa.comm.interfaces import loopback_interface
 from grawa.errors import CommunicationError, UserError
+from grawa.lab.chaos.hosts import INTERFACE, Cluster, address, why_no_hosts
 from grawa.lab.train.fork_server import Command
 from grawa.lab.train.launch import launch
 from grawa.process_group import is_first_process, restart_count, under_launcher
 from grawa.rendezvous import launched, open_group
+from tests.lab.cli.processes import until
 from tests.world import launched as in_launched
 from tests.world import results
 
+NO_HOSTS = why_no_hosts()
 SOON = timedelta(seconds=0.3)
 PATIENCE = timedelta(seconds=20)
 
@@ -88,6 +93,39 @@ def test_one_process_needs_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
     with grawa.distributed("cpu", SOON):
         assert dist.get_world_size() == 1
         assert os.environ["GLOO_SOCKET_IFNAME"] == loopback_interface()
+
+
+HELLO = """
+import os, torch, grawa
+with grawa.distributed("cpu", timeout=30):
+    total = torch.ones(1)
+    torch.distributed.all_reduce(total)
+    print(os.environ["GLOO_SOCKET_IFNAME"], int(total))
+"""
+
+
+@pytest.mark.world
+@pytest.mark.skipif(NO_HOSTS is not None, reason=str(NO_HOSTS))
+def test_hosts_whose_names_lead_nowhere_connect_by_the_link_between_them(tmp_path: Path) -> None:
+    with Cluster(2) as cluster:
+        programs = []
+        for rank, host in enumerate(cluster.hosts):
+            told = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}
+            told |= {"MASTER_ADDR": address(0), "MASTER_PORT": "29500"}
+            log = tmp_path / f"{rank}.log"
+            programs.append(host.start([sys.executable, "-c", HELLO], os.environ | told, log))
+        until(lambda: all(program.code is not None for program in programs), "the end")
+    said = [program.log.read_text().splitlines()[-1] for program in programs]  # torch may warn
+    assert said == [f"{INTERFACE} 2"] * 2
+
+
+def test_an_error_under_torchrun_says_which_variables_to_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    set_all(monkeypatch, {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"})
+    set_all(monkeypatch, {"MASTER_PORT": "1", "TORCHELASTIC_RUN_ID": "none"})
+    with pytest.raises(CommunicationError, match="set GLOO_SOCKET_IFNAME, on GPUs NCCL_SOCKET"):
+        open_group("gloo", SOON)
 
 
 def name_in(store: HashStore, rank: int, size: int, timeout: timedelta = PATIENCE) -> bytes:

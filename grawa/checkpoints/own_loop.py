@@ -1,6 +1,5 @@
 """Checkpoints of a user's own training loop."""
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from grawa.checkpoints.saver import Saver
 from grawa.rounds.callback import weakly
 from grawa.rounds.engine import Engine
 from grawa.rounds.report import RoundReport
+from grawa.warn import warn
 
 Place = str | Path
 """Of checkpoints, or of one of them."""
@@ -66,5 +66,5 @@ class Checkpoints:
             return None
         for line in (*found.passed_over, found.notice):
             if line:
-                warnings.warn(line, stacklevel=3)
+                warn(line)
         return found.process

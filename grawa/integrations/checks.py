@@ -1,6 +1,5 @@
 """What the integrations share: checks of a trainer, no averaging by DDP, and workers' states."""
 
-import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from torch import nn
 
 from grawa.averager import Averager
 from grawa.errors import UserError
+from grawa.warn import warn
 
 
 def check_processes(known: int, advice: str) -> None:
@@ -43,8 +43,7 @@ def restore_workers(averager: Averager, folder: Path) -> None:
         folder: with what `Averager.save` wrote; if there is nothing, a warning says so.
     """
     if averager.restore(folder) is None:
-        warnings.warn(
+        warn(
             f"{folder} has no states of workers, as if the checkpoint was saved by another "
-            "trainer: all workers start from its model, and with its optimizer state",
-            stacklevel=3,
+            "trainer: all workers start from its model, and with its optimizer state"
         )

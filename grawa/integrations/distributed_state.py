@@ -21,6 +21,7 @@ from grawa.modes import undisturbed
 from grawa.rounds.agreement import Agreement
 from grawa.rounds.purposes import Purpose
 from grawa.saving.part import CheckpointError
+from grawa.warn import warn
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.storage import StorageReader
@@ -139,7 +140,7 @@ class DistributedState:
 
         reading = self._restore(saved, Terms(strict=self._strict, resize=True, donors=donors))
         if notice := reading.notice():
-            warnings.warn(notice, stacklevel=2)
+            warn(notice)
 
     def _restore(self, saved: Callable[[Layout], Saved], terms: Terms) -> Reading:
         with undisturbed():

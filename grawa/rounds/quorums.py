@@ -2,7 +2,6 @@
 
 import time
 import uuid
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -17,6 +16,7 @@ from grawa.comm.quorum import Decision, Member, decide
 from grawa.errors import CommunicationError
 from grawa.rounds.assembly import GivenState, Lagging, Status
 from grawa.rounds.place import Place
+from grawa.warn import warn
 
 Result = TypeVar("Result")
 
@@ -222,7 +222,7 @@ class Quorums:
         waited = time.monotonic() - since
         if waited >= _QUIET_SECONDS and not self._said_short:
             self._said_short = True
-            warnings.warn(f"{text}; waiting for more, for {wait:g} s at most", stacklevel=2)
+            warn(f"{text}; waiting for more, for {wait:g} s at most")
         if self.is_asked_to_stop():
             raise CommunicationError(f"{text}, and this one has been asked to stop")
         if waited > wait:

@@ -1,6 +1,5 @@
 """The report of a round, for callbacks, logs, progress and plots."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import isfinite, isnan
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from grawa.rounds.attendance import Absence
 from grawa.rounds.underway import Outcome, Underway
+from grawa.warn import warn
 
 _COSTS = ("bytes_sent", "compute_seconds", "wait_seconds", "round_seconds", "exposed_seconds")
 
@@ -144,7 +144,7 @@ def warn_of_absences(report: RoundReport) -> None:
     """Warns of a worker that has been left out for long, once for each time out."""
     for worker, absence in report.absences.items():
         if absence.is_due:
-            warnings.warn(f"worker {worker} {absence}", stacklevel=2)
+            warn(f"worker {worker} {absence}")
 
 
 class Reporter:

@@ -88,7 +88,8 @@ class Runner:
             moves=self.moves,
             with_buffers=self._averages_buffers,
         )
-        self.reporter, self.symptoms = Reporter(), Symptoms()
+        self.reporter = Reporter()
+        self.symptoms = Symptoms(speaks=comm.process == 0 or plan.elastic)
         self._attendance = Attendance(
             comm.num_workers, len(self.fragments), plan.overlap_steps, plan.guard
         )

@@ -1,13 +1,12 @@
 """Warnings about likely mistakes that raise no error, each given once."""
 
-import warnings
-
 import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
 from grawa.rounds.purposes import Purpose, listed
 from grawa.rounds.roll_call import Roll
+from grawa.warn import warn
 
 _ROUNDS = 8
 """Norms are checked in this many first rounds only: a loop that clips does so from the start."""
@@ -31,17 +30,21 @@ _DIFFERENT = 1e-3
 class Symptoms:
     """Warns once each of gradients clipped too early, of equal workers, and of a long wait.
 
+    Args:
+        speaks: whether this process warns of what happens in all of them.
+
     Attributes:
         suspects_equals: whether all workers' parameters had the same norm in the last round, so
             that `grawa.math.digest.digests` are to show in the next whether they are equal.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, speaks: bool) -> None:
+        self._speaks = speaks
         self._norms: list[Tensor] = []
         self._last_norms: Tensor | None = None
         """(S, K, L), of the last round, on the CPU: a GPU copies them while it trains on."""
         self._rounds = 0
-        self._clipping_said = False
+        self._clipping_said = not speaks
         self.suspects_equals = False
         self._equals_checked = False
         self._waited = 0
@@ -60,11 +63,10 @@ class Symptoms:
         self._waited = self._waited + 1 if idle else 0
         if self._waited == _PATIENCE and not self._waiting_said:
             self._waiting_said = True
-            warnings.warn(
+            warn(
                 f"a worker has waited through {_PATIENCE} rounds of the others without a step of "
                 f"its own (now: {listed(roll.purposes)}): every process must call consensus() and "
-                "synchronize() equally often",
-                stacklevel=2,
+                "synchronize() equally often"
             )
 
     def note_round(self, roll: Roll) -> None:
@@ -86,11 +88,10 @@ class Symptoms:
         spread = (steps.amax(dim=0) - steps.amin(dim=0)) / steps.amax(dim=0)
         if bool((bound & (spread.nan_to_num().amax(dim=1) > _DIFFERENT)).any()):
             self._clipping_said = True
-            warnings.warn(
+            warn(
                 "gradients are clipped before their norms are read, so all workers get nearly the "
                 "same norms: call averager.clip_grad_norm_(max_norm) in place of "
-                "torch.nn.utils.clip_grad_norm_; it clips the same, and records the norms before",
-                stacklevel=2,
+                "torch.nn.utils.clip_grad_norm_; it clips the same, and records the norms before"
             )
 
     def _look_for_equals(self, roll: Roll) -> None:
@@ -102,13 +103,12 @@ class Symptoms:
             # Workers that train on the same data are equal from the start, or never.
             equal = equal and bool((digests == digests[0]).all())
             self._equals_checked = True
-            if equal:
-                warnings.warn(
+            if equal and self._speaks:
+                warn(
                     f"all {len(sizes)} workers have exactly equal parameters after local steps of "
                     "their own, so averaging them does nothing. Likely reasons: the model is "
                     "wrapped in DDP, which makes gradients equal; every worker draws the same "
                     "batches, from one seed; the loader has no DistributedSampler; or the steps "
-                    "are too small to change any parameter",
-                    stacklevel=2,
+                    "are too small to change any parameter"
                 )
         self.suspects_equals = equal and not self._equals_checked

@@ -22,7 +22,7 @@ class Delayed:
         score: the score that is used afterwards.
         rounds: number of first rounds in which it is not used.
 
-    Source: ours; `docs/evidence.md`, "What else was tried".
+    Source: ours; `docs/negative-results.md`, 2026-11-24.
     """
 
     score: Score

@@ -1,7 +1,6 @@
 """Checks that refuse what can't be averaged, each with advice what to do."""
 
 import os
-import warnings
 from collections.abc import Sequence
 from itertools import chain, pairwise
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from torch.optim import Optimizer
 from grawa.errors import UserError
 from grawa.math.finite import are_finite
 from grawa.math.host import on_host
+from grawa.warn import warn
 from grawa.workers.stack import local
 
 _DTYPES = {
@@ -265,9 +265,8 @@ def _first(tensor: Tensor) -> Tensor:
 def with_warning(consensus: dict[str, Tensor]) -> dict[str, Tensor]:
     """The consensus as it is, name -> tensor, after a warning if it is not finite."""
     if not are_finite(consensus.values()):
-        warnings.warn(
+        warn(
             "the consensus is not finite: training has diverged. Go back to an earlier state, "
-            "lower the learning rate, or turn the guard on",
-            stacklevel=3,
+            "lower the learning rate, or turn the guard on"
         )
     return consensus

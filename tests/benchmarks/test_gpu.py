@@ -18,7 +18,7 @@ from gpu_card import Activity, Event, activity_of
 from gpu_config import TOY
 from gpu_rounds import passes
 from models import ManyTensors
-from pictures import gpu_picture
+from row_pictures import gpu_picture
 from samples import Samples
 from tests.benchmarks.toys import said
 

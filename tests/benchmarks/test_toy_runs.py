@@ -1,9 +1,11 @@
 """Each benchmark goes its whole way at toy size, and any beginning of its samples is of use."""
 
+import json
 import shutil
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -329,6 +331,38 @@ def test_any_beginning_of_the_samples_can_be_tabulated(
     found = read_json(tmp_path / f"{name}.interrupted.json")
     assert set(found) <= set(run.results())
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_pictures_are_drawn_again_from_results_with_an_option_of_the_past(tmp_path: Path) -> None:
+    run = toy("stragglers")
+    results = run.results()
+    results["config"]["output"] = "elsewhere.json"
+    (tmp_path / "stragglers.json").write_text(json.dumps(results), encoding="utf-8")
+    said(run.module, "--redraw", "--out", str(tmp_path))
+    name = "stragglers.png"
+    assert (tmp_path / name).read_bytes() == (run.folder / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "reason"),
+    [
+        (theory, (), "no results in"),
+        (paired, (), "no pictures"),
+        (theory, ("--tabulate", "theory.jsonl"), "leave out --tabulate"),
+    ],
+)
+def test_it_is_said_why_no_picture_can_be_drawn(
+    module: ModuleType,
+    words: tuple[str, ...],
+    reason: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        module.main(["--redraw", "--out", str(tmp_path), *words])
+    assert ended.value.code == 2
+    assert reason in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_whole_samples_make_the_same_results_again(tmp_path: Path) -> None:

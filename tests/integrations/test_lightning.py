@@ -177,4 +177,5 @@ def test_a_model_of_fabric_with_ddp_is_refused() -> None:
 def _fabric_without_no_sync() -> None:
     with fabric_on_two() as fabric:
         bare = Recording()
-        grawa.Averager(*fabric.setup(bare, adamw(bare)), grawa.LGRAWA())
+        model, optimizer = fabric.setup(bare, adamw(bare))
+        grawa.Averager(model, optimizer, grawa.LGRAWA())

@@ -154,10 +154,21 @@ _NARROW = 2.0
 """Width of a panel in inches."""
 
 
+class _PlainNumbers(LogLocator):
+    """Ticks at some multiples of powers of ten, or at fewer powers if the range is too wide."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        """The ticks for a range; a `LogLocator` with multiples has none for a wide one."""
+        multiples = super().tick_values(vmin, vmax)
+        powers = LogLocator(numticks=4).tick_values(vmin, vmax)
+        return max(multiples, powers, key=lambda at: sum(vmin <= tick <= vmax for tick in at))
+
+
 def log_scale(panel: Any, which: str) -> None:
     """Makes an axis logarithmic, with plain numbers at 1, 2 and 5 of each power of ten.
 
-    Across a narrow panel they are at 1 and 3, so that they don't overlap.
+    Across a narrow panel they are at 1 and 3, so that they don't overlap, and along a wide range
+    at powers of ten only.
 
     Args:
         panel: the panel.
@@ -167,6 +178,6 @@ def log_scale(panel: Any, which: str) -> None:
     axis = getattr(panel, f"{which}axis")
     width = panel.figure.get_figwidth() / panel.get_subplotspec().get_gridspec().ncols
     is_narrow = which == "x" and width < _NARROW
-    axis.set_major_locator(LogLocator(subs=(1.0, 3.0) if is_narrow else (1.0, 2.0, 5.0)))
+    axis.set_major_locator(_PlainNumbers(subs=(1.0, 3.0) if is_narrow else (1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
