@@ -27,6 +27,7 @@ from grawa.strategies import (
     SlowMo,
 )
 from grawa.strategies.center import OuterNesterov
+from grawa.strategies.outer_optimizer import OuterOptimizer
 from grawa.strategies.protocol import Strategy
 from grawa.version import __version__
 from grawa.workers.batchnorm import recalibrate_batchnorm
@@ -50,6 +51,7 @@ __all__ = [
     "Guard",
     "LocalSGD",
     "OuterNesterov",
+    "OuterOptimizer",
     "OuterSteps",
     "ProbeLoss",
     "ProbeNorms",

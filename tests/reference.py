@@ -56,7 +56,7 @@ def lgrawa(pull: float = 0.5) -> Round:
     return round_
 
 
-def with_outer_nesterov(inner: Round, pull: float, lr: float = 0.7, momentum: float = 0.9) -> Round:
+def with_outer_nesterov(inner: Round, pull: float, lr: float = 0.7, momentum: float = 0.3) -> Round:
     velocity: Tensor | float = 0.0
 
     def round_(x: Tensor, c: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
@@ -66,6 +66,26 @@ def with_outer_nesterov(inner: Round, pull: float, lr: float = 0.7, momentum: fl
         velocity = momentum * velocity + step
         c = c - lr * (step + momentum * velocity)
         return (1 - pull) * x + pull * c, c
+
+    return round_
+
+
+def diloco_with_adamw(
+    lr: float, decay: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+) -> Round:
+    mean: Tensor | float = 0.0
+    square: Tensor | float = 0.0
+    rounds = 0
+
+    def round_(x: Tensor, c: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+        nonlocal mean, square, rounds
+        rounds += 1
+        step = c - x.mean(dim=0)
+        mean = betas[0] * mean + (1 - betas[0]) * step
+        square = betas[1] * square + (1 - betas[1]) * step**2
+        unbiased = mean / (1 - betas[0] ** rounds), square / (1 - betas[1] ** rounds)
+        c = (1 - lr * decay) * c - lr * unbiased[0] / (unbiased[1].sqrt() + eps)
+        return c.expand_as(x), c
 
     return round_
 
@@ -201,6 +221,8 @@ class Method:
     consensus_is_center: bool = True
     shared_steps: float = 0
     """This many first steps use the mean of all workers' gradients."""
+    pulls: Tensor | None = None
+    """(S, N), how many times `prox` a worker is pulled after each local step; by default once."""
 
 
 def gradients(x: Tensor, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -260,7 +282,9 @@ def train(
         g = g + WEIGHT_DECAY * x
         v = MOMENTUM * v + g
         x = x - LR * (g + MOMENTUM * v)
-        x = (1 - method.prox / TAU) * x + (method.prox / TAU) * c
+        times = torch.ones(workers) if method.pulls is None else method.pulls[t - 1]
+        strength = (method.prox / TAU * times.to(x)).unsqueeze(1)  # (N, 1)
+        x = (1 - strength) * x + strength * c
         if t % TAU:
             continue
         if probes is None:

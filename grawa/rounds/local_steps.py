@@ -24,6 +24,7 @@ class LocalSteps:
         fragments: of the model.
         roll_call: counts steps, and gets norms.
         symptoms: looks at norms.
+        first: the number of the first hosted worker among all.
         moves: whether rounds change parameters; if not, steps are only counted.
     """
 
@@ -35,6 +36,7 @@ class LocalSteps:
         roll_call: RollCall,
         symptoms: Symptoms,
         *,
+        first: int,
         moves: bool,
     ) -> None:
         self._replicas, self._fragments = replicas, fragments
@@ -43,7 +45,9 @@ class LocalSteps:
         self._needs_norms = moves and score is not None and score.needs_gradients
         # A score of a user's own may lack the attribute: then all steps count.
         self._noting = Noting(getattr(score, "norm_steps", None), hosted)
-        self._drift = Drift(strategy, hosted) if moves and strategy.drifts else None
+        self._drift = (
+            Drift(strategy, range(first, first + hosted)) if moves and strategy.drifts else None
+        )
         self._join()
 
     def follow(self) -> None:
@@ -59,7 +63,7 @@ class LocalSteps:
             return
         parts = self._fragments
         params = Rows.joined([part.params for part in parts])
-        keys = parts[0].seen
+        keys = [key for key in parts[0].seen if all(key in part.seen for part in parts)]
         self._drift.bind(params, {k: Leaves.joined([part.seen[k] for part in parts]) for k in keys})
 
     def note(self, workers: slice, noted: Tensor | None, share: float, left: float) -> None:
@@ -74,7 +78,8 @@ class LocalSteps:
         self._roll_call.note_step(workers)
         if self._needs_norms:
             self._note_norms(workers, noted, left)
-        if self._drift is not None and self._drift.add(workers, share):
+        steps = self._roll_call.steps
+        if self._drift is not None and self._drift.add(workers, share, steps):
             self.follow()
             self._drift.make(workers)
 

@@ -163,7 +163,8 @@ def _options(path: str, value: object) -> Iterator[tuple[str, str, bool]]:
         for field in fields(value):
             yield from _options(f"{path}.{field.name}", getattr(value, field.name))
     elif callable(value):
-        yield path, getattr(value, "__qualname__", type(value).__qualname__), False
+        is_class = isinstance(value, type)
+        yield path, getattr(value, "__qualname__", type(value).__qualname__), is_class
     elif value is None or isinstance(value, str | int | float | tuple):
         yield path, str(value), False
     else:  # its text may hold an address, which differs from run to run

@@ -99,7 +99,7 @@ class Runner:
         self._size = float(replicas.gradients.sizes(replicas.params)[0])
         self.local_steps = LocalSteps(
             plan.strategy, replicas, self.fragments, self.roll_call, self.symptoms,
-            moves=self.moves,
+            first=comm.process * comm.num_hosted, moves=self.moves,
         )  # fmt: skip
 
     def status(self) -> dict[str, Any]:

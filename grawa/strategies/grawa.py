@@ -26,6 +26,9 @@ class GRAWA(SoftPull):
     Args:
         pull: how far workers move to the center at a round.
         prox: how far they move to it, in total, over the local steps of a round.
+        prox_probability: with which a local step is followed by a pull, then 1/probability times as
+            strong; 1 by default, for a weak pull after every step. See `Proximal`.
+        prox_seed: of these draws; `None` means 0, and in `grawa train` the run's seed.
         score: where the gradient norms come from.
         power: weights are proportional to norm^-power.
         outer: if given, the center is not the weighted average itself but steps toward it with
@@ -69,6 +72,9 @@ class MGRAWA(GRAWA):
     Args:
         pull: how far workers move to the center at a round, 0.5 by default.
         prox: how far they move to it, in total, over the local steps of a round.
+        prox_probability: with which a local step is followed by a pull, then 1/probability times as
+            strong; 1 by default, for a weak pull after every step. See `Proximal`.
+        prox_seed: of these draws; `None` means 0, and in `grawa train` the run's seed.
         score: where the gradient norms come from, `grawa.GradientNorms()` by default.
         power: weights are proportional to norm^-power, 1 by default.
         outer: an optimizer for the center, such as `grawa.OuterNesterov()`; none by default.
@@ -89,6 +95,9 @@ class LGRAWA(GRAWA):
     Args:
         pull: how far workers move to the center at a round, 0.5 by default.
         prox: how far they move to it, in total, over the local steps of a round.
+        prox_probability: with which a local step is followed by a pull, then 1/probability times as
+            strong; 1 by default, for a weak pull after every step. See `Proximal`.
+        prox_seed: of these draws; `None` means 0, and in `grawa train` the run's seed.
         score: where the gradient norms come from, `grawa.GradientNorms()` by default.
         power: weights are proportional to norm^-power, 1 by default.
         outer: an optimizer for the center, such as `grawa.OuterNesterov()`; none by default.

@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ class Job:
 STRATEGIES: dict[str, tuple[grawa.Strategy, dict[str, Any]]] = {
     "lgrawa": (grawa.LGRAWA(), {}),
     "mgrawa with outer steps": (grawa.MGRAWA(outer=grawa.OuterNesterov()), {}),
+    "diloco with outer AdamW": (grawa.DiLoCo(outer=partial(AdamW, lr=0.05)), {}),
     "lsgd in parts": (grawa.LSGD(), {"fragments": 2, "sync_every": 4}),
     "lsgd in teams": (grawa.LSGD(team_size=2), {}),
     "easgd": (grawa.EASGD(prox=0.1), {}),
