@@ -16,6 +16,7 @@ from grawa.rounds.cut import fragments
 from grawa.rounds.fragment import Fragment
 from grawa.rounds.guard import Verdict, trusting
 from grawa.rounds.local_steps import LocalSteps
+from grawa.rounds.observed import Hosted
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.present import judged
 from grawa.rounds.report import OnRound, Reporter
@@ -85,6 +86,7 @@ class Runner:
             worker,
             plan,
             list(groups.values()),
+            Hosted(replicas.gradients, self.fragments, plan),
             moves=self.moves,
             with_buffers=self._averages_buffers,
         )
@@ -168,7 +170,8 @@ class Runner:
         if self.moves:
             shadow = fragment.shadow if in_shadow else None
             params = fragment.params if shadow is None else shadow.target()
-            weights, distance = fragment.run(params, verdict.scores, verdict.active)
+            amounts = roll.amounts(self._plan.weigh_by)
+            weights, distance = fragment.run(params, verdict.scores, verdict.active, amounts)
             if self._plan.elastic and bool(verdict.reset.any()):
                 restart = self._resets.restart(roll, verdict, index, params)
             if shadow is not None and late:

@@ -168,6 +168,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "easgd with prox": {"strategy": grawa.EASGD(prox=0.05)},
     "diloco in fragments": {"strategy": grawa.DiLoCo(), "fragments": 2},
     "dppf": {"strategy": grawa.DPPF(push=0.05, push_warmup=1)},
+    "edit by steps": {"strategy": grawa.EDiT(warmup_rounds=2), "weigh_by": "steps"},
     "late": {"strategy": grawa.MGRAWA(), "overlap_steps": 1},
     "mixed late in fragments": {
         "strategy": grawa.LocalSGD(), "overlap_steps": 1, "fragments": 2, "alpha": 0.5,
