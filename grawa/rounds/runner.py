@@ -16,6 +16,7 @@ from grawa.rounds.cut import fragments
 from grawa.rounds.fragment import Fragment
 from grawa.rounds.guard import Verdict, trusting
 from grawa.rounds.local_steps import LocalSteps
+from grawa.rounds.observed import Hosted
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.present import judged
 from grawa.rounds.report import OnRound, Reporter
@@ -80,14 +81,10 @@ class Runner:
             replicas, comm, self.fragments, averages_buffers=self._averages_buffers
         )
         self.roll_call = RollCall(
-            replicas,
-            comm,
-            worker,
-            plan,
-            list(groups.values()),
-            moves=self.moves,
-            with_buffers=self._averages_buffers,
-        )
+            replicas, comm, worker, plan, list(groups.values()),
+            Hosted(replicas.gradients, self.fragments, plan),
+            moves=self.moves, with_buffers=self._averages_buffers,
+        )  # fmt: skip
         self.reporter = Reporter()
         self.symptoms = Symptoms(speaks=comm.process == 0 or plan.elastic)
         self._attendance = Attendance(
@@ -168,7 +165,8 @@ class Runner:
         if self.moves:
             shadow = fragment.shadow if in_shadow else None
             params = fragment.params if shadow is None else shadow.target()
-            weights, distance = fragment.run(params, verdict.scores, verdict.active)
+            amounts = roll.amounts(self._plan.weigh_by)
+            weights, distance = fragment.run(params, verdict.scores, verdict.active, amounts)
             if self._plan.elastic and bool(verdict.reset.any()):
                 restart = self._resets.restart(roll, verdict, index, params)
             if shadow is not None and late:

@@ -52,10 +52,12 @@ OTHER = TrainConfig(
     alpha=0.5,
     fragments=2,
     comm_dtype="int8",
+    weigh_by="samples",
     swa="25%",
     stack_workers="on",
     report_after=3,
     drop=True,
+    displacement_ratio=3.0,
 )
 
 VIRTUAL = TrainConfig(
