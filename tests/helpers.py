@@ -245,6 +245,11 @@ def flat(model: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
+def measurements(report: grawa.RoundReport) -> tuple[float | None, ...]:
+    """What `measure_distance` adds to a report."""
+    return report.consensus_distance, report.center_cosine, report.displacement_spread
+
+
 def flat_state(model: nn.Module, state: dict[str, Tensor]) -> Tensor:
     """A state dict's parameters in one row, (P,)."""
     return torch.cat([state[name].flatten() for name, _ in model.named_parameters()])

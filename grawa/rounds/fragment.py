@@ -1,6 +1,6 @@
 """A fragment: a part of the model that is synchronised at once, and its state between rounds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from grawa.comm.protocol import Transport
 from grawa.errors import UserError
 from grawa.math.leaves import Leaves, Rows, copied, copy_
 from grawa.math.norms import Norms, norms_over_shards, row_norms, tensor_distances
+from grawa.rounds.measured import Measured, measured
+from grawa.rounds.moves import Moves
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.shadow import Shadow
 from grawa.rounds.stowed import Stowed, is_elsewhere
@@ -32,6 +34,8 @@ class Fragment:
         params: the hosted workers' parameters, as views.
         rounds: how many it has had.
         seen: the strategy's state that `drift` uses.
+        watchers: called before a round moves parameters, with the hosted workers' and (N,), who
+            takes part; a round that fails on elastic workers is run again.
         shadow: the copy on which its rounds run; `None` if they run on the parameters themselves.
 
     A round that is run on elastic workers has no effect on the state before `commit`.
@@ -53,6 +57,7 @@ class Fragment:
         if plan.comm_dtype is not None:  # all workers are equal now: the first reference
             self._compression = Compression(plan.comm_dtype, Leaves.copy_of(params))
         self.rounds = 0
+        self.watchers: list[Callable[[Rows, Tensor], None]] = []
         self._is_elastic = plan.elastic
         self.shadow: Shadow | None = None
         if plan.overlap_steps or plan.elastic:
@@ -69,6 +74,10 @@ class Fragment:
         if self.shadow is not None:
             self.seen = {k: v.clone() for k, v in self._state.items()} if drifts else {}
         narrow = {n: x for n, x in params.items() if x.itemsize < 4 and drifts}
+        self._moves: Moves | None = None
+        center = self._state.get("center")
+        if plan.measure_distance and center is not None and list(center) == self._names:
+            self._moves = Moves(center, norms)
         device = next(iter(params.values())).device
         self._stowed: Stowed | None = None
         if plan.center == "cpu" and self._state and is_elsewhere(device):
@@ -87,7 +96,7 @@ class Fragment:
         scores: Tensor | None,
         active: Tensor,
         amounts: Tensor | None = None,
-    ) -> tuple[Tensor | None, float | None]:
+    ) -> tuple[Tensor | None, Measured]:
         """One round, which moves the parameters in place; collective.
 
         Args:
@@ -97,7 +106,7 @@ class Fragment:
             amounts: by which their weights are multiplied, (N,).
 
         Returns:
-            The weights of the fragment's groups, and the consensus distance if it is measured.
+            The weights of the fragment's groups, and what is measured.
         """
         workers = Participants(
             self._comm,
@@ -111,13 +120,20 @@ class Fragment:
         self._made = self._state_here()
         if self._is_elastic and self._stowed is None:
             self._made = {key: leaves.clone() for key, leaves in self._state.items()}
+        for watch in self.watchers:
+            watch(params, active)
+        if self._moves is not None:
+            self._moves.begin(params, self._made)
         weights = self._strategy.sync(params, own, self._made, workers, self.rounds)
-        return workers.reported(weights), self._distance(workers, active)
+        moves = None if self._moves is None else self._moves.end(self._made)
+        return workers.reported(weights), measured(self._comm, active, workers.distances, moves)
 
     def commit(self) -> None:
         """Keeps the state as the last round has left it."""
         self._put_state(self._made)
         self._made = {}
+        if self._moves is not None:
+            self._moves.commit()
         self.rounds += 1
 
     def _put_state(self, state: State) -> None:
@@ -146,11 +162,9 @@ class Fragment:
         """The state, wherever it is between rounds."""
         return self._state if self._stowed is None else self._stowed.kept()
 
-    def _distance(self, workers: Participants, active: Tensor) -> float | None:
-        if workers.distances is None:
-            return None
-        distances = self._comm.gather(workers.distances.unsqueeze(1))()[active]
-        return float(distances.double().square().mean().sqrt())
+    def _forget_moves(self) -> None:
+        if self._moves is not None:
+            self._moves.forget()
 
     def publish(self) -> None:
         """Lets `drift` use the state of the last round from now on."""
@@ -205,6 +219,7 @@ class Fragment:
             keep: whether what they have learnt since their last round is added to it.
         """
         self._put_state(state)
+        self._forget_moves()
         self.publish()
         for name, leaf in consensus.items():
             live, base = self.params[name], self._base[name]
@@ -223,6 +238,7 @@ class Fragment:
         for key, leaves in self._kept.items():
             for name, leaf in leaves.items():
                 leaf.copy_(saved["state"][key][name])
+        self._forget_moves()
         self.rounds = saved["rounds"]
         for name, rows in self._lost.items():
             rows.copy_(saved["lost"][name])

@@ -22,7 +22,8 @@ class RoundPlan:
         schedule: when rounds are due.
         guard: decides which workers take part; `None` for all of them.
         buffers: "average" or "local".
-        measure_distance: whether consensus distances are measured.
+        measure_distance: whether consensus distances, moves of the center, and displacements are
+            measured.
         overlap_steps: d, local steps for which a round may run in the background.
         alpha: how much of itself a worker keeps when a round that ran in the background is mixed
             in; `None` to add what the round has changed.

@@ -160,20 +160,20 @@ class Runner:
         joined = self._clock.joined()
         check_forms(self._replicas.buffers.names, roll.marks)
         verdict, fragment = self.judge(roll), self.fragments[index]
-        weights, distance = None, None
+        weights, found = None, None
         restart: Restart | None = None
         if self.moves:
             shadow = fragment.shadow if in_shadow else None
             params = fragment.params if shadow is None else shadow.target()
             amounts = roll.amounts(self._plan.weigh_by)
-            weights, distance = fragment.run(params, verdict.scores, verdict.active, amounts)
+            weights, found = fragment.run(params, verdict.scores, verdict.active, amounts)
             if self._plan.elastic and bool(verdict.reset.any()):
                 restart = self._resets.restart(roll, verdict, index, params)
             if shadow is not None and late:
                 shadow.finish(self._hosted(verdict.reset))
         agreed = self._resets.averaged(buffers, roll, verdict)
         finished = self._clock.finished()
-        return Outcome(roll, verdict, weights, distance, agreed, joined, finished, restart)
+        return Outcome(roll, verdict, weights, found, agreed, joined, finished, restart)
 
     def commit(self, index: int, _: object = None) -> None:
         """Keeps what the round of this fragment has made of the strategy's state."""

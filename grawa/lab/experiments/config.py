@@ -242,6 +242,12 @@ class TrainConfig:
     workers/worker-0.safetensors and so on; `grawa flatness` measures them. With several machines
     all must be able to write to the folder."""
 
+    keep_rounds: Annotated[int, "ROUNDS"] = 0
+    """Of so many last rounds, also save each worker's parameters as they were before the workers
+    were averaged, as rounds/worker-0.safetensors and so on; `grawa flatness` shows in which
+    directions the workers differed. Until the end they are in the CPU's memory: so many copies of
+    each worker. A resumed run keeps the rounds since then."""
+
     tensorboard: bool = False
     """Also write TensorBoard files to the run's folder; needs the extra [tensorboard]."""
 

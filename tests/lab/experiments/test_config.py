@@ -40,6 +40,7 @@ OTHER = TrainConfig(
     seed=2**40,
     timeout=3.5,
     keep_workers=True,
+    keep_rounds=3,
     checkpoint_every=4,
     keep_checkpoints=7,
     stop_within=5.0,
