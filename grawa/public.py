@@ -11,7 +11,7 @@ from grawa.process_group import distributed
 from grawa.rounds.guard import Guard
 from grawa.rounds.report import RoundReport
 from grawa.rounds.schedule import Every, Quadratic, SharedCount, Warmup
-from grawa.scores import GradientNorms, ProbeLoss, ProbeNorms, TrainingLoss
+from grawa.scores import DisplacementNorms, GradientNorms, ProbeLoss, ProbeNorms, TrainingLoss
 from grawa.scores.groups import by_block, by_model, by_tensor
 from grawa.strategies import (
     DPPF,
@@ -20,8 +20,10 @@ from grawa.strategies import (
     LGRAWA,
     LSGD,
     MGRAWA,
+    RDA,
     DataParallel,
     DiLoCo,
+    EDiT,
     LocalSGD,
     OuterSteps,
     SlowMo,
@@ -39,12 +41,15 @@ __all__ = [
     "LGRAWA",
     "LSGD",
     "MGRAWA",
+    "RDA",
     "SAM",
     "Averager",
     "CommunicationError",
     "DataParallel",
     "DiLoCo",
+    "DisplacementNorms",
     "DivergedError",
+    "EDiT",
     "Elastic",
     "Every",
     "GradientNorms",

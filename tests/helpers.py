@@ -42,6 +42,10 @@ STRATEGIES: dict[str, grawa.Strategy] = {
         outer=partial(AdamW, lr=0.05, eps=0.01, weight_decay=0.0)
     ),
     "slowmo": grawa.SlowMo(),
+    "edit": grawa.EDiT(temperature=0.1, clip=0.2, warmup_rounds=2, threshold=0.5),
+    "edit by tensor": grawa.EDiT(group_by=grawa.by_tensor),
+    "rda": grawa.RDA(),
+    "mgrawa by displacement": grawa.MGRAWA(score=grawa.DisplacementNorms()),
     "dppf": grawa.DPPF(push=0.05, push_warmup=1),
     "outer steps": grawa.OuterSteps(outer=grawa.OuterNesterov(lr=0.5, momentum=0.5)),
     "random": RandomWeights(prox=0.05),
@@ -239,6 +243,11 @@ def poison(model: nn.Module) -> None:
 def flat(model: nn.Module) -> Tensor:
     """A copy of a model's parameters in one row, (P,)."""
     return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def measurements(report: grawa.RoundReport) -> tuple[float | None, ...]:
+    """What `measure_distance` adds to a report."""
+    return report.consensus_distance, report.center_cosine, report.displacement_spread
 
 
 def flat_state(model: nn.Module, state: dict[str, Tensor]) -> Tensor:

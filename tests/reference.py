@@ -102,6 +102,66 @@ def slowmo(lr: float = 1.0, momentum: float = 0.7) -> Round:
     return round_
 
 
+def rda(lr: float = 0.7, momentum: float = 0.9) -> Round:
+    velocity: Tensor | float = 0.0
+
+    def round_(x: Tensor, c: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+        nonlocal velocity
+        merged = []
+        for moved in torch.split(x - c, SIZES, dim=1):
+            lengths = moved.norm(dim=1, keepdim=True)
+            u = (moved / lengths).mean(dim=0)
+            merged.append(lengths.mean() * u / u.norm())
+        step = -torch.cat(merged)
+        velocity = momentum * velocity + step
+        c = c - lr * (step + momentum * velocity)
+        return c.expand_as(x), c
+
+    return round_
+
+
+def edit(sizes: list[int], temperature: float, threshold: float, warmup: int, clip: float) -> Round:
+    """`sizes` are those of the groups; the moving means are written out as sums over all rounds."""
+    past: list[Tensor] = []  # (N, G) of each round
+    velocity: list[Tensor | float] = [0.0 for _ in sizes]
+
+    def outliers(lengths: Tensor) -> Tensor:
+        if len(past) < warmup:
+            return torch.zeros_like(lengths, dtype=torch.bool)
+        weights = 0.98 ** torch.arange(len(past) - 1, -1, -1, dtype=lengths.dtype)
+        weights = (weights / weights.sum()).view(-1, 1, 1)
+        mean = (weights * torch.stack(past)).sum(dim=0)
+        variance = (weights * (torch.stack(past) - mean).square()).sum(dim=0)
+        return (lengths - mean) / variance.sqrt() > threshold
+
+    def round_(x: Tensor, c: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+        moved = torch.split(x - c, sizes, dim=1)
+        lengths = torch.stack([part.norm(dim=1) for part in moved], dim=1)
+        left_out = outliers(lengths)
+        past.append(lengths)
+        steps = []
+        for g, part in enumerate(moved):
+            if bool(left_out[:, g].all()):
+                steps.append(torch.zeros(sizes[g], dtype=x.dtype))
+                continue
+            weights = torch.exp(-lengths[:, g] / temperature) * ~left_out[:, g]
+            d = weights @ part / weights.sum()
+            step = -d * min(1.0, clip / float(d.norm()))
+            velocity[g] = 0.85 * velocity[g] + step
+            steps.append(0.8 * (step + 0.85 * velocity[g]))
+        c = c - torch.cat(steps)
+        return c.expand_as(x), c
+
+    return round_
+
+
+def by_displacement(inner: Round) -> Round:
+    def round_(x: Tensor, c: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+        return inner(x, c, Scores(norms_of(x - c), scores.losses, scores.guarded))
+
+    return round_
+
+
 def dppf(pull: float = 0.1, push: float = 0.03, warmup: int = 0) -> Round:
     rounds = 0
 

@@ -85,7 +85,7 @@ def with_option(made: Made, path: list[str], value: str, where: str) -> Made:
     names = {
         _written(field): field.name
         for field in fields(cast(Any, made))
-        if _is_settable(made, field.name)
+        if field.init and _is_settable(made, field.name)
     }
     if path[0] not in names:
         close = own.meant(path[0], names)
@@ -178,6 +178,8 @@ def _options(made: object, prefix: str = "") -> list[str]:
     found: list[str] = []
     for field in fields(cast(Any, made)):
         value = getattr(made, field.name)
+        if not field.init:
+            continue
         if is_dataclass(value):
             found += _options(value, f"{prefix}{field.name}.")
         elif _is_settable(made, field.name):

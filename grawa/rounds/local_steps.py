@@ -11,7 +11,7 @@ from grawa.rounds.fragment import Fragment
 from grawa.rounds.noting import Noting
 from grawa.rounds.roll_call import RollCall
 from grawa.rounds.symptoms import Symptoms
-from grawa.strategies.protocol import Strategy
+from grawa.strategies.protocol import OF_WORKERS, Strategy
 from grawa.workers.replicas import Replicas
 
 
@@ -63,7 +63,8 @@ class LocalSteps:
             return
         parts = self._fragments
         params = Rows.joined([part.params for part in parts])
-        keys = [key for key in parts[0].seen if all(key in part.seen for part in parts)]
+        kept = set(parts[0].seen).intersection(*(part.seen for part in parts)) - {OF_WORKERS}
+        keys = [key for key in parts[0].seen if key in kept]
         self._drift.bind(params, {k: Leaves.joined([part.seen[k] for part in parts]) for k in keys})
 
     def note(self, workers: slice, noted: Tensor | None, share: float, left: float) -> None:
@@ -75,16 +76,16 @@ class LocalSteps:
             share: which part of a cycle a local step is.
             left: how many more there will be before the next round, as far as is known.
         """
-        self._roll_call.note_step(workers)
+        self._roll_call.counts.add_step(workers)
         if self._needs_norms:
             self._note_norms(workers, noted, left)
-        steps = self._roll_call.steps
+        steps = self._roll_call.counts.steps
         if self._drift is not None and self._drift.add(workers, share, steps):
             self.follow()
             self._drift.make(workers)
 
     def _note_norms(self, workers: slice, noted: Tensor | None, left: float) -> None:
-        steps = self._noting.steps(workers, self._roll_call.steps[workers][0], left)
+        steps = self._noting.steps(workers, self._roll_call.counts.steps[workers][0], left)
         if not steps:
             return
         norms = self._replicas.gradients.gradient_norms(workers) if noted is None else noted

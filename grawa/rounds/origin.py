@@ -59,6 +59,7 @@ class Origin:
             "comm_dtype": str(plan.comm_dtype),
             "weight groups": f"{max(groups) + 1} ({_digest(groups)})",
             "clock": type(clock).__name__,
+            "weigh_by": plan.weigh_by or "none",
         }
         settings: dict[str, str] = {}
         for name in ("strategy", "schedule"):
@@ -130,6 +131,11 @@ def brief(value: object) -> str:
     pairs = [(field, getattr(value, field.name)) for field in fields(value)]
     told = [f"{field.name}={brief(own)}" for field, own in pairs if not _is_default(field, own)]
     return f"{type(value).__qualname__}({', '.join(told)})"
+
+
+def told(plan: RoundPlan) -> str:
+    """A plan's strategy and schedule, as `brief` tells them."""
+    return f"{brief(plan.strategy)}, {brief(plan.schedule)}"
 
 
 def _is_default(field: Field[Any], value: object) -> bool:

@@ -22,7 +22,8 @@ class RoundPlan:
         schedule: when rounds are due.
         guard: decides which workers take part; `None` for all of them.
         buffers: "average" or "local".
-        measure_distance: whether consensus distances are measured.
+        measure_distance: whether consensus distances, moves of the center, and displacements are
+            measured.
         overlap_steps: d, local steps for which a round may run in the background.
         alpha: how much of itself a worker keeps when a round that ran in the background is mixed
             in; `None` to add what the round has changed.
@@ -31,6 +32,8 @@ class RoundPlan:
         fragment_of: the part of each parameter, if a function gave it.
         comm_dtype: the dtype in which parameters are sent; `None` for their own.
         center: "cpu" to keep the strategy's state on the CPU between rounds.
+        weigh_by: "steps" or "samples": what each worker has made since the last round, by which
+            its weight in means is multiplied; `None` to leave weights as they are.
         individually: whether each hosted worker steps at its own speed.
         elastic: whether workers come and go, so that rounds may fail and be run again.
 
@@ -49,6 +52,7 @@ class RoundPlan:
     fragment_of: tuple[int, ...] | None = None
     comm_dtype: Precision | None = None
     center: str | None = None
+    weigh_by: str | None = None
     individually: bool = False
     elastic: bool = False
 
@@ -68,6 +72,7 @@ class RoundPlan:
             raise UserError(f"comm_dtype must be None or one of {known}, got {self.comm_dtype!r}")
         if self.center not in (None, "cpu"):
             raise UserError(f'center must be None or "cpu", got {self.center!r}')
+        self._check_weighing()
         if self.center == "cpu" and self.strategy.drifts:
             raise UserError(
                 f"{type(self.strategy).__name__} pulls workers to the center between rounds, so it "
@@ -134,6 +139,15 @@ class RoundPlan:
             raise UserError(
                 "hosted workers whose steps are counted together join a round one after another, "
                 "so it can't overlap with their steps: use overlap_steps=0, or a process for each"
+            )
+
+    def _check_weighing(self) -> None:
+        if self.weigh_by not in (None, "steps", "samples"):
+            raise UserError(f'weigh_by must be None, "steps" or "samples", got {self.weigh_by!r}')
+        if self.weigh_by is not None and not self.strategy.averages:
+            raise UserError(
+                f"weigh_by weights the workers in a mean, and {type(self.strategy).__name__} takes "
+                "no mean at its rounds: leave weigh_by out"
             )
 
     def _check_sharing(self) -> None:

@@ -16,6 +16,7 @@ from grawa.rounds.cut import fragments
 from grawa.rounds.fragment import Fragment
 from grawa.rounds.guard import Verdict, trusting
 from grawa.rounds.local_steps import LocalSteps
+from grawa.rounds.observed import Hosted
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.present import judged
 from grawa.rounds.report import OnRound, Reporter
@@ -80,14 +81,10 @@ class Runner:
             replicas, comm, self.fragments, averages_buffers=self._averages_buffers
         )
         self.roll_call = RollCall(
-            replicas,
-            comm,
-            worker,
-            plan,
-            list(groups.values()),
-            moves=self.moves,
-            with_buffers=self._averages_buffers,
-        )
+            replicas, comm, worker, plan, list(groups.values()),
+            Hosted(replicas.gradients, self.fragments, plan),
+            moves=self.moves, with_buffers=self._averages_buffers,
+        )  # fmt: skip
         self.reporter = Reporter()
         self.symptoms = Symptoms(speaks=comm.process == 0 or plan.elastic)
         self._attendance = Attendance(
@@ -163,19 +160,20 @@ class Runner:
         joined = self._clock.joined()
         check_forms(self._replicas.buffers.names, roll.marks)
         verdict, fragment = self.judge(roll), self.fragments[index]
-        weights, distance = None, None
+        weights, found = None, None
         restart: Restart | None = None
         if self.moves:
             shadow = fragment.shadow if in_shadow else None
             params = fragment.params if shadow is None else shadow.target()
-            weights, distance = fragment.run(params, verdict.scores, verdict.active)
+            amounts = roll.amounts(self._plan.weigh_by)
+            weights, found = fragment.run(params, verdict.scores, verdict.active, amounts)
             if self._plan.elastic and bool(verdict.reset.any()):
                 restart = self._resets.restart(roll, verdict, index, params)
             if shadow is not None and late:
                 shadow.finish(self._hosted(verdict.reset))
         agreed = self._resets.averaged(buffers, roll, verdict)
         finished = self._clock.finished()
-        return Outcome(roll, verdict, weights, distance, agreed, joined, finished, restart)
+        return Outcome(roll, verdict, weights, found, agreed, joined, finished, restart)
 
     def commit(self, index: int, _: object = None) -> None:
         """Keeps what the round of this fragment has made of the strategy's state."""

@@ -1,6 +1,6 @@
 """How a center is updated: it is the workers' weighted mean, or steps toward the mean."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,9 +9,10 @@ from torch import Tensor
 from grawa.counts import check_count
 from grawa.errors import UserError
 from grawa.math.leaves import Leaves, Stack
-from grawa.math.motion import put_
+from grawa.math.motion import put_, stretch_
 from grawa.math.outer import nesterov_
 from grawa.math.weights import uniform
+from grawa.scores.displacement import joint_norms
 from grawa.strategies.checks import check_not_negative
 from grawa.strategies.outer_optimizer import Make, OuterOptimizer, is_restarted
 from grawa.strategies.protocol import Communicator, State
@@ -123,6 +124,7 @@ def next_center(
     comm: Communicator,
     outer: Outer | None = None,
     round: int | None = None,
+    change: Callable[[Leaves], None] = lambda mean: None,
 ) -> Leaves:
     """Moves the state's center by one round, in place.
 
@@ -133,6 +135,7 @@ def next_center(
         comm: connects all workers.
         outer: as for `first_center`.
         round: number of earlier rounds, which an outer optimizer needs.
+        change: with an outer optimizer, moves the mean in place before the center steps toward it.
 
     Returns:
         The center.
@@ -141,6 +144,7 @@ def next_center(
         return comm.weighted_mean(params, weights, state["center"])
     assert round is not None, "the strategy passes it on"
     mean, optimizer = comm.weighted_mean(params, weights, state["mean"]), outer_of(outer)
+    change(mean)
     return step_center(
         state, lambda center: optimizer.move_(center, mean, state["center"], state, round)
     )
@@ -151,6 +155,29 @@ def restart_from_center(
 ) -> None:
     """Moves the center by an outer step toward the workers' mean, and copies it to all workers."""
     put_(params, next_center(params, uniform(comm.num_workers), state, comm, outer, round))
+
+
+def stretch_to(
+    mean: Leaves,
+    state: State,
+    groups: Sequence[int],
+    comm: Communicator,
+    lengths: Callable[[Tensor], Tensor],
+) -> None:
+    """Moves a mean nearer to the center, or further away, in the same direction, by groups.
+
+    Args:
+        mean: moved in place.
+        state: with the "center".
+        groups: the group of each leaf, numbered from 0.
+        comm: connects all workers.
+        lengths: the groups' distances from the center -> what they become, (G,) -> (G,). Those
+            that are zero stay.
+    """
+    center = state["center"]
+    found = joint_norms(comm.leaf_distances(mean, center).unsqueeze(0), groups)[0]
+    factors = torch.where(found > 0.0, lengths(found) / found, 1.0)
+    stretch_(mean, center, factors[list(groups)].tolist())
 
 
 def mean_of_workers(params: Stack, comm: Communicator) -> Leaves:

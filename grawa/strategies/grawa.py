@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from grawa.errors import UserError
 from grawa.math.weights import inverse_norm
 from grawa.scores import GradientNorms
 from grawa.scores.groups import Grouping, by_model, by_tensor
 from grawa.scores.protocol import Score
-from grawa.strategies.checks import check_not_negative
+from grawa.strategies.checks import check_not_negative, groups_by
 from grawa.strategies.soft_pull import SoftPull
 
 
@@ -51,13 +50,7 @@ class GRAWA(SoftPull):
 
     def groups(self, names: Sequence[str]) -> tuple[int, ...]:
         """The groups that `group_by` returns."""
-        groups = self.group_by(names)
-        if len(groups) != len(names) or set(groups) != set(range(max(groups) + 1)):
-            raise UserError(
-                f"group_by must give each of the {len(names)} parameters a group numbered from 0 "
-                f"without gaps, got {groups}"
-            )
-        return groups
+        return groups_by(self.group_by, names)
 
     def weights(self, scores: Tensor | None, active: Tensor, round: int) -> Tensor:
         """Inversely proportional to the norms."""

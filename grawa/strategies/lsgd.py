@@ -1,6 +1,7 @@
 """LSGD: workers are pulled to the worker with the smallest loss."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -39,6 +40,8 @@ class LSGD(Proximal):
     Source: Teng et al. (2019), "Leader Stochastic Gradient Descent for Distributed Training of
     Deep Learning Models", algorithm 1, local and global leaders.
     """
+
+    averages: ClassVar[bool] = False
 
     pull: float = 0.1
     team_size: int | None = None

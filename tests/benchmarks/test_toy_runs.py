@@ -28,7 +28,7 @@ import time_to_loss_methods
 from common import read_json
 from exchange import WAYS
 from grawa.errors import UserError
-from samples import Sample
+from samples import Sample, Samples
 from tests.benchmarks.toys import NAMES, Toy, assert_positive, rows, said, toy
 from theory_problems import TASKS
 from theory_results import CONDITIONS, METHODS
@@ -167,6 +167,31 @@ def test_time_to_loss_is_resumed_with_the_same_options_only() -> None:
     assert time_to_loss.resume(config, config, [{"seed": 1}]) == (config, [{"seed": 1}])
     with pytest.raises(UserError, match="other options"):
         time_to_loss.resume(config, replace(config, seeds=2), [])
+
+
+def test_language_model_tunes_and_compares_every_method() -> None:
+    run = toy("language_model")
+    config, found = run.module.TOY, run.results()
+    assert len(run.lines()) == len(config.methods) * (
+        len(config.rates) * config.tune + config.seeds
+    )
+    assert rows(run.printed) == {row["name"] for row in found["rows"]} == {"local_sgd", "probe"}
+    base, other = found["rows"]
+    assert base["difference"] is None
+    ends = [[sample["final"] for sample in row["runs"]] for row in (base, other)]
+    assert other["difference"] == pytest.approx(sum(ends[1]) / 2 - sum(ends[0]) / 2)
+    assert all(len(sample["weights"]) == 2 for sample in other["runs"])
+    assert [s["kinds"] for s in base["runs"]] == [s["kinds"] for s in other["runs"]]
+
+
+def test_a_resumed_language_model_ends_as_if_it_had_not_been_interrupted(tmp_path: Path) -> None:
+    whole = toy("language_model")
+    lines = whole.samples.path.read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "language_model.jsonl").write_text("".join(lines[:-3]) + lines[-3][:50])
+    printed = said(whole.module, "--toy", "--resume", "--out", str(tmp_path))
+    assert printed.count("; 0 left, ") == 1
+    again = Samples(tmp_path / "language_model.jsonl").read()[1]
+    assert [sample["bits"] for sample in again] == [line["bits"] for line in whole.lines()]
 
 
 def test_local_step_has_a_turn_of_every_variant() -> None:

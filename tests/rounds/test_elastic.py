@@ -171,6 +171,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "diloco in fragments": {"strategy": grawa.DiLoCo(), "fragments": 2},
     "outer AdamW": {"strategy": grawa.DiLoCo(outer=partial(AdamW, lr=0.05))},
     "dppf": {"strategy": grawa.DPPF(push=0.05, push_warmup=1)},
+    "edit by steps": {"strategy": grawa.EDiT(warmup_rounds=2), "weigh_by": "steps"},
     "late": {"strategy": grawa.MGRAWA(), "overlap_steps": 1},
     "mixed late in fragments": {
         "strategy": grawa.LocalSGD(), "overlap_steps": 1, "fragments": 2, "alpha": 0.5,

@@ -28,6 +28,9 @@ SCALES = (1.0, 0.15, 1.6, 1.7, 0.8)
 """Of the workers' data: worker 1's gradients are below half the median, and the losses of the
 second team are above the guard's gate; the last one is there where there are five."""
 
+BLOCKS = [32, 18]
+"""Parameters of the network's two blocks."""
+
 
 @dataclass
 class Case:
@@ -132,6 +135,26 @@ def cases() -> dict[str, Case]:
         "slowmo": Case(grawa.SlowMo(), Method(reference.slowmo())),
         "slowmo, half a step": Case(
             grawa.SlowMo(slow_lr=0.5, momentum=0.9), Method(reference.slowmo(0.5, 0.9))
+        ),
+        "rda": Case(
+            grawa.RDA(outer=grawa.OuterNesterov(lr=0.4, momentum=0.5)),
+            Method(reference.rda(0.4, 0.5)),
+        ),
+        "edit": Case(
+            grawa.EDiT(temperature=0.2, threshold=0.5, warmup_rounds=2, clip=0.2),
+            Method(reference.edit(BLOCKS, 0.2, 0.5, 2, 0.2)),
+        ),
+        "edit by tensor": Case(
+            grawa.EDiT(group_by=grawa.by_tensor),
+            Method(reference.edit(reference.SIZES, 1.0, 3.0, 20, 10.0)),
+        ),
+        "mgrawa by displacement": Case(
+            grawa.MGRAWA(score=grawa.DisplacementNorms(), prox=0.1),
+            Method(reference.by_displacement(reference.mgrawa()), prox=0.1),
+        ),
+        "lgrawa by displacement": Case(
+            grawa.LGRAWA(score=grawa.DisplacementNorms(), prox=0.1),
+            Method(reference.by_displacement(reference.lgrawa()), prox=0.1),
         ),
         "dppf": Case(grawa.DPPF(), Method(reference.dppf(), consensus_is_center=False)),
         "dppf with warm-up": Case(

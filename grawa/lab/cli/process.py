@@ -110,6 +110,7 @@ def _host(
         device=device,
         saving=saving,
         keep_workers=config.keep_workers,
+        keep_rounds=config.keep_rounds,
         asking=partial(asking, signals=StopSignals(), within=within),
     )
     if under_launcher():

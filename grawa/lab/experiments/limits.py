@@ -19,6 +19,7 @@ LARGEST: Mapping[str, float] = {
     "fragments": 10**6,
     "batch_size": 10**9,
     "evaluate_every": 10**9,
+    "keep_rounds": 10**6,
     "seed": 2**53,
     "lr": 1e6,
     "jitter": 1e3,

@@ -69,6 +69,10 @@ WRITTEN: dict[str, grawa.Strategy] = {
     "local_sgd:prox=0.1:prox_probability=0.2:prox_seed=3": grawa.LocalSGD(
         prox=0.1, prox_probability=0.2, prox_seed=3
     ),
+    "edit:temperature=0.5:clip=2:outer.lr=1": grawa.EDiT(
+        temperature=0.5, clip=2.0, outer=grawa.OuterNesterov(lr=1.0, momentum=0.85)
+    ),
+    "rda:outer.momentum=0.5": grawa.RDA(outer=grawa.OuterNesterov(momentum=0.5)),
     "outer_steps:outer.momentum=0": grawa.OuterSteps(outer=grawa.OuterNesterov(momentum=0.0)),
     "slowmo:momentum=0.5": grawa.SlowMo(momentum=0.5),
     "dppf:push=0.5:push_warmup=10": grawa.DPPF(push=0.5, push_warmup=10),
@@ -138,6 +142,8 @@ REFUSED = {
     "lgrawa:outer.x=1": "has no option 'x'; it has lr, momentum",
     "lgrawa:outer.lr=-1": r"lr .*, got -1\.0",
     "lgrawa:score.decay=1": r"decay must lie in \[0, 1\), got 1\.0",
+    "rda:score.joint=true": "has no option 'score'",
+    "edit:warmup_rounds=1": "warmup_rounds must be at least 2, which make a deviation, got 1",
     "lsgd:team_size=2.5": "team_size of strategy lsgd must be a int, got '2.5'",
     "lsgd:team_size=1": "team_size must be at least 2, got 1",
     "lsgd:leader_every=2": "leader_every must be at least 1, and 1 without a team_size, got 2",
@@ -226,6 +232,9 @@ SCORES: dict[str, Score] = {
     "training": grawa.GradientNorms(),
     "training:decay=0.5": grawa.GradientNorms(decay=0.5),
     "rms:decay=0.9": RmsGradientNorms(decay=0.9),
+    "displacement": grawa.DisplacementNorms(),
+    "displacement:from=4": Delayed(score=grawa.DisplacementNorms(), rounds=3),
+    "displacement-times-loss": NormTimesLoss(norms=grawa.DisplacementNorms()),
     "rms:from=4": Delayed(score=RmsGradientNorms(), rounds=3),
     "rms:from=1": RmsGradientNorms(),
     "norm-times-loss": NormTimesLoss(),
@@ -239,6 +248,12 @@ SCORES: dict[str, Score] = {
 @pytest.mark.parametrize("text", SCORES)
 def test_a_score_is_read_as_it_is_written(text: str) -> None:
     assert score_of(strategy="mgrawa", score=text) == SCORES[text]
+
+
+@pytest.mark.parametrize("strategy", ["edit", "rda"])
+def test_a_method_with_a_score_of_its_own_takes_no_other(strategy: str) -> None:
+    with pytest.raises(grawa.UserError, match="has a score of its own, the workers' displacements"):
+        score_of(strategy=strategy, score="loss")
 
 
 def test_a_score_replaces_that_of_the_strategy_and_nothing_else() -> None:
