@@ -35,7 +35,7 @@ STRATEGIES: dict[str, grawa.Strategy] = {
     "lsgd in teams": grawa.LSGD(team_size=2, leader_every=2, prox=0.05),
     "local sgd": grawa.LocalSGD(),
     "local sgd, soft pull with prox": grawa.LocalSGD(pull=0.5, prox=0.05),
-    "local sgd with drawn pulls": grawa.LocalSGD(pull=0.5, prox=0.5, prox_probability=0.3),
+    "local sgd with drawn pulls": grawa.LocalSGD(pull=0.5, prox=0.05, prox_probability=0.3),
     "local sgd with warm-up": grawa.LocalSGD(warmup_steps=3),
     "diloco": grawa.DiLoCo(),
     "diloco with outer AdamW": grawa.DiLoCo(

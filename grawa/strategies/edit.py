@@ -140,5 +140,6 @@ class EDiT(Strategy):
 
 def _copies(state: State, names: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
     """Leaves of the center and its optimizer, with copies of them."""
-    found = [leaves[name] for key, leaves in state.items() if key != OF_WORKERS for name in names]
+    common = [leaves for key, leaves in state.items() if key != OF_WORKERS]
+    found = [leaves[name] for leaves in common for name in names if name in leaves]
     return [(leaf, leaf.clone()) for leaf in found]

@@ -1,8 +1,11 @@
 """EDiT leaves out displacements that are unusual for their worker, and rolls back where all are."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
+from torch.optim import Adafactor
 
 import grawa
 from grawa.math.moving import Moving
@@ -73,6 +76,22 @@ def test_where_all_are_outliers_all_restart_from_the_last_center() -> None:
         assert torch.equal(rounds.state[key]["b"], before[key]["b"])
         assert not torch.equal(rounds.state[key]["a"], before[key]["a"])
     assert torch.equal(rounds.params["b"], before["center"]["b"].expand(WORKERS, -1))
+
+
+def test_an_outer_optimizer_with_other_state_for_each_tensor_is_rolled_back_too() -> None:
+    strategy = grawa.EDiT(outer=partial(Adafactor, lr=0.1), warmup_rounds=2)
+    shapes = {"vector": (WORKERS, 3), "matrix": (WORKERS, 2, 2)}
+    params = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
+    state = first_state(strategy, params, WORKERS)
+    for number, length in enumerate([*USUAL, 50.0]):
+        before = {key: leaves.clone() for key, leaves in state.items()}
+        for rows in params.values():
+            rows += length
+        norms = torch.full((WORKERS, len(set(strategy.groups(list(params))))), length).double()
+        strategy.sync(params, norms, state, everyone(WORKERS), number)
+    for key in ("center", "outer.variance", "outer.row_var"):
+        for name, leaf in state[key].items():
+            assert torch.equal(leaf, before[key][name])
 
 
 def test_a_lasting_change_is_accepted_after_some_rounds() -> None:

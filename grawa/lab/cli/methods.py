@@ -48,7 +48,7 @@ METHODS: dict[str, Method] = {
         strategy="diloco", knobs={"outer.lr": (0.7, 1.0), "outer.momentum": (0.3, 0.9)}
     ),
     "edit": Method(strategy="edit", knobs={"outer.lr": (0.8, 1.0), "outer.momentum": (0.85, 0.5)}),
-    "rda": Method(strategy="rda", knobs={"outer.lr": (0.7, 1.0), "outer.momentum": (0.9, 0.5)}),
+    "rda": Method(strategy="rda", knobs={"outer.lr": (0.7, 1.0), "outer.momentum": (0.3, 0.9)}),
     "slowmo": Method(strategy="slowmo", knobs={"slow_lr": (1.0, 0.7), "momentum": (0.7, 0.4)}),
     "outer_steps": Method(
         strategy="outer_steps", knobs={"outer.lr": (0.7, 1.0), "outer.momentum": (0.3, 0.9)}
