@@ -139,6 +139,13 @@ class TrainConfig:
     buffers: Literal["average", "local"] = "average"
     """Whether BatchNorm statistics and other buffers are averaged at rounds, or stay local."""
 
+    optimizer_state: Literal["local", "average", "reset"] = "local"
+    """What rounds do with the optimizers' momentum: local leaves it to each worker, average
+    averages it, reset clears it."""
+
+    optimizer_state_every: int = 1
+    """In which rounds that is done: every so many of them."""
+
     guard: bool = True
     """Whether workers that go wrong are kept out of the center."""
 

@@ -57,6 +57,8 @@ def settings_of(config: TrainConfig) -> Settings:
         optimizer=config.optimizer,
         guard=Guard(report_after=config.report_after, drop=config.drop) if config.guard else None,
         buffers=config.buffers,
+        optimizer_state=config.optimizer_state,
+        optimizer_state_every=config.optimizer_state_every,
         shards=config.shards,
         faults=faults,
         dtype=config.dtype,
