@@ -188,9 +188,9 @@ class Meetings:
         """Refuses, before a round, models and optimizers that would make it wrong."""
         self._replicas.identity.check()
         self._runner.local_steps.catch_up()
-        self._runner.optimizer_state.check()
         if self._runner.round == 0:
             self._replicas.check_optimizer_state()
+        self._runner.optimizer_state.check()
 
     def _round(self, index: int, roll: Roll) -> Outcome:
         """A round after its roll call: on the parameters themselves, if they must not wait."""

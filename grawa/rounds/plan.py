@@ -121,9 +121,7 @@ class RoundPlan:
     def _check_optimizer_state(self) -> None:
         kind, every = self.optimizer_state, self.optimizer_state_every
         if kind not in ("local", "average", "reset"):
-            raise UserError(
-                f'optimizer_state must be "local", "average" or "reset", got {kind!r}'
-            )
+            raise UserError(f'optimizer_state must be "local", "average" or "reset", got {kind!r}')
         if not isinstance(every, int) or every < 1:
             raise UserError(f"optimizer_state_every must be at least 1, got {every!r}")
         if kind == "local" and every > 1:

@@ -68,11 +68,9 @@ class Runner:
         self.moves = comm.num_workers > 1 or plan.strategy.moves_one_worker
         self._averages_buffers = plan.buffers == "average" and comm.num_workers > 1
         groups = dict(zip(replicas.names, plan.strategy.groups(replicas.names), strict=True))
+        norms = replicas.gradients.norms
         self.fragments = [
-            Fragment(
-                replicas.params.part(names), [groups[n] for n in names], plan, comm,
-                replicas.gradients.norms,
-            )  # fmt: skip
+            Fragment(replicas.params.part(names), [groups[n] for n in names], plan, comm, norms)
             for names in fragments(replicas.params, plan.num_fragments, plan.fragment_of)
         ]
         self._resets = Resets(

@@ -1,4 +1,4 @@
-"""The state of the hosted workers' optimizers: which part of it can be averaged, and clearing it."""
+"""The state of the hosted workers' optimizers: what of it can be averaged, and clearing it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -61,7 +61,15 @@ class Held(NamedTuple):
         return cls(whole[..., :-1], whole[..., -1])
 
     def entry(self, slots: Sequence[Slot], s: int, m: int) -> Entry:
-        """One that a worker has.
+        """What some worker has.
+
+        Args:
+            slots: S of them.
+            s: which of these.
+            m: which of `MOMENTS`.
+
+        Returns:
+            The entry.
 
         Raises:
             UserError: if another worker has it in another dtype.
@@ -122,13 +130,13 @@ class OptimizerStates:
             for optimizer in optimizers:
                 for key, value in optimizer.state.items():
                     if not isinstance(key, Tensor) and value:
-                        raise _unknown(optimizer, repr(key))
+                        raise UserError(_unknown(optimizer, repr(key)))
             for slot in self._slots:
                 parameter = self._params[k][slot.parameter]
                 for key, value in self._state(k, slot).items():
                     if not (_is_moment(key, value, parameter) or _is_number(key, value, parameter)):
                         told = f"{key!r} for parameter {slot.name!r}"
-                        raise _unknown(optimizers[slot.optimizer], told)
+                        raise UserError(_unknown(optimizers[slot.optimizer], told))
 
     def report(self, slots: Sequence[Slot]) -> Tensor:
         """What the hosted workers have in these slots.
@@ -193,10 +201,15 @@ class OptimizerStates:
             new: the values, E tensors.
             scales: by which they are multiplied.
         """
-        held = [self._state(k, entry.slot).get(entry.key) is not None for entry in entries]
-        own = [self._tensor(k, e) for e, has in zip(entries, held, strict=True) if has]
-        torch._foreach_copy_(own, [x for x, has in zip(new, held, strict=True) if has])
-        torch._foreach_mul_(own, [x for x, has in zip(scales, held, strict=True) if has])
+        held = [
+            (values(own), value, scale)
+            for (slot, key, _), value, scale in zip(entries, new, scales, strict=True)
+            if (own := self._state(k, slot).get(key)) is not None
+        ]
+        if held:
+            own, found, by = map(list, zip(*held, strict=True))
+            torch._foreach_copy_(own, found)
+            torch._foreach_mul_(own, by)
 
     def betas(self, entries: Sequence[Entry]) -> list[float]:
         """The decay by which a step corrects each entry for its start at zero; 0 if it does not."""
@@ -253,9 +266,9 @@ def _is_number(key: str, value: object, parameter: Tensor) -> bool:
     return value is None or isinstance(value, int | float | str)
 
 
-def _unknown(optimizer: Optimizer, what: str) -> UserError:
-    return UserError(
-        f"{type(optimizer).__name__} keeps {what} in its state, and it is not known whether that "
-        f"can be averaged: with optimizer_state=\"average\" {', '.join(MOMENTS)} can, if they have "
-        'the parameter\'s shape. Use optimizer_state="local" or "reset", or another optimizer'
+def _unknown(optimizer: Optimizer, what: str) -> str:
+    return (
+        f"{type(optimizer).__name__} keeps {what} in its state, and it is not known whether a mean "
+        f"of it makes sense: of {', '.join(MOMENTS)} it does, if they have the parameter's shape. "
+        'Use optimizer_state="local" or "reset", or another optimizer'
     )

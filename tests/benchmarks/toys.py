@@ -23,7 +23,8 @@ from samples import Sample, Samples
 
 NAMES = (
     *("exchange", "gpu", "guard", "hosts", "local_step", "medians", "network", "norm_window"),
-    *("paired", "scale", "stacking", "stragglers", "sync", "theory", "time_to_loss"),
+    *("optimizer_state", "paired", "scale", "stacking", "stragglers", "sync", "theory"),
+    "time_to_loss",
 )
 
 

@@ -44,9 +44,7 @@ def trained(
     hosted = WORKERS // processes
     fleet = Fleet(hosted, mlp, make)
     given: Options = {"sync_every": 3, "optimizer_state": "average", "guard": None, **options}
-    averager = grawa.Averager(
-        fleet.models, fleet.optimizers, strategy or grawa.LocalSGD(), **given
-    )
+    averager = grawa.Averager(fleet.models, fleet.optimizers, strategy or grawa.LocalSGD(), **given)
     averager.attach()
     fleet.train(data.workers(range(process * hosted, (process + 1) * hosted)), averager)
     return fleet, averager
@@ -153,7 +151,7 @@ def test_equal_moments_stay_as_they_are(make: Make) -> None:
 
 
 def test_what_is_sent_for_the_state() -> None:
-    """A second message like the one with the parameters, and the form and count of each tensor's state."""
+    """A message like that with the parameters, and a small one that says who has which state."""
     sent = {
         every: trained(sgd, optimizer_state_every=every)[1].bytes_sent for every in (1, 2, 4, 8)
     }
@@ -228,9 +226,7 @@ def test_workers_with_fewer_steps_get_the_estimates_of_the_others() -> None:
     counts = [next(iter(o.state.values()))["step"].item() for o in fleet.optimizers]
     assert counts == [6.0, 3.0, 6.0, 6.0]
     for key, beta in (("exp_avg", 0.9), ("exp_avg_sq", 0.999)):
-        estimates = [
-            state_of(fleet, key, k) / (1.0 - beta**made) for k, made in enumerate(counts)
-        ]
+        estimates = [state_of(fleet, key, k) / (1.0 - beta**made) for k, made in enumerate(counts)]
         torch.testing.assert_close(estimates[1], estimates[0])
 
 
@@ -251,7 +247,7 @@ def routed(optimizer: str) -> tuple[Tensor, list[int]]:
     processes, process = (
         (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
     )
-    used = [(0,), (1,), (0, 1)][process :: processes] if processes > 1 else [(0,), (1,), (0, 1)]
+    used = [(0,), (1,), (0, 1)][process::processes] if processes > 1 else [(0,), (1,), (0, 1)]
     models = iter([Routed(layers) for layers in used])
     fleet = Fleet(len(used), lambda: next(models), OPTIMIZERS[optimizer])
     averager = grawa.Averager(
@@ -357,7 +353,7 @@ class ScheduleFreeSGD(Optimizer):
 
 @pytest.mark.parametrize("kind", ["local", "average", "reset"])
 def test_schedule_free_optimizers_are_refused(kind: str) -> None:
-    with pytest.raises(grawa.UserError, match="ScheduleFreeSGD keeps .*'z'"):
+    with pytest.raises(grawa.UserError, match="use the optimizer without schedule-free"):
         trained(lambda model: ScheduleFreeSGD(model.parameters()), optimizer_state=kind)
 
 
