@@ -73,8 +73,9 @@ class Averager:
             ones with equal weights, others take the maximum; "local" leaves them to each worker.
         optimizer_state: what rounds do with the momentum and other moments that the optimizers
             keep. "local" leaves them to each worker; "average" averages them with the round's
-            weights, in full precision; "reset" clears them, and the count of steps with them.
-        optimizer_state_every: in which rounds: every so many of them, of each fragment.
+            weights, in full precision, and each worker keeps its own count of steps; "reset" clears
+            them and that count.
+        optimizer_state_every: 4 does so in every fourth round (of each fragment) only.
         process_group: the processes that average, as a process group or a one-dimensional
             `DeviceMesh`; all by default.
         worker_group: the processes that this worker consists of, if they are several because the

@@ -144,7 +144,7 @@ class TrainConfig:
     averages it, reset clears it."""
 
     optimizer_state_every: int = 1
-    """In which rounds that is done: every so many of them."""
+    """4 does so in every fourth round only."""
 
     guard: bool = True
     """Whether workers that go wrong are kept out of the center."""
