@@ -129,8 +129,10 @@ def trained(config: Config, run: Run) -> tuple[float, int]:
                 loss.backward()
                 losses.append(loss.detach())
             averager.record_loss(torch.stack(losses))
-            for each in (*optimizers, *falls):
-                each.step()
+            for optimizer in optimizers:
+                optimizer.step()
+            for fall in falls:
+                fall.step()
     with averager.consensus_applied() as model:
         return task.measure(model, data), averager.bytes_sent
 

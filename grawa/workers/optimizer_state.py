@@ -128,9 +128,10 @@ class OptimizerStates:
         """
         for k, optimizers in enumerate(self._optimizers):
             for optimizer in optimizers:
-                for key, value in optimizer.state.items():
-                    if not isinstance(key, Tensor) and value:
-                        raise UserError(_unknown(optimizer, repr(key)))
+                kept: Mapping[Any, Any] = optimizer.state
+                for of, value in kept.items():
+                    if not isinstance(of, Tensor) and value:
+                        raise UserError(_unknown(optimizer, repr(of)))
             for slot in self._slots:
                 parameter = self._params[k][slot.parameter]
                 for key, value in self._state(k, slot).items():

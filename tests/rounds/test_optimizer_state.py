@@ -274,15 +274,16 @@ def test_workers_that_have_not_trained_a_tensor_have_no_part_in_its_state(optimi
 def test_training_goes_on_bit_for_bit(make: Make, options: Options) -> None:
     whole, _ = trained(make, sync_every=2, **options)
     first, averager = trained(make, DATA.steps(0, 5), sync_every=2, **options)
-    saved = deepcopy([averager.state_dict(), [o.state_dict() for o in first.optimizers]])
+    saved = averager.state_dict()
+    states = deepcopy([optimizer.state_dict() for optimizer in first.optimizers])
     again = Fleet(WORKERS, mlp, make)
     for model, other in zip(again.models, first.models, strict=True):
         model.load_state_dict(other.state_dict())
-    for optimizer, state in zip(again.optimizers, saved[1], strict=True):
+    for optimizer, state in zip(again.optimizers, states, strict=True):
         optimizer.load_state_dict(state)
     given = {"sync_every": 2, "optimizer_state": "average", "guard": None, **options}
     resumed = grawa.Averager(again.models, again.optimizers, grawa.LocalSGD(), **given)
-    resumed.load_state_dict(saved[0])
+    resumed.load_state_dict(saved)
     resumed.attach()
     again.train(DATA.steps(5, STEPS), resumed)
     assert torch.equal(again.parameters(), whole.parameters())
@@ -336,6 +337,14 @@ def test_a_state_that_is_not_known_is_refused() -> None:
         trained(lambda model: Sketchy(model.parameters(), lr=0.1), optimizer_state=kind)
 
 
+def test_states_of_different_dtypes_are_refused() -> None:
+    fleet, averager = trained(sgd, DATA.steps(0, 2))
+    for state in fleet.optimizers[2].state.values():
+        state["momentum_buffer"] = state["momentum_buffer"].float()
+    with pytest.raises(grawa.UserError, match=r"'0.weight' is torch.float64 on some .*float32 on"):
+        averager.synchronize()
+
+
 class ScheduleFreeSGD(Optimizer):
     """Holds y in the parameters and z in the state, as the package `schedulefree` does."""
 
@@ -343,7 +352,7 @@ class ScheduleFreeSGD(Optimizer):
         super().__init__(params, {"lr": 0.1, "beta": 0.9})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for p in group["params"]:
                 z = self.state[p].setdefault("z", p.clone())
