@@ -72,10 +72,10 @@ class Averager:
         buffers: "average" averages persistent buffers that change, at each round: floating-point
             ones with equal weights, others take the maximum; "local" leaves them to each worker.
         optimizer_state: what rounds do with the momentum and other moments that the optimizers
-            keep. "local" leaves them to each worker; "average" averages them with the round's
-            weights, in full precision, and each worker keeps its own count of steps; "reset" clears
-            them and that count.
-        optimizer_state_every: 4 does so in every fourth round (of each fragment) only.
+            keep. "local" leaves them to each worker; "average" averages them with equal weights, in
+            full precision, and each worker keeps its own count of steps; "reset" clears them and
+            that count.
+        optimizer_state_every: rounds, of each fragment, from one in which that is done to the next.
         process_group: the processes that average, as a process group or a one-dimensional
             `DeviceMesh`; all by default.
         worker_group: the processes that this worker consists of, if they are several because the

@@ -10,7 +10,6 @@ from grawa.comm.participants import Participants
 from grawa.comm.protocol import Transport
 from grawa.math.leaves import Leaves
 from grawa.math.moments import corrections, own_scales
-from grawa.math.weights import uniform
 from grawa.rounds.fragment import Fragment
 from grawa.rounds.plan import RoundPlan
 from grawa.workers.optimizer_state import Entry, Held, OptimizerStates
@@ -18,6 +17,9 @@ from grawa.workers.optimizer_state import Entry, Held, OptimizerStates
 
 class OptimizerStateRounds:
     """Averages or clears the state of the optimizers together with the parameters it belongs to.
+
+    Means have equal weights, whatever those of the parameters are, as those of buffers have: see
+    `docs/decisions.md`.
 
     Args:
         states: of the hosted workers' optimizers.
@@ -33,15 +35,12 @@ class OptimizerStateRounds:
         if self._plan.optimizer_state == "average":
             self._states.check()
 
-    def run(
-        self, fragment: Fragment, active: Tensor, weights: Tensor | None
-    ) -> Callable[[], None] | None:
+    def run(self, fragment: Fragment, active: Tensor) -> Callable[[], None] | None:
         """What is done to the state in a round of a fragment; collective.
 
         Args:
             fragment: whose round this is, before it is committed.
             active: the workers that take part, (N,).
-            weights: those of the round, (N, G); `None` if the workers count equally.
 
         Returns:
             A function that changes the hosted workers' state when the round is applied to them;
@@ -52,29 +51,23 @@ class OptimizerStateRounds:
             return None
         if kind == "reset":
             return partial(self._states.clear, names)
-        return self._averaged(names, active, weights)
+        return self._averaged(names, active)
 
-    def _averaged(
-        self, names: Sequence[str], active: Tensor, weights: Tensor | None
-    ) -> Callable[[], None] | None:
+    def _averaged(self, names: Sequence[str], active: Tensor) -> Callable[[], None] | None:
+        """Means with equal weights of the workers that have an entry, and it is finite."""
         slots = self._states.slots(names)
         held = Held.of(self._comm.gather(self._states.report(slots))())
-        shares = uniform(self._comm.num_workers) if weights is None else weights
-        groups = dict(zip(names, self._plan.strategy.groups(names), strict=True))
-        columns = [0 if weights is None else groups[slot.name] for slot in slots]
-        shares = (shares.double() * active.unsqueeze(1))[:, columns]  # (N, S)
-        all_shares = torch.where(held.forms > 0, shares.unsqueeze(2), 0.0)  # (N, S, M)
-        found = (all_shares.sum(dim=0) > 0).nonzero().tolist()
+        counts = (held.forms > 0) & active.view(-1, 1, 1)  # (N, S, M)
+        found = counts.any(dim=0).nonzero().tolist()
         if not found:
             return None
         entries = [held.entry(slots, s, m) for s, m in found]
-        of_entries = torch.stack([all_shares[:, s, m] for s, m in found], dim=1)  # (N, E)
-        mean = Participants(self._comm, active).weighted_mean(
-            self._states.rows(entries), of_entries
-        )
+        weights = torch.stack([counts[:, s, m] for s, m in found], dim=1).double()  # (N, E)
+        rows = self._states.rows(entries)
+        mean = Participants(self._comm, active).weighted_mean(rows, weights)
         betas = torch.tensor(self._states.betas(entries), dtype=torch.float64)
         steps = held.steps[:, [s for s, _ in found]]
-        scales = self._comm.hosted(own_scales(corrections(betas, steps), of_entries))
+        scales = self._comm.hosted(own_scales(corrections(betas, steps), weights))
         return partial(self._put, entries, mean, scales)
 
     def _put(self, entries: Sequence[Entry], mean: Leaves, scales: Tensor) -> None:

@@ -163,7 +163,7 @@ class Runner:
             shadow = fragment.shadow if in_shadow else None
             params = fragment.params if shadow is None else shadow.target()
             weights, distance = fragment.run(params, verdict.scores, verdict.active)
-            change_state = self.optimizer_state.run(fragment, verdict.active, weights)
+            change_state = self.optimizer_state.run(fragment, verdict.active)
             if self._plan.elastic and bool(verdict.reset.any()):
                 restart = self._resets.restart(roll, verdict, index, params)
             if shadow is not None and late:

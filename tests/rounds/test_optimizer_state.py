@@ -1,6 +1,6 @@
 """Rounds that average or clear the momentum and other moments of the workers' optimizers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -56,7 +56,9 @@ def state_of(fleet: Fleet, key: str, k: int = 0) -> Tensor:
     return torch.cat([state[p][key].flatten() for p in fleet.models[k].parameters()])
 
 
-def in_plain_torch(make: Make, every: int, weights: list[float], pull: float) -> Tensor:
+def in_plain_torch(
+    make: Make, every: int, weights: Sequence[float] = (0.25,) * 4, pull: float = 1.0
+) -> Tensor:
     """The same training without grawa: parameters are pulled, and moments averaged."""
     fleet = Fleet(WORKERS, mlp, make)
     for step, (inputs, targets) in enumerate(zip(DATA.inputs, DATA.targets, strict=True), 1):
@@ -75,7 +77,7 @@ def in_plain_torch(make: Make, every: int, weights: list[float], pull: float) ->
         for params in zip(*tensors, strict=True):
             states = [o.state[p] for o, p in zip(fleet.optimizers, params, strict=True)]
             for key in set(states[0]) - {"step"}:
-                mean = sum(w * state[key] for w, state in zip(weights, states, strict=True))
+                mean = sum(state[key] for state in states) / WORKERS
                 for state in states:
                     state[key] = mean.clone()
     return fleet.parameters()
@@ -85,7 +87,7 @@ def in_plain_torch(make: Make, every: int, weights: list[float], pull: float) ->
 @pytest.mark.parametrize("make", [sgd, adamw, rmsprop])
 def test_moments_are_averaged_in_every_so_many_rounds(make: Make, every: int) -> None:
     fleet, _ = trained(make, optimizer_state_every=every)
-    expected = in_plain_torch(make, every, [0.25] * 4, pull=1.0)
+    expected = in_plain_torch(make, every)
     torch.testing.assert_close(fleet.parameters(), expected, rtol=0.0, atol=1e-12)
 
 
@@ -96,9 +98,9 @@ class Unequal(grawa.MGRAWA):
         return torch.tensor([[0.4], [0.3], [0.2], [0.1]], dtype=torch.float64)
 
 
-def test_moments_have_the_weights_of_the_round() -> None:
+def test_moments_have_equal_weights_whatever_those_of_the_parameters() -> None:
     fleet, _ = trained(adamw, strategy=Unequal(pull=0.5, prox=0.0))
-    expected = in_plain_torch(adamw, 1, [0.4, 0.3, 0.2, 0.1], pull=0.5)
+    expected = in_plain_torch(adamw, 1, (0.4, 0.3, 0.2, 0.1), pull=0.5)
     torch.testing.assert_close(fleet.parameters(), expected, rtol=0.0, atol=1e-12)
 
 
