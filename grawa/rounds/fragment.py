@@ -11,11 +11,11 @@ from grawa.comm.participants import Participants
 from grawa.comm.protocol import Transport
 from grawa.errors import UserError
 from grawa.math.leaves import Leaves, Rows, copied, copy_
-from grawa.math.norms import Norms, row_norms
+from grawa.math.norms import Norms, norms_over_shards, row_norms, tensor_distances
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.shadow import Shadow
 from grawa.rounds.stowed import Stowed, is_elsewhere
-from grawa.strategies.protocol import State
+from grawa.strategies.protocol import State, first_state
 
 
 class Fragment:
@@ -62,7 +62,7 @@ class Fragment:
         self._made: State = {}
         for size in plan.strategy.team_sizes():
             comm.split(size)
-        self._state = plan.strategy.init(params)
+        self._state = first_state(plan.strategy, params, comm.num_workers)
         drifts = plan.strategy.drifts
         # A round in the background changes the state, while drift still needs the old one.
         self.seen = self._state
@@ -82,7 +82,11 @@ class Fragment:
         self.params.lost = self._lost
 
     def run(
-        self, params: Rows, scores: Tensor | None, active: Tensor
+        self,
+        params: Rows,
+        scores: Tensor | None,
+        active: Tensor,
+        amounts: Tensor | None = None,
     ) -> tuple[Tensor | None, float | None]:
         """One round, which moves the parameters in place; collective.
 
@@ -90,6 +94,7 @@ class Fragment:
             params: the workers' parameters, or a copy of them.
             scores: of the whole model's groups, (N, G).
             active: which workers take part, (N,).
+            amounts: by which their weights are multiplied, (N,).
 
         Returns:
             The weights of the fragment's groups, and the consensus distance if it is measured.
@@ -98,6 +103,7 @@ class Fragment:
             self._comm,
             active,
             compression=self._compression,
+            amounts=amounts,
             measure=self._measure_distance,
             norms=self._norms,
         )
@@ -106,7 +112,7 @@ class Fragment:
         if self._is_elastic and self._stowed is None:
             self._made = {key: leaves.clone() for key, leaves in self._state.items()}
         weights = self._strategy.sync(params, own, self._made, workers, self.rounds)
-        return weights, self._distance(workers, active)
+        return workers.reported(weights), self._distance(workers, active)
 
     def commit(self) -> None:
         """Keeps the state as the last round has left it."""
@@ -124,6 +130,16 @@ class Fragment:
     def _state_here(self) -> State:
         """The state where the parameters are."""
         return self._state if self._stowed is None else self._stowed.fetch()
+
+    @property
+    def has_center(self) -> bool:
+        """Whether the strategy keeps a center."""
+        return "center" in self._kept
+
+    def displacement_norms(self) -> Tensor:
+        """L2 norms of the hosted workers' parameters minus the center, (K, L of the fragment)."""
+        center = self._state if self._stowed is None else self._stowed.fetch("center")
+        return norms_over_shards(tensor_distances(self.params, center["center"]), self._norms)
 
     @property
     def _kept(self) -> Mapping[str, Leaves]:

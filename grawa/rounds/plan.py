@@ -34,6 +34,8 @@ class RoundPlan:
         optimizer_state: "local", "average" or "reset".
         optimizer_state_every: rounds of a fragment from one in which its optimizer state is
             averaged or reset to the next.
+        weigh_by: "steps" or "samples": what each worker has made since the last round, by which
+            its weight in means is multiplied; `None` to leave weights as they are.
         individually: whether each hosted worker steps at its own speed.
         elastic: whether workers come and go, so that rounds may fail and be run again.
 
@@ -54,6 +56,7 @@ class RoundPlan:
     center: str | None = None
     optimizer_state: str = "local"
     optimizer_state_every: int = 1
+    weigh_by: str | None = None
     individually: bool = False
     elastic: bool = False
 
@@ -74,6 +77,7 @@ class RoundPlan:
             raise UserError(f"comm_dtype must be None or one of {known}, got {self.comm_dtype!r}")
         if self.center not in (None, "cpu"):
             raise UserError(f'center must be None or "cpu", got {self.center!r}')
+        self._check_weighing()
         if self.center == "cpu" and self.strategy.drifts:
             raise UserError(
                 f"{type(self.strategy).__name__} pulls workers to the center between rounds, so it "
@@ -158,6 +162,15 @@ class RoundPlan:
             raise UserError(
                 "hosted workers whose steps are counted together join a round one after another, "
                 "so it can't overlap with their steps: use overlap_steps=0, or a process for each"
+            )
+
+    def _check_weighing(self) -> None:
+        if self.weigh_by not in (None, "steps", "samples"):
+            raise UserError(f'weigh_by must be None, "steps" or "samples", got {self.weigh_by!r}')
+        if self.weigh_by is not None and not self.strategy.averages:
+            raise UserError(
+                f"weigh_by weights the workers in a mean, and {type(self.strategy).__name__} takes "
+                "no mean at its rounds: leave weigh_by out"
             )
 
     def _check_sharing(self) -> None:

@@ -16,6 +16,7 @@ from grawa.rounds.cut import fragments
 from grawa.rounds.fragment import Fragment
 from grawa.rounds.guard import Verdict, trusting
 from grawa.rounds.local_steps import LocalSteps
+from grawa.rounds.observed import Hosted
 from grawa.rounds.optimizer_state import OptimizerStateRounds
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.present import judged
@@ -79,6 +80,7 @@ class Runner:
         self.optimizer_state = OptimizerStateRounds(replicas.states, comm, plan)
         self.roll_call = RollCall(
             replicas, comm, worker, plan, list(groups.values()),
+            Hosted(replicas.gradients, self.fragments, plan),
             moves=self.moves, with_buffers=self._averages_buffers,
         )  # fmt: skip
         self.reporter = Reporter()
@@ -92,7 +94,7 @@ class Runner:
         self._size = float(replicas.gradients.sizes(replicas.params)[0])
         self.local_steps = LocalSteps(
             plan.strategy, replicas, self.fragments, self.roll_call, self.symptoms,
-            moves=self.moves,
+            first=comm.process * comm.num_hosted, moves=self.moves,
         )  # fmt: skip
 
     def status(self) -> dict[str, Any]:
@@ -162,7 +164,8 @@ class Runner:
         if self.moves:
             shadow = fragment.shadow if in_shadow else None
             params = fragment.params if shadow is None else shadow.target()
-            weights, distance = fragment.run(params, verdict.scores, verdict.active)
+            amounts = roll.amounts(self._plan.weigh_by)
+            weights, distance = fragment.run(params, verdict.scores, verdict.active, amounts)
             change_state = self.optimizer_state.run(fragment, verdict.active)
             if self._plan.elastic and bool(verdict.reset.any()):
                 restart = self._resets.restart(roll, verdict, index, params)

@@ -47,7 +47,7 @@ class Underway:
     late: bool = False
     """Whether the workers make local steps before it is applied to them."""
     made: Tensor | None = None
-    """(K,), local steps of the fragment since the round before."""
+    """What was made since the round before: see `Counts.restart`."""
     exposed: float = 0.0
     """Seconds for which it has blocked local steps."""
     age: int = 0

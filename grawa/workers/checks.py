@@ -73,6 +73,28 @@ def check_losses(loss: object, num_hosted: int) -> Tensor:
     return loss.detach().reshape(num_hosted)
 
 
+def check_samples(samples: object, num_hosted: int) -> Tensor:
+    """Refuses what is not a number of samples, or one for each of K hosted workers.
+
+    Returns:
+        The numbers, (K,) or (1,), float64, on the CPU.
+
+    Raises:
+        UserError: if they are something else.
+    """
+    found = samples if isinstance(samples, Sequence | Tensor) else [samples]
+    try:
+        counts = torch.as_tensor(found, dtype=torch.float64, device="cpu").reshape(-1)
+    except (RuntimeError, TypeError, ValueError):
+        counts = torch.empty(0)
+    if len(counts) not in (1, num_hosted) or not bool((counts.isfinite() & (counts >= 0)).all()):
+        raise UserError(
+            "record_samples takes the number of samples of a batch, or one number for each of the "
+            f"{num_hosted} hosted workers, got {samples!r}"
+        )
+    return counts
+
+
 def check_launched_alone() -> None:
     """Refuses a process that a launcher started as one of several, if there is no process group.
 

@@ -22,9 +22,9 @@ from grawa.errors import UserError
 from samples import Sample, Samples
 
 NAMES = (
-    *("exchange", "gpu", "guard", "hosts", "local_step", "medians", "network", "norm_window"),
-    *("optimizer_state", "paired", "scale", "stacking", "stragglers", "sync", "theory"),
-    "time_to_loss",
+    *("exchange", "gpu", "guard", "hosts", "language_model", "local_step", "medians", "network"),
+    *("norm_window", "one_worker", "optimizer_state", "outer_momentum", "paired", "scale"),
+    *("stacking", "stragglers", "sync", "theory", "time_to_loss"),
 )
 
 

@@ -125,7 +125,15 @@ def joined_batches(strategy: grawa.Strategy) -> tuple[Tensor, list[float | None]
 
 @pytest.mark.parametrize("kind", ["fsdp", "ddp"])
 @pytest.mark.parametrize(
-    "strategy", [grawa.LGRAWA(), grawa.DPPF(pull=0.1, push=0.3), SlowMedian()], ids=shown
+    "strategy",
+    [
+        grawa.LGRAWA(),
+        grawa.DPPF(pull=0.1, push=0.3),
+        SlowMedian(),
+        grawa.MGRAWA(score=grawa.DisplacementNorms()),
+        grawa.EDiT(temperature=0.1, clip=0.2),
+    ],
+    ids=shown,
 )
 def test_a_worker_of_two_processes_is_one_worker_on_the_joined_batch(
     kind: str, strategy: grawa.Strategy

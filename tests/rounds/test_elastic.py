@@ -7,6 +7,7 @@ import time
 import warnings
 from copy import deepcopy
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -16,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import mse_loss
+from torch.optim import AdamW
 
 import grawa
 from examples.median import Median
@@ -168,7 +170,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "lgrawa": {"strategy": grawa.LGRAWA()},
     "easgd with prox": {"strategy": grawa.EASGD(prox=0.05)},
     "diloco in fragments": {"strategy": grawa.DiLoCo(), "fragments": 2},
+    "outer AdamW": {"strategy": grawa.DiLoCo(outer=partial(AdamW, lr=0.05))},
     "dppf": {"strategy": grawa.DPPF(push=0.05, push_warmup=1)},
+    "edit by steps": {"strategy": grawa.EDiT(warmup_rounds=2), "weigh_by": "steps"},
     "late": {"strategy": grawa.MGRAWA(), "overlap_steps": 1},
     "mixed late in fragments": {
         "strategy": grawa.LocalSGD(), "overlap_steps": 1, "fragments": 2, "alpha": 0.5,

@@ -117,7 +117,8 @@ class TrainConfig:
     """What workers report before a round, with options; by default the strategy's own score.
     Gradient norms: training (averaged over the training batches since the last round), rms (their
     running root mean square), probe (on a batch that all workers share, for workers with different
-    data). Losses: loss (of the last few steps), probe-loss (on the shared batch). Norms times a
+    data). displacement: how far each worker has moved from the center since the last round. Losses:
+    loss (of the last few steps), probe-loss (on the shared batch). Norms times a
     loss, which is experimental: norm-times-loss, probe-times-probe-loss and so on. size=256 sets
     the number of samples in a shared batch. With from=6, all workers count equally before round 6,
     since norms mislead while losses are near chance. Examples: probe:size=256:from=6,
@@ -135,6 +136,10 @@ class TrainConfig:
 
     comm_dtype: Literal["same", "bf16", "int8"] = "same"
     """The dtype in which parameters are sent between workers."""
+
+    weigh_by: Literal["none", "steps", "samples"] = "none"
+    """By what workers' weights in a round's means are multiplied: the local steps, or the samples,
+    that each has made since the last round. For workers of different speeds or batch sizes."""
 
     buffers: Literal["average", "local"] = "average"
     """Whether BatchNorm statistics and other buffers are averaged at rounds, or stay local."""
@@ -154,6 +159,10 @@ class TrainConfig:
 
     drop: bool = False
     """Leave out such a worker for good."""
+
+    displacement_ratio: float | None = None
+    """Leave out, too, a worker that has moved so many times as far from the last center as the
+    median worker, such as 3; by default none is left out for this."""
 
     fault: Annotated[
         tuple[str, ...],

@@ -49,6 +49,7 @@ def engine_of(
         alpha=settings.alpha,
         fragments=settings.fragments,
         comm_dtype=settings.comm_dtype,
+        weigh_by=settings.weigh_by,
         elastic=settings.elastic is not None,
         individually=clock.individual and settings.schedule.counts_together,
     )

@@ -163,6 +163,7 @@ class Run:
         self._stepping = chosen
         losses = self._hosted.backward(chosen, [steps + 1 for steps in engine.steps[chosen]])
         engine.note_losses(losses, chosen)
+        engine.note_samples(torch.tensor([w.batch_size for w in self._workers[chosen]]), chosen)
         if engine.plan.strategy.shares_gradients(engine.step):
             engine.share_gradients()
         self._hosted.move(chosen)

@@ -33,6 +33,7 @@ class Settings:
         alpha: as for `Averager`.
         fragments: as for `Averager`.
         comm_dtype: as for `Averager`.
+        weigh_by: as for `Averager`.
         modelled: makes a virtual clock; `None` for wall-clock time.
         batch_size: samples per worker and step.
         lr: the initial learning rate.
@@ -65,6 +66,7 @@ class Settings:
     alpha: float | None
     fragments: int
     comm_dtype: Precision | None
+    weigh_by: Literal["steps", "samples"] | None = None
     modelled: Callable[[], VirtualClock] | None
     batch_size: int
     lr: float

@@ -54,10 +54,12 @@ OTHER = TrainConfig(
     comm_dtype="int8",
     optimizer_state="reset",
     optimizer_state_every=4,
+    weigh_by="samples",
     swa="25%",
     stack_workers="on",
     report_after=3,
     drop=True,
+    displacement_ratio=3.0,
 )
 
 VIRTUAL = TrainConfig(
