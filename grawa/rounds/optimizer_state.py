@@ -65,7 +65,7 @@ class OptimizerStateRounds:
         weights = torch.stack([counts[:, s, m] for s, m in found], dim=1).double()  # (N, E)
         rows = self._states.rows(entries)
         mean = Participants(self._comm, active).weighted_mean(rows, weights)
-        betas = torch.tensor(self._states.betas(entries), dtype=torch.float64)
+        betas = torch.tensor(self._states.betas(entries), dtype=torch.float64, device="cpu")
         steps = held.steps[:, [s for s, _ in found]]
         scales = self._comm.hosted(own_scales(corrections(betas, steps), weights))
         return partial(self._put, entries, mean, scales)

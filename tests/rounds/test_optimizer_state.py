@@ -1,5 +1,6 @@
 """Rounds that average or clear the momentum and other moments of the workers' optimizers."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
@@ -197,6 +198,17 @@ def test_a_worker_that_is_reset_gives_nothing_and_starts_with_an_empty_state() -
     assert not fleet.optimizers[1].state
     assert torch.equal(state_of(fleet, "exp_avg", 0), state_of(fleet, "exp_avg", 3))
     assert state_of(fleet, "exp_avg_sq").isfinite().all()
+
+
+def test_a_worker_that_is_left_out_for_its_loss_gives_nothing_and_gets_the_others_state() -> None:
+    data = batches(3, WORKERS, scales=[1.0, 1.0, 1.0, 100.0])
+    fleet, _ = trained(sgd, data, guard=grawa.Guard(size_ratio=math.inf))
+    local, _ = trained(sgd, data, optimizer_state="local")
+    own = [state_of(local, "momentum_buffer", k) for k in range(WORKERS)]
+    expected = torch.stack(own[:3]).mean(dim=0)
+    for k in range(WORKERS):
+        torch.testing.assert_close(state_of(fleet, "momentum_buffer", k), expected)
+    assert own[3].norm() > 100.0 * expected.norm()
 
 
 def test_a_state_that_is_not_finite_is_replaced_by_the_others() -> None:
