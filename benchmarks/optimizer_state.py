@@ -185,7 +185,8 @@ def table(config: Config, results: Results) -> None:
                 own = {seed: scale * x for seed, x in cell["metric"].items() if seed in plain}
                 rounds = config.steps // int(tau)
                 pairs = list(own.values()), [plain[seed] for seed in own]
-                told = paired_row(*pairs, is_plain=variant == "local")
+                digits = 2 if scale > 1.0 else 3
+                told = paired_row(*pairs, is_plain=variant == "local", digits=digits)
                 rows.append([tau, variant, *told, f"{cell['sent'] / rounds / 1000:,.0f}"])
         show(
             f"{case}: {metric}{', %' if scale > 1.0 else ''}, {config.seeds} seeds",

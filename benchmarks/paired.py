@@ -107,19 +107,22 @@ def table(config: Config, results: Results) -> None:
     )
 
 
-def paired_row(own: Sequence[float], plain: Sequence[float], *, is_plain: bool) -> list[str]:
+def paired_row(
+    own: Sequence[float], plain: Sequence[float], *, is_plain: bool, digits: int = 2
+) -> list[str]:
     """Cells of a table: the mean, the paired difference to the plain variant, and how sure it is.
 
     Args:
         own: results, by seed.
         plain: those of the plain variant, for the same seeds.
         is_plain: whether it is this one.
+        digits: after the decimal point.
     """
     differences = [a - b for a, b in zip(own, plain, strict=False)]  # a run may be interrupted
     mean, error = statistics.mean(differences), _standard_error(differences)
     return [
-        f"{statistics.mean(own):.2f} ± {_standard_error(own):.2f}",
-        "" if is_plain else f"{mean:+.2f} ± {error:.2f}",
+        f"{statistics.mean(own):.{digits}f} ± {_standard_error(own):.{digits}f}",
+        "" if is_plain else f"{mean:+.{digits}f} ± {error:.{digits}f}",
         "" if is_plain or not error else f"{mean / error:+.1f}",
     ]
 
