@@ -76,6 +76,11 @@ class Averager:
         guard: keeps workers that go wrong from ruining the others; `None` turns it off.
         buffers: "average" averages persistent buffers that change, at each round: floating-point
             ones with equal weights, others take the maximum; "local" leaves them to each worker.
+        optimizer_state: what rounds do with the momentum and other moments that the optimizers
+            keep. "local" leaves them to each worker; "average" averages them with equal weights, in
+            full precision, and each worker keeps its own count of steps; "reset" clears them and
+            that count.
+        optimizer_state_every: rounds, of each fragment, from one in which that is done to the next.
         process_group: the processes that average, as a process group or a one-dimensional
             `DeviceMesh`; all by default.
         worker_group: the processes that this worker consists of, if they are several because the
@@ -131,6 +136,8 @@ class Averager:
         weigh_by: Literal["steps", "samples"] | None = None,
         guard: Guard | None = Guard(),
         buffers: Literal["average", "local"] = "average",
+        optimizer_state: Literal["local", "average", "reset"] = "local",
+        optimizer_state_every: int = 1,
         process_group: dist.ProcessGroup | DeviceMesh | None = None,
         worker_group: dist.ProcessGroup | DeviceMesh | None = None,
         timeout: Duration = DEFAULT_TIMEOUT,
@@ -148,6 +155,7 @@ class Averager:
             schedule=Every(sync_every) if schedule is None else schedule,
             overlap_steps=overlap_steps, alpha=alpha, fragments=fragments, comm_dtype=comm_dtype,
             center=center, weigh_by=weigh_by, guard=guard, buffers=buffers,
+            optimizer_state=optimizer_state, optimizer_state_every=optimizer_state_every,
             measure_distance=measure_distance, elastic=elastic is not None,
         )  # fmt: skip
         with undisturbed():
@@ -442,12 +450,7 @@ class Averager:
             self._checkpoints.finish()
 
     def restore(
-        self,
-        folder: Place,
-        *,
-        strict: bool = True,
-        resize: Resize = False,
-        fall_back: bool = False,
+        self, folder: Place, *, strict: bool = True, resize: Resize = False, fall_back: bool = False
     ) -> dict[str, Any] | None:
         """Restores the newest checkpoint that `save` wrote; every process must call it.
 

@@ -191,6 +191,7 @@ class Meetings:
         self._runner.local_steps.catch_up()
         if self._runner.round == 0:
             self._replicas.check_optimizer_state()
+        self._runner.optimizer_state.check()
 
     def _round(self, index: int, roll: Roll) -> Outcome:
         """A round after its roll call: on the parameters themselves, if they must not wait."""

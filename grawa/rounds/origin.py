@@ -67,6 +67,9 @@ class Origin:
                 (fixed if is_class else settings)[path] = value
         for name in ("guard", "overlap_steps", "alpha", "buffers"):
             settings.update((path, v) for path, v, _ in _options(name, getattr(plan, name)))
+        if plan.optimizer_state != "local":  # states saved before there was a choice are local
+            settings["optimizer_state"] = plan.optimizer_state
+            settings["optimizer_state_every"] = str(plan.optimizer_state_every)
         rows = replicas.params.items()
         parameters = [f"{n} {tuple(x.shape[1:])} {x.dtype}" for n, x in rows]
         parameters += [f"buffer {name}" for name in replicas.buffers.names]

@@ -32,6 +32,9 @@ class RoundPlan:
         fragment_of: the part of each parameter, if a function gave it.
         comm_dtype: the dtype in which parameters are sent; `None` for their own.
         center: "cpu" to keep the strategy's state on the CPU between rounds.
+        optimizer_state: "local", "average" or "reset".
+        optimizer_state_every: rounds of a fragment from one in which its optimizer state is
+            averaged or reset to the next.
         weigh_by: "steps" or "samples": what each worker has made since the last round, by which
             its weight in means is multiplied; `None` to leave weights as they are.
         individually: whether each hosted worker steps at its own speed.
@@ -52,6 +55,8 @@ class RoundPlan:
     fragment_of: tuple[int, ...] | None = None
     comm_dtype: Precision | None = None
     center: str | None = None
+    optimizer_state: str = "local"
+    optimizer_state_every: int = 1
     weigh_by: str | None = None
     individually: bool = False
     elastic: bool = False
@@ -67,6 +72,7 @@ class RoundPlan:
             )
         if self.buffers not in ("average", "local"):
             raise UserError(f'buffers must be "average" or "local", got {self.buffers!r}')
+        self._check_optimizer_state()
         if self.comm_dtype not in (None, *get_args(Precision)):
             known = ", ".join(map(repr, get_args(Precision)))
             raise UserError(f"comm_dtype must be None or one of {known}, got {self.comm_dtype!r}")
@@ -116,6 +122,24 @@ class RoundPlan:
                 f"{found}"
             )
         return replace(self, fragments=found[-1] + 1, fragment_of=found)
+
+    def _check_optimizer_state(self) -> None:
+        kind, every = self.optimizer_state, self.optimizer_state_every
+        if kind not in ("local", "average", "reset"):
+            raise UserError(f'optimizer_state must be "local", "average" or "reset", got {kind!r}')
+        if not isinstance(every, int) or every < 1:
+            raise UserError(f"optimizer_state_every must be at least 1, got {every!r}")
+        if kind == "local" and every > 1:
+            raise UserError(
+                f"optimizer_state_every={every} has no effect on a state that stays local: use "
+                'optimizer_state="average" or "reset" with it'
+            )
+        if kind == "average" and self.overlap_steps:
+            raise UserError(
+                "a round that runs in the background would bring back the state of "
+                f"{self.overlap_steps} steps ago: use overlap_steps=0 with "
+                'optimizer_state="average", or leave the state local'
+            )
 
     def _check_times(self) -> None:
         tau = self.schedule.sync_every

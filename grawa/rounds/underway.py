@@ -30,6 +30,8 @@ class Outcome(NamedTuple):
     restart: Restart | None = None
     """What workers that are reset start again from, where it is known before the round is applied.
     """
+    change_state: Callable[[], None] | None = None
+    """Changes the state of the hosted workers' optimizers, if that is due."""
 
 
 @dataclass

@@ -251,10 +251,16 @@ def check_no_weights_in_state(
     )
     found = next(chain(free, copies), None)
     if found is not None:
+        what = f"{type(found.optimizer).__name__} keeps weights in its state ({found.key!r} of "
+        if free:
+            raise UserError(
+                f"{what}{found.name!r}) and pulls the parameters to them at each step, and rounds "
+                "move the parameters only: use the optimizer without schedule-free, with a "
+                "learning rate schedule"
+            )
         raise UserError(
-            f"{type(found.optimizer).__name__} keeps weights in its state ({found.key!r} of "
-            f"{found.name!r}) and overwrites the parameters with them at its next step, which "
-            "would undo every round: let it hold the float32 parameters themselves (and "
+            f"{what}{found.name!r}) and overwrites the parameters with them at its next step, "
+            "which would undo every round: let it hold the float32 parameters themselves (and "
             "compute in bfloat16 with autocast), or use an optimizer without a copy of the "
             "weights"
         )

@@ -57,6 +57,7 @@ def test_a_worker_that_dies_in_a_round_costs_the_others_no_step(
 
 def test_one_that_is_started_again_gets_the_center_and_takes_part() -> None:
     options: dict[str, Any] = {"seconds": 0.03, "steps": 100, "strategy": grawa.EASGD()}
+    options["optimizer_state"] = "average"  # the new one has none, and then a younger one
     with lighthouse() as at, workers(at, 3, **options) as found:
         found[1].until("round", 2)
         found[1].kill()
@@ -180,6 +181,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "without a guard": {"strategy": grawa.LSGD(), "guard": None},
     "one is reset": {"strategy": grawa.LGRAWA(), "poisons": 1},
     "one is reset in fragments": {"strategy": grawa.EASGD(), "poisons": 1, "fragments": 2},
+    "with the optimizers' state": {
+        "strategy": grawa.LGRAWA(), "optimizer_state": "average", "poisons": 1,
+    },
     "one is reset, of several means": {"strategy": grawa.LocalSGD(), "poisons": 1},
 }  # fmt: skip
 

@@ -144,6 +144,13 @@ class TrainConfig:
     buffers: Literal["average", "local"] = "average"
     """Whether BatchNorm statistics and other buffers are averaged at rounds, or stay local."""
 
+    optimizer_state: Literal["local", "average", "reset"] = "local"
+    """What rounds do with the momentum and other moments that optimizers keep: local leaves them to
+    each worker, average averages them, reset clears them."""
+
+    optimizer_state_every: int = 1
+    """Rounds from one in which that is done to the next."""
+
     guard: bool = True
     """Whether workers that go wrong are kept out of the center."""
 

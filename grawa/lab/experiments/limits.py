@@ -17,6 +17,7 @@ LARGEST: Mapping[str, float] = {
     "sync_every": 10**9,
     "overlap_steps": 10**9,
     "fragments": 10**6,
+    "optimizer_state_every": 10**9,
     "batch_size": 10**9,
     "evaluate_every": 10**9,
     "keep_rounds": 10**6,

@@ -59,6 +59,8 @@ def settings_of(config: TrainConfig) -> Settings:
         weigh_by=None if config.weigh_by == "none" else config.weigh_by,
         guard=_guard(config) if config.guard else None,
         buffers=config.buffers,
+        optimizer_state=config.optimizer_state,
+        optimizer_state_every=config.optimizer_state_every,
         shards=config.shards,
         faults=faults,
         dtype=config.dtype,

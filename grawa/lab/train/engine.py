@@ -42,6 +42,8 @@ def engine_of(
         schedule=settings.schedule,
         guard=settings.guard,
         buffers=settings.buffers,
+        optimizer_state=settings.optimizer_state,
+        optimizer_state_every=settings.optimizer_state_every,
         measure_distance=True,
         overlap_steps=settings.overlap_steps,
         alpha=settings.alpha,

@@ -41,6 +41,8 @@ class Settings:
         optimizer: as for `grawa.lab.train.optimizers.OptimizerChoice.parse`.
         guard: decides which workers take part in rounds; `None` for all of them.
         buffers: as for `Averager`.
+        optimizer_state: as for `Averager`.
+        optimizer_state_every: as for `Averager`.
         shards: as for `grawa.lab.train.batches.shard`.
         faults: of all workers.
         dtype: of parameters and data.
@@ -72,6 +74,8 @@ class Settings:
     optimizer: str
     guard: Guard | None
     buffers: Literal["average", "local"]
+    optimizer_state: Literal["local", "average", "reset"] = "local"
+    optimizer_state_every: int = 1
     shards: str
     faults: tuple[Fault, ...]
     dtype: Literal["float32", "float64"]
