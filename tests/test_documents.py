@@ -18,6 +18,8 @@ from tests.lab.cli.processes import Ended, grawa
 from tests.lab.cli.test_commands import unfinished
 from tests.world import forks
 
+pytestmark = pytest.mark.world
+
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md")))
 

@@ -13,6 +13,8 @@ from zipfile import ZipFile
 
 import pytest
 
+pytestmark = pytest.mark.world
+
 ROOT = Path(__file__).parents[1]
 TEMPLATES = {
     str(path.relative_to(ROOT)) for path in (ROOT / "grawa/lab/report/templates").glob("*.html")

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pytest
+
+pytestmark = pytest.mark.world
 
 DOCS = Path(__file__).parents[1] / "docs"
 
