@@ -17,7 +17,7 @@ from grawa.lab.shapes import WHOLE
 SCHEMA = 3
 """Version of `study.toml`; increased when the meaning of an entry changes."""
 
-_BY_TRAINING_NORMS = 2
+BY_TRAINING_NORMS = 2
 """The version in which mgrawa and lgrawa had training norms, if no score was named."""
 
 
@@ -51,12 +51,12 @@ def from_toml(table: dict[str, Any], path: Path) -> Study:
         UserError: if it was written by another version, or is incomplete.
     """
     found = table.get("schema")
-    if found not in (_BY_TRAINING_NORMS, SCHEMA):
+    if found not in (BY_TRAINING_NORMS, SCHEMA):
         raise UserError(f"{path} has schema {found!r}, but this version of grawa reads {SCHEMA}")
     complaint = STUDY_SHAPE(table, WHOLE)
     if complaint:
         raise UserError(f"{path} is not a complete study: {complaint}")
-    if found == _BY_TRAINING_NORMS:
+    if found == BY_TRAINING_NORMS:
         table = _with_saved_scores(table)
     base, flatness = table["base"], as_options(table["flatness"])
     try:

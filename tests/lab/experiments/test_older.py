@@ -8,7 +8,14 @@ import pytest
 
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.curve import Curve
-from grawa.lab.experiments.older import current_method, current_options, current_text
+from grawa.lab.experiments.older import (
+    current_method,
+    current_options,
+    current_text,
+    is_saved,
+    saved_text,
+    with_saved_score,
+)
 from grawa.lab.experiments.study_toml import as_toml, from_toml
 from grawa.lab.experiments.trial import Result
 from tests.lab.experiments.studies import arm, result, study
@@ -20,7 +27,7 @@ USUAL: dict[str, Any] = {
 }  # fmt: skip
 
 SAVED: list[tuple[dict[str, Any], str, str | None]] = [
-    ({"strategy": "lgrawa"}, "lgrawa", None),
+    ({"strategy": "lgrawa"}, "lgrawa", "training"),
     ({"strategy": "uniform", "probe_size": 32}, "uniform", None),
     ({"strategy": "mgrawa", "norms": "probe"}, "mgrawa", "probe"),
     ({"strategy": "mgrawa", "norms": "probe", "probe_size": 9}, "mgrawa", "probe:size=9"),
@@ -37,7 +44,7 @@ SAVED: list[tuple[dict[str, Any], str, str | None]] = [
         "probe-times-loss:from=6",
     ),
     ({"strategy": "inverse_loss", "weights_from": 3}, "inverse_loss", "loss:from=3"),
-    ({"strategy": "lgrawa:norms.decay=0.95"}, "lgrawa:score.decay=0.95", None),
+    ({"strategy": "lgrawa:norms.decay=0.95"}, "lgrawa:score.decay=0.95", "training:decay=0.95"),
     ({"strategy": "lsgd:loss.window=8"}, "lsgd:score.window=8", None),
     (
         {"strategy": "mgrawa:norms.decay=0.5", "weights_from": 3},
@@ -53,7 +60,7 @@ def test_a_saved_run_is_read_as_it_was_meant(
 ) -> None:
     table = {"task": "digits", **USUAL, **changes}
     expected = TrainConfig(task="digits", strategy=strategy, score=score)
-    assert TrainConfig.from_toml(table, Path("config.toml")) == expected
+    assert TrainConfig.from_toml(with_saved_score(table), Path("config.toml")) == expected
 
 
 @pytest.mark.parametrize(
