@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from grawa.errors import UserError
-from grawa.lab.experiments.older import current_text
+from grawa.lab.experiments.older import current_text, saved_text
 from grawa.lab.experiments.study import Study
 from grawa.lab.experiments.study_folder import StudyFolder
-from grawa.lab.experiments.study_toml import as_toml, from_toml
+from grawa.lab.experiments.study_toml import BY_TRAINING_NORMS, as_toml, from_toml
 from grawa.lab.experiments.trial import Result
 from grawa.saving.whole import replacing
 
@@ -89,9 +89,27 @@ class Kept:
             plain = json.loads(lzma.decompress(path.read_bytes()))
         except (OSError, ValueError, lzma.LZMAError, EOFError) as error:
             raise UserError(f"{path} can't be read: {error}") from None
+        by_training = plain["study"].get("schema") == BY_TRAINING_NORMS
         study = from_toml(plain.pop("study"), path)
+        if by_training:
+            plain["environment"]["command"] = _with_scores(plain["environment"]["command"])
         tested = [Result.from_json(line) for line in plain.pop("tested")]
         return cls(study=study, tested=tested, **plain)
+
+
+def _with_scores(command: str) -> str:
+    """The command of an older study, in which mgrawa and lgrawa name their training norms.
+
+    >>> _with_scores("grawa compare digits --strategies lgrawa:pull=1,mgrawa:score=rms")
+    'grawa compare digits --strategies lgrawa:score=training:pull=1,mgrawa:score=rms'
+    """
+    words = shlex.split(command)
+    place = words.index("--strategies") + 1
+    methods = current_text(words[place]).split(",")
+    words[place] = ",".join(
+        each if ":score=" in each else saved_text(each, {"strategy": each}) for each in methods
+    )
+    return shlex.join(words)
 
 
 def rounded(values: Any, digits: int) -> Any:

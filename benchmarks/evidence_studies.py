@@ -38,15 +38,15 @@ class Asked:
 
 
 METHODS = (
-    "mgrawa,lgrawa,mgrawa:score=probe,uniform,random,inverse_loss,easgd,easgd:sync_every=4,lsgd,"
-    "lsgd:sync_every=4,local_sgd,diloco,dppf,dp_sgd,dp_sam"
+    "mgrawa:score=training,lgrawa:score=training,mgrawa:score=probe,uniform,random,inverse_loss,"
+    "easgd,easgd:sync_every=4,lsgd,lsgd:sync_every=4,local_sgd,diloco,dppf,dp_sgd,dp_sam"
 )
 """EASGD and LSGD have rounds as rarely as GRAWA, or every 4 steps as in the paper, which costs
 time."""
 
 FEWER = (
-    "mgrawa,lgrawa,mgrawa:score=probe,uniform,inverse_loss,easgd:sync_every=4,lsgd:sync_every=4,"
-    "local_sgd"
+    "mgrawa:score=training,lgrawa:score=training,mgrawa:score=probe,uniform,inverse_loss,"
+    "easgd:sync_every=4,lsgd:sync_every=4,local_sgd"
 )
 """Methods for tasks with expensive runs."""
 
@@ -90,7 +90,7 @@ _SEEN = [f"mixed:{seed}" for seed in range(2000, 2008)]
 the data, the chosen learning rates cost one point of error."""
 
 OUTER = "outer.lr=1:outer.momentum=0.5"
-_EQUAL = f"mgrawa:power=0:{OUTER}"
+_EQUAL = f"mgrawa:score=training:power=0:{OUTER}"
 _TIMES_LOSS = f"mgrawa:score=probe-times-loss:{OUTER}"
 MAP_CONTROLS = ("uniform", "local_sgd", "inverse_loss:score=probe-loss", _EQUAL)
 """Methods with which all are compared on populations: equal weights, equal weights with a pull of
@@ -101,7 +101,7 @@ def _core(late: int) -> tuple[str, ...]:
     """Methods that are in all maps, some with weights from a later round on."""
     return (
         *(
-            "mgrawa",
+            "mgrawa:score=training",
             "mgrawa:score=probe",
             "uniform",
             "inverse_loss",
@@ -126,7 +126,7 @@ _MAPPED = (
 )
 
 
-_STEEPER = ("mgrawa:power=2", "mgrawa:score=rms:power=2")
+_STEEPER = ("mgrawa:score=training:power=2", "mgrawa:score=rms:power=2")
 """Weights proportional to norm^-2, which were best on graded labels in small trials."""
 
 _FOR_CNN = (*_core(late=6), "local_sgd")
@@ -139,10 +139,11 @@ _FOR_TEXT = (
 
 
 _FULL_PULL = (
-    *("local_sgd", "uniform", "mgrawa:pull=1", "lgrawa:pull=1", "mgrawa:score=probe:pull=1"),
+    *("local_sgd", "uniform", "mgrawa:score=training:pull=1", "lgrawa:score=training:pull=1"),
+    "mgrawa:score=probe:pull=1",
     *("mgrawa:score=norm-times-loss:pull=1", "mgrawa:score=probe-times-loss:pull=1"),
     *("inverse_loss:pull=1", "inverse_loss:score=probe-loss:pull=1"),
-    *(f"mgrawa:power=0:pull=1:{OUTER}", _TIMES_LOSS),
+    *(f"mgrawa:score=training:power=0:pull=1:{OUTER}", _TIMES_LOSS),
     "mgrawa:score=probe-times-loss:score.from=6:pull=1",
     "inverse_loss:score=probe-loss:score.from=6:pull=1",
     "inverse_loss:score=probe-loss:power=2:pull=1",
@@ -197,7 +198,7 @@ def _speeds(task: str, *words: str) -> Asked:
 def _pulls(task: str, *words: str, late: tuple[str, ...] = ()) -> Asked:
     methods = (
         *(
-            "mgrawa",
+            "mgrawa:score=training",
             "mgrawa:score=probe",
             "uniform",
             "inverse_loss:score=probe-loss",
@@ -220,10 +221,14 @@ def _equal_steps(task: str, dp: str, *words: str) -> Asked:
     return Asked(
         kind=Kind.OTHER,
         words=(
-            *("compare", task, "--strategies", f"mgrawa,uniform,local_sgd,{dp}", *words),
+            *("compare", task, "--strategies", f"mgrawa:score=training,uniform,local_sgd,{dp}"),
+            *words,
             *("--axis", "steps", "--seeds", "10", "--tune", "2", "--grid", "8"),
         ),
     )
+
+
+_BY_TRAINING = "mgrawa:score=training,lgrawa:score=training"
 
 
 def _knob(knob: str, *words: str) -> Asked:
@@ -249,14 +254,14 @@ STUDIES: Mapping[str, Asked] = {
     ),
     "workers": _knob(
         "workers=4,8,16,32",
-        *("--strategies", "mgrawa,lgrawa,uniform,easgd,lsgd,local_sgd,dp_sgd"),
+        *("--strategies", f"{_BY_TRAINING},uniform,easgd,lsgd,local_sgd,dp_sgd"),
         *("--steps", "320", "--seeds", "10", "--lr", "0.2", "--tune", "2", "--grid", "8"),
         *("--flatness", "0"),
         *("--options", "stack_workers=true"),
     ),
     "sync-every": _knob(
         "sync_every=4,16,32,64,160",
-        *("--strategies", "mgrawa,lgrawa,uniform,easgd,lsgd,local_sgd,diloco"),
+        *("--strategies", f"{_BY_TRAINING},uniform,easgd,lsgd,local_sgd,diloco"),
         *("--steps", "320", "--seeds", "10", "--lr", "0.2", "--tune", "2", "--grid", "8"),
         *("--flatness", "0"),
     ),
@@ -336,7 +341,8 @@ MAPS: Mapping[str, Maps] = {
         kind=Kind.POPULATIONS,
         baseline="uniform",
         overview=(
-            *("mgrawa", "mgrawa:score=probe", _TIMES_LOSS, _times_loss_from("middle"), _EQUAL),
+            *("mgrawa:score=training", "mgrawa:score=probe", _TIMES_LOSS),
+            *(_times_loss_from("middle"), _EQUAL),
             *("inverse_loss:score=probe-loss", "local_sgd", "lsgd"),
         ),
     ),
@@ -346,7 +352,7 @@ MAPS: Mapping[str, Maps] = {
         kind=Kind.FULL_PULL,
         baseline="local_sgd",
         overview=(
-            *("uniform", "mgrawa:pull=1", "mgrawa:score=norm-times-loss:pull=1"),
+            *("uniform", "mgrawa:score=training:pull=1", "mgrawa:score=norm-times-loss:pull=1"),
             "mgrawa:score=probe-times-loss:score.from=middle:pull=1",
             *(
                 "inverse_loss:score=probe-loss:pull=1",

@@ -87,6 +87,7 @@ class Job:
 
     def config(self) -> TrainConfig:
         """The options of the run, as for `grawa train`."""
+        usual = {"score": "training"} if self.method in HAVE_NORMS else {}
         return TrainConfig(
             task="digits:train_size=400",
             strategy=self.method,
@@ -98,7 +99,7 @@ class Job:
             seed=self.seed,
             device="cpu",
             stack_workers="off",  # the same digits each time
-            **self._condition(),
+            **{**usual, **self._condition()},
         )
 
     def _condition(self) -> dict[str, Any]:

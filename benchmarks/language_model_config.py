@@ -85,7 +85,7 @@ class Config:
     size: str = "1.3M"
     """Parameters of the model: 1.3M or 10.9M (bytes), 124M (byte-pair encoding), or toy."""
     methods: tuple[str, ...] = (
-        *("local_sgd", "diloco", "training=mgrawa:pull=1"),
+        *("local_sgd", "diloco", "training=mgrawa:score=training:pull=1"),
         "probe=mgrawa:score=probe:score.size=16:pull=1",
         "layers=lgrawa:score=probe:score.size=16:pull=1",
         "losses=inverse_loss:score=probe-loss:score.size=16:pull=1",

@@ -48,6 +48,8 @@ class Config:
     """Number of seeds, from 0."""
     strategy: str = "lgrawa"
     """The method."""
+    score: str | None = "training"
+    """What its workers report, as in `grawa train`; None for a method that takes no norms."""
     train_size: int = 1200
     """Training images; the rest of the 1,797 are test images."""
     steps: int | None = None
@@ -65,6 +67,7 @@ def error_of(config: Config, run: tuple[str, int]) -> float:
     asked = TrainConfig(
         task=f"digits:train_size={config.train_size}",
         strategy=config.strategy,
+        score=config.score,
         processes=1,
         steps=config.steps,
         seed=seed,

@@ -184,5 +184,6 @@ def _options(made: object, prefix: str = "") -> list[str]:
             found += _options(value, f"{prefix}{field.name}.")
         elif _is_settable(made, field.name):
             shown = str(value).lower() if isinstance(value, bool) else value
+            shown = f"{value:.6g}" if isinstance(value, float) else shown
             found.append(f"{prefix}{_written(field)}={shown}")
     return found

@@ -37,6 +37,8 @@ class _Probe:
 class ProbeNorms(_Probe):
     """Norms of the gradient on a probe batch that is the same for every worker, new each round.
 
+    These are the paper's norms, and what `mgrawa` and `lgrawa` have in the command `grawa`.
+
     It costs one forward and backward pass a round, in eval mode; `.grad`, buffers, modes and random
     number generators are restored afterwards.
 

@@ -13,7 +13,7 @@ from grawa.scores.groups import check_decay, sum_groups
 from grawa.scores.protocol import Observed
 
 TRAINING_DECAY = 0.85
-"""Per local step; reproduces the published variant. 0.95 gave slightly better results."""
+"""Per local step, as in the authors' experiment. 0.95 gave slightly better results."""
 
 
 _LEFT_OUT = 0.02
@@ -24,6 +24,8 @@ weights by less than 1% on average: `docs/decisions.md`."""
 @dataclass(frozen=True, kw_only=True)
 class GradientNorms:
     """Norms of the training gradients, averaged over the local steps since the last round.
+
+    They stand in for `ProbeNorms`, the paper's, where no batch is given that all workers share.
 
         m <- decay m + (1 - decay) n    at each local step,    score = m / (1 - decay^steps)
 
@@ -36,7 +38,8 @@ class GradientNorms:
     Args:
         decay: how much of the average is kept at each local step.
 
-    Source: Dimlioglu and Choromanska (2024), section 4; `docs/decisions.md` for the decay.
+    Source: an experiment of the authors of Dimlioglu and Choromanska (2024), whose runs use probe
+    norms; `docs/decisions.md` for the decay.
     """
 
     is_norm: ClassVar[bool] = True

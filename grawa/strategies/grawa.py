@@ -28,14 +28,16 @@ class GRAWA(SoftPull):
         prox_probability: with which a local step is followed by a pull, then 1/probability times as
             strong; 1 by default, for a weak pull after every step. See `Proximal`.
         prox_seed: of these draws; `None` means 0, and in `grawa train` the run's seed.
-        score: where the gradient norms come from.
+        score: where the gradient norms come from: `grawa.ProbeNorms` for the paper's, or
+            `grawa.GradientNorms()`, the default, which stands in for them where no batch is given.
         power: weights are proportional to norm^-power.
         outer: if given, the center is not the weighted average itself but steps toward it with
             this optimizer, as DiLoCo's does.
         group_by: which parameters share a weight: `by_model`, `by_tensor`, or your own.
 
     Source: Dimlioglu and Choromanska (2024), algorithms 1 and 2.
-    Deviation: `outer`, and a power other than 1, are ours. A norm of zero beside positive ones
+    Deviation: by default `score` is not the paper's, which needs a batch. `outer`, and a power
+    other than 1, are ours. A norm of zero beside positive ones
     gives weight zero, where the formula's limit is all the weight: a zero norm means that the
     worker has not trained this tensor; see `grawa.math.weights.inverse_norm`.
     """
@@ -68,12 +70,18 @@ class MGRAWA(GRAWA):
         prox_probability: with which a local step is followed by a pull, then 1/probability times as
             strong; 1 by default, for a weak pull after every step. See `Proximal`.
         prox_seed: of these draws; `None` means 0, and in `grawa train` the run's seed.
-        score: where the gradient norms come from, `grawa.GradientNorms()` by default.
+        score: where the gradient norms come from. The paper's are of a batch that all workers
+            share: `grawa.ProbeNorms(batch=..., loss=...)`. By default `grawa.GradientNorms()`, of
+            the training gradients, stands in for them, since no batch is given.
         power: weights are proportional to norm^-power, 1 by default.
         outer: an optimizer for the center, such as `grawa.OuterNesterov()`; none by default.
 
     >>> MGRAWA(pull=0.8).groups(["weight", "bias"])
     (0, 0)
+    >>> from grawa import ProbeNorms
+    >>> batches = [...]  # the same on every worker, drawn from all training data
+    >>> score = ProbeNorms(batch=batches.__getitem__, loss=lambda model, x: model(x).mean())
+    >>> as_in_the_paper = MGRAWA(score=score)
 
     Source: Dimlioglu and Choromanska (2024), algorithm 1.
     """
@@ -91,7 +99,9 @@ class LGRAWA(GRAWA):
         prox_probability: with which a local step is followed by a pull, then 1/probability times as
             strong; 1 by default, for a weak pull after every step. See `Proximal`.
         prox_seed: of these draws; `None` means 0, and in `grawa train` the run's seed.
-        score: where the gradient norms come from, `grawa.GradientNorms()` by default.
+        score: where the gradient norms come from. The paper's are of a batch that all workers
+            share: `grawa.ProbeNorms(batch=..., loss=...)`. By default `grawa.GradientNorms()`, of
+            the training gradients, stands in for them, since no batch is given.
         power: weights are proportional to norm^-power, 1 by default.
         outer: an optimizer for the center, such as `grawa.OuterNesterov()`; none by default.
         group_by: which parameters share a weight: `grawa.by_block` for blocks of a transformer.

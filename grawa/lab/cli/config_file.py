@@ -6,6 +6,7 @@ from pathlib import Path
 
 from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
+from grawa.lab.experiments.older import is_saved, with_saved_score
 from grawa.lab.records import read_toml
 
 _OPTION = "--config"
@@ -32,4 +33,5 @@ def config_from(args: Sequence[str]) -> TrainConfig | None:
     if len(named) > 1:
         raise UserError(f"{_OPTION} takes one file, got {', '.join(named)}")
     path = Path(named[0])
-    return TrainConfig.from_toml(read_toml(path), path)
+    table = read_toml(path)
+    return TrainConfig.from_toml(with_saved_score(table) if is_saved(table) else table, path)

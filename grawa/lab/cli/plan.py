@@ -18,6 +18,7 @@ from grawa.lab import own
 from grawa.lab.cli import names
 from grawa.lab.cli.plan_config import PlanConfig
 from grawa.lab.cli.plan_network import check, network_asked
+from grawa.lab.cli.plan_scores import planned, with_probes
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.files import check_file, write_text
 from grawa.lab.planning.costs import given
@@ -59,7 +60,7 @@ def plan_command(asked: PlanConfig) -> None:
 
         measured = measure_all(show)
     if is_first_process():
-        _report(measured, asked, console)
+        _report(with_probes(measured), asked, console)
 
 
 def _report(measured: Measured, asked: PlanConfig, console: Console) -> None:
@@ -101,7 +102,7 @@ def _prepare(asked: PlanConfig, device: torch.device) -> Callable[[Progress], Me
     """Checks the options; returns what then measures, collectively."""
     check_same(asked.shared, "the options")  # else one might wait where another goes on
     check(asked)
-    made = {name: names.strategy(name) for name in asked.strategies}
+    made = {name: planned(name) for name in asked.strategies}
     network = network_asked(asked.network)
     if asked.what is not None:
         return partial(measure, _subject(asked.what, asked, device), made, network)

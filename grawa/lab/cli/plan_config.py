@@ -118,8 +118,8 @@ class PlanConfig:
         network: The network between the workers.
         task: How a task is measured.
         output: Files to write.
-        strategies: The methods, as in `grawa train --strategy`. The answer is for the first of
-            them.
+        strategies: The methods, as in `grawa train --strategy`, or with a score:
+            lgrawa:score=training. The answer is for the first of them.
         loss: The largest share of the time that may be lost in rounds.
     """
 

@@ -14,12 +14,13 @@ from grawa.strategies.protocol import Strategy
 
 def check(config: TrainConfig, strategy: Strategy) -> None:
     """Refuses a score that does not exist, or that the strategy can't use."""
-    if config.score is not None:
-        ScoreChoice.parse(config.score).check(strategy, config.strategy)
+    score = config.used_score()
+    if score is not None:
+        ScoreChoice.parse(score).check(strategy, config.strategy)
 
 
 def with_score(strategy: Strategy, config: TrainConfig, task: Task, data: Data) -> Strategy:
-    """The strategy with the score that a configuration names, if it names one.
+    """The strategy with the score that a configuration has for it.
 
     Args:
         strategy: the strategy with its default score.
@@ -30,9 +31,10 @@ def with_score(strategy: Strategy, config: TrainConfig, task: Task, data: Data) 
     Returns:
         The strategy to use.
     """
-    if config.score is None:
+    score = config.used_score()
+    if score is None:
         return strategy
-    choice = ScoreChoice.parse(config.score)
+    choice = ScoreChoice.parse(score)
     choice.check(strategy, config.strategy)
     batches = ProbeBatches(data=data, size=choice.size, seed=config.seed)
     return replace(strategy, score=choice.bound(batches, ProbeTask(task=task)))

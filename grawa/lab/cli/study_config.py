@@ -206,7 +206,7 @@ class AblateConfig(StudyConfig):
     knob: Annotated[str, "KNOB=VALUE,VALUE"]
     """The option that is varied, and its values: one of `grawa train`, or one of the strategy:
     workers=4,8,16, sync_every=1,4,16,64, pull=0.1,0.5,1, prox=0,0.01,0.1,
-    score=training,rms,probe, ema=0.5,0.85,0.95 (the decay of averaged training norms)."""
+    score=training,rms,probe, ema=0.5,0.85,0.95 (the decay of the score's running average)."""
 
     strategies: Annotated[str, "METHOD,METHOD"] = "lgrawa"
     """Methods, separated by commas, as in `grawa compare`; each is run with every value."""

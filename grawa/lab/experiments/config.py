@@ -4,13 +4,14 @@ Torch is not imported here, so that help and mistakes on the command line need n
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from grawa.errors import UserError
 from grawa.lab.experiments.older import current_options
 from grawa.lab.experiments.option_types import wrong_options
+from grawa.lab.experiments.usual_score import usual_score
 from grawa.lab.shapes import shown
 from grawa.lab.train.forms import FAULTS_HELP, OPTIMIZERS_HELP
 from grawa.lab.train.interval import Interval
@@ -114,15 +115,16 @@ class TrainConfig:
     or quadratic:GROWTH (rarer as the learning rate falls)."""
 
     score: str | None = None
-    """What workers report before a round, with options; by default the strategy's own score.
-    Gradient norms: training (averaged over the training batches since the last round), rms (their
-    running root mean square), probe (on a batch that all workers share, for workers with different
-    data). displacement: how far each worker has moved from the center since the last round. Losses:
-    loss (of the last few steps), probe-loss (on the shared batch). Norms times a
-    loss, which is experimental: norm-times-loss, probe-times-probe-loss and so on. size=256 sets
-    the number of samples in a shared batch. With from=6, all workers count equally before round 6,
-    since norms mislead while losses are near chance. Examples: probe:size=256:from=6,
-    rms:decay=0.95, loss:window=8."""
+    """What workers report before a round, with options; by default probe for mgrawa, lgrawa and
+    lgrawa_nesterov, and for others the strategy's own score. Gradient norms: probe (on a batch that
+    all workers share, drawn anew for each round from all training data: the paper's method),
+    training (averaged over the training batches since the last round, at the cost of no pass), rms
+    (their running root mean square). displacement: how far each worker has moved from the center
+    since the last round. Losses: loss (of the last few steps), probe-loss (on the shared batch).
+    Norms times a loss, which is experimental: norm-times-loss, probe-times-probe-loss and so on.
+    size=256 sets the number of samples in a shared batch. With from=6, all workers count equally
+    before round 6, since norms mislead while losses are near chance. Examples:
+    probe:size=256:from=6, rms:decay=0.95, loss:window=8."""
 
     overlap_steps: int = 0
     """Local steps for which a round may run in the background."""
@@ -284,6 +286,14 @@ class TrainConfig:
         if count < 1 or self.workers % count:
             raise UserError(f"processes must divide the {self.workers} workers evenly, got {count}")
         return count
+
+    def used_score(self) -> str | None:
+        """The score that workers report, as `score` names it; `None` for the strategy's own."""
+        return usual_score(self.strategy) if self.score is None else self.score
+
+    def as_saved(self) -> "TrainConfig":
+        """The same with the score by name, so that no later version reads another one from it."""
+        return replace(self, score=self.used_score())
 
     def as_toml(self) -> dict[str, object]:
         """The content of `config.toml`: every option that has a value."""

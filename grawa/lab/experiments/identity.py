@@ -32,10 +32,11 @@ def identity(config: TrainConfig) -> dict[str, object]:
         Name -> value.
 
     >>> identity(TrainConfig(task="digits", lr=0.3, timeout=5.0))
-    {'task': 'digits', 'lr': 0.3}
+    {'task': 'digits', 'lr': 0.3, 'score': 'probe'}
     """
+    saved = config.as_saved()
     return {
-        field.name: getattr(config, field.name)
-        for field in fields(config)
-        if field.name not in _FREE and getattr(config, field.name) != field.default
+        field.name: getattr(saved, field.name)
+        for field in fields(saved)
+        if field.name not in _FREE and getattr(saved, field.name) != field.default
     }

@@ -7,7 +7,7 @@ from typing import Any
 from grawa.durations import seconds
 from grawa.errors import UserError
 from grawa.lab.experiments.schedules import speeds_of
-from grawa.lab.experiments.score import ScoreChoice
+from grawa.lab.experiments.score import probe_samples
 from grawa.lab.simulate.clock import VirtualClock
 from grawa.lab.simulate.network import Link, network_of
 from grawa.lab.train.faults import Fault
@@ -46,7 +46,9 @@ def modelled_time(
     make = partial(
         VirtualClock,
         step * OptimizerChoice.parse(options["optimizer"]).passes,
-        score_time=step * _probe_samples(options["score"]) / max(1, options["batch_size"]),
+        score_time=step
+        * probe_samples(options["strategy"], options["score"])
+        / max(1, options["batch_size"]),
         speeds=_speeds(options, faults),
         jitter=options["jitter"],
         link=link,
@@ -69,8 +71,3 @@ def _speeds(options: Mapping[str, Any], faults: Sequence[Fault]) -> list[float] 
         return speeds_of(options["speeds"], options["workers"])
     own = {fault.worker: fault.amount for fault in faults if fault.kind == "speed"}
     return [own.get(i, 1.0) for i in range(options["workers"])] if own else None
-
-
-def _probe_samples(score: str | None) -> float:
-    """Samples of the probe before a round, in units of a forward and a backward pass."""
-    return 0.0 if score is None else ScoreChoice.parse(score).samples

@@ -1,11 +1,15 @@
 """Converts options of runs and studies that were saved by earlier versions.
 
-Four options set the score then, and `stack_workers` was a flag.
+Four options set the score then, and `stack_workers` was a flag. Later the score had its option, but
+mgrawa and lgrawa without one had training norms, not probe norms as now. What is saved today names
+its score, so what names none is of such a version.
 """
 
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from grawa.lab.experiments.usual_score import is_by_probe, with_options_of
 
 _USUAL = {"norms": "training", "losses": "training", "weights_from": 1, "probe_size": 64}
 """The options that `score` has replaced, and their defaults."""
@@ -15,6 +19,12 @@ _GONE = {"hook_every"}
 
 _WITHIN = {"norms.decay": "score.decay", "loss.window": "score.window"}
 """The strategies' options that have a new name."""
+
+_USUAL_STRATEGY = "lgrawa"
+"""Of a run that names none."""
+
+_ALWAYS_SAVED = {"strategy", "clock", "device", "fault", "keep_workers"}
+"""Options that are always in the file of a saved run."""
 
 
 def current_options(
@@ -83,6 +93,63 @@ def current_text(text: str) -> str:
     return re.sub(r"\w+(?::[\w.]+=[\w.-]+)+", lambda found: current_method(found[0]), text)
 
 
+def with_saved_score(
+    saved: Mapping[str, Any], base: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Converts the options of a saved run to the current ones, with its score by name.
+
+    Args:
+        saved: as `current_options` has them; options that are the defaults may be missing.
+        base: as `current_options` has them.
+
+    Returns:
+        The current options.
+
+    >>> with_saved_score({"strategy": "mgrawa:pull=1"})
+    {'strategy': 'mgrawa:pull=1', 'score': 'training'}
+    """
+    current = current_options(saved, base)
+    whole = {**current_options(base or {}), **current}
+    if not _had_training_norms(whole):
+        return current
+    strategy = whole.get("strategy", _USUAL_STRATEGY)
+    return {**current, "score": with_options_of(strategy, "training")}
+
+
+def is_saved(options: Mapping[str, Any]) -> bool:
+    """Whether options are those of a saved run, and not a few that somebody has written."""
+    return options.keys() >= _ALWAYS_SAVED or bool(_USUAL.keys() & options.keys())
+
+
+def saved_text(text: str, options: Mapping[str, Any]) -> str:
+    """Converts a saved text to the current options, where its method names the score.
+
+    Args:
+        text: begins with a method, or has one after a slash.
+        options: of a run with this method.
+
+    Returns:
+        The text.
+
+    >>> saved_text("test/lgrawa:pull=1/clean/0/0", {"strategy": "lgrawa:pull=1"})
+    'test/lgrawa:score=training:pull=1/clean/0/0'
+    """
+    current = current_text(text)
+    if not _had_training_norms(current_options(options)):
+        return current
+    return re.sub(
+        r"(?<![^/])[\w-]+(?=[: /]|$)",
+        lambda name: f"{name[0]}:score=training" if is_by_probe(name[0]) else name[0],
+        current,
+    )
+
+
+def _had_training_norms(options: Mapping[str, Any]) -> bool:
+    """Whether a run with these current options had training norms without naming them."""
+    strategy = options.get("strategy", _USUAL_STRATEGY)
+    return "score" not in options and isinstance(strategy, str) and is_by_probe(strategy)
+
+
 def _score(old: Mapping[str, Any], strategy: str) -> str | None:
     """The score that the four options set; `None` if all are defaults."""
     norms, losses, start, size = (str(old.get(key, usual)) for key, usual in _USUAL.items())
@@ -100,5 +167,5 @@ def _score(old: Mapping[str, Any], strategy: str) -> str | None:
     if written == [usual]:
         return None
     if name == usual:  # the strategy's own options of its score still apply
-        written[1:1] = re.findall(r"(?:norms|loss|score)\.(\w+=[^:]+)", strategy)
+        written[0] = with_options_of(strategy, name)
     return ":".join(written)

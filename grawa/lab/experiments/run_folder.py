@@ -16,6 +16,7 @@ from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.environment import environment, read_environment
 from grawa.lab.experiments.event_lines import read_events
+from grawa.lab.experiments.older import with_saved_score
 from grawa.lab.experiments.saved_models import read_model, write_model
 from grawa.lab.files import cause_of, is_file, is_there, write_text
 from grawa.lab.records import read_toml
@@ -135,11 +136,11 @@ class RunFolder:
     def config(self) -> TrainConfig:
         """Reads the run's configuration; a `UserError` if the file can't be read."""
         path = self.path / "config.toml"
-        return TrainConfig.from_toml(read_toml(path), path)
+        return TrainConfig.from_toml(with_saved_score(read_toml(path)), path)
 
     def put_config(self, config: TrainConfig) -> None:
         """Writes the run's configuration."""
-        write_text(self.path / "config.toml", tomli_w.dumps(config.as_toml()))
+        write_text(self.path / "config.toml", tomli_w.dumps(config.as_saved().as_toml()))
 
     def append(self, kind: str, event: Mapping[str, Any]) -> None:
         """Adds a line to `events.jsonl`, flushed at once."""

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from grawa.errors import UserError
 from grawa.lab import written
+from grawa.lab.experiments.usual_score import usual_score
 from grawa.scores import (
     Delayed,
     DisplacementNorms,
@@ -148,6 +149,23 @@ class ScoreChoice:
         """
         score = _bound(self.score, batch, loss)
         return Delayed(score=score, rounds=self.start - 1) if self.start > 1 else score
+
+
+def probe_samples(strategy: str, score: str | None) -> float:
+    """The cost of a strategy's score at each round, as `ScoreChoice.samples` counts it.
+
+    Args:
+        strategy: as on the command line.
+        score: as in `--score`; `None` for the strategy's usual one.
+
+    Returns:
+        The samples; 0 without a probe batch.
+
+    >>> probe_samples("lgrawa", None), probe_samples("lgrawa", "training")
+    (64.0, 0.0)
+    """
+    used = usual_score(strategy) if score is None else score
+    return 0.0 if used is None else ScoreChoice.parse(used).samples
 
 
 def _positive(what: str, value: str) -> int:

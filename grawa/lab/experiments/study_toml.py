@@ -8,14 +8,17 @@ from typing import Any
 from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.flatness_config import FlatnessConfig
-from grawa.lab.experiments.older import current_options, current_text
+from grawa.lab.experiments.older import current_options, current_text, saved_text, with_saved_score
 from grawa.lab.experiments.options import as_lists
 from grawa.lab.experiments.study import Arm, Condition, Study
 from grawa.lab.experiments.study_shape import STUDY_SHAPE, as_options
 from grawa.lab.shapes import WHOLE
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of `study.toml`; increased when the meaning of an entry changes."""
+
+BY_TRAINING_NORMS = 2
+"""The version in which mgrawa and lgrawa had training norms, if no score was named."""
 
 
 def as_toml(study: Study) -> dict[str, Any]:
@@ -47,12 +50,14 @@ def from_toml(table: dict[str, Any], path: Path) -> Study:
     Raises:
         UserError: if it was written by another version, or is incomplete.
     """
-    if table.get("schema") != SCHEMA:
-        found = table.get("schema")
+    found = table.get("schema")
+    if found not in (BY_TRAINING_NORMS, SCHEMA):
         raise UserError(f"{path} has schema {found!r}, but this version of grawa reads {SCHEMA}")
     complaint = STUDY_SHAPE(table, WHOLE)
     if complaint:
         raise UserError(f"{path} is not a complete study: {complaint}")
+    if found == BY_TRAINING_NORMS:
+        table = _with_saved_scores(table)
     base, flatness = table["base"], as_options(table["flatness"])
     try:
         return Study(
@@ -95,6 +100,29 @@ def _arm(entry: Mapping[str, Any], base: Mapping[str, Any]) -> Arm:
         beyond=beyond,
         shares_gradients=entry["shares_gradients"],
     )
+
+
+def _with_saved_scores(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Converts a study, so that its settings and the names of its methods say their score."""
+    base = table["base"]
+    arms = [
+        {
+            **arm,
+            **{
+                name: saved_text(arm[name], {**base, **arm["settings"][0]})
+                for name in ("name", "method", "alias_of")
+                if name in arm
+            },
+            **{
+                name: [with_saved_score(each, base) for each in arm.get(name, ())]
+                for name in ("settings", "beyond")
+            },
+        }
+        for arm in table["arms"]
+    ]
+    new = {before["name"]: after["name"] for before, after in zip(table["arms"], arms, strict=True)}
+    baseline = new.get(table["baseline"], table["baseline"])
+    return {**table, "schema": SCHEMA, "baseline": baseline, "arms": arms}
 
 
 def _condition(entry: Mapping[str, Any]) -> Condition:

@@ -9,7 +9,7 @@ from grawa.errors import DivergedError, UserError
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.curve import Curve, curve_of, weights_of
 from grawa.lab.experiments.flatness import CONSENSUS, Subject, measure_run
-from grawa.lab.experiments.older import current_options, current_text
+from grawa.lab.experiments.older import saved_text, with_saved_score
 from grawa.lab.experiments.options import as_lists
 from grawa.lab.experiments.study import Trial
 from grawa.lab.tasks import Task
@@ -87,9 +87,9 @@ class Result:
     def from_json(cls, line: dict[str, Any]) -> "Result":
         """Restores a result from what `as_json` returned, as `trial_lines` describes it."""
         known = {field.name: line[field.name] for field in fields(cls)}
-        names = {name: current_text(line[name]) for name in ("key", "arm")}
+        names = {name: saved_text(line[name], line["config"]) for name in ("key", "arm")}
         columns = {field.name: line["curve"][field.name] for field in fields(Curve)}
-        config = current_options(line["config"])
+        config = with_saved_score(line["config"])
         return cls(**{**known, **names, "config": config, "curve": Curve(**columns)})
 
 
@@ -132,7 +132,7 @@ def run_trial(prepare: Prepare, trial: Trial) -> Result:
         setting=trial.setting,
         condition=trial.condition,
         seed=trial.seed,
-        config=plain_options(trial.config),
+        config=plain_options(trial.config.as_saved()),
         metric=prepared.task.metric,
         error=None if failure or finished is None else finite_or_none(finished.error),
         failure=failure,

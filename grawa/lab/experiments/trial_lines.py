@@ -7,7 +7,7 @@ from typing import Any
 
 from grawa.lab.experiments.curve import Curve
 from grawa.lab.experiments.flatness_shape import trial_shape
-from grawa.lab.experiments.older import current_text
+from grawa.lab.experiments.older import saved_text
 from grawa.lab.experiments.study import Study
 from grawa.lab.shapes import (
     Shape,
@@ -110,7 +110,7 @@ def trial_of(study: Study, schema: int) -> Shape:
         complaint = _TRIAL(value, name)
         if complaint:
             return complaint
-        arm, place = current_text(value["arm"]), value["condition"]
+        arm, place = saved_text(value["arm"], value["config"]), value["condition"]
         if arm not in settings or value["setting"] >= settings[arm]:
             return f"study.toml has no setting {value['setting']} of {arm!r:.60}"
         if value["role"] != "pace" and place not in conditions:

@@ -103,7 +103,7 @@ def as_json(runs: Sequence[Walked], methods: Mapping[str, TrainConfig]) -> list[
     return [
         {
             "method": name,
-            "config": plain_options(config),
+            "config": plain_options(config.as_saved()),
             "ends": [_end_as_json(walked) for walked in runs if walked.method == name],
         }
         for name, config in methods.items()

@@ -38,6 +38,8 @@ class Method:
         shares_gradients: whether it communicates at every step.
         row_length: numbers that each worker reports before a round.
         codec_seconds: `comm_dtype` -> seconds of encoding and decoding all parameters in a round.
+        probe_seconds: of the pass over a probe batch before a round, which blocks local steps even
+            if the round then runs in the background.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Method:
     shares_gradients: bool
     row_length: int
     codec_seconds: Mapping[str, float]
+    probe_seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,11 +163,12 @@ def predict(measured: Measured, method: Method, variant: Variant, tau: int) -> P
         behind, copies = (BACKWARD, 0) if method.shares_gradients else (tau - 1, COPIES)
         left = max(0.0, whole - behind * measured.step_seconds)
         blocked = min(whole, left + copies * measured.copy_seconds)
+    blocked += method.probe_seconds
     cycle = steps * measured.step_seconds + blocked
     return Prediction(
         lost=blocked / cycle if cycle < inf else 1.0,
         bytes_per_hour=method.sent_share * num_bytes * on_link / cycle * 3600.0,
-        round_seconds=whole,
+        round_seconds=whole + method.probe_seconds,
     )
 
 

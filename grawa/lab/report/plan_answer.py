@@ -127,9 +127,10 @@ def plan_notes(measured: Measured) -> list[str]:
         "predicted; `grawa compare` measures it."
     ]
     if not measured.with_averaging:
+        unknown = ", and for a probe batch without --batch-size" if measured.samples is None else ""
         notes.append(
-            "Left out: the time to compute averages and to encode bf16 or int8; `grawa plan TASK` "
-            "measures it."
+            "Left out: the time to compute averages and to encode bf16 or int8"
+            f"{unknown}; `grawa plan TASK` measures it."
         )
     return [
         *notes,

@@ -62,6 +62,7 @@ class Saving:
         every: how often; with a time less often, if writing would take more than 5% of it.
         identity: the options that make the run what it is, apart from the numbers of workers and
             processes: name -> value, as JSON can write it. A checkpoint with others is refused.
+        current: converts what an older version has saved as the identity to today's options.
         resume: the command that continues the run.
         start: from which checkpoint the run continues.
         fall_back: whether it continues from an older one if that one can't be used.
@@ -73,6 +74,7 @@ class Saving:
     keep: int = 3
     every: Interval
     identity: Mapping[str, object]
+    current: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
     resume: str
     start: Start = NEWEST
     fall_back: bool = False
@@ -198,7 +200,7 @@ class RunSaver:
                 "one can report and evaluate the run"
             )
         here = json.loads(json.dumps(dict(self._saving.identity)))
-        if changed := _differences(about["identity"], here):
+        if changed := _differences(self._saving.current(about["identity"]), here):
             raise ForeignError(
                 f"the run's options have changed since its checkpoint was saved: {changed}. Put "
                 "the old ones back into config.toml, or start a new run"

@@ -65,7 +65,7 @@ def result(
         setting=setting,
         condition=condition,
         seed=seed,
-        config=plain_options(TrainConfig(task="digits", strategy=arm)),
+        config=plain_options(TrainConfig(task="digits", strategy=arm).as_saved()),
         metric="test error",
         error=None if failure else errors[-1],
         failure=failure,

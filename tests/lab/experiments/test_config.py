@@ -146,7 +146,9 @@ def test_settings_of_modelled_time_say_the_same() -> None:
 @pytest.mark.parametrize(
     ("options", "steps"),
     [
-        ({}, 0.0),
+        ({}, 4.0),
+        ({"score": "training"}, 0.0),
+        ({"strategy": "uniform"}, 0.0),
         ({"score": "rms"}, 0.0),
         ({"score": "probe"}, 4.0),
         ({"score": "probe-times-loss:size=32"}, 2.0),

@@ -8,7 +8,14 @@ import pytest
 
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.curve import Curve
-from grawa.lab.experiments.older import current_method, current_options, current_text
+from grawa.lab.experiments.older import (
+    current_method,
+    current_options,
+    current_text,
+    is_saved,
+    saved_text,
+    with_saved_score,
+)
 from grawa.lab.experiments.study_toml import as_toml, from_toml
 from grawa.lab.experiments.trial import Result
 from tests.lab.experiments.studies import arm, result, study
@@ -20,7 +27,7 @@ USUAL: dict[str, Any] = {
 }  # fmt: skip
 
 SAVED: list[tuple[dict[str, Any], str, str | None]] = [
-    ({"strategy": "lgrawa"}, "lgrawa", None),
+    ({"strategy": "lgrawa"}, "lgrawa", "training"),
     ({"strategy": "uniform", "probe_size": 32}, "uniform", None),
     ({"strategy": "mgrawa", "norms": "probe"}, "mgrawa", "probe"),
     ({"strategy": "mgrawa", "norms": "probe", "probe_size": 9}, "mgrawa", "probe:size=9"),
@@ -37,7 +44,7 @@ SAVED: list[tuple[dict[str, Any], str, str | None]] = [
         "probe-times-loss:from=6",
     ),
     ({"strategy": "inverse_loss", "weights_from": 3}, "inverse_loss", "loss:from=3"),
-    ({"strategy": "lgrawa:norms.decay=0.95"}, "lgrawa:score.decay=0.95", None),
+    ({"strategy": "lgrawa:norms.decay=0.95"}, "lgrawa:score.decay=0.95", "training:decay=0.95"),
     ({"strategy": "lsgd:loss.window=8"}, "lsgd:score.window=8", None),
     (
         {"strategy": "mgrawa:norms.decay=0.5", "weights_from": 3},
@@ -53,7 +60,7 @@ def test_a_saved_run_is_read_as_it_was_meant(
 ) -> None:
     table = {"task": "digits", **USUAL, **changes}
     expected = TrainConfig(task="digits", strategy=strategy, score=score)
-    assert TrainConfig.from_toml(table, Path("config.toml")) == expected
+    assert TrainConfig.from_toml(with_saved_score(table), Path("config.toml")) == expected
 
 
 @pytest.mark.parametrize(
@@ -118,3 +125,60 @@ def test_a_saved_study_and_its_results_are_read_as_they_were_meant() -> None:
     )
     assert METHOD in read.key
     assert isinstance(read.curve, Curve)
+
+
+def test_an_older_study_by_norms_is_one_of_training_norms() -> None:
+    """Its methods, their settings and its results name the score that they had."""
+    alias = replace(arm("lgrawa"), name="best", method="best", alias_of="lgrawa:pull=1")
+    arms = (arm("mgrawa", settings=2), alias, arm("mgrawa:power=2", score="rms"), arm("uniform"))
+    asked = study(arms=arms, baseline="mgrawa")
+    read = from_toml({**as_toml(asked), "schema": 2}, Path("study.toml"))
+    assert from_toml(as_toml(asked), Path("study.toml")) == asked
+    settings = tuple({**each, "score": "training"} for each in arms[0].settings)
+    name = "mgrawa:score=training"
+    assert read.arms[0] == replace(arms[0], name=name, method=name, settings=settings)
+    assert read.baseline == name
+    assert (read.arms[1].name, read.arms[1].alias_of) == ("best", "lgrawa:score=training:pull=1")
+    assert read.arms[1].settings[0]["score"] == "training"
+    assert read.arms[2:] == asked.arms[2:]
+    trials = read.test_trials(
+        {one.name: 32 for one in read.arms},
+        {(one.name, where.name): 0 for one in read.arms for where in read.conditions},
+    )
+    for own, older in zip(asked.arms, read.arms, strict=True):
+        line = result(own.name, [0.1]).as_json()
+        line["config"] = dict(own.settings[0])
+        found = Result.from_json(line)
+        assert found.arm == older.name
+        assert found.key in {trial.key for trial in trials}
+        assert found.config == older.settings[0]
+
+
+def test_an_older_ablation_by_norms_is_one_of_training_norms() -> None:
+    arms = tuple(
+        replace(
+            arm("mgrawa", sync_every=int(value)), name=f"mgrawa sync_every={value}", value=value
+        )
+        for value in ("4", "8")
+    )
+    asked = study(kind="ablate", knob="sync_every", arms=arms, baseline="4")
+    read = from_toml({**as_toml(asked), "schema": 2}, Path("study.toml"))
+    assert [one.name for one in read.arms] == [
+        "mgrawa:score=training sync_every=4",
+        "mgrawa:score=training sync_every=8",
+    ]
+    assert read.baseline == "4"
+    assert saved_text(arms[0].name, {"strategy": "mgrawa"}) == read.arms[0].name
+
+
+def test_a_score_that_all_runs_of_an_older_study_had_is_kept() -> None:
+    asked = study(arms=(arm("mgrawa"), arm("lgrawa")), baseline="mgrawa")
+    asked = replace(asked, base=replace(asked.base, score="rms"))
+    assert from_toml({**as_toml(asked), "schema": 2}, Path("study.toml")) == asked
+
+
+def test_files_written_by_hand_are_told_from_those_of_runs() -> None:
+    config = TrainConfig(task="digits")
+    assert is_saved(config.as_toml())
+    assert is_saved({"task": "digits", **USUAL})
+    assert not is_saved({"task": "digits", "strategy": "mgrawa", "lr": 0.1, "fault": []})

@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def test_a_new_folder_has_its_configuration_and_environment(folder: RunFolder) -> None:
-    assert RunFolder.open(folder.path).config() == CONFIG
+    assert RunFolder.open(folder.path).config() == CONFIG.as_saved()
     environment = json.loads((folder.path / "environment.json").read_text())
     assert environment["versions"]["torch"] == torch.__version__
     assert environment["python"].startswith("3.")
