@@ -51,7 +51,9 @@ class Fragment:
         self._measure_distance = plan.measure_distance
         self._compression = None
         if plan.comm_dtype is not None:  # all workers are equal now: the first reference
-            self._compression = Compression(plan.comm_dtype, Leaves.copy_of(params))
+            self._compression = Compression(
+                plan.comm_dtype, Leaves.copy_of(params), plan.strategy.pull_of_round
+            )
         self.rounds = 0
         self._is_elastic = plan.elastic
         self.shadow: Shadow | None = None
@@ -105,6 +107,8 @@ class Fragment:
         self._made = self._state_here()
         if self._is_elastic and self._stowed is None:
             self._made = {key: leaves.clone() for key, leaves in self._state.items()}
+        if self._compression is not None:
+            self._compression.begin_at(self._made.get("center"))
         weights = self._strategy.sync(params, own, self._made, workers, self.rounds)
         return weights, self._distance(workers, active)
 

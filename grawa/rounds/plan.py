@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import get_args
 
 from grawa.errors import UserError
-from grawa.math.codec import Precision
+from grawa.math.codec import Precision, check_precision
 from grawa.rounds.guard import Guard
 from grawa.rounds.schedule import Every, Schedule
 from grawa.scores.groups import Grouping
@@ -63,9 +62,7 @@ class RoundPlan:
             )
         if self.buffers not in ("average", "local"):
             raise UserError(f'buffers must be "average" or "local", got {self.buffers!r}')
-        if self.comm_dtype not in (None, *get_args(Precision)):
-            known = ", ".join(map(repr, get_args(Precision)))
-            raise UserError(f"comm_dtype must be None or one of {known}, got {self.comm_dtype!r}")
+        check_precision(self.comm_dtype)
         if self.center not in (None, "cpu"):
             raise UserError(f'center must be None or "cpu", got {self.center!r}')
         if self.center == "cpu" and self.strategy.drifts:
@@ -164,6 +161,6 @@ class RoundPlan:
             )
         if self.comm_dtype is not None:
             raise UserError(
-                f'comm_dtype="{self.comm_dtype}" sends differences from what all workers have, '
+                f"comm_dtype={self.comm_dtype!r} sends differences from what all workers have, "
                 "which one that comes has not, so it can't be elastic: leave comm_dtype out"
             )

@@ -68,6 +68,11 @@ class Strategy(ABC):
         """Whether `drift` moves anything: if it is overridden, and not with a `prox` of zero."""
         return type(self).drift is not Strategy.drift and getattr(self, "prox", 1.0) > 0.0
 
+    @property
+    def pull_of_round(self) -> float:
+        """How far workers move to the result of a round: its `pull`; all the way without one."""
+        return float(getattr(self, "pull", 1.0))
+
     def drift(self, params: Stack, state: State, share: float) -> None:  # ruff: ignore[empty-method-without-abstract-decorator] - a hook
         """Moves the parameters in place after a local step, `share` of the steps of a round."""
 
