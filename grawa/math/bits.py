@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 _BYTE = 8
 
@@ -15,8 +16,8 @@ def pack(numbers: Tensor, width: int) -> Tensor:
     """Packs whole numbers.
 
     Args:
-        numbers: (n,), int64; only their lowest bits count.
-        width: how many bits of each.
+        numbers: (n,), not negative, below 2^width.
+        width: bits of each, at most 24.
 
     Returns:
         (`packed_bytes(n, width)`,), uint8.
@@ -24,10 +25,10 @@ def pack(numbers: Tensor, width: int) -> Tensor:
     >>> pack(torch.tensor([1, 2, 3]), 4).tolist()
     [33, 3]
     """
-    bits = numbers.unsqueeze(1).bitwise_right_shift(_places(width, numbers)).bitwise_and_(1)
+    wide = numbers.to(torch.int32).unsqueeze(1)
+    bits = wide.bitwise_and(_powers(width, wide)).ne_(0).to(torch.float32).view(-1)
     whole = packed_bytes(numbers.numel(), width) * _BYTE
-    bits = torch.nn.functional.pad(bits.view(-1), (0, whole - bits.numel()))
-    return _joined(bits.view(-1, _BYTE)).to(torch.uint8)
+    return _joined(pad(bits, (0, whole - bits.numel())), _BYTE).to(torch.uint8)
 
 
 def unpack(packed: Tensor, count: int, width: int) -> Tensor:
@@ -44,15 +45,15 @@ def unpack(packed: Tensor, count: int, width: int) -> Tensor:
     >>> unpack(torch.tensor([33, 3], dtype=torch.uint8), 3, 4).tolist()
     [1, 2, 3]
     """
-    wide = packed.to(torch.int64).unsqueeze(1)
-    bits = wide.bitwise_right_shift(_places(_BYTE, wide)).bitwise_and_(1)
-    return _joined(bits.view(-1)[: count * width].view(count, width))
+    bits = packed.unsqueeze(1).bitwise_and(_powers(_BYTE, packed)).ne_(0).to(torch.float32)
+    return _joined(bits.view(-1)[: count * width], width).to(torch.int64)
 
 
-def _places(width: int, like: Tensor) -> Tensor:
-    return torch.arange(width, device=like.device)
+def _powers(width: int, like: Tensor) -> Tensor:
+    """1, 2, 4 and so on, for so many bits."""
+    return torch.tensor([1 << bit for bit in range(width)], dtype=like.dtype, device=like.device)
 
 
-def _joined(bits: Tensor) -> Tensor:
-    """Numbers from their bits, the lowest first: (n, width) -> (n,)."""
-    return bits.bitwise_left_shift(_places(bits.shape[1], bits)).sum(dim=1)
+def _joined(bits: Tensor, width: int) -> Tensor:
+    """Numbers from their bits, the lowest first: exact, since float32 holds 24 bits."""
+    return bits.view(-1, width) @ _powers(width, bits)

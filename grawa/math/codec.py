@@ -1,6 +1,6 @@
 """Encodes differences with fewer bits for sending, and decodes them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import ClassVar, Literal, Protocol
 
@@ -13,8 +13,8 @@ from grawa.math.top_k import TopK
 Precision = Literal["bf16", "int8"] | TopK
 """How differences can be sent."""
 
-NAMED: tuple[Precision, ...] = ("bf16", "int8")
-"""Those that have a name."""
+NAMED: Mapping[str, Precision] = {"bf16": "bf16", "int8": "int8", "topk": TopK()}
+"""Their names on the command line, with the usual options."""
 
 _STEPS = 127  # the largest int8 of which the negative exists too
 
@@ -65,7 +65,7 @@ class Codec(Protocol):
 
 def check_precision(precision: object) -> None:
     """Refuses what is neither `None` nor a way to send differences."""
-    if precision is not None and precision not in NAMED and not isinstance(precision, TopK):
+    if precision not in (None, "bf16", "int8") and not isinstance(precision, TopK):
         raise UserError(
             f"comm_dtype must be None or one of 'bf16', 'int8' and grawa.TopK(), got {precision!r}"
         )

@@ -16,22 +16,30 @@ _MOST_BITS = 8
 
 
 class _Form(NamedTuple):
-    """How numbers are cut into chunks.
-
-    Attributes:
-        chunks: how many, C; as long as each other, and at most 4,096 numbers.
-        length: of each, with the zeros that fill the last one.
-        k: numbers of each that are sent.
-    """
+    """How numbers are cut into chunks, and how the places of those that are sent are written."""
 
     chunks: int
+    """How many, C."""
     length: int
+    """Of each, with the zeros that fill the last one; at most 4,096."""
     k: int
+    """Numbers of each that are sent."""
 
     @property
     def index_bits(self) -> int:
-        """Of a number's place in its chunk; none if all are sent, in order."""
-        return 0 if self.k == self.length else (self.length - 1).bit_length()
+        """Of a place in a chunk, if places are written one by one."""
+        return 0 if self.has_mask else (self.length - 1).bit_length()
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether a bit for each number takes less, which says whether it is sent."""
+        return self.k * (self.length - 1).bit_length() >= self.length
+
+    @property
+    def mask_bytes(self) -> int:
+        """Of these bits; none if every number is sent."""
+        sparse = self.has_mask and self.k < self.length
+        return packed_bytes(self.chunks * self.length, 1) if sparse else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +87,7 @@ class TopK:
 
     def num_bytes(self, sizes: Sequence[int]) -> int:
         """See `grawa.math.codec.Codec`."""
-        form = self._form(sum(sizes))
-        width = form.index_bits + self.bits
-        return 4 * form.chunks * self._levels + packed_bytes(form.chunks * form.k, width)
+        return sum(self._parts(self._form(sum(sizes))))
 
     def encode(self, tensors: Sequence[Tensor], message: Tensor) -> None:
         """See `grawa.math.codec.Codec`."""
@@ -89,32 +95,40 @@ class TopK:
         form = self._form(numbers.numel())
         filled = torch.nn.functional.pad(numbers, (0, form.chunks * form.length - len(numbers)))
         chunks = filled.view(form.chunks, form.length)
-        if form.index_bits:
-            places = chunks.abs().topk(form.k, sorted=False).indices
-        else:
-            places = torch.arange(form.k, device=chunks.device).expand_as(chunks)
-        sent = chunks.gather(1, places)
+        sent, where = _chosen(chunks, form)
         groups, levels = _grouped(sent.abs(), self.bits - 1)
-        words = (places << self.bits) | (groups << 1) | (sent < 0.0)
-        start = 4 * levels.numel()
-        packed = pack(words.view(-1), form.index_bits + self.bits)
-        message[:start].view(torch.float32).copy_(levels.view(-1))
-        message[start : start + len(packed)] = packed
+        words = (groups << 1) | (sent < 0.0)
+        if form.index_bits:
+            words |= where << self.bits
+        of_levels, of_mask, of_words = message[: self.num_bytes([len(numbers)])].split(
+            self._parts(form)
+        )
+        of_levels.view(torch.float32).copy_(levels.view(-1))
+        if form.mask_bytes:
+            of_mask.copy_(pack(where.view(-1), 1))
+        of_words.copy_(pack(words.view(-1), form.index_bits + self.bits))
 
     def decode(self, message: Tensor, sizes: Sequence[int]) -> list[Tensor]:
         """See `grawa.math.codec.Codec`."""
         form = self._form(sum(sizes))
-        width, count = form.index_bits + self.bits, form.chunks * form.k
-        start = 4 * form.chunks * self._levels
-        levels = message[:start].view(torch.float32).view(form.chunks, self._levels)
-        packed = message[start : start + packed_bytes(count, width)]
-        words = unpack(packed, count, width).view(form.chunks, form.k)
+        of_levels, of_mask, of_words = message[: self.num_bytes(sizes)].split(self._parts(form))
+        words = unpack(of_words, form.chunks * form.k, form.index_bits + self.bits)
+        words = words.view(form.chunks, form.k)
+        levels = of_levels.view(torch.float32).view(form.chunks, self._levels)
         values = levels.gather(1, (words >> 1) & (self._levels - 1))
         values = torch.where((words & 1).bool(), -values, values)
-        if form.index_bits:
+        if form.mask_bytes:
+            mask = unpack(of_mask, form.chunks * form.length, 1).bool()
+            values = values.new_zeros(len(mask)).masked_scatter_(mask, values)
+        elif form.index_bits:
             zeros = values.new_zeros(form.chunks, form.length)
             values = zeros.scatter_(1, words >> self.bits, values)
         return list(values.view(-1)[: sum(sizes)].split(list(sizes)))
+
+    def _parts(self, form: _Form) -> list[int]:
+        """The bytes of a message's levels, its mask and its words."""
+        words = packed_bytes(form.chunks * form.k, form.index_bits + self.bits)
+        return [4 * form.chunks * self._levels, form.mask_bytes, words]
 
     @property
     def _levels(self) -> int:
@@ -125,6 +139,25 @@ class TopK:
         chunks = -(-count // _CHUNK)
         length = -(-count // chunks)
         return _Form(chunks, length, min(length, math.ceil(self.fraction * length)))
+
+
+def _chosen(chunks: Tensor, form: _Form) -> tuple[Tensor, Tensor]:
+    """Each chunk's largest numbers, in order if their places are not written one by one.
+
+    Args:
+        chunks: (C, length).
+        form: of the chunks.
+
+    Returns:
+        The numbers, (C, k), and where they are: their places, (C, k), or a mask, (C, length).
+    """
+    if form.k == form.length:
+        return chunks, torch.ones_like(chunks, dtype=torch.bool)
+    places = chunks.abs().topk(form.k, sorted=False).indices
+    if form.index_bits:
+        return chunks.gather(1, places), places
+    mask = torch.zeros_like(chunks, dtype=torch.bool).scatter_(1, places, True)
+    return chunks.masked_select(mask).view(form.chunks, form.k), mask
 
 
 def _grouped(magnitudes: Tensor, times: int) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ class RoundPlan:
         fragments: P, parts of the model that are synchronised one after another; or a function
             that gives each parameter its part, until `for_parameters` has called it.
         fragment_of: the part of each parameter, if a function gave it.
-        comm_dtype: the dtype in which parameters are sent; `None` for their own.
+        comm_dtype: how parameters are sent; `None` for their own dtype.
         center: "cpu" to keep the strategy's state on the CPU between rounds.
         individually: whether each hosted worker steps at its own speed.
         elastic: whether workers come and go, so that rounds may fail and be run again.

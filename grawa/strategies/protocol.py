@@ -68,9 +68,12 @@ class Strategy(ABC):
         """Whether `drift` moves anything: if it is overridden, and not with a `prox` of zero."""
         return type(self).drift is not Strategy.drift and getattr(self, "prox", 1.0) > 0.0
 
-    @property
-    def pull_of_round(self) -> float:
-        """How far workers move to the result of a round: its `pull`; all the way without one."""
+    def pull_of_round(self, num_workers: int) -> float:
+        """How far workers move at a round: by `pull`, or all the way to where they all restart.
+
+        What `grawa.TopK` has not sent of a worker's row is still in its parameters afterwards, but
+        for this share, which is kept and sent later.
+        """
         return float(getattr(self, "pull", 1.0))
 
     def drift(self, params: Stack, state: State, share: float) -> None:  # ruff: ignore[empty-method-without-abstract-decorator] - a hook

@@ -188,7 +188,7 @@ def test_what_rounding_had_lost_starts_from_zero_and_that_is_said(
     job.train(0, STOP)
     job.averager.save(tmp_path)
     other = Job(grawa.LGRAWA(), workers, comm_dtype="int8")
-    assert "what rounding to int8 had lost starts from zero" in other.restore(tmp_path)[0]
+    assert "what sending as int8 had lost starts from zero" in other.restore(tmp_path)[0]
     other.train(STOP, STEPS)
 
 

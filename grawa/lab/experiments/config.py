@@ -133,8 +133,10 @@ class TrainConfig:
     fragments: int = 1
     """Number of parts of the model that are synchronised one after another, in smaller messages."""
 
-    comm_dtype: Literal["same", "bf16", "int8"] = "same"
-    """The dtype in which parameters are sent between workers."""
+    comm_dtype: str = "same"
+    """How parameters are sent between workers: same (in their own dtype); bf16 or int8; topk, the
+    largest numbers only, with options: topk:fraction=0.125:bits=2 sends an eighth of them in 2
+    bits."""
 
     buffers: Literal["average", "local"] = "average"
     """Whether BatchNorm statistics and other buffers are averaged at rounds, or stay local."""
