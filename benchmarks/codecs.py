@@ -63,9 +63,7 @@ def measure(config: Config, samples: Samples) -> None:
                 drawn = order.sample(list(WAYS), len(WAYS))
                 seconds = {way: _seconds(rows, WAYS[way]) for way in drawn}
                 if turn:
-                    samples.add(
-                        parameters=parameters, seconds={way: seconds[way] for way in WAYS}
-                    )
+                    samples.add(parameters=parameters, seconds={way: seconds[way] for way in WAYS})
 
 
 def _rows(size: int, tensors: int) -> dict[str, torch.Tensor]:

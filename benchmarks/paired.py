@@ -16,6 +16,7 @@ from typing import Any
 
 from command import Benchmark, Results
 from common import show
+from grawa.errors import UserError
 from grawa.lab.cli import names
 from grawa.lab.cli.process import strategy_for
 from grawa.lab.experiments.config import TrainConfig
@@ -35,6 +36,10 @@ VARIANTS: Mapping[str, dict[str, Any]] = {
     "bf16": {"comm_dtype": "bf16"},
     "int8": {"comm_dtype": "int8"},
     "int8, overlap 28": {"comm_dtype": "int8", "overlap_steps": 28},
+    "topk 1/32, 2 bits": {"comm_dtype": "topk:fraction=0.03125"},
+    "topk 1/8, 2 bits": {"comm_dtype": "topk:fraction=0.125"},
+    "topk 1/4, 1 bit": {"comm_dtype": "topk:fraction=0.25:bits=1"},
+    "all, 2 bits": {"comm_dtype": "topk:fraction=1:bits=2"},
     "shared-count": {"schedule": "shared-count"},
 }
 """Variant -> options of `grawa train`."""
@@ -48,6 +53,8 @@ class Config:
     """Number of seeds, from 0."""
     strategy: str = "lgrawa"
     """The method."""
+    only: tuple[str, ...] = ()
+    """Variants that are compared with plain rounds; by default all."""
     train_size: int = 1200
     """Training images; the rest of the 1,797 are test images."""
     steps: int | None = None
@@ -77,9 +84,18 @@ def error_of(config: Config, run: tuple[str, int]) -> float:
     return 100.0 * last.error
 
 
+def check(config: Config) -> None:
+    """Refuses variants that there are not."""
+    unknown = [name for name in config.only if name not in VARIANTS]
+    if unknown:
+        known = ", ".join(map(repr, VARIANTS))
+        raise UserError(f"there is no variant {unknown[0]!r}; there are {known}")
+
+
 def measure(config: Config, samples: Samples) -> None:
     """Trains every variant with every seed."""
-    runs = list(product(VARIANTS, range(config.seeds)))
+    chosen = [name for name in VARIANTS if name == PLAIN or name in config.only or not config.only]
+    runs = [(variant, seed) for seed, variant in product(range(config.seeds), chosen)]
     trained = one_by_one(partial(error_of, config), runs, config.jobs, "training")
     for (variant, seed), error in trained:
         samples.add(variant=variant, seed=seed, error=error)
@@ -128,6 +144,7 @@ BENCHMARK = Benchmark(
     measure=measure,
     merge=merge,
     show=table,
+    check=check,
 )
 main = BENCHMARK.run
 

@@ -19,6 +19,7 @@ Combine = Callable[[Sequence[Tensor], Sequence[Piece], Sequence[Sequence[Tensor]
 """Puts into the first what is made of some pieces, of which each worker has said the last, its
 differences; those without weight have said nothing."""
 
+
 def coded_mean(
     carrier: Carrier,
     num_hosted: int,
@@ -210,9 +211,7 @@ class _CodedMean:
             self._combine(mean, pieces, [its.read(batch) for its in arrived])
             self._write(parcel, batch, mean, list(islice(lost, len(pieces))))
 
-    def _write(
-        self, parcel: Parcel, batch: int, values: list[Tensor], lost: list[Tensor]
-    ) -> None:
+    def _write(self, parcel: Parcel, batch: int, values: list[Tensor], lost: list[Tensor]) -> None:
         """Values, with what was lost before; `lost` becomes what is now."""
         if lost:
             torch._foreach_add_(values, lost)

@@ -30,11 +30,9 @@ class Compression:
     rounding loses is added to the next difference, of a worker as well as of an owner. So it is with
     `TopK`, whose scales are of chunks.
 
-    Where most numbers are not sent, what is lost is no longer small. So the reference is then where
-    workers have started from, if they say so (`begin_at`): an outer step would move all of them away
-    from the last mean by as much, in all numbers. And a worker that moves only a part of the way to
-    the mean still has the rest of what was not sent in its own parameters, so that only a part of it
-    is kept.
+    Where most numbers are not sent, what is lost is not small. A worker that moves only a part of
+    the way to the mean still has the rest of what was not sent in its own parameters, and its next
+    difference tells it again. So only that part, `pull`, is kept; with all of it EASGD diverges.
 
     It is made for one mean a round, of the same rows; others travel as they are. It keeps the
     reference, one copy of the parameters in float32 or wider, and with "int8" or `TopK` what was
@@ -59,7 +57,6 @@ class Compression:
         self.precision = precision
         self.codec = codec_of(precision)
         self._pull = pull if self.codec.is_sparse else 1.0
-        self._beginning: Leaves | None = None
         self.most_bytes = 0
         self.reference: Leaves | None = None
         if reference is not None:
@@ -75,14 +72,6 @@ class Compression:
         self.reference = mean.wide_like()
         torch._foreach_copy_(self.reference.flats, mean.flats)
 
-    def begin_at(self, center: Leaves | None) -> None:
-        """Says where workers have started from since the last mean, if not there.
-
-        Args:
-            center: the same bits on every process; unchanged until the next mean.
-        """
-        self._beginning = center if self.codec.is_sparse else None
-
     def knows(self, rows: Stack) -> bool:
         """Whether there is a reference for rows of this form."""
         if self._saved and _fits(rows, self._saved):
@@ -90,9 +79,6 @@ class Compression:
             known = [self._saved[name] for name in rows]
             torch._foreach_copy_(list(self.reference.values()), known)
             self._saved = {}
-        if self._beginning is not None and _fits(rows, self._beginning):
-            self.start(self._beginning)
-            self._beginning = None
         return self.reference is not None and _fits(rows, self.reference)
 
     def sit(self, seat: Seat) -> None:
@@ -155,10 +141,6 @@ class Compression:
             flats = [run.of(self.reference.flats) for run in runs]
             own.start(Leaves(flats, form.places))
             self.reference = None
-        if self._beginning is not None:
-            flats = [run.of(self._beginning.flats) for run in runs]
-            own.begin_at(Leaves(flats, form.places))
-            self._beginning = None
         return own
 
     def of_rows(self, rows: Stack) -> "Compression | None":

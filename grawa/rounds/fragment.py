@@ -106,8 +106,6 @@ class Fragment:
         self._made = self._state_here()
         if self._is_elastic and self._stowed is None:
             self._made = {key: leaves.clone() for key, leaves in self._state.items()}
-        if self._compression is not None:
-            self._compression.begin_at(self._made.get("center"))
         weights = self._strategy.sync(params, own, self._made, workers, self.rounds)
         return weights, self._distance(workers, active)
 

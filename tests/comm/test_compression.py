@@ -194,19 +194,6 @@ def test_what_is_not_sent_is_sent_later_and_only_once(pull: float) -> None:
         assert meant - 100 * 200.0 < arrived <= meant * 1.001
 
 
-def test_numbers_that_all_workers_have_moved_alike_need_not_be_sent() -> None:
-    coded = Coded(InProcessCommunicator(2), SPARSE)
-    half = torch.full((2, 1), 0.5, dtype=torch.float64)
-    coded.weighted_mean({"x": torch.zeros(2, 50)}, half)
-    center = Leaves.copy_of({"x": torch.linspace(1.0, 2.0, 50).unsqueeze(0)})
-    rows = {"x": torch.stack([center["x"]] * 2)}
-    coded.compression.begin_at(center)
-    assert torch.equal(coded.weighted_mean(rows, half)["x"], center["x"])
-    coded.compression.begin_at(None)
-    moved = {"x": rows["x"] + 1.0}
-    assert not torch.allclose(coded.weighted_mean(moved, half)["x"], moved["x"][0])
-
-
 def test_functions_of_rows_get_whole_rows() -> None:
     comm = Participants(InProcessCommunicator(3), compression=Compression(SPARSE))
     rows = {"x": torch.randn(3, 40, generator=torch.Generator().manual_seed(0))}

@@ -30,6 +30,6 @@ def precision_of(text: str) -> Precision | None:
         UserError: if there is no such way.
 
     >>> precision_of("topk:bits=4")
-    TopK(fraction=0.03125, bits=4)
+    TopK(fraction=0.125, bits=4)
     """
     return written.read("comm_dtype", _KNOWN, text)

@@ -19,7 +19,7 @@ BACKWARD = 2 / 3
 """Of a local step, the backward pass, during which data parallel can send gradients: it computes
 about twice what the forward pass does."""
 
-_MANY = 2**16  # numbers, whose scales count for nearly nothing
+_MANY = 2**60  # numbers of one tensor, whose scale counts for nothing
 
 _CODED_BYTES: Mapping[str, float] = {
     name: codec_of(precision).num_bytes([_MANY]) / _MANY for name, precision in NAMED.items()
@@ -184,8 +184,8 @@ def width(comm_dtype: str, parameter_bytes: float = 4.0) -> float:
     Returns:
         The fraction.
 
-    >>> width("int8"), width("bf16", 2.0), width("same")
-    (0.25, 1.0, 1.0)
+    >>> width("int8"), width("bf16", 2.0), width("same"), round(width("topk"), 3)
+    (0.25, 1.0, 1.0, 0.04)
     """
     return _CODED_BYTES.get(comm_dtype, parameter_bytes) / parameter_bytes
 
