@@ -27,12 +27,12 @@ class Compression:
     difference from it, the owner of a section takes the weighted mean of what it reads, and sends
     it in as few bits to all, who add it to the reference: that is the mean, and the next
     reference. With "int8" each piece of a leaf, of 65,536 numbers at most, has a scale, and what
-    rounding loses is added to the next difference, of a worker as well as of an owner. So it is with
-    `TopK`, whose scales are of chunks.
+    rounding loses is added to the next difference, of a worker as well as of an owner; so is what
+    `TopK` does not send.
 
     Where most numbers are not sent, what is lost is not small. A worker that moves only a part of
     the way to the mean still has the rest of what was not sent in its own parameters, and its next
-    difference tells it again. So only that part, `pull`, is kept; with all of it EASGD diverges.
+    difference has it again. So only the part that it moves, `pull`, is kept.
 
     It is made for one mean a round, of the same rows; others travel as they are. It keeps the
     reference, one copy of the parameters in float32 or wider, and with "int8" or `TopK` what was

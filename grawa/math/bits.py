@@ -56,4 +56,5 @@ def _powers(width: int, like: Tensor) -> Tensor:
 
 def _joined(bits: Tensor, width: int) -> Tensor:
     """Numbers from their bits, the lowest first: exact, since float32 holds 24 bits."""
-    return bits.view(-1, width) @ _powers(width, bits)
+    with torch.autocast(bits.device.type, enabled=False):  # which would take 8 bits of them
+        return bits.view(-1, width) @ _powers(width, bits)

@@ -69,10 +69,16 @@ class Strategy(ABC):
         return type(self).drift is not Strategy.drift and getattr(self, "prox", 1.0) > 0.0
 
     def pull_of_round(self, num_workers: int) -> float:
-        """How far workers move at a round: by `pull`, or all the way to where they all restart.
+        """How far each worker moves to the result of a round.
 
-        What `grawa.TopK` has not sent of a worker's row is still in its parameters afterwards, but
+        What `grawa.TopK` did not send of a worker's parameters is still in them afterwards, except
         for this share, which is kept and sent later.
+
+        Args:
+            num_workers: N.
+
+        Returns:
+            In [0, 1]: its field `pull`; without one, 1, since workers restart from the result.
         """
         return float(getattr(self, "pull", 1.0))
 

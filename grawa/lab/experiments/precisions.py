@@ -24,10 +24,7 @@ def precision_of(text: str) -> Precision | None:
         text: as in `TrainConfig.comm_dtype`.
 
     Returns:
-        As for `Averager`.
-
-    Raises:
-        UserError: if there is no such way.
+        As for `Averager`; a `UserError` if there is no such way.
 
     >>> precision_of("topk:bits=4")
     TopK(fraction=0.125, bits=4)

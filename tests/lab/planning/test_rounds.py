@@ -13,7 +13,7 @@ from grawa.lab.planning.measure import Subject, measure
 from grawa.lab.planning.predict import Measured
 from grawa.lab.planning.rounds import RoundProbe
 from grawa.lab.simulate.network import HostNetwork, Link, Network
-from grawa.math.codec import Precision
+from grawa.math.codec import Precision, codec_of
 from grawa.strategies import LocalSGD
 from grawa.strategies.protocol import Strategy
 from tests.world import on_ranks
@@ -44,7 +44,7 @@ class KnownRounds(RoundProbe):
         self, numbers: Sequence[int], strategy: Strategy, precision: Precision | None
     ) -> Known:
         count = sum(numbers)
-        width = {None: 4, "bf16": 2, "int8": 1}[precision]
+        width = 4 if precision is None else codec_of(precision).num_bytes([2**60]) / 2**60
         sent = NETWORK.busiest_seconds(4.0 * count, width / 4) + NETWORK.gather_seconds(
             8 * ROW_LENGTH
         )
@@ -52,7 +52,7 @@ class KnownRounds(RoundProbe):
 
 
 @pytest.mark.parametrize("sizes", [[100], [300_000], [3_000_000, 10_000_000, 7]])
-@pytest.mark.parametrize(("dtype", "nanoseconds"), [("same", 10), ("bf16", 30), ("int8", 30)])
+@pytest.mark.parametrize(("dtype", "nanoseconds"), [("same", 10), ("bf16", 30), ("topk", 30)])
 def test_what_a_round_takes_beside_its_messages_is_that_of_the_whole_model(
     sizes: list[int], dtype: str, nanoseconds: float
 ) -> None:
