@@ -22,8 +22,8 @@ from grawa.errors import UserError
 from samples import Sample, Samples
 
 NAMES = (
-    *("exchange", "gpu", "guard", "hosts", "local_step", "medians", "network", "norm_window"),
-    *("paired", "scale", "stacking", "stragglers", "sync", "theory", "time_to_loss"),
+    *("exchange", "fewer_bits", "gpu", "guard", "hosts", "local_step", "medians", "network"),
+    *("norm_window", "paired", "scale", "stacking", "stragglers", "sync", "theory", "time_to_loss"),
 )
 
 

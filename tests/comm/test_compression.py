@@ -190,7 +190,7 @@ def told(rounds: int, pull: float) -> tuple[float, float]:
 def test_what_is_not_sent_is_sent_later_and_only_once(pull: float) -> None:
     for rounds in (400, 800):
         meant, arrived = told(rounds, pull)
-        # Each of the hundred numbers is sent every hundred rounds, so what is missing is that of 50.
+        # Each of the hundred numbers is sent every hundred rounds, so that of 50 is missing.
         assert meant - arrived == pytest.approx(50 * 100.0, rel=0.01)
 
 

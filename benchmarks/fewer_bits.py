@@ -113,7 +113,7 @@ def table(config: Config, results: Results) -> None:
 
 
 BENCHMARK = Benchmark(
-    name="codecs",
+    name="fewer_bits",
     text=__doc__,
     takes="3 minutes",
     config=Config(),
