@@ -58,7 +58,7 @@ class Benchmark(Generic[Config]):
         takes: how long it takes, as text.
         config: its options and their defaults.
         toy: the options at toy size.
-        measure: measures, and adds samples.
+        measure: measures, and adds samples; returns `False` if it has stopped before the end.
         merge: makes results from the samples, which may be incomplete.
         show: prints the results.
         draw: draws pictures of complete results in a folder; `None` if there are none.
@@ -157,7 +157,7 @@ class Benchmark(Generic[Config]):
         samples = Samples(folder / f"{self.name}.jsonl")
         with samples.begin(_asked(config), revise):
             try:
-                self.measure(config, samples)
+                is_whole = self.measure(config, samples) is not False
             except BaseException as error:
                 _, found, _ = samples.read()
                 print(
@@ -168,7 +168,8 @@ class Benchmark(Generic[Config]):
                 if isinstance(error, KeyboardInterrupt):
                     sys.exit(130)
                 raise
-            samples.end()
+            if is_whole:
+                samples.end()
         self._tabulate(samples, folder)
 
     def _tabulate(self, samples: Samples, folder: Path) -> None:
@@ -227,21 +228,21 @@ def _asked(config: "DataclassInstance") -> dict[str, Any]:
 
 
 def check_same_options(
-    config: "DataclassInstance", earlier: "DataclassInstance", but: str | None = None
+    config: "DataclassInstance", earlier: "DataclassInstance", but: Sequence[str] = ()
 ) -> None:
     """Refuses to resume a run that had other options.
 
     Args:
         config: the options.
         earlier: those of the run that is to be resumed.
-        but: an option that may differ.
+        but: options that may differ.
 
     Raises:
         UserError: naming an option.
     """
     asked, before = asdict(config), asdict(earlier)
     for name in asked:
-        if name != but and asked[name] != before[name]:
+        if name not in but and asked[name] != before[name]:
             raise UserError(
                 f"the samples were measured with other options ({name} {before[name]}, not "
                 f"{asked[name]}): give the same ones, or leave out --resume"

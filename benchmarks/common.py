@@ -4,12 +4,13 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from rich.console import Console
 from rich.table import Table
 
 from grawa.lab.files import write_text
+from grawa.lab.report.letters import spelled
 
 Value = TypeVar("Value")
 
@@ -66,14 +67,15 @@ def write_results(path: Path, results: dict[str, Any], environment: dict[str, An
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table unless it is empty; all columns except the first are numbers."""
+    """Prints a table unless it is empty; only its first column, which has no numbers, is folded."""
     if not rows:
         return
-    table = Table(title=title, title_justify="left")
+    table = Table(title=spelled(title), title_justify="left")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", no_wrap=True)
+        justify: Literal["left", "right"] = "right" if i else "left"
+        table.add_column(spelled(column), justify=justify, no_wrap=i > 0, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(spelled, row))
     Console(width=110).print(table)
 
 

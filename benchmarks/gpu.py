@@ -100,7 +100,7 @@ def resume(
     config: Config, earlier: Config, samples: Sequence[Sample]
 ) -> tuple[Config, Sequence[Sample]]:
     """Goes on with samples of the same options and card, other parts aside; repeats failures."""
-    check_same_options(config, earlier, but="parts")
+    check_same_options(config, earlier, but=("parts",))
     card = Card(config.device).name
     others = {sample["card"] for sample in samples} - {card}
     if others:

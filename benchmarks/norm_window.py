@@ -66,6 +66,7 @@ class _AllNorms:
     is_norm: ClassVar[bool] = True
     needs_gradients: ClassVar[bool] = True
     needs_losses: ClassVar[bool] = False
+    needs_center: ClassVar[bool] = False
     norm_steps: ClassVar[int | None] = None
 
     def __init__(self) -> None:

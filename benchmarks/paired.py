@@ -112,7 +112,10 @@ def merge(_: Config, samples: Sequence[Sample]) -> Results:
 def table(config: Config, results: Results) -> None:
     """Prints errors and differences."""
     errors = results["errors"]
-    rows = [_row(name, own, errors[PLAIN]) for name, own in errors.items()]
+    rows = [
+        [name, *paired_row(own, errors[PLAIN], is_plain=name == PLAIN)]
+        for name, own in errors.items()
+    ]
     show(
         f"Test error of {config.strategy} on digits, %, {config.seeds} seeds",
         ["rounds", "error", "difference, paired", "standard errors"],
@@ -120,14 +123,23 @@ def table(config: Config, results: Results) -> None:
     )
 
 
-def _row(name: str, own: Sequence[float], plain: Sequence[float]) -> list[str]:
+def paired_row(
+    own: Sequence[float], plain: Sequence[float], *, is_plain: bool, digits: int = 2
+) -> list[str]:
+    """Cells of a table: the mean, the paired difference to the plain variant, and how sure it is.
+
+    Args:
+        own: results, by seed.
+        plain: those of the plain variant, for the same seeds.
+        is_plain: whether it is this one.
+        digits: after the decimal point.
+    """
     differences = [a - b for a, b in zip(own, plain, strict=False)]  # a run may be interrupted
     mean, error = statistics.mean(differences), _standard_error(differences)
     return [
-        name,
-        f"{statistics.mean(own):.2f} ± {_standard_error(own):.2f}",
-        "" if name == PLAIN else f"{mean:+.2f} ± {error:.2f}",
-        "" if name == PLAIN or not error else f"{mean / error:+.1f}",
+        f"{statistics.mean(own):.{digits}f} ± {_standard_error(own):.{digits}f}",
+        "" if is_plain else f"{mean:+.{digits}f} ± {error:.{digits}f}",
+        "" if is_plain or not error else f"{mean / error:+.1f}",
     ]
 
 

@@ -4,10 +4,11 @@ import ctypes
 import gc
 import os
 import signal
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from multiprocessing import get_context
+from itertools import islice
+from multiprocessing import active_children, get_context
 from multiprocessing.context import ForkServerContext
 from typing import TypeVar
 
@@ -78,6 +79,41 @@ def one_by_one(
             yield from track(zip(jobs, found, strict=True), title, total=len(jobs))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def as_they_end(
+    work: Callable[[Job], Found], jobs: Iterable[Job], at_a_time: int
+) -> Iterator[tuple[Job, Found]]:
+    """Each job with its result, as soon as it is available.
+
+    Args:
+        work: the function to run on a job, with one thread.
+        jobs: its arguments; each is taken when it can begin.
+        at_a_time: number of processes; with 1 the jobs run in this process.
+
+    Yields:
+        A job and its result.
+    """
+    if at_a_time == 1:
+        with one_thread():
+            yield from ((job, work(job)) for job in jobs)
+        return
+    rest, running = iter(jobs), dict[Future[Found], Job]()
+    before = set(active_children())
+    pool = ProcessPoolExecutor(at_a_time, fresh_processes(), begin)
+    try:
+        while True:
+            for job in islice(rest, at_a_time - len(running)):
+                running[pool.submit(work, job)] = job
+            if not running:
+                return
+            for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(ended), ended.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        if running:  # an error, or Ctrl-C: nobody wants their results
+            for child in set(active_children()) - before:
+                child.kill()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,10 +67,12 @@ class Samples:
             _rewrite(file, [{"asked": asked}, *kept])
 
     def add(self, **sample: Any) -> None:
-        """Appends a sample."""
+        """Appends a sample; it is on the disk when this returns."""
         line = json.dumps(sample)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(f"{line}\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def end(self) -> None:
         """Marks the file as complete."""

@@ -24,10 +24,8 @@ from grawa.seeding import generator
 from methods import QUIETLY
 from namespaces import join
 from samples import Sample, Samples
+from schedules import warmup_and_cosine
 from time_to_loss_methods import DDP, METHODS, Method, Setup, Training
-
-WARMUP = 0.05
-"""Part of the steps in which the learning rate rises, before it falls to zero as a cosine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +186,7 @@ def _train(setup: Setup, method: Method, points: int) -> Curve | None:
     rank, workers = dist.get_rank(), dist.get_world_size()
     random = generator(setup.seed, f"batches-{rank}")
     own = torch.arange(rank, len(setup.data.train_inputs), workers)
-    schedule = LambdaLR(setup.optimizer, partial(_factor, steps=setup.steps))
+    schedule = LambdaLR(setup.optimizer, partial(warmup_and_cosine, steps=setup.steps))
     distance = setup.steps // points
     try:
         with method(setup) as training:
@@ -213,14 +211,6 @@ def _step(setup: Setup, training: Training, picked: Tensor) -> None:
     loss.backward()
     training.record_loss(loss)
     training.optimizer.step()
-
-
-def _factor(step: int, steps: int) -> float:
-    """Of the learning rate: a linear warm-up, then a cosine to zero."""
-    rising = max(1, round(WARMUP * steps))
-    if step < rising:
-        return (step + 1) / rising
-    return 0.5 * (1.0 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
 def _errors(setup: Setup, curve: Curve, folder: Path) -> list[float | None]:

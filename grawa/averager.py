@@ -15,21 +15,21 @@ from grawa.checkpoints.own_loop import Checkpoints, Extra, Place, Resize
 from grawa.comm.distributed import DEFAULT_TIMEOUT
 from grawa.comm.elastic import Elastic
 from grawa.durations import Duration, positive
-from grawa.errors import UserError
 from grawa.math.codec import Precision
 from grawa.modes import evaluating, undisturbed
 from grawa.rounds.clipping import clip_gradients, note_norms
 from grawa.rounds.clock import WallClock
 from grawa.rounds.guard import Guard
-from grawa.rounds.origin import brief, described
+from grawa.rounds.origin import described, told
 from grawa.rounds.plan import RoundPlan
+from grawa.rounds.records import Records
 from grawa.rounds.report import OnRound, warn_of_absences
 from grawa.rounds.schedule import Every, Schedule
 from grawa.rounds.setup import backend_of, group_of, ranks_by_host, set_up
 from grawa.scores.groups import Grouping
 from grawa.strategies.protocol import Strategy
-from grawa.workers.checks import check_connected, check_losses, is_one_of_several, with_warning
-from grawa.workers.hooks import MISSED_ALL_STEPS, NEEDS_LOSSES, StepHooks
+from grawa.workers.checks import check_connected, is_one_of_several, with_warning
+from grawa.workers.hooks import MISSED_ALL_STEPS, StepHooks
 from grawa.workers.replicas import per_model
 
 
@@ -69,9 +69,19 @@ class Averager:
         center: "cpu" to keep what the strategy keeps between rounds (the center, an outer
             optimizer's momentum) in the CPU's memory while GPUs make local steps. Every round then
             copies it there and back. Needs a strategy with `prox=0`.
+        weigh_by: "steps" or "samples" multiplies each worker's weight in a round's means by the
+            local steps, or the samples, that it has made since the last round: for workers that
+            make different numbers of them, as with `grawa.SharedCount`, or with batches of
+            different sizes. One that has made none has no weight; where none has made any,
+            weights stay as they are. "samples" needs `record_samples`.
         guard: keeps workers that go wrong from ruining the others; `None` turns it off.
         buffers: "average" averages persistent buffers that change, at each round: floating-point
             ones with equal weights, others take the maximum; "local" leaves them to each worker.
+        optimizer_state: what rounds do with the momentum and other moments that the optimizers
+            keep. "local" leaves them to each worker; "average" averages them with equal weights, in
+            full precision, and each worker keeps its own count of steps; "reset" clears them and
+            that count.
+        optimizer_state_every: rounds, of each fragment, from one in which that is done to the next.
         process_group: the processes that average, as a process group or a one-dimensional
             `DeviceMesh`; all by default.
         worker_group: the processes that this worker consists of, if they are several because the
@@ -93,7 +103,8 @@ class Averager:
             and construction leaves parameters as they are: a worker gets those of the others when
             the `with` block is entered. `step` and `round` are then those of the job.
         measure_distance: whether round reports include the consensus distance, which costs one
-            more pass over the parameters per round.
+            more pass over the parameters per round, and with it, for little more, the cosine
+            between successive moves of the center and the spread of displacements.
         on_round: called with a `RoundReport` after each round; one callable or several.
 
     Raises:
@@ -123,8 +134,11 @@ class Averager:
         fragments: int | Grouping = 1,
         comm_dtype: Precision | None = None,
         center: Literal["cpu"] | None = None,
+        weigh_by: Literal["steps", "samples"] | None = None,
         guard: Guard | None = Guard(),
         buffers: Literal["average", "local"] = "average",
+        optimizer_state: Literal["local", "average", "reset"] = "local",
+        optimizer_state_every: int = 1,
         process_group: dist.ProcessGroup | DeviceMesh | None = None,
         worker_group: dist.ProcessGroup | DeviceMesh | None = None,
         timeout: Duration = DEFAULT_TIMEOUT,
@@ -141,8 +155,9 @@ class Averager:
             strategy=strategy,
             schedule=Every(sync_every) if schedule is None else schedule,
             overlap_steps=overlap_steps, alpha=alpha, fragments=fragments, comm_dtype=comm_dtype,
-            center=center, guard=guard, buffers=buffers, measure_distance=measure_distance,
-            elastic=elastic is not None,
+            center=center, weigh_by=weigh_by, guard=guard, buffers=buffers,
+            optimizer_state=optimizer_state, optimizer_state_every=optimizer_state_every,
+            measure_distance=measure_distance, elastic=elastic is not None,
         )  # fmt: skip
         with undisturbed():
             self._engine = set_up(
@@ -160,14 +175,11 @@ class Averager:
         self._has_shared = False
         self._hooks = StepHooks(self._engine.replicas, share, self._after_step)
         self._engine.take_skipped = self._hooks.take_skipped
-        self._knows_losses = strategy.score is None or not strategy.score.needs_losses
+        self._records = Records(self._engine)
 
     def __repr__(self) -> str:
-        plan = self._engine.plan
-        return (
-            f"Averager({brief(plan.strategy)}, {brief(plan.schedule)}, workers={self.num_workers}, "
-            f"step={self.step}, round={self.round})"
-        )
+        numbers = f"workers={self.num_workers}, step={self.step}, round={self.round}"
+        return f"Averager({told(self._engine.plan)}, {numbers})"
 
     @property
     def num_workers(self) -> int:
@@ -265,8 +277,19 @@ class Averager:
             loss: a scalar tensor or a number; or (K,), the hosted workers' losses. `UserError` for
                 anything else.
         """
-        self._engine.note_losses(check_losses(loss, self._engine.comm.num_hosted))
-        self._knows_losses = True
+        self._records.loss(loss)
+
+    def record_samples(self, samples: int | Sequence[int] | Tensor) -> None:
+        """Records how many samples the worker trains on in this local step.
+
+        Only `weigh_by="samples"` needs it. Call it before `optimizer.step()`, with gradient
+        accumulation for each batch: numbers of one step are added.
+
+        Args:
+            samples: of a batch, such as `len(inputs)`; with several hosted workers one number for
+                all, or one for each. `UserError` for anything else.
+        """
+        self._records.samples(samples)
 
     def clip_grad_norm_(self, max_norm: float) -> Tensor:
         """Clips each worker's gradients by their norm, and records the norms before clipping.
@@ -307,7 +330,7 @@ class Averager:
 
     def synchronize(self) -> None:
         """Runs a round now, of every fragment; every process must call it."""
-        self._check_losses()
+        self._records.check()
         with self._caught_up():
             self._engine.synchronize()
 
@@ -347,7 +370,7 @@ class Averager:
 
     def _after_step(self) -> None:
         self._has_shared = False
-        self._check_losses()
+        self._records.check()
         with undisturbed():
             self._engine.local_step()
 
@@ -357,10 +380,6 @@ class Averager:
         with undisturbed():
             self._engine.resolve_skips()
             yield
-
-    def _check_losses(self) -> None:
-        if not self._knows_losses and self.step == 0:
-            raise UserError(NEEDS_LOSSES.format(type(self._engine.plan.strategy).__name__))
 
     def state_dict(self) -> dict[str, Any]:
         """What this process must save, beside model and optimizer, to resume bit for bit.
@@ -432,12 +451,7 @@ class Averager:
             self._checkpoints.finish()
 
     def restore(
-        self,
-        folder: Place,
-        *,
-        strict: bool = True,
-        resize: Resize = False,
-        fall_back: bool = False,
+        self, folder: Place, *, strict: bool = True, resize: Resize = False, fall_back: bool = False
     ) -> dict[str, Any] | None:
         """Restores the newest checkpoint that `save` wrote; every process must call it.
 

@@ -12,7 +12,7 @@ from grawa.process_group import distributed
 from grawa.rounds.guard import Guard
 from grawa.rounds.report import RoundReport
 from grawa.rounds.schedule import Every, Quadratic, SharedCount, Warmup
-from grawa.scores import GradientNorms, ProbeLoss, ProbeNorms, TrainingLoss
+from grawa.scores import DisplacementNorms, GradientNorms, ProbeLoss, ProbeNorms, TrainingLoss
 from grawa.scores.groups import by_block, by_model, by_tensor
 from grawa.strategies import (
     DPPF,
@@ -21,13 +21,16 @@ from grawa.strategies import (
     LGRAWA,
     LSGD,
     MGRAWA,
+    RDA,
     DataParallel,
     DiLoCo,
+    EDiT,
     LocalSGD,
     OuterSteps,
     SlowMo,
 )
 from grawa.strategies.center import OuterNesterov
+from grawa.strategies.outer_optimizer import OuterOptimizer
 from grawa.strategies.protocol import Strategy
 from grawa.version import __version__
 from grawa.workers.batchnorm import recalibrate_batchnorm
@@ -39,18 +42,22 @@ __all__ = [
     "LGRAWA",
     "LSGD",
     "MGRAWA",
+    "RDA",
     "SAM",
     "Averager",
     "CommunicationError",
     "DataParallel",
     "DiLoCo",
+    "DisplacementNorms",
     "DivergedError",
+    "EDiT",
     "Elastic",
     "Every",
     "GradientNorms",
     "Guard",
     "LocalSGD",
     "OuterNesterov",
+    "OuterOptimizer",
     "OuterSteps",
     "ProbeLoss",
     "ProbeNorms",

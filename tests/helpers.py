@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
 import grawa
 from examples.krum import Krum
@@ -35,9 +35,17 @@ STRATEGIES: dict[str, grawa.Strategy] = {
     "lsgd in teams": grawa.LSGD(team_size=2, leader_every=2, prox=0.05),
     "local sgd": grawa.LocalSGD(),
     "local sgd, soft pull with prox": grawa.LocalSGD(pull=0.5, prox=0.05),
+    "local sgd with drawn pulls": grawa.LocalSGD(pull=0.5, prox=0.05, prox_probability=0.3),
     "local sgd with warm-up": grawa.LocalSGD(warmup_steps=3),
     "diloco": grawa.DiLoCo(),
+    "diloco with outer AdamW": grawa.DiLoCo(
+        outer=partial(AdamW, lr=0.05, eps=0.01, weight_decay=0.0)
+    ),
     "slowmo": grawa.SlowMo(),
+    "edit": grawa.EDiT(temperature=0.1, clip=0.2, warmup_rounds=2, threshold=0.5),
+    "edit by tensor": grawa.EDiT(group_by=grawa.by_tensor),
+    "rda": grawa.RDA(),
+    "mgrawa by displacement": grawa.MGRAWA(score=grawa.DisplacementNorms()),
     "dppf": grawa.DPPF(push=0.05, push_warmup=1),
     "outer steps": grawa.OuterSteps(outer=grawa.OuterNesterov(lr=0.5, momentum=0.5)),
     "random": RandomWeights(prox=0.05),
@@ -235,6 +243,11 @@ def poison(model: nn.Module) -> None:
 def flat(model: nn.Module) -> Tensor:
     """A copy of a model's parameters in one row, (P,)."""
     return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def measurements(report: grawa.RoundReport) -> tuple[float | None, ...]:
+    """What `measure_distance` adds to a report."""
+    return report.consensus_distance, report.center_cosine, report.displacement_spread
 
 
 def flat_state(model: nn.Module, state: dict[str, Tensor]) -> Tensor:

@@ -56,7 +56,7 @@ def lgrawa(pull: float = 0.5) -> Round:
     return round_
 
 
-def with_outer_nesterov(inner: Round, pull: float, lr: float = 0.7, momentum: float = 0.9) -> Round:
+def with_outer_nesterov(inner: Round, pull: float, lr: float = 0.7, momentum: float = 0.3) -> Round:
     velocity: Tensor | float = 0.0
 
     def round_(x: Tensor, c: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
@@ -70,6 +70,26 @@ def with_outer_nesterov(inner: Round, pull: float, lr: float = 0.7, momentum: fl
     return round_
 
 
+def diloco_with_adamw(
+    lr: float, decay: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+) -> Round:
+    mean: Tensor | float = 0.0
+    square: Tensor | float = 0.0
+    rounds = 0
+
+    def round_(x: Tensor, c: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+        nonlocal mean, square, rounds
+        rounds += 1
+        step = c - x.mean(dim=0)
+        mean = betas[0] * mean + (1 - betas[0]) * step
+        square = betas[1] * square + (1 - betas[1]) * step**2
+        unbiased = mean / (1 - betas[0] ** rounds), square / (1 - betas[1] ** rounds)
+        c = (1 - lr * decay) * c - lr * unbiased[0] / (unbiased[1].sqrt() + eps)
+        return c.expand_as(x), c
+
+    return round_
+
+
 def slowmo(lr: float = 1.0, momentum: float = 0.7) -> Round:
     velocity: Tensor | float = 0.0
 
@@ -78,6 +98,66 @@ def slowmo(lr: float = 1.0, momentum: float = 0.7) -> Round:
         velocity = momentum * velocity + (c - x.mean(dim=0))
         c = c - lr * velocity
         return c.expand_as(x), c
+
+    return round_
+
+
+def rda(lr: float = 0.7, momentum: float = 0.9) -> Round:
+    velocity: Tensor | float = 0.0
+
+    def round_(x: Tensor, c: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+        nonlocal velocity
+        merged = []
+        for moved in torch.split(x - c, SIZES, dim=1):
+            lengths = moved.norm(dim=1, keepdim=True)
+            u = (moved / lengths).mean(dim=0)
+            merged.append(lengths.mean() * u / u.norm())
+        step = -torch.cat(merged)
+        velocity = momentum * velocity + step
+        c = c - lr * (step + momentum * velocity)
+        return c.expand_as(x), c
+
+    return round_
+
+
+def edit(sizes: list[int], temperature: float, threshold: float, warmup: int, clip: float) -> Round:
+    """`sizes` are those of the groups; the moving means are written out as sums over all rounds."""
+    past: list[Tensor] = []  # (N, G) of each round
+    velocity: list[Tensor | float] = [0.0 for _ in sizes]
+
+    def outliers(lengths: Tensor) -> Tensor:
+        if len(past) < warmup:
+            return torch.zeros_like(lengths, dtype=torch.bool)
+        weights = 0.98 ** torch.arange(len(past) - 1, -1, -1, dtype=lengths.dtype)
+        weights = (weights / weights.sum()).view(-1, 1, 1)
+        mean = (weights * torch.stack(past)).sum(dim=0)
+        variance = (weights * (torch.stack(past) - mean).square()).sum(dim=0)
+        return (lengths - mean) / variance.sqrt() > threshold
+
+    def round_(x: Tensor, c: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+        moved = torch.split(x - c, sizes, dim=1)
+        lengths = torch.stack([part.norm(dim=1) for part in moved], dim=1)
+        left_out = outliers(lengths)
+        past.append(lengths)
+        steps = []
+        for g, part in enumerate(moved):
+            if bool(left_out[:, g].all()):
+                steps.append(torch.zeros(sizes[g], dtype=x.dtype))
+                continue
+            weights = torch.exp(-lengths[:, g] / temperature) * ~left_out[:, g]
+            d = weights @ part / weights.sum()
+            step = -d * min(1.0, clip / float(d.norm()))
+            velocity[g] = 0.85 * velocity[g] + step
+            steps.append(0.8 * (step + 0.85 * velocity[g]))
+        c = c - torch.cat(steps)
+        return c.expand_as(x), c
+
+    return round_
+
+
+def by_displacement(inner: Round) -> Round:
+    def round_(x: Tensor, c: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+        return inner(x, c, Scores(norms_of(x - c), scores.losses, scores.guarded))
 
     return round_
 
@@ -201,6 +281,8 @@ class Method:
     consensus_is_center: bool = True
     shared_steps: float = 0
     """This many first steps use the mean of all workers' gradients."""
+    pulls: Tensor | None = None
+    """(S, N), how many times `prox` a worker is pulled after each local step; by default once."""
 
 
 def gradients(x: Tensor, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -260,7 +342,9 @@ def train(
         g = g + WEIGHT_DECAY * x
         v = MOMENTUM * v + g
         x = x - LR * (g + MOMENTUM * v)
-        x = (1 - method.prox / TAU) * x + (method.prox / TAU) * c
+        times = torch.ones(workers) if method.pulls is None else method.pulls[t - 1]
+        strength = (method.prox / TAU * times.to(x)).unsqueeze(1)  # (N, 1)
+        x = (1 - strength) * x + strength * c
         if t % TAU:
             continue
         if probes is None:

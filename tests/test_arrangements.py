@@ -14,7 +14,17 @@ from torch.optim import AdamW, Optimizer
 
 import grawa
 from grawa.comm import DistributedCommunicator
-from tests.helpers import INPUTS, OUTPUTS, STRATEGIES, Fleet, batches, flat_state, poison, sgd
+from tests.helpers import (
+    INPUTS,
+    OUTPUTS,
+    STRATEGIES,
+    Fleet,
+    batches,
+    flat_state,
+    measurements,
+    poison,
+    sgd,
+)
 from tests.world import on_ranks
 
 pytestmark = pytest.mark.world
@@ -61,7 +71,7 @@ class Trained:
     rounds: int
     weights: list[Tensor | None]
     losses: list[Tensor]
-    distances: list[float | None]
+    measured: list[float | None]
     left_out: list[dict[int, str]]
     bytes_sent: int
 
@@ -103,7 +113,7 @@ def train(
         rounds=averager.round,
         weights=[report.weights for report in reports],
         losses=[report.losses for report in reports],
-        distances=[report.consensus_distance for report in reports],
+        measured=[value for report in reports for value in measurements(report)],
         left_out=[report.left_out for report in reports],
         bytes_sent=averager.bytes_sent,
     )
@@ -175,9 +185,9 @@ def together(found: list[Trained], what: str) -> Tensor:
     return torch.cat([getattr(part, what) for part in found])
 
 
-def numbers(distances: list[float | None]) -> Tensor:
-    """Distances, NaN for rounds without a mean."""
-    found = [math.nan if distance is None else distance for distance in distances]
+def numbers(measured: list[float | None]) -> Tensor:
+    """Measurements, NaN where there is none."""
+    found = [math.nan if value is None else value for value in measured]
     return torch.tensor(found, dtype=torch.float64)
 
 
@@ -202,7 +212,7 @@ def test_every_arrangement_gives_the_same_numbers(case: str, tolerance: float, n
             close(part.consensus, alone.consensus)
             close(part.losses, alone.losses)
             close(part.weights, alone.weights)
-            close(numbers(part.distances), numbers(alone.distances))
+            close(numbers(part.measured), numbers(alone.measured))
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,8 @@ combinations = st.fixed_dictionaries({
     "alpha": st.sampled_from([None, None, 0.5]),
     "fragments": st.integers(1, 4),
     "comm_dtype": st.sampled_from([None, "bf16", "int8", grawa.TopK(fraction=0.2)]),
+    "optimizer_state": st.sampled_from(["local", "average", "reset"]),
+    "optimizer_state_every": st.integers(1, 2),
     "buffers": st.sampled_from(["average", "local"]),
     "guard": st.sampled_from([None, grawa.Guard()]),
 })

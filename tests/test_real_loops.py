@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.optim import SGD, AdamW, Optimizer
 
 import grawa
-from tests.helpers import STRATEGIES, Fleet, alone, batches, flat, mlp, sgd
+from tests.helpers import STRATEGIES, Fleet, alone, batches, flat, mlp, sgd, shown
 from tests.helpers import step as one_step
 from tests.world import on_ranks, start_anew
 
@@ -53,14 +53,14 @@ def two_optimizers(model: nn.Module) -> list[Optimizer]:
     return [torch.optim.Muon(matrices, lr=0.05), AdamW(rest, lr=0.01)]
 
 
-def muon_and_adamw(hosted: int) -> tuple[int, int, Tensor]:
+def muon_and_adamw(hosted: int, strategy: grawa.Strategy) -> tuple[int, int, Tensor]:
     models = [mlp(torch.float32) for _ in range(hosted)]
     optimizers = [two_optimizers(model) for model in models]
     given: Any = models if hosted > 1 else models[0]
     steppers: Any = optimizers if hosted > 1 else optimizers[0]
     data = batches(steps=6, workers=2, dtype=torch.float32)
     first = dist.get_rank() * hosted if dist.is_initialized() else 0
-    with grawa.Averager(given, steppers, grawa.LocalSGD(), sync_every=3) as averager:
+    with grawa.Averager(given, steppers, strategy, sync_every=3) as averager:
         for inputs, targets in zip(data.inputs, data.targets, strict=True):
             for k, model in enumerate(models):
                 model.zero_grad()
@@ -72,13 +72,34 @@ def muon_and_adamw(hosted: int) -> tuple[int, int, Tensor]:
 
 
 @pytest.mark.world
-def test_several_optimizers_of_one_model_make_one_step() -> None:
-    (step, rounds, ours), (_, _, theirs) = on_ranks(2, muon_and_adamw, 1)
+@pytest.mark.parametrize("strategy", [grawa.LocalSGD(), grawa.DiLoCo()], ids=shown)
+def test_several_optimizers_of_one_model_make_one_step(strategy: grawa.Strategy) -> None:
+    (step, rounds, ours), (_, _, theirs) = on_ranks(2, muon_and_adamw, 1, strategy)
     assert (step, rounds) == (6, 2)
     assert torch.equal(ours, theirs)
-    hosted = muon_and_adamw(2)
+    hosted = muon_and_adamw(2, strategy)
     assert hosted[:2] == (6, 2)
     torch.testing.assert_close(hosted[2], ours)
+
+
+def test_outer_steps_of_one_worker_are_made_around_muon() -> None:
+    lr, momentum = 0.7, 0.5
+    outer = grawa.OuterSteps(outer=grawa.OuterNesterov(lr=lr, momentum=momentum))
+    _, _, found = muon_and_adamw(1, outer)
+    model, data = mlp(torch.float32), batches(steps=6, workers=2, dtype=torch.float32)
+    optimizers = two_optimizers(model)
+    center, velocity = flat(model), torch.zeros_like(flat(model))
+    for step in range(6):
+        model.zero_grad()
+        (model(data.inputs[step, 0]) - data.targets[step, 0]).square().mean().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        if step % 3 == 2:
+            moved = center - flat(model)
+            velocity = momentum * velocity + moved
+            center = center - lr * (moved + momentum * velocity)
+            torch.nn.utils.vector_to_parameters(center.clone(), model.parameters())
+    torch.testing.assert_close(found, center)
 
 
 def gan() -> list[tuple[int, int, bool]]:

@@ -37,6 +37,7 @@ _BY_WORKER: dict[tuple[str, ...], _Rows] = {
     ("runner", "attendance", "dropped"): _Rows(0, fresh=False),
     ("runner", "roll_call", "steps"): _Rows(0, fresh=None),
     ("runner", "roll_call", "new_steps"): _Rows(1, fresh=0),
+    ("runner", "roll_call", "new_samples"): _Rows(1, fresh=0.0),
     ("runner", "roll_call", "losses", "sum"): _Rows(1, fresh=0.0),
     ("runner", "roll_call", "losses", "past"): _Rows(1, fresh=torch.nan),
     ("runner", "roll_call", "losses", "count"): _Rows(1, fresh=0),

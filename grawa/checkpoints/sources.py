@@ -10,6 +10,7 @@ from grawa.checkpoints.regroup import Place, Regrouping
 from grawa.checkpoints.saved import Saved, dict_in
 from grawa.rounds.engine import Engine
 from grawa.saving.part import CheckpointError
+from grawa.strategies.protocol import OF_WORKERS
 
 
 class Sources:
@@ -99,11 +100,16 @@ class Sources:
     def _strategy(self) -> list[Any]:
         """The strategy's state, by fragments; if it never moved, with the only worker as center."""
         fragments = _list(self._saved.shared().get("strategy"))
-        if self._moved:
-            return fragments
-        own = dict_in(self._saved.worker(0), "parameters")
-        return [{key: _at(own, leaves) if key in _CENTERS else leaves
-                 for key, leaves in part.items()} for part in fragments]  # fmt: skip
+        return [{key: self._leaves(key, leaves) for key, leaves in _dict(part).items()}
+                for part in fragments]  # fmt: skip
+
+    def _leaves(self, key: str, leaves: Any) -> Any:
+        """An entry of the strategy's state, for the workers that there are now."""
+        if key == OF_WORKERS:
+            return {n: _resized(rows, self._here.workers) for n, rows in _dict(leaves).items()}
+        if self._moved or key not in _CENTERS:
+            return leaves
+        return _at(dict_in(self._saved.worker(0), "parameters"), leaves)
 
     def _is_saved(self, worker: int) -> bool:
         return worker < self._saved.layout.workers
@@ -138,10 +144,26 @@ def _at(parameters: dict[str, Tensor], leaves: dict[str, Tensor]) -> dict[str, T
     return {name: parameters[name].to(leaf.dtype) for name, leaf in leaves.items()}
 
 
+def _resized(rows: Any, workers: int) -> Tensor:
+    """The first rows, or with rows of zeros after them."""
+    if not isinstance(rows, Tensor) or not rows.dim():
+        raise CheckpointError("its state is damaged")
+    made = rows.new_zeros(workers, *rows.shape[1:])
+    common = min(workers, len(rows))
+    made[:common] = rows[:common]
+    return made
+
+
 def _without_state(entry: Any) -> Any:
     if not isinstance(entry, dict) or not isinstance(entry.get("state"), dict):
         raise CheckpointError("the optimizers' states in it are damaged")
     return {**entry, "state": {**entry["state"], "state": {}}}
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise CheckpointError("its state is damaged")
+    return value
 
 
 def _list(value: Any) -> list[Any]:

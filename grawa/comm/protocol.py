@@ -28,6 +28,15 @@ class Communicator(Protocol):
         ...
 
     @property
+    def shares(self) -> Tensor:
+        """How much each worker counts, before the weights of a method: (N,), float64, on the CPU.
+
+        They sum to 1 over the workers that take part, and are zero for the others. They are equal
+        unless workers are weighted by steps or samples; `weighted_mean` applies them by itself.
+        """
+        ...
+
+    @property
     def norms(self) -> Norms:
         """Computes the L2 norms of hosted workers, over all shards if they are sharded."""
         ...
@@ -35,8 +44,9 @@ class Communicator(Protocol):
     def weighted_mean(self, rows: Stack, weights: Tensor, out: Leaves | None = None) -> Leaves:
         """Sum over the workers that take part of weight times row, over the sum of the weights.
 
-        A row with weight zero contributes exactly nothing, also when it holds NaN; equal rows
-        give that row bit for bit; every process ends with the same bits.
+        Where workers count by steps or samples, the weights are multiplied by `shares`. A row with
+        weight zero contributes exactly nothing, also when it holds NaN; equal rows give that row
+        bit for bit; every process ends with the same bits.
 
         Args:
             rows: name -> (K, *shape).
@@ -86,6 +96,21 @@ class Communicator(Protocol):
         Returns:
             (N, N), float64, on the CPU, the same bits on every process. Zero on the diagonal;
             infinite for a worker that is left out, and where a distance is not finite.
+        """
+        ...
+
+    def leaf_distances(self, leaves: Leaves, others: Leaves) -> Tensor:
+        """The L2 distance between each two leaves, over all shards.
+
+        Processes may add the squares up in different orders, so they take the numbers of one: each
+        sends one for each leaf.
+
+        Args:
+            leaves: the same on every process.
+            others: of the same names and shapes, the same on every process.
+
+        Returns:
+            (L,), float64, on the CPU, the same bits on every process.
         """
         ...
 

@@ -33,7 +33,12 @@ class Estimate(NamedTuple):
 
 
 def top_eigenvalues(surface: Surface, count: int, seed: int = 0) -> list[Estimate]:
-    """The largest eigenvalues of the Hessian, by Lanczos iteration; largest first.
+    """The largest eigenvalues of the Hessian, largest first: those of `top_eigenpairs`."""
+    return top_eigenpairs(surface, count, seed)[0]
+
+
+def top_eigenpairs(surface: Surface, count: int, seed: int = 0) -> tuple[list[Estimate], Tensor]:
+    """The largest eigenvalues of the Hessian with their eigenvectors, by Lanczos iteration.
 
         standard error of lambda = std over batches b of (v' H_b v) / sqrt(batches)
 
@@ -47,7 +52,8 @@ def top_eigenvalues(surface: Surface, count: int, seed: int = 0) -> list[Estimat
         seed: of the first vector.
 
     Returns:
-        The eigenvalues; the standard error is NaN if there is only one batch.
+        The eigenvalues, largest first, and the eigenvectors, (P, k); the standard error is NaN if
+        there is only one batch.
 
     Raises:
         UserError: if `count` is out of range, or curvlinops is not installed.
@@ -59,7 +65,8 @@ def top_eigenvalues(surface: Surface, count: int, seed: int = 0) -> list[Estimat
     with measuring(surface):
         values, vectors = _largest(operator, count, seed)
         errors = _over_batches(surface, vectors)
-    return [Estimate(v, e) for v, e in zip(values.tolist(), errors.tolist(), strict=True)]
+    pairs = zip(values.tolist(), errors.tolist(), strict=True)
+    return [Estimate(value, error) for value, error in pairs], vectors
 
 
 def _largest(operator: Any, count: int, seed: int) -> tuple[Tensor, Tensor]:

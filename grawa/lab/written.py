@@ -85,7 +85,7 @@ def with_option(made: Made, path: list[str], value: str, where: str) -> Made:
     names = {
         _written(field): field.name
         for field in (fields(made) if is_dataclass(made) else ())
-        if _is_settable(made, field.name)
+        if field.init and _is_settable(made, field.name)
     }
     if path[0] not in names:
         close = own.meant(path[0], names)
@@ -103,7 +103,7 @@ def with_option(made: Made, path: list[str], value: str, where: str) -> Made:
     elif len(path) > 1:
         raise UserError(f"option {path[0]!r} of {where} has no options of its own")
     else:
-        setting = _parse(value, kind, path[0], where)
+        setting = parse(value, kind, path[0], where)
     changed = cast(Made, replace(cast(Any, made), **{name: setting}))
     if isinstance(setting, int | float) and not abs(setting) <= _MOST:  # also not a number
         raise UserError(
@@ -131,15 +131,33 @@ def _kind(made: object, name: str) -> Any:
     return next((kind for kind in get_args(hint) if kind is not NoneType), hint)
 
 
-def _parse(value: str, kind: Any, key: str, where: str) -> Any:
+def parse(value: str, kind: Any, key: str, where: str) -> Any:
+    """The value of an option.
+
+    Args:
+        value: as text.
+        kind: its type, one of those that are written as one value.
+        key: the option's name, for messages.
+        where: whose it is, for messages.
+
+    Returns:
+        The value.
+
+    Raises:
+        UserError: if the text does not say one.
+    """
     try:
-        if not value or not is_text(value):
-            raise ValueError("an option has a value that can be written")
-        if kind is float:
-            return number(value)
-        return {"true": True, "false": False}[value] if kind is bool else kind(value)
+        return _parsed(value, kind)
     except (KeyError, ValueError):
         raise UserError(f"{key} of {where} must be a {kind.__name__}, got {shown(value)}") from None
+
+
+def _parsed(value: str, kind: Any) -> Any:
+    if not value or not is_text(value):
+        raise ValueError("an option has a value that can be written")
+    if kind is float:
+        return number(value)
+    return {"true": True, "false": False}[value] if kind is bool else kind(value)
 
 
 def describe(made: object) -> tuple[str, str, str]:
@@ -160,6 +178,8 @@ def _options(made: object, prefix: str = "") -> list[str]:
     found: list[str] = []
     for field in fields(cast(Any, made)):
         value = getattr(made, field.name)
+        if not field.init:
+            continue
         if is_dataclass(value):
             found += _options(value, f"{prefix}{field.name}.")
         elif _is_settable(made, field.name):

@@ -112,6 +112,11 @@ class Leaves(dict[str, Tensor]):
         torch._foreach_copy_(wide.flats, self.flats)
         return wide
 
+    def as_wide_as(self, other: "Leaves") -> "Leaves":
+        """The same values in the dtypes of others at the same places; copied where these differ."""
+        pairs = zip(self.flats, other.flats, strict=True)
+        return Leaves([flat.to(its.dtype) for flat, its in pairs], self.places)
+
     @classmethod
     def joined(cls, parts: Sequence["Leaves"]) -> "Leaves":
         """Leaves of several parts as one, in the same memory."""

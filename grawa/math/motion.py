@@ -1,5 +1,7 @@
 """Moves parameters: pulls and copies, in place and for all tensors at once."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -108,3 +110,25 @@ def blend_(leaves: Leaves, toward: Leaves, share: float) -> None:
     """
     ends = [end.to(flat.dtype) for flat, end in zip(leaves.flats, toward.flats, strict=True)]
     torch._foreach_lerp_(leaves.flats, ends, share)
+
+
+def stretch_(leaves: Leaves, origin: Leaves, factors: Sequence[float]) -> None:
+    """Leaves <- origin + factor (leaves - origin), in place; a factor of 1 changes nothing.
+
+    Args:
+        leaves: name -> shape.
+        origin: the same names and shapes.
+        factors: one for each leaf.
+
+    >>> a, b = (Leaves.copy_of({"x": torch.tensor([[v]])}) for v in (3.0, 1.0))
+    >>> stretch_(a, b, [0.5])
+    >>> a["x"]
+    tensor([2.])
+    """
+    changed = {n: f for n, f in zip(leaves, factors, strict=True) if f < 1.0 or f > 1.0}
+    if not changed:
+        return
+    own, origins = [leaves[name] for name in changed], [origin[name] for name in changed]
+    torch._foreach_sub_(own, origins)
+    torch._foreach_mul_(own, list(changed.values()))
+    torch._foreach_add_(own, origins)

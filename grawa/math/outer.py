@@ -5,6 +5,25 @@ import torch
 from grawa.math.leaves import Leaves
 
 
+def pseudo_gradient_(mean: Leaves, began: Leaves) -> Leaves:
+    """Overwrites the workers' mean with d = began - mean.
+
+    Args:
+        mean: of the workers.
+        began: the center from which they started.
+
+    Returns:
+        d, in the memory of `mean`.
+
+    >>> x, c = (Leaves.copy_of({"x": torch.tensor([[v]])}) for v in (0.5, 1.0))
+    >>> pseudo_gradient_(x, c)["x"]
+    tensor([0.5000])
+    """
+    torch._foreach_sub_(mean.flats, began.flats)
+    torch._foreach_neg_(mean.flats)
+    return mean
+
+
 def nesterov_(
     center: Leaves,
     momentum: Leaves,
@@ -36,11 +55,10 @@ def nesterov_(
     Source: Douillard et al. (2023), "DiLoCo", algorithm 1, with the Nesterov momentum of
     Sutskever et al. (2013) as `torch.optim.SGD` writes it.
     """
-    _subtract_(mean, center if began is None else began)
-    torch._foreach_neg_(mean.flats)
+    gradient = pseudo_gradient_(mean, center if began is None else began)
     torch._foreach_mul_(momentum.flats, momentum_decay)
-    torch._foreach_add_(momentum.flats, mean.flats)
-    torch._foreach_add_(center.flats, mean.flats, alpha=-lr)
+    torch._foreach_add_(momentum.flats, gradient.flats)
+    torch._foreach_add_(center.flats, gradient.flats, alpha=-lr)
     torch._foreach_add_(center.flats, momentum.flats, alpha=-lr * momentum_decay)
 
 
@@ -61,7 +79,7 @@ def heavy_ball_(
     Args:
         center: the center of the last round, moved in place.
         momentum: m, zero before the first round, updated in place.
-        mean: the workers' mean; overwritten with -d.
+        mean: the workers' mean; overwritten with d.
         lr: the outer learning rate.
         momentum_decay: of the outer momentum, in [0, 1).
         began: as for `nesterov_`.
@@ -73,11 +91,7 @@ def heavy_ball_(
 
     Source: Wang et al. (2020), "SlowMo", algorithm 1, lines 7 and 8, in units of displacement.
     """
-    _subtract_(mean, center if began is None else began)
+    gradient = pseudo_gradient_(mean, center if began is None else began)
     torch._foreach_mul_(momentum.flats, momentum_decay)
-    torch._foreach_sub_(momentum.flats, mean.flats)
+    torch._foreach_add_(momentum.flats, gradient.flats)
     torch._foreach_add_(center.flats, momentum.flats, alpha=-lr)
-
-
-def _subtract_(leaves: Leaves, other: Leaves) -> None:
-    torch._foreach_sub_(leaves.flats, other.flats)

@@ -75,6 +75,32 @@ def _inverse(values: Tensor, power: float, counted: Tensor) -> Tensor:
     return powers / powers.sum(dim=0)
 
 
+def softmax_norm(norms: Tensor, temperature: float, counted: Tensor) -> Tensor:
+    """Weights that fall exponentially with the norm.
+
+        w_i = exp(-norm_i / temperature) / sum_j exp(-norm_j / temperature)
+
+    A norm of zero beside positive ones gives weight zero, as in `inverse_norm`.
+
+    Args:
+        norms: (N, G), not negative.
+        temperature: positive; the larger, the more equal are the weights.
+        counted: (N, G), true for the workers that take part in a group, at least one; the others,
+            whose norms may be anything, get weight zero.
+
+    Returns:
+        (N, G), columns sum to 1.
+
+    >>> softmax_norm(torch.tensor([[1.0], [1.0], [3.0]]), 2.0, torch.ones(3, 1).bool()).flatten()
+    tensor([0.4223, 0.4223, 0.1554])
+
+    Source: Cheng et al. (2025), "EDiT"; the temperature is an option of their code.
+    """
+    known = counted & (norms != 0)
+    known = torch.where(known.any(dim=0), known, counted)
+    return torch.where(known, -norms / temperature, -torch.inf).softmax(dim=0)
+
+
 def one_hot_smallest(scores: Tensor, active: Tensor | None = None) -> Tensor:
     """All weight to the smallest score of each column; to the first of equal ones.
 

@@ -23,8 +23,8 @@ class Absence:
     """A worker that has no part in the center.
 
     Attributes:
-        state: "reset" to the consensus in this round, "left out" for its loss, "on probation"
-            after either, "dropped" for good, or "absent".
+        state: "reset" to the consensus in this round, "left out" for its loss or displacement,
+            "on probation" after either, "dropped" for good, or "absent".
         why: the guard's reason in this round.
         since: the first round in which it was left out without a break until now.
         in_a_row: rounds since then, this one included.

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from grawa.math.leaves import Leaves, Rows
 from grawa.strategies.protocol import Strategy
+from grawa.strategies.prox import Proximal
 
 _MOST = 0.0025
 """Most of the way to the center that a worker is pulled at once instead of step by step. With the
@@ -21,13 +22,13 @@ class Drift:
 
     Args:
         strategy: whose `drift` it is.
-        num_hosted: K.
+        hosted: the numbers of the hosted workers among all.
     """
 
-    def __init__(self, strategy: Strategy, num_hosted: int) -> None:
-        self._strategy = strategy
+    def __init__(self, strategy: Strategy, hosted: Sequence[int]) -> None:
+        self._strategy, self._hosted = strategy, hosted
         self._prox: float | None = getattr(strategy, "prox", None)
-        self._owed = [0.0] * num_hosted
+        self._owed = [0.0] * len(hosted)
         """-log of the part of the way to the center that the pulls due would leave; without a
         `prox`, their shares."""
 
@@ -42,22 +43,29 @@ class Drift:
         several = range(len(self._owed)) if len(self._owed) > 1 else ()
         self._by_worker = [params.worker(k) for k in several]
 
-    def add(self, workers: slice, share: float) -> bool:
+    def add(self, workers: slice, share: float, steps: Sequence[int]) -> bool:
         """Notes the pull after a local step of these hosted workers.
 
         Args:
             workers: the hosted workers.
             share: which part of the steps of a round it is.
+            steps: local steps of each hosted worker, with this one.
 
         Returns:
             Whether `make` is to be called.
         """
-        owed = share
-        if self._prox is not None:
-            strength = self._prox * share
-            owed = -math.log1p(-strength) if strength < 1.0 else math.inf
-        self._owed[workers] = [before + owed for before in self._owed[workers]]
-        return self._prox is None or self._owed[workers][0] >= _MOST
+        for k in range(len(self._owed))[workers]:
+            self._owed[k] += self._owed_after(self._hosted[k], steps[k], share)
+        return self._prox is None or max(self._owed[workers]) >= _MOST
+
+    def _owed_after(self, worker: int, step: int, share: float) -> float:
+        if self._prox is None:
+            return share
+        prox = self._prox
+        if isinstance(self._strategy, Proximal):
+            prox = self._strategy.prox_at(worker, step)
+        strength = prox * share
+        return -math.log1p(-strength) if strength < 1.0 else math.inf
 
     def is_due(self) -> bool:
         """Whether a pull was noted that has not been made."""

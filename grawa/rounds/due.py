@@ -107,7 +107,7 @@ class DueRounds:
 
     def _recount(self, underway: Underway) -> None:
         assert underway.made is not None, "it was counted when the round began"
-        self._runner.roll_call.recount(underway.fragment, underway.made)
+        self._runner.roll_call.counts.take_back(underway.fragment, underway.made)
 
     def finish(self) -> None:
         """Waits for the round in the background, if there is one, and applies it to the workers.

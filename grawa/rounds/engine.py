@@ -109,7 +109,7 @@ class Engine:
     @property
     def steps(self) -> list[int]:
         """Local steps of each hosted worker."""
-        return list(self._runner.roll_call.steps)
+        return list(self._runner.roll_call.counts.steps)
 
     @property
     def step(self) -> int:
@@ -155,6 +155,10 @@ class Engine:
         """Records the losses of a local step of these hosted workers."""
         self._runner.roll_call.note_losses(losses, workers)
 
+    def note_samples(self, samples: Tensor, workers: slice = slice(None)) -> None:
+        """Records the samples of a local step of these hosted workers, if they are counted."""
+        self._runner.roll_call.counts.add_samples(samples, workers)
+
     def note_norms(self, norms: Tensor) -> None:
         """Records the norms of the next step's gradients, (K, L), before they are clipped."""
         self._norms = norms
@@ -182,7 +186,7 @@ class Engine:
         skipped = self.take_skipped()
         if skipped is None:
             return
-        self._runner.roll_call.uncount(skipped)
+        self._runner.roll_call.counts.subtract_steps(skipped)
         self._progress.uncount(skipped)
 
     def fail(self, message: str) -> NoReturn:

@@ -1,6 +1,6 @@
 """A fragment: a part of the model that is synchronised at once, and its state between rounds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,11 +11,13 @@ from grawa.comm.participants import Participants
 from grawa.comm.protocol import Transport
 from grawa.errors import UserError
 from grawa.math.leaves import Leaves, Rows, copied, copy_
-from grawa.math.norms import Norms, row_norms
+from grawa.math.norms import Norms, norms_over_shards, row_norms, tensor_distances
+from grawa.rounds.measured import Measured, measured
+from grawa.rounds.moves import Moves
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.shadow import Shadow
 from grawa.rounds.stowed import Stowed, is_elsewhere
-from grawa.strategies.protocol import State
+from grawa.strategies.protocol import State, first_state
 
 
 class Fragment:
@@ -32,6 +34,8 @@ class Fragment:
         params: the hosted workers' parameters, as views.
         rounds: how many it has had.
         seen: the strategy's state that `drift` uses.
+        watchers: called before a round moves parameters, with the hosted workers' and (N,), who
+            takes part; a round that fails on elastic workers is run again.
         shadow: the copy on which its rounds run; `None` if they run on the parameters themselves.
 
     A round that is run on elastic workers has no effect on the state before `commit`.
@@ -54,6 +58,7 @@ class Fragment:
             pull = plan.strategy.pull_of_round(comm.num_workers)
             self._compression = Compression(plan.comm_dtype, Leaves.copy_of(params), pull)
         self.rounds = 0
+        self.watchers: list[Callable[[Rows, Tensor], None]] = []
         self._is_elastic = plan.elastic
         self.shadow: Shadow | None = None
         if plan.overlap_steps or plan.elastic:
@@ -63,13 +68,17 @@ class Fragment:
         self._made: State = {}
         for size in plan.strategy.team_sizes():
             comm.split(size)
-        self._state = plan.strategy.init(params)
+        self._state = first_state(plan.strategy, params, comm.num_workers)
         drifts = plan.strategy.drifts
         # A round in the background changes the state, while drift still needs the old one.
         self.seen = self._state
         if self.shadow is not None:
             self.seen = {k: v.clone() for k, v in self._state.items()} if drifts else {}
         narrow = {n: x for n, x in params.items() if x.itemsize < 4 and drifts}
+        self._moves: Moves | None = None
+        center = self._state.get("center")
+        if plan.measure_distance and center is not None and list(center) == self._names:
+            self._moves = Moves(center, norms)
         device = next(iter(params.values())).device
         self._stowed: Stowed | None = None
         if plan.center == "cpu" and self._state and is_elsewhere(device):
@@ -83,22 +92,28 @@ class Fragment:
         self.params.lost = self._lost
 
     def run(
-        self, params: Rows, scores: Tensor | None, active: Tensor
-    ) -> tuple[Tensor | None, float | None]:
+        self,
+        params: Rows,
+        scores: Tensor | None,
+        active: Tensor,
+        amounts: Tensor | None = None,
+    ) -> tuple[Tensor | None, Measured]:
         """One round, which moves the parameters in place; collective.
 
         Args:
             params: the workers' parameters, or a copy of them.
             scores: of the whole model's groups, (N, G).
             active: which workers take part, (N,).
+            amounts: by which their weights are multiplied, (N,).
 
         Returns:
-            The weights of the fragment's groups, and the consensus distance if it is measured.
+            The weights of the fragment's groups, and what is measured.
         """
         workers = Participants(
             self._comm,
             active,
             compression=self._compression,
+            amounts=amounts,
             measure=self._measure_distance,
             norms=self._norms,
         )
@@ -106,13 +121,20 @@ class Fragment:
         self._made = self._state_here()
         if self._is_elastic and self._stowed is None:
             self._made = {key: leaves.clone() for key, leaves in self._state.items()}
+        for watch in self.watchers:
+            watch(params, active)
+        if self._moves is not None:
+            self._moves.begin(params, self._made)
         weights = self._strategy.sync(params, own, self._made, workers, self.rounds)
-        return weights, self._distance(workers, active)
+        moves = None if self._moves is None else self._moves.end(self._made)
+        return workers.reported(weights), measured(self._comm, active, workers.distances, moves)
 
     def commit(self) -> None:
         """Keeps the state as the last round has left it."""
         self._put_state(self._made)
         self._made = {}
+        if self._moves is not None:
+            self._moves.commit()
         self.rounds += 1
 
     def _put_state(self, state: State) -> None:
@@ -127,15 +149,23 @@ class Fragment:
         return self._state if self._stowed is None else self._stowed.fetch()
 
     @property
+    def has_center(self) -> bool:
+        """Whether the strategy keeps a center."""
+        return "center" in self._kept
+
+    def displacement_norms(self) -> Tensor:
+        """L2 norms of the hosted workers' parameters minus the center, (K, L of the fragment)."""
+        center = self._state if self._stowed is None else self._stowed.fetch("center")
+        return norms_over_shards(tensor_distances(self.params, center["center"]), self._norms)
+
+    @property
     def _kept(self) -> Mapping[str, Leaves]:
         """The state, wherever it is between rounds."""
         return self._state if self._stowed is None else self._stowed.kept()
 
-    def _distance(self, workers: Participants, active: Tensor) -> float | None:
-        if workers.distances is None:
-            return None
-        distances = self._comm.gather(workers.distances.unsqueeze(1))()[active]
-        return float(distances.double().square().mean().sqrt())
+    def _forget_moves(self) -> None:
+        if self._moves is not None:
+            self._moves.forget()
 
     def publish(self) -> None:
         """Lets `drift` use the state of the last round from now on."""
@@ -190,6 +220,7 @@ class Fragment:
             keep: whether what they have learnt since their last round is added to it.
         """
         self._put_state(state)
+        self._forget_moves()
         self.publish()
         for name, leaf in consensus.items():
             live, base = self.params[name], self._base[name]
@@ -208,6 +239,7 @@ class Fragment:
         for key, leaves in self._kept.items():
             for name, leaf in leaves.items():
                 leaf.copy_(saved["state"][key][name])
+        self._forget_moves()
         self.rounds = saved["rounds"]
         for name, rows in self._lost.items():
             rows.copy_(saved["lost"][name])

@@ -1,5 +1,6 @@
 """The guard: decides before a round which workers take part, and limits their scores."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,6 +30,8 @@ class Health(NamedTuple):
     """(N,), local steps since it was last unfit, see `Verdict`; infinite if never."""
     dropped: Tensor | None = None
     """(N,), true for workers that are left out for good."""
+    displacements: Tensor | None = None
+    """(N,), L2 norms of the parameters minus the last center; NaN if they are not known."""
 
 
 class Verdict(NamedTuple):
@@ -41,7 +44,8 @@ class Verdict(NamedTuple):
     reset: Tensor
     """(N,), true for workers that must start again from the consensus."""
     unfit: Tensor
-    """(N,), true for workers that are reset, and for those whose loss is too large."""
+    """(N,), true for workers that are reset, and for those whose loss, or displacement, is too
+    large."""
     left_out: dict[int, str]
     """Worker -> why."""
 
@@ -53,10 +57,11 @@ class Guard:
     A worker is *reset* if its parameters, loss or score are not finite, or its parameters are many
     times as large as the others' and have grown by more than its number of local steps explains: it
     has no part in the center, starts again from the consensus, and its optimizer's state is
-    cleared. Of the others, a worker whose loss is far above the median is *left out* of the center,
-    but still pulled to it. After either, a worker is *on probation*: it is left out until it has
-    made `probation` local steps in which it was fit to take part, since its losses over the first
-    steps from the consensus say little. If nobody else is fit, those on probation take part.
+    cleared. Of the others, a worker whose loss is far above the median (or, if asked for, whose
+    displacement) is *left out* of the center, but still pulled to it. After either, a worker is
+    *on probation*: it is left out until it has made `probation` local steps in which it was fit to
+    take part, since its losses over the first steps from the consensus say little. If nobody else
+    is fit, those on probation take part.
 
     Norms are raised to at least a fraction of their group's median, and to the whole median where
     the worker's loss is above the median loss. The reason: a worker that learns nothing, with a
@@ -80,6 +85,9 @@ class Guard:
             reset; infinity turns it off. Where workers make different numbers of steps, a norm may
             also have grown by this many times the median growth, times the square of the ratio of
             steps (which is how far a constant gradient carries heavy-ball momentum at most).
+        displacement_ratio: a worker is left out, too, if its parameters have moved this many times
+            as far from the last center as the median worker's; by default infinity, which turns it
+            off. Needs a method with a center. More steps explain a longer way as for `size_ratio`.
         probation: local steps for which a worker must have been fit before it takes part again; 0
             turns probation off.
         report_after: a worker that has been left out of this many rounds in a row, of each
@@ -95,6 +103,7 @@ class Guard:
     loss_ratio: float = 2.0
     loss_margin: float = 0.3
     size_ratio: float = 3.0
+    displacement_ratio: float = math.inf
     probation: int = 64
     report_after: int = 10
     drop: bool = False
@@ -107,8 +116,9 @@ class Guard:
             raise UserError(f"loss_ratio must be at least 1, got {self.loss_ratio}")
         if not self.loss_margin >= 0.0:
             raise UserError(f"loss_margin must not be negative, got {self.loss_margin}")
-        if not self.size_ratio > 1.0:
-            raise UserError(f"size_ratio must be above 1, got {self.size_ratio}")
+        for name in ("size_ratio", "displacement_ratio"):
+            if not getattr(self, name) > 1.0:
+                raise UserError(f"{name} must be above 1, got {getattr(self, name)}")
         for name, least in (("probation", 0), ("report_after", 1)):
             if not getattr(self, name) >= least:
                 raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -130,16 +140,19 @@ class Guard:
         kept = torch.ones_like(sound) if health.dropped is None else ~health.dropped
         if not bool((sound & kept).any()):
             raise DivergedError(_all_have_diverged(kept, reasons))
+        growth = (health.sizes - health.start_size).abs()
+        explained = _explained(health.new_steps, growth, sound, self.size_ratio)
         large = self._above(
-            health.sizes, sound & ~self._explained(health, sound), self.size_ratio, 0.0,
-            "parameter norm", reasons, median_of=sound & kept,
+            health.sizes, sound & ~explained, self.size_ratio, 0.0, "parameter norm", reasons,
+            median_of=sound & kept,
         )  # fmt: skip
         sound &= ~large
+        far = self._far(health, sound, reasons, median_of=sound & kept)
         above = self._above(
             health.losses, sound, self.loss_ratio, self.loss_margin, "loss", reasons,
             median_of=sound & kept,
         )  # fmt: skip
-        fit = sound & ~above
+        fit = sound & ~above & ~far
         active = self._proven(health, fit & kept, reasons)
         for i in torch.where(~kept)[0].tolist():
             reasons[i] = f"dropped; {reasons[i]}" if i in reasons else "dropped"
@@ -175,16 +188,15 @@ class Guard:
             reasons[i] = f"on probation, fit for {steps[i]:.0f} of {self.probation} local steps"
         return proven
 
-    def _explained(self, health: Health, sound: Tensor) -> Tensor:
-        """Workers whose parameters have grown by no more than their steps explain, (N,)."""
-        if health.new_steps is None:
+    def _far(
+        self, health: Health, sound: Tensor, reasons: dict[int, str], *, median_of: Tensor
+    ) -> Tensor:
+        """Workers that have moved much further from the center than the others, (N,)."""
+        moved, ratio = health.displacements, self.displacement_ratio
+        if moved is None or ratio == math.inf:
             return torch.zeros_like(sound)
-        growth = (health.sizes - health.start_size).abs()
-        middle = torch.where(sound, growth, torch.nan).nanmedian()
-        steps = torch.where(sound, health.new_steps, torch.nan)
-        more = health.new_steps / steps.nanmedian()
-        idle = torch.isinf(more)  # the median worker has made no step
-        return (more > 1.0) & (idle | (growth <= self.size_ratio * middle * more.square()))
+        among = sound & ~_explained(health.new_steps, moved, sound, ratio)
+        return self._above(moved, among, ratio, 0.0, "displacement", reasons, median_of=median_of)
 
     def _limited_scores(self, health: Health, active: Tensor) -> Tensor | None:
         if health.scores is None:
@@ -196,6 +208,26 @@ class Guard:
         floors = scores.new_full((len(scores), 1), self.norm_floor)
         floors[losses > losses.nanmedian()] = max(self.norm_floor, self.unearned_floor)
         return floor_at_median(scores, floors, active)
+
+
+def _explained(steps: Tensor | None, growth: Tensor, sound: Tensor, ratio: float) -> Tensor:
+    """Workers that have changed by no more than their number of steps explains, (N,).
+
+    Args:
+        steps: of each worker since the last round, (N,), if they are known.
+        growth: by how much each has changed, (N,).
+        sound: workers that count in the medians, (N,).
+        ratio: how many times the median change is explained with as many steps as the median.
+
+    Returns:
+        False for all if the steps are not known.
+    """
+    if steps is None:
+        return torch.zeros_like(sound)
+    middle = torch.where(sound, growth, torch.nan).nanmedian()
+    more = steps / torch.where(sound, steps, torch.nan).nanmedian()
+    idle = torch.isinf(more)  # the median worker has made no step
+    return (more > 1.0) & (idle | (growth <= ratio * middle * more.square()))
 
 
 def _not_finite(health: Health) -> dict[int, str]:

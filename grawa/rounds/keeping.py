@@ -105,10 +105,10 @@ class Keeper:
         except UserError:
             self._put(before)
             raise
-        if any(self.runner.roll_call.steps):
+        if any(self.runner.roll_call.counts.steps):
             self.overwritten.put_back()
             self.runner.remember_buffers(state["runner"]["buffers"])
-        self.progress.restart(self.runner.roll_call.steps)
+        self.progress.restart(self.runner.roll_call.counts.steps)
 
     def _check(self, state: object, own: dict[str, Any], *, strict: bool) -> None:
         if not isinstance(state, dict) or not isinstance(state.get("format"), int):

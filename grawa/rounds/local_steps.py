@@ -11,7 +11,7 @@ from grawa.rounds.fragment import Fragment
 from grawa.rounds.noting import Noting
 from grawa.rounds.roll_call import RollCall
 from grawa.rounds.symptoms import Symptoms
-from grawa.strategies.protocol import Strategy
+from grawa.strategies.protocol import OF_WORKERS, Strategy
 from grawa.workers.replicas import Replicas
 
 
@@ -24,6 +24,7 @@ class LocalSteps:
         fragments: of the model.
         roll_call: counts steps, and gets norms.
         symptoms: looks at norms.
+        first: the number of the first hosted worker among all.
         moves: whether rounds change parameters; if not, steps are only counted.
     """
 
@@ -35,6 +36,7 @@ class LocalSteps:
         roll_call: RollCall,
         symptoms: Symptoms,
         *,
+        first: int,
         moves: bool,
     ) -> None:
         self._replicas, self._fragments = replicas, fragments
@@ -43,7 +45,9 @@ class LocalSteps:
         self._needs_norms = moves and score is not None and score.needs_gradients
         # A score of a user's own may lack the attribute: then all steps count.
         self._noting = Noting(getattr(score, "norm_steps", None), hosted)
-        self._drift = Drift(strategy, hosted) if moves and strategy.drifts else None
+        self._drift = (
+            Drift(strategy, range(first, first + hosted)) if moves and strategy.drifts else None
+        )
         self._join()
 
     def follow(self) -> None:
@@ -59,7 +63,8 @@ class LocalSteps:
             return
         parts = self._fragments
         params = Rows.joined([part.params for part in parts])
-        keys = parts[0].seen
+        kept = set(parts[0].seen).intersection(*(part.seen for part in parts)) - {OF_WORKERS}
+        keys = [key for key in parts[0].seen if key in kept]
         self._drift.bind(params, {k: Leaves.joined([part.seen[k] for part in parts]) for k in keys})
 
     def note(self, workers: slice, noted: Tensor | None, share: float, left: float) -> None:
@@ -71,15 +76,16 @@ class LocalSteps:
             share: which part of a cycle a local step is.
             left: how many more there will be before the next round, as far as is known.
         """
-        self._roll_call.note_step(workers)
+        self._roll_call.counts.add_step(workers)
         if self._needs_norms:
             self._note_norms(workers, noted, left)
-        if self._drift is not None and self._drift.add(workers, share):
+        steps = self._roll_call.counts.steps
+        if self._drift is not None and self._drift.add(workers, share, steps):
             self.follow()
             self._drift.make(workers)
 
     def _note_norms(self, workers: slice, noted: Tensor | None, left: float) -> None:
-        steps = self._noting.steps(workers, self._roll_call.steps[workers][0], left)
+        steps = self._noting.steps(workers, self._roll_call.counts.steps[workers][0], left)
         if not steps:
             return
         norms = self._replicas.gradients.gradient_norms(workers) if noted is None else noted

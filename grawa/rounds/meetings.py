@@ -58,7 +58,7 @@ class Meetings:
         """What a worker that comes must know to be where this one is before its next meeting."""
         runner = self._runner
         return {
-            "step": max(runner.roll_call.steps),
+            "step": max(runner.roll_call.counts.steps),
             "timetable": self._timetable.state_dict(),
             **runner.status(),
         }
@@ -68,7 +68,8 @@ class Meetings:
         runner = self._runner
         runner.adopt(status)
         self._timetable.load_state_dict(status["timetable"])
-        runner.roll_call.steps = [status["step"]] * len(runner.roll_call.steps)
+        counts = runner.roll_call.counts
+        counts.steps = [status["step"]] * len(counts.steps)
 
     def join(self) -> bool:
         """Starts the job with the others, or gets their state if they are further.
@@ -190,6 +191,7 @@ class Meetings:
         self._runner.local_steps.catch_up()
         if self._runner.round == 0:
             self._replicas.check_optimizer_state()
+        self._runner.optimizer_state.check()
 
     def _round(self, index: int, roll: Roll) -> Outcome:
         """A round after its roll call: on the parameters themselves, if they must not wait."""
@@ -202,7 +204,7 @@ class Meetings:
     def _end(self, index: int, outcome: Outcome, began: float) -> None:
         """Applies a round to workers that have waited for it."""
         self._runner.roll_call.restart(index)
-        elastic, step = self._assembly.is_elastic, max(self._runner.roll_call.steps)
+        elastic, step = self._assembly.is_elastic, max(self._runner.roll_call.counts.steps)
         self._runner.end(Underway(index, lambda: outcome, began, step, Rows(), in_shadow=elastic))
 
     def tell_failure(self, fragment: int) -> None:

@@ -59,6 +59,7 @@ class Origin:
             "comm_dtype": str(plan.comm_dtype),
             "weight groups": f"{max(groups) + 1} ({_digest(groups)})",
             "clock": type(clock).__name__,
+            "weigh_by": plan.weigh_by or "none",
         }
         settings: dict[str, str] = {}
         for name in ("strategy", "schedule"):
@@ -66,6 +67,9 @@ class Origin:
                 (fixed if is_class else settings)[path] = value
         for name in ("guard", "overlap_steps", "alpha", "buffers"):
             settings.update((path, v) for path, v, _ in _options(name, getattr(plan, name)))
+        if plan.optimizer_state != "local":  # states saved before there was a choice are local
+            settings["optimizer_state"] = plan.optimizer_state
+            settings["optimizer_state_every"] = str(plan.optimizer_state_every)
         rows = replicas.params.items()
         parameters = [f"{n} {tuple(x.shape[1:])} {x.dtype}" for n, x in rows]
         parameters += [f"buffer {name}" for name in replicas.buffers.names]
@@ -132,6 +136,11 @@ def brief(value: object) -> str:
     return f"{type(value).__qualname__}({', '.join(told)})"
 
 
+def told(plan: RoundPlan) -> str:
+    """A plan's strategy and schedule, as `brief` tells them."""
+    return f"{brief(plan.strategy)}, {brief(plan.schedule)}"
+
+
 def _is_default(field: Field[Any], value: object) -> bool:
     usual = field.default
     if field.default_factory is not MISSING:
@@ -163,7 +172,8 @@ def _options(path: str, value: object) -> Iterator[tuple[str, str, bool]]:
         for field in fields(value):
             yield from _options(f"{path}.{field.name}", getattr(value, field.name))
     elif callable(value):
-        yield path, getattr(value, "__qualname__", type(value).__qualname__), False
+        is_class = isinstance(value, type)
+        yield path, getattr(value, "__qualname__", type(value).__qualname__), is_class
     elif value is None or isinstance(value, str | int | float | tuple):
         yield path, str(value), False
     else:  # its text may hold an address, which differs from run to run

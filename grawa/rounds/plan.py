@@ -21,7 +21,8 @@ class RoundPlan:
         schedule: when rounds are due.
         guard: decides which workers take part; `None` for all of them.
         buffers: "average" or "local".
-        measure_distance: whether consensus distances are measured.
+        measure_distance: whether consensus distances, moves of the center, and displacements are
+            measured.
         overlap_steps: d, local steps for which a round may run in the background.
         alpha: how much of itself a worker keeps when a round that ran in the background is mixed
             in; `None` to add what the round has changed.
@@ -30,6 +31,11 @@ class RoundPlan:
         fragment_of: the part of each parameter, if a function gave it.
         comm_dtype: how parameters are sent; `None` for their own dtype.
         center: "cpu" to keep the strategy's state on the CPU between rounds.
+        optimizer_state: "local", "average" or "reset".
+        optimizer_state_every: rounds of a fragment from one in which its optimizer state is
+            averaged or reset to the next.
+        weigh_by: "steps" or "samples": what each worker has made since the last round, by which
+            its weight in means is multiplied; `None` to leave weights as they are.
         individually: whether each hosted worker steps at its own speed.
         elastic: whether workers come and go, so that rounds may fail and be run again.
 
@@ -48,6 +54,9 @@ class RoundPlan:
     fragment_of: tuple[int, ...] | None = None
     comm_dtype: Precision | None = None
     center: str | None = None
+    optimizer_state: str = "local"
+    optimizer_state_every: int = 1
+    weigh_by: str | None = None
     individually: bool = False
     elastic: bool = False
 
@@ -63,8 +72,10 @@ class RoundPlan:
         if self.buffers not in ("average", "local"):
             raise UserError(f'buffers must be "average" or "local", got {self.buffers!r}')
         check_precision(self.comm_dtype)
+        self._check_optimizer_state()
         if self.center not in (None, "cpu"):
             raise UserError(f'center must be None or "cpu", got {self.center!r}')
+        self._check_weighing()
         if self.center == "cpu" and self.strategy.drifts:
             raise UserError(
                 f"{type(self.strategy).__name__} pulls workers to the center between rounds, so it "
@@ -109,6 +120,24 @@ class RoundPlan:
             )
         return replace(self, fragments=found[-1] + 1, fragment_of=found)
 
+    def _check_optimizer_state(self) -> None:
+        kind, every = self.optimizer_state, self.optimizer_state_every
+        if kind not in ("local", "average", "reset"):
+            raise UserError(f'optimizer_state must be "local", "average" or "reset", got {kind!r}')
+        if not isinstance(every, int) or every < 1:
+            raise UserError(f"optimizer_state_every must be at least 1, got {every!r}")
+        if kind == "local" and every > 1:
+            raise UserError(
+                f"optimizer_state_every={every} has no effect on a state that stays local: use "
+                'optimizer_state="average" or "reset" with it'
+            )
+        if kind == "average" and self.overlap_steps:
+            raise UserError(
+                "a round that runs in the background would bring back the state of "
+                f"{self.overlap_steps} steps ago: use overlap_steps=0 with "
+                'optimizer_state="average", or leave the state local'
+            )
+
     def _check_times(self) -> None:
         tau = self.schedule.sync_every
         if not 1 <= self.num_fragments <= tau:
@@ -131,6 +160,15 @@ class RoundPlan:
             raise UserError(
                 "hosted workers whose steps are counted together join a round one after another, "
                 "so it can't overlap with their steps: use overlap_steps=0, or a process for each"
+            )
+
+    def _check_weighing(self) -> None:
+        if self.weigh_by not in (None, "steps", "samples"):
+            raise UserError(f'weigh_by must be None, "steps" or "samples", got {self.weigh_by!r}')
+        if self.weigh_by is not None and not self.strategy.averages:
+            raise UserError(
+                f"weigh_by weights the workers in a mean, and {type(self.strategy).__name__} takes "
+                "no mean at its rounds: leave weigh_by out"
             )
 
     def _check_sharing(self) -> None:

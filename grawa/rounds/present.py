@@ -27,7 +27,7 @@ def judged(roll: Roll, health: Health, judge: Callable[[Health], Verdict]) -> Ve
     if bool(taking.all()):
         return judge(health)
     numbers = torch.where(taking)[0].tolist()
-    by_worker = ("sizes", "losses", "scores", "new_steps", "fit_steps", "dropped")
+    by_worker = ("sizes", "losses", "scores", "new_steps", "fit_steps", "dropped", "displacements")
     known = {name: getattr(health, name) for name in by_worker}
     among = {name: x[taking] for name, x in known.items() if x is not None}
     verdict = judge(health._replace(**among))

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from grawa.rounds.attendance import Absence
+from grawa.rounds.measured import Measured
 from grawa.rounds.underway import Outcome, Underway
 from grawa.warn import warn
 
@@ -49,6 +50,14 @@ class RoundReport:
         stopping: whether a process has asked, before the round, that training ends.
         overlapped_steps: local steps that were made while it ran in the background, before its
             result reached the workers.
+        center_cosine: of the angle between the move of the center in this round and in the
+            fragment's last one: near 1 if the center keeps its direction, negative if it goes back
+            and forth. `None` if not measured, in the first round (of this process, if training was
+            resumed), and for a strategy that keeps no center.
+        displacement_spread: standard deviation over mean of the displacements' L2 norms: 0 if all
+            workers that take part are equally far from the center of the last round. `None` if
+            not measured, for one worker, and for a strategy that keeps no center. Of a fragment
+            with more than 16,384 parameters, both are computed from a random sample of so many.
     """
 
     round: int
@@ -69,6 +78,8 @@ class RoundReport:
     absences: dict[int, Absence] = field(default_factory=dict)
     stopping: bool = False
     overlapped_steps: int = 0
+    center_cosine: float | None = None
+    displacement_spread: float | None = None
 
     def __repr__(self) -> str:
         parts = [f"round {self.round}", f"step {self.step}"]
@@ -101,8 +112,9 @@ class RoundReport:
             rows = getattr(self, name)
             for worker, row in enumerate(() if rows is None else rows):
                 named[f"{name}/worker{worker}"] = float(row.mean())
-        if self.consensus_distance is not None:
-            named["consensus_distance"] = self.consensus_distance
+        for name in Measured._fields:
+            if (value := getattr(self, name)) is not None:
+                named[name] = value
         for name in _COSTS:
             named[f"cost/{name}"] = float(getattr(self, name))
         return {f"{prefix}{name}": value for name, value in named.items() if isfinite(value)}
@@ -187,7 +199,7 @@ class Reporter:
         Returns:
             The report.
         """
-        roll = outcome.roll
+        roll, found = outcome.roll, outcome.measured or Measured()
         report = RoundReport(
             round=round_number,
             fragment=underway.fragment,
@@ -196,7 +208,7 @@ class Reporter:
             scores=roll.health.scores,
             losses=roll.health.losses,
             steps_made=roll.new_steps,
-            consensus_distance=outcome.consensus_distance,
+            **found._asdict(),
             left_out=outcome.verdict.left_out,
             absences=absences,
             bytes_sent=bytes_sent - self._bytes_before,

@@ -13,6 +13,7 @@ from grawa.rounds.fragment import Fragment
 from grawa.rounds.guard import Verdict
 from grawa.rounds.roll_call import Roll
 from grawa.workers.buffers import average, states_of
+from grawa.workers.optimizer_state import clear_state
 from grawa.workers.replicas import Replicas
 
 
@@ -86,4 +87,4 @@ class Resets:
         self._replicas.buffers.put(found.buffers, workers)
         for k in workers:
             for optimizer in self._replicas.optimizers[k]:
-                optimizer.state.clear()
+                clear_state(optimizer)

@@ -5,10 +5,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from grawa.comm.protocol import Transport
 from grawa.math.host import on_host
+from grawa.rounds.counts import Counts
 from grawa.rounds.guard import Health
+from grawa.rounds.observed import Hosted, needs_displacements
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.purposes import PASSIVE, WHOLE, Purpose
 from grawa.workers.buffers import forms_of
@@ -16,7 +19,7 @@ from grawa.workers.changes import BufferState
 from grawa.workers.losses import RecentLosses
 from grawa.workers.replicas import Replicas
 
-ROW_LENGTH = 10
+ROW_LENGTH = 12
 """Numbers that a worker reports for every purpose: see `Roll`."""
 
 
@@ -31,6 +34,8 @@ class Roll(NamedTuple):
     """(N,), local steps so far."""
     new_steps: Tensor
     """(N,), local steps since the last round of the fragment."""
+    new_samples: Tensor
+    """(N,), samples since then; zero if they are not counted."""
     lr: float
     """The lower median of the workers' learning rates."""
     elapsed: float
@@ -52,6 +57,12 @@ class Roll(NamedTuple):
         """The different purposes of those who have a say."""
         return set(self.purposes) - PASSIVE
 
+    def amounts(self, weigh_by: str | None) -> Tensor | None:
+        """By what the workers' weights are multiplied, (N,), see `RoundPlan.weigh_by`."""
+        if weigh_by is None:
+            return None
+        return self.new_steps if weigh_by == "steps" else self.new_samples
+
 
 class RollCall:
     """Collects while the hosted workers train what they report, and exchanges it with the others.
@@ -62,6 +73,7 @@ class RollCall:
         worker: connects the processes that the one hosted worker consists of, if they are several.
         plan: how rounds are run.
         groups: the group of each parameter.
+        observed: the hosted workers, for scores and the guard.
         moves: whether rounds change parameters; if not, there are no scores.
         with_buffers: whether buffers are averaged.
     """
@@ -73,6 +85,7 @@ class RollCall:
         worker: Transport | None,
         plan: RoundPlan,
         groups: Sequence[int],
+        observed: Hosted,
         *,
         moves: bool = True,
         with_buffers: bool = False,
@@ -80,6 +93,7 @@ class RollCall:
         score = plan.strategy.score if moves else None
         num_fragments = plan.num_fragments
         self._replicas, self._comm, self._worker = replicas, comm, worker
+        self._observed, self._sees_displacements = observed, moves and needs_displacements(plan)
         self._num_scores = max(groups) + 1 if score else 0
         self._num_buffers = len(replicas.buffers.names) if with_buffers else 0
         self._shares = plan.strategy.shares_gradients(0)
@@ -89,17 +103,11 @@ class RollCall:
         self._needs_losses = score is not None and score.needs_losses
         self._losses = RecentLosses(replicas.gradients.zeros(), num_fragments)
         self._mean_losses = torch.zeros(num_fragments, hosted, dtype=torch.float64, device="cpu")
-        self._new_steps = torch.zeros(num_fragments, hosted, dtype=torch.float64, device="cpu")
-        self.steps = [0] * hosted
-        """Local steps of each hosted worker."""
+        self.counts = Counts(hosted, num_fragments, with_samples=plan.weigh_by == "samples")
+        """Local steps and samples of the hosted workers."""
         self._is_elastic = plan.elastic
         self.asks_to_stop = False
         """Whether this process asks that training ends, in all that it reports from now on."""
-
-    def note_step(self, workers: slice) -> None:
-        """Counts a local step of these hosted workers."""
-        self._new_steps[:, workers] += 1
-        self.steps[workers] = [step + 1 for step in self.steps[workers]]
 
     def note_norms(self, norms: Tensor, steps: int = 1) -> None:
         """Records norms for the score: see `Tracker.note_gradients`."""
@@ -107,11 +115,6 @@ class RollCall:
             self._tracker.note_gradients(norms)  # all that trackers for every step need to take
         elif self._tracker is not None:
             self._tracker.note_gradients(norms, steps)
-
-    def uncount(self, skipped: Tensor) -> None:
-        """Subtracts steps that turned out to have been skipped: (K,), how many each."""
-        self._new_steps -= skipped
-        self.steps = [made - int(s) for made, s in zip(self.steps, skipped, strict=True)]
 
     def note_losses(self, losses: Tensor, workers: slice) -> None:
         """Records the losses of a local step of these hosted workers, one each."""
@@ -126,21 +129,15 @@ class RollCall:
         self._losses.forget(workers)
 
     def restart(self, fragment: int) -> Tensor:
-        """Called after each round of a fragment; returns the steps since the one before, (K,)."""
-        made = self._new_steps[fragment].clone()
+        """Called after each round of a fragment; returns what `Counts.restart` does."""
         self._losses.restart(self._mean_losses[fragment], fragment)
-        self._new_steps[fragment] = 0
         if self._tracker is not None:
             self._tracker.restart(fragment)
-        return made
-
-    def recount(self, fragment: int, made: Tensor) -> None:
-        """Counts steps again, (K,), whose round came to nothing."""
-        self._new_steps[fragment] += made
+        return self.counts.restart(fragment)
 
     def has_new_steps(self, fragment: int) -> bool:
         """Whether hosted workers have made steps since the fragment's last round."""
-        return bool(self._new_steps[fragment].any())
+        return bool(self.counts.new_steps(fragment).any())
 
     def rows(
         self,
@@ -166,8 +163,9 @@ class RollCall:
         """
         whole = purpose in WHOLE
         states, forms = self._buffers(whole=whole)
-        sizes, sums, scores, states, given = on_host([
+        sizes, moved, sums, scores, states, given = on_host([
             self._sizes(purpose),
+            self._displacements(fragment, whole=whole),
             self._losses.sums(fragment),
             self._scores(fragment, whole=whole),
             states,
@@ -177,11 +175,12 @@ class RollCall:
         ])
         self._mean_losses[fragment] = self._losses.means(sums, fragment)
         sizes = sizes.masked_fill((states == BufferState.NAN).any(dim=1), torch.nan)
-        rows = torch.empty(len(self.steps), ROW_LENGTH, dtype=torch.float64, device="cpu")
+        steps = self.counts.steps
+        rows = torch.empty(len(steps), ROW_LENGTH, dtype=torch.float64, device="cpu")
         about = [purpose, rounds, self.asks_to_stop, elapsed]
         rows[:, :4] = torch.tensor(about, dtype=torch.float64, device="cpu")
-        steps = torch.tensor(self.steps, device="cpu")
-        own = (given, steps, self._new_steps[fragment], self._replicas.lrs(), sizes)
+        made = self.counts.new_steps(fragment), self.counts.new_samples(fragment)
+        own = (given, torch.tensor(steps, device="cpu"), *made, self._replicas.lrs(), sizes, moved)
         for column, numbers in enumerate((*own, self._mean_losses[fragment]), start=4):
             rows[:, column] = numbers
         columns = [rows, scores.double(), states + forms]
@@ -205,12 +204,19 @@ class RollCall:
             rows = buffers.rows()
             return buffers.states(rows, self._replicas.gradients.device), forms_of(rows)
         none = torch.zeros(self._num_buffers, dtype=torch.float64, device="cpu")
-        return none.expand(len(self.steps), -1), none
+        return none.expand(len(self.counts.steps), -1), none
+
+    def _displacements(self, fragment: int, *, whole: bool) -> Tensor:
+        """L2 distances of the parameters from the center, (K,); NaN where they don't matter."""
+        if not self._sees_displacements or not whole:
+            return torch.full((len(self.counts.steps),), torch.nan, device="cpu")
+        moved: Tensor = vector_norm(self._observed.displacement_norms(fragment), dim=1)
+        return moved
 
     def _scores(self, fragment: int, *, whole: bool) -> Tensor:
         if self._tracker is None or not whole:
-            return torch.zeros(len(self.steps), self._num_scores, device="cpu")
-        return self._tracker.read(self._replicas.gradients, fragment, self.has_new_steps(fragment))
+            return torch.zeros(len(self.counts.steps), self._num_scores, device="cpu")
+        return self._tracker.read(self._observed, fragment, self.has_new_steps(fragment))
 
     def call(self, rows: Tensor) -> Roll:
         """Gathers what all workers report; every process must call it, for whatever purpose.
@@ -231,15 +237,20 @@ class RollCall:
             ],
             dim=1,
         )
-        purposes, rounds, stop, elapsed, values, steps, new, lr, sizes, losses = fixed.unbind(dim=1)
+        purposes, rounds, stop, elapsed, values, steps, new, samples, lr, *well = fixed.unbind(
+            dim=1
+        )
+        sizes, moved, losses = well
         there = ~purposes.isnan()  # elastic workers may be absent
         steps, new = steps.nan_to_num(), new.nan_to_num()
-        health = Health(sizes, losses, scores if self._num_scores else None, self._is_norm, new)
+        told = scores if self._num_scores else None
+        health = Health(sizes, losses, told, self._is_norm, new, displacements=moved)
         return Roll(
             purposes=tuple(Purpose(int(p)) for p in purposes.nan_to_num(Purpose.ABSENT).tolist()),
             rounds=rounds,
             steps=steps,
             new_steps=new,
+            new_samples=samples.nan_to_num(),
             lr=float(lr[there].median()),
             elapsed=float(elapsed[there][0]),
             values=values,
@@ -269,8 +280,7 @@ class RollCall:
         return {
             "tracker": self._tracker.state_dict() if self._tracker else None,
             "losses": self._losses.state_dict(),
-            "new_steps": self._new_steps.clone(),
-            "steps": list(self.steps),
+            **self.counts.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -278,5 +288,4 @@ class RollCall:
         if self._tracker is not None:
             self._tracker.load_state_dict(state["tracker"])
         self._losses.load_state_dict(state["losses"])
-        self._new_steps.copy_(state["new_steps"])
-        self.steps = list(state["steps"])
+        self.counts.load_state_dict(state)

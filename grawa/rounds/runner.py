@@ -1,7 +1,7 @@
 """Runs the rounds of fragments and applies their results to the workers."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from grawa.rounds.cut import fragments
 from grawa.rounds.fragment import Fragment
 from grawa.rounds.guard import Verdict, trusting
 from grawa.rounds.local_steps import LocalSteps
+from grawa.rounds.observed import Hosted
+from grawa.rounds.optimizer_state import OptimizerStateRounds
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.present import judged
 from grawa.rounds.report import OnRound, Reporter
@@ -42,6 +44,7 @@ class Runner:
         moves: whether rounds change parameters: not with a single worker, unless the strategy has
             `moves_one_worker`.
         fragments: P parts of the model.
+        optimizer_state: averages or clears the optimizers' state at rounds.
         roll_call: exchanges what the workers report.
         local_steps: what happens between rounds.
         reporter: measures times and bytes between reports.
@@ -66,28 +69,20 @@ class Runner:
         self.moves = comm.num_workers > 1 or plan.strategy.moves_one_worker
         self._averages_buffers = plan.buffers == "average" and comm.num_workers > 1
         groups = dict(zip(replicas.names, plan.strategy.groups(replicas.names), strict=True))
+        norms = replicas.gradients.norms
         self.fragments = [
-            Fragment(
-                replicas.params.part(names),
-                [groups[n] for n in names],
-                plan,
-                comm,
-                replicas.gradients.norms,
-            )
+            Fragment(replicas.params.part(names), [groups[n] for n in names], plan, comm, norms)
             for names in fragments(replicas.params, plan.num_fragments, plan.fragment_of)
         ]
         self._resets = Resets(
             replicas, comm, self.fragments, averages_buffers=self._averages_buffers
         )
+        self.optimizer_state = OptimizerStateRounds(replicas.states, comm, plan)
         self.roll_call = RollCall(
-            replicas,
-            comm,
-            worker,
-            plan,
-            list(groups.values()),
-            moves=self.moves,
-            with_buffers=self._averages_buffers,
-        )
+            replicas, comm, worker, plan, list(groups.values()),
+            Hosted(replicas.gradients, self.fragments, plan),
+            moves=self.moves, with_buffers=self._averages_buffers,
+        )  # fmt: skip
         self.reporter = Reporter()
         self.symptoms = Symptoms(speaks=comm.process == 0 or plan.elastic)
         self._attendance = Attendance(
@@ -99,7 +94,7 @@ class Runner:
         self._size = float(replicas.gradients.sizes(replicas.params)[0])
         self.local_steps = LocalSteps(
             plan.strategy, replicas, self.fragments, self.roll_call, self.symptoms,
-            moves=self.moves,
+            first=comm.process * comm.num_hosted, moves=self.moves,
         )  # fmt: skip
 
     def status(self) -> dict[str, Any]:
@@ -163,19 +158,24 @@ class Runner:
         joined = self._clock.joined()
         check_forms(self._replicas.buffers.names, roll.marks)
         verdict, fragment = self.judge(roll), self.fragments[index]
-        weights, distance = None, None
+        weights, found = None, None
         restart: Restart | None = None
+        change_state: Callable[[], None] | None = None
         if self.moves:
             shadow = fragment.shadow if in_shadow else None
             params = fragment.params if shadow is None else shadow.target()
-            weights, distance = fragment.run(params, verdict.scores, verdict.active)
+            amounts = roll.amounts(self._plan.weigh_by)
+            weights, found = fragment.run(params, verdict.scores, verdict.active, amounts)
+            change_state = self.optimizer_state.run(fragment, verdict.active)
             if self._plan.elastic and bool(verdict.reset.any()):
                 restart = self._resets.restart(roll, verdict, index, params)
             if shadow is not None and late:
                 shadow.finish(self._hosted(verdict.reset))
         agreed = self._resets.averaged(buffers, roll, verdict)
         finished = self._clock.finished()
-        return Outcome(roll, verdict, weights, distance, agreed, joined, finished, restart)
+        return Outcome(
+            roll, verdict, weights, found, agreed, joined, finished, restart, change_state
+        )
 
     def commit(self, index: int, _: object = None) -> None:
         """Keeps what the round of this fragment has made of the strategy's state."""
@@ -203,6 +203,8 @@ class Runner:
         else:
             buffers.put(outcome.buffers)
         fragment.publish()
+        if outcome.change_state is not None:
+            outcome.change_state()
         self._reset(outcome, reset)
         if self._plan.elastic:
             fragment.settled(late=underway.late)

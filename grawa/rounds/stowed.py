@@ -21,29 +21,38 @@ class Stowed:
     its memory is free for them.
 
     Args:
-        state: on the device.
+        state: on the device; what is on the CPU already stays there.
     """
 
     def __init__(self, state: State) -> None:
-        self._device = next(iter(state.values())).flats[0].device
-        self._side = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+        self._devices = {key: [x.device for x in leaves.flats] for key, leaves in state.items()}
+        gpus = [d for own in self._devices.values() for d in own if d.type == "cuda"]
+        self._device = gpus[0] if gpus else None
+        self._side = torch.cuda.Stream(self._device) if gpus else None
         self._kept = {
             key: Leaves([_like(flat) for flat in leaves.flats], leaves.places)
             for key, leaves in state.items()
         }
         self.put(state)
 
-    def fetch(self) -> State:
-        """The state on the device: copies, for as long as somebody refers to them."""
+    def fetch(self, *keys: str) -> State:
+        """The state where it was: copies, for as long as somebody refers to them.
+
+        Args:
+            keys: of the entries that are needed; all by default.
+
+        Returns:
+            These entries.
+        """
         if self._side is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._side)
         return {
-            key: Leaves([self._to_device(flat) for flat in leaves.flats], leaves.places)
-            for key, leaves in self._kept.items()
+            key: Leaves(
+                list(map(_copied_to, self._kept[key].flats, self._devices[key])),
+                self._kept[key].places,
+            )
+            for key in keys or self._kept
         }
-
-    def _to_device(self, flat: Tensor) -> Tensor:
-        return torch.empty_like(flat, device=self._device).copy_(flat, non_blocking=True)
 
     def put(self, state: State) -> None:
         """Copies a state to the CPU; on a GPU, behind what comes next."""
@@ -54,7 +63,7 @@ class Stowed:
         with torch.cuda.stream(self._side):
             self._copy(state)
         for leaves in state.values():
-            for flat in leaves.flats:
+            for flat in filter(lambda flat: flat.is_cuda, leaves.flats):
                 flat.record_stream(self._side)
 
     def _copy(self, state: State) -> None:
@@ -67,6 +76,10 @@ class Stowed:
         if self._side is not None:
             self._side.synchronize()
         return self._kept
+
+
+def _copied_to(flat: Tensor, device: torch.device) -> Tensor:
+    return torch.empty_like(flat, device=device).copy_(flat, non_blocking=True)
 
 
 def _like(flat: Tensor) -> Tensor:

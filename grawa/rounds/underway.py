@@ -8,6 +8,7 @@ from torch import Tensor
 
 from grawa.math.leaves import Rows
 from grawa.rounds.guard import Verdict
+from grawa.rounds.measured import Measured
 from grawa.rounds.resets import Restart
 from grawa.rounds.roll_call import Roll
 
@@ -19,7 +20,8 @@ class Outcome(NamedTuple):
     verdict: Verdict
     weights: Tensor | None
     """(N, G), or `None` if the workers count equally."""
-    consensus_distance: float | None
+    measured: Measured | None
+    """`None` if it moves no parameters."""
     buffers: dict[str, Tensor]
     """New values of the buffers that had changed, the same on every process."""
     joined: float
@@ -28,6 +30,8 @@ class Outcome(NamedTuple):
     restart: Restart | None = None
     """What workers that are reset start again from, where it is known before the round is applied.
     """
+    change_state: Callable[[], None] | None = None
+    """Changes the state of the hosted workers' optimizers, if that is due."""
 
 
 @dataclass
@@ -45,7 +49,7 @@ class Underway:
     late: bool = False
     """Whether the workers make local steps before it is applied to them."""
     made: Tensor | None = None
-    """(K,), local steps of the fragment since the round before."""
+    """What was made since the round before: see `Counts.restart`."""
     exposed: float = 0.0
     """Seconds for which it has blocked local steps."""
     age: int = 0

@@ -1,6 +1,7 @@
 """What workers report about themselves before a round."""
 
 from grawa.scores.delayed import Delayed
+from grawa.scores.displacement import DisplacementLengths, DisplacementNorms
 from grawa.scores.groups import sum_groups
 from grawa.scores.loss import TrainingLoss
 from grawa.scores.probe import ProbeLoss, ProbeNorms
@@ -10,6 +11,8 @@ from grawa.scores.training_norms import GradientNorms
 
 __all__ = [
     "Delayed",
+    "DisplacementLengths",
+    "DisplacementNorms",
     "GradientNorms",
     "NormTimesLoss",
     "ProbeLoss",

@@ -52,6 +52,11 @@ class Delayed:
         """The same as for the other score."""
         return self.score.needs_losses
 
+    @property
+    def needs_center(self) -> bool:
+        """The same as for the other score."""
+        return self.score.needs_center
+
     def tracker(
         self, groups: Sequence[int], num_hosted: int, num_fragments: int = 1
     ) -> "DelayedTracker":

@@ -30,6 +30,7 @@ class TrainingLoss:
     needs_gradients: ClassVar[bool] = False
     norm_steps: ClassVar[int | None] = None
     needs_losses: ClassVar[bool] = True
+    needs_center: ClassVar[bool] = False
 
     window: int = 4
 

@@ -23,6 +23,7 @@ class _Probe:
     needs_gradients: ClassVar[bool] = False
     norm_steps: ClassVar[int | None] = None
     needs_losses: ClassVar[bool] = False
+    needs_center: ClassVar[bool] = False
 
     batch: Callable[[int], Any]
     loss: Loss

@@ -1,4 +1,4 @@
-"""A gradient norm times a loss."""
+"""A norm times a loss."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -49,6 +49,11 @@ class NormTimesLoss:
     def needs_losses(self) -> bool:
         """The same as for the loss."""
         return self.loss.needs_losses
+
+    @property
+    def needs_center(self) -> bool:
+        """The same as for the norms."""
+        return self.norms.needs_center
 
     def tracker(
         self, groups: Sequence[int], num_hosted: int, num_fragments: int = 1

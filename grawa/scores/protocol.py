@@ -36,6 +36,17 @@ class Observed(Protocol):
         """
         ...
 
+    def displacement_norms(self, fragment: int = 0) -> Tensor:
+        """L2 norm of each parameter minus the strategy's last center.
+
+        Args:
+            fragment: the part of the model of which it is computed.
+
+        Returns:
+            (K, L), over all shards; zero for parameters of other fragments.
+        """
+        ...
+
 
 class Tracker(Protocol):
     """Collects what scores need while the hosted workers train, without waiting for the device.
@@ -108,6 +119,11 @@ class Score(Protocol):
     @property
     def needs_losses(self) -> bool:
         """Whether losses must be noted at every local step."""
+        ...
+
+    @property
+    def needs_center(self) -> bool:
+        """Whether it compares parameters with a center that the strategy keeps."""
         ...
 
     def tracker(self, groups: Sequence[int], num_hosted: int, num_fragments: int = 1) -> Tracker:

@@ -34,6 +34,7 @@ class RmsGradientNorms:
     needs_gradients: ClassVar[bool] = True
     norm_steps: ClassVar[int | None] = None
     needs_losses: ClassVar[bool] = False
+    needs_center: ClassVar[bool] = False
 
     decay: float = RMS_DECAY
 

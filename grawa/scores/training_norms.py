@@ -42,6 +42,7 @@ class GradientNorms:
     is_norm: ClassVar[bool] = True
     needs_gradients: ClassVar[bool] = True
     needs_losses: ClassVar[bool] = False
+    needs_center: ClassVar[bool] = False
 
     decay: float = TRAINING_DECAY
 

@@ -5,10 +5,12 @@ from grawa.strategies.data_parallel import DataParallel
 from grawa.strategies.diloco import DiLoCo
 from grawa.strategies.dppf import DPPF
 from grawa.strategies.easgd import EASGD
+from grawa.strategies.edit import EDiT
 from grawa.strategies.grawa import GRAWA, LGRAWA, MGRAWA
 from grawa.strategies.local_sgd import LocalSGD
 from grawa.strategies.lsgd import LSGD
 from grawa.strategies.outer_steps import OuterSteps
+from grawa.strategies.rda import RDA
 from grawa.strategies.slowmo import SlowMo
 from grawa.strategies.soft_pull import SoftPull
 
@@ -19,8 +21,10 @@ __all__ = [
     "LGRAWA",
     "LSGD",
     "MGRAWA",
+    "RDA",
     "DataParallel",
     "DiLoCo",
+    "EDiT",
     "InverseLoss",
     "LocalSGD",
     "OuterSteps",

@@ -26,7 +26,7 @@ class RandomWeights(SoftPull):
 
     Args:
         pull: as in GRAWA.
-        prox: as in GRAWA.
+        prox, prox_probability, prox_seed: as in GRAWA.
         outer: as in GRAWA.
         seed: of the draws; `None` means 0, and in `grawa train` the run's seed.
         concentration: 1 draws uniformly from all weights that sum to 1; with more, the weights are
@@ -72,7 +72,7 @@ class InverseLoss(SoftPull):
 
     Args:
         pull: as in GRAWA.
-        prox: as in GRAWA.
+        prox, prox_probability, prox_seed: as in GRAWA.
         outer: as in GRAWA.
         score: which loss, and over how many steps.
         power: weights are proportional to loss^-power.

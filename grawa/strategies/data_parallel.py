@@ -1,6 +1,7 @@
 """Data parallel: one model, trained on the mean of all workers' gradients."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -19,6 +20,8 @@ class DataParallel(Strategy):
     Source: Li et al. (2020), "PyTorch Distributed: Experiences on Accelerating Data Parallel
     Training", section 2.
     """
+
+    averages: ClassVar[bool] = False
 
     def shares_gradients(self, step: int) -> bool:
         """Always."""

@@ -9,11 +9,12 @@ from grawa.math.motion import blend_, pull_
 from grawa.math.weights import uniform
 from grawa.strategies.center import moving_center, step_center
 from grawa.strategies.checks import check_fraction
-from grawa.strategies.protocol import Communicator, State, Strategy
+from grawa.strategies.protocol import Communicator, State
+from grawa.strategies.prox import Proximal
 
 
 @dataclass(frozen=True, kw_only=True)
-class EASGD(Strategy):
+class EASGD(Proximal):
     """Elastic averaging, synchronous.
 
         x_i    <- (1 - elasticity/N) x_i + (elasticity/N) center
@@ -24,21 +25,21 @@ class EASGD(Strategy):
     Args:
         elasticity: beta in the paper, in [0, 1].
         prox: as in GRAWA, toward the center.
+        prox_probability, prox_seed: as in GRAWA.
 
     Source: Zhang, Choromanska and LeCun (2015), "Deep Learning with Elastic Averaging SGD",
     equations 5 and 6; beta = 0.9 and the pull beta/N are from its section 5.
     """
 
     elasticity: float = 0.9
-    prox: float = 0.0
 
     def __post_init__(self) -> None:
+        Proximal.__post_init__(self)
         check_fraction("elasticity", self.elasticity)
-        check_fraction("prox", self.prox)
 
     def init(self, params: Stack) -> State:
         """The common initial parameters are the first center."""
-        return moving_center(Leaves.copy_of(params), momentum=False)
+        return moving_center(Leaves.copy_of(params))
 
     def sync(
         self, params: Stack, scores: Tensor | None, state: State, comm: Communicator, round: int
@@ -52,10 +53,6 @@ class EASGD(Strategy):
     def pull_of_round(self, num_workers: int) -> float:
         """beta/N."""
         return self.elasticity / num_workers
-
-    def drift(self, params: Stack, state: State, share: float) -> None:
-        """The proximal pull to the center."""
-        pull_(params, state["center"], self.prox * share)
 
     def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:
         """The center."""

@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from grawa.errors import UserError
 from grawa.math.weights import inverse_norm
 from grawa.scores import GradientNorms
 from grawa.scores.groups import Grouping, by_model, by_tensor
 from grawa.scores.protocol import Score
-from grawa.strategies.checks import check_not_negative
+from grawa.strategies.checks import check_not_negative, groups_by
 from grawa.strategies.soft_pull import SoftPull
 
 
@@ -26,6 +25,9 @@ class GRAWA(SoftPull):
     Args:
         pull: how far workers move to the center at a round.
         prox: how far they move to it, in total, over the local steps of a round.
+        prox_probability: with which a local step is followed by a pull, then 1/probability times as
+            strong; 1 by default, for a weak pull after every step. See `Proximal`.
+        prox_seed: of these draws; `None` means 0, and in `grawa train` the run's seed.
         score: where the gradient norms come from.
         power: weights are proportional to norm^-power.
         outer: if given, the center is not the weighted average itself but steps toward it with
@@ -48,13 +50,7 @@ class GRAWA(SoftPull):
 
     def groups(self, names: Sequence[str]) -> tuple[int, ...]:
         """The groups that `group_by` returns."""
-        groups = self.group_by(names)
-        if len(groups) != len(names) or set(groups) != set(range(max(groups) + 1)):
-            raise UserError(
-                f"group_by must give each of the {len(names)} parameters a group numbered from 0 "
-                f"without gaps, got {groups}"
-            )
-        return groups
+        return groups_by(self.group_by, names)
 
     def weights(self, scores: Tensor | None, active: Tensor, round: int) -> Tensor:
         """Inversely proportional to the norms."""
@@ -69,6 +65,9 @@ class MGRAWA(GRAWA):
     Args:
         pull: how far workers move to the center at a round, 0.5 by default.
         prox: how far they move to it, in total, over the local steps of a round.
+        prox_probability: with which a local step is followed by a pull, then 1/probability times as
+            strong; 1 by default, for a weak pull after every step. See `Proximal`.
+        prox_seed: of these draws; `None` means 0, and in `grawa train` the run's seed.
         score: where the gradient norms come from, `grawa.GradientNorms()` by default.
         power: weights are proportional to norm^-power, 1 by default.
         outer: an optimizer for the center, such as `grawa.OuterNesterov()`; none by default.
@@ -89,6 +88,9 @@ class LGRAWA(GRAWA):
     Args:
         pull: how far workers move to the center at a round, 0.5 by default.
         prox: how far they move to it, in total, over the local steps of a round.
+        prox_probability: with which a local step is followed by a pull, then 1/probability times as
+            strong; 1 by default, for a weak pull after every step. See `Proximal`.
+        prox_seed: of these draws; `None` means 0, and in `grawa train` the run's seed.
         score: where the gradient norms come from, `grawa.GradientNorms()` by default.
         power: weights are proportional to norm^-power, 1 by default.
         outer: an optimizer for the center, such as `grawa.OuterNesterov()`; none by default.

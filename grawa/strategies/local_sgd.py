@@ -9,16 +9,18 @@ from grawa.math.motion import pull_
 from grawa.math.weights import uniform
 from grawa.strategies.center import first_center, mean_of_workers, next_center
 from grawa.strategies.checks import check_fraction, check_not_negative
-from grawa.strategies.protocol import Communicator, State, Strategy
+from grawa.strategies.protocol import Communicator, State
+from grawa.strategies.prox import Proximal
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalSGD(Strategy):
+class LocalSGD(Proximal):
     """Pull to the plain mean: x_i <- (1 - pull) x_i + pull mean(x).
 
     Args:
         pull: 1 is LocalSGD; less is a soft pull, GRAWA with equal weights.
         prox: as in GRAWA, toward the last mean.
+        prox_probability, prox_seed: as in GRAWA.
         warmup_steps: in this many first steps gradients are averaged, as in data-parallel training
             (post-local SGD).
 
@@ -27,12 +29,11 @@ class LocalSGD(Strategy):
     """
 
     pull: float = 1.0
-    prox: float = 0.0
     warmup_steps: int = 0
 
     def __post_init__(self) -> None:
+        Proximal.__post_init__(self)
         check_fraction("pull", self.pull)
-        check_fraction("prox", self.prox)
         check_not_negative("warmup_steps", self.warmup_steps)
 
     def shares_gradients(self, step: int) -> bool:
@@ -50,10 +51,6 @@ class LocalSGD(Strategy):
         center = next_center(params, uniform(comm.num_workers), state, comm)
         pull_(params, center, self.pull)
         return None
-
-    def drift(self, params: Stack, state: State, share: float) -> None:
-        """The proximal pull to the last mean."""
-        pull_(params, state["center"], self.prox * share)
 
     def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:
         """The mean of the workers' current parameters."""

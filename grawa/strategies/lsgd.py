@@ -1,6 +1,7 @@
 """LSGD: workers are pulled to the worker with the smallest loss."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -12,11 +13,12 @@ from grawa.scores import TrainingLoss
 from grawa.scores.protocol import Score
 from grawa.strategies.center import first_center, mean_of_workers, next_center
 from grawa.strategies.checks import check_fraction
-from grawa.strategies.protocol import Communicator, State, Strategy
+from grawa.strategies.protocol import Communicator, State
+from grawa.strategies.prox import Proximal
 
 
 @dataclass(frozen=True, kw_only=True)
-class LSGD(Strategy):
+class LSGD(Proximal):
     """Pull to the leader, the worker with the smallest recent training loss.
 
         x_i <- (1 - pull) x_i + pull x_leader
@@ -29,6 +31,7 @@ class LSGD(Strategy):
     Args:
         pull: how far workers move to the leader of all workers.
         prox: as in GRAWA, toward the last leader of all workers.
+        prox_probability, prox_seed: as in GRAWA.
         team_size: workers per team; `None` for one level.
         team_pull: how far workers move to their team's leader.
         leader_every: rounds between pulls to the leader of all workers; needs `team_size`.
@@ -38,15 +41,17 @@ class LSGD(Strategy):
     Deep Learning Models", algorithm 1, local and global leaders.
     """
 
+    averages: ClassVar[bool] = False
+
     pull: float = 0.1
-    prox: float = 0.0
     team_size: int | None = None
     team_pull: float = 0.1
     leader_every: int = 1
     score: Score = field(default_factory=TrainingLoss)
 
     def __post_init__(self) -> None:
-        for name in ("pull", "prox", "team_pull"):
+        Proximal.__post_init__(self)
+        for name in ("pull", "team_pull"):
             check_fraction(name, getattr(self, name))
         if self.team_size is not None and self.team_size < 2:
             raise UserError(f"team_size must be at least 2, got {self.team_size}")
@@ -87,10 +92,6 @@ class LSGD(Strategy):
             weights = one_hot_smallest(scores[team.workers], comm.active[team.workers])
             leader = team.comm.weighted_mean(members, weights)
             pull_(members, leader, self.team_pull)
-
-    def drift(self, params: Stack, state: State, share: float) -> None:
-        """The proximal pull to the last leader of all workers."""
-        pull_(params, state["center"], self.prox * share)
 
     def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:
         """The mean of the workers' current parameters."""

@@ -6,7 +6,13 @@ from typing import ClassVar
 from torch import Tensor
 
 from grawa.math.leaves import Leaves, Stack
-from grawa.strategies.center import OuterNesterov, first_center, restart_from_center
+from grawa.strategies.center import (
+    Outer,
+    OuterNesterov,
+    first_center,
+    outer_of,
+    restart_from_center,
+)
 from grawa.strategies.protocol import Communicator, State, Strategy
 
 
@@ -22,7 +28,7 @@ class OuterSteps(Strategy):
     (`docs/decisions.md`).
 
     Args:
-        outer: the outer optimizer; `OuterNesterov(lr=0.5, momentum=0)` is Lookahead.
+        outer: the outer optimizer, as in DiLoCo; `OuterNesterov(lr=0.5, momentum=0)` is Lookahead.
 
     Source: Kallusky et al. (2025), "SNOO: Step-K Nesterov Outer Optimizer" (arXiv 2510.15830);
     Zhang et al. (2019), "Lookahead Optimizer: k Steps Forward, 1 Step Back", without momentum.
@@ -30,17 +36,20 @@ class OuterSteps(Strategy):
 
     moves_one_worker: ClassVar[bool] = True
 
-    outer: OuterNesterov = field(default_factory=OuterNesterov)
+    outer: Outer = field(default_factory=OuterNesterov)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "outer", outer_of(self.outer))
 
     def init(self, params: Stack) -> State:
-        """The initial parameters are the first center; the outer momentum is zero."""
+        """The initial parameters are the first center, the outer state is zero."""
         return first_center(params, self.outer)
 
     def sync(
         self, params: Stack, scores: Tensor | None, state: State, comm: Communicator, round: int
     ) -> Tensor | None:
         """See `Strategy.sync`."""
-        restart_from_center(params, state, comm, self.outer)
+        restart_from_center(params, state, comm, self.outer, round)
         return None
 
     def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:

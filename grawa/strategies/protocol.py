@@ -11,10 +11,13 @@ from grawa.comm.protocol import Communicator, Team
 from grawa.math.leaves import Leaves, Stack
 from grawa.scores.protocol import Score
 
-__all__ = ["Communicator", "Leaves", "Score", "Stack", "State", "Strategy", "Team"]
+__all__ = ["Communicator", "Leaves", "Score", "Stack", "State", "Strategy", "Team", "first_state"]
 
 State = dict[str, Leaves]
 """What a strategy keeps between rounds, such as "center"; the same on every process."""
+
+OF_WORKERS = "workers"
+"""The entry of the state that `Strategy.init_workers` makes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +26,9 @@ class Strategy(ABC):
 
     moves_one_worker: ClassVar[bool] = False
     """Whether rounds and `drift` change parameters even if there is only one worker."""
+
+    averages: ClassVar[bool] = True
+    """Whether rounds take means of workers, which `Averager(weigh_by=)` can weight."""
 
     score: Score | None = field(default=None, init=False, repr=False)
     """What the workers report before a round; `None` for nothing. A method with a score redefines
@@ -43,6 +49,18 @@ class Strategy(ABC):
     def init(self, params: Stack) -> State:
         """The state before the first round, when all workers are equal; sends no messages."""
         return {}
+
+    def init_workers(self, names: Sequence[str], num_workers: int) -> Leaves | None:
+        """What is kept of each worker, beside `init`: the entry "workers" of the state.
+
+        Args:
+            names: of the parameters.
+            num_workers: N.
+
+        Returns:
+            Leaves with a row of zeros for each worker, (N, ...), on the CPU; `None` for nothing.
+        """
+        return None
 
     @abstractmethod
     def sync(
@@ -88,3 +106,19 @@ class Strategy(ABC):
     @abstractmethod
     def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:
         """The one model to evaluate, save and serve."""
+
+
+def first_state(strategy: Strategy, params: Stack, num_workers: int) -> State:
+    """All that a strategy keeps, before the first round.
+
+    Args:
+        strategy: the strategy.
+        params: name -> (K, *shape), equal on all workers.
+        num_workers: N.
+
+    Returns:
+        The state for `sync`.
+    """
+    state = strategy.init(params)
+    of_workers = strategy.init_workers(list(params), num_workers)
+    return state if of_workers is None else {**state, OF_WORKERS: of_workers}

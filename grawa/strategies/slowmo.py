@@ -45,7 +45,8 @@ class SlowMo(Strategy):
 
     def init(self, params: Stack) -> State:
         """The common initial parameters are the first center; the momentum is zero."""
-        return moving_center(Leaves.copy_of(params))
+        state = moving_center(Leaves.copy_of(params))
+        return {**state, "momentum": state.get("exact", state["center"]).zeros_like()}
 
     def sync(
         self, params: Stack, scores: Tensor | None, state: State, comm: Communicator, round: int

@@ -7,13 +7,14 @@ from torch import Tensor
 
 from grawa.math.leaves import Leaves, Stack
 from grawa.math.motion import pull_
-from grawa.strategies.center import OuterNesterov, first_center, next_center
+from grawa.strategies.center import Outer, first_center, next_center, outer_of
 from grawa.strategies.checks import check_fraction
-from grawa.strategies.protocol import Communicator, State, Strategy
+from grawa.strategies.protocol import Communicator, State
+from grawa.strategies.prox import Proximal
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoftPull(Strategy):
+class SoftPull(Proximal):
     """Pull to a weighted average of the workers; subclasses define the weights.
 
         c    = sum_i w_i x_i
@@ -23,17 +24,21 @@ class SoftPull(Strategy):
     Args:
         pull: how far workers move to the center at a round.
         prox: how far they move to it, in total, over the local steps of a round.
+        prox_probability: with which a local step is followed by a pull, see `Proximal`.
+        prox_seed: of these draws.
         outer: if given, the center is not the weighted average itself but steps toward it with
             this optimizer, as DiLoCo's does.
     """
 
     pull: float = 0.5
     prox: float = 0.01
-    outer: OuterNesterov | None = None
+    outer: Outer | None = None
 
     def __post_init__(self) -> None:
+        Proximal.__post_init__(self)
         check_fraction("pull", self.pull)
-        check_fraction("prox", self.prox)
+        if self.outer is not None:
+            object.__setattr__(self, "outer", outer_of(self.outer))
 
     @abstractmethod
     def weights(self, scores: Tensor | None, active: Tensor, round: int) -> Tensor:
@@ -58,12 +63,9 @@ class SoftPull(Strategy):
         """See `Strategy.sync`."""
         weights = self.weights(scores, comm.active, round)
         per_leaf = weights[:, list(self.groups(list(params)))]
-        pull_(params, next_center(params, per_leaf, state, comm, self.outer), self.pull)
+        center = next_center(params, per_leaf, state, comm, self.outer, round)
+        pull_(params, center, self.pull)
         return weights
-
-    def drift(self, params: Stack, state: State, share: float) -> None:
-        """The proximal pull to the last center."""
-        pull_(params, state["center"], self.prox * share)
 
     def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:
         """The center."""

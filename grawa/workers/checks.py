@@ -73,6 +73,28 @@ def check_losses(loss: object, num_hosted: int) -> Tensor:
     return loss.detach().reshape(num_hosted)
 
 
+def check_samples(samples: object, num_hosted: int) -> Tensor:
+    """Refuses what is not a number of samples, or one for each of K hosted workers.
+
+    Returns:
+        The numbers, (K,) or (1,), float64, on the CPU.
+
+    Raises:
+        UserError: if they are something else.
+    """
+    found = samples if isinstance(samples, Sequence | Tensor) else [samples]
+    try:
+        counts = torch.as_tensor(found, dtype=torch.float64, device="cpu").reshape(-1)
+    except (RuntimeError, TypeError, ValueError):
+        counts = torch.empty(0)
+    if len(counts) not in (1, num_hosted) or not bool((counts.isfinite() & (counts >= 0)).all()):
+        raise UserError(
+            "record_samples takes the number of samples of a batch, or one number for each of the "
+            f"{num_hosted} hosted workers, got {samples!r}"
+        )
+    return counts
+
+
 def check_launched_alone() -> None:
     """Refuses a process that a launcher started as one of several, if there is no process group.
 
@@ -229,10 +251,16 @@ def check_no_weights_in_state(
     )
     found = next(chain(free, copies), None)
     if found is not None:
+        what = f"{type(found.optimizer).__name__} keeps weights in its state ({found.key!r} of "
+        if free:
+            raise UserError(
+                f"{what}{found.name!r}) and pulls the parameters to them at each step, and rounds "
+                "move the parameters only: use the optimizer without schedule-free, with a "
+                "learning rate schedule"
+            )
         raise UserError(
-            f"{type(found.optimizer).__name__} keeps weights in its state ({found.key!r} of "
-            f"{found.name!r}) and overwrites the parameters with them at its next step, which "
-            "would undo every round: let it hold the float32 parameters themselves (and "
+            f"{what}{found.name!r}) and overwrites the parameters with them at its next step, "
+            "which would undo every round: let it hold the float32 parameters themselves (and "
             "compute in bfloat16 with autocast), or use an optimizer without a copy of the "
             "weights"
         )

@@ -15,11 +15,6 @@ from grawa.workers.checks import check_hooked
 from grawa.workers.replicas import Replicas
 from grawa.workers.skips import Skips
 
-NEEDS_LOSSES = (
-    "{} ranks workers by their training loss: call averager.record_loss(loss) before "
-    "optimizer.step()"
-)
-
 MISSED_ALL_STEPS = (
     "the parameters have changed, but no optimizer step was counted: they were changed by an "
     "optimizer that was not given to the Averager, or without its step(). Make the optimizer first "

@@ -15,6 +15,7 @@ from grawa.workers.buffers import Buffers
 from grawa.workers.checks import check_no_weights_in_state
 from grawa.workers.gradients import Gradients
 from grawa.workers.identity import Identity
+from grawa.workers.optimizer_state import OptimizerStates
 from grawa.workers.stack import is_strided, local, stack_of
 from grawa.workers.unwrapped import check_not_flat, inner_model, inner_optimizer
 
@@ -39,6 +40,7 @@ class Replicas:
         buffers: the models' persistent buffers.
         identity: which parameters these are, and whether they still are.
         gradients: the parameters' gradients and norms.
+        states: what the optimizers keep for each parameter.
 
     Raises:
         UserError: if models and optimizers don't fit each other.
@@ -59,6 +61,7 @@ class Replicas:
         self.gradients = Gradients(self.models, self.identity, worker_group)
         self._params = self.identity.params
         self._is_sharded = any(hasattr(p, "to_local") for p in self._params[0])
+        self.states = OptimizerStates(self.names, self._params, self.optimizers)
         self._stack_params()
         self.buffers = Buffers(self.models)
 

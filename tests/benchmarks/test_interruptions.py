@@ -2,7 +2,9 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,9 @@ import torch.distributed as dist
 import guard
 import local_step
 import stragglers
-from common import read_json
+from common import read_json, show
 from grawa.errors import UserError
-from processes import one_by_one, together
+from processes import as_they_end, one_by_one, together
 from samples import Samples
 
 
@@ -216,3 +218,26 @@ def _square(number: int) -> int:
 def test_jobs_come_back_in_their_order(at_a_time: int) -> None:
     found = list(one_by_one(_square, [3, 1, 2], at_a_time, "squaring"))
     assert found == [(3, 9), (1, 1), (2, 4)]
+
+
+@pytest.mark.parametrize("at_a_time", [1, pytest.param(2, marks=pytest.mark.world)])
+def test_jobs_are_taken_when_they_can_begin(at_a_time: int) -> None:
+    taken: list[int] = []
+
+    def jobs() -> Iterator[int]:
+        for job in range(-6, 0):
+            taken.append(job)
+            yield job
+
+    found = as_they_end(_square, jobs(), at_a_time)
+    first = next(iter(found))
+    assert len(taken) <= at_a_time
+    assert sorted([first, *found]) == [(job, job**2) for job in range(-6, 0)]
+
+
+def test_tables_are_shown_on_a_terminal_without_unicode(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = BytesIO()
+    monkeypatch.setattr("sys.stdout", TextIOWrapper(written, encoding="ascii", write_through=True))
+    show("error ± error", ["method", "mean ± error"], [["a", "1.0 ± 0.1"]])
+    text = written.getvalue().decode("ascii")
+    assert "1.0 +/- 0.1" in text and "mean +/- error" in text

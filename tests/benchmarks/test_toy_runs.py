@@ -18,6 +18,8 @@ import hosts_worker
 import local_step
 import methods
 import network_methods
+import one_worker
+import outer_momentum
 import paired
 import scale
 import stragglers
@@ -27,7 +29,7 @@ import time_to_loss_methods
 from common import read_json
 from exchange import WAYS
 from grawa.errors import UserError
-from samples import Sample
+from samples import Sample, Samples
 from tests.benchmarks.toys import NAMES, Toy, assert_positive, rows, said, toy
 from theory_problems import TASKS
 from theory_results import CONDITIONS, METHODS
@@ -37,6 +39,7 @@ pytestmark = pytest.mark.world
 PICTURES = {
     "hosts": {"hosts.png"},
     "network": {"network.png"},
+    "outer_momentum": {"outer_momentum.png"},
     "scale": {"scale.png"},
     "stragglers": {"stragglers.png"},
     "sync": {"sync.png"},
@@ -167,6 +170,31 @@ def test_time_to_loss_is_resumed_with_the_same_options_only() -> None:
         time_to_loss.resume(config, replace(config, seeds=2), [])
 
 
+def test_language_model_tunes_and_compares_every_method() -> None:
+    run = toy("language_model")
+    config, found = run.module.TOY, run.results()
+    assert len(run.lines()) == len(config.methods) * (
+        len(config.rates) * config.tune + config.seeds
+    )
+    assert rows(run.printed) == {row["name"] for row in found["rows"]} == {"local_sgd", "probe"}
+    base, other = found["rows"]
+    assert base["difference"] is None
+    ends = [[sample["final"] for sample in row["runs"]] for row in (base, other)]
+    assert other["difference"] == pytest.approx(sum(ends[1]) / 2 - sum(ends[0]) / 2)
+    assert all(len(sample["weights"]) == 2 for sample in other["runs"])
+    assert [s["kinds"] for s in base["runs"]] == [s["kinds"] for s in other["runs"]]
+
+
+def test_a_resumed_language_model_ends_as_if_it_had_not_been_interrupted(tmp_path: Path) -> None:
+    whole = toy("language_model")
+    lines = whole.samples.path.read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "language_model.jsonl").write_text("".join(lines[:-3]) + lines[-3][:50])
+    printed = said(whole.module, "--toy", "--resume", "--out", str(tmp_path))
+    assert printed.count("; 0 left, ") == 1
+    again = Samples(tmp_path / "language_model.jsonl").read()[1]
+    assert [sample["bits"] for sample in again] == [line["bits"] for line in whole.lines()]
+
+
 def test_local_step_has_a_turn_of_every_variant() -> None:
     run = toy("local_step")
     toy_size = local_step.TOY
@@ -233,6 +261,41 @@ def test_fewer_bits_are_measured_beside_int8() -> None:
     (seconds,) = run.results()["seconds"].values()
     assert rows(run.printed) == set(seconds) == set(fewer_bits.WAYS)
     _ratios(run, seconds, fewer_bits.BASELINE)
+
+
+def test_outer_momentum_compares_every_outer_optimizer_with_local_sgd_by_seed() -> None:
+    run = toy("outer_momentum")
+    assert len(run.lines()) == len(outer_momentum.jobs(outer_momentum.TOY))
+    known = outer_momentum.outers(outer_momentum.TOY, "digits")
+    assert rows(run.printed) == set(known)
+    errors = run.results()["errors"]["digits"]["4"]
+    assert list(errors) == known
+    assert all(len(own) == outer_momentum.TOY.seeds for own in errors.values())
+    assert_positive(error for own in errors.values() for error in own)
+
+
+def test_outer_momentum_is_resumed_where_it_was_interrupted(tmp_path: Path) -> None:
+    run = toy("outer_momentum")
+    lines = run.samples.path.read_text(encoding="utf-8").splitlines()
+    part = tmp_path / run.samples.path.name
+    part.write_text("\n".join(lines[:-2]) + "\n", encoding="utf-8")
+    said(run.module, "--toy", "--resume", "--out", str(tmp_path))
+    again = read_json(tmp_path / "outer_momentum.json")
+    assert again["errors"] == run.results()["errors"]
+
+
+def test_one_worker_chooses_learning_rates_on_seeds_of_their_own() -> None:
+    run = toy("one_worker")
+    config, lines = one_worker.TOY, run.lines()
+    tuned = [line for line in lines if line["what"] == "tune"]
+    assert {line["seed"] for line in tuned} == {100}
+    assert len(tuned) == len(config.outer) * len(one_worker.LRS["Muon"])
+    assert len(lines) - len(tuned) == len(config.outer) * config.seeds
+    found = run.results()["found"]["Muon"]
+    assert rows(run.printed) == set(found) == set(config.outer)
+    for own in found.values():
+        assert own["lr"] in one_worker.LRS["Muon"]
+        assert_positive(own["bits"])
 
 
 def test_guard_runs_every_condition_with_and_without_it() -> None:

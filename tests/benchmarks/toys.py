@@ -22,8 +22,9 @@ from grawa.errors import UserError
 from samples import Sample, Samples
 
 NAMES = (
-    *("exchange", "fewer_bits", "gpu", "guard", "hosts", "local_step", "medians", "network"),
-    *("norm_window", "paired", "scale", "stacking", "stragglers", "sync", "theory", "time_to_loss"),
+    *("exchange", "fewer_bits", "gpu", "guard", "hosts", "language_model", "local_step"),
+    *("medians", "network", "norm_window", "one_worker", "optimizer_state", "outer_momentum"),
+    *("paired", "scale", "stacking", "stragglers", "sync", "theory", "time_to_loss"),
 )
 
 

@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,13 @@ class Job:
 STRATEGIES: dict[str, tuple[grawa.Strategy, dict[str, Any]]] = {
     "lgrawa": (grawa.LGRAWA(), {}),
     "mgrawa with outer steps": (grawa.MGRAWA(outer=grawa.OuterNesterov()), {}),
+    "diloco with outer AdamW": (grawa.DiLoCo(outer=partial(AdamW, lr=0.05)), {}),
     "lsgd in parts": (grawa.LSGD(), {"fragments": 2, "sync_every": 4}),
     "lsgd in teams": (grawa.LSGD(team_size=2), {}),
     "easgd": (grawa.EASGD(prox=0.1), {}),
     "shared count": (grawa.LGRAWA(), {"schedule": grawa.SharedCount(2)}),
     "data parallel": (grawa.DataParallel(), {}),
+    "edit": (grawa.EDiT(), {"weigh_by": "steps"}),
 }
 
 
@@ -166,6 +169,25 @@ def test_where_one_worker_was_alone_the_others_start_at_it(
     more.averager.synchronize()
     for row in more.params():
         torch.testing.assert_close(row, job.params()[0], atol=0.05, rtol=0.0)
+
+
+def test_what_a_method_keeps_of_each_worker_stays_that_workers(tmp_path: Path) -> None:
+    def known(job: Job) -> dict[str, Tensor]:
+        state = job.averager.state_dict()["runner"]["fragments"][0]["state"]
+        found: dict[str, Tensor] = state["workers"]
+        return found
+
+    job = Job(grawa.EDiT(), 3)
+    job.train(0, STOP)
+    job.averager.save(tmp_path)
+    fewer, more = Job(grawa.EDiT(), 2), Job(grawa.EDiT(), 4)
+    fewer.restore(tmp_path)
+    more.restore(tmp_path)
+    for name, rows in known(job).items():
+        assert bool((rows > 0.0).all())
+        assert torch.equal(known(fewer)[name], rows[:2])
+        assert torch.equal(known(more)[name][:3], rows)
+        assert not bool(known(more)[name][3].any())
 
 
 def test_without_a_center_new_workers_start_at_the_mean_of_the_sound_ones(tmp_path: Path) -> None:

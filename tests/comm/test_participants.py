@@ -48,6 +48,26 @@ def test_everyone_is_still_counted() -> None:
     assert Participants(InProcessCommunicator(3)).active.tolist() == [True] * 3
 
 
+def test_leaves_are_as_far_apart_as_a_worker_that_takes_part_says() -> None:
+    rows = rows_of(3)
+    one, other = (Leaves.copy_of(rows, k) for k in (0, 2))
+    others = Participants(InProcessCommunicator(3), torch.tensor([False, True, True]))
+    found = others.leaf_distances(one, other)
+    expected = [float((one[name] - other[name]).norm()) for name in rows]
+    assert found.dtype is torch.float64
+    assert found.tolist() == pytest.approx(expected, rel=1e-14)
+
+
+def test_shares_are_equal_or_by_amounts_over_those_who_take_part() -> None:
+    taking = torch.tensor([True, False, True])
+    comm = InProcessCommunicator(3)
+    assert Participants(comm, taking).shares.tolist() == [0.5, 0.0, 0.5]
+    by_amounts = Participants(comm, taking, amounts=torch.tensor([1.0, 9.0, 3.0]))
+    assert by_amounts.shares.tolist() == [0.25, 0.0, 0.75]
+    nothing = Participants(comm, taking, amounts=torch.tensor([0.0, 9.0, 0.0]))
+    assert nothing.shares.tolist() == [0.5, 0.0, 0.5]
+
+
 def test_distances_are_to_the_first_mean_only() -> None:
     rows = rows_of(3)
     others = Participants(InProcessCommunicator(3), torch.ones(3, dtype=torch.bool), measure=True)

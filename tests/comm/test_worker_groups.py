@@ -18,7 +18,7 @@ from examples.median import Median
 from grawa.math.leaves import Stack
 from grawa.math.motion import pull_
 from grawa.strategies.protocol import Communicator, State
-from tests.helpers import shown
+from tests.helpers import measurements, shown
 from tests.world import on_ranks, outcomes
 
 pytestmark = pytest.mark.world
@@ -53,7 +53,7 @@ def two_workers_of_two(
     """Ranks 0 and 1 are a worker, and ranks 2 and 3.
 
     Returns:
-        The consensus, who was left out, and the consensus distances.
+        The consensus, who was left out, and what rounds measured.
     """
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("across", "within"))
     across, within = mesh["across"].get_group(), mesh["within"].get_group()
@@ -64,7 +64,7 @@ def two_workers_of_two(
         net = DistributedDataParallel(net, process_group=within)
     optimizer = SGD(net.parameters(), lr=0.1, momentum=0.9)
     left_out: dict[int, str] = {}
-    distances: list[float | None] = []
+    measured: list[float | None] = []
     averager = grawa.Averager(
         net,
         optimizer,
@@ -75,7 +75,7 @@ def two_workers_of_two(
         measure_distance=True,
         on_round=[
             lambda report: left_out.update(report.left_out),
-            lambda report: distances.append(report.consensus_distance),
+            lambda report: measured.extend(measurements(report)),
         ],
     )
     with averager:
@@ -91,12 +91,12 @@ def two_workers_of_two(
         value.full_tensor() if hasattr(value, "full_tensor") else value
         for value in averager.consensus().values()
     ]
-    return torch.cat([value.flatten() for value in whole]), left_out, distances
+    return torch.cat([value.flatten() for value in whole]), left_out, measured
 
 
 def joined_batches(strategy: grawa.Strategy) -> tuple[Tensor, list[float | None]]:
-    """Two hosted workers, each with the batches of two processes; consensus and distances."""
-    distances: list[float | None] = []
+    """Two hosted workers, each with the batches of two processes; consensus and measurements."""
+    measured: list[float | None] = []
     nets = [model(), model()]
     optimizers = [SGD(net.parameters(), lr=0.1, momentum=0.9) for net in nets]
     averager = grawa.Averager(
@@ -105,7 +105,7 @@ def joined_batches(strategy: grawa.Strategy) -> tuple[Tensor, list[float | None]
         strategy,
         sync_every=SYNC_EVERY,
         measure_distance=True,
-        on_round=[lambda report: distances.append(report.consensus_distance)],
+        on_round=[lambda report: measured.extend(measurements(report))],
     )
     with averager:
         for step in range(STEPS):
@@ -120,21 +120,29 @@ def joined_batches(strategy: grawa.Strategy) -> tuple[Tensor, list[float | None]
             for optimizer in optimizers:
                 optimizer.step()
     consensus = averager.consensus()
-    return torch.cat([value.flatten() for value in consensus.values()]), distances
+    return torch.cat([value.flatten() for value in consensus.values()]), measured
 
 
 @pytest.mark.parametrize("kind", ["fsdp", "ddp"])
 @pytest.mark.parametrize(
-    "strategy", [grawa.LGRAWA(), grawa.DPPF(pull=0.1, push=0.3), SlowMedian()], ids=shown
+    "strategy",
+    [
+        grawa.LGRAWA(),
+        grawa.DPPF(pull=0.1, push=0.3),
+        SlowMedian(),
+        grawa.MGRAWA(score=grawa.DisplacementNorms()),
+        grawa.EDiT(temperature=0.1, clip=0.2),
+    ],
+    ids=shown,
 )
 def test_a_worker_of_two_processes_is_one_worker_on_the_joined_batch(
     kind: str, strategy: grawa.Strategy
 ) -> None:
     expected, apart = joined_batches(strategy)
     found = on_ranks(4, partial(two_workers_of_two, kind, strategy=strategy))
-    for consensus, left_out, distances in found:
+    for consensus, left_out, measured in found:
         assert left_out == {}
-        assert distances == pytest.approx(apart, abs=1e-6)
+        assert measured == pytest.approx(apart, abs=1e-6)
         torch.testing.assert_close(consensus, expected, rtol=0.0, atol=1e-6)
 
 

@@ -3,7 +3,8 @@
 import contextlib
 import copy
 import socket
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
+from torch.optim import ASGD, AdamW, NAdam, Optimizer
 
 import grawa
 from grawa.lab.cli.trials import prepare
@@ -69,6 +71,21 @@ def test_the_gpu_agrees_with_the_cpu(strategy: grawa.Strategy) -> None:
         found.append((fleet.parameters().cpu(), consensus.cpu()))
     for on_cpu, on_device in zip(*found, strict=True):
         torch.testing.assert_close(on_device, on_cpu, rtol=0.0, atol=1e-10)
+
+
+@pytest.mark.parametrize("make", [NAdam, ASGD, partial(AdamW, capturable=True)], ids=str)
+def test_an_outer_optimizer_has_its_state_where_torch_keeps_it(
+    make: Callable[..., Optimizer],
+) -> None:
+    data = batches(steps=8, workers=WORKERS)
+    found: list[Tensor] = []
+    for device, outer in ((torch.device("cpu"), getattr(make, "func", make)), (GPU, make)):
+        fleet = fleet_on(device, WORKERS)
+        method = grawa.DiLoCo(outer=outer)
+        with grawa.Averager(fleet.models, fleet.optimizers, method, sync_every=2) as averager:
+            fleet.train(data if device.type == "cpu" else on_gpu(data), averager)
+        found.append(fleet.parameters().cpu())
+    torch.testing.assert_close(found[1], found[0], rtol=0.0, atol=1e-9)
 
 
 @pytest.mark.parametrize("workers", [1, WORKERS])

@@ -16,6 +16,9 @@ event_accumulator: Any = pytest.importorskip(
 )
 
 
+MEASURED = {"consensus_distance", "center_cosine", "displacement_spread"}
+
+
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Every curve in a folder: its points, step and value."""
     read = event_accumulator.EventAccumulator(str(folder))
@@ -52,9 +55,10 @@ def test_every_round_is_a_point_of_every_curve(tmp_path: Path) -> None:
         *(f"cost/{what}_seconds" for what in ("compute", "wait", "round", "exposed")),
         "cost/bytes_sent",
         "round",
-        "consensus_distance",
+        *MEASURED,
         "left_out",
     }
+    assert [step for step, _ in curves.pop("center_cosine")] == [8, 12]  # from the second move on
     for points in curves.values():
         assert [step for step, _ in points] == [4, 8, 12]
     for index, report in enumerate(reports):
@@ -68,9 +72,8 @@ def test_every_round_is_a_point_of_every_curve(tmp_path: Path) -> None:
             }
             for name, value in expected.items():
                 assert math.isclose(curves[f"{name}/worker{i}"][index][1], value, rel_tol=1e-6)
-        assert report.consensus_distance is not None
-        distance = curves["consensus_distance"][index][1]
-        assert math.isclose(distance, report.consensus_distance, rel_tol=1e-6)
+        for name in ("consensus_distance", "displacement_spread"):
+            assert math.isclose(curves[name][index][1], getattr(report, name), rel_tol=1e-6)
         assert curves["cost/bytes_sent"][index][1] == report.bytes_sent
         assert curves["left_out"][index][1] == len(report.left_out)
 
@@ -105,4 +108,4 @@ def test_a_worker_that_is_left_out_is_counted(tmp_path: Path) -> None:
     curves = scalars(tmp_path)
     assert curves["left_out"] == [(8, 1.0)]
     assert curves["weights/worker1"] == [(8, 0.0)]
-    assert "consensus_distance" not in curves
+    assert not MEASURED & set(curves)

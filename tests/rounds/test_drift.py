@@ -1,10 +1,11 @@
 """The proximal pulls of several local steps are made at once, and are as strong together."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD
 
 import grawa
@@ -111,15 +112,69 @@ def test_a_small_prox_takes_four_pulls_a_round(prox: float, sync_every: int, tim
 def test_workers_that_step_by_themselves_are_pulled_by_themselves() -> None:
     strategy = grawa.LocalSGD(prox=0.01)
     params = Rows([("x", torch.tensor([[1.0], [3.0]], dtype=torch.float64))])
-    drift = Drift(strategy, 2)
+    drift = Drift(strategy, range(2))
     drift.bind(params, {"center": Leaves.copy_of({"x": torch.zeros(1, 1, dtype=torch.float64)})})
-    due = [drift.add(slice(0, 1), share=0.01) for _ in range(3)]
-    due.append(drift.add(slice(1, 2), share=0.01))
+    due = [drift.add(slice(0, 1), 0.01, [step, 0]) for step in (1, 2, 3)]
+    due.append(drift.add(slice(1, 2), 0.01, [3, 1]))
     assert not any(due) and drift.is_due()
     drift.make()
     assert not drift.is_due()
     expected = torch.tensor([[(1 - 1e-4) ** 3], [3.0 * (1 - 1e-4)]], dtype=torch.float64)
     torch.testing.assert_close(params["x"], expected, rtol=1e-13, atol=0.0)
+
+
+def drawn_pulls(workers: int, steps: int, strategy: grawa.LocalSGD, share: float) -> Tensor:
+    """Where workers that start at 1 are after so many steps, if only pulls to 0 move them, (N,)."""
+    params = Rows([("x", torch.ones(workers, 1, dtype=torch.float64))])
+    drift = Drift(strategy, range(workers))
+    drift.bind(params, {"center": Leaves.copy_of({"x": torch.zeros(1, 1, dtype=torch.float64)})})
+    for step in range(1, steps + 1):
+        drift.add(slice(None), share, [step] * workers)
+    drift.make()
+    return params["x"].flatten()
+
+
+def test_drawn_pulls_are_as_strong_on_average_as_one_after_every_step() -> None:
+    workers, steps, share, probability = 4000, 8, 0.1, 0.25
+    drawn = grawa.LocalSGD(prox=0.8, prox_probability=probability)
+    found = drawn_pulls(workers, steps, drawn, share)
+    every = drawn_pulls(1, steps, grawa.LocalSGD(prox=0.8), share)[0]
+    # After each step a worker is what it was with probability 1 - p, or (1 - s/p) of that.
+    strength = 0.8 * share / probability
+    square = (1 - probability + probability * (1 - strength) ** 2) ** steps
+    spread = float((square - every**2).sqrt())
+    assert abs(float(found.mean() - every)) < 4.0 * spread / workers**0.5
+    assert float(found.std()) == pytest.approx(spread, rel=0.05)
+
+
+def test_draws_depend_on_seed_worker_and_step_alone() -> None:
+    def draws(seed: int, workers: Sequence[int], steps: Sequence[int]) -> list[bool]:
+        own = grawa.LocalSGD(prox=0.1, prox_probability=0.5, prox_seed=seed)
+        return [own.prox_at(worker, step) > 0.0 for worker in workers for step in steps]
+
+    many = range(64)
+    assert draws(1, many, many) == draws(1, many, many)
+    assert draws(0, [5], many) != draws(1, [5], many)
+    assert draws(0, [5], many) != draws(0, [6], many)
+    assert draws(0, many, [5]) != draws(0, many, [6])
+    assert sum(draws(0, many, many)) == pytest.approx(64 * 64 / 2, abs=4 * 32)
+
+
+def test_a_drawn_pull_that_would_go_beyond_the_center_ends_there() -> None:
+    found = drawn_pulls(50, 1, grawa.LocalSGD(prox=1.0, prox_probability=0.25), share=1.0)
+    assert set(found.tolist()) == {0.0, 1.0}
+
+
+def test_hosted_workers_draw_by_their_numbers_among_all() -> None:
+    strategy = grawa.LocalSGD(prox=0.5, prox_probability=0.5)
+    owed = []
+    for hosted in (range(4), range(2, 4)):
+        drift = Drift(strategy, hosted)
+        for step in range(1, 9):
+            drift.add(slice(None), 0.1, [step] * len(hosted))
+        owed.append(drift.state_dict()["owed"])
+    assert owed[0][2:] == owed[1]
+    assert len(set(owed[0])) > 1
 
 
 class _OfItsOwn(grawa.Strategy):

@@ -7,6 +7,7 @@ import time
 import warnings
 from copy import deepcopy
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -16,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import mse_loss
+from torch.optim import AdamW
 
 import grawa
 from examples.median import Median
@@ -55,6 +57,7 @@ def test_a_worker_that_dies_in_a_round_costs_the_others_no_step(
 
 def test_one_that_is_started_again_gets_the_center_and_takes_part() -> None:
     options: dict[str, Any] = {"seconds": 0.03, "steps": 100, "strategy": grawa.EASGD()}
+    options["optimizer_state"] = "average"  # the new one has none, and then a younger one
     with lighthouse() as at, workers(at, 3, **options) as found:
         found[1].until("round", 2)
         found[1].kill()
@@ -167,7 +170,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "lgrawa": {"strategy": grawa.LGRAWA()},
     "easgd with prox": {"strategy": grawa.EASGD(prox=0.05)},
     "diloco in fragments": {"strategy": grawa.DiLoCo(), "fragments": 2},
+    "outer AdamW": {"strategy": grawa.DiLoCo(outer=partial(AdamW, lr=0.05))},
     "dppf": {"strategy": grawa.DPPF(push=0.05, push_warmup=1)},
+    "edit by steps": {"strategy": grawa.EDiT(warmup_rounds=2), "weigh_by": "steps"},
     "late": {"strategy": grawa.MGRAWA(), "overlap_steps": 1},
     "mixed late in fragments": {
         "strategy": grawa.LocalSGD(), "overlap_steps": 1, "fragments": 2, "alpha": 0.5,
@@ -176,6 +181,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "without a guard": {"strategy": grawa.LSGD(), "guard": None},
     "one is reset": {"strategy": grawa.LGRAWA(), "poisons": 1},
     "one is reset in fragments": {"strategy": grawa.EASGD(), "poisons": 1, "fragments": 2},
+    "with the optimizers' state": {
+        "strategy": grawa.LGRAWA(), "optimizer_state": "average", "poisons": 1,
+    },
     "one is reset, of several means": {"strategy": grawa.LocalSGD(), "poisons": 1},
 }  # fmt: skip
 

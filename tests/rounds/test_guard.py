@@ -104,6 +104,60 @@ def test_of_two_halves_the_one_with_the_smaller_losses_is_believed() -> None:
     assert out(Guard().judge(health(losses=[0.1, 2.0, 0.1, 2.0]))) == [[1, 3], []]
 
 
+def moving(*moved: float, steps: list[float] | None = None) -> Health:
+    """Four workers that have moved so far from the center, in so many steps."""
+    known = health()._replace(displacements=torch.tensor(moved, dtype=torch.float64))
+    return known if steps is None else known._replace(new_steps=torch.tensor(steps).double())
+
+
+def test_a_displacement_many_times_the_median_leaves_a_worker_out_if_that_is_asked_for() -> None:
+    far = moving(1.0, 1.1, 0.9, 3.5)
+    assert out(Guard().judge(far)) == [[], []]
+    verdict = Guard(displacement_ratio=3.0).judge(far)
+    assert out(verdict) == [[3], []]
+    assert verdict.unfit.tolist() == [False, False, False, True]
+    assert verdict.left_out == {3: "displacement 3.5 is above 3 (median 1)"}
+    assert out(Guard(displacement_ratio=4.0).judge(far)) == [[], []]
+
+
+def test_more_steps_explain_a_longer_way() -> None:
+    guard = Guard(displacement_ratio=3.0)
+    twice = moving(1.0, 1.0, 1.0, 6.0, steps=[8.0, 8.0, 8.0, 16.0])
+    assert out(guard.judge(twice)) == [[], []]
+    assert out(guard.judge(moving(1.0, 1.0, 1.0, 6.0, steps=[8.0] * 4))) == [[3], []]
+
+
+def test_where_displacements_are_not_known_nobody_is_left_out_for_them() -> None:
+    assert out(Guard(displacement_ratio=3.0).judge(moving(*[UNKNOWN] * 4))) == [[], []]
+    assert out(Guard(displacement_ratio=3.0).judge(health())) == [[], []]
+
+
+def test_a_worker_that_runs_away_is_left_out_by_its_displacement_in_training() -> None:
+    reports: list[grawa.RoundReport] = []
+    data = batches(12, 4, scales=(1.0, 1.0, 1.0, 30.0))
+    fleet = Fleet(4)
+    guard = Guard(displacement_ratio=3.0, size_ratio=math.inf)
+    with grawa.Averager(
+        fleet.models,
+        fleet.optimizers,
+        grawa.LocalSGD(),
+        sync_every=4,
+        guard=guard,
+        fragments=2,
+        on_round=reports.append,
+    ) as averager:
+        fleet.train(data, averager, tell_loss=False)
+    assert all("displacement" in report.left_out[3] for report in reports[:4])
+    assert {worker for report in reports for worker in report.left_out} == {3}
+
+
+def test_a_method_without_a_center_can_not_be_guarded_by_displacements() -> None:
+    fleet = Fleet(2)
+    guard = Guard(displacement_ratio=3.0)
+    with pytest.raises(UserError, match=r"displacement_ratio compares .* DataParallel keeps none"):
+        grawa.Averager(fleet.models, fleet.optimizers, grawa.DataParallel(), guard=guard)
+
+
 def test_parameters_many_times_as_large_as_the_others_reset_a_worker() -> None:
     verdict = Guard().judge(health(sizes=[10.0, 11.0, 9.0, 300.0], losses=[1.0, 1.0, 1.0, 0.0]))
     assert out(verdict) == [[3], [3]]

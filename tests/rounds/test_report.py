@@ -85,9 +85,9 @@ def test_the_consensus_distance_is_the_root_mean_square_distance_to_the_center()
 def test_a_report_counts_the_bytes_of_its_round() -> None:
     reports: list[grawa.RoundReport] = []
     averaged(grawa.LocalSGD(), batches(6, 4), on_round=[reports.append])
-    # Each of 4 workers sends 10 numbers to 3 others, three quarters of its 50 parameters, and
+    # Each of 4 workers sends 12 numbers to 3 others, three quarters of its 50 parameters, and
     # three times its quarter of their mean; all in float64.
-    expected = 8 * (3 * 10 + 0.75 * 50 + 0.75 * 50)
+    expected = 8 * (3 * 12 + 0.75 * 50 + 0.75 * 50)
     assert [report.bytes_sent for report in reports[1:]] == [expected] * 2
     # The first report has the traffic of the start as well.
     assert reports[0].bytes_sent > expected

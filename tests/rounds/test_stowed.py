@@ -18,6 +18,8 @@ DATA = batches(12, 3)
 STRATEGIES: list[grawa.Strategy] = [
     grawa.DiLoCo(),
     grawa.SlowMo(),
+    grawa.EDiT(temperature=0.1, warmup_rounds=2),
+    grawa.MGRAWA(prox=0.0, score=grawa.DisplacementNorms()),
     grawa.EASGD(prox=0.0),
     grawa.MGRAWA(prox=0.0),
     grawa.LGRAWA(prox=0.0, outer=grawa.OuterNesterov(lr=0.7, momentum=0.5)),

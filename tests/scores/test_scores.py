@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -11,8 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import grawa
-from grawa.scores import Delayed, NormTimesLoss, RmsGradientNorms, sum_groups
+from grawa.math.leaves import Leaves, Stack
+from grawa.math.norms import tensor_distances
+from grawa.math.weights import uniform
+from grawa.scores import Delayed, DisplacementLengths, NormTimesLoss, RmsGradientNorms, sum_groups
 from grawa.scores.protocol import Score
+from grawa.strategies.protocol import Communicator, State
+from tests.helpers import Fleet, batches, plain_sgd
 
 NORMS = torch.tensor(
     [[[1.0, 2.0], [4.0, 1.0]], [[3.0, 0.5], [2.0, 2.0]], [[2.0, 4.0], [8.0, 0.0]]],
@@ -31,6 +36,9 @@ class Found:
         return next(self._found)
 
     def losses_on(self, batch: Any, loss: Any) -> Tensor:
+        return next(self._found)
+
+    def displacement_norms(self, fragment: int = 0) -> Tensor:
         return next(self._found)
 
 
@@ -376,3 +384,91 @@ def test_a_score_is_a_value(score: Score) -> None:
     assert score == copy.deepcopy(score)
     assert len({score, copy.deepcopy(score)}) == 1
     assert "index_of" in repr(score)
+
+
+def test_displacements_are_added_over_a_group_or_taken_as_one_vector() -> None:
+    found = torch.tensor([[3.0, 4.0, 1.0]])
+    added = grawa.DisplacementNorms().tracker((0, 0, 1), 1)
+    joint = DisplacementLengths().tracker((0, 0, 1), 1)
+    assert added.read(Found([found])).tolist() == [[7.0, 1.0]]
+    assert joint.read(Found([found])).tolist() == [[5.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"fragments": 2}, {"overlap_steps": 1}, {"fragments": 2, "overlap_steps": 1}],
+    ids=str,
+)
+def test_displacements_are_what_workers_have_moved_since_the_last_round(
+    options: dict[str, Any],
+) -> None:
+    """With a pull of 1, it is the sum of the last local steps, also if a round ran beside them."""
+    fleet, steps = Fleet(2, optimizer=plain_sgd), list[Tensor]()
+    reports: list[grawa.RoundReport] = []
+    strategy = grawa.LGRAWA(score=grawa.DisplacementNorms(), pull=1.0, prox=0.0)
+    averager = grawa.Averager(
+        fleet.models, fleet.optimizers, strategy, sync_every=4, guard=None,
+        on_round=reports.append, **options,
+    )  # fmt: skip
+    averager.attach()
+    data = batches(13, 2)
+    for index in range(13):
+        losses = fleet.backward(data.inputs[index], data.targets[index])
+        averager.record_loss(losses)
+        steps.append(
+            torch.stack([
+                torch.cat([-0.05 * p.grad.flatten() for p in m.parameters() if p.grad is not None])
+                for m in fleet.models
+            ])
+        )
+        for optimizer in fleet.optimizers:
+            optimizer.step()
+    parts = options.get("fragments", 1)
+    for report in reports:
+        first = steps[max(0, report.step - 4) : report.step]
+        moved = torch.stack(first).sum(dim=0)
+        norms = torch.stack([x.norm(dim=1) for x in moved.split([24, 8, 16, 2], dim=1)], dim=1)
+        own = [slice(0, 4)] if parts == 1 else [slice(0, 1), slice(1, 4)]
+        if report.step >= 4:
+            assert report.scores is not None
+            fragment = own[report.fragment]
+            torch.testing.assert_close(report.scores[:, fragment], norms[:, fragment])
+            assert int((report.scores > 0).all(dim=0).sum()) == norms[:, fragment].shape[1]
+
+
+def test_displacements_of_16_bits_are_computed_in_more() -> None:
+    rows = {"x": torch.tensor([[1.0, 256.0], [3.0, 0.0]], dtype=torch.bfloat16)}
+    leaves = {"x": torch.tensor([1.0, -1.0], dtype=torch.bfloat16)}
+    found = tensor_distances(rows, leaves)
+    assert found.dtype is torch.float32
+    assert found.flatten().tolist() == pytest.approx([257.0, 5.0**0.5])
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithoutCenter(grawa.Strategy):
+    """As a user may write it: with a score, and nothing in its state."""
+
+    score: Score | None = field(default=grawa.DisplacementNorms())
+
+    def sync(
+        self, params: Stack, scores: Tensor | None, state: State, comm: Communicator, round: int
+    ) -> Tensor | None:
+        return None
+
+    def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:
+        return comm.weighted_mean(params, uniform(comm.num_workers))
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        grawa.DisplacementNorms(),
+        Delayed(score=grawa.DisplacementNorms(), rounds=1),
+        NormTimesLoss(norms=grawa.DisplacementNorms()),
+    ],
+    ids=lambda score: type(score).__name__,
+)
+def test_a_method_without_a_center_can_not_have_displacements(score: Score) -> None:
+    fleet = Fleet(2)
+    with pytest.raises(grawa.UserError, match="WithoutCenter keeps none in its state"):
+        grawa.Averager(fleet.models, fleet.optimizers, WithoutCenter(score=score))

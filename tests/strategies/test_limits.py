@@ -9,6 +9,7 @@ from torch.optim import SGD
 import grawa
 from examples.median import Median
 from grawa.strategies import InverseLoss, RandomWeights
+from grawa.strategies.protocol import first_state
 from tests.helpers import (
     BATCH,
     INPUTS,
@@ -39,7 +40,8 @@ def assert_same(a: grawa.Strategy, b: grawa.Strategy, data: Data = DATA) -> None
 def sync(strategy: grawa.Strategy, rows: Tensor, scores: Tensor | None) -> Tensor:
     """The workers' parameters after one round, from (N, P)."""
     params = {"x": rows.clone()}
-    strategy.sync(params, scores, strategy.init({"x": rows}), everyone(len(rows)), 0)
+    state = first_state(strategy, {"x": rows}, len(rows))
+    strategy.sync(params, scores, state, everyone(len(rows)), 0)
     return params["x"]
 
 
@@ -127,6 +129,75 @@ def test_slowmo_every_step_is_one_worker_with_heavy_ball_momentum_on_the_joined_
     slow, _ = averaged(grawa.SlowMo(momentum=0.9), DATA, sync_every=1, optimizer=plain_sgd)
     single = alone(joined(DATA), lambda model: SGD(model.parameters(), lr=0.05, momentum=0.9))
     torch.testing.assert_close(slow, single.expand_as(slow), rtol=0.0, atol=ROUNDING)
+
+
+OUTER = grawa.OuterNesterov(lr=1.0, momentum=0.0)
+"""The center becomes what the workers are merged to."""
+
+
+def moved(strategy: grawa.Strategy, gaps: Tensor) -> Tensor:
+    """Where the center moves, (P,), from workers that have moved so far from it, (N, P)."""
+    lengths = gaps.norm(dim=1, keepdim=True)
+    params = {"x": torch.zeros_like(gaps)}
+    state = first_state(strategy, params, len(gaps))
+    params["x"] += gaps
+    strategy.sync(params, lengths, state, everyone(len(gaps)), 0)
+    return state["center"]["x"]
+
+
+def test_rdas_direction_is_grawas_by_displacement_norms() -> None:
+    gaps = torch.randn(WORKERS, 50, dtype=torch.float64)
+    rda = moved(grawa.RDA(outer=OUTER), gaps)
+    by_norms = grawa.MGRAWA(score=grawa.DisplacementNorms(), outer=OUTER)
+    grawas = moved(by_norms, gaps)
+    torch.testing.assert_close(rda / rda.norm(), grawas / grawas.norm(), rtol=0.0, atol=1e-12)
+    assert float(rda.norm()) == pytest.approx(float(gaps.norm(dim=1).mean()), rel=1e-12)
+
+
+def test_with_equal_lengths_rda_moves_where_diloco_does_but_as_far_as_a_worker() -> None:
+    gaps = torch.randn(WORKERS, 50, dtype=torch.float64)
+    gaps *= 0.3 / gaps.norm(dim=1, keepdim=True)
+    rda, diloco = (moved(kind(outer=OUTER), gaps) for kind in (grawa.RDA, grawa.DiLoCo))
+    torch.testing.assert_close(rda, diloco * 0.3 / diloco.norm(), rtol=0.0, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:all . workers have exactly equal")
+def test_rda_of_workers_with_the_same_displacement_is_diloco() -> None:
+    data = DATA.workers([0] * WORKERS)
+    for one, other in zip(averaged(grawa.RDA(), data), averaged(grawa.DiLoCo(), data), strict=True):
+        torch.testing.assert_close(one, other, rtol=0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("workers", [2, 16])
+def test_rda_moves_as_far_however_many_workers_pull_into_other_directions(workers: int) -> None:
+    found = moved(grawa.RDA(outer=OUTER), 0.5 * torch.eye(workers, 20, dtype=torch.float64))
+    assert float(found.norm()) == pytest.approx(0.5, rel=1e-12)
+
+
+def test_edit_with_a_high_temperature_and_no_limits_is_diloco() -> None:
+    outer = grawa.OuterNesterov()
+    edit = grawa.EDiT(outer=outer, temperature=1e9, threshold=1e9, clip=1e9)
+    for one, other in zip(
+        averaged(edit, DATA), averaged(grawa.DiLoCo(outer=outer), DATA), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=0.0, atol=1e-8)
+
+
+def test_edit_with_a_low_temperature_follows_the_worker_that_moved_least() -> None:
+    gaps = torch.randn(WORKERS, 50, dtype=torch.float64) * torch.tensor([
+        [2.0],
+        [1.0],
+        [3.0],
+        [4.0],
+    ])
+    found = moved(grawa.EDiT(outer=OUTER, temperature=1e-3, clip=1e9), gaps)
+    torch.testing.assert_close(found, gaps[1])
+
+
+def test_edit_clips_the_length_of_the_merged_displacement() -> None:
+    gaps = torch.randn(WORKERS, 50, dtype=torch.float64)
+    free, clipped = (moved(grawa.EDiT(outer=OUTER, clip=c), gaps) for c in (1e9, 0.25))
+    torch.testing.assert_close(clipped, 0.25 * free / free.norm(), rtol=0.0, atol=1e-12)
 
 
 def test_dppf_without_a_push_is_the_uniform_soft_pull() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
+from torch.optim import SGD, AdamW
 
 import grawa
 from examples.krum import Krum
@@ -16,6 +17,7 @@ from grawa.math.leaves import Leaves, Stack
 from grawa.math.order import trimmed_mean
 from grawa.strategies import InverseLoss, RandomWeights
 from grawa.strategies.protocol import Communicator, State
+from grawa.strategies.prox import Proximal
 from tests import reference
 from tests.helpers import Data, Fleet, averaged, batches, flat, flat_state, mlp
 from tests.reference import Method
@@ -25,6 +27,9 @@ STEPS = ROUNDS * reference.TAU
 SCALES = (1.0, 0.15, 1.6, 1.7, 0.8)
 """Of the workers' data: worker 1's gradients are below half the median, and the losses of the
 second team are above the guard's gate; the last one is there where there are five."""
+
+BLOCKS = [32, 18]
+"""Parameters of the network's two blocks."""
 
 
 @dataclass
@@ -43,6 +48,15 @@ class TrimmedMean(Median):
 
     def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:
         return comm.reduce_rows(params, partial(trimmed_mean, trimmed=self.trimmed))
+
+
+DRAWN = grawa.LocalSGD(pull=0.5, prox=0.3, prox_probability=0.25, prox_seed=3)
+
+
+def pulls_of(strategy: Proximal) -> Tensor:
+    """What a strategy draws, in units of its prox, (S, N)."""
+    drawn = [[strategy.prox_at(i, t) for i in range(WORKERS)] for t in range(1, STEPS + 1)]
+    return torch.tensor(drawn, dtype=torch.float64) / strategy.prox
 
 
 def cases() -> dict[str, Case]:
@@ -81,6 +95,23 @@ def cases() -> dict[str, Case]:
             grawa.LocalSGD(pull=0.5, prox=0.1),
             Method(reference.local_sgd(0.5), prox=0.1, consensus_is_center=False),
         ),
+        "local sgd with drawn pulls": Case(
+            DRAWN,
+            Method(
+                reference.local_sgd(0.5),
+                prox=DRAWN.prox,
+                consensus_is_center=False,
+                pulls=pulls_of(DRAWN),
+            ),
+        ),
+        "lgrawa with drawn pulls": Case(
+            grawa.LGRAWA(prox=0.1, prox_probability=0.5),
+            Method(
+                reference.lgrawa(),
+                prox=0.1,
+                pulls=pulls_of(grawa.LGRAWA(prox=0.1, prox_probability=0.5)),
+            ),
+        ),
         "local sgd with warm-up": Case(
             grawa.LocalSGD(warmup_steps=7),
             Method(reference.local_sgd(), consensus_is_center=False, shared_steps=7),
@@ -89,6 +120,14 @@ def cases() -> dict[str, Case]:
             grawa.DiLoCo(),
             Method(reference.with_outer_nesterov(reference.local_sgd(), pull=1.0)),
         ),
+        "diloco with outer SGD": Case(
+            grawa.DiLoCo(outer=partial(SGD, lr=0.7, momentum=0.9, nesterov=True)),
+            Method(reference.with_outer_nesterov(reference.local_sgd(), 1.0, 0.7, 0.9)),
+        ),
+        "diloco with outer AdamW": Case(
+            grawa.DiLoCo(outer=partial(AdamW, lr=0.05, weight_decay=0.1, eps=1e-3)),
+            Method(reference.diloco_with_adamw(0.05, 0.1, eps=1e-3)),
+        ),
         "outer steps": Case(
             grawa.OuterSteps(outer=grawa.OuterNesterov(lr=0.6, momentum=0.5)),
             Method(reference.with_outer_nesterov(reference.local_sgd(), 1.0, 0.6, 0.5)),
@@ -96,6 +135,26 @@ def cases() -> dict[str, Case]:
         "slowmo": Case(grawa.SlowMo(), Method(reference.slowmo())),
         "slowmo, half a step": Case(
             grawa.SlowMo(slow_lr=0.5, momentum=0.9), Method(reference.slowmo(0.5, 0.9))
+        ),
+        "rda": Case(
+            grawa.RDA(outer=grawa.OuterNesterov(lr=0.4, momentum=0.5)),
+            Method(reference.rda(0.4, 0.5)),
+        ),
+        "edit": Case(
+            grawa.EDiT(temperature=0.2, threshold=0.5, warmup_rounds=2, clip=0.2),
+            Method(reference.edit(BLOCKS, 0.2, 0.5, 2, 0.2)),
+        ),
+        "edit by tensor": Case(
+            grawa.EDiT(group_by=grawa.by_tensor),
+            Method(reference.edit(reference.SIZES, 1.0, 3.0, 20, 10.0)),
+        ),
+        "mgrawa by displacement": Case(
+            grawa.MGRAWA(score=grawa.DisplacementNorms(), prox=0.1),
+            Method(reference.by_displacement(reference.mgrawa()), prox=0.1),
+        ),
+        "lgrawa by displacement": Case(
+            grawa.LGRAWA(score=grawa.DisplacementNorms(), prox=0.1),
+            Method(reference.by_displacement(reference.lgrawa()), prox=0.1),
         ),
         "dppf": Case(grawa.DPPF(), Method(reference.dppf(), consensus_is_center=False)),
         "dppf with warm-up": Case(

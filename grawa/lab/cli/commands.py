@@ -206,7 +206,8 @@ def flatness(
 ) -> None:
     """Measure how flat the training loss is around a run's consensus, and around its workers.
 
-    Workers are measured if the run was made with --keep-workers. Everything is computed in
+    Workers are measured if the run was made with --keep-workers, and in which directions they
+    differed before rounds if it was made with --keep-rounds. Everything is computed in
     float64 and eval mode, with BatchNorm's statistics computed anew from the samples. Writes
     flatness.json in the run's folder.
 

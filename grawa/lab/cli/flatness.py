@@ -88,7 +88,7 @@ def _read(folder: RunFolder, config: FlatnessConfig, device: torch.device) -> Su
     subject = Subject.of(task, data, states, config)
     for name, state in states.items():
         put_state(subject.surface.model, state, paths[name], ran.task)
-    return subject
+    return subject.with_rounds(folder.load_rounds(ran.workers))
 
 
 def _count(subject: Subject, config: FlatnessConfig, pictures: bool) -> int:

@@ -30,6 +30,8 @@ def saving_workers(events: Iterator[Event], folder: RunFolder) -> Iterator[Event
         if isinstance(event, Trained):
             for worker, state in event.workers.items():
                 folder.save_worker(worker, state)
+            for worker, rounds in event.rounds.items():
+                folder.save_rounds(worker, rounds)
         yield event
 
 

@@ -45,11 +45,13 @@ METHODS: dict[str, Method] = {
     "lsgd": Method(strategy="lsgd", knobs={"pull": (0.1, 0.5), "prox": (0.0, 0.1)}),
     "local_sgd": Method(strategy="local_sgd", knobs={"pull": (1.0, 0.75)}),
     "diloco": Method(
-        strategy="diloco", knobs={"outer.lr": (0.7, 1.0), "outer.momentum": (0.9, 0.5)}
+        strategy="diloco", knobs={"outer.lr": (0.7, 1.0), "outer.momentum": (0.3, 0.9)}
     ),
+    "edit": Method(strategy="edit", knobs={"outer.lr": (0.8, 1.0), "outer.momentum": (0.85, 0.5)}),
+    "rda": Method(strategy="rda", knobs={"outer.lr": (0.7, 1.0), "outer.momentum": (0.3, 0.9)}),
     "slowmo": Method(strategy="slowmo", knobs={"slow_lr": (1.0, 0.7), "momentum": (0.7, 0.4)}),
     "outer_steps": Method(
-        strategy="outer_steps", knobs={"outer.lr": (0.7, 1.0), "outer.momentum": (0.9, 0.5)}
+        strategy="outer_steps", knobs={"outer.lr": (0.7, 1.0), "outer.momentum": (0.3, 0.9)}
     ),
     "dppf": Method(strategy="dppf", knobs={"pull": (0.1, 0.5), "push": (0.03, 0.1)}),
     "random": Method(strategy="random", knobs=_PULL),
@@ -98,13 +100,18 @@ def method(text: str) -> Method:
     given = {part.partition("=")[0] for part in of_method}
     changes = written_options(of_run)
     optimizer = changes.pop("optimizer", found.optimizer)
+    chosen = ("outer.",) if "outer" in given else ()  # another one has other options to tune
     made = replace(
         found,
         strategy=":".join([found.strategy, *of_method]),
         optimizer=optimizer,
         optimizer_knobs=found.optimizer_knobs if optimizer == found.optimizer else {},
         options=changes,
-        knobs={knob: values for knob, values in found.knobs.items() if knob not in given},
+        knobs={
+            knob: values
+            for knob, values in found.knobs.items()
+            if knob not in given and not knob.startswith(chosen)
+        },
     )
     names.strategy(made.strategy)
     return made

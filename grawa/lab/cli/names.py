@@ -6,6 +6,7 @@ from typing import TypeVar, cast
 
 from grawa.errors import UserError
 from grawa.lab import own, written
+from grawa.lab.cli import outers
 from grawa.lab.tasks import (
     Cifar10,
     Cifar100,
@@ -24,8 +25,10 @@ from grawa.strategies import (
     LGRAWA,
     LSGD,
     MGRAWA,
+    RDA,
     DataParallel,
     DiLoCo,
+    EDiT,
     InverseLoss,
     LocalSGD,
     OuterSteps,
@@ -44,6 +47,8 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "lsgd": LSGD,
     "local_sgd": LocalSGD,
     "diloco": DiLoCo,
+    "edit": EDiT,
+    "rda": RDA,
     "slowmo": SlowMo,
     "outer_steps": OuterSteps,
     "dppf": DPPF,
@@ -71,12 +76,15 @@ def strategy(text: str) -> Strategy:
     """The strategy written as `name` or `name:option=value:option=value`.
 
     The name may be that of an entry point in the group grawa.strategies, or `file.py:Name` or
-    `module:Name` of a class, of a function without arguments, or of a strategy itself.
+    `module:Name` of a class, of a function without arguments, or of a strategy itself. An outer
+    optimizer of torch is chosen by its name, and has torch's options: outer=adamw:outer.lr=0.1.
 
     Returns:
         The strategy.
     """
-    return _read("strategy", known_strategies(), text, Strategy)
+    rest, outer = outers.divided(text)
+    made = _read("strategy", known_strategies(), rest, Strategy)
+    return outers.with_outer(made, outer, f"strategy {rest.partition(':')[0]}")
 
 
 def task(text: str, data: str | None = None) -> Task:

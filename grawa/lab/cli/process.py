@@ -27,6 +27,7 @@ from grawa.lab.train.stop import StopSignals, asking
 from grawa.process_group import distributed, is_first_process, restart_count, under_launcher
 from grawa.strategies import RandomWeights
 from grawa.strategies.protocol import Strategy
+from grawa.strategies.prox import Proximal
 
 
 @record
@@ -109,6 +110,7 @@ def _host(
         device=device,
         saving=saving,
         keep_workers=config.keep_workers,
+        keep_rounds=config.keep_rounds,
         asking=partial(asking, signals=StopSignals(), within=within),
     )
     if under_launcher():
@@ -128,6 +130,8 @@ def _host(
 def strategy_for(config: TrainConfig, task: Task, data: Data) -> Strategy:
     """The configured strategy, with its seed and score."""
     strategy = names.strategy(config.strategy)
+    if isinstance(strategy, Proximal) and strategy.draws and strategy.prox_seed is None:
+        strategy = replace(strategy, prox_seed=config.seed)
     if isinstance(strategy, RandomWeights) and strategy.seed is None:
         return replace(strategy, seed=config.seed)
     return scores.with_score(strategy, config, task, data)

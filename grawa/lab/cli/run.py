@@ -122,7 +122,9 @@ def check(config: TrainConfig, known: dict[Hashable, Data] | None = None) -> Non
     settings = config.settings()
     config.num_processes()
     config.checkpoint_interval()
-    for name, least in (("max_restarts", 0), ("keep_checkpoints", 1), ("stop_within", 0)):
+    for name, least in (
+        ("max_restarts", 0), ("keep_checkpoints", 1), ("keep_rounds", 0), ("stop_within", 0),
+    ):  # fmt: skip
         if getattr(config, name) < least:
             raise UserError(f"{name} must be at least {least}, got {getattr(config, name)}")
     task, strategy = names.task(config.task, config.data), names.strategy(config.strategy)

@@ -22,6 +22,7 @@ _REFUSED = {
     "until_error": "workers that come and go can't all measure at the same rounds",
     "evaluate_every": "workers that come and go can't all measure at the same rounds",
     "swa": "a worker that comes late has not seen the consensuses before",
+    "keep_rounds": "a worker that comes late has missed rounds that the others have kept",
     "tensorboard": "its files are written by one process, which may die",
 }
 """Options that don't work with --elastic, and why."""

@@ -117,7 +117,8 @@ class TrainConfig:
     """What workers report before a round, with options; by default the strategy's own score.
     Gradient norms: training (averaged over the training batches since the last round), rms (their
     running root mean square), probe (on a batch that all workers share, for workers with different
-    data). Losses: loss (of the last few steps), probe-loss (on the shared batch). Norms times a
+    data). displacement: how far each worker has moved from the center since the last round. Losses:
+    loss (of the last few steps), probe-loss (on the shared batch). Norms times a
     loss, which is experimental: norm-times-loss, probe-times-probe-loss and so on. size=256 sets
     the number of samples in a shared batch. With from=6, all workers count equally before round 6,
     since norms mislead while losses are near chance. Examples: probe:size=256:from=6,
@@ -138,8 +139,19 @@ class TrainConfig:
     largest numbers only, with options: topk:fraction=0.125:bits=2 sends an eighth of them in 2
     bits."""
 
+    weigh_by: Literal["none", "steps", "samples"] = "none"
+    """By what workers' weights in a round's means are multiplied: the local steps, or the samples,
+    that each has made since the last round. For workers of different speeds or batch sizes."""
+
     buffers: Literal["average", "local"] = "average"
     """Whether BatchNorm statistics and other buffers are averaged at rounds, or stay local."""
+
+    optimizer_state: Literal["local", "average", "reset"] = "local"
+    """What rounds do with the momentum and other moments that optimizers keep: local leaves them to
+    each worker, average averages them, reset clears them."""
+
+    optimizer_state_every: int = 1
+    """Rounds from one in which that is done to the next."""
 
     guard: bool = True
     """Whether workers that go wrong are kept out of the center."""
@@ -149,6 +161,10 @@ class TrainConfig:
 
     drop: bool = False
     """Leave out such a worker for good."""
+
+    displacement_ratio: float | None = None
+    """Leave out, too, a worker that has moved so many times as far from the last center as the
+    median worker, such as 3; by default none is left out for this."""
 
     fault: Annotated[
         tuple[str, ...],
@@ -234,6 +250,12 @@ class TrainConfig:
     """Also save each worker's parameters after the last round in the run's folder, as
     workers/worker-0.safetensors and so on; `grawa flatness` measures them. With several machines
     all must be able to write to the folder."""
+
+    keep_rounds: Annotated[int, "ROUNDS"] = 0
+    """Of so many last rounds, also save each worker's parameters as they were before the workers
+    were averaged, as rounds/worker-0.safetensors and so on; `grawa flatness` shows in which
+    directions the workers differed. Until the end they are in the CPU's memory: so many copies of
+    each worker. A resumed run keeps the rounds since then."""
 
     tensorboard: bool = False
     """Also write TensorBoard files to the run's folder; needs the extra [tensorboard]."""

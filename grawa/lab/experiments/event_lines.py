@@ -49,7 +49,11 @@ _KINDS = {
             "round_seconds": _SECONDS,
             "exposed_seconds": _SECONDS,
         },
-        {"compute_seconds": _SECONDS},
+        {
+            "compute_seconds": _SECONDS,
+            "center_cosine": optional(number(-1.0, 1.0)),
+            "displacement_spread": optional(number(0.0)),
+        },
         _check_round,
     ),
     "evaluated": table({**_PLACE, "error": optional(number())}),

@@ -1,15 +1,23 @@
 """The flatness of a run's saved models: its consensus, and its workers if they were kept."""
 
 import math
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from grawa.errors import UserError
-from grawa.flatness import Flatness, Surface, Valley, measure, valley
+from grawa.flatness import (
+    Disagreement,
+    Flatness,
+    Surface,
+    Valley,
+    disagreement,
+    measure,
+    valley,
+)
 from grawa.lab.experiments.flatness_config import FlatnessConfig
 from grawa.lab.tasks import Data, Task
 from grawa.math.finite import finite_or_none
@@ -34,6 +42,8 @@ class Subject:
         surface: the loss over some of the training samples.
         known: data whose test samples are training samples, to measure the training error.
         states: name -> state dict, the consensus first.
+        rounds: the workers' parameters before each of some rounds, (N, P); none if it is not to be
+            measured in which directions they differ.
     """
 
     task: Task
@@ -41,6 +51,7 @@ class Subject:
     surface: Surface
     known: Data
     states: Mapping[str, Mapping[str, Tensor]]
+    rounds: Sequence[Tensor] = ()
 
     @classmethod
     def of(
@@ -85,6 +96,45 @@ class Subject:
         """The names of all models except the consensus."""
         return [name for name in self.states if name != CONSENSUS]
 
+    def with_rounds(self, kept: Mapping[int, Mapping[str, Tensor]]) -> "Subject":
+        """Adds the workers' parameters before rounds, so that their disagreement is measured.
+
+        Args:
+            kept: worker -> its parameters, name -> (R, *shape), not numbers where it had no part;
+                if there are none, the workers' last parameters are taken, unless they are equal.
+
+        Returns:
+            The subject, with the rounds in which two or more workers had a part.
+
+        Raises:
+            UserError: if the parameters don't fit the task's model, or are not of one run.
+        """
+        rounds: list[Tensor] = []
+        if kept:
+            found = [self._before_rounds(each) for each in kept.values()]
+            if len(numbers := sorted({len(each) for each in found})) > 1:
+                raise UserError(
+                    f"--keep-rounds has kept {', '.join(map(str, numbers))} rounds of different "
+                    "workers, so these are not of one run: train again"
+                )
+            stack = torch.stack(found, dim=1)
+            rounds = [workers[workers.isfinite().all(dim=1)] for workers in stack]
+        elif self.workers:
+            last = torch.stack([self.position(name) for name in self.workers])
+            rounds = [last] if bool((last != last[0]).any()) else []
+        return replace(self, rounds=[workers for workers in rounds if len(workers) > 1])
+
+    def _before_rounds(self, kept: Mapping[str, Tensor]) -> Tensor:
+        """One worker's parameters before rounds, (R, P), in the surface's order."""
+        own = [(n, p) for n, p in self.surface.model.named_parameters() if p.requires_grad]
+        wrong = [n for n, p in own if n not in kept or kept[n].shape[1:] != p.shape]
+        if wrong or len({len(kept[name]) for name, _ in own}) > 1:
+            raise UserError(
+                "the parameters kept by --keep-rounds are not of this task's model"
+                + (f": {wrong[0]} is missing or has another shape" if wrong else "")
+            )
+        return torch.cat([kept[n].reshape(len(kept[n]), -1).to(p) for n, p in own], dim=1)
+
     def counts(self) -> dict[str, int]:
         """Numbers of training samples (for the loss, in total, for the error) and of parameters."""
         return {
@@ -120,12 +170,16 @@ class RunFlatness:
         errors: name -> the task's metric on training samples and on test samples.
         valley: around the consensus, toward the workers; `None` if it could not be measured.
         no_valley: why not.
+        disagreement: in which directions workers differ; `None` if it was not measured.
+        no_disagreement: why not.
     """
 
     models: Mapping[str, Flatness]
     errors: Mapping[str, tuple[float, float]]
     valley: Valley | None
     no_valley: str
+    disagreement: Disagreement | None = None
+    no_disagreement: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """All measurements as plain values; numbers that are not finite become `None`.
@@ -145,13 +199,20 @@ class RunFlatness:
             borders = [b if math.isfinite(b) else None for b in through.border_distances]
             measured = {**asdict(through), "border_distances": borders}
             plain = {**measured, "inverse_mean": through.inverse_mean}
-        return {"models": models, "valley": plain, "no_valley": self.no_valley}
+        spectrum = self.disagreement
+        return {
+            "models": models,
+            "valley": plain,
+            "no_valley": self.no_valley,
+            "disagreement": None if spectrum is None else spectrum.as_json(),
+            "no_disagreement": self.no_disagreement,
+        }
 
 
 def parts(subject: Subject, config: FlatnessConfig) -> int:
     """Number of parts that `measure_run` reports for all models, for a progress bar."""
     each = 2 + len(config.radii) + (2 if config.eigenvalues else 0)
-    return each * len(subject.states) + 1
+    return each * len(subject.states) + 1 + bool(subject.rounds)
 
 
 def measure_run(
@@ -160,7 +221,7 @@ def measure_run(
     before_part: Callable[[str], object],
     names: Collection[str] | None = None,
 ) -> RunFlatness:
-    """Measures each model, and the valley between all of them.
+    """Measures each model, the valley between all of them, and the workers' disagreement.
 
     Args:
         subject: the models.
@@ -185,7 +246,15 @@ def measure_run(
         )
     before_part("worker valley")
     found, why = _valley(subject, config.kappa)
-    return RunFlatness(models=models, errors=errors, valley=found, no_valley=why)
+    spectrum, missing = _disagreement(subject, config, before_part)
+    return RunFlatness(
+        models=models,
+        errors=errors,
+        valley=found,
+        no_valley=why,
+        disagreement=spectrum,
+        no_disagreement=missing,
+    )
 
 
 def _named(name: str, before_part: Callable[[str], object]) -> Callable[[str], object]:
@@ -202,3 +271,19 @@ def _valley(subject: Subject, kappa: float) -> tuple[Valley | None, str]:
         return valley(subject.surface, center, workers, kappa), ""
     except UserError as error:
         return None, str(error)
+
+
+def _disagreement(
+    subject: Subject, config: FlatnessConfig, before_part: Callable[[str], object]
+) -> tuple[Disagreement | None, str]:
+    """The disagreement around the consensus, or why there is none."""
+    if not subject.rounds:
+        return None, "their parameters before rounds were not saved; train with --keep-rounds"
+    before_part("disagreement of the workers")
+    subject.put(CONSENSUS)
+    found = disagreement(
+        subject.surface, subject.rounds, eigenvalues=config.eigenvalues, seed=config.seed
+    )
+    if not found.singular_values:
+        return None, "they were equal before each round"
+    return found, ""

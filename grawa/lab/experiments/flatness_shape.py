@@ -63,6 +63,21 @@ def _check_models(found: Mapping[str, Any]) -> str | None:
     return None
 
 
+_SHARE = optional(number(0.0))
+
+_DISAGREEMENT = optional(
+    table({
+        "rounds": whole(1),
+        "gaps": whole(2),
+        "singular_values": listed(number(0.0), least=1),
+        "effective_rank": number(0.0),
+        "chance": number(0.0),
+        "gradient_share": _SHARE,
+        "eigenvector_shares": listed(_SHARE),
+        "dominant_share": _SHARE,
+    })
+)
+
 _MODELS: Mapping[str, Shape] = {"models": mapping(_MODEL, least=1), "valley": _VALLEY}
 
 RUN_SHAPE = table(
@@ -75,6 +90,7 @@ RUN_SHAPE = table(
         "gap_samples": whole(),
         "parameters": whole(),
     },
+    {"disagreement": _DISAGREEMENT, "no_disagreement": text},
     then=_check_models,
 )
 """Of `flatness.json`."""

@@ -19,6 +19,7 @@ _FREE = {
     "stop_within",
     "stack_workers",
     "keep_workers",
+    "keep_rounds",
     "tensorboard",
 }
 """Options that may change when a run is resumed, or of which its checkpoints know more."""

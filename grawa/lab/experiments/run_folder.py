@@ -28,7 +28,8 @@ SCHEMA = 1
 class RunFolder:
     """A folder with `config.toml`, `environment.json`, `events.jsonl` and `model.safetensors`.
 
-    Also `checkpoints/`, and `workers/` with the workers' last parameters, if they are saved.
+    Also `checkpoints/`, `workers/` with the workers' last parameters, and `rounds/` with those of
+    before the last rounds, if they are saved.
 
     Args:
         path: the folder.
@@ -214,21 +215,37 @@ class RunFolder:
             count: N.
 
         Returns:
-            Worker -> state dict; empty if they were not saved.
-
-        Raises:
-            UserError: if only some are there, or a file is broken.
+            Worker -> state dict; empty if they were not saved. It is a `UserError` if only some are
+            there, or a file is broken.
         """
-        paths = {i: self.workers / f"worker-{i}.safetensors" for i in range(count)}
-        missing = [path for path in paths.values() if not path.is_file()]
-        if len(missing) == count:
-            return {}
-        if missing:
-            raise UserError(
-                f"{missing[0]} is missing, while other workers' files exist; train again with "
-                "--keep-workers"
-            )
-        return {worker: read_model(path) for worker, path in paths.items()}
+        return _of_workers(self.workers, count, "--keep-workers")
+
+    @property
+    def rounds(self) -> Path:
+        """The folder for the workers' parameters before rounds, if they are saved."""
+        return self.path / "rounds"
+
+    def save_rounds(self, worker: int, kept: Mapping[str, Tensor]) -> None:
+        """Writes `rounds/worker-{worker}.safetensors`, with (R, *shape) for each parameter."""
+        self.rounds.mkdir(exist_ok=True)
+        write_model(kept, self.rounds / f"worker-{worker}.safetensors")
+
+    def load_rounds(self, count: int) -> dict[int, dict[str, Tensor]]:
+        """As `load_workers`, of what `save_rounds` has written."""
+        return _of_workers(self.rounds, count, "--keep-rounds")
+
+
+def _of_workers(folder: Path, count: int, option: str) -> dict[int, dict[str, Tensor]]:
+    """Reads a file of each worker, or none if there is none."""
+    paths = {i: folder / f"worker-{i}.safetensors" for i in range(count)}
+    missing = [path for path in paths.values() if not path.is_file()]
+    if len(missing) == count:
+        return {}
+    if missing:
+        raise UserError(
+            f"{missing[0]} is missing, while other workers' files exist; train again with {option}"
+        )
+    return {worker: read_model(path) for worker, path in paths.items()}
 
 
 def _exists(path: Path) -> str:

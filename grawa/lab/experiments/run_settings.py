@@ -1,5 +1,6 @@
 """The settings of the training loop, made from the options of a run."""
 
+import math
 from collections.abc import Callable
 from dataclasses import fields
 from datetime import timedelta
@@ -56,8 +57,11 @@ def settings_of(config: TrainConfig) -> Settings:
         lr=config.lr,
         lr_schedule=config.lr_schedule,
         optimizer=config.optimizer,
-        guard=Guard(report_after=config.report_after, drop=config.drop) if config.guard else None,
+        weigh_by=None if config.weigh_by == "none" else config.weigh_by,
+        guard=_guard(config) if config.guard else None,
         buffers=config.buffers,
+        optimizer_state=config.optimizer_state,
+        optimizer_state_every=config.optimizer_state_every,
         shards=config.shards,
         faults=faults,
         dtype=config.dtype,
@@ -77,6 +81,15 @@ def _evaluate_every(config: TrainConfig) -> int:
     if config.evaluate_every is None:
         return int(config.until_error is not None)
     return config.evaluate_every
+
+
+def _guard(config: TrainConfig) -> Guard:
+    ratio = config.displacement_ratio
+    return Guard(
+        report_after=config.report_after,
+        drop=config.drop,
+        displacement_ratio=math.inf if ratio is None else ratio,
+    )
 
 
 def _faults(config: TrainConfig) -> tuple[Fault, ...]:

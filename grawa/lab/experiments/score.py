@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, NoReturn
 
@@ -10,6 +10,7 @@ from grawa.errors import UserError
 from grawa.lab import written
 from grawa.scores import (
     Delayed,
+    DisplacementNorms,
     GradientNorms,
     NormTimesLoss,
     ProbeLoss,
@@ -35,6 +36,7 @@ _OF_NORMS: dict[str, Callable[[], Score]] = {
     "norm": GradientNorms,
     "rms": RmsGradientNorms,
     "probe": _PROBE_NORMS,
+    "displacement": DisplacementNorms,
 }
 """Names of norms in a product."""
 
@@ -44,6 +46,7 @@ NORMS: dict[str, Callable[[], Score]] = {
     "training": GradientNorms,
     "rms": RmsGradientNorms,
     "probe": _PROBE_NORMS,
+    "displacement": DisplacementNorms,
     **{
         f"{of_norms}-times-{loss}": partial(NormTimesLoss, norms=norms(), loss=LOSSES[loss]())
         for of_norms, norms in _OF_NORMS.items()
@@ -118,6 +121,11 @@ class ScoreChoice:
         """
         if strategy.score is None:
             raise UserError(f"strategy {name} uses no score, so leave out --score {self.name}")
+        if not all(field.init for field in fields(strategy) if field.name == "score"):
+            raise UserError(
+                f"strategy {name} has a score of its own, the workers' displacements, so leave out "
+                f"--score {self.name}"
+            )
         known = NORMS if isinstance(strategy, GRAWA) else LOSSES
         if self.name not in known:
             raise UserError(

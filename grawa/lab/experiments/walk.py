@@ -50,7 +50,7 @@ def walk(task: Task, strategy_for: StrategyFor, settings: Settings) -> Walk:
     track = _Track(Run(task, strategy_for, settings, torch.device("cpu"), None))
     try:
         track.follow()
-        *_, finished = track.run.end()
+        *_, finished = track.run.end(keep_workers=False, rounds={})
         assert isinstance(finished, Finished), "the last event is the end"
     except DivergedError as stopped:
         return track.walk(track.consensus[-1], math.nan, str(stopped))

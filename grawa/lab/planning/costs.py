@@ -11,7 +11,7 @@ from grawa.lab.simulate.network import Network
 from grawa.math.leaves import Rows
 from grawa.math.weights import uniform
 from grawa.rounds.roll_call import ROW_LENGTH
-from grawa.strategies.protocol import Strategy
+from grawa.strategies.protocol import Strategy, first_state
 
 _TRIALS = 16
 
@@ -84,16 +84,24 @@ def _shares(strategy: Strategy, network: Network) -> tuple[float, float]:
     """Measures the bytes of a round, divided by those of the parameters.
 
     Returns:
-        Those that a worker sends on average, and those that the busiest link carries.
+        Those that a worker sends on average, and those that the busiest link carries; without
+        what does not grow with the parameters.
     """
+    (sent, busiest), (more, busier) = (_models_sent(strategy, network, size) for size in (1, 2))
+    return more - sent, busier - busiest
+
+
+def _models_sent(strategy: Strategy, network: Network, size: int) -> tuple[float, float]:
+    """What a round sends of parameters of this size, where 1 is a number in each section."""
     workers = network.num_workers
-    rows = Rows({"x": torch.ones(workers, workers)}.items())  # a number in each section
-    model_bytes = rows["x"][0].nbytes
-    comm = Metered(InProcessCommunicator(workers), network.per_model(float(model_bytes)))
+    rows = Rows({"x": torch.ones(workers, workers * size)}.items())
+    model_bytes = rows["x"][0].nbytes / size
+    comm = Metered(InProcessCommunicator(workers), network.per_model(model_bytes))
     if strategy.shares_gradients(_LATE):
         comm.weighted_mean(rows, uniform(workers))
         return comm.bytes_sent / model_bytes, comm.take_seconds()
-    state, everyone = strategy.init(rows), torch.ones(workers, dtype=torch.bool)
+    state = first_state(strategy, rows, workers)
+    everyone = torch.ones(workers, dtype=torch.bool)
     before = comm.bytes_sent
     scores = torch.ones(workers, 1, dtype=torch.float64) if strategy.score else None
     for number in range(_TRIALS):

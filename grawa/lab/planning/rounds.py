@@ -20,6 +20,7 @@ from grawa.math.host import wait_for
 from grawa.rounds.clock import WallClock
 from grawa.rounds.engine import Engine
 from grawa.rounds.fragment import Fragment
+from grawa.rounds.observed import Hosted
 from grawa.rounds.plan import RoundPlan
 from grawa.rounds.purposes import Purpose
 from grawa.rounds.roll_call import RollCall
@@ -56,13 +57,14 @@ class _Alone:
         groups = plan.strategy.groups(replicas.names)
         self._replicas, self._optimizer = replicas, optimizer
         self._fragment = Fragment(replicas.params, groups, plan, comm)
-        self._roll_call = RollCall(replicas, comm, None, plan, groups)
+        observed = Hosted(replicas.gradients, [self._fragment], plan)
+        self._roll_call = RollCall(replicas, comm, None, plan, groups, observed)
         self._roll_call.note_losses(replicas.gradients.zeros() + 1.0, slice(None))
 
     def local_step(self) -> None:
         """See `_Rounds.local_step`."""
         self._optimizer.step()
-        self._roll_call.note_step(slice(None))
+        self._roll_call.counts.add_step(slice(None))
         self._roll_call.note_norms(self._replicas.gradients.gradient_norms())
 
     def run(self) -> None:

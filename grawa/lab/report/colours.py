@@ -31,6 +31,8 @@ _METHODS: Mapping[str, str] = {
     "lsgd": "#AA4499",
     "diloco": "#009E73",
     "slowmo": "#44AA99",
+    "edit": "#B05A8C",
+    "rda": "#3E9B5A",
     "outer_steps": "#6A9A3A",
     "dppf": "#999933",
     "random": "#B09A7A",

@@ -37,15 +37,15 @@ def _of_this_version(value: object, name: str) -> str | None:
 
 
 def flatness_tables(found: Mapping[str, Any]) -> list[Table]:
-    """Two tables with a row for each model: errors and slopes, curvature and valley.
+    """Two tables with a row for each model, and one of the directions in which workers differ.
 
     Args:
         found: the content of `flatness.json`.
 
     Returns:
-        The tables.
+        Errors and slopes; curvature and valley; the disagreement, if it was measured.
     """
-    return [_slopes(found), _curves(found)]
+    return [_slopes(found), _curves(found), *_disagreement(found)]
 
 
 def _slopes(found: Mapping[str, Any]) -> Table:
@@ -81,7 +81,7 @@ def _curves(found: Mapping[str, Any]) -> Table:
         title="Curvature, and distances from the consensus",
         columns=_columns(["largest eigenvalue", "trace", "trace / loss", "distance", "border"]),
         rows=rows,
-        note=_valley(found),
+        note=_valley(found) + _no_disagreement(found),
     )
 
 
@@ -132,3 +132,39 @@ def _valley(found: Mapping[str, Any]) -> str:
         f"{through['kappa']:g} times the consensus's. Inverse mean valley "
         f"{_number(through['inverse_mean']).text}."
     )
+
+
+def _no_disagreement(found: Mapping[str, Any]) -> str:
+    why = found.get("no_disagreement")
+    return f" No table of the directions in which workers differ: {why}." if why else ""
+
+
+def _disagreement(found: Mapping[str, Any]) -> list[Table]:
+    """How much of steep directions lies in the span of the workers' gaps."""
+    spectrum = found.get("disagreement")
+    if spectrum is None:
+        return []
+    each, chance = spectrum["eigenvector_shares"], spectrum["chance"]
+    shares = {"gradient": spectrum["gradient_share"]}
+    if each:
+        shares[f"gradient in eigenvectors 1 to {len(each)}"] = spectrum["dominant_share"]
+    shares |= {f"eigenvector {j}": share for j, share in enumerate(each, start=1)}
+    singular = spectrum["singular_values"]
+    return [
+        Table(
+            name="disagreement",
+            title="Directions in which the workers differ",
+            columns=[("direction", False), ("share in the gaps", True), ("over chance", True)],
+            rows=[
+                [Cell(text=name), _number(share), _number(share / chance if share else share)]
+                for name, share in shares.items()
+            ],
+            note=(
+                f"{spectrum['gaps']:,} gaps x_i - mean(x) of {spectrum['rounds']:,} rounds span "
+                f"{len(singular):,} dimensions (effective rank {spectrum['effective_rank']:.1f}); "
+                f"their singular values go from {singular[0]:.3g} to {singular[-1]:.3g}. A share "
+                "is of the squared length; in a random subspace of as many dimensions it would be "
+                f"{chance:.2g}. Gradient and Hessian are the consensus's."
+            ),
+        )
+    ]

@@ -17,7 +17,11 @@ from grawa.lab.report.layout import Layout, legend_below, log_scale, spread_out
 from grawa.lab.report.tables import Unit
 
 _FOUR = Layout(panels=len(AXES), across=2, in_column=2, height=2.4)
-_THREE = Layout(panels=3, across=3, height=2.7)
+_WORKERS_CAPTION = (
+    "Each worker's loss, its weight in the center, and the consensus distance; the cosine between "
+    "successive moves of the center, and the spread of the lengths of the workers' displacements."
+)
+_WORKERS = Layout(panels=4, across=2, in_column=2, height=2.4)
 
 
 def run_pictures(config: TrainConfig, events: Events, unit: Unit) -> list[Picture]:
@@ -65,8 +69,8 @@ def run_pictures(config: TrainConfig, events: Events, unit: Unit) -> list[Pictur
         Picture(
             name="workers",
             title="Workers, round by round",
-            caption="Each worker's loss, its weight in the center, and the consensus distance.",
-            layout=_THREE,
+            caption=_WORKERS_CAPTION,
+            layout=_WORKERS,
             draw=partial(_draw_workers, rounds=rounds),
         ),
     ]
@@ -120,7 +124,7 @@ def _draw_four(
 
 
 def _draw_workers(figure: Figure, *, rounds: Sequence[Mapping[str, Any]]) -> None:
-    losses, weights, distance = _THREE.axes(figure)
+    losses, weights, distance, moves = _WORKERS.axes(figure)
     at = [event["round"] for event in rounds]
     workers = max(len(event["losses"]) for event in rounds)
     for i in range(workers):
@@ -131,8 +135,15 @@ def _draw_workers(figure: Figure, *, rounds: Sequence[Mapping[str, Any]]) -> Non
     equal = [1.0 / len(event["losses"]) for event in rounds]  # a run can be resumed with others
     weights.plot(at, equal, linestyle=":", linewidth=1, color=GREY)
     weights.set_ylim(bottom=0.0)
+    for name, label, line in (
+        ("center_cosine", "cosine of the center", "-"),
+        ("displacement_spread", "spread of workers", "--"),
+    ):  # fmt: skip
+        moves.plot(at, [_known(e.get(name)) for e in rounds], line, color=INK, label=label)
+    moves.legend()
     for panel, label in (
         (losses, "training loss"), (weights, "weight"), (distance, "consensus distance (L2)"),
+        (moves, "moves"),
     ):  # fmt: skip
         panel.set(xlabel="round", ylabel=label)
     legend_below(figure, losses, 6)

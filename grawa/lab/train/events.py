@@ -6,6 +6,9 @@ from torch import Tensor
 
 from grawa.rounds.report import RoundReport
 
+ByWorker = dict[int, dict[str, Tensor]]
+"""Worker -> its tensors by name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
@@ -91,10 +94,13 @@ class Trained:
         consensus: its state dict; with `swa`, of the average of the last rounds' consensuses.
         workers: worker -> its state dict after the last round, for the workers in this process;
             empty without `keep_workers`.
+        rounds: worker -> its parameters before the last rounds, name -> (R, *shape), for the
+            workers in this process; empty without `keep_rounds`.
     """
 
     consensus: dict[str, Tensor]
-    workers: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    workers: ByWorker = field(default_factory=dict)
+    rounds: ByWorker = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

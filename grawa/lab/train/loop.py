@@ -8,6 +8,7 @@ import torch
 from grawa.lab.tasks import Task
 from grawa.lab.train.checkpoint import Saving
 from grawa.lab.train.events import Event
+from grawa.lab.train.kept_rounds import KeptRounds
 from grawa.lab.train.run import Run, StrategyFor
 from grawa.lab.train.settings import Settings
 from grawa.lab.train.stop import StoppedError
@@ -24,6 +25,7 @@ def train(
     device: torch.device | None = None,
     saving: Saving | None = None,
     keep_workers: bool = False,
+    keep_rounds: int = 0,
     asking: Asking = lambda request: nullcontext(),
 ) -> Iterator[Event]:
     """Trains the workers hosted by this process, together with the other processes.
@@ -36,6 +38,8 @@ def train(
         saving: where and when checkpoints are saved; if there is one already, training continues
             from it. By default there are none.
         keep_workers: whether `Trained` has each worker's parameters.
+        keep_rounds: of how many last rounds `Trained` has each worker's parameters, as they were
+            before the round; of those since the run was resumed, if it was.
         asking: the context in which the run trains, and may be asked to stop; needs `saving`.
 
     Yields:
@@ -48,6 +52,7 @@ def train(
             complete.
     """
     run = Run(task, strategy_for, settings, device or torch.device("cpu"), saving)
+    kept = KeptRounds(run.engine, keep_rounds) if keep_rounds else None
     with asking(run.engine.request_stop):
         yield run.started()
         yield from run.news()  # of the last round before the checkpoint
@@ -63,4 +68,5 @@ def train(
             yield from run.news()
             raise
         yield from run.news()  # of the rounds after the last steps
-        yield from run.end(keep_workers=keep_workers)
+        rounds = {} if kept is None else kept.of_workers()
+        yield from run.end(keep_workers=keep_workers, rounds=rounds)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from grawa.checkpoints.extras import Extras
 from grawa.checkpoints.restore import Restored
@@ -16,7 +16,7 @@ from grawa.lab.train.checkpoint import News, RunSaver, Saving, refusing
 from grawa.lab.train.doubts import measured
 from grawa.lab.train.ending import Ending
 from grawa.lab.train.engine import engine_of
-from grawa.lab.train.events import Evaluated, Event, Finished, Joined, Started, Trained
+from grawa.lab.train.events import ByWorker, Evaluated, Event, Finished, Joined, Started, Trained
 from grawa.lab.train.parts import Parts, resized
 from grawa.lab.train.settings import Settings
 from grawa.lab.train.sharing import deal, load, spread
@@ -163,6 +163,7 @@ class Run:
         self._stepping = chosen
         losses = self._hosted.backward(chosen, [steps + 1 for steps in engine.steps[chosen]])
         engine.note_losses(losses, chosen)
+        engine.note_samples(torch.tensor([w.batch_size for w in self._workers[chosen]]), chosen)
         if engine.plan.strategy.shares_gradients(engine.step):
             engine.share_gradients()
         self._hosted.move(chosen)
@@ -222,15 +223,15 @@ class Run:
         """The first worker's model with the consensus's parameters; every process must call it."""
         return self.engine.replicas.holding(self.engine.consensus())
 
-    def end(self, *, keep_workers: bool = False) -> Iterator[Trained | Finished]:
-        """The last events; every process must take both."""
+    def end(self, *, keep_workers: bool, rounds: ByWorker) -> Iterator[Trained | Finished]:
+        """The last events, the first of them with `rounds`; every process must take both."""
         if self._saver is not None:
             self._saver.finish()
         workers = self.workers_states() if keep_workers else {}
         elapsed = self._clock.now()
         with self._final() as (model, averaged_rounds):
             consensus = {key: value.clone() for key, value in model.state_dict().items()}
-            yield Trained(consensus=consensus, workers=workers)
+            yield Trained(consensus=consensus, workers=workers, rounds=rounds)
             yield Finished(
                 **measured(self._task, self._data, model, self._settings.seed)._asdict(),
                 consensus=consensus,
@@ -250,7 +251,7 @@ class Run:
         else:
             yield average.finished(self._data.train_inputs, self._task.prepare), average.rounds
 
-    def workers_states(self) -> dict[int, dict[str, Tensor]]:
+    def workers_states(self) -> ByWorker:
         """Copies of the state dicts of the workers of this process."""
         first = self._process * len(self._workers)
         return {

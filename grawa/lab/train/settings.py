@@ -33,6 +33,7 @@ class Settings:
         alpha: as for `Averager`.
         fragments: as for `Averager`.
         comm_dtype: as for `Averager`.
+        weigh_by: as for `Averager`.
         modelled: makes a virtual clock; `None` for wall-clock time.
         batch_size: samples per worker and step.
         lr: the initial learning rate.
@@ -40,6 +41,8 @@ class Settings:
         optimizer: as for `grawa.lab.train.optimizers.OptimizerChoice.parse`.
         guard: decides which workers take part in rounds; `None` for all of them.
         buffers: as for `Averager`.
+        optimizer_state: as for `Averager`.
+        optimizer_state_every: as for `Averager`.
         shards: as for `grawa.lab.train.batches.shard`.
         faults: of all workers.
         dtype: of parameters and data.
@@ -63,6 +66,7 @@ class Settings:
     alpha: float | None
     fragments: int
     comm_dtype: Precision | None
+    weigh_by: Literal["steps", "samples"] | None = None
     modelled: Callable[[], VirtualClock] | None
     batch_size: int
     lr: float
@@ -70,6 +74,8 @@ class Settings:
     optimizer: str
     guard: Guard | None
     buffers: Literal["average", "local"]
+    optimizer_state: Literal["local", "average", "reset"] = "local"
+    optimizer_state_every: int = 1
     shards: str
     faults: tuple[Fault, ...]
     dtype: Literal["float32", "float64"]

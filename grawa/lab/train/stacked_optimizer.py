@@ -129,7 +129,7 @@ class StackedOptimizer:
     def _adopt_states(self) -> None:
         """Copies new states of the optimizers into the stack, and gives them its rows."""
         for optimizer, params, rows in zip(self._optimizers, self._params, self._rows, strict=True):
-            if optimizer.state.get(params[0]) is rows[0]:
+            if len(optimizer.state) == len(params) and optimizer.state.get(params[0]) is rows[0]:
                 continue
             for parameter, row in zip(params, rows, strict=True):
                 held = optimizer.state.get(parameter, {})

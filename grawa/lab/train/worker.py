@@ -29,6 +29,7 @@ class Worker:
 
     Attributes:
         targets: of all samples, with this worker's label noise.
+        batch_size: samples of a batch.
     """
 
     def __init__(
@@ -57,9 +58,9 @@ class Worker:
         self._asked = Asked.NOTHING
         self._noise = generator(settings.seed, "noise", index)
         self._augmentation = generator(settings.seed, "augmentation", index)
-        self._batches = Batches(
-            samples, settings.batch_size_of(index), generator(settings.seed, "batches", index)
-        )
+        self.batch_size = settings.batch_size_of(index)
+        random = generator(settings.seed, "batches", index)
+        self._batches = Batches(samples, self.batch_size, random)
         dtype = getattr(torch, settings.dtype)
         self.model = task.model(settings.seed).to(device, dtype)
         self.optimizer = OptimizerChoice.parse(settings.optimizer).make(self.model, settings.lr)

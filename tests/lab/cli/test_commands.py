@@ -447,7 +447,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "losses for norms": (
         ("train", "digits", "--score", "probe-loss"),
-        "strategy lgrawa can't use the score 'probe-loss'; it can use training, rms, probe, norm-",
+        "strategy lgrawa can't use the score 'probe-loss'; it can use training, rms, probe, disp",
     ),
     "score of none": (
         ("train", "digits", "--score", "probe", "--strategy", "diloco"),
@@ -627,7 +627,9 @@ def test_options_that_change_no_number_may_be_edited(command: Any, run: Path) ->
     model = unfinished(run)
     text = (run / "config.toml").read_text()
     (run / "config.toml").write_text(
-        text.replace("timeout = 600.0", "timeout = 60.0").replace("_every = 1", '_every = "5s"')
+        text.replace("timeout = 600.0", "timeout = 60.0").replace(
+            "checkpoint_every = 1", 'checkpoint_every = "5s"'
+        )
     )
     assert command("resume", run).code == 0
     assert model_bytes(run) == model

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from grawa.flatness.hessian import has_curvlinops
 from grawa.lab.cli.main import main
 from grawa.lab.experiments.run_folder import RunFolder
+from grawa.lab.experiments.saved_models import write_model
 from grawa.lab.tasks import Digits
 from tests.lab.cli.processes import grawa
 
@@ -32,7 +33,8 @@ def command(capfd: pytest.CaptureFixture[str], *args: str | Path) -> tuple[objec
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run in two processes that has kept its workers."""
     path = tmp_path_factory.mktemp("runs") / "kept"
-    done = grawa(*RUN, "--strategy", "lgrawa", "--processes", "2", "--keep-workers", "--out", path)
+    kept = ("--keep-workers", "--keep-rounds", "2")
+    done = grawa(*RUN, "--strategy", "lgrawa", "--processes", "2", *kept, "--out", path)
     assert (done.code, done.err) == (0, "")
     return path
 
@@ -50,10 +52,16 @@ def test_real_processes_and_one_process_keep_the_same_workers(
 ) -> None:
     one = tmp_path / "one"
     args = (*RUN, "--strategy", "lgrawa", "--processes", "1", "--keep-workers", "--out", one)
-    assert command(capfd, *args)[0] == 0
+    assert command(capfd, *args, "--keep-rounds", "2")[0] == 0
     names = [f"worker-{i}.safetensors" for i in range(4)]
     for path in (kept, one):
-        assert sorted(file.name for file in (path / "workers").iterdir()) == names
+        for folder in ("workers", "rounds"):
+            assert sorted(file.name for file in (path / folder).iterdir()) == names
+    early, later = (RunFolder(path).load_rounds(4) for path in (one, kept))
+    for worker, rounds in early.items():
+        for name, value in rounds.items():
+            assert len(value) == 2
+            torch.testing.assert_close(value, later[worker][name], rtol=0.0, atol=1e-10)
     ours, theirs = (RunFolder(path).load_workers(4) for path in (one, kept))
     for worker, state in ours.items():
         for name, value in state.items():
@@ -75,14 +83,27 @@ def test_the_kept_workers_are_those_after_the_last_pull(kept: Path) -> None:
     assert (sum(distances) / 4) ** 0.5 == pytest.approx(half, rel=1e-6)
 
 
+@pytest.mark.world
+def test_the_kept_rounds_are_before_the_pull(kept: Path) -> None:
+    folder = RunFolder(kept)
+    before, after = folder.load_rounds(4), folder.load_workers(4)
+    consensus = load_file(kept / "model.safetensors")
+    for worker, rounds in before.items():
+        for name, center in consensus.items():
+            halfway = 0.5 * (rounds[name][-1] + center)
+            torch.testing.assert_close(halfway, after[worker][name], rtol=0.0, atol=1e-10)
+
+
 def test_workers_are_not_kept_unless_asked(
     capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert command(capfd, *RUN, "--processes", "1", "--out", tmp_path / "run")[0] == 0
     assert not (tmp_path / "run" / "workers").exists()
+    assert not (tmp_path / "run" / "rounds").exists()
     code, out, _ = command(capfd, "flatness", tmp_path / "run", "--eigenvalues", "0")
     assert code == 0
     assert "the workers' parameters were not saved; train with --keep-workers" in out
+    assert "before rounds were not saved; train with --keep-rounds" in out
     found = json.loads((tmp_path / "run" / "flatness.json").read_text())
     assert list(found["models"]) == ["consensus"]
     assert found["valley"] is None
@@ -106,6 +127,13 @@ def test_consensus_and_workers_are_measured(capfd: pytest.CaptureFixture[str], r
     assert list(consensus["sharpness"]) == ["0.05", "0.5"]
     inverse = 4.0 / sum(found["valley"]["border_distances"])
     assert found["valley"]["inverse_mean"] == pytest.approx(inverse)
+    spectrum = found["disagreement"]
+    assert (spectrum["rounds"], spectrum["gaps"]) == (2, 8)
+    assert len(spectrum["singular_values"]) == 6
+    assert spectrum["chance"] == pytest.approx(6 / 4810)
+    assert len(spectrum["eigenvector_shares"]) == 3
+    assert 0.0 < spectrum["dominant_share"] <= 1.0
+    assert "8 gaps x_i - mean(x) of 2 rounds span 6 dimensions" in out
     for words in ("worker 3", "Inverse mean valley", "150 of 200 training samples", "plane.png"):
         assert words in out
     for name in ("flatness", "line", "plane"):
@@ -177,6 +205,13 @@ def broken(run: Path, what: str) -> None:
     elif what == "a worker cut short":
         path = run / "workers" / "worker-1.safetensors"
         path.write_bytes(path.read_bytes()[:1000])
+    elif what == "a worker's rounds missing":
+        (run / "rounds" / "worker-2.safetensors").unlink()
+    elif what == "a worker with fewer rounds":
+        path = run / "rounds" / "worker-1.safetensors"
+        write_model({name: x[1:] for name, x in load_file(path).items()}, path)
+    elif what == "rounds of another model":
+        write_model({"0.weight": torch.zeros(2, 3)}, run / "rounds" / "worker-1.safetensors")
     elif what == "a worker missing":
         (run / "workers" / "worker-2.safetensors").unlink()
     else:
@@ -188,6 +223,9 @@ BROKEN = {
     "no model": "model.safetensors is missing: the run has not finished",
     "a worker cut short": "worker-1.safetensors is not a complete safetensors file",
     "a worker missing": "worker-2.safetensors is missing, while other workers' files exist",
+    "a worker's rounds missing": "rounds/worker-2.safetensors is missing, while other workers'",
+    "a worker with fewer rounds": "--keep-rounds has kept 1, 2 rounds of different workers",
+    "rounds of another model": "not of this task's model: 0.weight is missing or has another shape",
     "another task": "model.safetensors is not a model of logistic",
 }
 
@@ -221,9 +259,41 @@ def test_without_curvlinops_the_extra_is_named_and_the_rest_can_be_measured(
 def test_workers_on_the_consensus_have_no_valley_and_no_landscape(
     capfd: pytest.CaptureFixture[str], run: Path
 ) -> None:
+    shutil.rmtree(run / "rounds")
     for worker in range(4):
         shutil.copy(run / "model.safetensors", run / "workers" / f"worker-{worker}.safetensors")
     code, out, _ = command(capfd, "flatness", run, "--eigenvalues", "0", "--pictures")
     assert code == 0
     assert "No worker valley: " in out and "no pictures of the loss between models: " in out
+    assert (
+        "No table of the directions in which workers differ: their parameters before rounds were"
+        in out
+    )
     assert not (run / "line.png").exists()
+
+
+def test_workers_that_share_gradients_do_not_differ(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    args = ("--strategy", "data_parallel", "--processes", "1", "--keep-rounds", "1")
+    assert command(capfd, *RUN, *args, "--out", tmp_path / "run")[0] == 0
+    code, out, _ = command(capfd, "flatness", tmp_path / "run", "--eigenvalues", "0")
+    assert code == 0
+    assert (
+        "No table of the directions in which workers differ: they were equal before each round"
+        in out
+    )
+
+
+@pytest.mark.world
+def test_a_worker_that_had_no_part_in_a_round_has_no_gap(
+    capfd: pytest.CaptureFixture[str], run: Path
+) -> None:
+    path = run / "rounds" / "worker-1.safetensors"
+    kept = load_file(path)
+    for value in kept.values():
+        value[0] = torch.nan
+    write_model(kept, path)
+    assert command(capfd, "flatness", run, "--eigenvalues", "0")[0] == 0
+    spectrum = json.loads((run / "flatness.json").read_text())["disagreement"]
+    assert (spectrum["rounds"], spectrum["gaps"], len(spectrum["singular_values"])) == (2, 7, 5)

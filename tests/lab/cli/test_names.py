@@ -1,12 +1,14 @@
 """Strategies and tasks as they are written on the command line."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.optim import SGD, Adam, AdamW
 
 import grawa
 from grawa.lab import written
@@ -54,6 +56,23 @@ WRITTEN: dict[str, grawa.Strategy] = {
     "local_sgd:warmup_steps=100": grawa.LocalSGD(warmup_steps=100),
     "uniform": grawa.LocalSGD(pull=0.5, prox=0.01),
     "diloco:outer.lr=0.5": grawa.DiLoCo(outer=grawa.OuterNesterov(lr=0.5)),
+    "diloco:outer=nesterov:outer.restart_every=3": grawa.DiLoCo(
+        outer=grawa.OuterNesterov(restart_every=3)
+    ),
+    "diloco:outer=adamw:outer.lr=0.1": grawa.DiLoCo(outer=partial(AdamW, lr=0.1)),
+    "lgrawa:outer.nesterov=true:outer.momentum=50%:outer=sgd:pull=1": grawa.LGRAWA(
+        pull=1.0, outer=partial(SGD, momentum=0.5, nesterov=True)
+    ),
+    "outer_steps:outer=adam:outer.restart_every=2:outer.weight_decay=1": grawa.OuterSteps(
+        outer=grawa.OuterOptimizer(partial(Adam, weight_decay=1.0), restart_every=2)
+    ),
+    "local_sgd:prox=0.1:prox_probability=0.2:prox_seed=3": grawa.LocalSGD(
+        prox=0.1, prox_probability=0.2, prox_seed=3
+    ),
+    "edit:temperature=0.5:clip=2:outer.lr=1": grawa.EDiT(
+        temperature=0.5, clip=2.0, outer=grawa.OuterNesterov(lr=1.0, momentum=0.85)
+    ),
+    "rda:outer.momentum=0.5": grawa.RDA(outer=grawa.OuterNesterov(momentum=0.5)),
     "outer_steps:outer.momentum=0": grawa.OuterSteps(outer=grawa.OuterNesterov(momentum=0.0)),
     "slowmo:momentum=0.5": grawa.SlowMo(momentum=0.5),
     "dppf:push=0.5:push_warmup=10": grawa.DPPF(push=0.5, push_warmup=10),
@@ -104,17 +123,27 @@ REFUSED = {
     "sgd": "there is no strategy 'sgd'",
     "lgrawa:": "write options of a strategy as lgrawa:option=value, got ''",
     "lgrawa:pull": "write options of a strategy as lgrawa:option=value, got 'pull'",
-    "lgrawa:pul=0.3": r"has no option 'pul' \(did you mean pull\?\); it has score, pull",
+    "lgrawa:pul=0.3": r"has no option 'pul' \(did you mean pull\?\); it has score, prox",
     "lgrawa:=1": "has no option ''",
     "lgrawa:pull=": "pull of strategy lgrawa must be a float, got ''",
     "lgrawa:pull=half": "pull of strategy lgrawa must be a float, got 'half'",
     "lgrawa:pull=2": r"pull must lie in \[0, 1\], got 2.0",
     "lgrawa:pull=nan": r"pull must lie in \[0, 1\], got nan",
     "lgrawa:group_by=x": "has no option 'group_by'",
-    "lgrawa:outer=1": "set 'outer' of strategy lgrawa by its own options: outer.lr, outer.mom",
+    "lgrawa:outer=1": "outer of strategy lgrawa must be one of nesterov, sgd, .*, got '1'",
+    "lgrawa:outer=adamv": r"must be one of .*, got 'adamv' \(did you mean adam",
+    "local_sgd:outer=adamw": "strategy local_sgd has no option 'outer'; it has prox",
+    "lgrawa:outer=adamw:outer.rl=1": "outer optimizer adamw has no option 'rl'.*; it has lr, eps",
+    "lgrawa:outer=adamw:outer.lr": "write options of an outer optimizer as outer.lr=value",
+    "lgrawa:outer=adamw:outer.lr=x": "lr of outer optimizer adamw must be a float, got 'x'",
+    "lgrawa:outer=adamw:outer.lr=-1": "AdamW can't be the outer optimizer: Invalid learning rate",
+    "lgrawa:outer=nesterov:outer.rl=1": "outer optimizer nesterov has no option 'rl'",
+    "lgrawa:outer=sgd:outer.restart_every=0": "restart_every must be a whole number, at least 1",
     "lgrawa:outer.x=1": "has no option 'x'; it has lr, momentum",
     "lgrawa:outer.lr=-1": r"lr .*, got -1\.0",
     "lgrawa:score.decay=1": r"decay must lie in \[0, 1\), got 1\.0",
+    "rda:score.joint=true": "has no option 'score'",
+    "edit:warmup_rounds=1": "warmup_rounds must be at least 2, which make a deviation, got 1",
     "lsgd:team_size=2.5": "team_size of strategy lsgd must be a int, got '2.5'",
     "lsgd:team_size=1": "team_size must be at least 2, got 1",
     "lsgd:leader_every=2": "leader_every must be at least 1, and 1 without a team_size, got 2",
@@ -203,6 +232,9 @@ SCORES: dict[str, Score] = {
     "training": grawa.GradientNorms(),
     "training:decay=0.5": grawa.GradientNorms(decay=0.5),
     "rms:decay=0.9": RmsGradientNorms(decay=0.9),
+    "displacement": grawa.DisplacementNorms(),
+    "displacement:from=4": Delayed(score=grawa.DisplacementNorms(), rounds=3),
+    "displacement-times-loss": NormTimesLoss(norms=grawa.DisplacementNorms()),
     "rms:from=4": Delayed(score=RmsGradientNorms(), rounds=3),
     "rms:from=1": RmsGradientNorms(),
     "norm-times-loss": NormTimesLoss(),
@@ -216,6 +248,12 @@ SCORES: dict[str, Score] = {
 @pytest.mark.parametrize("text", SCORES)
 def test_a_score_is_read_as_it_is_written(text: str) -> None:
     assert score_of(strategy="mgrawa", score=text) == SCORES[text]
+
+
+@pytest.mark.parametrize("strategy", ["edit", "rda"])
+def test_a_method_with_a_score_of_its_own_takes_no_other(strategy: str) -> None:
+    with pytest.raises(grawa.UserError, match="has a score of its own, the workers' displacements"):
+        score_of(strategy=strategy, score="loss")
 
 
 def test_a_score_replaces_that_of_the_strategy_and_nothing_else() -> None:

@@ -40,6 +40,7 @@ OTHER = TrainConfig(
     seed=2**40,
     timeout=3.5,
     keep_workers=True,
+    keep_rounds=3,
     checkpoint_every=4,
     keep_checkpoints=7,
     stop_within=5.0,
@@ -52,10 +53,14 @@ OTHER = TrainConfig(
     alpha=0.5,
     fragments=2,
     comm_dtype="int8",
+    optimizer_state="reset",
+    optimizer_state_every=4,
+    weigh_by="samples",
     swa="25%",
     stack_workers="on",
     report_after=3,
     drop=True,
+    displacement_ratio=3.0,
 )
 
 VIRTUAL = TrainConfig(

@@ -19,7 +19,7 @@ from grawa.strategies.protocol import Strategy
 from tests.world import on_ranks
 
 NETWORK = HostNetwork(Link(12.5e6, 0.01), "mesh", 4, hosts=2, inner=Link(1e9, 0.0))
-ROW_LENGTH = 10
+ROW_LENGTH = 12
 
 
 class Known:

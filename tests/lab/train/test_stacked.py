@@ -202,6 +202,14 @@ def test_rounds_in_the_background_and_modelled_time_go_together_with_it() -> Non
     )
 
 
+@every_optimizer
+@pytest.mark.parametrize("state", ["average", "reset"])
+def test_rounds_change_the_state_of_the_optimizers(optimizer: str, state: str) -> None:
+    """Of one of two fragments at a time."""
+    options: dict[str, Any] = {"optimizer_state": state, "optimizer_state_every": 2, "fragments": 2}
+    both(STRATEGIES["lgrawa"], optimizer=optimizer, lr=0.01, **options)
+
+
 def test_one_worker_may_be_stacked() -> None:
     both(STRATEGIES["lgrawa"], workers=1)
 
