@@ -115,7 +115,7 @@ def table(config: Config, results: Results) -> None:
 BENCHMARK = Benchmark(
     name="fewer_bits",
     text=__doc__,
-    takes="3 minutes",
+    takes="8 minutes",
     config=Config(),
     toy=TOY,
     measure=measure,

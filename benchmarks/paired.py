@@ -1,8 +1,8 @@
 """Measures whether options that save time cost accuracy, compared with plain rounds.
 
-Four workers, all in one process, learn `digits` with LGRAWA and the defaults of `grawa train`. Each
-variant is run with the same seeds as the plain one, so with the same data, order and initial
-weights, and differences are paired by seed.
+Four workers, all in one process, learn `digits` with the defaults of `grawa train`, or `text` with
+AdamW. Each variant is run with the same seeds as the plain one, so with the same data, order and
+initial weights, and differences are paired by seed.
 """
 
 import math
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 from command import Benchmark, Results
 from common import show
@@ -22,6 +22,7 @@ from grawa.lab.cli.process import strategy_for
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.train.events import Finished
 from grawa.lab.train.loop import train
+from outer_momentum import TASKS
 from processes import one_by_one
 from samples import Sample, Samples
 
@@ -44,6 +45,10 @@ VARIANTS: Mapping[str, dict[str, Any]] = {
 }
 """Variant -> options of `grawa train`."""
 
+_OF_TASK: Mapping[str, dict[str, Any]] = {"digits": {}, "text": TASKS["text"]}
+_MEASURED = {"digits": ("Test error, %,", 2), "text": ("Bits per byte", 3)}
+"""What it is called, and digits after its decimal point."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -55,8 +60,10 @@ class Config:
     """The method."""
     only: tuple[str, ...] = ()
     """Variants that are compared with plain rounds; by default all."""
+    task: Literal["digits", "text"] = "digits"
+    """What is learnt."""
     train_size: int = 1200
-    """Training images; the rest of the 1,797 are test images."""
+    """Training images of digits; the rest of the 1,797 are test images."""
     steps: int | None = None
     """Local steps of each worker; by default those of `grawa train`."""
     jobs: int = os.cpu_count() or 1
@@ -67,21 +74,21 @@ TOY = Config(seeds=2, train_size=100, steps=33, jobs=1)
 
 
 def error_of(config: Config, run: tuple[str, int]) -> float:
-    """Test error of the consensus, in percent."""
+    """Of the consensus at the end: wrong answers in percent, or bits per byte."""
     variant, seed = run
     asked = TrainConfig(
-        task=f"digits:train_size={config.train_size}",
         strategy=config.strategy,
         processes=1,
         steps=config.steps,
         seed=seed,
         device="cpu",
         stack_workers="off",  # the same digits each time
+        **{"task": f"digits:train_size={config.train_size}", **_OF_TASK[config.task]},
         **VARIANTS[variant],
     )
     *_, last = train(names.task(asked.task), partial(strategy_for, asked), asked.settings())
     assert isinstance(last, Finished), "the last event is the end"
-    return 100.0 * last.error
+    return last.error * (100.0 if config.task == "digits" else 1.0)
 
 
 def check(config: Config) -> None:
@@ -112,12 +119,13 @@ def merge(_: Config, samples: Sequence[Sample]) -> Results:
 def table(config: Config, results: Results) -> None:
     """Prints errors and differences."""
     errors = results["errors"]
+    what, digits = _MEASURED[config.task]
     rows = [
-        [name, *paired_row(own, errors[PLAIN], is_plain=name == PLAIN)]
+        [name, *paired_row(own, errors[PLAIN], is_plain=name == PLAIN, digits=digits)]
         for name, own in errors.items()
     ]
     show(
-        f"Test error of {config.strategy} on digits, %, {config.seeds} seeds",
+        f"{what} of {config.strategy} on {config.task}, {config.seeds} seeds",
         ["rounds", "error", "difference, paired", "standard errors"],
         rows,
     )
