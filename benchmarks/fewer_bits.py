@@ -29,6 +29,7 @@ WAYS: Mapping[str, Precision] = {
     "bf16": "bf16",
     "topk 1/32, 2 bits": grawa.TopK(fraction=1 / 32),
     "topk 1/8, 2 bits": grawa.TopK(fraction=1 / 8),
+    "topk 1/4, 2 bits": grawa.TopK(fraction=1 / 4),
     "topk 1/4, 1 bit": grawa.TopK(fraction=1 / 4, bits=1),
     "all, 2 bits": grawa.TopK(fraction=1.0, bits=2),
     "all, 4 bits": grawa.TopK(fraction=1.0, bits=4),

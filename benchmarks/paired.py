@@ -39,6 +39,7 @@ VARIANTS: Mapping[str, dict[str, Any]] = {
     "int8, overlap 28": {"comm_dtype": "int8", "overlap_steps": 28},
     "topk 1/32, 2 bits": {"comm_dtype": "topk:fraction=0.03125"},
     "topk 1/8, 2 bits": {"comm_dtype": "topk:fraction=0.125"},
+    "topk 1/4, 2 bits": {"comm_dtype": "topk:fraction=0.25"},
     "topk 1/4, 1 bit": {"comm_dtype": "topk:fraction=0.25:bits=1"},
     "all, 2 bits": {"comm_dtype": "topk:fraction=1:bits=2"},
     "shared-count": {"schedule": "shared-count"},

@@ -71,7 +71,7 @@ class TopK:
     loses: ClassVar[bool] = True
     is_sparse: ClassVar[bool] = True
 
-    fraction: float = 1 / 8
+    fraction: float = 1 / 4
     bits: int = 2
 
     def __post_init__(self) -> None:

@@ -87,9 +87,9 @@ def test_all_numbers_in_8_bits_are_nearer_than_int8() -> None:
 
 
 def test_the_bytes_of_a_chunk() -> None:
-    # 128 places of 12 bits and 2 bits each, and two levels; with an eighth, a bit for each number.
+    # 128 places of 12 bits and 2 bits each, and two levels; with a quarter, a bit for each number.
     assert TopK(fraction=1 / 32).num_bytes([4096]) == 128 * 14 // 8 + 8
-    assert TopK(fraction=1 / 8).num_bytes([4096]) == 4096 // 8 + 512 * 2 // 8 + 8
+    assert TopK(fraction=1 / 4).num_bytes([4096]) == 4096 // 8 + 1024 * 2 // 8 + 8
     assert TopK(fraction=1.0, bits=4).num_bytes([4096]) == 4096 // 2 + 32
     assert TopK(fraction=1 / 32).num_bytes([4000, 96]) == 128 * 14 // 8 + 8
 

@@ -136,7 +136,7 @@ class TrainConfig:
 
     comm_dtype: str = "same"
     """How parameters are sent between workers: same (in their own dtype); bf16 or int8; topk, the
-    largest numbers only, with options: topk:fraction=0.125:bits=2 sends an eighth of them in 2
+    largest numbers only, with options: topk:fraction=0.25:bits=2 sends a quarter of them in 2
     bits."""
 
     weigh_by: Literal["none", "steps", "samples"] = "none"

@@ -27,6 +27,6 @@ def precision_of(text: str) -> Precision | None:
         As for `Averager`; a `UserError` if there is no such way.
 
     >>> precision_of("topk:bits=4")
-    TopK(fraction=0.125, bits=4)
+    TopK(fraction=0.25, bits=4)
     """
     return written.read("comm_dtype", _KNOWN, text)

@@ -185,7 +185,7 @@ def width(comm_dtype: str, parameter_bytes: float = 4.0) -> float:
         The fraction.
 
     >>> width("int8"), width("bf16", 2.0), width("same"), round(width("topk"), 3)
-    (0.25, 1.0, 1.0, 0.04)
+    (0.25, 1.0, 1.0, 0.047)
     """
     return _CODED_BYTES.get(comm_dtype, parameter_bytes) / parameter_bytes
 

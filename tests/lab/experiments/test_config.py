@@ -68,7 +68,7 @@ VIRTUAL = TrainConfig(
     epochs=2.5,
     budget="2m",
     schedule="shared-count",
-    comm_dtype="topk:fraction=0.25",
+    comm_dtype="topk:fraction=0.125",
     clock="virtual",
     step_time="10ms",
     speeds="1,1,0.5,1",
@@ -141,7 +141,7 @@ def test_settings_of_modelled_time_say_the_same() -> None:
     settings = VIRTUAL.settings()
     assert (settings.steps, settings.epochs, settings.budget) == (None, 2.5, 120.0)
     assert settings.schedule == grawa.SharedCount(32)
-    assert settings.comm_dtype == grawa.TopK(fraction=0.25)
+    assert settings.comm_dtype == grawa.TopK(fraction=0.125)
     assert settings.modelled is not None
     assert VIRTUAL.num_processes() == 1
 
