@@ -43,7 +43,7 @@ fuzz: .venv/installed
 
 benchmarks: .venv/installed
 	$(BIN)/pip install -qq -c constraints.txt -e '.[lab,bench]'
-	for name in sync local_step paired stragglers scale stacking theory guard outer_momentum one_worker; do \
+	for name in sync local_step paired stragglers scale stacking theory guard outer_momentum outer_steps; do \
 		$(BIN)/python benchmarks/$$name.py || exit 1; \
 	done
 

@@ -79,6 +79,9 @@ ELSEWHERE = {
 NOT_RUN = {"python3", ".", "tensorboard", "srun", "make"}
 """What belongs to other programs."""
 
+MADE = {"RUN", "RUN_OR_STUDY", "STUDY", "runs/X/config.toml", "runs/a", "runs/b"}
+"""What commands name that must be there before."""
+
 
 def small(words: tuple[str, ...]) -> list[str]:
     """The command of `grawa` at a small size."""
@@ -144,7 +147,7 @@ def ran(words: tuple[str, ...]) -> Ended:
     """Runs a command of `grawa`, after the runs that it names were made."""
     forks()
     if words[1] != "train" or "runs/X/config.toml" in words:
-        for path in {"RUN", "RUN_OR_STUDY", "STUDY", "runs/X/config.toml", "runs/a"} & {*words}:
+        for path in MADE & {*words}:
             make_run(Path(path.removesuffix("/config.toml")), broken_off=words[1] == "resume")
     return grawa(*small(words))
 
@@ -153,7 +156,7 @@ def make_run(path: Path, *, broken_off: bool) -> None:
     """A run of 24 rounds, with a checkpoint after every 10; as if it were killed, if asked for."""
     done = grawa(
         "train", "digits", "--steps", "96", "--sync-every", "4", "--checkpoint-every", "10",
-        "--keep-workers", "--out", path,
+        "--keep-workers", "--keep-rounds", "2", "--out", path,
     )  # fmt: skip
     assert done.code == 0, done.err
     if broken_off:

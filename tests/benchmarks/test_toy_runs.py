@@ -18,8 +18,8 @@ import hosts_worker
 import local_step
 import methods
 import network_methods
-import one_worker
 import outer_momentum
+import outer_steps
 import paired
 import scale
 import stragglers
@@ -284,17 +284,17 @@ def test_outer_momentum_is_resumed_where_it_was_interrupted(tmp_path: Path) -> N
     assert again["errors"] == run.results()["errors"]
 
 
-def test_one_worker_chooses_learning_rates_on_seeds_of_their_own() -> None:
-    run = toy("one_worker")
-    config, lines = one_worker.TOY, run.lines()
+def test_outer_steps_choose_learning_rates_on_seeds_of_their_own() -> None:
+    run = toy("outer_steps")
+    config, lines = outer_steps.TOY, run.lines()
     tuned = [line for line in lines if line["what"] == "tune"]
     assert {line["seed"] for line in tuned} == {100}
-    assert len(tuned) == len(config.outer) * len(one_worker.LRS["Muon"])
+    assert len(tuned) == len(config.outer) * len(outer_steps.LRS["Muon"])
     assert len(lines) - len(tuned) == len(config.outer) * config.seeds
     found = run.results()["found"]["Muon"]
     assert rows(run.printed) == set(found) == set(config.outer)
     for own in found.values():
-        assert own["lr"] in one_worker.LRS["Muon"]
+        assert own["lr"] in outer_steps.LRS["Muon"]
         assert_positive(own["bits"])
 
 

@@ -23,8 +23,8 @@ from samples import Sample, Samples
 
 NAMES = (
     *("exchange", "fewer_bits", "gpu", "guard", "hosts", "language_model", "local_step"),
-    *("medians", "network", "norm_window", "one_worker", "optimizer_state", "outer_momentum"),
-    *("paired", "scale", "stacking", "stragglers", "sync", "theory", "time_to_loss"),
+    *("medians", "network", "norm_window", "optimizer_state", "outer_momentum"),
+    *("outer_steps", "paired", "scale", "stacking", "stragglers", "sync", "theory", "time_to_loss"),
 )
 
 

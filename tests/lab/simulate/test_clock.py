@@ -23,9 +23,9 @@ def trained(
 
 
 def round_seconds() -> float:
-    """On a ring: 50 parameters in float64, and a gather of 10 numbers."""
+    """On a ring: 50 parameters in float64, and a gather of 12 numbers."""
     mean = 6 * 0.5 + 1.5 * 50 * 8 / 1000.0
-    gather = 3 * (0.5 + 10 * 8 / 1000.0)
+    gather = 3 * (0.5 + 12 * 8 / 1000.0)
     return mean + gather
 
 
@@ -60,7 +60,7 @@ def test_fragments_share_the_line_one_after_the_other() -> None:
     clock = VirtualClock(1.0, link=LINK)
     reports = trained(grawa.LocalSGD(), 8, clock, sync_every=8, fragments=2)
     assert len(reports) == 2
-    gathers = 2 * 3 * (0.5 + 10 * 8 / 1000.0)
+    gathers = 2 * 3 * (0.5 + 12 * 8 / 1000.0)
     # The fragments are 24 + 8 and 16 + 2 parameters.
     sent = 8 * 1.5 * (32 + 18)
     assert clock.now() == pytest.approx(8.0 + gathers + 2 * 6 * 0.5 + sent / 1000.0)

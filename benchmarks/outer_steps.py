@@ -218,7 +218,7 @@ def _minus(own: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> st
 
 
 BENCHMARK = Benchmark(
-    name="one_worker",
+    name="outer_steps",
     text=__doc__,
     takes="5 minutes of two cores",
     config=Config(),
