@@ -1,8 +1,8 @@
 """Measures whether options that save time cost accuracy, compared with plain rounds.
 
-Four workers, all in one process, learn `digits` with LGRAWA and the defaults of `grawa train`. Each
-variant is run with the same seeds as the plain one, so with the same data, order and initial
-weights, and differences are paired by seed.
+Four workers, all in one process, learn `digits` with the defaults of `grawa train`, or `text` with
+AdamW. Each variant is run with the same seeds as the plain one, so with the same data, order and
+initial weights, and differences are paired by seed.
 """
 
 import math
@@ -12,15 +12,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 from command import Benchmark, Results
 from common import show
+from grawa.errors import UserError
 from grawa.lab.cli import names
 from grawa.lab.cli.process import strategy_for
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.train.events import Finished
 from grawa.lab.train.loop import train
+from outer_momentum import TASKS
 from processes import one_by_one
 from samples import Sample, Samples
 
@@ -35,9 +37,18 @@ VARIANTS: Mapping[str, dict[str, Any]] = {
     "bf16": {"comm_dtype": "bf16"},
     "int8": {"comm_dtype": "int8"},
     "int8, overlap 28": {"comm_dtype": "int8", "overlap_steps": 28},
+    "topk 1/32, 2 bits": {"comm_dtype": "topk:fraction=0.03125"},
+    "topk 1/8, 2 bits": {"comm_dtype": "topk:fraction=0.125"},
+    "topk 1/4, 2 bits": {"comm_dtype": "topk:fraction=0.25"},
+    "topk 1/4, 1 bit": {"comm_dtype": "topk:fraction=0.25:bits=1"},
+    "all, 2 bits": {"comm_dtype": "topk:fraction=1:bits=2"},
     "shared-count": {"schedule": "shared-count"},
 }
 """Variant -> options of `grawa train`."""
+
+_OF_TASK: Mapping[str, dict[str, Any]] = {"digits": {}, "text": TASKS["text"]}
+_MEASURED = {"digits": ("Test error, %,", 2), "text": ("Bits per byte", 3)}
+"""What it is called, and digits after its decimal point."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +59,14 @@ class Config:
     """Number of seeds, from 0."""
     strategy: str = "lgrawa"
     """The method."""
-    score: str | None = "training"
-    """What its workers report, as in `grawa train`; None for a method that takes no norms."""
+    score: str | None = None
+    """What its workers report; by default as in `grawa train`."""
+    only: tuple[str, ...] = ()
+    """Variants that are compared with plain rounds; by default all."""
+    task: Literal["digits", "text"] = "digits"
+    """What is learnt."""
     train_size: int = 1200
-    """Training images; the rest of the 1,797 are test images."""
+    """Training images of digits; the rest of the 1,797 are test images."""
     steps: int | None = None
     """Local steps of each worker; by default those of `grawa train`."""
     jobs: int = os.cpu_count() or 1
@@ -62,10 +77,9 @@ TOY = Config(seeds=2, train_size=100, steps=33, jobs=1)
 
 
 def error_of(config: Config, run: tuple[str, int]) -> float:
-    """Test error of the consensus, in percent."""
+    """Of the consensus at the end: wrong answers in percent, or bits per byte."""
     variant, seed = run
     asked = TrainConfig(
-        task=f"digits:train_size={config.train_size}",
         strategy=config.strategy,
         score=config.score,
         processes=1,
@@ -73,16 +87,26 @@ def error_of(config: Config, run: tuple[str, int]) -> float:
         seed=seed,
         device="cpu",
         stack_workers="off",  # the same digits each time
+        **{"task": f"digits:train_size={config.train_size}", **_OF_TASK[config.task]},
         **VARIANTS[variant],
     )
     *_, last = train(names.task(asked.task), partial(strategy_for, asked), asked.settings())
     assert isinstance(last, Finished), "the last event is the end"
-    return 100.0 * last.error
+    return last.error * (100.0 if config.task == "digits" else 1.0)
+
+
+def check(config: Config) -> None:
+    """Refuses variants that there are not."""
+    unknown = [name for name in config.only if name not in VARIANTS]
+    if unknown:
+        known = ", ".join(map(repr, VARIANTS))
+        raise UserError(f"there is no variant {unknown[0]!r}; there are {known}")
 
 
 def measure(config: Config, samples: Samples) -> None:
     """Trains every variant with every seed."""
-    runs = list(product(VARIANTS, range(config.seeds)))
+    chosen = [name for name in VARIANTS if name == PLAIN or name in config.only or not config.only]
+    runs = [(variant, seed) for seed, variant in product(range(config.seeds), chosen)]
     trained = one_by_one(partial(error_of, config), runs, config.jobs, "training")
     for (variant, seed), error in trained:
         samples.add(variant=variant, seed=seed, error=error)
@@ -99,12 +123,13 @@ def merge(_: Config, samples: Sequence[Sample]) -> Results:
 def table(config: Config, results: Results) -> None:
     """Prints errors and differences."""
     errors = results["errors"]
+    what, digits = _MEASURED[config.task]
     rows = [
-        [name, *paired_row(own, errors[PLAIN], is_plain=name == PLAIN)]
+        [name, *paired_row(own, errors[PLAIN], is_plain=name == PLAIN, digits=digits)]
         for name, own in errors.items()
     ]
     show(
-        f"Test error of {config.strategy} on digits, %, {config.seeds} seeds",
+        f"{what} of {config.strategy} on {config.task}, {config.seeds} seeds",
         ["rounds", "error", "difference, paired", "standard errors"],
         rows,
     )
@@ -143,6 +168,7 @@ BENCHMARK = Benchmark(
     measure=measure,
     merge=merge,
     show=table,
+    check=check,
 )
 main = BENCHMARK.run
 

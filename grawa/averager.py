@@ -63,8 +63,9 @@ class Averager:
             after another at equal distances. The total number of bytes is the same, but each
             message is smaller. Or a function that gives each parameter its part, such as
             `grawa.by_block` for transformer blocks.
-        comm_dtype: "bf16" or "int8": the dtype in which parameters are sent, as differences from
-            the last center; with "int8" the rounding error is added to the next round's difference.
+        comm_dtype: how parameters are sent, as differences from the last center: as "bf16" or
+            "int8", or only the largest of them with `grawa.TopK()`. With the last two, what is lost
+            is added to the next round's differences.
         center: "cpu" to keep what the strategy keeps between rounds (the center, an outer
             optimizer's momentum) in the CPU's memory while GPUs make local steps. Every round then
             copies it there and back. Needs a strategy with `prox=0`.

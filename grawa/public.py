@@ -6,6 +6,7 @@ from grawa.comm.elastic import Elastic
 from grawa.comm.lighthouse import lighthouse
 from grawa.errors import CommunicationError, DivergedError, UserError
 from grawa.launching.launch import launch
+from grawa.math.top_k import TopK
 from grawa.optim import SAM
 from grawa.process_group import distributed
 from grawa.rounds.guard import Guard
@@ -65,6 +66,7 @@ __all__ = [
     "SharedCount",
     "SlowMo",
     "Strategy",
+    "TopK",
     "TrainingLoss",
     "UserError",
     "Warmup",

@@ -33,7 +33,7 @@ combinations = st.fixed_dictionaries({
     "overlap_steps": st.integers(0, 3),
     "alpha": st.sampled_from([None, None, 0.5]),
     "fragments": st.integers(1, 4),
-    "comm_dtype": st.sampled_from([None, "bf16", "int8"]),
+    "comm_dtype": st.sampled_from([None, "bf16", "int8", grawa.TopK(fraction=0.2)]),
     "optimizer_state": st.sampled_from(["local", "average", "reset"]),
     "optimizer_state_every": st.integers(1, 2),
     "buffers": st.sampled_from(["average", "local"]),

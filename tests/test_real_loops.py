@@ -349,6 +349,7 @@ class WithEmpty(nn.Module):
         {"fragments": 2},
         {"comm_dtype": "int8"},
         {"comm_dtype": "bf16"},
+        {"comm_dtype": grawa.TopK()},
         {"overlap_steps": 1},
         {"measure_distance": True},
     ],

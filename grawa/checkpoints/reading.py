@@ -20,6 +20,7 @@ from grawa.checkpoints.layout import Layout
 from grawa.checkpoints.saved import Saved, dict_in
 from grawa.checkpoints.sources import Sources
 from grawa.errors import UserError
+from grawa.math.codec import codec_of
 from grawa.rounds.engine import Engine
 from grawa.saving.part import ForeignError
 
@@ -129,8 +130,9 @@ class Reading:
             parts.append(f"{new} at the center with {theirs} optimizer state")
         if here.workers < was.workers:
             parts.append(f"without {_range(here.workers, was.workers)}")
-        if self._engine.plan.comm_dtype == "int8":
-            parts.append("what rounding to int8 had lost starts from zero")
+        sent = self._engine.plan.comm_dtype
+        if sent is not None and codec_of(sent).loses:
+            parts.append(f"what sending as {sent} had lost starts from zero")
         return ", ".join(parts)
 
     def _check_numbers(self) -> None:

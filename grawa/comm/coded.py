@@ -1,8 +1,8 @@
 """The exchange of a mean in fewer bits: as `exchange`, but what travels are coded differences."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from grawa.comm.carrier import Carrier
 from grawa.comm.compression import Compression, Seat
 from grawa.comm.exchange import in_memory_order, mean_of_pieces, parts_of
-from grawa.comm.parcel import Batch, Parcel, batches, cut, num_bytes
+from grawa.comm.parcel import Batches, Parcel, batches, cut, num_bytes
 from grawa.comm.plan import Piece, Run, plan_of, weighty
 from grawa.errors import DivergedError
 from grawa.math.leaves import Leaves, Stack
@@ -18,9 +18,6 @@ from grawa.math.leaves import Leaves, Stack
 Combine = Callable[[Sequence[Tensor], Sequence[Piece], Sequence[Sequence[Tensor]]], None]
 """Puts into the first what is made of some pieces, of which each worker has said the last, its
 differences; those without weight have said nothing."""
-
-Sections = Sequence[Sequence[Piece]]
-"""The pieces of each worker's section."""
 
 
 def coded_mean(
@@ -81,8 +78,12 @@ class _CodedMean:
         self._combine = combine or partial(_mean_of_differences, weights)
         self._compression = compression
         self._codec = compression.codec
-        self._sections = [cut(own) for own in plan_of(self.reference.form, len(weights)).sections]
-        self._said = [[weighty(own, masses) for own in self._sections] for masses in weights]
+        sections = plan_of(self.reference.form, len(weights)).sections
+        self._sections = [batches(cut(own)) for own in sections]
+        self._said = [
+            [[weighty(pieces, masses) for pieces in own] for own in self._sections]
+            for masses in weights
+        ]
         self._sizes = [[num_bytes(self._codec, own) for own in its] for its in self._said]
         self._mean_sizes = [num_bytes(self._codec, own) for own in self._sections]
         self._count_busiest()
@@ -144,30 +145,28 @@ class _CodedMean:
         mine = self._of(self._carrier.process)
         places = self.reference.places.values()
         leaves = [
-            in_memory_order(self._rows.values(), places, k) if any(self._said[i]) else []
+            in_memory_order(self._rows.values(), places, k) if any(self._sizes[i]) else []
             for k, i in enumerate(mine)
         ]
         for p in range(self._carrier.num_processes):
             for k, i in enumerate(mine):
                 for s in self._of(p):
-                    pieces = self._said[i][s]
-                    self._write_row(k, leaves[k], pieces, Parcel(self._codec, pieces, next(parts)))
+                    said = self._said[i][s]
+                    self._write_row(k, leaves[k], said, Parcel(self._codec, said, next(parts)))
 
-    def _write_row(
-        self, k: int, leaves: list[Tensor], pieces: Sequence[Piece], parcel: Parcel
-    ) -> None:
+    def _write_row(self, k: int, leaves: list[Tensor], said: Batches, parcel: Parcel) -> None:
         """A hosted worker's differences in a section."""
-        for batch in batches(pieces):
-            known = [p.of(self.reference.flats) for p in batch.pieces]
+        for batch, pieces in enumerate(said):
+            known = [p.of(self.reference.flats) for p in pieces]
             values = [
                 (x - y).to(torch.float32)
-                for x, y in zip(parts_of(leaves, batch.pieces), known, strict=True)
+                for x, y in zip(parts_of(leaves, pieces), known, strict=True)
             ]
             lost = []
-            if self._codec.has_scales:
+            if self._codec.loses:
                 flats = self._compression.lost_by_worker(k, self.reference)
-                lost = [p.of(flats) for p in batch.pieces]
-            _write(parcel, batch, values, lost)
+                lost = [p.of(flats) for p in pieces]
+            self._write(parcel, batch, values, lost)
 
     def move(self, arrived: Sequence[Sequence[Parcel]]) -> None:
         """Phase two: the owners' mean differences to all, who move the reference by them."""
@@ -175,21 +174,21 @@ class _CodedMean:
         device = self.reference.flats[0].device
         means = [torch.empty(bounds[-1], dtype=torch.uint8, device=device)]
         parcels = [
-            Parcel(self._codec, pieces, part)
-            for pieces, part in zip(self._sections, means[0].split(self._mean_sizes), strict=True)
+            Parcel(self._codec, own, part)
+            for own, part in zip(self._sections, means[0].split(self._mean_sizes), strict=True)
         ]
         for k, s in enumerate(self._of(self._carrier.process)):
             self._write_section(k, self._sections[s], arrived[k], parcels[s])
         processes = range(self._carrier.num_processes)
         owned = [
-            [Run(0, bounds[own.start], bounds[own.stop], ())] for own in map(self._of, processes)
+            [Run(0, bounds[its.start], bounds[its.stop], ())] for its in map(self._of, processes)
         ]
         self._carrier.sections(means, owned, processes)
         norms: list[Tensor] = []
-        for pieces, parcel in zip(self._sections, parcels, strict=True):
-            for batch in batches(pieces):
-                moves = parcel.read(batch.first, len(batch.pieces))
-                places = [piece.of(self.reference.flats) for piece in batch.pieces]
+        for own, parcel in zip(self._sections, parcels, strict=True):
+            for batch, pieces in enumerate(own):
+                moves = parcel.read(batch)
+                places = [piece.of(self.reference.flats) for piece in pieces]
                 torch._foreach_add_(places, [m.to(x) for m, x in zip(moves, places, strict=True)])
                 norms += torch._foreach_norm(moves)
         if norms and not bool(torch.isfinite(torch.stack(norms)).all()):
@@ -199,24 +198,27 @@ class _CodedMean:
             )
 
     def _write_section(
-        self, k: int, pieces: Sequence[Piece], arrived: Sequence[Parcel], parcel: Parcel
+        self, k: int, own: Batches, arrived: Sequence[Parcel], parcel: Parcel
     ) -> None:
         """The mean of what workers say of a hosted worker's section, in the order of workers."""
         flats = self.reference.flats
-        lost: list[Tensor] = []
-        if self._codec.has_scales:
-            lost = self._compression.lost_by_owner(k, [piece.of(flats) for piece in pieces])
-        read = [0] * len(arrived)
-        for batch in batches(pieces):
-            mean = [torch.zeros(p.size, device=p.of(flats).device) for p in batch.pieces]
-            said = []
-            for i, (its, masses) in enumerate(zip(arrived, self._weights, strict=True)):
-                count = len(weighty(batch.pieces, masses))
-                said.append(its.read(read[i], count))
-                read[i] += count
-            self._combine(mean, batch.pieces, said)
-            part = lost[batch.first : batch.first + len(batch.pieces)]
-            _write(parcel, batch, mean, part)
+        lost: Iterator[Tensor] = iter(())
+        if self._codec.loses:
+            forms = [piece.of(flats) for pieces in own for piece in pieces]
+            lost = iter(self._compression.lost_by_owner(k, forms))
+        for batch, pieces in enumerate(own):
+            mean = [torch.zeros(p.size, device=p.of(flats).device) for p in pieces]
+            self._combine(mean, pieces, [its.read(batch) for its in arrived])
+            self._write(parcel, batch, mean, list(islice(lost, len(pieces))))
+
+    def _write(self, parcel: Parcel, batch: int, values: list[Tensor], lost: list[Tensor]) -> None:
+        """Values, with what was lost before; `lost` becomes what is now."""
+        if lost:
+            torch._foreach_add_(values, lost)
+        parcel.write(batch, values)
+        if lost:
+            torch._foreach_sub_(values, parcel.read(batch))
+            self._compression.keep(lost, values)
 
 
 def _mean_of_differences(
@@ -226,13 +228,3 @@ def _mean_of_differences(
     said: Sequence[Sequence[Tensor]],
 ) -> None:
     mean_of_pieces(mean, pieces, said, weights)
-
-
-def _write(parcel: Parcel, batch: Batch, values: list[Tensor], lost: list[Tensor]) -> None:
-    """Values, with what was lost before; `lost` becomes what is now."""
-    if lost:
-        torch._foreach_add_(values, lost)
-    parcel.write(batch.first, values)
-    if lost:
-        torch._foreach_copy_(lost, values)
-        torch._foreach_sub_(lost, parcel.read(batch.first, len(values)))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from grawa.comm.plan import Run
 from grawa.errors import UserError
-from grawa.math.codec import Codec, Precision
+from grawa.math.codec import Precision, codec_of
 from grawa.math.leaves import Leaves, Stack
 
 
@@ -27,27 +27,36 @@ class Compression:
     difference from it, the owner of a section takes the weighted mean of what it reads, and sends
     it in as few bits to all, who add it to the reference: that is the mean, and the next
     reference. With "int8" each piece of a leaf, of 65,536 numbers at most, has a scale, and what
-    rounding loses is added to the next difference, of a worker as well as of an owner.
+    rounding loses is added to the next difference, of a worker as well as of an owner; so is what
+    `TopK` does not send.
+
+    Where most numbers are not sent, what is lost is not small. A worker that moves only a part of
+    the way to the mean still has the rest of what was not sent in its own parameters, and its next
+    difference has it again. So only the part that it moves, `pull`, is kept.
 
     It is made for one mean a round, of the same rows; others travel as they are. It keeps the
-    reference, one copy of the parameters in float32 or wider, and with "int8" what was lost, one
-    more in float32.
+    reference, one copy of the parameters in float32 or wider, and with "int8" or `TopK` what was
+    lost, one more in float32.
 
     Args:
         precision: in what differences travel.
         reference: what all processes know already, such as the common initial parameters, copied;
             without it the first mean travels as it is.
+        pull: how far workers move to the mean in a round.
 
     Attributes:
         most_bytes: what the worker that sends most has sent for the last mean.
 
     Source: Seide et al. (2014), "1-Bit Stochastic Gradient Descent", and Karimireddy et al.
-    (2019), "Error Feedback Fixes SignSGD", for the feedback.
+    (2019), "Error Feedback Fixes SignSGD", for the feedback; the part of it that is kept is ours.
     """
 
-    def __init__(self, precision: Precision, reference: Leaves | None = None) -> None:
+    def __init__(
+        self, precision: Precision, reference: Leaves | None = None, pull: float = 1.0
+    ) -> None:
         self.precision = precision
-        self.codec = Codec(precision)
+        self.codec = codec_of(precision)
+        self._pull = pull if self.codec.is_sparse else 1.0
         self.most_bytes = 0
         self.reference: Leaves | None = None
         if reference is not None:
@@ -91,6 +100,18 @@ class Compression:
         self._lost_by_owner[k] = _like(self._lost_by_owner[k], forms)
         return self._lost_by_owner[k]
 
+    def keep(self, lost: Sequence[Tensor], rest: Sequence[Tensor]) -> None:
+        """Keeps what has not been sent of some values and of what was lost before.
+
+        Args:
+            lost: what was lost before, overwritten.
+            rest: what has not been sent.
+        """
+        if self._pull < 1.0:
+            torch._foreach_lerp_(list(lost), list(rest), self._pull)
+        else:
+            torch._foreach_copy_(list(lost), list(rest))
+
     def team(self, size: int, first: int) -> "Compression":
         """The compression of a team's means, which has a reference of its own.
 
@@ -102,7 +123,7 @@ class Compression:
             The same object each time.
         """
         teams = self._teams.setdefault(size, {})
-        return teams.setdefault(first, Compression(self.precision))
+        return teams.setdefault(first, Compression(self.precision, pull=self._pull))
 
     def section(self, runs: Sequence[Run], form: Leaves) -> "Compression":
         """The compression of a section's means, if hosts exchange sections.
@@ -122,15 +143,18 @@ class Compression:
             self.reference = None
         return own
 
-    def of_rows(self, rows: Stack) -> "Compression":
+    def of_rows(self, rows: Stack) -> "Compression | None":
         """The compression of what is made of these rows by other functions than a mean.
 
         It has a reference of its own, since a mean of the same rows may be taken as well.
 
         Returns:
             The same object each time. The first call moves the reference into it, if there is one
-            for these rows: a method that takes no mean needs it once.
+            for these rows: a method that takes no mean needs it once. `None` where most numbers are
+            not sent, of which other functions would make nothing: a median of zeros is zero.
         """
+        if self.codec.is_sparse:
+            return None
         own = self.team(-1, 0)  # no team has that size
         if own.reference is None and not own._saved and self.knows(rows):
             own.reference, self.reference = self.reference, None
@@ -140,7 +164,7 @@ class Compression:
         """What this process must save so that training resumes bit for bit, copied."""
         known: Stack = self._saved if self.reference is None else self.reference
         return {
-            "precision": self.precision,
+            "precision": str(self.precision),
             "seat": None if self._seat is None else tuple(self._seat),
             "reference": {name: leaf.clone() for name, leaf in known.items()},
             "lost": _copies(self._lost),
@@ -159,7 +183,7 @@ class Compression:
         """
         self.reference = None
         self._saved = {name: leaf.clone() for name, leaf in state["reference"].items()}
-        same = state["precision"] == self.precision and state["seat"] is not None
+        same = state["precision"] == str(self.precision) and state["seat"] is not None
         self._seat = Seat(*state["seat"]) if same else None
         self._lost = _copies(state["lost"]) if same else {}
         self._lost_by_owner = _copies(state["lost_by_owner"]) if same else {}

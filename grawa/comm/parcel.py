@@ -1,9 +1,7 @@
-"""What travels of a section in fewer bits: the scales of its pieces, then their codes."""
+"""What travels of a section in fewer bits: a message for each batch of its pieces."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from grawa.comm.plan import Piece
@@ -13,15 +11,11 @@ from grawa.math.codec import Codec
 BATCH = 2**16
 """Numbers that are coded at a time, so that what comes in between stays in the cache."""
 
-_WORD = 4  # bytes; parcels start and end at whole ones
+_WORD = 4  # bytes; messages start and end at whole ones
 
 
-class Batch(NamedTuple):
-    """Some of a section's pieces, which are coded together."""
-
-    pieces: Sequence[Piece]
-    first: int
-    """Which piece of the section the first one is."""
+Batches = Sequence[Sequence[Piece]]
+"""Pieces that are coded together."""
 
 
 def cut(pieces: Sequence[Piece]) -> list[Piece]:
@@ -35,44 +29,44 @@ def cut(pieces: Sequence[Piece]) -> list[Piece]:
     ]
 
 
-def batches(pieces: Sequence[Piece]) -> list[Batch]:
-    """Neighbouring pieces, as many as a batch holds."""
-    found = leaves.batches([piece.size for piece in pieces], BATCH)
-    return [Batch(pieces[some], some.start) for some in found]
+def batches(pieces: Sequence[Piece]) -> list[Sequence[Piece]]:
+    """Neighbouring pieces, as many together as a batch holds."""
+    return [pieces[some] for some in leaves.batches(_sizes(pieces), BATCH)]
 
 
 class Parcel:
-    """A buffer, and the places of scales and codes in it.
+    """A buffer, and the messages in it, one for each batch.
 
     Args:
         codec: writes and reads it.
-        pieces: what is in it.
-        buffer: uint8, of `num_bytes(codec, pieces)`, where whole words start.
+        batches: the pieces in each message.
+        buffer: uint8, of `num_bytes(codec, batches)`, where whole words start.
     """
 
-    def __init__(self, codec: Codec, pieces: Sequence[Piece], buffer: Tensor) -> None:
+    def __init__(self, codec: Codec, batches: Batches, buffer: Tensor) -> None:
         self._codec = codec
-        scales = len(pieces) if codec.has_scales else 0
-        self._scales = buffer[: 4 * scales].view(torch.float32)
-        codes = buffer[4 * scales :].view(codec.dtype)
-        sizes = [piece.size for piece in pieces]
-        self._codes = codes[: sum(sizes)].split(sizes) if sizes else ()
+        self._sizes = [_sizes(pieces) for pieces in batches]
+        self._messages = buffer.split([_whole_words(codec, sizes) for sizes in self._sizes])
 
-    def write(self, first: int, values: Sequence[Tensor]) -> None:
-        """Writes some pieces, from the `first` on."""
-        self._codec.encode(values, *self._part(first, len(values)))
+    def write(self, batch: int, values: Sequence[Tensor]) -> None:
+        """Writes the pieces of a batch."""
+        if values:
+            self._codec.encode(values, self._messages[batch])
 
-    def read(self, first: int, count: int) -> list[Tensor]:
-        """What it says of some pieces, float32."""
-        return self._codec.decode(*self._part(first, count))
-
-    def _part(self, first: int, count: int) -> tuple[Sequence[Tensor], Tensor]:
-        scales = self._scales[first : first + count]  # none where there are none
-        return self._codes[first : first + count], scales
+    def read(self, batch: int) -> list[Tensor]:
+        """What it says of the pieces of a batch, float32."""
+        sizes = self._sizes[batch]
+        return self._codec.decode(self._messages[batch], sizes) if sizes else []
 
 
-def num_bytes(codec: Codec, pieces: Sequence[Piece]) -> int:
-    """Of a parcel of these pieces."""
-    scales = 4 * len(pieces) if codec.has_scales else 0
-    used = scales + sum(piece.size for piece in pieces) * codec.dtype.itemsize
-    return -(-used // _WORD) * _WORD
+def num_bytes(codec: Codec, batches: Batches) -> int:
+    """Of a parcel of these batches."""
+    return sum(_whole_words(codec, _sizes(pieces)) for pieces in batches)
+
+
+def _sizes(pieces: Sequence[Piece]) -> list[int]:
+    return [piece.size for piece in pieces]
+
+
+def _whole_words(codec: Codec, sizes: Sequence[int]) -> int:
+    return -(-codec.num_bytes(sizes) // _WORD) * _WORD if sizes else 0

@@ -84,7 +84,7 @@ def with_option(made: Made, path: list[str], value: str, where: str) -> Made:
     """
     names = {
         _written(field): field.name
-        for field in fields(cast(Any, made))
+        for field in (fields(made) if is_dataclass(made) else ())
         if field.init and _is_settable(made, field.name)
     }
     if path[0] not in names:

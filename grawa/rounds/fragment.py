@@ -55,7 +55,8 @@ class Fragment:
         self._measure_distance = plan.measure_distance
         self._compression = None
         if plan.comm_dtype is not None:  # all workers are equal now: the first reference
-            self._compression = Compression(plan.comm_dtype, Leaves.copy_of(params))
+            pull = plan.strategy.pull_of_round(comm.num_workers)
+            self._compression = Compression(plan.comm_dtype, Leaves.copy_of(params), pull)
         self.rounds = 0
         self.watchers: list[Callable[[Rows, Tensor], None]] = []
         self._is_elastic = plan.elastic

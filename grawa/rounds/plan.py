@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import get_args
 
 from grawa.errors import UserError
-from grawa.math.codec import Precision
+from grawa.math.codec import Precision, check_precision
 from grawa.rounds.guard import Guard
 from grawa.rounds.schedule import Every, Schedule
 from grawa.scores.groups import Grouping
@@ -30,7 +29,7 @@ class RoundPlan:
         fragments: P, parts of the model that are synchronised one after another; or a function
             that gives each parameter its part, until `for_parameters` has called it.
         fragment_of: the part of each parameter, if a function gave it.
-        comm_dtype: the dtype in which parameters are sent; `None` for their own.
+        comm_dtype: how parameters are sent; `None` for their own dtype.
         center: "cpu" to keep the strategy's state on the CPU between rounds.
         optimizer_state: "local", "average" or "reset".
         optimizer_state_every: rounds of a fragment from one in which its optimizer state is
@@ -72,10 +71,8 @@ class RoundPlan:
             )
         if self.buffers not in ("average", "local"):
             raise UserError(f'buffers must be "average" or "local", got {self.buffers!r}')
+        check_precision(self.comm_dtype)
         self._check_optimizer_state()
-        if self.comm_dtype not in (None, *get_args(Precision)):
-            known = ", ".join(map(repr, get_args(Precision)))
-            raise UserError(f"comm_dtype must be None or one of {known}, got {self.comm_dtype!r}")
         if self.center not in (None, "cpu"):
             raise UserError(f'center must be None or "cpu", got {self.center!r}')
         self._check_weighing()
@@ -202,6 +199,6 @@ class RoundPlan:
             )
         if self.comm_dtype is not None:
             raise UserError(
-                f'comm_dtype="{self.comm_dtype}" sends differences from what all workers have, '
+                f"comm_dtype={self.comm_dtype!r} sends differences from what all workers have, "
                 "which one that comes has not, so it can't be elastic: leave comm_dtype out"
             )

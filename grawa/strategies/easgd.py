@@ -46,9 +46,13 @@ class EASGD(Proximal):
     ) -> Tensor | None:
         """See `Strategy.sync`."""
         mean = comm.weighted_mean(params, uniform(comm.num_workers), state["mean"])
-        pull_(params, state["center"], self.elasticity / comm.num_workers)
+        pull_(params, state["center"], self.pull_of_round(comm.num_workers))
         step_center(state, lambda center: blend_(center, mean, self.elasticity))
         return None
+
+    def pull_of_round(self, num_workers: int) -> float:
+        """beta/N."""
+        return self.elasticity / num_workers
 
     def consensus(self, params: Stack, state: State, comm: Communicator) -> Leaves:
         """The center."""

@@ -86,6 +86,20 @@ class Strategy(ABC):
         """Whether `drift` moves anything: if it is overridden, and not with a `prox` of zero."""
         return type(self).drift is not Strategy.drift and getattr(self, "prox", 1.0) > 0.0
 
+    def pull_of_round(self, num_workers: int) -> float:
+        """How far each worker moves to the result of a round.
+
+        What `grawa.TopK` did not send of a worker's parameters is still in them afterwards, except
+        for this share, which is kept and sent later.
+
+        Args:
+            num_workers: N.
+
+        Returns:
+            In [0, 1]: its field `pull`; without one, 1, since workers restart from the result.
+        """
+        return float(getattr(self, "pull", 1.0))
+
     def drift(self, params: Stack, state: State, share: float) -> None:  # ruff: ignore[empty-method-without-abstract-decorator] - a hook
         """Moves the parameters in place after a local step, `share` of the steps of a round."""
 

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 
+import fewer_bits
 import gpu_models
 import gpu_tables
 import guard
@@ -247,6 +248,19 @@ def test_paired_has_an_error_of_every_variant_and_seed() -> None:
     assert all(len(own) == paired.TOY.seeds for own in errors.values())
     assert_positive(error for own in errors.values() for error in own)
     assert max(error for own in errors.values() for error in own) <= 100.0
+
+
+def test_paired_compares_the_variants_that_are_asked_for() -> None:
+    paired.check(replace(paired.TOY, only=("int8",)))
+    with pytest.raises(UserError, match=r"there is no variant 'int9'; there are 'blocking"):
+        paired.check(replace(paired.TOY, only=("int8", "int9")))
+
+
+def test_fewer_bits_are_measured_beside_int8() -> None:
+    run = toy("fewer_bits")
+    (seconds,) = run.results()["seconds"].values()
+    assert rows(run.printed) == set(seconds) == set(fewer_bits.WAYS)
+    _ratios(run, seconds, fewer_bits.BASELINE)
 
 
 def test_outer_momentum_compares_every_outer_optimizer_with_local_sgd_by_seed() -> None:

@@ -22,9 +22,9 @@ from grawa.errors import UserError
 from samples import Sample, Samples
 
 NAMES = (
-    *("exchange", "gpu", "guard", "hosts", "language_model", "local_step", "medians", "network"),
-    *("norm_window", "optimizer_state", "outer_momentum", "outer_steps", "paired", "scale"),
-    *("stacking", "stragglers", "sync", "theory", "time_to_loss"),
+    *("exchange", "fewer_bits", "gpu", "guard", "hosts", "language_model", "local_step"),
+    *("medians", "network", "norm_window", "optimizer_state", "outer_momentum"),
+    *("outer_steps", "paired", "scale", "stacking", "stragglers", "sync", "theory", "time_to_loss"),
 )
 
 

@@ -202,15 +202,16 @@ def test_without_a_center_new_workers_start_at_the_mean_of_the_sound_ones(tmp_pa
     torch.testing.assert_close(more.params()[3], (saved[0] + saved[2]) / 2)
 
 
+@pytest.mark.parametrize("comm_dtype", ["int8", grawa.TopK()], ids=str)
 @pytest.mark.parametrize("workers", [2, 4])
 def test_what_rounding_had_lost_starts_from_zero_and_that_is_said(
-    workers: int, tmp_path: Path
+    workers: int, comm_dtype: str | grawa.TopK, tmp_path: Path
 ) -> None:
-    job = Job(grawa.LGRAWA(), 3, comm_dtype="int8")
+    job = Job(grawa.LGRAWA(), 3, comm_dtype=comm_dtype)
     job.train(0, STOP)
     job.averager.save(tmp_path)
-    other = Job(grawa.LGRAWA(), workers, comm_dtype="int8")
-    assert "what rounding to int8 had lost starts from zero" in other.restore(tmp_path)[0]
+    other = Job(grawa.LGRAWA(), workers, comm_dtype=comm_dtype)
+    assert f"what sending as {comm_dtype} had lost starts from zero" in other.restore(tmp_path)[0]
     other.train(STOP, STEPS)
 
 

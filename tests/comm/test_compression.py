@@ -20,10 +20,13 @@ from grawa.comm.protocol import Transport
 from grawa.errors import DivergedError
 from grawa.math.codec import Precision
 from grawa.math.leaves import Leaves
+from grawa.math.order import median
+from grawa.math.top_k import TopK
 from tests.world import on_ranks, outcomes
 
 EQUAL = torch.full((4, 1), 0.25, dtype=torch.float64)
-PRECISIONS: list[Precision] = ["bf16", "int8"]
+SPARSE = TopK(fraction=0.3, bits=2)
+PRECISIONS: list[Precision] = ["bf16", "int8", SPARSE]
 FORMS = {
     "a": ((5, 3), torch.float32),
     "b": ((7,), torch.float64),
@@ -46,10 +49,14 @@ class Coded:
     """A transport and its compression."""
 
     def __init__(
-        self, transport: Transport, precision: Precision, reference: Leaves | None = None
+        self,
+        transport: Transport,
+        precision: Precision,
+        reference: Leaves | None = None,
+        pull: float = 1.0,
     ) -> None:
         self.transport = transport
-        self.compression = Compression(precision, reference)
+        self.compression = Compression(precision, reference, pull)
 
     def weighted_mean(
         self, rows: dict[str, Tensor], weights: Tensor, out: Leaves | None = None
@@ -95,7 +102,7 @@ def same(one: list[dict[str, Tensor]], other: list[dict[str, Tensor]]) -> bool:
     )
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", ["bf16", "int8", TopK(fraction=1.0, bits=8)], ids=str)
 @pytest.mark.parametrize("weights", [None, UNEVEN, LEADER, PER_LEAF], ids=["=", "0", "1", "leaf"])
 def test_means_are_near_the_exact_ones(precision: Precision, weights: list[Tensor] | None) -> None:
     found, _ = means(precision, weights)
@@ -105,13 +112,13 @@ def test_means_are_near_the_exact_ones(precision: Precision, weights: list[Tenso
             rows_of(step, range(4)), EQUAL if weights is None else weights[step]
         )
         # Differences are at most 0.05; int8 has 127 levels for them, twice.
-        bound = 0.0 if step == 0 else {"bf16": 4e-4, "int8": 1.6e-3}[precision]
+        bound = 0.0 if step == 0 else 4e-4 if precision == "bf16" else 1.6e-3
         for name in FORMS:
             torch.testing.assert_close(mean[name], expected[name], rtol=0.0, atol=bound)
 
 
 @pytest.mark.world
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 @pytest.mark.parametrize("weights", [None, UNEVEN, LEADER, PER_LEAF], ids=["=", "0", "1", "leaf"])
 def test_the_same_bits_in_every_arrangement(
     precision: Precision, weights: list[Tensor] | None
@@ -136,6 +143,13 @@ def test_the_bytes_are_those_of_the_closed_form() -> None:
         assert means(precision)[1] == 3 * (rows + 3 * sum(size)) // 4  # type: ignore[arg-type]
 
 
+def test_top_k_sends_the_bytes_of_the_closed_form() -> None:
+    # Sections as above, a chunk each: of 6 numbers 2 are sent, of 5 2 too, in 2 bits. A bit for
+    # each number says which, as 2 indices of 3 bits take no less. Two levels are 8 bytes.
+    size = -(-(8 + 1 + 1) // 4) * 4
+    assert means(SPARSE)[1] == 3 * (4 * 3 * size + 3 * 4 * size) // 4
+
+
 def constant(precision: Precision, rounds: int) -> tuple[Tensor, Tensor]:
     """A small number beside a large one that changes sign: the last mean, and the mean of means."""
     compressed = Coded(InProcessCommunicator(1), precision)
@@ -154,6 +168,37 @@ def test_what_rounding_loses_arrives_in_the_end() -> None:
     # A level is 200/127: on its own 0.1 would be rounded to nothing, round after round.
     assert abs(float(many[1]) - 0.1) < 0.02
     assert abs(float(many[1]) - 0.1) < abs(float(few[1]) - 0.1)
+
+
+def told(rounds: int, pull: float) -> tuple[float, float]:
+    """What a hundred small numbers have added up to, and what arrived, by one number a round.
+
+    A worker moves by as much in each round, and then to the mean by `pull`.
+    """
+    coded = Coded(InProcessCommunicator(1), TopK(fraction=1e-3), pull=pull)
+    weight, steps = torch.ones(1, 1, dtype=torch.float64), torch.linspace(0.5, 1.5, 100)
+    row = torch.zeros(1, 100)
+    coded.weighted_mean({"x": row}, weight)
+    for _ in range(rounds):
+        row += steps
+        mean = coded.weighted_mean({"x": row}, weight)["x"]
+        row += pull * (mean - row)
+    return rounds * 100.0, float(mean.sum())
+
+
+@pytest.mark.parametrize("pull", [1.0, 0.5, 0.1])
+def test_what_is_not_sent_is_sent_later_and_only_once(pull: float) -> None:
+    for rounds in (400, 800):
+        meant, arrived = told(rounds, pull)
+        # Each of the hundred numbers is sent every hundred rounds, so that of 50 is missing.
+        assert meant - arrived == pytest.approx(50 * 100.0, rel=0.01)
+
+
+def test_functions_of_rows_get_whole_rows() -> None:
+    comm = Participants(InProcessCommunicator(3), compression=Compression(SPARSE))
+    rows = {"x": torch.randn(3, 40, generator=torch.Generator().manual_seed(0))}
+    for _ in range(2):
+        assert torch.equal(comm.reduce_rows(rows, median)["x"], rows["x"].median(dim=0).values)
 
 
 def test_int8_by_hand() -> None:
@@ -202,14 +247,14 @@ def average_broken(precision: Precision, value: float) -> None:
 
 
 @pytest.mark.world
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_is_not_finite_is_noticed_everywhere(precision: Precision, value: float) -> None:
     for outcome in outcomes(2, average_broken, precision, value):
         assert isinstance(outcome, DivergedError)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 @pytest.mark.parametrize("started", [True, False])
 def test_it_goes_on_from_a_saved_state(precision: Precision, started: bool) -> None:
     first, second = (Coded(InProcessCommunicator(4), precision) for _ in range(2))

@@ -287,6 +287,7 @@ def test_nothing_listens_but_on_loopback() -> None:
         ({"strategy": grawa.LSGD(team_size=2, leader_every=2)}, "teams of fixed workers"),
         ({"schedule": grawa.SharedCount(4)}, "count their steps together"),
         ({"comm_dtype": "int8"}, "sends differences from what all workers have"),
+        ({"comm_dtype": grawa.TopK()}, r"comm_dtype=TopK\(.*\) sends differences"),
         ({"between_hosts": "gloo"}, "between_hosts can't be used with elastic"),
     ],
 )

@@ -194,6 +194,7 @@ def test_errors_in_the_background_surface_in_the_foreground() -> None:
         ({"fragments": 0}, "at least 1"),
         ({"fragments": 5}, r"at most sync_every \(4\), since each needs"),
         ({"comm_dtype": "int4"}, "comm_dtype must be None or one of 'bf16'"),
+        ({"comm_dtype": grawa.TopK}, r"one of 'bf16', 'int8' and grawa.TopK\(\), got <class"),
         ({"schedule": 3}, r"such as grawa\.SharedCount\(32\), got 3"),
         ({"schedule": grawa.SharedCount}, "must be an instance"),
     ],

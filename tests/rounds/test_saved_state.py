@@ -122,6 +122,7 @@ def test_hosted_workers_go_on_bit_for_bit_in_any_order(name: str) -> None:
         *({"schedule": schedule} for schedule in SCHEDULES.values()),
         {"sync_every": 4, "fragments": 2, "overlap_steps": 1},
         {"sync_every": 2, "comm_dtype": "int8"},
+        {"sync_every": 2, "comm_dtype": grawa.TopK()},
         {"sync_every": 3, "buffers": "local", "guard": None},
     ],
     ids=str,

@@ -136,8 +136,10 @@ class TrainConfig:
     fragments: int = 1
     """Number of parts of the model that are synchronised one after another, in smaller messages."""
 
-    comm_dtype: Literal["same", "bf16", "int8"] = "same"
-    """The dtype in which parameters are sent between workers."""
+    comm_dtype: str = "same"
+    """How parameters are sent between workers: same (in their own dtype); bf16 or int8; topk, the
+    largest numbers only, with options: topk:fraction=0.25:bits=2 sends a quarter of them in 2
+    bits."""
 
     weigh_by: Literal["none", "steps", "samples"] = "none"
     """By what workers' weights in a round's means are multiplied: the local steps, or the samples,

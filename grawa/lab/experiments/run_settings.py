@@ -13,6 +13,7 @@ from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.limits import check_limits
 from grawa.lab.experiments.modelled import modelled_time
 from grawa.lab.experiments.option_types import wrong_options
+from grawa.lab.experiments.precisions import precision_of
 from grawa.lab.experiments.schedules import schedule_of
 from grawa.lab.train.faults import Fault
 from grawa.lab.train.population import faults_of
@@ -50,7 +51,7 @@ def settings_of(config: TrainConfig) -> Settings:
         overlap_steps=config.overlap_steps,
         alpha=config.alpha,
         fragments=config.fragments,
-        comm_dtype=None if config.comm_dtype == "same" else config.comm_dtype,
+        comm_dtype=precision_of(config.comm_dtype),
         modelled=modelled_time(vars(config), usual, faults),
         batch_size=config.batch_size,
         lr=config.lr,

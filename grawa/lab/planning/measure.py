@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import get_args
 
 import torch
 from torch import nn
@@ -15,7 +14,7 @@ from grawa.lab.planning.probe import EXCHANGE_SECONDS
 from grawa.lab.planning.rounds import RoundProbe
 from grawa.lab.planning.timing import slowest_median
 from grawa.lab.simulate.network import Network
-from grawa.math.codec import Precision
+from grawa.math.codec import NAMED
 from grawa.strategies import LocalSGD
 from grawa.strategies.protocol import Strategy
 
@@ -121,10 +120,10 @@ def _method(
             work = probe.seconds(timed, method.busiest_share, method.row_length)
     if sent not in codecs:
         own = {}
-        for precision in get_args(Precision):
-            with show(f"a round of {name} in {precision}"):
-                coded = probe.seconds(timed, method.busiest_share, method.row_length, precision)
-            own[precision] = max(0.0, coded - work) / probe.coded_share
+        for dtype in NAMED:
+            with show(f"a round of {name} in {dtype}"):
+                coded = probe.seconds(timed, method.busiest_share, method.row_length, dtype)
+            own[dtype] = max(0.0, coded - work) / probe.coded_share
         codecs[sent] = own
     round_work = 0.0 if method.shares_gradients else work
     return replace(method, round_work=round_work, codec_seconds=codecs[sent])

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from grawa.lab.simulate.network import Network
+from grawa.math.codec import NAMED, codec_of
 
 _INTERVALS = range(1, 2**62)
 """Local steps between rounds, among which the smallest that loses little is found."""
@@ -18,7 +19,11 @@ BACKWARD = 2 / 3
 """Of a local step, the backward pass, during which data parallel can send gradients: it computes
 about twice what the forward pass does."""
 
-_CODED_BYTES: Mapping[str, float] = {"bf16": 2.0, "int8": 1.0}
+_MANY = 2**60  # numbers of one tensor, whose scale counts for nothing
+
+_CODED_BYTES: Mapping[str, float] = {
+    name: codec_of(precision).num_bytes([_MANY]) / _MANY for name, precision in NAMED.items()
+}
 """Of a number that is sent in another dtype than its own."""
 
 ROW_BYTES = 8
@@ -96,7 +101,7 @@ class Variant:
     Attributes:
         overlap: whether rounds run in the background, during all local steps but one; or, for a
             method that shares gradients, messages during the backward pass.
-        comm_dtype: the dtype in which parameters are sent.
+        comm_dtype: how parameters are sent: "same", or one of `grawa.math.codec.NAMED`.
     """
 
     overlap: bool = False
@@ -115,6 +120,7 @@ VARIANTS = (
     Variant(comm_dtype="bf16"),
     Variant(comm_dtype="int8"),
     Variant(comm_dtype="int8", overlap=True),
+    Variant(comm_dtype="topk"),
 )
 
 
@@ -182,8 +188,8 @@ def width(comm_dtype: str, parameter_bytes: float = 4.0) -> float:
     Returns:
         The fraction.
 
-    >>> width("int8"), width("bf16", 2.0), width("same")
-    (0.25, 1.0, 1.0)
+    >>> width("int8"), width("bf16", 2.0), width("same"), round(width("topk"), 3)
+    (0.25, 1.0, 1.0, 0.047)
     """
     return _CODED_BYTES.get(comm_dtype, parameter_bytes) / parameter_bytes
 

@@ -15,7 +15,7 @@ from grawa.lab.planning.predict import ROW_BYTES, width
 from grawa.lab.planning.probe import EXCHANGE_SECONDS
 from grawa.lab.planning.timing import median_of_slowest
 from grawa.lab.simulate.network import Network
-from grawa.math.codec import Precision
+from grawa.math.codec import NAMED, Precision
 from grawa.math.host import wait_for
 from grawa.rounds.clock import WallClock
 from grawa.rounds.engine import Engine
@@ -136,7 +136,7 @@ class RoundProbe:
         strategy: Strategy,
         busiest_share: float,
         row_length: int,
-        precision: Precision | None = None,
+        dtype: str = "same",
     ) -> float:
         """Seconds of a round of the whole model, beside its messages; the same on every process.
 
@@ -144,12 +144,12 @@ class RoundProbe:
             strategy: the strategy.
             busiest_share: see `Method`.
             row_length: see `Method`.
-            precision: in which parameters travel, if it is not their own.
+            dtype: in which parameters travel: see `Variant`.
 
         Returns:
-            Norms, scores, mean and pull; with a precision, encoding and decoding too.
+            Norms, scores, mean and pull; encoding and decoding too, if it is not their own.
         """
-        on_link = width(precision or "same")
+        on_link = width(dtype)
         busiest = busiest_share * 4.0 * sum(self._sizes)
         part = 1.0
         if not self._alone:
@@ -157,7 +157,7 @@ class RoundProbe:
             fitting = exchange_seconds / self._network.busiest_seconds(busiest, on_link)
             part = min(1.0, max(fitting, LEAST_NUMBERS / sum(self._sizes)))
         numbers = [max(1, int(part * size)) for size in self._sizes]
-        rounds = self._rounds(numbers, strategy, precision)
+        rounds = self._rounds(numbers, strategy, NAMED.get(dtype))
 
         def prepare() -> None:
             rounds.local_step()

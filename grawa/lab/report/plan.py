@@ -21,6 +21,9 @@ from grawa.lab.simulate.network import NO_TIME, HostNetwork
 _COLUMNS = 10
 """Values of `sync_every` in a table, at most, so that it fits into 80 characters."""
 
+_MANY = 10_000_000
+"""Values of `sync_every` from here on are shortened."""
+
 _NAME_LETTERS = 13
 """Of a method's name at least, such as data_parallel, before other columns are cut short."""
 
@@ -127,7 +130,7 @@ def _by_tau(
 def _smallest(measured: Measured, methods: Sequence[Method], most_lost: float) -> Table:
     def row(method: Method) -> list[str]:
         taus = [smallest_tau(measured, method, variant, most_lost) for variant in VARIANTS]
-        return ["none" if tau is None else f"{tau:,}" for tau in taus]
+        return ["none" if t is None else f"{t:,}" if t < _MANY else _short(t) for t in taus]
 
     title = f"Smallest sync_every that loses at most {in_percent(most_lost)} of the time"
     return _table(title, [variant.name for variant in VARIANTS], methods, row)

@@ -14,7 +14,9 @@ from grawa.lab.report.drawing import Picture
 from grawa.lab.report.layout import Layout
 from grawa.lab.report.plan import in_percent, intervals
 
-_DASHES: Mapping[str, Any] = {"same": "-", "bf16": (0, (5, 2)), "int8": (0, (1, 1.5))}
+_DASHES: Mapping[str, Any] = {
+    "same": "-", "bf16": (0, (5, 2)), "int8": (0, (1, 1.5)), "topk": (0, (5, 1.5, 1, 1.5)),
+}  # fmt: skip
 """By the dtype in which parameters are sent; lines with overlap have marks."""
 
 _FINENESS = 8

@@ -68,6 +68,7 @@ VIRTUAL = TrainConfig(
     epochs=2.5,
     budget="2m",
     schedule="shared-count",
+    comm_dtype="topk:fraction=0.125",
     clock="virtual",
     step_time="10ms",
     speeds="1,1,0.5,1",
@@ -131,6 +132,7 @@ def test_settings_say_the_same() -> None:
     assert settings.until_error == pytest.approx(0.05)
     assert settings.swa == pytest.approx(0.25)
     assert settings.schedule == grawa.Quadratic(2, growth=0.5)
+    assert settings.comm_dtype == "int8"
     assert settings.modelled is None
     assert TrainConfig(task="digits").settings().guard == grawa.Guard()
 
@@ -139,6 +141,7 @@ def test_settings_of_modelled_time_say_the_same() -> None:
     settings = VIRTUAL.settings()
     assert (settings.steps, settings.epochs, settings.budget) == (None, 2.5, 120.0)
     assert settings.schedule == grawa.SharedCount(32)
+    assert settings.comm_dtype == grawa.TopK(fraction=0.125)
     assert settings.modelled is not None
     assert VIRTUAL.num_processes() == 1
 
@@ -197,6 +200,9 @@ def test_what_is_measured_follows_from_what_ends_the_run() -> None:
         ({"epochs": 0.0}, "epochs must be positive"),
         ({"schedule": "often"}, "schedule must be every, shared-count"),
         ({"schedule": "warmup"}, "schedule must be every, shared-count"),
+        ({"comm_dtype": "int4"}, r"there is no comm_dtype 'int4' \(did you mean int8\?\)"),
+        ({"comm_dtype": "topk:bits=9"}, "bits must be a whole number from 1 to 8, got 9"),
+        ({"comm_dtype": "int8:bits=4"}, "comm_dtype int8 has no option 'bits'; it has none"),
         ({"schedule": "quadratic:-1"}, "growth must be positive"),
         ({"sync_every": 0}, "sync_every must be a whole number, at least 1"),
     ],

@@ -13,7 +13,7 @@ from grawa.lab.planning.measure import Subject, measure
 from grawa.lab.planning.predict import Measured
 from grawa.lab.planning.rounds import RoundProbe
 from grawa.lab.simulate.network import HostNetwork, Link, Network
-from grawa.math.codec import Precision
+from grawa.math.codec import Precision, codec_of
 from grawa.strategies import LocalSGD
 from grawa.strategies.protocol import Strategy
 from tests.world import on_ranks
@@ -44,7 +44,7 @@ class KnownRounds(RoundProbe):
         self, numbers: Sequence[int], strategy: Strategy, precision: Precision | None
     ) -> Known:
         count = sum(numbers)
-        width = {None: 4, "bf16": 2, "int8": 1}[precision]
+        width = 4 if precision is None else codec_of(precision).num_bytes([2**60]) / 2**60
         sent = NETWORK.busiest_seconds(4.0 * count, width / 4) + NETWORK.gather_seconds(
             8 * ROW_LENGTH
         )
@@ -52,16 +52,16 @@ class KnownRounds(RoundProbe):
 
 
 @pytest.mark.parametrize("sizes", [[100], [300_000], [3_000_000, 10_000_000, 7]])
-@pytest.mark.parametrize(("precision", "nanoseconds"), [(None, 10), ("bf16", 30), ("int8", 30)])
+@pytest.mark.parametrize(("dtype", "nanoseconds"), [("same", 10), ("bf16", 30), ("topk", 30)])
 def test_what_a_round_takes_beside_its_messages_is_that_of_the_whole_model(
-    sizes: list[int], precision: Precision | None, nanoseconds: float
+    sizes: list[int], dtype: str, nanoseconds: float
 ) -> None:
     comm = InProcessCommunicator(1)
     with patch("grawa.lab.planning.rounds.DistributedCommunicator", lambda **_: comm):
         probe = KnownRounds(sizes, torch.device("cpu"), NETWORK, [[0, 1], [2, 3]], 0.5)
     Known.now = 0.0
     with patch("time.perf_counter", lambda: Known.now):
-        found = probe.seconds(LocalSGD(), 1.0, ROW_LENGTH, precision)
+        found = probe.seconds(LocalSGD(), 1.0, ROW_LENGTH, dtype)
     assert found == pytest.approx(1e-9 * nanoseconds * sum(sizes), rel=1e-3)
     assert Known.now < 20.0  # however large the model is
     assert found / probe.coded_share == pytest.approx(2 * found)
@@ -69,8 +69,8 @@ def test_what_a_round_takes_beside_its_messages_is_that_of_the_whole_model(
 
 def test_a_worker_alone_sends_no_messages() -> None:
     alone = RoundProbe([1000, 10], torch.device("cpu"), Network(Link(1.0, 0.0), "mesh", 4), None, 0)
-    for precision in (None, "bf16", "int8"):
-        assert 0.0 < alone.seconds(LocalSGD(), 1.0, ROW_LENGTH, precision) < 10.0
+    for dtype in ("same", "bf16", "int8", "topk"):
+        assert 0.0 < alone.seconds(LocalSGD(), 1.0, ROW_LENGTH, dtype) < 10.0
     assert alone.coded_share == pytest.approx(1.0)
     alone.close()
 
@@ -92,7 +92,7 @@ def test_rounds_are_timed_between_the_processes_themselves() -> None:
     methods = {method.name: method for method in every[0].methods}
     assert methods["data_parallel"].round_work == pytest.approx(0.0)
     for method in methods.values():
-        assert set(method.codec_seconds) == {"bf16", "int8"}
+        assert set(method.codec_seconds) == {"bf16", "int8", "topk"}
     full, leader = methods["lgrawa"].codec_seconds, methods["lsgd"].codec_seconds
     assert methods["local_sgd"].codec_seconds == full
     assert leader is not full

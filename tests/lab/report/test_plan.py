@@ -105,8 +105,8 @@ def printed(measured: Measured, most_lost: float = 0.05) -> str:
 
 def test_methods_with_equal_rows_share_one() -> None:
     said = [line.split() for line in printed(plan(20.0, MGRAWA, LSGD, EASGD, DDP)).splitlines()]
-    assert ["mgrawa,", "easgd", "380", "20", "190", "95", "6"] in said
-    assert ["lsgd", "507", "27", "254", "127", "8"] in said
+    assert ["mgrawa,", "easgd", "380", "20", "190", "95", "6", "18"] in said
+    assert ["lsgd", "507", "27", "254", "127", "8", "24"] in said
     assert ["data_parallel", "5%"] in said
 
 
@@ -157,7 +157,7 @@ def test_the_picture_shows_shares_of_full_speed_fastest_first() -> None:
         "100%: no communication", "95%: at most 5% lost",
     ]  # fmt: skip
     assert [text.get_text().partition(":")[0] for text in variants.get_legend().get_texts()] == [
-        "int8 + overlap", "int8", "overlap", "bf16", "blocking", "100%", "95%",
+        "topk", "int8 + overlap", "int8", "overlap", "bf16", "blocking", "100%", "95%",
     ]  # fmt: skip
     fastest, leader, *_ = methods.get_lines()
     taus, shares = fastest.get_data()
