@@ -20,7 +20,8 @@ GRAWA = tuple(f"{name}:score=training" for name in _NAMES)
 RIVALS = ("easgd", "easgd:sync_every=4", "lsgd", "lsgd:sync_every=4", "dp_sgd", "dp_sam")
 """The methods that the paper compares with; EASGD and LSGD average models too."""
 
-CONTROLS = ("uniform", "local_sgd", "diloco", "dppf", "random", "inverse_loss")
+_DILOCO = "diloco:outer.momentum=0.9"
+CONTROLS = ("uniform", "local_sgd", _DILOCO, "dppf", "random", "inverse_loss")
 """Methods that the paper does not compare with; they show where an advantage comes from."""
 
 _THEORY = Path("benchmarks/results/theory.json")

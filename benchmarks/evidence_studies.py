@@ -39,10 +39,11 @@ class Asked:
 
 METHODS = (
     "mgrawa:score=training,lgrawa:score=training,mgrawa:score=probe,uniform,random,inverse_loss,"
-    "easgd,easgd:sync_every=4,lsgd,lsgd:sync_every=4,local_sgd,diloco,dppf,dp_sgd,dp_sam"
+    "easgd,easgd:sync_every=4,lsgd,lsgd:sync_every=4,local_sgd,"
+    "diloco:outer.momentum=0.9,dppf,dp_sgd,dp_sam"
 )
 """EASGD and LSGD have rounds as rarely as GRAWA, or every 4 steps as in the paper, which costs
-time."""
+time. DiLoCo has the outer momentum of its paper."""
 
 FEWER = (
     "mgrawa:score=training,lgrawa:score=training,mgrawa:score=probe,uniform,inverse_loss,"
@@ -261,7 +262,8 @@ STUDIES: Mapping[str, Asked] = {
     ),
     "sync-every": _knob(
         "sync_every=4,16,32,64,160",
-        *("--strategies", f"{_BY_TRAINING},uniform,easgd,lsgd,local_sgd,diloco"),
+        "--strategies",
+        f"{_BY_TRAINING},uniform,easgd,lsgd,local_sgd,diloco:outer.momentum=0.9",
         *("--steps", "320", "--seeds", "10", "--lr", "0.2", "--tune", "2", "--grid", "8"),
         *("--flatness", "0"),
     ),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
-from grawa.lab.experiments.older import is_saved, with_saved_score
+from grawa.lab.experiments.older import is_saved, with_saved_defaults
 from grawa.lab.records import read_toml
 
 _OPTION = "--config"
@@ -34,4 +34,4 @@ def config_from(args: Sequence[str]) -> TrainConfig | None:
         raise UserError(f"{_OPTION} takes one file, got {', '.join(named)}")
     path = Path(named[0])
     table = read_toml(path)
-    return TrainConfig.from_toml(with_saved_score(table) if is_saved(table) else table, path)
+    return TrainConfig.from_toml(with_saved_defaults(table) if is_saved(table) else table, path)

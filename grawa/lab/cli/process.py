@@ -17,7 +17,7 @@ from grawa.lab.cli.keep import keep, saving_workers
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.identity import identity
 from grawa.lab.experiments.lock import locked
-from grawa.lab.experiments.older import with_saved_score
+from grawa.lab.experiments.older import with_saved_defaults
 from grawa.lab.experiments.run_folder import RunFolder
 from grawa.lab.tasks import Data, Task
 from grawa.lab.together import everyones
@@ -98,7 +98,7 @@ def _host(
         keep=config.keep_checkpoints,
         every=config.checkpoint_interval(),
         identity=identity(config),
-        current=with_saved_score,
+        current=with_saved_defaults,
         resume=f"grawa resume {folder.path}",
         start=replace(start, name=None) if restarted else start,  # there may be newer ones by then
         fall_back=restarted or role.worker is not None,  # others may have the state

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from grawa.errors import UserError
 from grawa.lab.experiments.older import current_options
 from grawa.lab.experiments.option_types import wrong_options
+from grawa.lab.experiments.usual_momentum import with_momentum
 from grawa.lab.experiments.usual_score import usual_score
 from grawa.lab.shapes import shown
 from grawa.lab.train.forms import FAULTS_HELP, OPTIMIZERS_HELP
@@ -294,8 +295,8 @@ class TrainConfig:
         return usual_score(self.strategy) if self.score is None else self.score
 
     def as_saved(self) -> "TrainConfig":
-        """The same with the score by name, so that no later version reads another one from it."""
-        return replace(self, score=self.used_score())
+        """The same with score and outer momentum by name, so that later versions read the same."""
+        return replace(self, score=self.used_score(), strategy=with_momentum(self.strategy))
 
     def as_toml(self) -> dict[str, object]:
         """The content of `config.toml`: every option that has a value."""

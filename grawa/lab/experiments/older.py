@@ -1,14 +1,15 @@
 """Converts options of runs and studies that were saved by earlier versions.
 
 Four options set the score then, and `stack_workers` was a flag. Later the score had its option, but
-mgrawa and lgrawa without one had training norms, not probe norms as now. What is saved today names
-its score, so what names none is of such a version.
+mgrawa and lgrawa without one had training norms, not probe norms as now; and an outer momentum was
+0.9 where none was named. What is saved today names both, so what names none is of such a version.
 """
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from grawa.lab.experiments.usual_momentum import has_usual_momentum, with_momentum
 from grawa.lab.experiments.usual_score import is_by_probe, with_options_of
 
 _USUAL = {"norms": "training", "losses": "training", "weights_from": 1, "probe_size": 64}
@@ -22,6 +23,9 @@ _WITHIN = {"norms.decay": "score.decay", "loss.window": "score.window"}
 
 _USUAL_STRATEGY = "lgrawa"
 """Of a run that names none."""
+
+_USUAL_MOMENTUM = "0.9"
+"""Of outer optimizers that named none."""
 
 _ALWAYS_SAVED = {"strategy", "clock", "device", "fault", "keep_workers"}
 """Options that are always in the file of a saved run."""
@@ -93,27 +97,31 @@ def current_text(text: str) -> str:
     return re.sub(r"\w+(?::[\w.]+=[\w.-]+)+", lambda found: current_method(found[0]), text)
 
 
-def with_saved_score(
+def with_saved_defaults(
     saved: Mapping[str, Any], base: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Converts the options of a saved run to the current ones, with its score by name.
+    """Converts the options of a saved run to the current ones, with the defaults that it had.
 
     Args:
         saved: as `current_options` has them; options that are the defaults may be missing.
         base: as `current_options` has them.
 
     Returns:
-        The current options.
+        The current options, with score and outer momentum by name.
 
-    >>> with_saved_score({"strategy": "mgrawa:pull=1"})
+    >>> with_saved_defaults({"strategy": "mgrawa:pull=1"})
     {'strategy': 'mgrawa:pull=1', 'score': 'training'}
+    >>> with_saved_defaults({"strategy": "diloco"})
+    {'strategy': 'diloco:outer.momentum=0.9'}
     """
     current = current_options(saved, base)
     whole = {**current_options(base or {}), **current}
-    if not _had_training_norms(whole):
-        return current
     strategy = whole.get("strategy", _USUAL_STRATEGY)
-    return {**current, "score": with_options_of(strategy, "training")}
+    if _had_training_norms(whole):
+        current["score"] = with_options_of(strategy, "training")
+    if isinstance(strategy, str) and has_usual_momentum(strategy):
+        current["strategy"] = with_momentum(strategy, _USUAL_MOMENTUM)
+    return current
 
 
 def is_saved(options: Mapping[str, Any]) -> bool:
@@ -122,7 +130,7 @@ def is_saved(options: Mapping[str, Any]) -> bool:
 
 
 def saved_text(text: str, options: Mapping[str, Any]) -> str:
-    """Converts a saved text to the current options, where its method names the score.
+    """Converts a saved text to the current options, where its method names what was the default.
 
     Args:
         text: begins with a method, or has one after a slash.
@@ -133,15 +141,23 @@ def saved_text(text: str, options: Mapping[str, Any]) -> str:
 
     >>> saved_text("test/lgrawa:pull=1/clean/0/0", {"strategy": "lgrawa:pull=1"})
     'test/lgrawa:score=training:pull=1/clean/0/0'
+    >>> saved_text("diloco sync_every=4", {"strategy": "diloco", "sync_every": 4})
+    'diloco:outer.momentum=0.9 sync_every=4'
     """
-    current = current_text(text)
-    if not _had_training_norms(current_options(options)):
-        return current
-    return re.sub(
-        r"(?<![^/])[\w-]+(?=[: /]|$)",
-        lambda name: f"{name[0]}:score=training" if is_by_probe(name[0]) else name[0],
-        current,
-    )
+    current, saved = current_text(text), current_options(options)
+    by_norms = _had_training_norms(saved)
+    strategy = saved.get("strategy", _USUAL_STRATEGY)
+    outer = isinstance(strategy, str) and has_usual_momentum(strategy)
+
+    def named(found: re.Match[str]) -> str:
+        method = found[0]
+        if outer:
+            method = with_momentum(method, _USUAL_MOMENTUM)
+        name, colon, rest = method.partition(":")
+        norms = ":score=training" if by_norms and is_by_probe(name) else ""
+        return f"{name}{norms}{colon}{rest}"
+
+    return re.sub(r"(?<![^/])[\w-]+(?::[^/ ]*)?(?=[ /]|$)", named, current)
 
 
 def _had_training_norms(options: Mapping[str, Any]) -> bool:

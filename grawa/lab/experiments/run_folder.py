@@ -16,7 +16,7 @@ from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.environment import environment, read_environment
 from grawa.lab.experiments.event_lines import read_events
-from grawa.lab.experiments.older import with_saved_score
+from grawa.lab.experiments.older import with_saved_defaults
 from grawa.lab.experiments.saved_models import read_model, write_model
 from grawa.lab.files import cause_of, is_file, is_there, write_text
 from grawa.lab.records import read_toml
@@ -136,7 +136,7 @@ class RunFolder:
     def config(self) -> TrainConfig:
         """Reads the run's configuration; a `UserError` if the file can't be read."""
         path = self.path / "config.toml"
-        return TrainConfig.from_toml(with_saved_score(read_toml(path)), path)
+        return TrainConfig.from_toml(with_saved_defaults(read_toml(path)), path)
 
     def put_config(self, config: TrainConfig) -> None:
         """Writes the run's configuration."""

@@ -8,7 +8,7 @@ from typing import Any
 from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.flatness_config import FlatnessConfig
-from grawa.lab.experiments.older import current_options, current_text, saved_text, with_saved_score
+from grawa.lab.experiments.older import current_options, current_text, saved_text, with_saved_defaults
 from grawa.lab.experiments.options import as_lists
 from grawa.lab.experiments.study import Arm, Condition, Study
 from grawa.lab.experiments.study_shape import STUDY_SHAPE, as_options
@@ -57,7 +57,7 @@ def from_toml(table: dict[str, Any], path: Path) -> Study:
     if complaint:
         raise UserError(f"{path} is not a complete study: {complaint}")
     if found == BY_TRAINING_NORMS:
-        table = _with_saved_scores(table)
+        table = _with_saved_defaults(table)
     base, flatness = table["base"], as_options(table["flatness"])
     try:
         return Study(
@@ -102,7 +102,7 @@ def _arm(entry: Mapping[str, Any], base: Mapping[str, Any]) -> Arm:
     )
 
 
-def _with_saved_scores(table: Mapping[str, Any]) -> dict[str, Any]:
+def _with_saved_defaults(table: Mapping[str, Any]) -> dict[str, Any]:
     """Converts a study, so that its settings and the names of its methods say their score."""
     base = table["base"]
     arms = [
@@ -114,7 +114,7 @@ def _with_saved_scores(table: Mapping[str, Any]) -> dict[str, Any]:
                 if name in arm
             },
             **{
-                name: [with_saved_score(each, base) for each in arm.get(name, ())]
+                name: [with_saved_defaults(each, base) for each in arm.get(name, ())]
                 for name in ("settings", "beyond")
             },
         }

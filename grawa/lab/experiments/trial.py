@@ -9,7 +9,7 @@ from grawa.errors import DivergedError, UserError
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.curve import Curve, curve_of, weights_of
 from grawa.lab.experiments.flatness import CONSENSUS, Subject, measure_run
-from grawa.lab.experiments.older import saved_text, with_saved_score
+from grawa.lab.experiments.older import saved_text, with_saved_defaults
 from grawa.lab.experiments.options import as_lists
 from grawa.lab.experiments.study import Trial
 from grawa.lab.tasks import Task
@@ -89,7 +89,7 @@ class Result:
         known = {field.name: line[field.name] for field in fields(cls)}
         names = {name: saved_text(line[name], line["config"]) for name in ("key", "arm")}
         columns = {field.name: line["curve"][field.name] for field in fields(Curve)}
-        config = with_saved_score(line["config"])
+        config = with_saved_defaults(line["config"])
         return cls(**{**known, **names, "config": config, "curve": Curve(**columns)})
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from grawa.lab.cli import names
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.curve import Curve
 from grawa.lab.experiments.older import (
@@ -14,10 +15,11 @@ from grawa.lab.experiments.older import (
     current_text,
     is_saved,
     saved_text,
-    with_saved_score,
+    with_saved_defaults,
 )
 from grawa.lab.experiments.study_toml import as_toml, from_toml
 from grawa.lab.experiments.trial import Result
+from grawa.strategies.center import OuterNesterov
 from tests.lab.experiments.studies import arm, result, study
 
 METHOD = "mgrawa:score=probe"
@@ -46,6 +48,10 @@ SAVED: list[tuple[dict[str, Any], str, str | None]] = [
     ({"strategy": "inverse_loss", "weights_from": 3}, "inverse_loss", "loss:from=3"),
     ({"strategy": "lgrawa:norms.decay=0.95"}, "lgrawa:score.decay=0.95", "training:decay=0.95"),
     ({"strategy": "lsgd:loss.window=8"}, "lsgd:score.window=8", None),
+    ({"strategy": "diloco"}, "diloco:outer.momentum=0.9", None),
+    ({"strategy": "diloco:outer.lr=1"}, "diloco:outer.momentum=0.9:outer.lr=1", None),
+    ({"strategy": "diloco:outer.momentum=0.5"}, "diloco:outer.momentum=0.5", None),
+    ({"strategy": "lgrawa_nesterov"}, "lgrawa_nesterov:outer.momentum=0.9", "training"),
     (
         {"strategy": "mgrawa:norms.decay=0.5", "weights_from": 3},
         "mgrawa:score.decay=0.5",
@@ -60,7 +66,7 @@ def test_a_saved_run_is_read_as_it_was_meant(
 ) -> None:
     table = {"task": "digits", **USUAL, **changes}
     expected = TrainConfig(task="digits", strategy=strategy, score=score)
-    assert TrainConfig.from_toml(with_saved_score(table), Path("config.toml")) == expected
+    assert TrainConfig.from_toml(with_saved_defaults(table), Path("config.toml")) == expected
 
 
 @pytest.mark.parametrize(
@@ -169,6 +175,37 @@ def test_an_older_ablation_by_norms_is_one_of_training_norms() -> None:
     ]
     assert read.baseline == "4"
     assert saved_text(arms[0].name, {"strategy": "mgrawa"}) == read.arms[0].name
+
+
+def test_an_older_study_by_an_outer_optimizer_has_the_momentum_of_then() -> None:
+    """What it names itself, and what a study of today leaves to the default, is left as it is."""
+    arms = (arm("diloco"), arm("diloco:outer.momentum=0.5"), arm("lgrawa_nesterov"), arm("slowmo"))
+    asked = study(arms=arms, baseline="diloco")
+    read = from_toml({**as_toml(asked), "schema": 2}, Path("study.toml"))
+    assert from_toml(as_toml(asked), Path("study.toml")) == asked
+    assert read.baseline == read.arms[0].name == "diloco:outer.momentum=0.9"
+    assert read.arms[0].settings[0]["strategy"] == "diloco:outer.momentum=0.9"
+    assert read.arms[1] == arms[1]
+    assert read.arms[2].name == "lgrawa_nesterov:score=training:outer.momentum=0.9"
+    assert read.arms[3] == arms[3]
+    line = result("diloco", [0.1]).as_json()
+    assert Result.from_json(line).as_json() == line
+    line["config"]["strategy"] = "diloco"
+    assert Result.from_json(line).arm == "diloco:outer.momentum=0.9"
+    assert "/diloco:outer.momentum=0.9/" in Result.from_json(line).key
+
+
+@pytest.mark.parametrize("name", names.STRATEGIES)
+def test_a_run_is_saved_with_its_outer_momentum_by_name(name: str) -> None:
+    usual = getattr(names.strategy(name), "outer", None)
+    saved = TrainConfig(task="digits", strategy=name).as_saved().strategy
+    assert (saved == f"{name}:outer.momentum=0.3") == (usual == OuterNesterov())
+    assert names.strategy(saved) == names.strategy(name)
+    with_lr = f"{name}:outer.lr=1"
+    if hasattr(names.strategy(name), "outer") and name != "edit":
+        saved = TrainConfig(task="digits", strategy=with_lr).as_saved().strategy
+        assert saved == f"{name}:outer.momentum=0.3:outer.lr=1"
+        assert names.strategy(saved) == names.strategy(with_lr)
 
 
 def test_a_score_that_all_runs_of_an_older_study_had_is_kept() -> None:
