@@ -1,11 +1,12 @@
-"""Runs the studies behind `docs/evidence.md`, and makes its tables and pictures from them.
+"""Runs the studies behind the pages of the evidence, and makes their tables and pictures from them.
 
 Run `make evidence`, or `python benchmarks/evidence.py`. Each study is a `grawa compare` or
 `grawa ablate` command that can also be run by itself; its folder is in `runs/evidence`, and each
 run is saved when it ends. An interrupted study continues where it stopped, and a complete one is
-not run again. The results are stored in `benchmarks/results/evidence`. From these files the tables
-of `docs/evidence.md` and two of `docs/results.md` are written anew between their marks, the
-pictures in a folder beside that page, and all figures to `benchmarks/results/evidence.json`.
+not run again. The results are stored in `benchmarks/results/evidence`. From these files come the
+pages `docs/evidence/tables`, one for each study, the pictures in `docs/evidence`, the tables between
+marks in `docs/evidence.md` and the pages beside it, and all figures in
+`benchmarks/results/evidence.json`.
 
 Takes ten hours on two cores if there are no results yet, and a minute with --tables-only.
 """
@@ -26,8 +27,10 @@ from command import TOYS
 from evidence_claims import claims_table
 from evidence_figures import summary
 from evidence_kept import Kept, rounded
-from evidence_studies import MAPS, STUDIES, Asked, Kind
-from evidence_tables import Read, maps_table, tables_of
+from evidence_kinds import Asked, Kind
+from evidence_picture import answers_picture
+from evidence_studies import MAPS, ON_A_LINK, STUDIES
+from evidence_tables import Read, link_table, maps_table, page_of
 from grawa.errors import UserError
 from grawa.lab.experiments.environment import environment
 from grawa.lab.experiments.study_folder import STUDY_PACKAGES, StudyFolder
@@ -46,16 +49,14 @@ class Config:
     runs: Path = Path("runs/evidence")
     """Folder of the studies' folders."""
     page: Path = Path("docs/evidence.md")
-    """The page; its pictures are in a folder beside it."""
-    overview: Path = Path("docs/results.md")
-    """The file for the overviews of the maps."""
+    """The first page; the others are in a folder of that name beside it."""
     kept: Path = Path("benchmarks/results/evidence")
     """Folder of the stored results of each study."""
     out: Path = Path("benchmarks/results")
     """Folder for the figures."""
     toy: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Run nothing: write the tables of a few small studies into copies of the pages. Copies and
-    figures are in --out, by default runs/toy-benchmarks."""
+    """Run nothing: write the tables of a few small studies, and copies of the pages with them. All
+    are in --out, by default runs/toy-benchmarks."""
 
 
 SMALL = (
@@ -104,9 +105,12 @@ def _run_and_write(config: Config) -> None:
 def _with_copies(config: Config) -> Config:
     """A configuration that runs nothing, and writes to copies of the pages only."""
     out = TOYS if config.out == Config.out else config.out
-    out.mkdir(parents=True, exist_ok=True)
-    page, overview = (Path(shutil.copy(file, out)) for file in (config.page, config.overview))
-    return replace(config, tables_only=True, page=page, overview=overview, out=out)
+    folder = out / config.page.stem
+    folder.mkdir(parents=True, exist_ok=True)
+    page = Path(shutil.copy(config.page, out))
+    for file in config.page.with_suffix("").glob("*.md"):
+        shutil.copy(file, folder)
+    return replace(config, tables_only=True, page=page, out=out)
 
 
 def run(name: str, folder: Path) -> Kept:
@@ -162,38 +166,43 @@ def write_all(found: dict[str, Read], studies: Mapping[str, Asked], config: Conf
     whole = {"environment": environment(STUDY_PACKAGES), "studies": rounded(figures, 6)}
     output = config.out / "evidence.json"
     write_text(output, json.dumps(whole, indent=1, allow_nan=False) + "\n")
-    pictures = config.page.with_suffix("")
-    pictures.mkdir(exist_ok=True)
+    folder = config.page.with_suffix("")
+    (folder / "tables").mkdir(parents=True, exist_ok=True)
     for name, read in found.items():
+        write_text(folder / "tables" / f"{name}.md", page_of(read))
         for picture in read.pictures():
-            picture.save_png(pictures / f"{name}-{picture.name}.png")
+            picture.save_png(folder / f"{name}-{picture.name}.png")
     reads = list(found.values())
-    tables = {name: tables_of(read) for name, read in found.items()}
+    tables = {}
     if _are_there(found, studies, Kind.METHODS, Kind.KNOB):
         tables["claims"] = claims_table(reads)
-    whole_maps = {
-        name: maps for name, maps in MAPS.items() if _are_there(found, studies, maps.kind)
-    }
-    tables |= {name: maps_table(reads, maps) for name, maps in whole_maps.items()}
-    _write_into(config.page, tables)
-    overviews = {
-        name: maps_table(reads, maps, maps.overview)
-        for name, maps in whole_maps.items()
-        if maps.overview
-    }
-    _write_into(config.overview, overviews)
-    print(f"{config.page}, {output}: all figures; pictures are in {pictures}")
+    if _are_there(found, studies, Kind.LINK):
+        tables |= {name: link_table(reads, where) for name, where in ON_A_LINK.items()}
+        if _are_there(found, studies, Kind.FAMILY):
+            answers_picture(reads).save_png(folder / "answers.png")
+    for name, maps in MAPS.items():
+        if _are_there(found, studies, maps.kind):
+            tables[name] = maps_table(reads, maps)
+    write_into([config.page, *sorted(folder.glob("*.md"))], tables)
+    print(f"{config.page}, {output}: all figures; tables and pictures are in {folder}")
 
 
 def _are_there(found: Container[str], studies: Mapping[str, Asked], *kinds: Kind) -> bool:
     return all(name in found for name, asked in studies.items() if asked.kind in kinds)
 
 
-def _write_into(page: Path, tables: Mapping[str, str]) -> None:
-    text = page.read_text(encoding="utf-8")
+def write_into(pages: Sequence[Path], tables: Mapping[str, str]) -> None:
+    """Writes each table between its marks, on the page that has them.
+
+    Raises:
+        UserError: if no page has the marks of a table.
+    """
     for name, table in tables.items():
-        text = replaced(text, name, table)
-    write_text(page, text)
+        found = [page for page in pages if f"<!-- {name} -->\n" in page.read_text("utf-8")]
+        if not found:
+            raise UserError(f"no page has the marks <!-- {name} --> and <!-- end {name} -->")
+        for page in found:
+            write_text(page, replaced(page.read_text("utf-8"), name, table))
 
 
 def replaced(text: str, name: str, table: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from evidence_studies import Kind
+from evidence_kinds import Kind
 from evidence_tables import Read, kind_of, markdown
 from grawa.lab.report.statistics import Difference, Mean, holm, paired_difference
 from grawa.lab.report.verdicts import Finding, finding
@@ -168,15 +168,15 @@ def claims_table(reads: Sequence[Read]) -> str:
     sync = [read for read in reads if read.study.knob == "sync_every"]
     scaled = [c for read in workers for c in _at_values(read, _last(read), _last(read))]
     rarely = [c for read in sync for c in _at_values(read, "32", "4")]
-    claims: Mapping[str, tuple[Sequence[Read], str, list[Comparison]]] = {
-        "1. converges faster": (methods, "final", _between_methods(methods, _speeds)),
-        "2. ends better": (methods, "final", _between_methods(methods, _ends)),
-        "3. ends flatter": (methods, "flatness", _between_methods(methods, _flatness)),
-        "4. scales to more workers": (workers, "knob", corrected(scaled)),
-        "5. needs fewer rounds": (sync, "knob", corrected(rarely)),
+    claims: Mapping[str, tuple[Sequence[Read], list[Comparison]]] = {
+        "1. converges faster": (methods, _between_methods(methods, _speeds)),
+        "2. ends better": (methods, _between_methods(methods, _ends)),
+        "3. ends flatter": (methods, _between_methods(methods, _flatness)),
+        "4. scales to more workers": (workers, corrected(scaled)),
+        "5. needs fewer rounds": (sync, corrected(rarely)),
     }
     rows = []
-    for claim, (asked, picture, comparisons) in claims.items():
+    for claim, (asked, comparisons) in claims.items():
         own = [c for c in comparisons if c.rival in RIVALS]
         others = [c for c in comparisons if c.rival in CONTROLS]
         seeds = {c.difference.number for c in comparisons}
@@ -187,14 +187,14 @@ def claims_table(reads: Sequence[Read]) -> str:
             f"**{_verdict(others)}**: {_tally(others)}; {_middle(others, claim)}",
             _range(seeds),
             f"`python benchmarks/evidence.py --only {' '.join(read.name for read in asked)}`",
-            ", ".join(f"[{read.name}](evidence/{read.name}-{picture}.png)" for read in asked),
+            ", ".join(f"[{read.name}](tables/{read.name}.md)" for read in asked),
         ])
     rows.append(_sixth())
     head = [
         "claim", "against the paper's rivals", "comparisons", "against the controls", "seeds",
         "command", "seen in",
     ]  # fmt: skip
-    firsts = {claim: found for claim, (_, _, found) in claims.items()}
+    firsts = {claim: found for claim, (_, found) in claims.items()}
     return markdown(head, rows) + "\n\n" + _by_rival(firsts)
 
 
@@ -268,7 +268,7 @@ def _sixth() -> list[str]:
         f"{apart} of {len(slopes)} rates differ from {_EQUAL}'s",
         str(seeds),
         "`python benchmarks/theory.py`",
-        "[convex](pictures/theory_convex.png), [not](pictures/theory_nonconvex.png)",
+        "[convex](../pictures/theory_convex.png), [not](../pictures/theory_nonconvex.png)",
     ]
 
 

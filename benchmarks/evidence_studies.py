@@ -2,40 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 
-
-class Kind(Enum):
-    """The purpose of a study."""
-
-    METHODS = "methods against each other, clean and under faults"
-    KNOB = "what a knob does"
-    POPULATIONS = "methods over random populations of workers"
-    SPEEDS = "the same, where the slow make fewer steps between rounds"
-    PULLS = "the same, with each method's pull tuned beside its rate"
-    FULL_PULL = "the same, with workers put onto the center and not only moved toward it"
-    OTHER = "methods against each other, for a question of its own"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A study.
-
-    Attributes:
-        kind: its purpose.
-        words: arguments of the command, after `grawa`.
-        controls: methods with which all are compared over populations, besides the baseline.
-    """
-
-    kind: Kind
-    words: tuple[str, ...]
-    controls: tuple[str, ...] = ()
-
-    @property
-    def command(self) -> tuple[str, ...]:
-        """The whole command."""
-        return "grawa", *self.words
-
+from evidence_kinds import SMALL_TEXT, Asked, Kind
 
 METHODS = (
     "mgrawa:score=training,lgrawa:score=training,mgrawa:score=probe,uniform,random,inverse_loss,"
@@ -56,6 +24,9 @@ _ALL = ("clean", "wrong-labels:3", "lr-x6:3", _BY_LABEL, "gradient-noise=2:3", "
 CONDITIONS = ",".join(_ALL)
 NO_LABELS = ",".join(name for name in _ALL if name != _BY_LABEL)
 """Conditions for tasks without a label for each sample."""
+
+_KINDS = f"clean,{_BY_LABEL}"
+"""Data dealt evenly, and workers whose data differ in kind."""
 
 LINK = ("--link", "1gbit:5ms")
 """With this link a data-parallel step takes 1.9 times a local step of 50 ms: its all-reduce takes
@@ -78,14 +49,13 @@ def _small(task: str) -> Asked:
     )
 
 
-_SMALL_TEXT = "text:model=transformer_small:context=32:test_bytes=8000"
-
-
 HELD_OUT = ",".join(f"mixed:{seed}" for seed in range(40, 60))
 """Random populations that were drawn after methods and their tuning had been fixed."""
 HELD_OUT_LATER = ",".join(f"mixed:{seed}" for seed in range(100, 120))
 """Random populations for questions that came up after `HELD_OUT` had been used; the populations
 between the two were used to explore them."""
+HELD_OUT_FAMILY = ",".join(f"mixed:{seed}" for seed in range(200, 220))
+"""Random populations that nobody had seen before the whole family was compared on them."""
 _SEEN = [f"mixed:{seed}" for seed in range(2000, 2008)]
 """Populations on which each method's setting is chosen. With only three of them, and one split of
 the data, the chosen learning rates cost one point of error."""
@@ -154,6 +124,23 @@ the maps. The last three were added after the results of the others, so all are 
 populations."""
 
 
+
+
+def _family(late: int) -> tuple[str, ...]:
+    """One of each kind of method, all with a pull of 1 and the outer optimizer of DiLoCo's default.
+
+    Args:
+        late: the round from which norms times loss count, half of a run's.
+    """
+    return (
+        *("local_sgd", "diloco", "local_sgd:prox=0.5:prox_probability=0.1"),
+        *("mgrawa:score=probe:pull=1", "lgrawa:score=probe:pull=1"),
+        *("mgrawa:score=displacement:pull=1", "edit:outer.lr=0.7:outer.momentum=0.3", "rda"),
+        "inverse_loss:score=probe-loss:pull=1",
+        f"mgrawa:score=probe-times-loss:score.from={late}:pull=1",
+    )
+
+
 def _populations(
     task: str,
     workers: int,
@@ -189,6 +176,33 @@ def _full_pull(task: str, *words: str) -> Asked:
     )
 
 
+def _family_populations(
+    task: str, *words: str, late: int = 6, seen: int = len(_SEEN)
+) -> Asked:
+    return _populations(
+        task,
+        8,
+        _family(late),
+        *words,
+        kind=Kind.FAMILY,
+        held_out=HELD_OUT_FAMILY,
+        controls=("diloco",),
+        seen=seen,
+    )
+
+
+def _family_on_a_link(task: str, faults: str, late: int, *words: str) -> Asked:
+    """A study of clean data, and of data that differ in kind, over a slow link."""
+    return Asked(
+        kind=Kind.LINK,
+        words=(
+            *("compare", task, "--strategies", ",".join((*_family(late), "data_parallel"))),
+            *("--link", "100mbit:25ms", "--faults", faults, "--tune-faults", faults),
+            *("--seeds", "10", "--tune", "2", "--grid", "4", "--flatness", "0", *words),
+        ),
+    )
+
+
 def _speeds(task: str, *words: str) -> Asked:
     """A study with a shared count of steps, so that slow workers make fewer steps per round."""
     methods = (*_core(late=6), "local_sgd")
@@ -220,7 +234,7 @@ _TEXT = ("--steps", "64", "--lr", "0.004", "--options", "optimizer=adamw", "--se
 def _equal_steps(task: str, dp: str, *words: str) -> Asked:
     """A study at equal steps, as if messages took no time, so data parallel has as many steps."""
     return Asked(
-        kind=Kind.OTHER,
+        kind=Kind.STEPS,
         words=(
             *("compare", task, "--strategies", f"mgrawa:score=training,uniform,local_sgd,{dp}"),
             *words,
@@ -247,7 +261,7 @@ STUDIES: Mapping[str, Asked] = {
         *("--steps", "320", "--seeds", "10", "--tune", "2", "--flatness", "64"),
     ),
     "text": _compare(
-        _SMALL_TEXT,
+        SMALL_TEXT,
         *("--strategies", f"{FEWER},data_parallel", "--faults", NO_LABELS),
         *("--batch-size", "8", "--lr", "0.004", "--options", "optimizer=adamw"),
         *("--steps", "160", "--seeds", "10", "--tune", "2"),
@@ -268,7 +282,7 @@ STUDIES: Mapping[str, Asked] = {
         *("--flatness", "0"),
     ),
     "graded": Asked(
-        kind=Kind.OTHER,
+        kind=Kind.GRADED,
         words=(
             *("compare", "digits", "--faults", "graded-labels,graded-batch"),
             *("--strategies", ",".join((*_MAPPED, *_STEEPER))),
@@ -278,7 +292,7 @@ STUDIES: Mapping[str, Asked] = {
         ),
     ),
     "unguarded": Asked(
-        kind=Kind.OTHER,
+        kind=Kind.UNGUARDED,
         words=(
             *("compare", "digits", "--strategies", METHODS, *LINK, *TUNED),
             *("--faults", CONDITIONS),
@@ -295,7 +309,7 @@ STUDIES: Mapping[str, Asked] = {
         "digits:model=cnn", "dp_sgd", "--steps", "320", "--lr", "0.1", "--flatness", "64"
     ),
     "steps-text": _equal_steps(
-        _SMALL_TEXT,
+        SMALL_TEXT,
         "data_parallel",
         *("--batch-size", "8", "--lr", "0.004", "--options", "optimizer=adamw"),
         *("--steps", "160", "--flatness", "16"),
@@ -306,9 +320,9 @@ STUDIES: Mapping[str, Asked] = {
     "populations-glyphs-16": _populations("glyphs", 16, _MAPPED, *_MLP, "--lr", "0.05"),
     "populations-digits-cnn-8": _populations("digits:model=cnn", 8, _FOR_CNN, *_CNN),
     "populations-digits-cnn-16": _populations("digits:model=cnn", 16, _FOR_CNN, *_CNN),
-    "populations-text-8": _populations(_SMALL_TEXT, 8, _FOR_TEXT, *_TEXT, seen=4),
+    "populations-text-8": _populations(SMALL_TEXT, 8, _FOR_TEXT, *_TEXT, seen=4),
     "populations-text-16": _populations(
-        _SMALL_TEXT, 16, (*_core(late=3), "local_sgd", "lsgd:pull=0.5"), *_TEXT, seen=4
+        SMALL_TEXT, 16, (*_core(late=3), "local_sgd", "lsgd:pull=0.5"), *_TEXT, seen=4
     ),
     "speeds-digits-8": _speeds("digits", *_MLP),
     "speeds-glyphs-8": _speeds("glyphs", *_MLP, "--lr", "0.05"),
@@ -319,47 +333,43 @@ STUDIES: Mapping[str, Asked] = {
     "full-pull-digits-8": _full_pull("digits", "--steps", "160", "--seeds", "4"),
     "full-pull-glyphs-8": _full_pull("glyphs", "--steps", "160", "--seeds", "4", "--lr", "0.05"),
     "full-pull-digits-cnn-8": _full_pull("digits:model=cnn", "--steps", "160", "--seeds", "2"),
+    "family-digits-8": _family_populations("digits", *_MLP),
+    "family-glyphs-8": _family_populations("glyphs", *_MLP, "--lr", "0.05"),
+    "family-digits-cnn-8": _family_populations("digits:model=cnn", *_CNN),
+    "family-text-8": _family_populations(SMALL_TEXT, *_TEXT, late=3, seen=4),
+    "link-digits": _family_on_a_link("digits", _KINDS, 6, "--steps", "320", "--lr", "0.2"),
+    "link-glyphs": _family_on_a_link("glyphs", _KINDS, 6, "--steps", "320", "--lr", "0.2"),
+    "link-digits-cnn": _family_on_a_link(
+        "digits:model=cnn", _KINDS, 6, "--steps", "320", "--lr", "0.1"
+    ),
+    "link-text": _family_on_a_link(
+        SMALL_TEXT,
+        *("clean", 3, "--steps", "160", "--batch-size", "8", "--lr", "0.004"),
+        *("--options", "optimizer=adamw"),
+    ),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Maps:
-    """Several maps side by side.
+    """Several maps side by side, with the methods that are in all of them.
 
     Attributes:
         kind: the kind of their studies.
         baseline: the method with which all are compared.
-        overview: the methods that `docs/results.md` shows, if any; `docs/evidence.md` shows all
-            methods that are in all of these maps.
     """
 
     kind: Kind
     baseline: str
-    overview: tuple[str, ...] = ()
 
 
 MAPS: Mapping[str, Maps] = {
-    "maps": Maps(
-        kind=Kind.POPULATIONS,
-        baseline="uniform",
-        overview=(
-            *("mgrawa:score=training", "mgrawa:score=probe", _TIMES_LOSS),
-            *(_times_loss_from("middle"), _EQUAL),
-            *("inverse_loss:score=probe-loss", "local_sgd", "lsgd"),
-        ),
-    ),
+    "family-maps": Maps(kind=Kind.FAMILY, baseline="local_sgd"),
+    "full-pull-maps": Maps(kind=Kind.FULL_PULL, baseline="local_sgd"),
+    "maps": Maps(kind=Kind.POPULATIONS, baseline="uniform"),
     "speeds-maps": Maps(kind=Kind.SPEEDS, baseline="uniform"),
     "pulls-maps": Maps(kind=Kind.PULLS, baseline="uniform"),
-    "full-pull-maps": Maps(
-        kind=Kind.FULL_PULL,
-        baseline="local_sgd",
-        overview=(
-            *("uniform", "mgrawa:score=training:pull=1", "mgrawa:score=norm-times-loss:pull=1"),
-            "mgrawa:score=probe-times-loss:score.from=middle:pull=1",
-            *(
-                "inverse_loss:score=probe-loss:pull=1",
-                "inverse_loss:score=probe-loss:power=2:pull=1",
-            ),
-        ),
-    ),
 }
+
+ON_A_LINK: Mapping[str, str] = {"link-clean": "clean", "link-kinds": _BY_LABEL}
+"""Name of a table over tasks -> the condition that it is of."""

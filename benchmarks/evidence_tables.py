@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evidence_kept import Kept
-from evidence_studies import STUDIES, Kind, Maps
+from evidence_kinds import Kind
+from evidence_studies import STUDIES, Maps
 from grawa.lab.experiments.study import Study
 from grawa.lab.experiments.tuning import at_edge
 from grawa.lab.report.drawing import Picture
@@ -70,10 +71,13 @@ def kind_of(read: Read) -> Kind:
     return STUDIES[read.name].kind
 
 
-def tables_of(read: Read) -> str:
-    """A study's command, tables and pictures."""
+def page_of(read: Read) -> str:
+    """A study's page: its command, tables and pictures."""
+    asked = STUDIES[read.name]
     parts = [
-        f"    {' '.join(_quoted(word) for word in STUDIES[read.name].command)}",
+        f"# {asked.title}",
+        f"What it says is in [{asked.page}](../{asked.page}.md).",
+        f"    {' '.join(_quoted(word) for word in asked.command)}",
         _spent(read),
     ]
     if read.pooled:
@@ -84,10 +88,10 @@ def tables_of(read: Read) -> str:
         parts += [_methods_table(read), _flat_table(read), _correlations(read)]
     parts += [_chosen(read), _at_edges(read)]
     parts += [
-        f"![{picture.title}](evidence/{read.name}-{picture.name}.png)"
+        f"![{picture.title}](../{read.name}-{picture.name}.png)\n\n{picture.caption}"
         for picture in read.pictures()
     ]
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _quoted(word: str) -> str:
@@ -264,51 +268,91 @@ def _pooled_table(read: Read) -> str:
     )
 
 
-def maps_table(reads: Sequence[Read], of: Maps, methods: Sequence[str] = ()) -> str:
+def maps_table(reads: Sequence[Read], of: Maps) -> str:
     """Differences to a method in all maps of a kind, side by side.
 
     Args:
         reads: of all studies; those of other kinds are ignored.
         of: the maps, and the method with which all are compared.
-        methods: the rows; by default all methods that are in all of these maps.
 
     Returns:
-        The table.
+        The table, with all methods that are in all of these maps.
     """
     maps = [read for read in reads if kind_of(read) is of.kind]
     found: dict[str, dict[str, str]] = {}
     for read in maps:
         for one in read.against(of.baseline).pooled:
             if one.difference is not None:
-                found.setdefault(_common_name(one.arm), {})[read.name] = _change(one, read.unit)
-    everywhere = [name for name, cells in found.items() if len(cells) == len(maps)]
-    rows = [[name, *(found[name][r.name] for r in maps)] for name in methods or everywhere]
+                cell = _change(one.difference, one.corrected, read.unit)
+                found.setdefault(common_name(one.arm), {})[read.name] = cell
     ends = {read.name: {one.arm: one.end for one in read.pooled}[of.baseline] for read in maps}
-    rows.insert(0, [f"{of.baseline}: error", *(read.unit.mean(ends[read.name]) for read in maps)])
-    head = [f"minus {of.baseline} (95% CI)", *(_of_map(read) for read in maps)]
-    return markdown(head, rows)
+    first = [read.unit.mean(ends[read.name]) for read in maps]
+    return _side_by_side(of.baseline, [_of_map(read) for read in maps], first, maps, found)
+
+
+def link_table(reads: Sequence[Read], condition: str) -> str:
+    """Differences to LocalSGD over a slow link, on all tasks with this condition, side by side."""
+    own = [
+        read
+        for read in reads
+        if kind_of(read) is Kind.LINK and condition in {c.name for c in read.study.conditions}
+    ]
+    found: dict[str, dict[str, str]] = {}
+    first = []
+    for read in own:
+        for one in read.outcomes:
+            if one.condition != condition:
+                continue
+            if one.difference is not None:
+                cell = _change(one.difference, one.corrected, read.unit)
+                found.setdefault(common_name(one.arm), {})[read.name] = cell
+            elif one.arm == read.study.baseline and one.end is not None:
+                first.append(read.unit.mean(one.end))
+    columns = [f"{read.name.removeprefix('link-')}: {_points(read)}" for read in own]
+    return _side_by_side(own[0].study.baseline, columns, first, own, found)
+
+
+def _side_by_side(
+    baseline: str,
+    columns: Sequence[str],
+    ends: Sequence[str],
+    reads: Sequence[Read],
+    found: Mapping[str, Mapping[str, str]],
+) -> str:
+    everywhere = [name for name, cells in found.items() if len(cells) == len(reads)]
+    rows = [[name, *(found[name][read.name] for read in reads)] for name in everywhere]
+    links = [f"[{column}](tables/{r.name}.md)" for column, r in zip(columns, reads, strict=True)]
+    return markdown(
+        [f"minus {baseline} (95% CI)", *links], [[f"{baseline}: error", *ends], *rows]
+    )
 
 
 def _of_map(read: Read) -> str:
     found = re.fullmatch(r"(?:full-pull|[a-z]+)-(.+)-(\d+)", read.name)
     assert found is not None
     task, workers = found.groups()
-    return f"{task}, {workers} workers: {read.unit.points.strip() or read.unit.metric}"
+    return f"{task}, {workers} workers: {_points(read)}"
 
 
-def _common_name(arm: str) -> str:
+def _points(read: Read) -> str:
+    """The unit of a difference."""
+    return read.unit.points.strip() or read.unit.metric
+
+
+def common_name(arm: str) -> str:
     """A method's name without the round from which weights count: half of a task's rounds."""
     return re.sub(r"score.from=\d+", "score.from=middle", arm)
 
 
-def _change(one: Pooled, unit: Unit) -> str:
-    assert one.difference is not None
-    text = f"{unit.change(one.difference)} ({unit.interval(one.difference)})"
-    return f"**{text}**" if one.corrected < LEVEL else text
+def _change(difference: Difference, corrected: float, unit: Unit) -> str:
+    """A difference and its interval, bold if it holds after correction."""
+    text = f"{unit.change(difference)} ({unit.interval(difference)})"
+    return f"**{text}**" if corrected < LEVEL else text
 
 
 def _apart(one: Pooled, unit: Unit) -> str:
     """A difference over populations."""
     if one.difference is None:
         return "-"
-    return f"{_change(one, unit)}, {one.higher} of {one.difference.number}"
+    change = _change(one.difference, one.corrected, unit)
+    return f"{change}, {one.higher} of {one.difference.number}"

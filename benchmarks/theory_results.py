@@ -17,7 +17,7 @@ METHODS = {
     "easgd": "EASGD",
     "lsgd": "LSGD",
     "local_sgd": "LocalSGD",
-    "diloco": "DiLoCo",
+    "diloco:outer.momentum=0.9": "DiLoCo, 0.9",
     "data_parallel": "data parallel",
 }
 CONDITIONS: tuple[tuple[Kind, Steps], ...] = (

@@ -3,7 +3,6 @@
 import re
 
 from grawa.lab import own
-from grawa.strategies.center import OuterNesterov
 
 _BY_OUTER = ("diloco", "rda", "outer_steps", "lgrawa_nesterov")
 """Strategies that have the outer optimizer of `OuterNesterov()` without options."""
@@ -11,7 +10,8 @@ _BY_OUTER = ("diloco", "rda", "outer_steps", "lgrawa_nesterov")
 _WITH_OUTER = ("mgrawa", "lgrawa", "random", "inverse_loss")
 """Strategies that have one if an option of it is given."""
 
-USUAL_MOMENTUM = str(OuterNesterov().momentum)
+USUAL_MOMENTUM = "0.3"
+"""Of `OuterNesterov()`, without an import of torch."""
 
 
 def has_usual_momentum(strategy: str) -> bool:

@@ -19,6 +19,7 @@ from grawa.lab.experiments.older import (
 )
 from grawa.lab.experiments.study_toml import as_toml, from_toml
 from grawa.lab.experiments.trial import Result
+from grawa.lab.experiments.usual_momentum import USUAL_MOMENTUM
 from grawa.strategies.center import OuterNesterov
 from tests.lab.experiments.studies import arm, result, study
 
@@ -197,6 +198,7 @@ def test_an_older_study_by_an_outer_optimizer_has_the_momentum_of_then() -> None
 
 @pytest.mark.parametrize("name", names.STRATEGIES)
 def test_a_run_is_saved_with_its_outer_momentum_by_name(name: str) -> None:
+    assert str(OuterNesterov().momentum) == USUAL_MOMENTUM
     usual = getattr(names.strategy(name), "outer", None)
     saved = TrainConfig(task="digits", strategy=name).as_saved().strategy
     assert (saved == f"{name}:outer.momentum=0.3") == (usual == OuterNesterov())

@@ -1,0 +1,154 @@
+"""The picture of the first page of the evidence: four questions, a panel each."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+
+from evidence_kinds import Kind
+from evidence_studies import ON_A_LINK
+from evidence_tables import Read, common_name, kind_of
+from grawa.lab.report.colours import INK, numbered
+from grawa.lab.report.drawing import Picture
+from grawa.lab.report.layout import Layout, name_rows, rows_height
+from grawa.lab.report.statistics import Difference, paired_difference
+from pictures import legend_of_all
+
+LABELS: Mapping[str, str] = {
+    "inverse_loss:score=probe-loss:pull=1": "losses on a shared batch",
+    "mgrawa:score=probe-times-loss:score.from=middle:pull=1": "GRAWA norms x loss, late",
+    "mgrawa:score=probe:pull=1": "MGRAWA",
+    "lgrawa:score=probe:pull=1": "LGRAWA",
+    "mgrawa:score=displacement:pull=1": "displacement norms",
+    "edit:outer.lr=0.7:outer.momentum=0.3": "EDiT",
+    "rda": "RDA",
+    "diloco": "DiLoCo",
+    "local_sgd:prox=0.5:prox_probability=0.1": "PALSGD",
+    "data_parallel": "data parallel",
+}
+"""Method, as tables have it -> its name in the picture, in the order of its rows."""
+
+_ONE_WORKER = Path("benchmarks/results/outer_steps.json")
+_WIDEST = 40.0
+"""In percent; what is beyond is drawn as an arrow at the edge."""
+
+
+class _Mark(NamedTuple):
+    """A difference to the baseline, in percent of its error."""
+
+    row: str
+    task: str
+    low: float
+    mean: float
+    high: float
+
+
+def answers_picture(reads: Sequence[Read]) -> Picture:
+    """Errors relative to LocalSGD's, and with one worker to the optimizer's alone.
+
+    Args:
+        reads: of all studies.
+
+    Returns:
+        The picture.
+    """
+    clean, kinds = (_on_a_link(reads, where) for where in ON_A_LINK.values())
+    mixed = [
+        _mark(common_name(one.arm), read, one.difference, _level(read, "pooled"))
+        for read in reads
+        if kind_of(read) is Kind.FAMILY
+        for one in read.pooled
+        if one.difference is not None
+    ]
+    panels = {
+        "Clean data, slow link": clean,
+        "Workers of mixed quality": mixed,
+        "Workers with data of different kinds": kinds,
+        "One worker": _one_worker(),
+    }
+    height = rows_height(list(LABELS), 0.34)
+    layout = Layout(panels=4, across=2, height=height)
+    return Picture(
+        name="answers",
+        title="Error minus that of LocalSGD, in % of it",
+        caption="Marks are means, bars 95% confidence intervals; left of the line is better. An "
+        "arrow at the right edge stands for a mean beyond it.",
+        layout=layout,
+        draw=partial(_draw, layout=layout, panels=panels),
+    )
+
+
+def _on_a_link(reads: Sequence[Read], condition: str) -> list[_Mark]:
+    return [
+        _mark(common_name(one.arm), read, one.difference, _level(read, condition))
+        for read in reads
+        if kind_of(read) is Kind.LINK
+        for one in read.outcomes
+        if one.condition == condition and one.difference is not None
+    ]
+
+
+def _level(read: Read, condition: str) -> float:
+    """The baseline's error."""
+    if condition == "pooled":
+        return {one.arm: one.end.mean for one in read.pooled}[read.study.baseline]
+    (own,) = (
+        one.end
+        for one in read.outcomes
+        if (one.arm, one.condition) == (read.study.baseline, condition)
+    )
+    assert own is not None, "its runs have ended"
+    return own.mean
+
+
+def _mark(method: str, read: Read, apart: Difference, level: float) -> _Mark:
+    task = re.sub(r"^[a-z]+-|-\d+$", "", read.name)
+    shares = (100.0 * value / level for value in (apart.low, apart.mean, apart.high))
+    return _Mark(LABELS[method], task, *shares)
+
+
+def _one_worker() -> list[_Mark]:
+    """Outer steps on text, with AdamW and with Muon."""
+    found = json.loads(_ONE_WORKER.read_text("utf-8"))["found"]
+    marks = []
+    for optimizer, variants in found.items():
+        alone = variants["none"]["bits"]
+        for name, own in variants.items():
+            if name == "none":
+                continue
+            apart = paired_difference(own["bits"], alone)
+            level = sum(alone) / len(alone)
+            shares = (100.0 * value / level for value in (apart.low, apart.mean, apart.high))
+            marks.append(_Mark(f"OuterSteps, {name}", f"text, {optimizer}", *shares))
+    return marks
+
+
+def _draw(figure: Figure, *, layout: Layout, panels: Mapping[str, Sequence[_Mark]]) -> None:
+    axes = layout.axes(figure)
+    tasks = list(dict.fromkeys(mark.task for marks in panels.values() for mark in marks))
+    for panel, (title, marks) in zip(axes, panels.items(), strict=True):
+        known = dict.fromkeys(mark.row for mark in marks)
+        names = [row for row in LABELS.values() if row in known] or list(known)
+        panel.axvline(0.0, color=INK, linewidth=1.0)
+        for task in tasks:
+            own = [mark for mark in marks if mark.task == task]
+            _draw_task(panel, own, names, task, tasks.index(task) % 4)
+        name_rows(panel, names)
+        panel.set(title=title)
+    legend_of_all(figure, axes, 3)
+
+
+def _draw_task(panel: Any, marks: Sequence[_Mark], names: Sequence[str], task: str, nth: int) -> None:
+    style = numbered(nth).points
+    for i, mark in enumerate(marks):
+        y = names.index(mark.row) + 0.18 * (nth - 1.5)
+        label = task if i == 0 else None
+        if mark.mean > _WIDEST:
+            panel.plot(_WIDEST, y, ">", color=style["color"], label=label)
+        else:
+            error = [[mark.mean - mark.low], [min(mark.high, _WIDEST) - mark.mean]]
+            panel.errorbar(mark.mean, y, xerr=error, label=label, **style)
