@@ -60,8 +60,8 @@ class Config:
 
 
 SMALL = (
-    *("text", "workers", "sync-every", "steps-text"),
-    *(f"{kind}-digits-cnn-8" for kind in ("populations", "speeds", "pulls", "full-pull")),
+    *("text", "workers", "sync-every", "link-digits"),
+    *(f"{kind}-digits-cnn-8" for kind in ("populations", "speeds", "pulls", "full-pull", "family")),
 )
 """A study of every kind, whose tables are made quickly."""
 
