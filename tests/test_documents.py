@@ -52,7 +52,7 @@ def shown() -> Iterator[Shown]:
 COMMANDS = sorted({found.words: found for found in shown()}.values())
 
 _STUDY = (
-    "--steps", "16", "--sync-every", "4", "--batch-size", "4", "--seeds", "2", "--tune", "1",
+    "--steps", "16", "--sync-every", "4", "--batch-size", "32", "--seeds", "2", "--tune", "1",
     "--grid", "1", "--jobs", "1",
 )  # fmt: skip
 SMALLER: dict[str, tuple[str, ...]] = {

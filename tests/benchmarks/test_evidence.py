@@ -41,6 +41,11 @@ def test_kept_results_make_the_pages_of_tables_again(name: str, copies: Path) ->
     assert all((copies / "evidence" / picture).stat().st_size > 0 for picture in pictures)
 
 
+def test_the_first_page_has_a_picture_of_its_answers(copies: Path) -> None:
+    assert "](evidence/answers.png)" in PAGE.read_text(encoding="utf-8")
+    assert (copies / "evidence" / "answers.png").stat().st_size > 0
+
+
 def test_every_study_has_a_page_and_every_page_a_study() -> None:
     tables = {path.stem for path in (FOLDER / "tables").glob("*.md")}
     assert tables == set(STUDIES)

@@ -39,7 +39,7 @@ from tests.world import forks
 
 SMALL = ("digits:train_size=200", "--steps", "16", "--sync-every", "4", "--batch-size", "8")
 STUDY = (
-    "compare", *SMALL, "--strategies", "best=mgrawa:power=2,uniform,dp_sgd", "--seeds", "2",
+    "compare", *SMALL, "--strategies", "best=mgrawa:score=training:power=2,uniform,dp_sgd", "--seeds", "2",
     "--tune", "1", "--grid", "2", "--grow", "1",
     "--faults", "clean,wrong-labels:3", "--points", "3", "--axis", "time",
 )  # fmt: skip
@@ -289,7 +289,7 @@ def test_an_ablation_has_a_picture_of_its_knob(knob: str, strategies: str, tmp_p
     assert ("equal stands for uniform." in page) == ("equal" in methods)
     first, second = (results(path)[f"test/{arm}/clean/0/0"].config for arm in arms[:2])
     changed = {key for key in first if first[key] != second[key]} - {"evaluate_every"}
-    assert changed == {{"ema": "strategy", "norm_source": "score"}.get(name, name)}
+    assert changed == {"ema": {"strategy", "score"}, "norm_source": {"score"}}.get(name, {name})
 
 
 @pytest.mark.world
