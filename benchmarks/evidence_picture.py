@@ -32,6 +32,14 @@ LABELS: Mapping[str, str] = {
 }
 """Method, as tables have it -> its name in the picture, in the order of its rows."""
 
+_LANGUAGE_MODEL = Path("benchmarks/results/language_model.json")
+_ITS_LABELS: Mapping[str, str] = {
+    "mgrawa:score=probe:score.size=16:pull=1": "MGRAWA",
+    "lgrawa:score=probe:score.size=16:pull=1": "LGRAWA",
+    "inverse_loss:score=probe-loss:score.size=16:pull=1": "losses on a shared batch",
+}
+"""The methods that have other options there; without a label in either table one is not shown."""
+
 _ONE_WORKER = Path("benchmarks/results/outer_steps.json")
 _WIDEST = 40.0
 """In percent; what is beyond is drawn as an arrow at the edge."""
@@ -65,8 +73,8 @@ def answers_picture(reads: Sequence[Read]) -> Picture:
         if one.difference is not None
     ]
     panels = {
-        "Clean data, slow link": clean,
-        "Workers of mixed quality": mixed,
+        "Clean data, slow link": [*clean, *_language_model("clean")],
+        "Workers of mixed quality": [*mixed, *_language_model("mixed")],
         "Workers with data of different kinds": kinds,
         "One worker": _one_worker(),
     }
@@ -111,6 +119,20 @@ def _mark(method: str, read: Read, apart: Difference, level: float) -> _Mark:
     return _Mark(LABELS[method], task, *shares)
 
 
+def _language_model(quality: str) -> list[_Mark]:
+    """The language model of 1.3 million parameters, at equal steps."""
+    rows = json.loads(_LANGUAGE_MODEL.read_text("utf-8"))["rows"]
+    level = {row["quality"]: row["mean"] for row in rows if row["method"] == "local_sgd"}
+    marks = []
+    for row in rows:
+        label = _ITS_LABELS.get(row["method"]) or LABELS.get(row["method"])
+        if row["quality"] == quality and row["difference"] is not None and label:
+            low, high = row["interval"]
+            shares = (100.0 * x / level[quality] for x in (low, row["difference"], high))
+            marks.append(_Mark(label, "language model, 1.3M", *shares))
+    return marks
+
+
 def _one_worker() -> list[_Mark]:
     """Outer steps on text, with AdamW and with Muon."""
     found = json.loads(_ONE_WORKER.read_text("utf-8"))["found"]
@@ -136,16 +158,18 @@ def _draw(figure: Figure, *, layout: Layout, panels: Mapping[str, Sequence[_Mark
         panel.axvline(0.0, color=INK, linewidth=1.0)
         for task in tasks:
             own = [mark for mark in marks if mark.task == task]
-            _draw_task(panel, own, names, task, tasks.index(task) % 4)
+            _draw_task(panel, own, names, task, tasks.index(task) % 5)
         name_rows(panel, names)
         panel.set(title=title)
     legend_of_all(figure, axes, 3)
 
 
-def _draw_task(panel: Any, marks: Sequence[_Mark], names: Sequence[str], task: str, nth: int) -> None:
+def _draw_task(
+    panel: Any, marks: Sequence[_Mark], names: Sequence[str], task: str, nth: int
+) -> None:
     style = numbered(nth).points
     for i, mark in enumerate(marks):
-        y = names.index(mark.row) + 0.18 * (nth - 1.5)
+        y = names.index(mark.row) + 0.16 * (nth - 2)
         label = task if i == 0 else None
         if mark.mean > _WIDEST:
             panel.plot(_WIDEST, y, ">", color=style["color"], label=label)

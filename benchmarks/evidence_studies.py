@@ -124,8 +124,6 @@ the maps. The last three were added after the results of the others, so all are 
 populations."""
 
 
-
-
 def _family(late: int) -> tuple[str, ...]:
     """One of each kind of method, all with a pull of 1 and the outer optimizer of DiLoCo's default.
 
@@ -176,9 +174,7 @@ def _full_pull(task: str, *words: str) -> Asked:
     )
 
 
-def _family_populations(
-    task: str, *words: str, late: int = 6, seen: int = len(_SEEN)
-) -> Asked:
+def _family_populations(task: str, *words: str, late: int = 6, seen: int = len(_SEEN)) -> Asked:
     return _populations(
         task,
         8,

@@ -322,9 +322,7 @@ def _side_by_side(
     everywhere = [name for name, cells in found.items() if len(cells) == len(reads)]
     rows = [[name, *(found[name][read.name] for read in reads)] for name in everywhere]
     links = [f"[{column}](tables/{r.name}.md)" for column, r in zip(columns, reads, strict=True)]
-    return markdown(
-        [f"minus {baseline} (95% CI)", *links], [[f"{baseline}: error", *ends], *rows]
-    )
+    return markdown([f"minus {baseline} (95% CI)", *links], [[f"{baseline}: error", *ends], *rows])
 
 
 def _of_map(read: Read) -> str:

@@ -8,7 +8,12 @@ from typing import Any
 from grawa.errors import UserError
 from grawa.lab.experiments.config import TrainConfig
 from grawa.lab.experiments.flatness_config import FlatnessConfig
-from grawa.lab.experiments.older import current_options, current_text, saved_text, with_saved_defaults
+from grawa.lab.experiments.older import (
+    current_options,
+    current_text,
+    saved_text,
+    with_saved_defaults,
+)
 from grawa.lab.experiments.options import as_lists
 from grawa.lab.experiments.study import Arm, Condition, Study
 from grawa.lab.experiments.study_shape import STUDY_SHAPE, as_options
