@@ -3,12 +3,12 @@
 Run `make evidence`, or `python benchmarks/evidence.py`. Each study is a `grawa compare` or
 `grawa ablate` command that can also be run by itself; its folder is in `runs/evidence`, and each
 run is saved when it ends. An interrupted study continues where it stopped, and a complete one is
-not run again. The results are stored in `benchmarks/results/evidence`. From these files come the
-pages `docs/evidence/tables`, one for each study, the pictures in `docs/evidence`, the tables between
+not run again. The results are stored in `benchmarks/results/evidence`. From these files come a
+page for each study, in `docs/evidence/tables`, the pictures in `docs/evidence`, the tables between
 marks in `docs/evidence.md` and the pages beside it, and all figures in
 `benchmarks/results/evidence.json`.
 
-Takes ten hours on two cores if there are no results yet, and a minute with --tables-only.
+Takes fourteen hours on two cores if there are no results yet, and a minute with --tables-only.
 """
 
 import json

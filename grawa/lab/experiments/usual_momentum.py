@@ -17,6 +17,12 @@ USUAL_MOMENTUM = "0.3"
 def has_usual_momentum(strategy: str) -> bool:
     """Whether a strategy has an outer momentum, and names none; other words may follow it.
 
+    Args:
+        strategy: as on the command line.
+
+    Returns:
+        Whether it has.
+
     >>> has_usual_momentum("diloco"), has_usual_momentum("mgrawa:outer.lr=1")
     (True, True)
     >>> has_usual_momentum("mgrawa"), has_usual_momentum("diloco:outer.momentum=0.5")
@@ -33,6 +39,13 @@ def has_usual_momentum(strategy: str) -> bool:
 
 def with_momentum(strategy: str, momentum: str = USUAL_MOMENTUM) -> str:
     """A strategy that names its outer momentum, if it has one.
+
+    Args:
+        strategy: as on the command line.
+        momentum: of an outer optimizer for which none is named.
+
+    Returns:
+        The strategy.
 
     >>> with_momentum("diloco:outer.lr=1")
     'diloco:outer.momentum=0.3:outer.lr=1'

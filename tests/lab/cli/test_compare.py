@@ -39,8 +39,8 @@ from tests.world import forks
 
 SMALL = ("digits:train_size=200", "--steps", "16", "--sync-every", "4", "--batch-size", "8")
 STUDY = (
-    "compare", *SMALL, "--strategies", "best=mgrawa:score=training:power=2,uniform,dp_sgd", "--seeds", "2",
-    "--tune", "1", "--grid", "2", "--grow", "1",
+    "compare", *SMALL, "--strategies", "best=mgrawa:score=training:power=2,uniform,dp_sgd",
+    "--seeds", "2", "--tune", "1", "--grid", "2", "--grow", "1",
     "--faults", "clean,wrong-labels:3", "--points", "3", "--axis", "time",
 )  # fmt: skip
 # Paces; settings x conditions, one of them beyond the grid, as of two one is always at its edge;
