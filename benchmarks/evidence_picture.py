@@ -1,4 +1,4 @@
-"""The picture of the first page of the evidence: four questions, a panel each."""
+"""The picture of the first page of the evidence: a panel for each kind of data."""
 
 import json
 import re
@@ -40,9 +40,8 @@ _ITS_LABELS: Mapping[str, str] = {
 }
 """The methods that have other options there; without a label in either table one is not shown."""
 
-_ONE_WORKER = Path("benchmarks/results/outer_steps.json")
-_WIDEST = 40.0
-"""In percent; what is beyond is drawn as an arrow at the edge."""
+_WIDEST = 25.0
+"""In percent; a mean beyond it is drawn as an arrow at the edge."""
 
 
 class _Mark(NamedTuple):
@@ -56,7 +55,7 @@ class _Mark(NamedTuple):
 
 
 def answers_picture(reads: Sequence[Read]) -> Picture:
-    """Errors relative to LocalSGD's, and with one worker to the optimizer's alone.
+    """Errors relative to LocalSGD's.
 
     Args:
         reads: of all studies.
@@ -73,20 +72,19 @@ def answers_picture(reads: Sequence[Read]) -> Picture:
         if one.difference is not None
     ]
     panels = {
-        "Clean data, slow link": [*clean, *_language_model("clean")],
-        "Workers of mixed quality": [*mixed, *_language_model("mixed")],
-        "Workers with data of different kinds": kinds,
-        "One worker": _one_worker(),
+        "Clean data,\nslow link": [*clean, *_language_model("clean")],
+        "Workers of\nmixed quality": [*mixed, *_language_model("mixed")],
+        "Data of\ndifferent kinds": kinds,
     }
-    height = rows_height(list(LABELS), 0.34)
-    layout = Layout(panels=4, across=2, height=height)
+    names = list(LABELS.values())
+    layout = Layout(panels=len(panels), across=len(panels), height=rows_height(names, 0.42) + 0.4)
     return Picture(
         name="answers",
         title="Error minus that of LocalSGD, in % of it",
         caption="Marks are means, bars 95% confidence intervals; left of the line is better. An "
         "arrow at the right edge stands for a mean beyond it.",
         layout=layout,
-        draw=partial(_draw, layout=layout, panels=panels),
+        draw=partial(_draw, layout=layout, panels=panels, names=names),
     )
 
 
@@ -129,50 +127,36 @@ def _language_model(quality: str) -> list[_Mark]:
         if row["quality"] == quality and row["difference"] is not None and label:
             low, high = row["interval"]
             shares = (100.0 * x / level[quality] for x in (low, row["difference"], high))
-            marks.append(_Mark(label, "language model, 1.3M", *shares))
+            marks.append(_Mark(label, "language model", *shares))
     return marks
 
 
-def _one_worker() -> list[_Mark]:
-    """Outer steps on text, with AdamW and with Muon."""
-    found = json.loads(_ONE_WORKER.read_text("utf-8"))["found"]
-    marks = []
-    for optimizer, variants in found.items():
-        alone = variants["none"]["bits"]
-        for name, own in variants.items():
-            if name == "none":
-                continue
-            apart = paired_difference(own["bits"], alone)
-            level = sum(alone) / len(alone)
-            shares = (100.0 * value / level for value in (apart.low, apart.mean, apart.high))
-            marks.append(_Mark(f"OuterSteps, {name}", f"text, {optimizer}", *shares))
-    return marks
-
-
-def _draw(figure: Figure, *, layout: Layout, panels: Mapping[str, Sequence[_Mark]]) -> None:
-    axes = layout.axes(figure)
+def _draw(
+    figure: Figure,
+    *,
+    layout: Layout,
+    panels: Mapping[str, Sequence[_Mark]],
+    names: Sequence[str],
+) -> None:
+    axes = layout.axes(figure, sharey=True)
     tasks = list(dict.fromkeys(mark.task for marks in panels.values() for mark in marks))
     for panel, (title, marks) in zip(axes, panels.items(), strict=True):
-        known = dict.fromkeys(mark.row for mark in marks)
-        names = [row for row in LABELS.values() if row in known] or list(known)
         panel.axvline(0.0, color=INK, linewidth=1.0)
-        for task in tasks:
-            own = [mark for mark in marks if mark.task == task]
-            _draw_task(panel, own, names, task, tasks.index(task) % 5)
+        for nth, task in enumerate(tasks):
+            _draw_task(panel, [mark for mark in marks if mark.task == task], names, nth)
         name_rows(panel, names)
-        panel.set(title=title)
-    legend_of_all(figure, axes, 3)
+        panel.set(title=title, xlim=(-1.08 * _WIDEST, 1.08 * _WIDEST))
+    legend_of_all(figure, axes, len(tasks))
 
 
-def _draw_task(
-    panel: Any, marks: Sequence[_Mark], names: Sequence[str], task: str, nth: int
-) -> None:
+def _draw_task(panel: Any, marks: Sequence[_Mark], names: Sequence[str], nth: int) -> None:
     style = numbered(nth).points
     for i, mark in enumerate(marks):
-        y = names.index(mark.row) + 0.16 * (nth - 2)
-        label = task if i == 0 else None
+        y = names.index(mark.row) + 0.15 * (nth - 2)
+        label = mark.task if i == 0 else None
         if mark.mean > _WIDEST:
-            panel.plot(_WIDEST, y, ">", color=style["color"], label=label)
+            panel.plot(_WIDEST, y, ">", color=style["color"])
         else:
-            error = [[mark.mean - mark.low], [min(mark.high, _WIDEST) - mark.mean]]
+            low, high = max(mark.low, -_WIDEST), min(mark.high, _WIDEST)
+            error = [[mark.mean - low], [high - mark.mean]]
             panel.errorbar(mark.mean, y, xerr=error, label=label, **style)
