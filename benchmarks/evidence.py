@@ -8,7 +8,7 @@ page for each study, in `docs/evidence/tables`, the pictures in `docs/evidence`,
 marks in `docs/evidence.md` and the pages beside it, and all figures in
 `benchmarks/results/evidence.json`.
 
-Takes fourteen hours on two cores if there are no results yet, and a minute with --tables-only.
+Takes eleven hours on two cores if there are no results yet, and a minute with --tables-only.
 """
 
 import json

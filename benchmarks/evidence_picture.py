@@ -15,7 +15,7 @@ from evidence_tables import Read, common_name, kind_of
 from grawa.lab.report.colours import INK, numbered
 from grawa.lab.report.drawing import Picture
 from grawa.lab.report.layout import Layout, name_rows, rows_height
-from grawa.lab.report.statistics import Difference, paired_difference
+from grawa.lab.report.statistics import Difference
 from pictures import legend_of_all
 
 LABELS: Mapping[str, str] = {
