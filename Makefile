@@ -5,6 +5,8 @@ BIN := .venv/bin
 RUN := runs/demo
 STUDY := runs/demo-compare
 export OMP_NUM_THREADS ?= 1
+# What is compiled is kept, whatever the surroundings say: tests start hundreds of processes.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test lint types imports docs tests format benchmarks evidence fuzz clean
 

@@ -60,8 +60,9 @@ class Config:
 
 
 SMALL = (
-    *("text", "workers", "sync-every", "link-digits"),
+    *("text", "workers", "sync-every"),
     *(f"{kind}-digits-cnn-8" for kind in ("populations", "speeds", "pulls", "full-pull", "family")),
+    "link-digits",
 )
 """A study of every kind, whose tables are made quickly."""
 

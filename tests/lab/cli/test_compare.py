@@ -97,11 +97,11 @@ def test_a_study_begins_with_its_answer_in_the_terminal_and_on_the_page(
     assert begin < said.index("clean: test error (%) after")
     page = (path / "report.html").read_text()
     assert page.index("Lowest test error (clean): ") < page.index("<h2>")
-    answer = said[begin : said.index("best stands for mgrawa:power=2.")].splitlines()
+    answer = said[begin : said.index("best stands for mgrawa:score=training:power=2.")].splitlines()
     assert [line.partition(" ")[0] for line in answer] == ["Lowest", "Lowest", "Compared", "These"]
     again = grawa("report", path).out
     assert again.startswith(said[begin : begin + 40])
-    assert "best stands for mgrawa:power=2." in again
+    assert "best stands for mgrawa:score=training:power=2." in again
 
 
 @pytest.mark.world
