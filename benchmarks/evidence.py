@@ -60,11 +60,11 @@ class Config:
 
 
 SMALL = (
-    *("text", "workers", "sync-every"),
+    *("text", "workers", "sync-every", "steps-text"),
     *(f"{kind}-digits-cnn-8" for kind in ("populations", "speeds", "pulls", "full-pull", "family")),
     "link-digits",
 )
-"""A study of every kind, whose tables are made quickly."""
+"""A study for every kind of table, quickly made."""
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -184,7 +184,7 @@ def write_all(found: dict[str, Read], studies: Mapping[str, Asked], config: Conf
     for name, maps in MAPS.items():
         if _are_there(found, studies, maps.kind):
             tables[name] = maps_table(reads, maps)
-    write_into([config.page, *sorted(folder.glob("*.md"))], tables)
+    _write_into([config.page, *sorted(folder.glob("*.md"))], tables)
     print(f"{config.page}, {output}: all figures; tables and pictures are in {folder}")
 
 
@@ -192,18 +192,14 @@ def _are_there(found: Container[str], studies: Mapping[str, Asked], *kinds: Kind
     return all(name in found for name, asked in studies.items() if asked.kind in kinds)
 
 
-def write_into(pages: Sequence[Path], tables: Mapping[str, str]) -> None:
-    """Writes each table between its marks, on the page that has them.
-
-    Raises:
-        UserError: if no page has the marks of a table.
-    """
+def _write_into(pages: Sequence[Path], tables: Mapping[str, str]) -> None:
+    """Writes each table between its marks, on the one page that has them."""
+    texts = {page: page.read_text(encoding="utf-8") for page in pages}
     for name, table in tables.items():
-        found = [page for page in pages if f"<!-- {name} -->\n" in page.read_text("utf-8")]
-        if not found:
-            raise UserError(f"no page has the marks <!-- {name} --> and <!-- end {name} -->")
-        for page in found:
-            write_text(page, replaced(page.read_text("utf-8"), name, table))
+        page = next((page for page in pages if f"<!-- {name} -->\n" in texts[page]), pages[0])
+        texts[page] = replaced(texts[page], name, table)
+    for page, text in texts.items():
+        write_text(page, text)
 
 
 def replaced(text: str, name: str, table: str) -> str:

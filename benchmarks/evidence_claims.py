@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from evidence_kinds import Kind
+from evidence_studies import DILOCO
 from evidence_tables import Read, kind_of, markdown
 from grawa.lab.report.statistics import Difference, Mean, holm, paired_difference
 from grawa.lab.report.verdicts import Finding, finding
@@ -20,8 +21,7 @@ GRAWA = tuple(f"{name}:score=training" for name in _NAMES)
 RIVALS = ("easgd", "easgd:sync_every=4", "lsgd", "lsgd:sync_every=4", "dp_sgd", "dp_sam")
 """The methods that the paper compares with; EASGD and LSGD average models too."""
 
-_DILOCO = "diloco:outer.momentum=0.9"
-CONTROLS = ("uniform", "local_sgd", _DILOCO, "dppf", "random", "inverse_loss")
+CONTROLS = ("uniform", "local_sgd", DILOCO, "dppf", "random", "inverse_loss")
 """Methods that the paper does not compare with; they show where an advantage comes from."""
 
 _THEORY = Path("benchmarks/results/theory.json")

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from evidence_kinds import Kind
 from evidence_studies import ON_A_LINK
-from evidence_tables import Read, common_name, kind_of
+from evidence_tables import Read, common_name, end_of, kind_of, on_a_link
 from grawa.lab.report.colours import INK, numbered
 from grawa.lab.report.drawing import Picture
 from grawa.lab.report.layout import Layout, name_rows, rows_height
+from grawa.lab.report.outcomes import Outcome
+from grawa.lab.report.pooled import Pooled
 from grawa.lab.report.statistics import Difference
-from pictures import legend_of_all
 
 LABELS: Mapping[str, str] = {
     "inverse_loss:score=probe-loss:pull=1": "losses on a shared batch",
@@ -63,14 +65,12 @@ def answers_picture(reads: Sequence[Read]) -> Picture:
     Returns:
         The picture.
     """
-    clean, kinds = (_on_a_link(reads, where) for where in ON_A_LINK.values())
-    mixed = [
-        _mark(common_name(one.arm), read, one.difference, _level(read, "pooled"))
-        for read in reads
-        if kind_of(read) is Kind.FAMILY
-        for one in read.pooled
-        if one.difference is not None
-    ]
+    clean, kinds = (
+        [mark for read, methods in on_a_link(reads, where) for mark in _marks(read, methods)]
+        for where in ON_A_LINK.values()
+    )
+    family = [read for read in reads if kind_of(read) is Kind.FAMILY]
+    mixed = [mark for read in family for mark in _marks(read, read.pooled)]
     panels = {
         "Clean data,\nslow link": [*clean, *_language_model("clean")],
         "Workers of\nmixed quality": [*mixed, *_language_model("mixed")],
@@ -88,33 +88,20 @@ def answers_picture(reads: Sequence[Read]) -> Picture:
     )
 
 
-def _on_a_link(reads: Sequence[Read], condition: str) -> list[_Mark]:
+def _marks(read: Read, methods: Sequence[Outcome | Pooled]) -> list[_Mark]:
+    """The differences of all methods of a study to its baseline."""
+    task = re.sub(r"^[a-z]+-|-\d+$", "", read.name)
+    level = end_of(read.study.baseline, methods).mean
     return [
-        _mark(common_name(one.arm), read, one.difference, _level(read, condition))
-        for read in reads
-        if kind_of(read) is Kind.LINK
-        for one in read.outcomes
-        if one.condition == condition and one.difference is not None
+        _mark(LABELS[common_name(one.arm)], task, level, one.difference)
+        for one in methods
+        if one.difference is not None
     ]
 
 
-def _level(read: Read, condition: str) -> float:
-    """The baseline's error."""
-    if condition == "pooled":
-        return {one.arm: one.end.mean for one in read.pooled}[read.study.baseline]
-    (own,) = (
-        one.end
-        for one in read.outcomes
-        if (one.arm, one.condition) == (read.study.baseline, condition)
-    )
-    assert own is not None, "its runs have ended"
-    return own.mean
-
-
-def _mark(method: str, read: Read, apart: Difference, level: float) -> _Mark:
-    task = re.sub(r"^[a-z]+-|-\d+$", "", read.name)
+def _mark(row: str, task: str, level: float, apart: Difference) -> _Mark:
     shares = (100.0 * value / level for value in (apart.low, apart.mean, apart.high))
-    return _Mark(LABELS[method], task, *shares)
+    return _Mark(row, task, *shares)
 
 
 def _language_model(quality: str) -> list[_Mark]:
@@ -146,17 +133,17 @@ def _draw(
             _draw_task(panel, [mark for mark in marks if mark.task == task], names, nth)
         name_rows(panel, names)
         panel.set(title=title, xlim=(-1.08 * _WIDEST, 1.08 * _WIDEST))
-    legend_of_all(figure, axes, len(tasks))
+    known = [Line2D([], [], **numbered(nth).points) for nth in range(len(tasks))]
+    figure.legend(known, tasks, ncols=len(tasks), loc="outside lower center")
 
 
 def _draw_task(panel: Any, marks: Sequence[_Mark], names: Sequence[str], nth: int) -> None:
     style = numbered(nth).points
-    for i, mark in enumerate(marks):
+    for mark in marks:
         y = names.index(mark.row) + 0.15 * (nth - 2)
-        label = mark.task if i == 0 else None
         if mark.mean > _WIDEST:
             panel.plot(_WIDEST, y, ">", color=style["color"])
         else:
             low, high = max(mark.low, -_WIDEST), min(mark.high, _WIDEST)
             error = [[mark.mean - low], [high - mark.mean]]
-            panel.errorbar(mark.mean, y, xerr=error, label=label, **style)
+            panel.errorbar(mark.mean, y, xerr=error, **style)

@@ -5,13 +5,16 @@ from dataclasses import dataclass
 
 from evidence_kinds import SMALL_TEXT, Asked, Kind
 
+DILOCO = "diloco:outer.momentum=0.9"
+"""With the outer momentum of its paper."""
+
 METHODS = (
     "mgrawa:score=training,lgrawa:score=training,mgrawa:score=probe,uniform,random,inverse_loss,"
     "easgd,easgd:sync_every=4,lsgd,lsgd:sync_every=4,local_sgd,"
-    "diloco:outer.momentum=0.9,dppf,dp_sgd,dp_sam"
+    f"{DILOCO},dppf,dp_sgd,dp_sam"
 )
 """EASGD and LSGD have rounds as rarely as GRAWA, or every 4 steps as in the paper, which costs
-time. DiLoCo has the outer momentum of its paper."""
+time."""
 
 FEWER = (
     "mgrawa:score=training,lgrawa:score=training,mgrawa:score=probe,uniform,inverse_loss,"
@@ -187,7 +190,7 @@ def _family_populations(task: str, *words: str, late: int = 6, seen: int = len(_
     )
 
 
-def _family_on_a_link(task: str, faults: str, late: int, *words: str) -> Asked:
+def _family_on_a_link(task: str, *words: str, faults: str = _KINDS, late: int = 6) -> Asked:
     """A study of clean data, and of data that differ in kind, over a slow link."""
     return Asked(
         kind=Kind.LINK,
@@ -273,7 +276,7 @@ STUDIES: Mapping[str, Asked] = {
     "sync-every": _knob(
         "sync_every=4,16,32,64,160",
         "--strategies",
-        f"{_BY_TRAINING},uniform,easgd,lsgd,local_sgd,diloco:outer.momentum=0.9",
+        f"{_BY_TRAINING},uniform,easgd,lsgd,local_sgd,{DILOCO}",
         *("--steps", "320", "--seeds", "10", "--lr", "0.2", "--tune", "2", "--grid", "8"),
         *("--flatness", "0"),
     ),
@@ -333,15 +336,15 @@ STUDIES: Mapping[str, Asked] = {
     "family-glyphs-8": _family_populations("glyphs", *_MLP, "--lr", "0.05"),
     "family-digits-cnn-8": _family_populations("digits:model=cnn", *_CNN),
     "family-text-8": _family_populations(SMALL_TEXT, *_TEXT, late=3, seen=4),
-    "link-digits": _family_on_a_link("digits", _KINDS, 6, "--steps", "320", "--lr", "0.2"),
-    "link-glyphs": _family_on_a_link("glyphs", _KINDS, 6, "--steps", "320", "--lr", "0.2"),
-    "link-digits-cnn": _family_on_a_link(
-        "digits:model=cnn", _KINDS, 6, "--steps", "320", "--lr", "0.1"
-    ),
+    "link-digits": _family_on_a_link("digits", "--steps", "320", "--lr", "0.2"),
+    "link-glyphs": _family_on_a_link("glyphs", "--steps", "320", "--lr", "0.2"),
+    "link-digits-cnn": _family_on_a_link("digits:model=cnn", "--steps", "320", "--lr", "0.1"),
     "link-text": _family_on_a_link(
         SMALL_TEXT,
-        *("clean", 3, "--steps", "160", "--batch-size", "8", "--lr", "0.004"),
+        *("--steps", "160", "--batch-size", "8", "--lr", "0.004"),
         *("--options", "optimizer=adamw"),
+        faults="clean",
+        late=3,
     ),
 }
 

@@ -17,7 +17,7 @@ from grawa.lab.report.flat_tables import correlation_table
 from grawa.lab.report.flats import Flat, flats_of
 from grawa.lab.report.outcomes import Outcome, outcomes_of
 from grawa.lab.report.pooled import Pooled, pooled_of, pooled_picture
-from grawa.lab.report.statistics import Difference
+from grawa.lab.report.statistics import Difference, Mean
 from grawa.lab.report.study_flatness import flat_picture
 from grawa.lab.report.tables import Unit
 from grawa.lab.report.verdicts import LEVEL
@@ -76,7 +76,7 @@ def page_of(read: Read) -> str:
     asked = STUDIES[read.name]
     parts = [
         f"# {asked.title}",
-        f"What it says is in [{asked.page}](../{asked.page}.md).",
+        f"The findings are in [{asked.page.replace('-', ' ')}](../{asked.page}.md).",
         f"    {' '.join(_quoted(word) for word in asked.command)}",
         _spent(read),
     ]
@@ -279,50 +279,54 @@ def maps_table(reads: Sequence[Read], of: Maps) -> str:
         The table, with all methods that are in all of these maps.
     """
     maps = [read for read in reads if kind_of(read) is of.kind]
-    found: dict[str, dict[str, str]] = {}
-    for read in maps:
-        for one in read.against(of.baseline).pooled:
-            if one.difference is not None:
-                cell = _change(one.difference, one.corrected, read.unit)
-                found.setdefault(common_name(one.arm), {})[read.name] = cell
-    ends = {read.name: {one.arm: one.end for one in read.pooled}[of.baseline] for read in maps}
-    first = [read.unit.mean(ends[read.name]) for read in maps]
-    return _side_by_side(of.baseline, [_of_map(read) for read in maps], first, maps, found)
+    return _side_by_side(
+        of.baseline, [(read, _of_map(read), read.against(of.baseline).pooled) for read in maps]
+    )
 
 
 def link_table(reads: Sequence[Read], condition: str) -> str:
     """Differences to LocalSGD over a slow link, on all tasks with this condition, side by side."""
-    own = [
-        read
-        for read in reads
-        if kind_of(read) is Kind.LINK and condition in {c.name for c in read.study.conditions}
+    columns = [
+        (read, f"{read.name.removeprefix('link-')}: {_points(read)}", outcomes)
+        for read, outcomes in on_a_link(reads, condition)
     ]
-    found: dict[str, dict[str, str]] = {}
-    first = []
-    for read in own:
-        for one in read.outcomes:
-            if one.condition != condition:
-                continue
-            if one.difference is not None:
-                cell = _change(one.difference, one.corrected, read.unit)
-                found.setdefault(common_name(one.arm), {})[read.name] = cell
-            elif one.arm == read.study.baseline and one.end is not None:
-                first.append(read.unit.mean(one.end))
-    columns = [f"{read.name.removeprefix('link-')}: {_points(read)}" for read in own]
-    return _side_by_side(own[0].study.baseline, columns, first, own, found)
+    return _side_by_side(columns[0][0].study.baseline, columns)
+
+
+def on_a_link(reads: Sequence[Read], condition: str) -> list[tuple[Read, list[Outcome]]]:
+    """The studies over a slow link that have this condition, and all methods under it."""
+    found = (
+        (read, [one for one in read.outcomes if one.condition == condition])
+        for read in reads
+        if kind_of(read) is Kind.LINK
+    )
+    return [(read, outcomes) for read, outcomes in found if outcomes]
 
 
 def _side_by_side(
-    baseline: str,
-    columns: Sequence[str],
-    ends: Sequence[str],
-    reads: Sequence[Read],
-    found: Mapping[str, Mapping[str, str]],
+    baseline: str, columns: Sequence[tuple[Read, str, Sequence[Outcome | Pooled]]]
 ) -> str:
-    everywhere = [name for name, cells in found.items() if len(cells) == len(reads)]
-    rows = [[name, *(found[name][read.name] for read in reads)] for name in everywhere]
-    links = [f"[{column}](tables/{r.name}.md)" for column, r in zip(columns, reads, strict=True)]
-    return markdown([f"minus {baseline} (95% CI)", *links], [[f"{baseline}: error", *ends], *rows])
+    """A table of differences, with a column for each study: its results, heading and methods."""
+    cells = [
+        {
+            common_name(one.arm): _change(one.difference, one.corrected, read.unit)
+            for one in methods
+            if one.difference is not None
+        }
+        for read, _, methods in columns
+    ]
+    everywhere = [name for name in cells[0] if all(name in column for column in cells)]
+    rows = [[name, *(column[name] for column in cells)] for name in everywhere]
+    first = [read.unit.mean(end_of(baseline, methods)) for read, _, methods in columns]
+    head = [f"[{heading}](tables/{read.name}.md)" for read, heading, _ in columns]
+    return markdown([f"minus {baseline} (95% CI)", *head], [[f"{baseline}: error", *first], *rows])
+
+
+def end_of(method: str, methods: Sequence[Outcome | Pooled]) -> Mean:
+    """The error of one of these methods."""
+    (end,) = (one.end for one in methods if one.arm == method)
+    assert end is not None, f"runs of {method} have ended"
+    return end
 
 
 def _of_map(read: Read) -> str:
