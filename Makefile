@@ -5,7 +5,8 @@ BIN := .venv/bin
 RUN := runs/demo
 STUDY := runs/demo-compare
 export OMP_NUM_THREADS ?= 1
-# What is compiled is kept, whatever the surroundings say: tests start hundreds of processes.
+# Python writes bytecode even where this is set outside: tests start hundreds of processes, and each
+# would compile the package again.
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test lint types imports docs tests format benchmarks evidence fuzz clean
@@ -70,7 +71,7 @@ clean:
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	# Files are compiled when they are first imported: of 18,000, tests need a fifth.
+	# Python compiles a file when it is first imported; tests import a fifth of the 18,000 files.
 	$(BIN)/pip install -qq --no-compile -c constraints.txt -e '.[lab,dev,docs,flatness,tensorboard,elastic,accelerate,lightning,transformers]'
 	# A dependency of [flatness] brings it, and doesn't use it. Built for another torch, as on CPUs,
 	# it can't be imported, and then Transformers can't either.

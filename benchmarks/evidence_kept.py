@@ -16,7 +16,7 @@ from grawa.errors import UserError
 from grawa.lab.experiments.older import current_text, saved_text
 from grawa.lab.experiments.study import Study
 from grawa.lab.experiments.study_folder import StudyFolder
-from grawa.lab.experiments.study_toml import BY_TRAINING_NORMS, as_toml, from_toml
+from grawa.lab.experiments.study_toml import OTHER_DEFAULTS, as_toml, from_toml
 from grawa.lab.experiments.trial import Result
 from grawa.saving.whole import replacing
 
@@ -89,19 +89,19 @@ class Kept:
             plain = json.loads(lzma.decompress(path.read_bytes()))
         except (OSError, ValueError, lzma.LZMAError, EOFError) as error:
             raise UserError(f"{path} can't be read: {error}") from None
-        by_training = plain["study"].get("schema") == BY_TRAINING_NORMS
+        has_other_defaults = plain["study"].get("schema") == OTHER_DEFAULTS
         study = from_toml(plain.pop("study"), path)
-        if by_training:
-            plain["environment"]["command"] = _with_scores(plain["environment"]["command"])
+        if has_other_defaults:
+            plain["environment"]["command"] = _with_saved_defaults(plain["environment"]["command"])
         tested = [Result.from_json(line) for line in plain.pop("tested")]
         return cls(study=study, tested=tested, **plain)
 
 
-def _with_scores(command: str) -> str:
-    """The command of an older study, in which mgrawa and lgrawa name their training norms.
+def _with_saved_defaults(command: str) -> str:
+    """The command of an older study, in which methods name the defaults that they had.
 
-    >>> _with_scores("grawa compare digits --strategies lgrawa:pull=1,mgrawa:score=rms")
-    'grawa compare digits --strategies lgrawa:score=training:pull=1,mgrawa:score=rms'
+    >>> _with_saved_defaults("grawa compare digits --strategies lgrawa:pull=1,diloco")
+    'grawa compare digits --strategies lgrawa:score=training:pull=1,diloco:outer.momentum=0.9'
     """
     words = shlex.split(command)
     place = words.index("--strategies") + 1

@@ -24,7 +24,7 @@ _WITHIN = {"norms.decay": "score.decay", "loss.window": "score.window"}
 _USUAL_STRATEGY = "lgrawa"
 """Of a run that names none."""
 
-_USUAL_MOMENTUM = "0.9"
+_FORMER_MOMENTUM = "0.9"
 """Of outer optimizers that named none."""
 
 _ALWAYS_SAVED = {"strategy", "clock", "device", "fault", "keep_workers"}
@@ -120,7 +120,7 @@ def with_saved_defaults(
     if _had_training_norms(whole):
         current["score"] = with_options_of(strategy, "training")
     if isinstance(strategy, str) and has_usual_momentum(strategy):
-        current["strategy"] = with_momentum(strategy, _USUAL_MOMENTUM)
+        current["strategy"] = with_momentum(strategy, _FORMER_MOMENTUM)
     return current
 
 
@@ -152,7 +152,7 @@ def saved_text(text: str, options: Mapping[str, Any]) -> str:
     def named(found: re.Match[str]) -> str:
         method = found[0]
         if outer:
-            method = with_momentum(method, _USUAL_MOMENTUM)
+            method = with_momentum(method, _FORMER_MOMENTUM)
         name, colon, rest = method.partition(":")
         norms = ":score=training" if by_norms and is_by_probe(name) else ""
         return f"{name}{norms}{colon}{rest}"

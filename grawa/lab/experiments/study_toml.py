@@ -22,8 +22,9 @@ from grawa.lab.shapes import WHOLE
 SCHEMA = 3
 """Version of `study.toml`; increased when the meaning of an entry changes."""
 
-BY_TRAINING_NORMS = 2
-"""The version in which mgrawa and lgrawa had training norms, if no score was named."""
+OTHER_DEFAULTS = 2
+"""The version in which mgrawa and lgrawa had training norms and outer optimizers a momentum of 0.9,
+where nothing was named."""
 
 
 def as_toml(study: Study) -> dict[str, Any]:
@@ -56,12 +57,12 @@ def from_toml(table: dict[str, Any], path: Path) -> Study:
         UserError: if it was written by another version, or is incomplete.
     """
     found = table.get("schema")
-    if found not in (BY_TRAINING_NORMS, SCHEMA):
+    if found not in (OTHER_DEFAULTS, SCHEMA):
         raise UserError(f"{path} has schema {found!r}, but this version of grawa reads {SCHEMA}")
     complaint = STUDY_SHAPE(table, WHOLE)
     if complaint:
         raise UserError(f"{path} is not a complete study: {complaint}")
-    if found == BY_TRAINING_NORMS:
+    if found == OTHER_DEFAULTS:
         table = _with_saved_defaults(table)
     base, flatness = table["base"], as_options(table["flatness"])
     try:
@@ -108,7 +109,7 @@ def _arm(entry: Mapping[str, Any], base: Mapping[str, Any]) -> Arm:
 
 
 def _with_saved_defaults(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Converts a study, so that its settings and the names of its methods say their score."""
+    """Converts a study, so that its settings and the names of its methods say these defaults."""
     base = table["base"]
     arms = [
         {
